@@ -1,0 +1,119 @@
+"""Public data packages, fetched with npm's ordinary client and checked against a pinned SHA-512."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from altdiffusion.errors import AltDiffusionError
+
+NPM_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """One pinned package; `sha512` is the registry's own integrity value, base64."""
+
+    name: str
+    version: str
+    sha512: str
+
+    @property
+    def stem(self) -> str:
+        """The file name that `npm pack` gives it, without `.tgz`."""
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}"
+
+
+CLDR = Package(
+    name="cldr-annotations-full",
+    version="48.2.0",
+    sha512="DV7A+rEcgUSNTRsVGNGqBZRmAkGfwhGHO5Q1dRwzBoBnVrHWp804JP7/QJdEc66iHmx3+zLWVIMCFLm0lW7PUQ==",
+)
+NOTO = Package(
+    name="@iconify-json/noto",
+    version="1.2.9",
+    sha512="DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
+)
+TWEMOJI = Package(
+    name="@iconify-json/twemoji",
+    version="1.2.5",
+    sha512="uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
+)
+PACKAGES: tuple[Package, ...] = (CLDR, NOTO, TWEMOJI)
+
+
+def default_cache() -> Path:
+    """The cache folder where none is given: `$ALTDIFFUSION_DEMO_CACHE`, else one in the user's cache."""
+    named = os.environ.get("ALTDIFFUSION_DEMO_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "altdiffusion-demo"
+
+
+def fetch_packages(cache: Path | None = None) -> dict[str, Path]:
+    """Makes every package available and returns its unpacked folder by package name.
+
+    A `.tgz` already in `<cache>/npm` is used, so the cache can be filled by hand where there is no network.
+
+    Raises:
+        AltDiffusionError: npm is missing or fails, or a file is not what was pinned.
+    """
+    return {package.name: fetch(package, cache) for package in PACKAGES}
+
+
+def fetch(package: Package, cache: Path | None = None) -> Path:
+    """One package: packed, verified, unpacked, each step once."""
+    folder = (cache or default_cache()) / "npm"
+    unpacked = folder / package.stem
+    if unpacked.is_dir():  # it appears by rename, after the archive was verified
+        return unpacked / "package"
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / f"{package.stem}.tgz"
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        if not archive.exists():
+            _pack(package, Path(scratch))
+            _verify(package, Path(scratch) / archive.name)
+            os.replace(Path(scratch) / archive.name, archive)
+        _verify(package, archive)
+        target = Path(scratch) / "unpacked"
+        with tarfile.open(archive) as tar:
+            tar.extractall(target, filter="data")
+        try:
+            os.rename(target, unpacked)
+        except OSError:
+            if not unpacked.is_dir():  # else another process was first, with the same content
+                raise
+    return unpacked / "package"
+
+
+def _pack(package: Package, folder: Path) -> None:
+    npm = shutil.which("npm")
+    spec = f"{package.name}@{package.version}"
+    by_hand = f"or put {package.stem}.tgz into the npm folder of the demo's cache"
+    if npm is None:
+        raise AltDiffusionError("npm", "is missing (it brings the demo's public data)", f"install it, {by_hand}")
+    command = [npm, "pack", spec, "--pack-destination", str(folder), "--silent", "--ignore-scripts"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, cwd=folder)
+    except subprocess.TimeoutExpired as error:
+        raise AltDiffusionError(
+            f"npm pack {spec}", f"did not finish in {NPM_TIMEOUT_S} s", f"check npm's registry, {by_hand}"
+        ) from error
+    if done.returncode != 0 or not (folder / f"{package.stem}.tgz").exists():
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        raise AltDiffusionError(
+            f"npm pack {spec}", f"failed ({lines[-1][:300]})", f"check npm's registry, {by_hand}"
+        )
+
+
+def _verify(package: Package, archive: Path) -> None:
+    found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if found != package.sha512:
+        raise AltDiffusionError(
+            f"file {archive}", f"is not the pinned {package.name}@{package.version}", "delete it, run again"
+        )

@@ -1,0 +1,87 @@
+"""The pictures of the concepts: SVG from two artists' icon sets, drawn on white with resvg, cached as PNG."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from altdiffusion.errors import AltDiffusionError
+from demo.concepts import icon_name
+from demo.npm import NOTO, TWEMOJI, Package, default_cache, fetch
+
+STYLES: tuple[str, ...] = ("noto", "twemoji")
+MARGIN = 0.04  # of the side, white on each side, so that no shape touches the edge
+_PACKAGES: dict[str, Package] = {"noto": NOTO, "twemoji": TWEMOJI}
+
+
+def draw(style: str, key: str, size: int, cache: Path | None = None) -> npt.NDArray[np.uint8]:
+    """One picture.
+
+    Args:
+        style: one of `STYLES`.
+        key: the concept's key, e.g. "1f418".
+        size: side in pixels.
+        cache: the demo's cache folder.
+
+    Returns:
+        RGB, uint8, [size, size, 3].
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png(style, key, size, cache))) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+def png(style: str, key: str, size: int, cache: Path | None = None) -> bytes:
+    """The same as PNG bytes, drawn once and then read from `<cache>/pictures`.
+
+    Raises:
+        AltDiffusionError: unknown style, or the style has no such picture.
+    """
+    root = cache or default_cache()
+    if style not in _PACKAGES:
+        raise AltDiffusionError(f"picture style {style!r}", "is unknown", f"use one of {', '.join(STYLES)}")
+    path = root / "pictures" / f"{_PACKAGES[style].stem}-{size}" / f"{key}.png"
+    if path.exists():
+        return path.read_bytes()
+    import resvg_py
+
+    drawn = bytes(resvg_py.svg_to_bytes(svg_string=svg(style, key, root), width=size, height=size))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(drawn)
+    os.replace(scratch, path)
+    return drawn
+
+
+def svg(style: str, key: str, cache: Path | None = None) -> str:
+    """The drawing as an SVG document on white, the margin included."""
+    package = fetch(_PACKAGES[style], cache)
+    name = icon_name(package, key)
+    icons = _icons(package)
+    parent = icons.get("aliases", {}).get(name, {}).get("parent")
+    icon = icons["icons"].get(name) or icons["icons"].get(parent)
+    if icon is None:
+        raise AltDiffusionError(f"picture {style}/{key}", "does not exist", "use a key of demo_concepts()")
+    width, height = (float(icon.get(edge, icons[edge])) for edge in ("width", "height"))
+    side = max(width, height) * (1 + 2 * MARGIN)  # a square around the icon's own box, which need not be one
+    left, top = (width - side) / 2, (height - side) / 2
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{left} {top} {side} {side}">'
+        f'<rect x="{left}" y="{top}" width="{side}" height="{side}" fill="#fff"/>{icon["body"]}</svg>'
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _icons(package: Path) -> Any:
+    return json.loads((package / "icons.json").read_text())

@@ -1,0 +1,1 @@
+"""Plans: a config becomes the boundaries of work to do. Pure; no I/O."""

@@ -1,0 +1,1 @@
+"""Curation operators: select, deduplicate, download, score, encode. No Ray, no MLflow."""

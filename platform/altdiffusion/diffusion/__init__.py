@@ -1,0 +1,1 @@
+"""Networks, noise and objective. No Ray, no MLflow."""

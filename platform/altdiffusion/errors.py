@@ -1,0 +1,24 @@
+"""The one error a user can cause: it names the thing, the problem and the remedy."""
+
+from __future__ import annotations
+
+
+class AltDiffusionError(Exception):
+    """A failure that its reader can mend.
+
+    Args:
+        what: the thing, by name: a file, a config key with its value, a dataset version, an address.
+        problem: what is wrong with it, one clause.
+        remedy: what to do about it, one clause.
+
+    Jobs print it without a traceback and exit with status 2.
+    """
+
+    def __init__(self, what: str, problem: str, remedy: str) -> None:
+        super().__init__(what, problem, remedy)  # all three in args: it pickles across Ray workers
+        self.what = what
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.problem}. Remedy: {self.remedy}"

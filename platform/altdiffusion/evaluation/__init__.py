@@ -1,0 +1,1 @@
+"""Evaluation: the judge and the per-language retrieval table."""

@@ -1,0 +1,1 @@
+"""Execution: where units run - in this process, or on Ray Data."""

@@ -1,0 +1,1 @@
+"""Generation: prompts to images, the same bytes for a row whatever the batch."""

@@ -1,0 +1,1 @@
+"""Lineage: the graph made from manifests, and its view in MLflow."""

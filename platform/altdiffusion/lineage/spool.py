@@ -1,0 +1,298 @@
+"""Measured values on their way to MLflow: a JSON-lines file between the training loop and the tracking server.
+
+The loop appends a line and goes on; one thread reads the file and ships it. So an outage of any length costs disk
+space and nothing else: it neither blocks, kills nor loses a point. This module never imports mlflow.
+
+Durability of the append side: a line is handed to the operating system in one `write` (it survives SIGKILL of the
+process at once, not a power loss); it is never fsynced in the loop. `sync()` fsyncs, and the shipping thread does so
+before it marks lines as shipped. Lines lost with the power are of steps after the last checkpoint or are shipped already.
+
+Replay: a line carries its own time, and a step that is trained again after a restart gets the time of its first
+record. MLflow's key of a point is (run, key, time, step, value), so shipping a line again, or a point that came
+out the same again, adds nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256 << 10  # what the shipping thread holds in memory of one file at a time
+MAX_LINE_BYTES = 8 << 20  # a longer line is damage, not data
+TAIL_BYTES = 8 << 20  # how far back a reopened spool looks for steps that may be trained again
+
+Record = dict[str, Any]
+
+
+class JsonLines:
+    """The append side of one file: one writer, whole lines, no exception ever.
+
+    What cannot be written (disk full, folder gone) is dropped, counted in `lost` and warned about once.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lost = 0
+        self._torn = False  # the file does not end in a newline: a writer died, or the disk was full
+        self._descriptor = -1
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            size = os.fstat(self._descriptor).st_size
+            self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+        except OSError as error:
+            self._warn(error)
+
+    def append(self, record: Mapping[str, Any]) -> bool:
+        """Writes one line; returns whether it was taken."""
+        try:
+            line = json.dumps(record, separators=(",", ":"), default=str).encode() + b"\n"
+            if self._descriptor < 0:
+                self._open()
+            if self._torn:
+                line = b"\n" + line  # the torn line stays alone and is skipped by the reader
+            written = os.write(self._descriptor, line)
+            self._torn = written < len(line)
+            if self._torn:
+                raise OSError(f"only {written} of {len(line)} bytes were taken")
+            return True
+        except (OSError, TypeError, ValueError) as error:
+            self.lost += 1
+            self._warn(error)
+            return False
+
+    def sync(self) -> None:
+        """fsync: what was appended survives a power loss from here on. Milliseconds; call it with a checkpoint."""
+        with contextlib.suppress(OSError):
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        self.sync()
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _warn(self, error: Exception) -> None:
+        if self.lost <= 1:
+            log.warning("spool %s: a record was dropped (%s); the job goes on", self.path, error)
+
+
+class MetricSpool:
+    """What the training loop (rank 0) sees: `append(step=, metrics=)`, tens of microseconds, never an exception."""
+
+    def __init__(self, path: str) -> None:
+        self._first_time = _times_of_steps(path)
+        self._lines = JsonLines(path)
+
+    @property
+    def path(self) -> str:
+        return self._lines.path
+
+    @property
+    def lost(self) -> int:
+        """Records that could not be written."""
+        return self._lines.lost
+
+    def append(self, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Records `metrics` (name -> number; NaN and infinities are allowed) at `step`."""
+        values: dict[str, float] = {}
+        for key, value in metrics.items():
+            with contextlib.suppress(TypeError, ValueError):  # what is no number is not worth a training run
+                values[key] = float(value)
+        moment = self._first_time.get(step) or time.time_ns() // 1_000_000
+        self._lines.append({"step": int(step), "time_ms": moment, "metrics": values})
+
+    def sync(self) -> None:
+        self._lines.sync()
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+def _times_of_steps(path: str) -> dict[int, int]:
+    """step -> time (ms) of its first record, from the end of an earlier life's file."""
+    times: dict[int, int] = {}
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            for line in file:
+                record = _parse(line)
+                if record is not None and isinstance(record.get("step"), int):
+                    times.setdefault(record["step"], int(record.get("time_ms", 0)))
+    except OSError:
+        pass
+    return times
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """Whole lines read from a spool, and the file offset behind them."""
+
+    records: list[Record]
+    end: int
+
+
+class SpoolReader:
+    """The reading side: whole lines from the offset that `commit` stored beside the file, at most CHUNK_BYTES at once."""
+
+    def __init__(self, path: str, *, offset_path: str | None = None) -> None:
+        self.path = path
+        self.damaged = 0  # lines that are not JSON: torn by a kill
+        self._offset_path = offset_path or path + ".offset"
+        self._offset = self._stored_offset()
+
+    def _stored_offset(self) -> int:
+        try:
+            with open(self._offset_path, "rb") as file:
+                offset = int(json.loads(file.read())["offset"])
+            return offset if 0 <= offset <= os.path.getsize(self.path) else 0  # another file: ship it from its start
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    @property
+    def pending_bytes(self) -> int:
+        try:
+            return max(0, os.path.getsize(self.path) - self._offset)
+        except OSError:
+            return 0
+
+    def read(self) -> Chunk | None:
+        """The next whole lines, or None when there are none yet. Reads the same again until `commit`."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._offset)
+                data = file.read(CHUNK_BYTES)
+                while b"\n" not in data and len(data) < MAX_LINE_BYTES:
+                    more = file.read(CHUNK_BYTES)
+                    if not more:
+                        return None  # a line that is still being written, or one torn by a kill: its writer ends it
+                    data += more
+        except OSError:
+            return None
+        whole = data[: data.rfind(b"\n") + 1] or data
+        records = []
+        for line in whole.splitlines():
+            record = _parse(line)
+            if record is not None:
+                records.append(record)
+            elif line.strip():
+                self.damaged += 1
+        return Chunk(records=records, end=self._offset + len(whole))
+
+    def commit(self, end: int) -> None:
+        """Marks everything before `end` as shipped; the spool itself is fsynced first, the mark is replaced atomically.
+
+        The mark need not be durable: an older one only means that lines are shipped again, which adds nothing.
+        """
+        self._offset = end
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary = f"{self._offset_path}.{os.getpid()}.tmp"
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump({"offset": end}, file)
+            os.replace(temporary, self._offset_path)
+        except OSError as error:
+            log.warning("spool %s: the mark of what is shipped could not be stored (%s)", self.path, error)
+
+
+Send = Callable[[Sequence[Record]], None]
+"""Ships records. It handles records that the receiver refuses itself; an exception means: not now, again later."""
+
+
+class Shipper:
+    """The one shipping thread of a process: carries spools, in the order they were added, to their receivers.
+
+    Memory is bounded by one chunk. After a failure it waits 0.5 s, then twice as long each time, up to `max_wait_s`.
+    """
+
+    def __init__(self, *, interval_s: float = 1.0, max_wait_s: float = 30.0) -> None:
+        self._routes: list[tuple[SpoolReader, Send]] = []
+        self._interval = interval_s
+        self._max_wait = max_wait_s
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failures = 0
+        self.last_error: Exception | None = None
+
+    def add(self, reader: SpoolReader, send: Send) -> None:
+        """Adds a spool; starts the thread with the first one."""
+        if all(reader.path != known.path for known, _ in self._routes):
+            self._routes = [*self._routes, (reader, send)]
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="metric-shipper", daemon=True)
+            self._thread.start()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Ships now instead of at the next interval (not during the wait after a failure)."""
+        self._wake.set()
+
+    @property
+    def pending_bytes(self) -> int:
+        return sum(reader.pending_bytes for reader, _ in self._routes)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ships what is left for at most `timeout_s`; returns whether everything was. The files keep the rest."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return self.pending_bytes == 0
+
+    def _loop(self) -> None:
+        while True:
+            stopping = self._stopping.is_set()  # before the round: what was appended before `stop` is in this round
+            if self._ship_all():
+                self._failures = 0
+                if stopping:
+                    return
+                self._wake.wait(self._interval)
+                self._wake.clear()
+            else:
+                self._failures += 1
+                # an outage: wait, but let `stop` shorten it to quick tries until its own timeout
+                wait = 0.5 if stopping else min(self._max_wait, 0.5 * 2.0 ** min(self._failures - 1, 10))
+                if stopping:
+                    time.sleep(wait)
+                else:
+                    self._stopping.wait(wait)
+
+    def _ship_all(self) -> bool:
+        for reader, send in self._routes:
+            while (chunk := reader.read()) is not None:
+                try:
+                    send(chunk.records)
+                except Exception as error:  # whatever it is, it must not end the thread
+                    if self._failures == 0:
+                        log.warning("spool %s waits: %s", reader.path, str(error).splitlines()[0] if str(error) else error)
+                    self.last_error = error
+                    return False
+                reader.commit(chunk.end)
+        if self._failures:
+            log.warning("shipping goes on after %d failed tries", self._failures)
+        return True

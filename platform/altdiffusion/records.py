@@ -1,0 +1,108 @@
+"""Arrow schemas of every dataset kind: column, dtype, unit, meaning."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+Kind = Literal["links", "images", "latents", "prompts", "generations"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def _field(name: str, dtype: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, dtype, nullable=nullable, metadata={"meaning": meaning})
+
+
+_ROW = [
+    _field("sample_id", pa.int64(), "LAION's row id: mmh3.hash64(url + text)[0], signed"),
+    _field("url", pa.string(), "where the picture was published"),
+    _field("caption", pa.string(), "the text beside the picture, cleaned"),
+    _field("language", pa.string(), "our decision, one of the configured languages"),
+    _field("language_score", pa.float32(), "confidence of that decision, 0 to 1"),
+    _field("source_language", pa.string(), "the source's own label, if it has one", nullable=True),
+    _field("width", pa.int32(), "pixels, as the source states", nullable=True),
+    _field("height", pa.int32(), "pixels, as the source states", nullable=True),
+    _field("similarity", pa.float32(), "CLIP cosine of picture and text, on the source's scale", nullable=True),
+    _field("punsafe", pa.float32(), "probability that the picture is unsafe", nullable=True),
+    _field("pwatermark", pa.float32(), "probability of a watermark", nullable=True),
+    _field("aesthetic", pa.float32(), "LAION aesthetic score V1 as the source states, about 1 to 10", nullable=True),
+    _field("source", pa.string(), "name of the source in the config"),
+]
+
+LINKS = pa.schema(_ROW)
+
+IMAGES = pa.schema(
+    [
+        *_ROW,
+        _field("image", pa.binary(), "the picture, encoded, as stored"),
+        _field("image_format", pa.string(), "jpg, png or webp"),
+        _field("image_sha256", pa.string(), "identity of the picture: SHA-256 (hex) of the bytes as downloaded"),
+        _field("original_width", pa.int32(), "pixels, as downloaded"),
+        _field("original_height", pa.int32(), "pixels, as downloaded"),
+        _field("stored_width", pa.int32(), "pixels, as stored"),
+        _field("stored_height", pa.int32(), "pixels, as stored"),
+        _field("aesthetic_score", pa.float32(), "aesthetic score by our scorer", nullable=True),
+    ]
+)
+
+LATENTS = pa.schema(
+    [
+        _field("sample_id", pa.int64(), "LAION's row id"),
+        _field("image_sha256", pa.string(), "identity of the picture"),
+        _field("caption", pa.string(), "the text"),
+        _field("language", pa.string(), "language of the text"),
+        _field("latent", pa.binary(), "VAE latent, scaled, float16 little-endian, C x H x W"),
+        _field("channels", pa.int16(), "C"),
+        _field("height", pa.int16(), "H, latent pixels"),
+        _field("width", pa.int16(), "W, latent pixels"),
+        _field("resolution", pa.int32(), "side of the square that was encoded, pixels"),
+        _field("crop_top", pa.int32(), "of the square in the resized picture, pixels"),
+        _field("crop_left", pa.int32(), "of the square in the resized picture, pixels"),
+        _field("token_ids", pa.list_(pa.int32()), "token ids of the caption, padded to the encoder's length"),
+        _field("aesthetic", pa.float32(), "aesthetic score", nullable=True),
+    ]
+)
+
+PROMPTS = pa.schema(
+    [
+        _field("id", pa.string(), "the prompt's name, unique in its file"),
+        _field("language", pa.string(), "language of the prompt"),
+        _field("prompt", pa.string(), "the text"),
+        _field("seed", pa.int64(), "key of the initial noise"),
+        _field("width", pa.int32(), "pixels"),
+        _field("height", pa.int32(), "pixels"),
+    ]
+)
+
+GENERATIONS = pa.schema(
+    [
+        *PROMPTS,
+        _field("image", pa.binary(), "the picture, PNG"),
+        _field("image_sha256", pa.string(), "SHA-256 (hex) of the PNG bytes"),
+        _field("checkpoint", pa.string(), "reference of the checkpoint or model that drew it"),
+        _field("steps", pa.int32(), "sampler steps"),
+        _field("guidance_scale", pa.float32(), "classifier-free guidance"),
+        _field("sampler", pa.string(), "name of the sampler"),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        _field("unit_id", pa.string(), "the unit that dropped the row"),
+        _field("row", pa.int64(), "row within the unit's input range"),
+        _field("sample_id", pa.int64(), "LAION's row id, where known", nullable=True),
+        _field("url", pa.string(), "where known", nullable=True),
+        _field("language", pa.string(), "where known", nullable=True),
+        _field("reason", pa.string(), "one word, counted in the manifest"),
+        _field("detail", pa.string(), "what exactly, for people", nullable=True),
+    ]
+)
+
+SCHEMAS: dict[Kind, pa.Schema] = {
+    "links": LINKS,
+    "images": IMAGES,
+    "latents": LATENTS,
+    "prompts": PROMPTS,
+    "generations": GENERATIONS,
+}

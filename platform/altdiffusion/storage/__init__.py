@@ -1,0 +1,1 @@
+"""Datasets: content-addressed shards, ledger, manifests, on any fsspec URI."""

@@ -1,0 +1,330 @@
+"""Datasets: a named series of immutable versions; a version's digest is the SHA-256 of its manifest.
+
+    <lake>/datasets/<name>/shards/<sha256>.parquet            content-addressed, never rewritten
+    <lake>/datasets/<name>/rejects/<sha256>.parquet           dropped rows with a reason
+    <lake>/datasets/<name>/ledger/<fingerprint>/<unit>.json   written after the unit's shards
+    <lake>/datasets/<name>/versions/<digest>/                 shards.parquet, then manifest.json: the version exists
+    <lake>/datasets/<name>/head.json                          the digest that the bare name means
+
+The same inputs and config give the same digest, whatever was killed, retried, reordered or resized.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import altdiffusion
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import REJECTS, SCHEMAS, Kind
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files, shards
+from altdiffusion.storage.ledger import Ledger, UnitRecord, total
+from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
+
+FORMAT = "altdiffusion-dataset-1"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
+_TABLE = pa.schema(
+    [
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("row_group_rows", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a version is. Its canonical JSON is what the digest covers: no time, host, path or run in it."""
+
+    format: str
+    name: str
+    kind: Kind
+    parents: tuple[str, ...]
+    config: Mapping[str, Any]
+    fingerprint: str
+    code_version: str
+    schema: tuple[str, ...]
+    rows: int
+    rows_by_language: Mapping[str, int]
+    rejects_by_reason: Mapping[str, int]
+    shards_table_sha256: str
+
+    def canonical(self) -> bytes:
+        return files.canonical_json(asdict(self))
+
+    @property
+    def digest(self) -> str:
+        return files.sha256_hex(self.canonical())
+
+    @property
+    def parent_refs(self) -> tuple[Ref, ...]:
+        return tuple(Ref.parse(parent) for parent in self.parents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something `verify` found: which file, and what is wrong with it."""
+
+    uri: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.problem}"
+
+
+class Version:
+    """One immutable version of a dataset, open for reading."""
+
+    def __init__(self, folder_uri: str, manifest: Manifest) -> None:
+        self.folder_uri = folder_uri  # of the dataset
+        self.manifest = manifest
+
+    @functools.cached_property
+    def ref(self) -> Ref:
+        return Ref("dataset", self.manifest.name, self.manifest.digest)
+
+    @property
+    def rows(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def uri(self) -> str:
+        """Folder of this version's manifest."""
+        return files.join(self.folder_uri, "versions", self.ref.digest)
+
+    @functools.cached_property
+    def _table(self) -> pa.Table:
+        uri = files.join(self.uri, "shards.parquet")
+        try:
+            data = files.read_bytes(uri)
+        except FileNotFoundError as error:
+            raise AltDiffusionError(f"file {uri}", "is missing", shards.REMEDY) from error
+        if files.sha256_hex(data) != self.manifest.shards_table_sha256:
+            raise AltDiffusionError(f"file {uri}", "is damaged: its SHA-256 is not the manifest's", shards.REMEDY)
+        return pq.read_table(pa.BufferReader(data))
+
+    def _role(self, role: str) -> tuple[ShardInfo, ...]:
+        rows = self._table.to_pylist()
+        return tuple(
+            ShardInfo(**{k: v for k, v in row.items() if k != "role"}) for row in rows if row["role"] == role
+        )
+
+    @functools.cached_property
+    def shards(self) -> tuple[ShardInfo, ...]:
+        """Shards of accepted rows, in input order."""
+        return self._role("shard")
+
+    @functools.cached_property
+    def rejects(self) -> tuple[ShardInfo, ...]:
+        """Shards of rejected rows, in input order."""
+        return self._role("reject")
+
+    @functools.cached_property
+    def shard_starts(self) -> tuple[int, ...]:
+        """Row number at which each shard starts, then the number of all rows."""
+        starts = [0]
+        for shard in self.shards:
+            starts.append(starts[-1] + shard.rows)
+        return tuple(starts)
+
+    def shard_uri(self, index: int) -> str:
+        """URI of the Parquet file of shard `index`."""
+        return shards.shard_uri(files.join(self.folder_uri, "shards"), self.shards[index].sha256)
+
+    def read_shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """One shard's rows, its hash checked."""
+        return shards.read_table(files.join(self.folder_uri, "shards"), self.shards[index].sha256, columns)
+
+    def iter_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Shard by shard, in input order."""
+        for index in range(len(self.shards)):
+            yield self.read_shard(index, columns)
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows at once: for small versions and few columns."""
+        tables = list(self.iter_tables(columns))
+        schema = SCHEMAS[self.manifest.kind]
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def iter_rejects(self) -> Iterator[pa.Table]:
+        """Rejected rows with their reasons, in input order."""
+        for info in self.rejects:
+            yield shards.read_table(files.join(self.folder_uri, "rejects"), info.sha256)
+
+    def verify(self) -> list[Problem]:
+        """Reads every file of the version and compares it with what the manifest promises."""
+        try:
+            groups = (("shards", self.shards), ("rejects", self.rejects))
+        except AltDiffusionError as error:
+            return [Problem(uri=error.what, problem=error.problem)]
+        problems = []
+        for folder, infos in groups:
+            for info in infos:
+                uri = shards.shard_uri(files.join(self.folder_uri, folder), info.sha256)
+                try:
+                    data = files.read_bytes(uri)
+                except FileNotFoundError:
+                    problems.append(Problem(uri=uri, problem="missing"))
+                    continue
+                if len(data) != info.bytes:
+                    problems.append(Problem(uri=uri, problem=f"has {len(data)} bytes instead of {info.bytes}"))
+                elif files.sha256_hex(data) != info.sha256:
+                    problems.append(Problem(uri=uri, problem="its SHA-256 is not its name"))
+        return problems
+
+
+class Dataset:
+    """A named series of versions in a lake; the writing side."""
+
+    def __init__(self, lake_uri: str, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise AltDiffusionError(
+                f"dataset name {name!r}", "is not usable", "use lower-case letters, digits, '.', '_' and '-'"
+            )
+        self.name = name
+        self.folder_uri = files.join(lake_uri, "datasets", name)
+
+    def write_shard(self, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
+        """Writes accepted rows; the table must have a records schema."""
+        return shards.write_table(files.join(self.folder_uri, "shards"), table, row_group_rows)
+
+    def write_rejects(self, table: pa.Table) -> ShardInfo:
+        """Writes rejected rows (records.REJECTS)."""
+        return shards.write_table(files.join(self.folder_uri, "rejects"), table.cast(REJECTS))
+
+    def ledger(self, fingerprint: str) -> Ledger:
+        """The ledger of the work under one config fingerprint."""
+        return Ledger(files.join(self.folder_uri, "ledger", fingerprint))
+
+    def publish(
+        self,
+        *,
+        kind: Kind,
+        records: Sequence[UnitRecord],
+        parents: Sequence[Ref],
+        config: Mapping[str, Any],
+        fingerprint: str,
+    ) -> Version:
+        """Makes the version of these records (any order), and the head of the dataset.
+
+        UnitRecord already holds rows in = accepted + rejected for each unit; here the shards are counted once more.
+        """
+        ordered = sorted(records, key=lambda record: record.index)
+        accepted = [shard for record in ordered for shard in record.shards]
+        rejected = [shard for record in ordered for shard in record.rejects]
+        rejects_by_reason = total(record.rejects_by_reason for record in ordered)
+        rows = sum(shard.rows for shard in accepted)
+        if sum(record.rows_in for record in ordered) != rows + sum(rejects_by_reason.values()):
+            raise AssertionError(
+                f"dataset {self.name}: rows in differ from accepted + rejected; nothing is published"
+            )
+        table = pa.Table.from_pylist(
+            [
+                {"role": role, **info.to_json()}
+                for role, infos in (("shard", accepted), ("reject", rejected))
+                for info in infos
+            ],
+            schema=_TABLE,
+        )
+        table_bytes = shards.encode(table, row_group_rows=65536)
+        manifest = Manifest(
+            format=FORMAT,
+            name=self.name,
+            kind=kind,
+            parents=tuple(str(parent) for parent in parents),
+            config=config,
+            fingerprint=fingerprint,
+            code_version=altdiffusion.__version__,
+            schema=tuple(f"{field.name}:{field.type}" for field in SCHEMAS[kind]),
+            rows=rows,
+            rows_by_language=total(record.rows_by_language for record in ordered),
+            rejects_by_reason=rejects_by_reason,
+            shards_table_sha256=files.sha256_hex(table_bytes),
+        )
+        version = Version(self.folder_uri, manifest)
+        files.write_atomic(files.join(version.uri, "shards.parquet"), table_bytes)
+        files.put_if_absent(files.join(version.uri, "manifest.json"), manifest.canonical())
+        files.write_atomic(
+            files.join(self.folder_uri, "head.json"), files.canonical_json({"digest": version.ref.digest})
+        )
+        return version
+
+    def digests(self) -> list[str]:
+        """Digests of all versions."""
+        folder = files.join(self.folder_uri, "versions")
+        return [name for name in files.list_names(folder) if files.exists(files.join(folder, name, "manifest.json"))]
+
+    def head(self) -> Version | None:
+        """The version that the bare name means: the one published last; None before the first."""
+        uri = files.join(self.folder_uri, "head.json")
+        try:
+            digest = files.read_json(uri)["digest"]
+        except FileNotFoundError:
+            return None
+        return self.open(digest)
+
+    def open(self, digest: str) -> Version:
+        """A version by digest or unique prefix.
+
+        Raises:
+            AltDiffusionError: there is none, several match, or its manifest is damaged.
+        """
+        found = [known for known in self.digests() if known.startswith(digest)]
+        if len(found) != 1:
+            raise AltDiffusionError(
+                f"dataset {self.name}@{digest}",
+                "does not exist" if not found else f"is ambiguous ({len(found)} versions)",
+                f"versions are: {', '.join(d[:12] for d in self.digests()) or 'none'}",
+            )
+        uri = files.join(self.folder_uri, "versions", found[0], "manifest.json")
+        raw = files.read_bytes(uri)
+        if files.sha256_hex(raw) != found[0]:
+            raise AltDiffusionError(
+                f"manifest {uri}", "is damaged: its SHA-256 is not its version's digest", shards.REMEDY
+            )
+        value = files.read_json(uri)
+        value["parents"], value["schema"] = tuple(value["parents"]), tuple(value["schema"])
+        return Version(self.folder_uri, Manifest(**value))
+
+
+class Lake:
+    """The root of all that a team makes: datasets, checkpoints, exports, models; on any fsspec URI."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+
+    def dataset(self, name: str) -> Dataset:
+        return Dataset(self.uri, name)
+
+    def names(self) -> list[str]:
+        """Names of all datasets."""
+        return files.list_names(files.join(self.uri, "datasets"))
+
+    def version(self, ref: Ref | str) -> Version:
+        """A version by `name`, `name@prefix`, `dataset:name@prefix` or Ref.
+
+        Raises:
+            AltDiffusionError: no such dataset or version.
+        """
+        text = str(ref).removeprefix("dataset:")
+        name, _, digest = text.partition("@")
+        dataset = self.dataset(name)
+        version = dataset.open(digest) if digest else dataset.head()
+        if version is None:
+            raise AltDiffusionError(
+                f"dataset {name}",
+                f"has no version in {self.uri}",
+                f"run the job that makes it first; datasets here: {', '.join(self.names()) or 'none'}",
+            )
+        return version

@@ -1,0 +1,197 @@
+"""Files on any fsspec URI: atomic writes, put-if-absent, canonical JSON.
+
+Local paths get what a power loss needs (temporary file, fsync, rename, fsync of the folder); object stores publish a
+whole object or nothing by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from altdiffusion.errors import AltDiffusionError
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URI and the path within it."""
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise AltDiffusionError(
+            f"storage {uri}", f"cannot be opened ({error})", "use a folder, file://, memory:// or s3:// address"
+        ) from error
+    return fs, path
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI is a folder or file of this machine."""
+    return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def local_path(uri: str) -> str:
+    """The plain path of a local URI.
+
+    Raises:
+        AltDiffusionError: the URI is not local.
+    """
+    fs, path = filesystem(uri)
+    if not isinstance(fs, LocalFileSystem):
+        raise AltDiffusionError(f"storage {uri}", "is not a local folder", "give a path on this machine")
+    return str(path)
+
+
+def join(uri: str, *parts: str) -> str:
+    """The URI of something below `uri`."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def sha256_hex(data: bytes | memoryview) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a JSON value: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+@contextlib.contextmanager
+def naming(uri: str, doing: str) -> Iterator[None]:
+    """Turns an OSError (no space, no permission, a file where a folder must be) into an error that names `uri`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, "")
+        remedy = {
+            errno.ENOSPC: "free space there, then run the same command again; what is recorded is kept",
+            errno.EACCES: "give this user write permission, or choose another folder",
+            errno.EROFS: "choose a folder that can be written",
+            errno.ENOTDIR: "a file stands where a folder is needed: choose another path",
+            errno.EEXIST: "a file stands where a folder is needed: choose another path",
+        }.get(error.errno or 0, "check the address and the connection, then run the same command again")
+        raise AltDiffusionError(
+            f"storage {uri}", f"{doing} failed ({code} {error.strerror or error})", remedy
+        ) from error
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = filesystem(uri)
+    return bool(fs.exists(path))
+
+
+def size_bytes(uri: str) -> int:
+    """Size of a file in bytes; FileNotFoundError if it is not there."""
+    fs, path = filesystem(uri)
+    with naming(uri, "reading"):
+        return int(fs.size(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file; FileNotFoundError if it is not there."""
+    fs, path = filesystem(uri)
+    with naming(uri, "reading"):
+        return bytes(fs.cat_file(path))
+
+
+def read_json(uri: str) -> Any:
+    """A JSON file.
+
+    Raises:
+        AltDiffusionError: it is not JSON.
+    """
+    try:
+        return json.loads(read_bytes(uri))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AltDiffusionError(
+            f"file {uri}", f"is not JSON ({error})", "it was damaged: restore or delete it"
+        ) from error
+
+
+def list_names(uri: str) -> list[str]:
+    """Sorted names directly below a folder; empty if the folder does not exist."""
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    try:
+        entries = fs.ls(path, detail=False)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
+    names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries}
+    return sorted(name for name in names if not name.startswith(".tmp-"))
+
+
+def write_atomic(uri: str, data: bytes) -> None:
+    """Writes a whole file or nothing; replaces an older one."""
+    fs, path = filesystem(uri)
+    with naming(uri, "writing"):
+        if not isinstance(fs, LocalFileSystem):
+            fs.pipe_file(path, data)
+            return
+        with _temporary(path, data) as temporary:
+            os.replace(temporary, path)
+        _sync_folder(os.path.dirname(path))
+
+
+def put_if_absent(uri: str, data: bytes) -> bool:
+    """Writes a file only if none is there; of several writers exactly one gets True."""
+    fs, path = filesystem(uri)
+    with naming(uri, "writing"):
+        if not isinstance(fs, LocalFileSystem):
+            try:
+                fs.pipe_file(path, data, mode="create")  # If-None-Match: * on S3
+            except FileExistsError:
+                return False
+            return True
+        with _temporary(path, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
+        _sync_folder(os.path.dirname(path))
+        return True
+
+
+def remove_tree(uri: str) -> None:
+    """Removes a file or folder; nothing happens if it is not there."""
+    fs, path = filesystem(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+@contextlib.contextmanager
+def _temporary(path: str, data: bytes) -> Iterator[str]:
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".tmp-{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

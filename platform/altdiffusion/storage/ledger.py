@@ -1,0 +1,137 @@
+"""Units of work and the ledger: one completion record a unit; what is recorded is never done again."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+from altdiffusion.storage.shards import ShardInfo
+
+_SAFE = re.compile(r"[A-Za-z0-9._\-]{1,200}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """The smallest piece of curation work.
+
+    `id` is stable (made from the input's digest and the row range), `index` its place in the input order, `payload`
+    plain JSON that tells a worker what to read. Only descriptors travel, never rows.
+    """
+
+    id: str
+    index: int
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _SAFE.fullmatch(self.id) or self.id.startswith("."):
+            raise ValueError(f"unit id {self.id!r} is not usable as a file name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRecord:
+    """What a finished unit made. rows_in == rows of its shards + all its rejects, always."""
+
+    unit_id: str
+    index: int
+    input_digest: str
+    rows_in: int
+    shards: tuple[ShardInfo, ...] = ()
+    rejects: tuple[ShardInfo, ...] = ()
+    rejects_by_reason: Mapping[str, int] = field(default_factory=dict)
+    rows_by_language: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rejected = sum(self.rejects_by_reason.values())
+        if self.rows_in != self.rows_out + rejected or rejected != sum(shard.rows for shard in self.rejects):
+            raise ValueError(
+                f"unit {self.unit_id}: {self.rows_in} rows in, but {self.rows_out} accepted + {rejected} rejected"
+            )
+
+    @property
+    def rows_out(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "unit_id": self.unit_id,
+            "index": self.index,
+            "input_digest": self.input_digest,
+            "rows_in": self.rows_in,
+            "shards": [shard.to_json() for shard in self.shards],
+            "rejects": [shard.to_json() for shard in self.rejects],
+            "rejects_by_reason": dict(self.rejects_by_reason),
+            "rows_by_language": dict(self.rows_by_language),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> UnitRecord:
+        return cls(
+            **{
+                **value,
+                "shards": tuple(ShardInfo.from_json(shard) for shard in value["shards"]),
+                "rejects": tuple(ShardInfo.from_json(shard) for shard in value["rejects"]),
+            }
+        )
+
+
+def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Sums counts by key; sorted, so that it can be hashed."""
+    result: Counter[str] = Counter()
+    for count in counts:
+        result.update(count)
+    return dict(sorted(result.items()))
+
+
+class Ledger:
+    """The records of one dataset under one config fingerprint: `<dataset>/ledger/<fingerprint>/<unit>.json`."""
+
+    def __init__(self, folder_uri: str) -> None:
+        self.folder_uri = folder_uri
+
+    def _uri(self, unit_id: str) -> str:
+        return files.join(self.folder_uri, f"{unit_id}.json")
+
+    def get(self, unit_id: str) -> UnitRecord | None:
+        """The record of a unit, or None while it is not done."""
+        try:
+            return self._read(unit_id)
+        except FileNotFoundError:
+            return None
+
+    def record(self, record: UnitRecord) -> UnitRecord:
+        """Records a unit whose shards are written. The first record stays: returns the one that counts."""
+        if files.put_if_absent(self._uri(record.unit_id), files.canonical_json(record.to_json())):
+            return record
+        return self._read(record.unit_id)
+
+    def forget(self, unit_id: str) -> None:
+        """Removes a record so that the unit is done again (a shard of it was damaged)."""
+        files.remove_tree(self._uri(unit_id))
+
+    def done_ids(self) -> set[str]:
+        """Ids of all recorded units, by one listing."""
+        return {name.removesuffix(".json") for name in files.list_names(self.folder_uri) if name.endswith(".json")}
+
+    def all(self) -> dict[str, UnitRecord]:
+        """All records by unit id."""
+        with ThreadPoolExecutor(16) as pool:
+            records = list(pool.map(self._read, sorted(self.done_ids())))
+        return {record.unit_id: record for record in records}
+
+    def _read(self, unit_id: str) -> UnitRecord:
+        uri = self._uri(unit_id)
+        value = files.read_json(uri)
+        try:
+            return UnitRecord.from_json(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise AltDiffusionError(
+                f"ledger record {uri}",
+                f"is not a unit record ({error})",
+                "delete this file; the unit is then done again",
+            ) from error

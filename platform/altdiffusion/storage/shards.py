@@ -1,0 +1,88 @@
+"""Shards: content-addressed Parquet files with a fixed row-group size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+
+ROW_GROUP_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """What identifies a shard: SHA-256 (hex) of the file, rows, bytes, rows per row group."""
+
+    sha256: str
+    rows: int
+    bytes: int
+    row_group_rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ShardInfo:
+        return cls(**value)
+
+
+def shard_uri(folder_uri: str, sha256: str) -> str:
+    """Where the shard lies."""
+    return files.join(folder_uri, f"{sha256}.parquet")
+
+
+def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
+    """The Parquet bytes of a table: equal tables give equal bytes under one pyarrow version."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.combine_chunks(),
+        sink,
+        row_group_size=row_group_rows,
+        compression="zstd",
+        write_page_checksum=True,
+        data_page_version="2.0",
+    )
+    return bytes(sink.getvalue())
+
+
+def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
+    """Writes a table as a shard named by its content; a shard that is already there is left alone."""
+    data = encode(table, row_group_rows)
+    info = ShardInfo(
+        sha256=files.sha256_hex(data), rows=table.num_rows, bytes=len(data), row_group_rows=row_group_rows
+    )
+    uri = shard_uri(folder_uri, info.sha256)
+    try:
+        present = files.size_bytes(uri) == info.bytes
+    except FileNotFoundError:
+        present = False
+    if not present:
+        files.write_atomic(uri, data)
+    return info
+
+
+def read_table(
+    folder_uri: str, sha256: str, columns: Sequence[str] | None = None, *, verify: bool = True
+) -> pa.Table:
+    """Reads a shard.
+
+    Raises:
+        AltDiffusionError: it is missing or its bytes are not those that were written.
+    """
+    uri = shard_uri(folder_uri, sha256)
+    try:
+        data = files.read_bytes(uri)
+    except FileNotFoundError as error:
+        raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
+    if verify and files.sha256_hex(data) != sha256:
+        raise AltDiffusionError(f"shard {uri}", "is damaged: its SHA-256 is not its name", REMEDY)
+    return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
+
+
+REMEDY = "delete it if it is there, then run the job that made it again: only what is missing is made"
