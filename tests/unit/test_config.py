@@ -90,9 +90,10 @@ def test_file_errors(tmp_path: Path) -> None:
         load_config(Outer, str(tmp_path / "absent.yaml"))
     with pytest.raises(AltDiffusionError, match="1 MiB"):
         load(tmp_path, "name: " + "x" * (1 << 20))
-    for override in ("steps", "=3", "name.x=1"):
+    for override in ("steps", "=3", "name.x=1", "languages.1=th", "languages.x=th"):
         with pytest.raises(AltDiffusionError, match="override"):
-            load(tmp_path, "name: x", override)
+            load(tmp_path, "name: x\nlanguages: [en]", override)
+    assert load(tmp_path, "name: x\nlanguages: [en, th]", "languages.1=ko").languages == ("en", "ko")
 
 
 def test_fingerprint_covers_what_decides_the_result_and_nothing_else(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class JsonLines:
     def __init__(self, path: str) -> None:
         self.path = path
         self.lost = 0
+        self._warned = False
         self._torn = False  # the file does not end in a newline: a writer died, or the disk was full
         self._descriptor = -1
         self._open()
@@ -61,6 +62,9 @@ class JsonLines:
             line = json.dumps(record, separators=(",", ":"), default=str).encode() + b"\n"
             if self._descriptor < 0:
                 self._open()
+            if self._descriptor < 0:
+                self.lost += 1
+                return False
             if self._torn:
                 line = b"\n" + line  # the torn line stays alone and is skipped by the reader
             written = os.write(self._descriptor, line)
@@ -75,17 +79,20 @@ class JsonLines:
 
     def sync(self) -> None:
         """fsync: what was appended survives a power loss from here on. Milliseconds; call it with a checkpoint."""
-        with contextlib.suppress(OSError):
-            os.fsync(self._descriptor)
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.fsync(self._descriptor)
 
     def close(self) -> None:
         self.sync()
-        with contextlib.suppress(OSError):
-            os.close(self._descriptor)
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
         self._descriptor = -1
 
     def _warn(self, error: Exception) -> None:
-        if self.lost <= 1:
+        if not self._warned:
+            self._warned = True
             log.warning("spool %s: a record was dropped (%s); the job goes on", self.path, error)
 
 
@@ -153,13 +160,17 @@ class Chunk:
 
 
 class SpoolReader:
-    """The reading side: whole lines from the offset that `commit` stored beside the file, at most CHUNK_BYTES at once."""
+    """The reading side: whole lines from the offset that `commit` stored beside the file, at most CHUNK_BYTES at once.
 
-    def __init__(self, path: str, *, offset_path: str | None = None) -> None:
+    With `remember=False` it reads from the start and stores no mark: for a replay.
+    """
+
+    def __init__(self, path: str, *, remember: bool = True) -> None:
         self.path = path
         self.damaged = 0  # lines that are not JSON: torn by a kill
-        self._offset_path = offset_path or path + ".offset"
-        self._offset = self._stored_offset()
+        self._remember = remember
+        self._offset_path = path + ".offset"
+        self._offset = self._stored_offset() if remember else 0
 
     def _stored_offset(self) -> int:
         try:
@@ -167,13 +178,6 @@ class SpoolReader:
                 offset = int(json.loads(file.read())["offset"])
             return offset if 0 <= offset <= os.path.getsize(self.path) else 0  # another file: ship it from its start
         except (OSError, ValueError, KeyError, TypeError):
-            return 0
-
-    @property
-    def pending_bytes(self) -> int:
-        try:
-            return max(0, os.path.getsize(self.path) - self._offset)
-        except OSError:
             return 0
 
     def read(self) -> Chunk | None:
@@ -205,6 +209,8 @@ class SpoolReader:
         The mark need not be durable: an older one only means that lines are shipped again, which adds nothing.
         """
         self._offset = end
+        if not self._remember:
+            return
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
@@ -235,6 +241,7 @@ class Shipper:
         self._max_wait = max_wait_s
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._abandoned = threading.Event()  # `stop` gave up: the thread ends after the try it is in
         self._thread: threading.Thread | None = None
         self._failures = 0
         self.last_error: Exception | None = None
@@ -252,9 +259,9 @@ class Shipper:
         """Ships now instead of at the next interval (not during the wait after a failure)."""
         self._wake.set()
 
-    @property
-    def pending_bytes(self) -> int:
-        return sum(reader.pending_bytes for reader, _ in self._routes)
+    def drained(self) -> bool:
+        """Whether no whole line waits (a torn last line does not count)."""
+        return all(reader.read() is None for reader, _ in self._routes)
 
     def stop(self, timeout_s: float) -> bool:
         """Ships what is left for at most `timeout_s`; returns whether everything was. The files keep the rest."""
@@ -262,10 +269,11 @@ class Shipper:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
-        return self.pending_bytes == 0
+        self._abandoned.set()
+        return self.drained()
 
     def _loop(self) -> None:
-        while True:
+        while not self._abandoned.is_set():
             stopping = self._stopping.is_set()  # before the round: what was appended before `stop` is in this round
             if self._ship_all():
                 self._failures = 0
@@ -275,12 +283,10 @@ class Shipper:
                 self._wake.clear()
             else:
                 self._failures += 1
-                # an outage: wait, but let `stop` shorten it to quick tries until its own timeout
-                wait = 0.5 if stopping else min(self._max_wait, 0.5 * 2.0 ** min(self._failures - 1, 10))
-                if stopping:
-                    time.sleep(wait)
+                if stopping:  # quick tries until `stop` gives up
+                    self._abandoned.wait(0.5)
                 else:
-                    self._stopping.wait(wait)
+                    self._stopping.wait(min(self._max_wait, 0.5 * 2.0 ** min(self._failures - 1, 10)))
 
     def _ship_all(self) -> bool:
         for reader, send in self._routes:

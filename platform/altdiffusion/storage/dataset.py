@@ -255,10 +255,13 @@ class Dataset:
         version = Version(self.folder_uri, manifest)
         files.write_atomic(files.join(version.uri, "shards.parquet"), table_bytes)
         files.put_if_absent(files.join(version.uri, "manifest.json"), manifest.canonical())
-        files.write_atomic(
-            files.join(self.folder_uri, "head.json"), files.canonical_json({"digest": version.ref.digest})
-        )
+        self.set_head(version)
         return version
+
+    def set_head(self, version: Version) -> None:
+        """Makes the bare name mean this version."""
+        head = files.canonical_json({"digest": version.ref.digest})
+        files.write_atomic(files.join(self.folder_uri, "head.json"), head)
 
     def digests(self) -> list[str]:
         """Digests of all versions."""

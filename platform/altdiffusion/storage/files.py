@@ -195,3 +195,17 @@ def _sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def copy_tree(source_uri: str, target_uri: str) -> None:
+    """Copies a folder, file by file; FileNotFoundError if the source is not there.
+
+    Not atomic as a whole: the caller copies to a temporary name, or writes a completion file last.
+    """
+    source_fs, source = filesystem(source_uri)
+    names = source_fs.find(source)
+    if not names:
+        raise FileNotFoundError(source_uri)
+    root = str(source).rstrip("/")
+    for name in sorted(names):
+        write_atomic(join(target_uri, str(name)[len(root) :]), read_bytes(source_fs.unstrip_protocol(name)))

@@ -1,0 +1,41 @@
+# `make demo` runs the main job on real data; `make test` runs all tests. Both set everything up first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test chaos check format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## a .venv with pinned dependencies (3 minutes, once)
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found. Remedy: install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "setting up $(VENV): pinned dependencies, about 3 minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -qq -c constraints.txt torch==2.13.0
+	@$(BIN)/pip install -qq -c constraints.txt -e '.[demo,dev,s3]'
+	@$(BIN)/python -c "import torch, ray, mlflow, diffusers, img2dataset, fasttext, altdiffusion" && touch $@
+
+demo: $(READY)  ## links to images in 18 languages, end to end, on real data; run again to resume
+	@$(BIN)/python -m demo
+
+test: $(READY)  ## all tests but the chaos runs of minutes
+	@$(BIN)/python -m pytest -m "not slow"
+
+chaos: $(READY)  ## the long chaos runs
+	@$(BIN)/python -m pytest -m slow --timeout 3600
+
+check: $(READY)  ## format, lint, types, import layers
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+format: $(READY)  ## apply the formatter and safe fixes
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:  ## remove the demo's results (keeps .venv and downloaded packages)
+	rm -rf .demo/lake .demo/out

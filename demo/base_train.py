@@ -1,0 +1,358 @@
+"""How the small base model is made: pictures, tokenizer, autoencoder, UNet with English encoder, multilingual encoder.
+
+Every stage writes one file into a work folder and is skipped where that file exists, so a stopped run goes on with the
+same command. Seeds and step counts are fixed; floats still differ between machines, hence the shipped file has a
+pinned digest (`demo.base`). Formulas: Kingma & Welling arXiv 1312.6114 (autoencoder), Ho et al. arXiv 2006.11239
+(epsilon loss), Carlsson et al. and Chen et al. arXiv 2211.06679 (distillation: student CLS to teacher EOS, MSE).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+
+from altdiffusion.diffusion import models
+from altdiffusion.diffusion.text_encoder import encode_text, tokenize
+from altdiffusion.languages import CODES
+from demo import captions, concepts, pictures
+from demo.npm import NOTO, TWEMOJI, fetch
+
+CONCEPTS = 128
+SIZE = 32  # pixels
+TOKENS = 32  # positions of a caption
+VOCABULARY = 8000
+SKIN_TONES = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
+VAE_STEPS, VAE_BATCH, VAE_RATE, KL_WEIGHT = 3000, 32, 2e-3, 2e-5
+UNET_STEPS, JOINT_STEPS, UNET_BATCH, UNET_RATE, TEXT_DROP, EMA_DECAY = 3000, 1200, 64, 1e-3, 0.1, 0.999
+DISTIL_STEPS, DISTIL_BATCH, DISTIL_RATE = 6000, 128, 1e-3
+
+
+def log(stage: str, text: str) -> None:
+    """One line of progress."""
+    print(f"[{stage}] {text}", flush=True)
+
+
+def make_pictures(cache: Path, work: Path) -> dict[str, torch.Tensor]:
+    """`demo` uint8 [128, 2, 32, 32, 3] by concept and style, `other` uint8 [M, 32, 32, 3]: all else the two artists drew."""
+    path = work / "pictures.safetensors"
+    if not path.exists():
+        chosen = concepts.demo_concepts(CONCEPTS, cache)
+        demo = [
+            np.stack([_picture(style, concept.key, cache) for style in pictures.STYLES]) for concept in chosen
+        ]
+        mine = {concept.key for concept in chosen}
+        other = []
+        for style, package in zip(pictures.STYLES, (NOTO, TWEMOJI), strict=True):
+            keys = json.loads((fetch(package, cache) / "chars.json").read_text())
+            for key in sorted({_without_colour(key) for key in keys} - mine):
+                if not any(tone in key for tone in SKIN_TONES):
+                    other.append(_picture(style, key, cache))
+        log("pictures", f"{2 * len(demo)} of the demo, {len(other)} others")
+        save({"demo": torch.from_numpy(np.stack(demo)), "other": torch.from_numpy(np.stack(other))}, path)
+    return load_file(path)
+
+
+def _without_colour(key: str) -> str:
+    return "-".join(part for part in key.split("-") if part != "fe0f")
+
+
+def _picture(style: str, key: str, cache: Path) -> npt.NDArray[np.uint8]:
+    """Drawn at 128 and averaged to 32 pixels, as a resizer does with a downloaded picture."""
+    import resvg_py
+    from PIL import Image
+
+    drawn = bytes(
+        resvg_py.svg_to_bytes(svg_string=pictures.svg(style, key, cache), width=4 * SIZE, height=4 * SIZE)
+    )
+    with Image.open(io.BytesIO(drawn)) as image:
+        large = np.asarray(image.convert("RGB"), dtype=np.float32)
+    small = large.reshape(SIZE, 4, SIZE, 4, 3).mean((1, 3))
+    return np.asarray(np.round(small), dtype=np.uint8)
+
+
+def make_tokenizer(cache: Path, work: Path) -> Any:
+    """A Unigram vocabulary in XLM-R's convention (bos 0, pad 1, eos 2, unk 3, mask last), without any held-out pair."""
+    from tokenizers import Tokenizer, pre_tokenizers, trainers
+    from tokenizers.models import Unigram
+    from transformers import XLMRobertaTokenizer
+
+    folder = work / "tokenizer"
+    if not folder.exists():
+        special = ["<s>", "<pad>", "</s>", "<unk>"]
+        tokenizer = Tokenizer(Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+        )
+        trainer = trainers.UnigramTrainer(
+            vocab_size=VOCABULARY - 1, special_tokens=special, unk_token="<unk>", show_progress=False
+        )
+        tokenizer.train_from_iterator(_tokenizer_texts(cache), trainer)
+        vocabulary = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+        made = XLMRobertaTokenizer(vocab=[*vocabulary, ("<mask>", 0.0)], model_max_length=TOKENS)
+        scratch = work / "tokenizer.part"
+        made.save_pretrained(scratch)
+        scratch.rename(folder)
+        log("tokenizer", f"{len(made)} pieces")
+    return XLMRobertaTokenizer.from_pretrained(folder)
+
+
+def _tokenizer_texts(cache: Path) -> Iterator[str]:
+    """The demo's captions four times, then every other name and keyword of CLDR in the 18 languages."""
+    chosen = concepts.demo_concepts(CONCEPTS, cache)
+    for concept in chosen:
+        for language in CODES:
+            for text in captions.captions(concept, language).values():
+                yield from (text,) * 4
+    mine = {concept.char for concept in chosen}
+    for language in CODES:
+        names, keywords = concepts.annotations(cache, language)
+        for char in sorted(names.keys() - mine):
+            yield names[char]
+            yield from keywords[char]
+
+
+def train_autoencoder(images: dict[str, torch.Tensor], work: Path) -> Any:
+    """`AutoencoderKL`, half of each batch the demo's pictures; its `scaling_factor` gives latents unit variance."""
+    config = models.vae_config_demo()
+    path = work / "vae.safetensors"
+    demo, other = _signed(images["demo"].flatten(0, 1)), _signed(images["other"])
+    if not path.exists():
+        torch.manual_seed(1)
+        vae = models.build_vae(config)
+        vae.train()
+        optimizer = torch.optim.AdamW(vae.parameters(), lr=VAE_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+        draw = torch.Generator().manual_seed(1)
+        half, clock = VAE_BATCH // 2, time.monotonic()
+        for step in range(VAE_STEPS):
+            _set_rate(optimizer, VAE_RATE, step, VAE_STEPS, 100)
+            x = torch.cat([_pick(demo, half, draw), _pick(other, half, draw)])
+            x = _moved(x, draw)
+            with torch.autocast("cpu", torch.bfloat16):
+                posterior = vae.encode(x).latent_dist
+                noise = torch.randn(posterior.mean.shape, generator=draw)
+                y = vae.decode(posterior.mean + posterior.std * noise).sample
+            mean, variance = posterior.mean.float(), posterior.var.float()
+            divergence = 0.5 * (mean.square() + variance - 1 - posterior.logvar.float()).mean()
+            loss = (y.float() - x).square().mean() + KL_WEIGHT * divergence
+            _step(optimizer, loss, vae)
+            if step % 250 == 249:
+                log(
+                    "vae", f"{step + 1}/{VAE_STEPS} {psnr(vae, demo):.2f} dB {time.monotonic() - clock:.0f} s"
+                )
+                vae.train()
+        save(dict(vae.state_dict()), path)
+    vae = models.build_vae(config)
+    vae.load_state_dict(load_file(path))
+    with torch.no_grad():
+        spread = float(vae.encode(demo).latent_dist.mean.std())
+    vae.register_to_config(scaling_factor=round(1 / spread, 5))
+    log("vae", f"{psnr(vae, demo):.2f} dB on the demo's pictures, scaling factor {vae.config.scaling_factor}")
+    return vae
+
+
+@torch.no_grad()
+def psnr(vae: Any, x: torch.Tensor) -> float:
+    """Mean over pictures of the peak signal-to-noise ratio of decode(encode(x)), dB; `x` in -1..1."""
+    vae.eval()
+    y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+    error = ((y - x) / 2).square().flatten(1).mean(1)
+    return float((-10 * torch.log10(error)).mean())
+
+
+def _signed(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in -1..1."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _pick(x: torch.Tensor, n: int, draw: torch.Generator) -> torch.Tensor:
+    return x[torch.randint(len(x), (n,), generator=draw)]
+
+
+def _moved(x: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    """Half of the pictures mirrored, all of them shifted by up to 2 pixels, white coming in."""
+    mirrored = torch.rand(len(x), 1, 1, 1, generator=draw) < 0.5
+    x = torch.where(mirrored, x.flip(-1), x)
+    down, right = (int(v) for v in torch.randint(0, 5, (2,), generator=draw))
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), value=1.0)
+    return padded[..., down : down + SIZE, right : right + SIZE]
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int) -> None:
+    """Linear warm-up, then a cosine down to 2 % of the peak."""
+    cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
+    for group in optimizer.param_groups:
+        group["lr"] = peak * min(1.0, (step + 1) / warmup) * cosine
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, *networks: Any) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_([p for network in networks for p in network.parameters()], 1.0)
+    optimizer.step()
+
+
+def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """A safetensors file, whole or not at all."""
+    scratch = path.with_suffix(".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch)
+    scratch.rename(path)
+
+
+def english_captions(cache: Path) -> tuple[list[str], list[list[int]]]:
+    """Every English caption, the empty one first, and the captions' indices by concept."""
+    texts = [""]
+    by_concept: list[list[int]] = []
+    for concept in concepts.demo_concepts(CONCEPTS, cache):
+        mine = list(captions.captions(concept, "en").values())
+        by_concept.append(list(range(len(texts), len(texts) + len(mine))))
+        texts += mine
+    return texts, by_concept
+
+
+def latents_of(vae: Any, images: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Scaled latents of the demo's pictures, float32 [128 * 2, 16, 8, 8], styles next to each other."""
+    with torch.no_grad():
+        mean = vae.encode(_signed(images["demo"].flatten(0, 1))).latent_dist.mean
+    return torch.as_tensor(mean * vae.config.scaling_factor)
+
+
+def train_base(vae: Any, tokenizer: Any, images: dict[str, torch.Tensor], cache: Path, work: Path) -> tuple[Any, Any]:
+    """(UNet, English encoder): first together, then the UNet alone behind the frozen encoder; both are averages (EMA)."""
+    english = models.build_english_text_encoder(models.english_text_config_demo(len(tokenizer)))
+    unet = models.build_unet(models.unet_config_demo())
+    joint, final = work / "joint.safetensors", work / "unet.safetensors"
+    latents = latents_of(vae, images)
+    texts, by_concept = english_captions(cache)
+    ids = tokenize(tokenizer, texts)
+    if not joint.exists():
+        torch.manual_seed(2)
+        english = models.build_english_text_encoder(models.english_text_config_demo(len(tokenizer)))
+        unet = models.build_unet(models.unet_config_demo())
+        averages = _fit_unet(
+            unet, english, lambda rows: encode_text(english, ids[rows], 1), latents, by_concept, range(JOINT_STEPS)
+        )
+        save(averages, joint)
+    state = load_file(joint)
+    english.load_state_dict(_below(state, "english."))
+    if not final.exists():
+        torch.manual_seed(3)
+        unet.load_state_dict(_below(state, "unet."))
+        with torch.no_grad():
+            table = encode_text(english, ids, 1)
+        averages = _fit_unet(
+            unet, None, lambda rows: table[rows], latents, by_concept, range(JOINT_STEPS, UNET_STEPS)
+        )
+        save(_below(averages, "unet."), final)
+    unet.load_state_dict(load_file(final))
+    return unet, english.eval()
+
+
+def _fit_unet(
+    unet: Any,
+    english: Any | None,
+    context: Callable[[torch.Tensor], torch.Tensor],
+    latents: torch.Tensor,
+    by_concept: list[list[int]],
+    steps: range,
+) -> dict[str, torch.Tensor]:
+    """Trains on the epsilon loss, captions dropped with `TEXT_DROP`; returns the averaged weights by dotted name."""
+    from diffusers import DDIMScheduler
+
+    networks = torch.nn.ModuleDict({"unet": unet} | ({"english": english} if english is not None else {}))
+    networks.train()
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=UNET_RATE, weight_decay=0.01)
+    kept = dict(networks.named_parameters())
+    ema = {name: parameter.detach().clone() for name, parameter in kept.items()}
+    signal = DDIMScheduler(**models.scheduler_config()).alphas_cumprod
+    predict = torch.compile(unet)
+    draw = torch.Generator().manual_seed(100 + steps.start)
+    styles, running, clock = len(pictures.STYLES), 0.0, time.monotonic()
+    for step in steps:
+        _set_rate(optimizer, UNET_RATE, step, UNET_STEPS, 100)
+        concept = torch.randint(0, CONCEPTS, (UNET_BATCH,), generator=draw)
+        style = torch.randint(0, styles, (UNET_BATCH,), generator=draw)
+        which = torch.randint(0, 1 << 20, (UNET_BATCH,), generator=draw).tolist()
+        dropped = torch.rand(UNET_BATCH, generator=draw) < TEXT_DROP
+        rows = torch.tensor([by_concept[c][w % len(by_concept[c])] for c, w in zip(concept.tolist(), which, strict=True)])
+        x = latents[concept * styles + style]
+        t = torch.randint(0, len(signal), (UNET_BATCH,), generator=draw)
+        noise = torch.randn(x.shape, generator=draw)
+        a = signal[t].view(-1, 1, 1, 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = context(torch.where(dropped, 0, rows))
+            epsilon = predict(a.sqrt() * x + (1 - a).sqrt() * noise, t, hidden.float()).sample
+        loss = (epsilon.float() - noise).square().mean()
+        _step(optimizer, loss, networks)
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(ema.values()), [kept[name].detach() for name in ema], 1 - decay)
+        running += float(loss.detach())
+        if step % 100 == 99:
+            log("unet", f"{step + 1}/{UNET_STEPS} loss {running / 100:.4f} {time.monotonic() - clock:.0f} s")
+            running = 0.0
+    return ema
+
+
+def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def parallel_captions(cache: Path) -> tuple[list[str], list[int]]:
+    """Every caption of the 18 languages but the held-out pairs' with the index of the English one it translates.
+
+    The indices are those of `english_captions`; a text whose own variant has no English twin stands for the name.
+    """
+    texts, rows = [""], [0]
+    _, by_concept = english_captions(cache)
+    for concept, mine in zip(concepts.demo_concepts(CONCEPTS, cache), by_concept, strict=True):
+        variants = dict(zip(captions.captions(concept, "en"), mine, strict=True))
+        for language in CODES:
+            for variant, text in captions.captions(concept, language).items():
+                texts.append(text)
+                rows.append(variants.get(variant, mine[0]))
+    return texts, rows
+
+
+def distil(english: Any, tokenizer: Any, cache: Path, work: Path) -> Any:
+    """The multilingual encoder: its CLS vector learns the English encoder's EOS vector of the same caption (MSE)."""
+    student = models.build_text_encoder(models.text_config_demo(len(tokenizer)))
+    path = work / "m18.safetensors"
+    if not path.exists():
+        torch.manual_seed(4)
+        student = models.build_text_encoder(models.text_config_demo(len(tokenizer)))
+        student.train()
+        ids_en = tokenize(tokenizer, english_captions(cache)[0])
+        with torch.no_grad():
+            hidden = encode_text(english, ids_en, 1)
+        targets = hidden[torch.arange(len(hidden)), (ids_en == 2).int().argmax(1)]
+        texts, rows = parallel_captions(cache)
+        ids, targets = tokenize(tokenizer, texts), targets[torch.tensor(rows)]
+        spread = float(targets.var(0).mean())
+        optimizer = torch.optim.AdamW(student.parameters(), lr=DISTIL_RATE, weight_decay=0.01)
+        draw = torch.Generator().manual_seed(4)
+        running, clock = 0.0, time.monotonic()
+        for step in range(DISTIL_STEPS):
+            _set_rate(optimizer, DISTIL_RATE, step, DISTIL_STEPS, 200)
+            pick = torch.randint(0, len(ids), (DISTIL_BATCH,), generator=draw)
+            longest = int((ids[pick] != 1).sum(1).max())  # the mask makes what is cut here irrelevant
+            feature = encode_text(student, ids[pick, :longest], 1)[:, 0]
+            loss = (feature - targets[pick]).square().mean()
+            _step(optimizer, loss, student)
+            running += float(loss.detach()) / spread
+            if step % 200 == 199:
+                passed = time.monotonic() - clock
+                log("m18", f"{step + 1}/{DISTIL_STEPS} unexplained {running / 200:.4f} {passed:.0f} s")
+                running = 0.0
+        save(dict(student.state_dict()), path)
+    student.load_state_dict(load_file(path))
+    return student.eval()

@@ -1,0 +1,63 @@
+"""Prompts of the demo: the names of its concepts in the 18 languages, and what the evaluation needs to know of them.
+
+    <out>/prompts.jsonl   concept x language for the contact sheet (id, language, prompt, seed, width, height)
+    <out>/cases.jsonl     all concepts x 18 languages for the evaluation: the same, and concept, seen
+    <out>/labels.parquet  sample_id, concept: what the judge is taught from the curated pictures
+
+`seen` is false for the (concept, language) pairs that were held out of the crawl and of the text encoder's training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from altdiffusion.languages import CODES
+from altdiffusion.storage import files, shards
+
+from demo.concepts import Concept, held_out
+
+SIDE = 32
+SHEET_CONCEPTS = 10
+
+
+def write_prompts(
+    out: Path, concepts: Sequence[Concept], truth: pa.Table, sheet_concepts: int = SHEET_CONCEPTS
+) -> None:
+    """Writes the three files; the same bytes every time."""
+    chosen = concepts[:: max(1, len(concepts) // sheet_concepts)][:sheet_concepts]
+    _write_lines(out / "prompts.jsonl", (_prompt(concept, code) for code in CODES for concept in chosen))
+    cases = (
+        {**_prompt(concept, code), "concept": concept.key, "seen": not held_out(concept, code)}
+        for concept in concepts
+        for code in CODES
+    )
+    _write_lines(out / "cases.jsonl", cases)
+    known = (
+        pa.table({"sample_id": truth["sample_id"], "concept": truth["concept"]})
+        .group_by(["sample_id", "concept"], use_threads=False)
+        .aggregate([])
+    )
+    files.write_atomic(str(out / "labels.parquet"), shards.encode(known.sort_by("sample_id")))
+
+
+def _prompt(concept: Concept, language: str) -> dict[str, Any]:
+    # One seed a concept: every language starts from the same noise, so that only the text differs.
+    seed = int.from_bytes(hashlib.sha256(concept.key.encode()).digest()[:4], "big")
+    return {
+        "id": f"{concept.key}-{language}",
+        "language": language,
+        "prompt": concept.names[language],
+        "seed": seed,
+        "width": SIDE,
+        "height": SIDE,
+    }
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files.write_atomic(str(path), text.encode())

@@ -1,0 +1,25 @@
+"""Encode: pictures become latents, captions become token ids."""
+
+from __future__ import annotations
+
+import sys
+
+from altdiffusion.storage.dataset import Lake
+
+from jobs.harness import Job, Session, already_published, main
+from pipelines.encode import EncodeJobConfig, boundaries, plan
+
+
+def result(config: EncodeJobConfig, lake: Lake) -> str | None:
+    return already_published(lake, boundaries(config))
+
+
+def run(config: EncodeJobConfig, session: Session) -> None:
+    for boundary in boundaries(config):
+        session.boundary(boundary)
+
+
+JOB = Job(name="encode", config=EncodeJobConfig, plan=plan, result=result, run=run)
+
+if __name__ == "__main__":
+    sys.exit(main(JOB))

@@ -1,0 +1,139 @@
+"""What all entry points share: command line, dry run, Ray, the MLflow run, errors to exit codes.
+
+    python -m jobs.NAME --config FILE [key=value ...] [--dry-run]
+
+Exit status: 0 done (or already there), 1 a defect (with its traceback), 2 something the caller can mend,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from altdiffusion.config import fingerprint, load_config, resolved, to_yaml
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.boundary import Boundary, published, run_boundary
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake, Version
+
+from pipelines.common import JobConfig, Plan
+
+C = TypeVar("C", bound=JobConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[C]):
+    """One entry point."""
+
+    name: str
+    config: type[C]
+    plan: Callable[[C], Plan]
+    """Pure: what `--dry-run` prints."""
+    result: Callable[[C, Lake], str | None]
+    """What the finished job has left in the lake, in a few words; None while there is something to do."""
+    run: Callable[[C, Session], None]
+
+
+class Session:
+    """A running job: its lake, its one MLflow run, its connection to Ray."""
+
+    def __init__(self, config: JobConfig, lake: Lake, run: Any) -> None:
+        self.config = config
+        self.lake = lake
+        self.run = run
+
+    def connect(self) -> None:
+        """Connects to Ray, once; an inline job needs none."""
+        execution = self.config.execution
+        if execution.backend == "ray":
+            from altdiffusion.execution.cluster import connect
+
+            connect(execution.address, num_cpus=execution.num_cpus)
+
+    def boundary(self, boundary: Boundary) -> Version:
+        """Runs one boundary and records its inputs and output."""
+        version = published(self.lake, boundary)
+        if version is None:
+            self.connect()
+        version = run_boundary(self.lake, boundary, backend=self.config.execution.backend)
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in version.manifest.rejects_by_reason.items())
+        print(
+            f"[{boundary.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}", flush=True
+        )
+        for parent in version.manifest.parent_refs:
+            if parent.kind == "dataset":
+                self.run.input(self.lake.version(parent), context=boundary.name)
+        self.run.output(version)
+        return version
+
+
+def already_published(lake: Lake, boundaries: Sequence[Boundary]) -> str | None:
+    """The versions that all the boundaries have made, or None if one of them has something to do."""
+    refs = []
+    for boundary in boundaries:
+        try:
+            version = published(lake, boundary)
+        except AltDiffusionError:  # an input is missing: running the job will say which
+            return None
+        if version is None:
+            return None
+        refs.append(version.ref.short)
+    return ", ".join(refs)
+
+
+def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and runs the job."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m jobs.{job.name}", description=sys.modules[job.run.__module__].__doc__
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML, see jobs/configs/")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, do nothing")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. download.threads=32"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        config = load_config(job.config, arguments.config, arguments.overrides)
+        plan = job.plan(config)
+        if arguments.dry_run:
+            print(to_yaml(config))
+            print("\n".join(plan.lines()))
+            print(f"fingerprint: {fingerprint(config)}")
+            return 0
+        _run(job, config, plan)
+    except AltDiffusionError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr, flush=True)
+        return 130
+    return 0
+
+
+def _run(job: Job[C], config: C, plan: Plan) -> None:
+    lake = Lake(config.lake)
+    key = fingerprint(config)
+    marker = files.join(lake.uri, "runs", f"{job.name}-{config.run_name}-{key[:16]}.json")
+    there = job.result(config, lake)
+    if there is not None and files.exists(marker) and files.read_json(marker)["result"] == there:
+        print(f"[{job.name}] already there: {there}", flush=True)
+        return
+    print("\n".join(plan.lines()), flush=True)
+    from altdiffusion.lineage.run import JobRun
+
+    with JobRun.open(
+        job=job.name,
+        name=config.run_name,
+        fingerprint=key,
+        config=resolved(config),
+        tracking_uri=config.tracking.uri,
+        experiment=config.tracking.experiment,
+        lake=lake,
+    ) as run:
+        job.run(config, Session(config, lake, run))
+    # Written last, when the run is closed in MLflow: from now on the same command has nothing to do.
+    files.write_atomic(marker, files.canonical_json({"result": job.result(config, lake)}))

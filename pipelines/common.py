@@ -1,0 +1,96 @@
+"""What every job's config has: where the lake is, where work runs, where runs are tracked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from altdiffusion.config import fingerprint, operational
+from altdiffusion.execution.boundary import Boundary
+from altdiffusion.execution.units import Pool, Resources
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExecutionConfig:
+    """Where units run. Nothing here changes what they make."""
+
+    backend: Literal["ray", "inline"] = "ray"
+    """`ray`: on Ray Data; `inline`: one after another in this process, for debugging."""
+    address: str | None = None
+    """Ray cluster; null is the cluster this job was submitted to, or else an embedded one."""
+    num_cpus: int | None = None
+    """CPUs of an embedded cluster; null takes all of this machine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingConfig:
+    """Where MLflow is."""
+
+    uri: str | None = None
+    """Tracking URI; null is SQLite at <lake>/mlflow.db, for a lake on this machine."""
+    experiment: str = "altdiffusion"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workers:
+    """The pool that works a boundary off, and what one worker needs."""
+
+    min: int = 1
+    max: int = 2
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_gib: float = 0.0
+    """Reserved for one worker; 0 reserves nothing."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.max:
+            raise ValueError("min: must lie between 1 and max; a pool cannot start from nothing")
+        if self.cpus < 0 or self.gpus < 0 or self.memory_gib < 0:
+            raise ValueError("cpus: resources cannot be negative; give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    """Base of all job configs."""
+
+    lake: str = operational()
+    """Root of all datasets, checkpoints and exports: a folder, or any fsspec URI."""
+    execution: ExecutionConfig = operational(factory=ExecutionConfig)
+    tracking: TrackingConfig = operational(factory=TrackingConfig)
+
+    @property
+    def run_name(self) -> str:
+        """What the job's one run is called in MLflow."""
+        raise TypeError(f"{type(self).__name__} does not name its run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a job is about to do, in lines a person reads; `--dry-run` prints it."""
+
+    title: str
+    steps: tuple[str, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The plan as text."""
+        width = max((len(name) for name in self.facts), default=0)
+        return [
+            f"plan: {self.title}",
+            *(f"  {number}. {step}" for number, step in enumerate(self.steps, 1)),
+            *(f"  {name:<{width}}  {value}" for name, value in self.facts.items()),
+        ]
+
+
+def make_boundary(*, settings: dict[str, Any], workers: Workers, **given: Any) -> Boundary:
+    """A boundary with the pool and the resources that its config asks for."""
+    return Boundary(
+        settings=settings,
+        fingerprint=fingerprint(settings),
+        pool=Pool(min_size=workers.min, max_size=workers.max),
+        resources=Resources(
+            num_cpus=workers.cpus, num_gpus=workers.gpus, memory_bytes=int(workers.memory_gib * 2**30)
+        ),
+        **given,
+    )

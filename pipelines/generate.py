@@ -1,0 +1,101 @@
+"""Generation: a prompts file -> prompts -> generations, and a contact sheet of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from altdiffusion.config import operational, semantic
+from altdiffusion.execution.boundary import Boundary
+from altdiffusion.generation.config import GenerateConfig
+from altdiffusion.generation.model import resolve_model
+from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units
+from altdiffusion.generation.work import GenerateWork, generation_units
+from altdiffusion.storage.dataset import Lake
+
+from pipelines.common import JobConfig, Plan, Workers, make_boundary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SheetConfig:
+    """A contact sheet: one row per language, one column per concept. Prompt ids must read <concept>-<language>."""
+
+    file: str
+    """Local path of the PNG."""
+    fonts: str
+    """Local folder of fonts that together cover the languages' scripts."""
+    cell: int = 96
+    """Pixels of a picture's side on the sheet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateJobConfig(JobConfig):
+    """`jobs/generate.py`."""
+
+    name: str = operational("generate")
+    """Name of the run in MLflow."""
+    prompts: str = "prompts"
+    """Name of the dataset of prompts it makes from the file."""
+    generations: str = "generations"
+    """Name of the dataset of pictures."""
+    generate: GenerateConfig
+    sheet: SheetConfig | None = operational(None)
+    workers: Workers = operational(factory=Workers)
+
+    @property
+    def run_name(self) -> str:
+        return self.name
+
+
+def boundaries(config: GenerateJobConfig) -> tuple[Boundary, ...]:
+    """Prompts file -> prompts, prompts -> generations."""
+    return generation_boundaries(config.lake, config.prompts, config.generations, config.generate, config.workers)
+
+
+def generation_boundaries(
+    lake_uri: str, prompts: str, generations: str, generate: GenerateConfig, workers: Workers
+) -> tuple[Boundary, ...]:
+    """The same for whoever else has a set of pictures drawn."""
+
+    def model(lake: Lake) -> Any:
+        return resolve_model(generate.model, lake.uri)
+
+    return (
+        make_boundary(
+            name="prompts",
+            output=prompts,
+            settings={"prompts": semantic(generate.prompts)},
+            workers=Workers(max=1, cpus=workers.cpus),
+            noun="prompts",
+            kind="prompts",
+            parents=lambda _: [prompts_source(generate.prompts)],
+            units=lambda _: prompts_units(generate.prompts),
+            work=lambda _: PromptsWork(lake_uri, prompts, generate.prompts),
+        ),
+        make_boundary(
+            name="generate",
+            output=generations,
+            settings={"generate": semantic(generate)},
+            workers=workers,
+            noun="images",
+            kind="generations",
+            parents=lambda lake: [lake.version(prompts).ref, model(lake).ref],
+            units=lambda lake: generation_units(lake.version(prompts), model(lake), generate),
+            work=lambda lake: GenerateWork(lake_uri, generations, model(lake), generate),
+        ),
+    )
+
+
+def plan(config: GenerateJobConfig) -> Plan:
+    """What the job will do."""
+    generate = config.generate
+    model = generate.model.folder or f"newest export of run {generate.model.run}"
+    return Plan(
+        title=f"generate from {generate.prompts.file}",
+        steps=tuple(boundary.describe() for boundary in boundaries(config)),
+        facts={
+            "model": model,
+            "sampler": f"{generate.sampler}, {generate.steps} steps, guidance {generate.guidance_scale:g}",
+            "sheet": config.sheet.file if config.sheet else "none",
+        },
+    )

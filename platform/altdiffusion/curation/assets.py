@@ -1,0 +1,94 @@
+"""Model files by URI and SHA-256: nothing is loaded whose bytes are not the ones that were pinned."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+
+_PACKAGE = "package://"
+
+
+def resolve_uri(uri: str) -> str:
+    """Turns `package://<python package>/<file>` into the path of that file; other URIs stay as they are.
+
+    Raises:
+        AltDiffusionError: the package is not installed.
+    """
+    if not uri.startswith(_PACKAGE):
+        return uri
+    package, _, name = uri[len(_PACKAGE) :].partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise AltDiffusionError(
+            f"model {uri}", f"the Python package {package!r} is not installed", "install it, or give another URI"
+        )
+    return os.path.join(next(iter(spec.submodule_search_locations)), *name.split("/"))
+
+
+def read_pinned(uri: str, sha256: str) -> bytes:
+    """The bytes of a file, after its SHA-256 has been checked.
+
+    Raises:
+        AltDiffusionError: the file is not there, or its bytes are others.
+    """
+    try:
+        data = files.read_bytes(resolve_uri(uri))
+    except FileNotFoundError as error:
+        raise AltDiffusionError(f"model {uri}", "is not there", "check the URI in the config") from error
+    found = files.sha256_hex(data)
+    if found != sha256:
+        raise AltDiffusionError(
+            f"model {uri}", f"has SHA-256 {found}, not {sha256}", "use the pinned file, or pin the new one"
+        )
+    return data
+
+
+def local_pinned(uri: str, sha256: str) -> str:
+    """A local path of the file, its SHA-256 checked: for libraries that only open paths.
+
+    A remote file is copied once into the user's cache folder under its hash.
+    """
+    resolved = resolve_uri(uri)
+    data = read_pinned(uri, sha256)
+    if files.is_local(resolved):
+        return files.local_path(resolved)
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    path = os.path.join(root, "altdiffusion", "models", sha256)
+    files.write_atomic(path, data)
+    return path
+
+
+def folder_digest(uri: str) -> str:
+    """SHA-256 (hex) over the names and hashes of all files below a local folder: the identity of a model folder.
+
+    Raises:
+        AltDiffusionError: the folder is not there or empty.
+    """
+    root = Path(files.local_path(uri))
+    found = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
+    if not found:
+        raise AltDiffusionError(f"model {uri}", "is no folder with files in it", "check the path in the config")
+    entries = {}
+    for path in found:
+        with path.open("rb") as file:
+            entries[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return files.sha256_hex(files.canonical_json(entries))
+
+
+def check_folder(uri: str, digest: str | None) -> str:
+    """The local path of a model folder, its digest checked where one is pinned.
+
+    Raises:
+        AltDiffusionError: it is not there, or holds other files than those pinned.
+    """
+    found = folder_digest(uri)
+    if digest is not None and found != digest:
+        raise AltDiffusionError(
+            f"model {uri}", f"has digest {found}, not {digest}", "use the pinned model, or pin the new one"
+        )
+    return files.local_path(uri)

@@ -1,0 +1,31 @@
+"""What a site says about the use of its pictures for training, read from the headers of its answer."""
+
+from __future__ import annotations
+
+from email.message import Message
+
+_NO = frozenset({"noai", "noimageai"})
+
+
+def opt_out(headers: Message, agent: str) -> str | None:
+    """The signal that forbids use, as a reject reason; None where there is none. Malformed parts are skipped.
+
+    X-Robots-Tag: `noai` or `noimageai`, for everyone or for our user agent's first word.
+    tdm-reservation: 1 (W3C TDM Reservation Protocol). Content-Usage: train-ai=n (IETF aipref draft).
+    """
+    mine = agent.split("/")[0].split(" ")[0].lower()
+    for value in headers.get_all("X-Robots-Tag") or ():
+        speaks_to_us = True
+        for part in str(value).lower().split(","):
+            name, colon, rest = part.partition(":")
+            if colon and name.strip() not in ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"):
+                speaks_to_us = name.strip() in ("*", mine)
+                part = rest
+            if speaks_to_us and part.strip() in _NO:
+                return "opt_out:x-robots-tag"
+    if any(str(value).strip() == "1" for value in headers.get_all("tdm-reservation") or ()):
+        return "opt_out:tdm-reservation"
+    for value in headers.get_all("Content-Usage") or ():
+        if any(part.replace(" ", "").lower() == "train-ai=n" for part in str(value).split(",")):
+            return "opt_out:content-usage"
+    return None

@@ -1,0 +1,298 @@
+"""The networks: their published and demo shapes, what a stage trains of them, and model folders.
+
+Every network is a stock class of diffusers or transformers, so a model folder is one that
+`diffusers.DiffusionPipeline.from_pretrained` opens and runs with no code of ours. The published shapes are Stable
+Diffusion 2.1 base's UNet (`unet/config.json` of its repository) and AltDiffusion-m18's text encoder (FlagAI
+`examples/AltDiffusion-m18`, arXiv 2308.09991): XLM-R large whose last layer the UNet never reads, hence 23 layers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage.files import filesystem, is_local, local_path
+
+Trains = Literal["kv", "attn2", "all"]
+
+_PARTS: dict[Trains, tuple[str, ...]] = {
+    "kv": (".attn2.to_k.", ".attn2.to_v."),  # the alignment stage as published: 32 tensors of the real UNet
+    "attn2": (".attn2.",),  # as the released code really trains: 80 tensors
+    "all": ("",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelBundle:
+    """The parts of one model folder, in evaluation mode.
+
+    Attributes:
+        unet: `UNet2DConditionModel`.
+        vae: `AutoencoderKL`; latents are scaled by `vae.config.scaling_factor`.
+        text_encoder: `AltCLIPTextModel`, or `CLIPTextModel` where the base still speaks English only.
+        tokenizer: pads to `tokenizer.model_max_length` positions.
+        scheduler: a diffusers scheduler, epsilon prediction.
+    """
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+
+    def with_text_encoder(self, text_encoder: Any, tokenizer: Any) -> ModelBundle:
+        """The same model behind another text encoder.
+
+        Raises:
+            AltDiffusionError: the UNet expects vectors of another width.
+        """
+        width, wanted = text_width(text_encoder), int(self.unet.config.cross_attention_dim)
+        if width != wanted:
+            raise AltDiffusionError(
+                f"text encoder {type(text_encoder).__name__} of width {width}",
+                f"does not fit a UNet that reads vectors of width {wanted}",
+                "use the encoder that belongs to this base",
+            )
+        return replace(self, text_encoder=text_encoder, tokenizer=tokenizer)
+
+
+def unet_config_sd21() -> dict[str, Any]:
+    """Stable Diffusion 2.1 base: 865,910,724 parameters, latents [4, 64, 64], context [77, 1024]."""
+    return {
+        "sample_size": 64,
+        "in_channels": 4,
+        "out_channels": 4,
+        "layers_per_block": 2,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+        "norm_eps": 1e-5,
+        "norm_num_groups": 32,
+    }
+
+
+def unet_config_demo() -> dict[str, Any]:
+    """The demo's UNet: latents [16, 8, 8], context [32, 128]."""
+    return {
+        "sample_size": 8,
+        "in_channels": 16,
+        "out_channels": 16,
+        "layers_per_block": 1,
+        "block_out_channels": (64, 128),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 128,
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+        "norm_eps": 1e-5,
+        "norm_num_groups": 32,
+    }
+
+
+def text_config_m18() -> dict[str, Any]:
+    """AltDiffusion-m18's encoder as the UNet reads it: XLM-R large without its last layer, 77 -> [77, 1024]."""
+    return {
+        "vocab_size": 250002,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "project_dim": 1024,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "use_attention_mask": True,  # StableDiffusionPipeline hands the mask over only where this is set
+    }
+
+
+def text_config_demo(vocab_size: int) -> dict[str, Any]:
+    """The demo's multilingual encoder: 32 -> [32, 128]."""
+    return text_config_m18() | {
+        "vocab_size": vocab_size,
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 34,
+        "project_dim": 128,
+    }
+
+
+def english_text_config_demo(vocab_size: int) -> dict[str, Any]:
+    """The demo base's English encoder, a `CLIPTextModel`: 32 -> [32, 128]."""
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 32,
+        "hidden_act": "gelu",
+        "projection_dim": 128,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+
+
+def vae_config_demo() -> dict[str, Any]:
+    """The demo's autoencoder: pictures [3, 32, 32] in -1..1 <-> latents [16, 8, 8]."""
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "sample_size": 32,
+        "latent_channels": 16,
+        "block_out_channels": (32, 64, 96),
+        "layers_per_block": 1,
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "norm_num_groups": 8,
+        "mid_block_add_attention": False,
+    }
+
+
+def scheduler_config() -> dict[str, Any]:
+    """Stable Diffusion's noise schedule, for `DDIMScheduler`."""
+    return {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "epsilon",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+
+
+def build_unet(config: dict[str, Any], device: str = "cpu") -> Any:
+    """A `UNet2DConditionModel` with fresh weights; on "meta" it costs no memory."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device(device):
+        return UNet2DConditionModel.from_config(config).eval()
+
+
+def build_vae(config: dict[str, Any], device: str = "cpu") -> Any:
+    """An `AutoencoderKL` with fresh weights."""
+    from diffusers import AutoencoderKL
+
+    with torch.device(device):
+        return AutoencoderKL.from_config(config).eval()
+
+
+def build_text_encoder(config: dict[str, Any], device: str = "cpu") -> Any:
+    """An `AltCLIPTextModel` with fresh weights."""
+    from transformers import AltCLIPTextConfig, AltCLIPTextModel
+
+    with torch.device(device):
+        return AltCLIPTextModel(AltCLIPTextConfig(**config)).eval()
+
+
+def build_english_text_encoder(config: dict[str, Any], device: str = "cpu") -> Any:
+    """A `CLIPTextModel` with fresh weights."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device(device):
+        return CLIPTextModel(CLIPTextConfig(**config)).eval()
+
+
+def trainable_parameters(unet: Any, which: Trains) -> list[tuple[str, torch.nn.Parameter]]:
+    """What a stage trains, by name in the UNet's own order; sets `requires_grad` on every parameter of the UNet."""
+    if which not in _PARTS:
+        raise AltDiffusionError(f"trains {which!r}", "is unknown", f"use one of {', '.join(_PARTS)}")
+    chosen: list[tuple[str, torch.nn.Parameter]] = []
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(any(part in name for part in _PARTS[which]))
+        if parameter.requires_grad:
+            chosen.append((name, parameter))
+    return chosen
+
+
+def text_width(text_encoder: Any) -> int:
+    """Width D of the vectors that `encode_text` gives."""
+    config = text_encoder.config
+    return int(config.project_dim if hasattr(config, "project_dim") else config.hidden_size)
+
+
+@contextmanager
+def local_folder(uri: str | Path) -> Iterator[Path]:
+    """A model folder on the local file system; a remote one is copied for the time of the block."""
+    if is_local(str(uri)):
+        yield Path(local_path(str(uri)))
+        return
+    fs, path = filesystem(str(uri))
+    with tempfile.TemporaryDirectory() as scratch:
+        fs.get(path.rstrip("/") + "/", scratch + "/", recursive=True)
+        yield Path(scratch)
+
+
+def load_bundle(
+    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> ModelBundle:
+    """Opens a model folder with stock diffusers; safetensors only, nothing is fetched.
+
+    Raises:
+        AltDiffusionError: it is not a model folder, or a part of it is missing or damaged.
+    """
+    from diffusers import DiffusionPipeline
+
+    with local_folder(folder) as local:
+        if not (local / "model_index.json").is_file():
+            raise AltDiffusionError(
+                f"model folder {folder}", "holds no model_index.json", "give the folder of an export or of a base model"
+            )
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(
+                str(local), torch_dtype=dtype, use_safetensors=True, local_files_only=True
+            )
+        except Exception as error:  # every kind of damage has its own class there
+            raise AltDiffusionError(
+                f"model folder {folder}", f"cannot be opened ({_first_line(error)})", "write or export it again"
+            ) from error
+    bundle = ModelBundle(
+        unet=pipeline.unet,
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        scheduler=pipeline.scheduler,
+    )
+    for network in (bundle.unet, bundle.vae, bundle.text_encoder):
+        network.to(device).eval()
+    return bundle
+
+
+def save_bundle(bundle: ModelBundle, folder: str | Path) -> None:
+    """Writes a folder that `DiffusionPipeline.from_pretrained` opens; safetensors only."""
+    from diffusers import StableDiffusionPipeline
+
+    StableDiffusionPipeline(
+        vae=bundle.vae,
+        text_encoder=bundle.text_encoder,
+        tokenizer=bundle.tokenizer,
+        unet=bundle.unet,
+        scheduler=bundle.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(str(folder), safe_serialization=True)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,93 @@
+"""From captions to the UNet's context, the same for the multilingual encoder and the English one of a base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from altdiffusion.diffusion.models import local_folder
+from altdiffusion.errors import AltDiffusionError
+
+
+def tokenize(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
+    """Token ids, int64 [B, T], T = `tokenizer.model_max_length`: cut or padded exactly as StableDiffusionPipeline does."""
+    ids = tokenizer(
+        list(captions),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return torch.as_tensor(ids, dtype=torch.int64)
+
+
+def encode_text(text_encoder: Any, token_ids: torch.Tensor, pad_id: int) -> torch.Tensor:
+    """The UNet's context.
+
+    The encoder gets the mask `token_ids != pad_id` where its config says `use_attention_mask`, as in
+    StableDiffusionPipeline; a causal CLIP encoder needs none. The UNet attends to every position, pads included
+    (FlagAI `examples/AltDiffusion-m18`), and so nothing is cut here.
+
+    Args:
+        text_encoder: `AltCLIPTextModel` or `CLIPTextModel`.
+        token_ids: int64 [B, T].
+        pad_id: the tokenizer's pad id.
+
+    Returns:
+        [B, T, D] in the encoder's dtype.
+    """
+    masked = bool(getattr(text_encoder.config, "use_attention_mask", False))
+    mask = (token_ids != pad_id).to(torch.int64) if masked else None
+    hidden: torch.Tensor = text_encoder(token_ids, attention_mask=mask)[0]
+    return hidden
+
+
+def load_text_encoder(
+    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any]:
+    """(`AltCLIPTextModel` in evaluation mode, tokenizer) from `folder`/text_encoder and `folder`/tokenizer.
+
+    That is a model folder's own layout, so a model folder serves as well.
+
+    Raises:
+        AltDiffusionError: a part is missing or damaged.
+    """
+    from transformers import AltCLIPTextModel, XLMRobertaTokenizer
+
+    with local_folder(folder) as local:
+        for part, file in (("text_encoder", "config.json"), ("tokenizer", "tokenizer.json")):
+            if not (local / part / file).is_file():
+                raise AltDiffusionError(
+                    f"text encoder folder {folder}", f"holds no {part}/{file}", "give the folder that a conversion wrote"
+                )
+        try:
+            encoder, report = AltCLIPTextModel.from_pretrained(
+                local / "text_encoder",
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+            tokenizer = XLMRobertaTokenizer.from_pretrained(local / "tokenizer", local_files_only=True)
+        except Exception as error:
+            problem = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise AltDiffusionError(
+                f"text encoder folder {folder}", f"cannot be opened ({problem})", "convert or export it again"
+            ) from error
+    wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+    if wrong:
+        raise AltDiffusionError(
+            f"text encoder folder {folder}",
+            f"does not hold exactly an AltCLIPTextModel's weights ({wrong[0]} is missing or unused)",
+            "convert the published encoder first",
+        )
+    return encoder.to(device).eval(), tokenizer
+
+
+def save_text_encoder(text_encoder: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Writes what `load_text_encoder` reads; safetensors only."""
+    text_encoder.save_pretrained(Path(folder) / "text_encoder", safe_serialization=True)
+    tokenizer.save_pretrained(Path(folder) / "tokenizer")

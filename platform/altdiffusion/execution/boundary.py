@@ -1,0 +1,133 @@
+"""A boundary: one step between durable datasets. Run again, it does only what is not recorded yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.progress import Progress
+from altdiffusion.execution.runner import run_units
+from altdiffusion.execution.units import Pool, Resources, UnitWork
+from altdiffusion.records import Kind
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Dataset, Lake, Version
+from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """`parents`, `units` and `work` read the lake: called when the boundary runs, not when planned."""
+
+    name: str
+    """The verb: select, deduplicate, download, encode, generate."""
+    output: str
+    """Name of the dataset it makes."""
+    kind: Kind
+    settings: Mapping[str, Any]
+    """All that decides the result beside the parents: what the manifest stores."""
+    fingerprint: str
+    """Of `settings`."""
+    noun: str
+    """What is counted in the progress line, plural."""
+    parents: Callable[[Lake], Sequence[Ref]]
+    units: Callable[[Lake], Sequence[Unit]]
+    work: Callable[[Lake], UnitWork]
+    pool: Pool = field(default_factory=Pool)
+    resources: Resources = field(default_factory=Resources)
+    when_empty: str = "loosen the filters, or check the input"
+    """Remedy to print when not one row is accepted."""
+
+    def describe(self) -> str:
+        """One line for the plan."""
+        pool, need = self.pool, self.resources
+        gpus = f" + {need.num_gpus:g} GPU" if need.num_gpus else ""
+        workers = f"{pool.min_size}-{pool.max_size} workers of {need.num_cpus:g} CPU{gpus}"
+        return f"{self.name} -> dataset {self.output} ({self.kind}), {workers}"
+
+
+def published(lake: Lake, boundary: Boundary) -> Version | None:
+    """The version that this boundary has already made from its parents as they are now, if all its files are there."""
+    dataset = lake.dataset(boundary.output)
+    parents = tuple(str(parent) for parent in boundary.parents(lake))
+    for digest in dataset.digests():
+        version = dataset.open(digest)
+        manifest = version.manifest
+        if (manifest.parents, manifest.fingerprint) == (parents, boundary.fingerprint) and not _missing(
+            dataset, (*version.shards, *version.rejects)
+        ):
+            return version
+    return None
+
+
+def run_boundary(
+    lake: Lake, boundary: Boundary, *, backend: Literal["ray", "inline"], progress: Progress | None = None
+) -> Version:
+    """Works off what is not in the ledger and publishes the version.
+
+    Raises:
+        AltDiffusionError: an input is unusable, or not one row was accepted (then nothing is published).
+    """
+    done = published(lake, boundary)
+    dataset = lake.dataset(boundary.output)
+    if done is not None:
+        dataset.set_head(done)
+        return done
+    parents = boundary.parents(lake)
+    units = boundary.units(lake)
+    ledger = dataset.ledger(boundary.fingerprint)
+    _forget_lost(dataset, ledger, units)
+    records = run_units(
+        boundary.work(lake),
+        units,
+        ledger,
+        backend=backend,
+        pool=boundary.pool,
+        resources=boundary.resources,
+        progress=progress or Progress(boundary.name, rows_name=boundary.noun),
+    )
+    if not any(record.rows_out for record in records):
+        raise _nothing_accepted(boundary, records)
+    return dataset.publish(
+        kind=boundary.kind,
+        records=records,
+        parents=parents,
+        config=boundary.settings,
+        fingerprint=boundary.fingerprint,
+    )
+
+
+def _nothing_accepted(boundary: Boundary, records: Sequence[UnitRecord]) -> AltDiffusionError:
+    reasons: dict[str, int] = {}
+    for record in records:
+        for reason, count in record.rejects_by_reason.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
+    rows = sum(record.rows_in for record in records)
+    return AltDiffusionError(
+        f"dataset {boundary.output}",
+        f"would be empty: of {rows:,} rows none was accepted ({told or 'there were no rows'})",
+        boundary.when_empty,
+    )
+
+
+def _missing(dataset: Dataset, infos: Sequence[Any]) -> set[str]:
+    """SHA-256 of the files that are not there: two listings, whatever the number of shards."""
+    present = {
+        name.removesuffix(".parquet")
+        for folder in ("shards", "rejects")
+        for name in files.list_names(files.join(dataset.folder_uri, folder))
+    }
+    return {info.sha256 for info in infos} - present
+
+
+def _forget_lost(dataset: Dataset, ledger: Ledger, units: Sequence[Unit]) -> None:
+    """A recorded unit whose files have been lost is done again."""
+    wanted = {unit.id for unit in units}
+    records = [record for record in ledger.all().values() if record.unit_id in wanted]
+    lost = _missing(dataset, [info for record in records for info in (*record.shards, *record.rejects)])
+    for record in records:
+        if any(info.sha256 in lost for info in (*record.shards, *record.rejects)):
+            ledger.forget(record.unit_id)

@@ -1,0 +1,155 @@
+"""The one place that connects to Ray: an embedded one on a laptop, or the cluster that was named.
+
+Every retry that Ray does by itself is bounded here (a task killed for memory is otherwise retried for ever), and
+what Ray tells its own developers on stderr is silenced: failures reach the user as exceptions.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import altdiffusion
+from altdiffusion.errors import AltDiffusionError
+
+CONNECT_TIMEOUT_S = 10.0
+OBJECT_STORE_BYTES = 256 * 2**20  # descriptors only pass through it
+START_TIMEOUT_S = 1800
+"""How long a pool may wait for the nodes of an autoscaling cluster."""
+SOURCE_ROOT = Path(altdiffusion.__file__).resolve().parents[1]
+
+_SETTINGS = {
+    "RAY_task_oom_retries": "2",
+    "RAY_memory_usage_threshold": "0.95",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
+}
+_EMBEDDED: set[str] = set()
+"""Addresses of the Rays that this process started."""
+_REMEDY = (
+    "start the cluster, mend the address, or leave it out to run on this machine; where the cluster's gateway is "
+    "only reachable over its job API, use `ray job submit`"
+)
+
+
+def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
+    """Connects this process to Ray; nothing happens if it already is.
+
+    Args:
+        address: `host:port` of a head, "auto" for the cluster on this machine, None for `RAY_ADDRESS` (which
+            `ray job submit` sets) or, where that is not set either, an embedded Ray that ends with this process.
+        num_cpus: logical CPUs of the embedded Ray; by default those this process may use.
+        num_gpus: GPUs of the embedded Ray; by default none: hardware is declared, not probed.
+
+    Raises:
+        AltDiffusionError: nothing answers at that address within about 20 s, or it refuses us.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    where = address or os.environ.get("RAY_ADDRESS")
+    if where is None:
+        _embedded_settings()
+    import ray
+
+    if ray.is_initialized():
+        return
+    if where is None:
+        context = ray.init(
+            address="local",
+            num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+            num_gpus=num_gpus or 0,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+        _EMBEDDED.add(str(context.address_info["gcs_address"]))
+    else:
+        _join(where)
+    _quiet()
+
+
+def is_embedded() -> bool:
+    """Whether this process's Ray is its own: it has this machine's resources and gets no others."""
+    import ray
+
+    return ray.is_initialized() and ray.get_runtime_context().gcs_address in _EMBEDDED
+
+
+def shutdown() -> None:
+    """Leaves the cluster; an embedded one ends. Nothing happens where Ray was never used."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
+
+
+def _embedded_settings() -> None:
+    """What the embedded Ray's own processes inherit: a token of this process alone, and where our code lies."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    known = os.environ.get("PYTHONPATH", "")
+    parts = [str(Path(part).resolve()) for part in known.split(os.pathsep) if part]
+    if str(SOURCE_ROOT) not in parts:
+        parts.append(str(SOURCE_ROOT))
+    os.environ["PYTHONPATH"] = os.pathsep.join(parts)  # absolute: a worker has another working directory
+
+
+def _join(address: str) -> None:
+    import ray
+
+    if address != "auto":
+        _probe(address)
+    # A submitted job brings its code in its own runtime environment; anyone else sends the package along.
+    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    runtime_env: dict[str, Any] | None = None if inside_job else {"py_modules": [str(SOURCE_ROOT / "altdiffusion")]}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
+    except Exception as error:  # refused, unauthenticated, another Ray version: each has its own class
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AltDiffusionError(f"Ray address {address}", f"cannot be joined ({first})", _REMEDY) from error
+
+
+def _probe(address: str) -> None:
+    """Refuses an address where no Ray head answers: `ray.init` itself would try for more than two minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://") or not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise AltDiffusionError(f"Ray address {address}", "is not of the form host:port", "write e.g. 10.0.0.5:6379")
+    what = f"Ray address {address}"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise AltDiffusionError(what, f"is unreachable ({error.strerror or error})", _REMEDY) from error
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return
+    import grpc  # type: ignore[import-untyped, unused-ignore]
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
+        except grpc.FutureTimeoutError as error:
+            raise AltDiffusionError(what, "is reachable, but no Ray head answers there", _REMEDY) from error
+
+
+def _quiet() -> None:
+    """Ray's bars, chatter and tracebacks off: `Progress` is the one voice, exceptions are the other."""
+    import ray.data
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_, **__: None  # it prints every death of a process, whoever meant it
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    if not is_embedded():
+        context.wait_for_min_actors_s = START_TIMEOUT_S
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,110 @@
+"""One line of progress: on a terminal it is redrawn, in a log it is repeated every few seconds."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import TextIO
+
+LOG_EVERY_S = 5.0
+QUIET_EVERY_S = 30.0
+DRAW_EVERY_S = 0.5
+
+
+def duration(seconds: float) -> str:
+    """h:mm:ss."""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+class Progress:
+    """Counts finished units and rows, as in `[download] 12/40 units  1,234 images  98.1 images/s  0:00:31 left`.
+
+    Use it as a context manager around the work. A thread keeps the line alive, so that a log also shows that a job
+    waits. The rate is that of this invocation: units found in the ledger count as done, not as fast.
+    """
+
+    def __init__(self, label: str, *, rows_name: str = "rows", stream: TextIO | None = None) -> None:
+        self.label = label
+        self.total_units = 0
+        self.rows_name = rows_name
+        self._stream = stream if stream is not None else sys.stderr
+        self._terminal = self._stream.isatty()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._started = time.monotonic()
+        self._shown_at = 0.0
+        self._shown = (-1, -1)
+        self._skipped = 0
+        self._done = 0
+        self._rows = 0
+
+    def begin(self, total_units: int, skipped_units: int = 0) -> None:
+        """Sets how many units there are and how many of them need no work; starts the clock."""
+        with self._lock:
+            self.total_units = total_units
+            self._skipped, self._done, self._rows = skipped_units, 0, 0
+            self._started = self._shown_at = time.monotonic()
+            self._shown = (-1, -1)
+        self._show()
+
+    def advance(self, rows: int, units: int = 1) -> None:
+        """Counts finished units and the rows they read."""
+        with self._lock:
+            self._done += units
+            self._rows += rows
+        now = time.monotonic()
+        if now - self._shown_at >= (DRAW_EVERY_S if self._terminal else LOG_EVERY_S):
+            self._show()
+
+    def line(self, now: float | None = None) -> str:
+        """The line as it would be printed."""
+        with self._lock:
+            elapsed = max((time.monotonic() if now is None else now) - self._started, 1e-9)
+            finished = self._skipped + self._done
+            head = f"[{self.label}] {finished}/{self.total_units} units"
+            if not self._done:
+                if finished == self.total_units:
+                    return f"{head}  nothing left to do"
+                return f"{head}  starting" + (f", {duration(elapsed)} so far" if elapsed >= 1 else "")
+            rows = f"{self._rows:,} {self.rows_name}  {self._rows / elapsed:,.1f} {self.rows_name}/s"
+            if finished >= self.total_units:
+                return f"{head}  {rows}  in {duration(elapsed)}"
+            left = elapsed / self._done * (self.total_units - finished)
+            return f"{head}  {rows}  {duration(left)} left"
+
+    def __enter__(self) -> Progress:
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._tick, name=f"progress-{self.label}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._show(last=True)
+
+    def _tick(self) -> None:
+        while not self._stop.wait(DRAW_EVERY_S):
+            if self._terminal or time.monotonic() - self._shown_at >= QUIET_EVERY_S:
+                self._show()
+
+    def _show(self, last: bool = False) -> None:
+        text = self.line()
+        with self._lock:
+            state = (self._skipped, self._done)
+            if last and not self._terminal and state == self._shown:
+                return
+            self._shown, self._shown_at = state, time.monotonic()
+            if self._terminal:
+                self._stream.write(f"\r{text}\x1b[K" + ("\n" if last else ""))
+            else:
+                self._stream.write(f"{text}\n")
+            self._stream.flush()

@@ -1,0 +1,201 @@
+"""Runs units that are not in the ledger yet, here or on Ray Data, and returns all records in unit order."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution import cluster
+from altdiffusion.execution.progress import Progress
+from altdiffusion.execution.units import Backend, Pool, Resources, UnitWork
+from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
+
+MAX_RESTARTS = 2
+"""How often a dead worker process is replaced, and a unit that was on it given out again: never without end."""
+MAX_BLOCKS = 10_000
+
+
+def run_units(
+    work: UnitWork,
+    units: Sequence[Unit],
+    ledger: Ledger,
+    *,
+    backend: Backend,
+    pool: Pool | None = None,
+    resources: Resources | None = None,
+    progress: Progress,
+) -> list[UnitRecord]:
+    """Works off `units`; what the ledger holds is not done again.
+
+    Killed at any moment and run again with the same units, it returns the same records: a unit's record is written
+    after its shards, by the worker that made them.
+
+    Args:
+        work: what to do; it travels to the workers by pickle.
+        units: descriptors, with distinct ids.
+        ledger: of the dataset and config fingerprint that the units belong to.
+        backend: "inline" runs in this process, "ray" on a pool of workers (`cluster.connect` first).
+        pool: how many workers; ignored inline.
+        resources: what one worker takes; ignored inline.
+        progress: shown while units run.
+
+    Raises:
+        AltDiffusionError: as raised by the work, or a worker process died again and again.
+    """
+    if len({unit.id for unit in units}) != len(units):
+        raise ValueError("unit ids are not distinct")
+    known = ledger.all()
+    records = {unit.id: known[unit.id] for unit in units if unit.id in known}
+    pending = [unit for unit in units if unit.id not in records]
+    progress.begin(len(units), len(records))
+    if pending:
+        results = (
+            _inline(work, pending, ledger)
+            if backend == "inline"
+            else _on_ray(work, pending, ledger, pool or Pool(), resources or Resources())
+        )
+        with progress:
+            for record in results:
+                records[record.unit_id] = record
+                progress.advance(record.rows_in)
+    return [records[unit.id] for unit in units]
+
+
+def _inline(work: UnitWork, units: Sequence[Unit], ledger: Ledger) -> Iterator[UnitRecord]:
+    work.setup()
+    for unit in units:
+        yield ledger.record(work.run(unit))
+
+
+class UnitActor:
+    """A worker of the Ray Data pool: loads its models once, then works off one unit after another.
+
+    Rows in: {"unit": JSON text}; rows out: {"record": JSON text or None, "error": pickle or None}. An exception
+    travels as a value: Ray would wrap it, and would count it as a failure of its own.
+    """
+
+    def __init__(self, work: UnitWork, ledger: Ledger) -> None:
+        self._work = work
+        self._ledger = ledger
+        self._ready = False
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {"record": [], "error": []}
+        for text in batch["unit"]:
+            try:
+                out["record"].append(json.dumps(self._one(Unit(**json.loads(str(text)))).to_json()))
+                out["error"].append(None)
+            except Exception as error:
+                out["record"].append(None)
+                out["error"].append(_pack(error))
+        return out
+
+    def _one(self, unit: Unit) -> UnitRecord:
+        done = self._ledger.get(unit.id)  # by the worker that died after recording, or by another driver
+        if done is not None:
+            return done
+        if not self._ready:
+            self._work.setup()
+            self._ready = True
+        return self._ledger.record(self._work.run(unit))
+
+
+def _on_ray(
+    work: UnitWork, units: Sequence[Unit], ledger: Ledger, pool: Pool, resources: Resources
+) -> Iterator[UnitRecord]:
+    if ledger.folder_uri.startswith("memory://"):
+        raise AltDiffusionError(
+            f"storage {ledger.folder_uri}",
+            "is the memory of one process, but Ray has several",
+            "use a folder or an object store, or the inline backend",
+        )
+    import ray
+    import ray.data
+    from ray.exceptions import GetTimeoutError, RayError
+
+    _check_capacity(resources)
+    items = [{"unit": json.dumps({"id": u.id, "index": u.index, "payload": dict(u.payload)})} for u in units]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # max_restarts has no other way in than the one that warns, in Ray 2.60
+        results = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map_batches(
+            UnitActor,
+            batch_size=1,
+            batch_format="numpy",
+            fn_constructor_kwargs={"work": work, "ledger": ledger},
+            compute=ray.data.ActorPoolStrategy(
+                min_size=min(pool.min_size, len(units)), max_size=min(pool.max_size, len(units))
+            ),
+            num_cpus=resources.num_cpus,
+            num_gpus=resources.num_gpus or None,
+            memory=resources.memory_bytes or None,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
+        )
+    waiting = {unit.id for unit in units}
+    try:
+        for row in results.iter_rows():
+            if row["error"] is not None:
+                _raise(row["error"])
+            record = UnitRecord.from_json(json.loads(row["record"]))
+            waiting.discard(record.unit_id)
+            yield record
+    except GetTimeoutError:
+        raise AltDiffusionError(
+            f"the pool's {pool.min_size} workers",
+            f"did not start within {cluster.START_TIMEOUT_S} s",
+            "look at the cluster's free resources (`ray status`), or ask for a smaller pool",
+        ) from None
+    except RayError as error:
+        raise AltDiffusionError(
+            f"{len(waiting)} unfinished units, {', '.join(sorted(waiting)[:3])} among the first",
+            f"worker processes died {MAX_RESTARTS + 1} times in a row ({_reason(error)})",
+            "look for a lack of memory or a crash in native code, then run it again: finished units are kept",
+        ) from None
+
+
+def _check_capacity(resources: Resources) -> None:
+    """In the embedded Ray nothing scales up: a worker that does not fit would wait for ever."""
+    import ray
+
+    if not cluster.is_embedded():
+        return
+    has = ray.cluster_resources()
+    wanted = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": float(resources.memory_bytes)}
+    for name, amount in wanted.items():
+        if amount > has.get(name, 0.0):
+            raise AltDiffusionError(
+                f"a worker with {name} {amount:g}",
+                f"does not fit on this machine, which has {has.get(name, 0.0):g}",
+                "ask for less in the config's resources, or give the address of a cluster",
+            )
+
+
+def _pack(error: Exception) -> bytes:
+    """The exception with its traceback as a note; one that does not pickle becomes a RuntimeError of its text."""
+    trace = "".join(traceback.format_exception(error))
+    if not isinstance(error, AltDiffusionError):
+        error.add_note(f"in a worker:\n{trace}")
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        plain = RuntimeError(f"{type(error).__name__}: {error}")
+        plain.add_note(f"in a worker:\n{trace}")
+        data = pickle.dumps(plain)
+    return data
+
+
+def _raise(packed: bytes) -> None:
+    error: Exception = pickle.loads(packed)  # made by our own worker, seconds ago
+    error.__cause__ = None
+    raise error
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

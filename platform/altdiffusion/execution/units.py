@@ -1,0 +1,56 @@
+"""What runs (a `UnitWork`) and on how much (a `Pool` of workers with `Resources` each)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from altdiffusion.storage.ledger import Unit, UnitRecord
+
+Backend = Literal["ray", "inline"]
+
+
+class UnitWork(Protocol):
+    """One boundary's work on one unit.
+
+    It is made on the driver and pickled to every worker, so its constructor only keeps descriptions (URIs, configs).
+    Everything is a function of the unit and of what the constructor got: a unit may run twice (a worker died, two
+    drivers race) and must then write the same bytes.
+    """
+
+    def setup(self) -> None:
+        """Called once in each worker, before its first unit: load models, open connections."""
+
+    def run(self, unit: Unit) -> UnitRecord:
+        """Reads the unit's input, writes its shards and rejects, and says what it made. Not the ledger: the runner
+        does that, after the shards."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """How many workers. It grows from `min_size` towards `max_size` while units wait."""
+
+    min_size: int = 1
+    max_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.min_size < 1:
+            raise ValueError("min_size: is below 1; a pool has at least one worker")
+        if self.max_size < self.min_size:
+            raise ValueError("max_size: is below min_size; give at least as many")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What one worker takes of the cluster: logical CPUs and GPUs, bytes of memory (0 = not accounted)."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_cpus", "num_gpus", "memory_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: is negative; give 0 or more")
+        if not self.num_cpus and not self.num_gpus:
+            raise ValueError("num_cpus: is 0 with no GPU either; a worker takes at least a part of one")

@@ -1,0 +1,104 @@
+"""The model that draws: found by folder or run, pinned by the digest of its content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.config import ModelConfig
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model folder as generation uses it. Small; it travels to the workers, which check the digest again."""
+
+    uri: str
+    content: str
+    """Content digest: SHA-256 (hex) over the folder's files."""
+    ref: Ref
+    """What lineage calls it: the checkpoint that an export was made from, else the model folder."""
+
+
+def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
+    """Finds the folder and reads it once for its digest.
+
+    Raises:
+        AltDiffusionError: it is missing, is not a model folder, or is not the one that the config or its own
+            lineage.json promises.
+    """
+    uri = config.folder if config.folder is not None else _export(config, lake_uri)
+    if not files.exists(files.join(uri, "model_index.json")):
+        raise AltDiffusionError(
+            f"model folder {uri}", "holds no model_index.json", "give the folder of an export or of a base model"
+        )
+    content = content_digest(uri)
+    if config.digest is not None and not content.startswith(config.digest):
+        raise AltDiffusionError(
+            f"model folder {uri}",
+            f"has content {content[:12]}, not {config.digest[:12]} as the config demands",
+            "name the right model, or take the digest out of the config to accept this one",
+        )
+    document = _document(uri)
+    promised = document.get("content")
+    if promised is not None and promised != content:
+        raise AltDiffusionError(
+            f"model folder {uri}",
+            f"was changed or damaged: its content is {content[:12]}, its {LINEAGE} says {str(promised)[:12]}",
+            "export it again from its checkpoint",
+        )
+    return Model(uri=uri, content=content, ref=_origin(uri, content, document))
+
+
+def check_content(model: Model) -> None:
+    """Refuses a folder that is no longer what the plan was made with."""
+    found = content_digest(model.uri)
+    if found != model.content:
+        raise AltDiffusionError(
+            f"model folder {model.uri}",
+            f"changed while images were drawn: its content is {found[:12]}, was {model.content[:12]}",
+            "run the same command again: it starts a new set with the model as it is now",
+        )
+
+
+def size_multiple(model: Model) -> int:
+    """Widths and heights must be multiples of this many pixels: VAE factor times the UNet's."""
+    vae, unet = (files.read_json(files.join(model.uri, part, "config.json")) for part in ("vae", "unet"))
+    return int(2 ** (len(vae["block_out_channels"]) - 1) * 2 ** (len(unet["block_out_channels"]) - 1))
+
+
+def _export(config: ModelConfig, lake_uri: str) -> str:
+    folder = files.join(lake_uri, "exports", str(config.run))
+    steps = {
+        int(name.removeprefix("step-")): name
+        for name in files.list_names(folder)
+        if name.startswith("step-") and name[5:].isdigit()
+    }
+    step = max(steps, default=None) if config.step is None else config.step
+    if step is None or step not in steps:
+        others = files.list_names(files.join(lake_uri, "exports"))
+        wanted = "no export" if config.step is None else f"no export of step {config.step}"
+        shown = (
+            f"its exports are of steps {', '.join(map(str, sorted(steps)))}"
+            if steps
+            else (f"train it first; runs with exports: {', '.join(others) or 'none'}")
+        )
+        raise AltDiffusionError(f"run {config.run}", f"has {wanted} in the lake {lake_uri}", shown)
+    return files.join(folder, steps[step])
+
+
+def _document(uri: str) -> dict[str, Any]:
+    try:
+        document = files.read_json(files.join(uri, LINEAGE))
+    except FileNotFoundError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _origin(uri: str, content: str, document: dict[str, Any]) -> Ref:
+    parents = [str(parent) for parent in document.get("parents") or [document.get("checkpoint", "")]]
+    checkpoints = [parent for parent in parents if parent.startswith("checkpoint:")]
+    return Ref.parse(checkpoints[0]) if len(checkpoints) == 1 else model_ref(uri, content)

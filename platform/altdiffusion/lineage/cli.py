@@ -1,0 +1,80 @@
+"""`altdiffusion lineage up|down REF` and `altdiffusion lineage rebuild`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+from altdiffusion.lineage import graph as graphs
+from altdiffusion.lineage import images, tree
+
+_REF = (
+    "kind:name@digest, name, name@prefix, a run's name (its newest checkpoint), 8 or more digits of a digest, "
+    "or a picture: its SHA-256 or its file"
+)
+
+
+def register(subparsers: Any) -> None:
+    """Adds `lineage` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned)."""
+    parser = subparsers.add_parser("lineage", help="what went into a thing, and what was made of it")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild")
+    for action, text in (
+        ("up", "what went into a dataset, checkpoint or picture, down to the source"),
+        ("down", "what was made of a dataset, checkpoint or picture"),
+        ("page", "the same both ways as one HTML page"),
+    ):
+        one = actions.add_parser(action, help=text)
+        one.add_argument("ref", metavar="REF", help=_REF)
+        _lake(one)
+        if action == "page":
+            one.add_argument("--out", default="lineage.html", metavar="FILE", help="where to write (default %(default)s)")
+        else:
+            one.add_argument("--json", action="store_true", help="nodes and edges for programs")
+        one.set_defaults(run=cmd_lineage)
+    again = actions.add_parser("rebuild", help="refill an empty MLflow from the manifests of a lake")
+    _lake(again)
+    again.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: SQLite in the lake)")
+    again.add_argument("--experiment", default="altdiffusion", help="MLflow experiment (default %(default)s)")
+    again.set_defaults(run=cmd_lineage)
+
+
+def _lake(parser: argparse.ArgumentParser) -> None:
+    default = os.environ.get("ALTDIFFUSION_LAKE")
+    parser.add_argument(
+        "--lake",
+        metavar="URI",
+        default=default,
+        required=default is None,
+        help="folder or address that the jobs write to (or set ALTDIFFUSION_LAKE)",
+    )
+
+
+def cmd_lineage(arguments: argparse.Namespace) -> int:
+    """Runs a parsed `lineage` command; prints to stdout.
+
+    Raises:
+        AltDiffusionError: the lake or the reference is not usable.
+    """
+    if arguments.action == "rebuild":
+        from altdiffusion.lineage.rebuild import rebuild
+
+        print(rebuild(arguments.lake, arguments.tracking_uri, arguments.experiment))
+        return 0
+    graph = graphs.scan(arguments.lake)
+    if arguments.action == "page":
+        from altdiffusion.lineage import page
+        from altdiffusion.storage import files
+
+        root = images.lineage(graph, arguments.ref, "up")
+        extra = [node for ref, node in root.nodes.items() if ref not in graph.nodes]
+        files.write_atomic(arguments.out, page.render(graph.with_nodes(extra), root.root).encode())
+        print(arguments.out)
+        return 0
+    part = images.lineage(graph, arguments.ref, arguments.action)
+    if arguments.json:
+        print(json.dumps(part.to_json(), ensure_ascii=False, indent=2))
+    else:
+        print(tree.render(part), end="")
+    return 0

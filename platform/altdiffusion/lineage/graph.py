@@ -1,0 +1,334 @@
+"""The lineage of a lake as a graph, read from its manifests alone.
+
+Nodes are dataset versions (datasets/*/versions/*/manifest.json), checkpoints (checkpoints/*/*/COMPLETE.json), exports
+(exports/*/*/lineage.json), models (models/*/lineage.json, or only named by a parent reference) and sources (only
+named). An edge leads from a thing to each thing it was made from. What a manifest names but the lake does not hold
+stays in the graph, marked missing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Dataset
+
+Direction = Literal["up", "down"]
+NODE_KINDS = ("dataset", "checkpoint", "model", "export", "source", "image", "prompt", "row")
+MIN_DIGITS = 8
+_HEX = re.compile(r"[0-9a-f]{8,64}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """One thing with a digest. `ref` is `kind:name@digest` and the key of the node."""
+
+    ref: str
+    kind: str  # one of NODE_KINDS
+    name: str
+    digest: str
+    parents: tuple[str, ...] = ()
+    uri: str = ""  # where its manifest lies; empty for what is only named
+    missing: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)  # kind, rows, step, stage, counts: what its manifest says
+
+    @property
+    def label(self) -> str:
+        """For the eye: kind:name@12 digits."""
+        return f"{self.kind}:{self.name}@{self.digest[:12]}" if self.digest else f"{self.kind}:{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ref": self.ref,
+            "kind": self.kind,
+            "name": self.name,
+            "digest": self.digest,
+            "uri": self.uri,
+            "missing": self.missing,
+            **dict(self.facts),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The part of the graph above or below one node: its nodes, and for each the next ones in that direction."""
+
+    root: str
+    direction: Direction
+    nodes: Mapping[str, Node]
+    steps: Mapping[str, tuple[str, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        edges = sorted({(ref, parent) for ref, node in self.nodes.items() for parent in node.parents if parent in self.nodes})
+        return {
+            "root": self.root,
+            "direction": self.direction,
+            "nodes": [self.nodes[ref].to_json() for ref in sorted(self.nodes)],
+            "edges": [{"from": parent, "to": ref} for ref, parent in edges],
+        }
+
+
+class Graph:
+    """All nodes of a lake. Make one with `scan`."""
+
+    def __init__(self, lake_uri: str, nodes: Iterable[Node], heads: Mapping[str, str]) -> None:
+        self.lake_uri = lake_uri
+        self.heads = dict(heads)  # dataset name -> digest that the bare name means
+        self.nodes: dict[str, Node] = {node.ref: node for node in nodes}
+        for node in list(self.nodes.values()):
+            for parent in node.parents:
+                self.nodes.setdefault(parent, _named_only(parent))
+        self._children: dict[str, list[str]] = {}
+        for node in self.nodes.values():
+            for parent in node.parents:
+                self._children.setdefault(parent, []).append(node.ref)
+
+    def with_nodes(self, extra: Sequence[Node]) -> Graph:
+        """The same graph and `extra` nodes (rows and images, which manifests do not name)."""
+        return Graph(self.lake_uri, [*self.nodes.values(), *extra], self.heads)
+
+    def parents(self, ref: str) -> tuple[str, ...]:
+        """What `ref` was made from, in the order its manifest says."""
+        return tuple(dict.fromkeys(self.nodes[ref].parents))
+
+    def children(self, ref: str) -> tuple[str, ...]:
+        """What was made from `ref`, in a fixed order."""
+        return tuple(sorted(set(self._children.get(ref, ())), key=lambda child: _order(self.nodes[child])))
+
+    def up(self, ref: str) -> Slice:
+        """Everything that went into `ref` (a key of `nodes`; `resolve` makes one from what a person typed)."""
+        return self._walk(ref, "up", self.parents)
+
+    def down(self, ref: str) -> Slice:
+        """Everything that was made from `ref`."""
+        return self._walk(ref, "down", self.children)
+
+    def _walk(self, root: str, direction: Direction, step: Callable[[str], tuple[str, ...]]) -> Slice:
+        steps: dict[str, tuple[str, ...]] = {}
+        waiting = [root]
+        while waiting:
+            ref = waiting.pop()
+            if ref not in steps:
+                steps[ref] = step(ref)
+                waiting.extend(steps[ref])
+        return Slice(root=root, direction=direction, nodes={ref: self.nodes[ref] for ref in steps}, steps=steps)
+
+    def find(self, text: str) -> list[Node]:
+        """Nodes that `text` may mean: a reference, `name@prefix`, `kind:name`, a name, a run's name, a digest prefix.
+
+        A bare dataset name means its head, a bare run name its newest checkpoint; a checkpoint goes before its export.
+        """
+        if text in self.nodes:
+            return [self.nodes[text]]
+        kind, _, rest = text.rpartition(":")
+        name, _, prefix = rest.partition("@")
+        if "@" in rest and not re.fullmatch(r"[0-9a-f]{8,64}", prefix):
+            return []
+        known = [
+            node
+            for node in self.nodes.values()
+            if (not kind or kind == node.kind) and node.digest.startswith(prefix)
+        ]
+        found = [node for node in known if node.name == name]
+        if not found and not prefix and not kind and _HEX.fullmatch(name):
+            found = [node for node in known if node.digest.startswith(name)]
+        if not found and not prefix and kind in ("", "checkpoint"):
+            steps = [node for node in known if node.kind == "checkpoint" and node.name.rpartition("/")[0] == name]
+            found = sorted(steps, key=lambda node: int(node.facts.get("step", 0)))[-1:]
+        if len(found) > 1 and not prefix:
+            heads = [node for node in found if node.kind == "dataset" and self.heads.get(node.name) == node.digest]
+            found = heads or found
+        if len(found) > 1 and not kind:
+            first = min(NODE_KINDS.index(node.kind) for node in found)
+            found = [node for node in found if NODE_KINDS.index(node.kind) == first]
+        return sorted(found, key=_order)
+
+    def unknown(self, text: str, tried: str = "") -> AltDiffusionError:
+        """The error for a reference that names nothing here, with the nearest names."""
+        names = sorted(
+            {node.label for node in self.nodes.values()}
+            | {node.name for node in self.nodes.values()}
+            | {str(node.facts["run"]) for node in self.nodes.values() if "run" in node.facts}
+        )
+        plain = text.rpartition(":")[2].partition("@")[0]
+        near = difflib.get_close_matches(text, names, n=3, cutoff=0.5) + difflib.get_close_matches(plain, names, n=3)
+        shown = list(dict.fromkeys(near))[:4] or [node.label for node in sorted(self.nodes.values(), key=_order)[:4]]
+        return AltDiffusionError(
+            f"reference {text!r}",
+            f"names nothing in the lake {self.lake_uri}{tried}",
+            f"nearest names: {', '.join(shown)}" if shown else "the lake is empty: run a job first, or check --lake",
+        )
+
+    def ambiguous(self, text: str, found: Sequence[str]) -> AltDiffusionError:
+        """The error for a reference that several things answer to."""
+        more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+        return AltDiffusionError(
+            f"reference {text!r}",
+            f"is ambiguous in the lake {self.lake_uri}",
+            f"write one of: {', '.join(found[:6])}{more}",
+        )
+
+
+def _order(node: Node) -> tuple[Any, ...]:
+    return (NODE_KINDS.index(node.kind), node.name, node.digest)
+
+
+def _named_only(ref: str) -> Node:
+    """A node for a reference whose manifest the lake does not hold; a source never has one."""
+    try:
+        parsed = Ref.parse(ref)
+    except AltDiffusionError:
+        return Node(ref=ref, kind="source", name=ref, digest="", missing=True)
+    missing = parsed.kind in ("dataset", "checkpoint")
+    return Node(ref=ref, kind=parsed.kind, name=parsed.name, digest=parsed.digest, missing=missing)
+
+
+def scan(lake_uri: str) -> Graph:
+    """Reads every manifest of a lake. A damaged one is an error that names its file."""
+    lake = lake_uri.rstrip("/")
+    if not files.exists(lake):
+        raise AltDiffusionError(f"lake {lake_uri}", "does not exist", "give the address that the jobs write to (--lake)")
+    nodes: list[Node] = []
+    heads: dict[str, str] = {}
+    datasets = files.join(lake, "datasets")
+    for name in files.list_names(datasets):
+        dataset = Dataset(lake, name)
+        nodes += [read_version(lake, name, digest) for digest in dataset.digests()]
+        head = files.join(dataset.folder_uri, "head.json")
+        if files.exists(head):
+            heads[name] = files.read_json(head)["digest"]
+    for folder, read in (("checkpoints", read_checkpoint), ("exports", read_export)):
+        for run in files.list_names(files.join(lake, folder)):
+            for step in files.list_names(files.join(lake, folder, run)):
+                node = read(files.join(lake, folder, run, step))
+                nodes += [node] if node is not None else []
+    for name in files.list_names(files.join(lake, "models")):
+        node = read_model(files.join(lake, "models", name), name)
+        nodes += [node] if node is not None else []
+    return Graph(lake, nodes, heads)
+
+
+def read_version(lake_uri: str, name: str, digest: str) -> Node:
+    """The node of a dataset version."""
+    version = Dataset(lake_uri, name).open(digest)
+    manifest = version.manifest
+    return Node(
+        ref=str(version.ref),
+        kind="dataset",
+        name=name,
+        digest=version.ref.digest,
+        parents=manifest.parents,
+        uri=version.uri,
+        facts={
+            "holds": manifest.kind,
+            "rows": manifest.rows,
+            "rows_by_language": dict(manifest.rows_by_language),
+            "rejects_by_reason": dict(manifest.rejects_by_reason),
+            "fingerprint": manifest.fingerprint,
+            "config": dict(manifest.config),
+            "schema": list(manifest.schema),
+            "code_version": manifest.code_version,
+        },
+    )
+
+
+def _document(uri: str) -> dict[str, Any] | None:
+    if not files.exists(uri):
+        return None
+    value = files.read_json(uri)
+    if not isinstance(value, dict):
+        raise AltDiffusionError(f"file {uri}", "does not hold a JSON object", "it was damaged: restore or delete its folder")
+    return value
+
+
+def read_checkpoint(folder_uri: str) -> Node | None:
+    """The node of a checkpoint folder; None while it is not complete."""
+    complete = _document(files.join(folder_uri, "COMPLETE.json"))
+    if complete is None:
+        return None
+    run, step = folder_uri.rstrip("/").split("/")[-2:]
+    ref = Ref("checkpoint", f"{run}/{step}", str(complete.get("digest", "")))
+    sizes = [entry.get("bytes", 0) for entry in complete.get("files", {}).values() if isinstance(entry, dict)]
+    return Node(
+        ref=str(ref),
+        kind="checkpoint",
+        name=ref.name,
+        digest=ref.digest,
+        parents=tuple(str(parent) for parent in complete.get("parents", ())),
+        uri=folder_uri,
+        facts={
+            "run": run,
+            "step": int(complete.get("step", 0)),
+            "stage": complete.get("stage", ""),
+            "fingerprint": complete.get("config_fingerprint", ""),
+            "bytes": sum(sizes),
+        },
+    )
+
+
+def read_export(folder_uri: str) -> Node | None:
+    """The node of an exported model folder; None if it carries no lineage.json."""
+    document = _document(files.join(folder_uri, "lineage.json"))
+    if document is None:
+        return None
+    name = "/".join(folder_uri.rstrip("/").split("/")[-2:])
+    return _folder_node("export", name, folder_uri, document)
+
+
+def read_model(folder_uri: str, name: str) -> Node | None:
+    """The node of a model folder; None if it carries no lineage.json (then only parents name it)."""
+    document = _document(files.join(folder_uri, "lineage.json"))
+    return None if document is None else _folder_node("model", name, folder_uri, document)
+
+
+def _folder_node(kind: str, name: str, uri: str, document: Mapping[str, Any]) -> Node:
+    digest = str(document.get("digest") or files.sha256_hex(files.canonical_json(document)))
+    parents = document.get("parents")
+    if parents is None:
+        parents = [document["checkpoint"]] if "checkpoint" in document else []
+    facts = {key: document[key] for key in ("stage", "step", "run", "weights") if key in document}
+    return Node(
+        ref=f"{kind}:{name}@{digest}",
+        kind=kind,
+        name=name,
+        digest=digest,
+        parents=tuple(str(parent) for parent in parents),
+        uri=uri,
+        facts=facts,
+    )
+
+
+def read_node(lake_uri: str, ref: Ref | str) -> Node:
+    """One node by its full reference, without scanning the lake; named only if the lake does not hold it."""
+    lake = lake_uri.rstrip("/")
+    try:
+        parsed = ref if isinstance(ref, Ref) else Ref.parse(ref)
+    except AltDiffusionError:
+        return _named_only(str(ref))
+    node: Node | None = None
+    if parsed.kind == "dataset":
+        if files.exists(files.join(lake, "datasets", parsed.name, "versions", parsed.digest, "manifest.json")):
+            node = read_version(lake, parsed.name, parsed.digest)
+    elif parsed.kind == "checkpoint":
+        node = read_checkpoint(files.join(lake, "checkpoints", parsed.name))
+    elif parsed.kind == "model":
+        node = read_model(files.join(lake, "models", parsed.name), parsed.name)
+    return node if node is not None and node.digest == parsed.digest else _named_only(str(parsed))
+
+
+def ancestors(lake_uri: str, parents: Iterable[Ref | str]) -> Graph:
+    """The graph of `parents` and everything that went into them: reads their manifests only, not the whole lake."""
+    nodes: dict[str, Node] = {}
+    waiting = [str(parent) for parent in parents]
+    while waiting:
+        ref = waiting.pop()
+        if ref not in nodes:
+            nodes[ref] = read_node(lake_uri, ref)
+            waiting.extend(nodes[ref].parents)
+    return Graph(lake_uri.rstrip("/"), nodes.values(), {})

@@ -1,0 +1,200 @@
+"""From one picture to the rows that hold it: generated (prompt, seed, checkpoint) or collected (URL, caption).
+
+A picture is named by the SHA-256 of its bytes, a prefix of it, or a file. Rows are not in manifests, so these nodes are
+made on demand from the `image_sha256` column.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from altdiffusion.lineage.graph import Direction, Graph, Node, Slice
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake, Version
+
+MAX_ROWS = 6  # rows shown of one picture
+SEARCHED_ROWS = 1_000_000  # training rows looked through for the caption of a prompt
+_PREFIX = re.compile(r"(?:image:)?([0-9a-f]{8,64})")
+_GENERATION_COLUMNS = ("id", "language", "prompt", "seed", "width", "height", "image_sha256", "checkpoint", "steps",
+                       "guidance_scale", "sampler")  # fmt: skip
+_IMAGE_COLUMNS = ("sample_id", "url", "caption", "language", "image_sha256", "source")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Rows of one version that hold the picture."""
+
+    version: Version
+    rows: Sequence[Mapping[str, Any]]
+
+
+def lineage(graph: Graph, text: str, direction: Direction) -> Slice:
+    """The slice above or below whatever a person typed: any reference, digest prefix, picture or picture file.
+
+    Nothing, or more than one thing, that answers to it is an AltDiffusionError.
+    """
+    found = graph.find(text)
+    if len(found) > 1:
+        raise graph.ambiguous(text, [node.ref for node in found])
+    if found:
+        return graph.up(found[0].ref) if direction == "up" else graph.down(found[0].ref)
+    prefix, tried = _picture(text)
+    if prefix is None:
+        raise graph.unknown(text, tried)
+    hits = _holding(graph, prefix)
+    pictures = sorted({str(row["image_sha256"]) for hit in hits for row in hit.rows})
+    if not pictures:
+        raise graph.unknown(text, " (no digest starts like this, and no row holds such a picture)")
+    if len(pictures) > 1:
+        raise graph.ambiguous(text, [f"image:{picture}" for picture in pictures])
+    if direction == "down":
+        return _below(graph, pictures[0], hits)
+    whole, root = _above(graph, pictures[0], hits)
+    return whole.up(root)
+
+
+def _picture(text: str) -> tuple[str | None, str]:
+    match = _PREFIX.fullmatch(text)
+    if match:
+        return match[1], ""
+    if os.path.isfile(text):
+        with open(text, "rb") as file:
+            return files.sha256_hex(file.read()), ""
+    return None, " and is no file here" if "/" in text or "." in text else ""
+
+
+def _versions(graph: Graph, *kinds: str) -> Iterator[Version]:
+    lake = Lake(graph.lake_uri)
+    for ref in sorted(graph.nodes):
+        node = graph.nodes[ref]
+        if node.kind == "dataset" and not node.missing and node.facts.get("holds") in kinds:
+            yield lake.version(ref)
+
+
+def _holding(graph: Graph, prefix: str) -> list[Found]:
+    hits = []
+    for version in _versions(graph, "generations", "images"):
+        columns = _GENERATION_COLUMNS if version.manifest.kind == "generations" else _IMAGE_COLUMNS
+        rows: list[Mapping[str, Any]] = []
+        for table in version.iter_tables(columns):
+            rows += table.filter(pc.starts_with(table["image_sha256"], prefix)).to_pylist()
+        if rows:
+            hits.append(Found(version=version, rows=rows))
+    return hits
+
+
+def _below(graph: Graph, picture: str, hits: Sequence[Found]) -> Slice:
+    root = f"image:{picture}"
+    slices = [graph.down(str(hit.version.ref)) for hit in hits]
+    nodes = {ref: node for part in slices for ref, node in part.nodes.items()}
+    steps = {ref: step for part in slices for ref, step in part.steps.items()}
+    nodes[root] = Node(ref=root, kind="image", name=picture[:12], digest=picture)
+    steps[root] = tuple(sorted(str(hit.version.ref) for hit in hits))
+    return Slice(root=root, direction="down", nodes=nodes, steps=steps)
+
+
+def _above(graph: Graph, picture: str, hits: Sequence[Found]) -> tuple[Graph, str]:
+    extra: list[Node] = []
+    parents: list[str] = []
+    facts: dict[str, Any] = {}
+    for hit in hits:
+        shown = hit.rows[:MAX_ROWS]
+        if hit.version.manifest.kind == "generations":
+            for row in shown:
+                extra += _generated_row(graph, hit.version, row)
+                parents += [node.ref for node in extra if node.ref not in parents and node.kind in ("prompt", "row")]
+                parents.append(str(row["checkpoint"]))
+                facts |= {key: row[key] for key in ("width", "height", "seed", "steps", "guidance_scale", "sampler")}
+            facts["in"] = f"{hit.version.ref.short}"
+        else:
+            for row in shown:
+                extra.append(_source_row(row, (str(hit.version.ref),)))
+                parents.append(extra[-1].ref)
+        if len(hit.rows) > len(shown):
+            facts["more_rows"] = facts.get("more_rows", 0) + len(hit.rows) - len(shown)
+    root = Node(
+        ref=f"image:{picture}",
+        kind="image",
+        name=picture[:12],
+        digest=picture,
+        parents=tuple(dict.fromkeys(parents)),
+        facts=facts,
+    )
+    return graph.with_nodes([*extra, root]), root.ref
+
+
+def _generated_row(graph: Graph, version: Version, row: Mapping[str, Any]) -> list[Node]:
+    prompts = tuple(
+        parent
+        for parent in version.manifest.parents
+        if graph.nodes[parent].facts.get("holds") == "prompts"
+    )
+    prompt = Node(
+        ref=f"prompt:{row['id']}@{version.ref.digest}",
+        kind="prompt",
+        name=str(row["id"]),
+        digest="",
+        parents=prompts or (str(version.ref),),
+        facts={key: row[key] for key in ("language", "prompt", "seed")},
+    )
+    return [prompt, *_seen_in_training(graph, str(row["checkpoint"]), str(row["prompt"]), str(row["language"]))]
+
+
+def _seen_in_training(graph: Graph, checkpoint: str, prompt: str, language: str) -> list[Node]:
+    """Rows that the checkpoint was trained on whose caption is this prompt, with their URLs."""
+    if checkpoint not in graph.nodes:
+        return []
+    closure = graph.up(checkpoint).nodes
+    rows: dict[int, tuple[dict[str, Any], list[str]]] = {}
+    searched = 0
+    lake = Lake(graph.lake_uri)
+    for ref in sorted(closure):
+        if closure[ref].missing or closure[ref].facts.get("holds") != "latents":
+            continue
+        version = lake.version(ref)
+        for index in range(len(version.shards)):
+            searched += version.shards[index].rows
+            if searched > SEARCHED_ROWS:
+                break
+            table = version.read_shard(index, ("sample_id", "caption", "language", "image_sha256"))
+            same = pc.and_(pc.equal(table["caption"], prompt), pc.equal(table["language"], language))
+            for row in table.filter(same).to_pylist():
+                known = rows.setdefault(row["sample_id"], (row, []))
+                if ref not in known[1]:
+                    known[1].append(ref)
+    chosen = dict(sorted(rows.items())[:MAX_ROWS])
+    urls = _urls(lake, closure, list(chosen))
+    return [_source_row({**row, **urls.get(key, {}), "seen": True}, tuple(refs)) for key, (row, refs) in chosen.items()]
+
+
+def _urls(lake: Lake, closure: Mapping[str, Node], sample_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    wanted = pa.array(sample_ids, pa.int64())
+    for ref in sorted(closure):
+        if closure[ref].missing or closure[ref].facts.get("holds") != "links" or len(found) == len(sample_ids):
+            continue
+        for table in lake.version(ref).iter_tables(("sample_id", "url", "source")):
+            for row in table.filter(pc.is_in(table["sample_id"], value_set=wanted)).to_pylist():
+                found.setdefault(row["sample_id"], row)
+    return found
+
+
+def _source_row(row: Mapping[str, Any], parents: tuple[str, ...]) -> Node:
+    shown = ("sample_id", "language", "caption", "url", "source", "image_sha256", "seen")
+    facts = {key: row[key] for key in shown if row.get(key)}
+    return Node(
+        ref=f"row:{row['sample_id']}@{parents[0].rpartition('@')[2]}",
+        kind="row",
+        name=str(row["sample_id"]),
+        digest="",
+        parents=parents,
+        facts=facts,
+    )
+

@@ -1,0 +1,329 @@
+"""What MLflow shows of the lineage: each operation as one idempotent call sequence on a run.
+
+A record that is applied twice (a restart between shipping and marking, or a rebuild) changes nothing: runs, models and
+links are looked up by tag before they are made, and pictures get a name made from their content.
+
+Tags: `altdiffusion.key` finds a run; `lineage.ref` finds a checkpoint's LoggedModel; closure tags
+`lineage.ds.<first 32 digits>` = dataset name and `lineage.model.<first 32 digits>` = model name answer "what went into
+this" in one search; `lineage.out.<first 32 digits>` = name marks what a run made.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import posixpath
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from altdiffusion.lineage import graph as graphs
+from altdiffusion.lineage import page, tree
+from altdiffusion.lineage.spool import Record
+from altdiffusion.lineage.tracking import Tracking, is_refusal
+from altdiffusion.storage import files
+
+log = logging.getLogger(__name__)
+
+DIGEST_DIGITS = 32  # MLflow takes at most 36
+MAX_KEY = 250
+MAX_VALUE = 5900  # params; MLflow takes 6000
+MAX_NOTE = 7500  # tags; MLflow takes 8000
+_COLUMN_TYPES = {"int64": "long", "int32": "integer", "int16": "integer", "float": "float", "double": "double",
+                 "string": "string", "binary": "binary", "bool": "boolean"}  # fmt: skip
+
+
+def key_name(text: str) -> str:
+    """`text` as MLflow allows keys: letters, digits, `_-. :/`, at most 250, and no path that leads elsewhere."""
+    clean = re.sub(r"[^\w.\- :/]", "_", text, flags=re.ASCII)
+    return posixpath.normpath(clean).lstrip("/.")[:MAX_KEY] or "_"
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested config as MLflow params: dotted keys, values as text; a long value ends in the SHA-256 of the whole."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, name))
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        if len(text) > MAX_VALUE:
+            text = f"{text[:MAX_VALUE - 90]}... sha256 {files.sha256_hex(text.encode())}"
+        flat[key_name(name)] = text
+    return flat
+
+
+def run_key(job: str, name: str, fingerprint: str) -> str:
+    """The key of a job's one run, across all its restarts."""
+    return files.sha256_hex(files.canonical_json([job, name, fingerprint]))[:32]
+
+
+def find_or_create_run(tracking: Tracking, *, job: str, name: str, fingerprint: str) -> str:
+    """The id of the job's run, running again if it had ended."""
+    key = run_key(job, name, fingerprint)
+    found = tracking.client.search_runs(
+        [tracking.experiment_id],
+        filter_string=f"tags.`altdiffusion.key` = '{key}'",
+        max_results=1,
+        order_by=["attributes.start_time ASC"],
+    )
+    if found:
+        run_id = str(found[0].info.run_id)
+        if found[0].info.status != "RUNNING":
+            tracking.client.update_run(run_id, status="RUNNING")
+        return run_id
+    tags = {
+        "altdiffusion.key": key,
+        "altdiffusion.job": job,
+        "altdiffusion.name": name,
+        "altdiffusion.fingerprint": fingerprint,
+    }
+    run = tracking.client.create_run(tracking.experiment_id, tags=tags, run_name=f"{job}/{name}")
+    return str(run.info.run_id)
+
+
+class RunView:
+    """Applies records of the journal to one MLflow run, in order."""
+
+    def __init__(self, tracking: Tracking, run_id: str, lake_uri: str, *, session: int | None = None) -> None:
+        self._tracking = tracking
+        self._client = tracking.client
+        self._run_id = run_id
+        self._lake = lake_uri
+        self._session = session  # the end of an earlier life of the job must not end this one; None: apply all
+        self._operations: dict[str, Callable[[Record], None]] = {
+            "params": self._params,
+            "input": self._input,
+            "output": self._output,
+            "checkpoint": self._checkpoint,
+            "image": self._image,
+            "artifact": self._artifact,
+            "picture": self._picture,
+            "status": self._status,
+        }
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Applies journal records. A refused one is skipped with a warning; an outage raises."""
+        for record in records:
+            operation = self._operations.get(str(record.get("op")))
+            if operation is None:
+                log.warning("MLflow run %s: a record of unknown kind %r is skipped", self._run_id, record.get("op"))
+                continue
+            try:
+                operation(record)
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                log.warning("MLflow run %s: %s is skipped (%s)", self._run_id, record.get("op"), error)
+
+    def metrics(self, records: Sequence[Record]) -> None:
+        """Ships lines of a metric spool. Refused points are skipped one by one; an outage raises."""
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(key=key_name(str(key)), value=float(value), timestamp=int(record["time_ms"]), step=int(record["step"]))
+            for record in records
+            if isinstance(record.get("metrics"), dict) and "time_ms" in record and "step" in record
+            for key, value in record["metrics"].items()
+            if isinstance(value, (int, float))
+        ]
+        self._log_metrics(points)
+
+    def _log_metrics(self, points: Sequence[Any]) -> None:
+        if not points:
+            return
+        try:
+            self._client.log_batch(self._run_id, metrics=points)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            if len(points) == 1:
+                log.warning("MLflow run %s: metric %s is skipped (%s)", self._run_id, points[0].key, error)
+                return
+            middle = len(points) // 2
+            self._log_metrics(points[:middle])
+            self._log_metrics(points[middle:])
+
+    def _tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def _params(self, record: Record) -> None:
+        """New params; one whose value changed with a restart (a worker count) keeps the first, the new one is a tag."""
+        from mlflow.entities import Param
+
+        flat = flatten(record["config"])
+        known = self._client.get_run(self._run_id).data.params
+        new = [Param(key, value) for key, value in flat.items() if key not in known]
+        self._client.log_batch(self._run_id, params=new)
+        changed = {
+            key_name(f"restarted.{key}"): value[:MAX_NOTE]
+            for key, value in flat.items()
+            if key in known and known[key] != value
+        }
+        self._tags(changed)
+        self._client.log_dict(self._run_id, record["config"], "config.json")
+
+    def _input(self, record: Record) -> None:
+        self._link(graphs.read_node(self._lake, record["ref"]), str(record["context"]), "lineage.ds")
+
+    def _output(self, record: Record) -> None:
+        self._link(graphs.read_node(self._lake, record["ref"]), "output", "lineage.out")
+
+    def _link(self, node: graphs.Node, context: str, tag: str) -> None:
+        from mlflow.entities import DatasetInput, InputTag, LoggedModelInput
+
+        if node.kind in ("checkpoint", "model", "export"):
+            model_id = self._model(node, source_run=None)
+            self._client.log_inputs(self._run_id, models=[LoggedModelInput(model_id=model_id)])
+            self._tags({f"lineage.model.{node.digest[:DIGEST_DIGITS]}": node.name})
+            return
+        tags = [InputTag("mlflow.data.context", context)]
+        self._client.log_inputs(self._run_id, datasets=[DatasetInput(dataset=dataset_entity(node), tags=tags)])
+        self._tags({f"{tag}.{node.digest[:DIGEST_DIGITS]}": node.name})
+
+    def _model(self, node: graphs.Node, source_run: str | None) -> str:
+        """The id of the LoggedModel of a checkpoint, model or export; made if there is none."""
+        found = find_model(self._tracking, node.ref)
+        if found is not None:
+            return found
+        closure = graphs.ancestors(self._lake, node.parents)
+        model = self._client.create_logged_model(
+            self._tracking.experiment_id,
+            name=re.sub(r"[^A-Za-z0-9_\-]", "-", node.name),
+            source_run_id=source_run,
+            tags={
+                "lineage.ref": node.ref,
+                "lineage.uri": node.uri,
+                "mlflow.model.isExternal": "true",
+                "mlflow.note.content": tree.markdown_table({node.ref: node, **closure.nodes})[:MAX_NOTE],
+                **closure_tags(closure.nodes),
+            },
+            params={key: str(node.facts[key]) for key in ("run", "stage", "step", "fingerprint") if key in node.facts},
+            model_type=node.kind,
+        )
+        self._client.finalize_logged_model(model.model_id, "READY")
+        return str(model.model_id)
+
+    def _checkpoint(self, record: Record) -> None:
+        from mlflow.entities import LoggedModelOutput, Metric
+
+        node = graphs.read_checkpoint(record["folder"])
+        if node is None:
+            raise FileNotFoundError(f"{record['folder']}/COMPLETE.json")
+        model_id = self._model(node, source_run=self._run_id)
+        outputs = self._client.get_run(self._run_id).outputs
+        linked = [output.model_id for output in outputs.model_outputs] if outputs else []
+        step = int(record["step"])
+        if model_id not in linked:
+            self._client.log_outputs(self._run_id, [LoggedModelOutput(model_id=model_id, step=step)])
+        # MLflow keeps one dataset for a point of a model: the first one trained on; closure tags name them all
+        dataset = graphs.read_node(self._lake, record["datasets"][0]) if record["datasets"] else None
+        self._log_metrics(
+            [
+                Metric(
+                    key=key_name(f"checkpoint/{key}"),
+                    value=float(value),
+                    timestamp=int(record["time_ms"]),
+                    step=step,
+                    model_id=model_id,
+                    dataset_name=dataset.name if dataset else None,
+                    dataset_digest=dataset.digest[:DIGEST_DIGITS] if dataset else None,
+                )
+                for key, value in record["metrics"].items()
+            ]
+        )
+
+    def _image(self, record: Record) -> None:
+        """`MlflowClient.log_image(key=, step=)` as it lays out its files, under a name that a replay repeats."""
+        from PIL import Image
+
+        if not os.path.exists(record["file"]):
+            return  # shipped before: the journal's copy is deleted then
+        with open(record["file"], "rb") as file:
+            data = file.read()
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+        key = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", str(record["key"])).replace("/", "~")
+        identity = uuid.uuid5(uuid.NAMESPACE_OID, files.sha256_hex(data))
+        name = f"{key}+step+{int(record['step'])}+timestamp+{int(record['time_ms'])}+{identity}"
+        with tempfile.TemporaryDirectory() as folder:
+            picture.save(os.path.join(folder, f"{name}.png"))
+            picture.thumbnail((256, 256))
+            picture.convert("RGB").save(os.path.join(folder, f"{name}+compressed.webp"))
+            for file_name in sorted(os.listdir(folder)):
+                self._client.log_artifact(self._run_id, os.path.join(folder, file_name), "images")
+        self._tags({"mlflow.loggedImages": "True"})
+        os.unlink(record["file"])
+
+    def _artifact(self, record: Record) -> None:
+        path = record["file"]
+        if not os.path.exists(path):
+            return  # shipped before
+        if os.path.isdir(path):
+            self._client.log_artifacts(self._run_id, path, posixpath.join(record["path"] or "", os.path.basename(path)))
+        else:
+            self._client.log_artifact(self._run_id, path, record["path"])
+        shutil.rmtree(os.path.dirname(path))  # the journal's own copy, alone in its folder
+
+    def _picture(self, record: Record) -> None:
+        whole = graphs.scan(self._lake)
+        if record["ref"] not in whole.nodes:
+            raise KeyError(record["ref"])
+        self._client.log_text(self._run_id, page.render(whole, record["ref"]), "lineage.html")
+
+    def _status(self, record: Record) -> None:
+        if self._session is not None and record["session"] != self._session:
+            return
+        if record.get("error"):
+            self._tags({"altdiffusion.error": str(record["error"])[:MAX_NOTE]})
+        self._client.set_terminated(self._run_id, status=record["status"], end_time=int(record["time_ms"]))
+
+
+def find_model(tracking: Tracking, ref: str) -> str | None:
+    """The id of the LoggedModel of `ref`, or None."""
+    found = tracking.client.search_logged_models(
+        experiment_ids=[tracking.experiment_id], filter_string=f"tags.`lineage.ref` = '{ref}'", max_results=1
+    )
+    return str(found[0].model_id) if found else None
+
+
+def closure_tags(nodes: Mapping[str, graphs.Node]) -> dict[str, str]:
+    """One tag for each dataset and each model that went into something."""
+    tags = {}
+    for node in nodes.values():
+        word = {"dataset": "ds", "source": "ds", "checkpoint": "model", "model": "model"}.get(node.kind)
+        if word is not None and node.digest:
+            tags[f"lineage.{word}.{node.digest[:DIGEST_DIGITS]}"] = node.name
+    return tags
+
+
+def dataset_entity(node: graphs.Node) -> Any:
+    """An mlflow.entities.Dataset of a dataset version or source."""
+    from mlflow.entities import Dataset
+
+    columns = []
+    for entry in node.facts.get("schema", ()):
+        name, _, dtype = entry.partition(":")
+        columns.append({"type": _COLUMN_TYPES.get(dtype, "string"), "name": name, "required": True})
+    profile = {
+        key: node.facts[key]
+        for key in ("holds", "rows", "rows_by_language", "rejects_by_reason", "code_version")
+        if key in node.facts
+    }
+    uri = node.uri or node.ref
+    return Dataset(
+        name=node.name[:500],
+        digest=node.digest[:DIGEST_DIGITS],
+        source_type="s3" if uri.startswith("s3://") else "local",
+        source=json.dumps({"uri": uri}),
+        schema=json.dumps({"mlflow_colspec": columns}) if columns else None,
+        profile=json.dumps({**profile, "num_rows": profile.get("rows"), "digest": node.digest}),
+    )

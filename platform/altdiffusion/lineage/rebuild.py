@@ -1,0 +1,138 @@
+"""Refills an empty MLflow from the lake: manifests are the truth, so the view can always be made again.
+
+First the journals and metric spools that lie in the lake are applied again (they bring back curves and status), then
+every dataset version and checkpoint that still shows nowhere gets its run from its manifest alone. Running it twice, or
+beside running jobs, adds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from altdiffusion.lineage import graph as graphs
+from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
+from altdiffusion.lineage.run import ABOUT, JOURNAL, METRICS
+from altdiffusion.lineage.spool import SpoolReader
+from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, connect
+from altdiffusion.storage import files
+
+JOB_OF = {"links": "curate", "images": "curate", "latents": "encode", "prompts": "prompts", "generations": "generate"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """What was added."""
+
+    tracking_uri: str
+    journals: int
+    versions: int
+    checkpoints: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tracking_uri}: {self.journals} job journals applied, {self.versions} dataset versions and "
+            f"{self.checkpoints} checkpoints added from manifests"
+        )
+
+
+def rebuild(lake_uri: str, tracking_uri: str | None = None, experiment: str = DEFAULT_EXPERIMENT) -> Rebuilt:
+    """Makes MLflow show everything that the lake holds."""
+    lake = lake_uri.rstrip("/")
+    whole = graphs.scan(lake)
+    tracking = connect(tracking_uri, lake, experiment)
+    journals = _replay(tracking, lake)
+    versions = checkpoints = 0
+    for ref in _parents_first(whole):
+        node = whole.nodes[ref]
+        if node.kind == "dataset" and not node.missing and not _shown(tracking, node):
+            job = JOB_OF.get(str(node.facts["holds"]), "curate")
+            _add(tracking, lake, job=job, name=node.name, node=node, config=node.facts["config"])
+            versions += 1
+        elif node.kind == "checkpoint" and not node.missing and find_model(tracking, node.ref) is None:
+            _add(tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=_state(node).get("config"))
+            checkpoints += 1
+    return Rebuilt(tracking_uri=tracking.uri, journals=journals, versions=versions, checkpoints=checkpoints)
+
+
+def _replay(tracking: Tracking, lake: str) -> int:
+    if not files.is_local(lake):
+        return 0
+    root = files.join(files.local_path(lake), "tracking")
+    count = 0
+    for name in files.list_names(root):
+        folder = files.join(root, name)
+        if not files.exists(files.join(folder, ABOUT)):
+            continue
+        about = files.read_json(files.join(folder, ABOUT))
+        run_id = find_or_create_run(
+            tracking, job=about["job"], name=about["name"], fingerprint=about["fingerprint"]
+        )
+        view = RunView(tracking, run_id, lake)
+        for reader, send in (
+            (SpoolReader(os.path.join(folder, METRICS), remember=False), view.metrics),
+            (SpoolReader(os.path.join(folder, JOURNAL), remember=False), view.apply),
+        ):
+            while (chunk := reader.read()) is not None:
+                send(chunk.records)
+                reader.commit(chunk.end)
+        count += 1
+    return count
+
+
+def _parents_first(whole: graphs.Graph) -> list[str]:
+    done: dict[str, None] = {}
+
+    def visit(start: str) -> None:
+        waiting = [(start, False)]
+        while waiting:
+            ref, ready = waiting.pop()
+            if ready:
+                done.setdefault(ref)
+            elif ref not in done:
+                waiting.append((ref, True))
+                waiting.extend((parent, False) for parent in whole.parents(ref))
+
+    for ref in sorted(whole.nodes):
+        visit(ref)
+    return list(done)
+
+
+def _shown(tracking: Tracking, node: graphs.Node) -> bool:
+    tag = f"lineage.out.{node.digest[:DIGEST_DIGITS]}"
+    return bool(
+        tracking.client.search_runs(
+            [tracking.experiment_id], filter_string=f"tags.`{tag}` = '{node.name}'", max_results=1
+        )
+    )
+
+
+def _state(node: graphs.Node) -> dict[str, Any]:
+    uri = files.join(node.uri, "state.json")
+    state = files.read_json(uri) if files.exists(uri) else {}
+    return state if isinstance(state, dict) else {}
+
+
+def _add(tracking: Tracking, lake: str, *, job: str, name: str, node: graphs.Node, config: Any) -> None:
+    run_id = find_or_create_run(tracking, job=job, name=name, fingerprint=str(node.facts["fingerprint"]))
+    records: list[dict[str, Any]] = [{"op": "params", "config": config}] if isinstance(config, dict) else []
+    context = "training" if job == "train" else "input"
+    records += [{"op": "input", "ref": parent, "context": context} for parent in node.parents]
+    if node.kind == "dataset":
+        records.append({"op": "output", "ref": node.ref})
+    else:
+        metrics = _state(node).get("metrics") or {}
+        records.append(
+            {
+                "op": "checkpoint",
+                "folder": node.uri,
+                "step": node.facts["step"],
+                "time_ms": int(node.facts["step"]),  # no time is recorded with a checkpoint: the order is what counts
+                "metrics": {key: value for key, value in metrics.items() if isinstance(value, (int, float))},
+                "datasets": [parent for parent in node.parents if parent.startswith("dataset:")],
+            }
+        )
+    RunView(tracking, run_id, lake).apply(records)
+    started = tracking.client.get_run(run_id).info.start_time  # no duration is known: none is shown
+    tracking.client.set_terminated(run_id, status="FINISHED", end_time=started)

@@ -1,0 +1,214 @@
+"""The MLflow server of a lake: its address, a quick connection or a clear error, and what its refusals mean.
+
+MLflow by itself retries an unreachable server for minutes; here the start of a job learns it within about ten seconds,
+and what happens later goes through the spool.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+
+DEFAULT_EXPERIMENT = "altdiffusion"
+PROBES = 3
+PROBE_TIMEOUT_S = 2.5
+_START = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+_LATER = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the shipping thread retries by itself, for ever
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+# Codes with which MLflow refuses a record for good. Anything else (no connection, 401, 5xx, a locked database) may pass.
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "INVALID_STATE",
+    "RESOURCE_LIMIT_EXCEEDED",
+}
+_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_OUTAGES_OF = {"sqlalchemy", "sqlite3", "botocore", "s3transfer", "urllib3", "http", "google", "azure"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """A connection that answered once."""
+
+    uri: str
+    client: Any  # mlflow.MlflowClient
+    experiment_id: str
+
+    def run_url(self, run_id: str) -> str:
+        """Where a browser finds the run; for a database, below a server started with `command`."""
+        base = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+    @property
+    def command(self) -> str:
+        """The command that opens MLflow on this store."""
+        if self.uri.startswith("http"):
+            return f"open {self.uri}"
+        return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri {self.uri} --host 127.0.0.1"
+
+
+def default_uri(lake_uri: str) -> str:
+    """The SQLite database in the lake.
+
+    Raises:
+        AltDiffusionError: the lake is not on this machine, so it cannot hold a database.
+    """
+    if not files.is_local(lake_uri):
+        raise AltDiffusionError(
+            f"lake {lake_uri}",
+            "cannot hold the default MLflow database, which needs a local folder",
+            "set tracking_uri to an MLflow server, like http://127.0.0.1:5000",
+        )
+    return f"sqlite:///{files.local_path(lake_uri)}/mlflow.db"
+
+
+def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_EXPERIMENT) -> Tracking:
+    """Opens MLflow and finds or creates the experiment.
+
+    Args:
+        tracking_uri: an http(s) or database URI; None for the SQLite database in the lake.
+        lake_uri: the lake; with a SQLite database, artifacts lie in its folder `mlartifacts`.
+        experiment: name of the experiment.
+
+    Raises:
+        AltDiffusionError: it cannot be reached or does not let us in; within about ten seconds.
+    """
+    uri = tracking_uri or default_uri(lake_uri)
+    for name, value in _LATER.items():
+        os.environ.setdefault(name, value)
+    if uri.startswith(("http://", "https://")):
+        _probe(uri)
+    elif "://" not in uri or uri.startswith("file:"):
+        raise _unusable(uri, "is a folder, which MLflow 3 no longer takes", "write sqlite:///<folder>/mlflow.db")
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with starting(uri):
+        from mlflow import MlflowClient
+
+        artifacts = None
+        if uri.startswith("sqlite:///"):
+            os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")) or ".", exist_ok=True)
+            if files.is_local(lake_uri):
+                artifacts = f"file://{files.local_path(lake_uri)}/mlartifacts"
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        return Tracking(uri=uri, client=client, experiment_id=_experiment(client, experiment, artifacts))
+
+
+@contextmanager
+def starting(uri: str) -> Iterator[None]:
+    """The calls of a job's start: quick, and what goes wrong names the server and the remedy."""
+    try:
+        with _environment(_START):
+            yield
+    except AltDiffusionError:
+        raise
+    except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors here
+        text = f"{type(error).__name__}: {_first_line(error)}"
+        remedy = "start it or correct tracking_uri"
+        if any(mark in text for mark in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED", "authenticated")):
+            remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        elif uri.startswith("sqlite"):
+            remedy = "check that the database can be written and is not held by another program"
+        raise _unusable(uri, f"does not answer as it should ({text})", remedy) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]
+
+
+def _unusable(uri: str, problem: str, remedy: str) -> AltDiffusionError:
+    return AltDiffusionError(f"MLflow {_without_password(uri)}", problem, remedy)
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}{'***' if credentials else ''}{at}{host}"
+
+
+def _probe(uri: str) -> None:
+    """Any HTTP answer at all, within seconds."""
+    reason = ""
+    for attempt in range(PROBES):
+        try:
+            opener = urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_TIMEOUT_S)  # noqa: S310
+            opener.close()
+            return
+        except urllib.error.HTTPError:
+            return  # it answers; whether it lets us in shows with the first call
+        except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
+            reason = str(getattr(error, "reason", error))
+        if attempt < PROBES - 1:
+            time.sleep(0.7)
+    raise _unusable(
+        uri,
+        f"cannot be reached ({reason}, {PROBES} tries)",
+        "start it (mlflow server --host 127.0.0.1) or correct tracking_uri; without one, the lake's own database is used",
+    )
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while. MLflow reads its limits at each call."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _experiment(client: Any, name: str, artifacts: str | None) -> str:
+    for last in (False, True):
+        known = client.get_experiment_by_name(name)
+        if known is not None:
+            if known.lifecycle_stage != "active":
+                client.restore_experiment(known.experiment_id)
+            return str(known.experiment_id)
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts))
+        except Exception as error:
+            if last or getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                raise
+    raise AssertionError("unreachable")
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether this record will never be taken: skip it instead of trying again.
+
+    An outage (connection, credentials, a full disk, a locked database, an object store that is down) is not a refusal.
+    What is not known as an outage is taken for a defect of the record: one record must not hold up all others.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in _REFUSALS
+    if isinstance(error, (RequestException, ConnectionError, TimeoutError)):
+        return False
+    if isinstance(error, OSError):
+        return error.errno is None or error.errno in _NO_SUCH_FILE
+    return type(error).__module__.partition(".")[0] not in _OUTAGES_OF

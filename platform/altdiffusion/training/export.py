@@ -1,0 +1,119 @@
+"""From a checkpoint to a model folder that `diffusers.DiffusionPipeline.from_pretrained` opens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any, Literal
+
+from altdiffusion.diffusion.models import load_bundle, save_bundle
+from altdiffusion.diffusion.text_encoder import load_text_encoder
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.checkpoint import Checkpoint, Warn
+from altdiffusion.training.resolve import LINEAGE, load_weights, read_record
+
+Weights = Literal["ema", "raw"]
+
+
+def export_checkpoint(
+    lake: str, run: str, *, step: int | None = None, weights: Weights = "ema", warn: Warn = lambda text: None
+) -> str:
+    """Writes `<lake>/exports/<run>/step-XXXXXXXX/`, or `...-raw/` for raw weights; what is there whole is left alone.
+
+    VAE, text encoder, tokenizer and scheduler are those that the run was trained with. `lineage.json`, written last,
+    names the checkpoint and the datasets of its run and of the runs before it.
+
+    Args:
+        step: of a checkpoint; by default the newest verified one.
+        weights: averages (EMA) or the weights as trained.
+
+    Returns:
+        URI of the folder.
+    """
+    found = (
+        checkpoints.open_step(lake, run, step)
+        if step is not None
+        else checkpoints.latest_verified(lake, run, warn)
+    )
+    record = read_record(lake, run)
+    if found is None or record is None:
+        known = ", ".join(checkpoints.run_names(lake)) or "none"
+        raise AltDiffusionError(f"run {run}", f"has no checkpoint in {lake}", f"train it first; runs here: {known}")
+    name = checkpoints.step_name(found.step) + ("" if weights == "ema" else f"-{weights}")
+    target = files.join(lake, "exports", run, name)
+    lineage = _lineage(lake, found, weights)
+    if _present(target, lineage):
+        return target
+    bundle = load_bundle(record["base"])
+    if record["text_encoder"] is not None:
+        bundle = bundle.with_text_encoder(*load_text_encoder(record["text_encoder"]))
+    load_weights(bundle.unet, found, weights)
+    local = files.is_local(target)
+    parent = os.path.dirname(files.local_path(target)) if local else tempfile.gettempdir()
+    os.makedirs(parent, exist_ok=True)
+    staging = Path(parent) / f".tmp-{uuid.uuid4().hex}"
+    try:
+        save_bundle(bundle, staging)
+        (staging / LINEAGE).write_bytes(files.canonical_json(lineage))
+        files.remove_tree(target)
+        if local:
+            os.rename(staging, files.local_path(target))
+        else:
+            _upload(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:
+    """What the export is made of: its checkpoint, and everything that went into the runs up to it."""
+    datasets: list[str] = []
+    models: list[str] = []
+    waiting = list(found.parents)
+    seen: set[str] = set()
+    while waiting:
+        text = waiting.pop(0)
+        if text in seen:
+            continue
+        seen.add(text)
+        ref = Ref.parse(text)
+        if ref.kind == "dataset":
+            datasets.append(text)
+        elif ref.kind == "model":
+            models.append(text)
+        elif ref.kind == "checkpoint":
+            record = read_record(lake, ref.name.rpartition("/")[0])
+            if record is not None:
+                waiting += [*record["datasets"], *([record["start"]] if record["start"] else record["models"])]
+    return {
+        "checkpoint": str(found.ref),
+        "run": found.run,
+        "step": found.step,
+        "stage": found.stage,
+        "weights": weights,
+        "parents": [str(found.ref)],
+        "datasets": datasets,
+        "models": models,
+    }
+
+
+def _present(target: str, lineage: dict[str, Any]) -> bool:
+    try:
+        present: bool = files.read_json(files.join(target, LINEAGE)) == lineage
+    except FileNotFoundError:
+        return False
+    return present
+
+
+def _upload(folder: Path, target: str) -> None:
+    """Copies a local folder to another file system, lineage.json last."""
+    fs, path = files.filesystem(target)
+    names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
+    for name in sorted(names, key=lambda name: name == LINEAGE):
+        fs.put_file(str(folder / name), f"{path}/{name}")

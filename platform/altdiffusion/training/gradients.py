@@ -1,0 +1,77 @@
+"""Gradients of one update, summed over micro-batches and ranks.
+
+All gradients lie in one flat buffer, cut into buckets. While the last micro-batch is still going backward, a bucket
+whose gradients are complete is already being summed over the ranks. The layout never changes, so the same inputs are
+summed in the same order before and after a restart: torch's DistributedDataParallel lays its buckets out anew after
+the first step of a process, which changes the rounding of sums over more than two ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BUCKET_BYTES = 32 << 20
+
+
+class SummedGradients:
+    """Gradients of `parameters` (one dtype, one device), summed over all ranks.
+
+    Use: `zero()`, backward of each micro-batch with `last()` called before the last one, then `wait()`.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], bucket_bytes: int = BUCKET_BYTES) -> None:
+        backward_order = list(reversed(parameters))
+        self._flat = torch.zeros(
+            sum(p.numel() for p in backward_order), dtype=backward_order[0].dtype, device=backward_order[0].device
+        )
+        self._buckets: list[Tensor] = []
+        self._sizes: list[int] = []  # parameters in each bucket
+        first = end = members = 0
+        for number, parameter in enumerate(backward_order):
+            parameter.grad = self._flat[end : end + parameter.numel()].view_as(parameter)
+            end, members = end + parameter.numel(), members + 1
+            parameter.register_post_accumulate_grad_hook(self._hook(len(self._buckets)))
+            if (end - first) * self._flat.element_size() >= bucket_bytes or number + 1 == len(backward_order):
+                self._buckets.append(self._flat[first:end])
+                self._sizes.append(members)
+                first, members = end, 0
+        self._missing: list[int] = []
+        self._works: list[Any] = []
+        self._counting = False
+
+    def zero(self) -> None:
+        self._flat.zero_()
+
+    def last(self) -> None:
+        """The next backward is the last of this update: sums start as soon as they can."""
+        self._missing = list(self._sizes)
+        self._counting = True
+
+    def wait(self) -> None:
+        """Returns when every gradient holds the sum over all ranks."""
+        self._counting = False
+        self._start(len(self._buckets))  # a parameter that the loss does not reach never reports
+        for work in self._works:
+            work.wait()
+        self._works = []
+
+    def _hook(self, bucket: int) -> Any:
+        def ready(_: Tensor) -> None:
+            if self._counting:
+                self._missing[bucket] -= 1
+                done = len(self._works)
+                while done < len(self._missing) and self._missing[done] == 0:
+                    done += 1
+                self._start(done)
+
+        return ready
+
+    def _start(self, end: int) -> None:
+        """Starts the sums of the buckets before `end`: in their order, the same on every rank."""
+        for number in range(len(self._works), end):
+            self._works.append(dist.all_reduce(self._buckets[number], async_op=True))

@@ -1,0 +1,87 @@
+"""What a run says while it goes on. The loop knows this protocol and no tracker."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Protocol
+
+from altdiffusion.lineage.spool import MetricSpool
+from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """State of a run after some steps; averages are over the steps since the last report of this process."""
+
+    step: int
+    steps: int
+    loss: float
+    """Mean over all samples of those steps."""
+    grad_norm: float
+    """Of the last step, L2 over all that is trained."""
+    lr: float
+    images_per_second: float
+    data_wait: float
+    """Share of the time that the workers waited for data, 0 to 1."""
+    epochs: float
+    """Of the first dataset part, so far."""
+    samples_seen: int
+    skipped_steps: int
+    """Steps whose loss or gradient was not finite, since the run began."""
+    seconds_left: float
+
+    def metrics(self) -> dict[str, float]:
+        """Names and values as they are logged."""
+        return {
+            "train/loss": self.loss,
+            "train/grad_norm": self.grad_norm,
+            "train/lr": self.lr,
+            "train/images_per_second": self.images_per_second,
+            "train/data_wait": self.data_wait,
+            "train/epochs": self.epochs,
+            "train/samples_seen": float(self.samples_seen),
+            "train/skipped_steps": float(self.skipped_steps),
+        }
+
+    def line(self, name: str) -> str:
+        """One line for people."""
+        left = round(self.seconds_left)
+        skipped = f"  {self.skipped_steps} steps skipped" if self.skipped_steps else ""
+        return (
+            f"[{name}] {self.step}/{self.steps} steps  loss {self.loss:.4f}  {self.images_per_second:,.1f} images/s  "
+            f"data wait {self.data_wait:.1%}{skipped}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        )
+
+
+class Reporter(Protocol):
+    """Receives what happens in a run; called on rank 0 only. It must not raise and must not block."""
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+
+class LineReporter:
+    """Prints one line per report and appends the metrics to a spool."""
+
+    def __init__(self, config: TrainConfig, spool_path: str | None = None) -> None:
+        self._name = f"train {config.run}"
+        self._spool = MetricSpool(spool_path) if spool_path is not None else None
+
+    def progress(self, progress: Progress) -> None:
+        self._print(progress.line(self._name))
+        if self._spool is not None:
+            self._spool.append(step=progress.step, metrics=progress.metrics())
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._print(f"[{self._name}] wrote {checkpoint.ref.short}")
+
+    def warning(self, text: str) -> None:
+        self._print(f"[{self._name}] WARNING: {text}")
+
+    def _print(self, text: str) -> None:
+        print(text, flush=True, file=sys.stdout)

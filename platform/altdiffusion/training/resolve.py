@@ -1,0 +1,270 @@
+"""From a config to a run: every name in it pinned to a digest, and the refusal to continue another run under its name."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altdiffusion.config import resolved, semantic
+from altdiffusion.diffusion.models import ModelBundle, load_bundle
+from altdiffusion.diffusion.text_encoder import load_text_encoder
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.checkpoint import Checkpoint, Warn
+from altdiffusion.training.config import TrainConfig
+
+RECORD = "run.json"
+LINEAGE = "lineage.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRun:
+    """A config with everything it names found and pinned. It is small and pickles: workers get it whole."""
+
+    config: TrainConfig
+    lake: str
+    fingerprint: str
+    """SHA-256 (hex) of the config without what is operational, of the datasets' digests and of the start's content."""
+    datasets: tuple[Ref, ...]
+    base: str
+    """URI of the model folder that brings VAE, scheduler and the UNet's shape."""
+    text_encoder: str | None
+    """URI of the folder of another text encoder, or None for the base's."""
+    start: Ref | None
+    """The checkpoint whose weights it starts from, or None for the base's."""
+    start_fingerprint: str | None
+    """Fingerprint of the run of that checkpoint."""
+    models: tuple[Ref, ...]
+    """The model folders that it rests on."""
+
+    @property
+    def parents(self) -> tuple[Ref, ...]:
+        """What a checkpoint of this run is made from."""
+        return (*self.datasets, *((self.start,) if self.start is not None else self.models))
+
+    def versions(self) -> list[Version]:
+        """The datasets, open for reading."""
+        return [Lake(self.lake).version(ref) for ref in self.datasets]
+
+
+def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
+    """Finds what the config names. Reads manifests, and the model folders once for their digests.
+
+    Raises:
+        AltDiffusionError: something is missing, or the run's name belongs to a run with another config.
+    """
+    lake = _absolute(lake)
+    datasets = tuple(Lake(lake).version(dataset.name).ref for dataset in config.datasets)
+    record = read_record(lake, config.run)
+    meaning = semantic(config)
+    meaning["datasets"] = [
+        {"ref": str(ref), "weight": dataset.weight} for ref, dataset in zip(datasets, config.datasets, strict=True)
+    ]
+    start: Ref | None = None
+    start_fingerprint: str | None = None
+    if config.start.checkpoint is not None:
+        earlier, start = _start_checkpoint(config, lake, record)
+        base, text_encoder, start_fingerprint = earlier["base"], earlier["text_encoder"], earlier["fingerprint"]
+        models = tuple(Ref.parse(ref) for ref in earlier["models"])
+        content: dict[str, Any] = {"checkpoint": str(start)}
+    else:
+        base = _absolute(str(config.start.base))
+        text_encoder = _absolute(config.start.text_encoder) if config.start.text_encoder else None
+        folders = [base, *([text_encoder] if text_encoder else [])]
+        digests = [content_digest(folder) for folder in folders]
+        models = tuple(_model_ref(folder, digest) for folder, digest in zip(folders, digests, strict=True))
+        content = {"models": digests}
+    fingerprint = files.sha256_hex(files.canonical_json({"config": meaning, "start": content}))
+    run = ResolvedRun(
+        config=config,
+        lake=lake,
+        fingerprint=fingerprint,
+        datasets=datasets,
+        base=base,
+        text_encoder=text_encoder,
+        start=start,
+        start_fingerprint=start_fingerprint,
+        models=models,
+    )
+    _refuse_another(run, record)
+    return run
+
+
+def write_record(run: ResolvedRun) -> None:
+    """Writes `<lake>/checkpoints/<run>/run.json`: what the name of the run stands for. Not part of any digest."""
+    record = {
+        "run": run.config.run,
+        "stage": run.config.stage,
+        "fingerprint": run.fingerprint,
+        "datasets": [str(ref) for ref in run.datasets],
+        "base": run.base,
+        "text_encoder": run.text_encoder,
+        "start": str(run.start) if run.start is not None else None,
+        "start_fingerprint": run.start_fingerprint,
+        "models": [str(ref) for ref in run.models],
+        "meaning": semantic(run.config),
+        "config": resolved(run.config),
+    }
+    files.write_atomic(files.join(checkpoints.run_folder(run.lake, run.config.run), RECORD), files.canonical_json(record))
+
+
+def read_record(lake: str, run: str) -> dict[str, Any] | None:
+    """run.json of a run, or None before its first start."""
+    try:
+        record: dict[str, Any] = files.read_json(files.join(checkpoints.run_folder(lake, run), RECORD))
+    except FileNotFoundError:
+        return None
+    return record
+
+
+def check_checkpoint(run: ResolvedRun, found: Checkpoint) -> None:
+    """Refuses a checkpoint of another config; resume calls it with the newest verified one."""
+    if found.config_fingerprint != run.fingerprint:
+        what = f"stage {found.stage}" if found.stage != run.config.stage else "another config"
+        raise _another(run, f"has checkpoints of {what} (fingerprint {found.config_fingerprint[:12]})")
+
+
+def load_models(run: ResolvedRun, resume: Checkpoint | None = None) -> ModelBundle:
+    """The models of a run in float32 on the CPU, with the weights it starts from or those of its own checkpoint."""
+    bundle = load_bundle(run.base)
+    if run.text_encoder is not None:
+        bundle = bundle.with_text_encoder(*load_text_encoder(run.text_encoder))
+    if resume is not None:
+        load_weights(bundle.unet, resume, "raw")
+    elif run.start is not None:
+        name, _, step = run.start.name.rpartition("/")
+        found = checkpoints.open_step(run.lake, name, int(step.removeprefix("step-")))
+        if found.ref != run.start:
+            raise AltDiffusionError(
+                f"checkpoint {run.start.short}",
+                f"was replaced by one with digest {found.digest[:12]}",
+                "use another run name to start from the new one",
+            )
+        load_weights(bundle.unet, found, run.config.start.weights)
+    return bundle
+
+
+def load_weights(unet: torch.nn.Module, found: Checkpoint, weights: str) -> None:
+    """Puts a checkpoint's weights (`ema` or `raw`) into a UNet.
+
+    Raises:
+        AltDiffusionError: the checkpoint is of another architecture.
+    """
+    tensors = found.tensors(checkpoints.UNET)
+    if weights == "ema":
+        tensors.update(found.tensors(checkpoints.EMA))
+    check_shapes(dict(unet.state_dict()), tensors, f"checkpoint {found.folder}")
+    unet.load_state_dict(tensors)
+
+
+def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
+    """Refuses tensors whose names or shapes are not exactly the wanted ones."""
+    wrong = sorted(wanted.keys() ^ given.keys()) or [
+        name for name, tensor in wanted.items() if given[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise AltDiffusionError(
+            what,
+            f"does not fit this model: {len(wrong)} tensors are missing, unused or of another shape, the first {wrong[0]}",
+            "use the base model that the run was started from, or another run name",
+        )
+
+
+def content_digest(folder: str) -> str:
+    """SHA-256 (hex) over names and contents of the files of a model folder, without its lineage.json."""
+    fs, path = files.filesystem(folder)
+    root = str(path).rstrip("/")
+    names = sorted(str(name)[len(root) + 1 :] for name in fs.find(root)) if fs.isdir(root) else []
+    if not names:
+        raise AltDiffusionError(f"model folder {folder}", "is missing or empty", "give the folder of a model")
+    listing = {}
+    for name in names:
+        if name != LINEAGE:
+            listing[name] = checkpoints.describe(files.join(folder, name))["sha256"]
+    return files.sha256_hex(files.canonical_json(listing))
+
+
+def _model_ref(folder: str, content: str) -> Ref:
+    """How lineage names a model folder: by the digest in its lineage.json, else by its content."""
+    name = re.sub(r"[^A-Za-z0-9._\-]", "-", posixpath.basename(folder.rstrip("/"))) or "model"
+    try:
+        document = files.read_json(files.join(folder, LINEAGE))
+    except FileNotFoundError:
+        return Ref("model", name, content)
+    return Ref("model", name, str(document.get("digest") or files.sha256_hex(files.canonical_json(document))))
+
+
+def _start_checkpoint(
+    config: TrainConfig, lake: str, record: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any], Ref]:
+    """The record of the run that is started from, and the checkpoint: the same one at every restart."""
+    name = str(config.start.checkpoint)
+    if name == config.run:
+        raise AltDiffusionError(
+            f"config of run {name}, key start.checkpoint", "names the run itself", "name the run of the stage before"
+        )
+    earlier = read_record(lake, name)
+    if earlier is None:
+        known = ", ".join(checkpoints.run_names(lake)) or "none"
+        raise AltDiffusionError(
+            f"run {name}, named by start.checkpoint of run {config.run}",
+            f"is not in the lake {lake}",
+            f"train it first; runs with checkpoints: {known}",
+        )
+    if record is not None and record["start"] is not None:
+        pinned = Ref.parse(record["start"])
+        if pinned.name.rpartition("/")[0] == name and record["start_fingerprint"] == earlier["fingerprint"]:
+            return earlier, pinned
+    found = checkpoints.latest_verified(lake, name)
+    if found is None:
+        raise AltDiffusionError(
+            f"run {name}, named by start.checkpoint of run {config.run}", "has no checkpoint yet", "train it first"
+        )
+    return earlier, found.ref
+
+
+def _refuse_another(run: ResolvedRun, record: Mapping[str, Any] | None) -> None:
+    if record is None or record["fingerprint"] == run.fingerprint:
+        return
+    if record["stage"] != run.config.stage:
+        raise _another(run, f"belongs to a run of stage {record['stage']}, this config is of stage {run.config.stage}")
+    changed = _differences(record["meaning"], semantic(run.config))
+    if [str(ref) for ref in run.datasets] != record["datasets"]:
+        changed.append(f"datasets (it was started with {', '.join(record['datasets'])})")
+    raise _another(run, f"belongs to a run with another {' and '.join(changed) or 'start model'}")
+
+
+def _another(run: ResolvedRun, problem: str) -> AltDiffusionError:
+    return AltDiffusionError(
+        f"run name {run.config.run!r}",
+        problem,
+        "give this config another run name, or restore the config to continue that run "
+        "(a dataset is kept at a version by name@digest)",
+    )
+
+
+def _differences(before: Any, now: Any, key: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        found: list[str] = []
+        for name in sorted(before.keys() | now.keys()):
+            found += _differences(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+        return found
+    if isinstance(before, Sequence) and isinstance(now, (list, tuple)) and list(before) == list(now):
+        return []
+    return [] if before == now else [f"{key} ({before!r}, now {now!r})"]
+
+
+def _absolute(uri: str) -> str:
+    """Local paths made absolute, since workers run in other folders; other URIs as they are."""
+    return str(Path(uri).expanduser().resolve()) if "://" not in uri else uri.rstrip("/")

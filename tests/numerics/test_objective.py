@@ -1,0 +1,73 @@
+"""The schedule and the loss against closed forms and against diffusers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from altdiffusion.diffusion import noise
+from altdiffusion.diffusion.objective import Schedule, epsilon_loss, scaled_linear_betas
+
+
+def test_betas_are_the_closed_form() -> None:
+    betas = scaled_linear_betas().tolist()
+    assert len(betas) == 1000
+    for t in (0, 1, 499, 998, 999):
+        root = math.sqrt(0.00085) + t / 999 * (math.sqrt(0.012) - math.sqrt(0.00085))
+        assert math.isclose(betas[t], root * root, rel_tol=1e-12)
+
+
+def test_weights_are_the_roots_of_the_cumulative_product() -> None:
+    schedule = Schedule.scaled_linear()
+    product = 1.0
+    for t, beta in enumerate(scaled_linear_betas().tolist()):
+        product *= 1 - beta
+        assert math.isclose(float(schedule.signal[t]), math.sqrt(product), rel_tol=1e-6)
+        assert math.isclose(float(schedule.noise[t]), math.sqrt(1 - product), rel_tol=1e-6)
+
+
+def test_it_is_the_schedule_of_diffusers() -> None:
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    ours = Schedule.scaled_linear()
+    torch.testing.assert_close(ours.signal**2, theirs.alphas_cumprod, rtol=2e-5, atol=1e-7)
+    latents, eps = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
+    steps = torch.tensor([0, 1, 500, 999])
+    torch.testing.assert_close(
+        ours.add_noise(latents, eps, steps), theirs.add_noise(latents, eps, steps), rtol=2e-5, atol=1e-6
+    )
+
+
+def test_loss_of_a_known_prediction() -> None:
+    """A predictor that answers x_t has the error sqrt(abar) x_0 + (sqrt(1 - abar) - 1) eps: its mean square is known."""
+    schedule = Schedule.scaled_linear()
+    latents = torch.full((3, 2, 4, 4), 2.0)
+    eps = torch.full((3, 2, 4, 4), -1.0)
+    steps = torch.tensor([0, 400, 999])
+    loss = epsilon_loss(schedule.add_noise(latents, eps, steps), eps)
+    product, expected = 1.0, []
+    for t, beta in enumerate(scaled_linear_betas().tolist()):
+        product *= 1 - beta
+        if t in (0, 400, 999):
+            expected.append((2 * math.sqrt(product) - math.sqrt(1 - product) + 1) ** 2)
+    torch.testing.assert_close(loss, torch.tensor(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_expected_loss_of_a_zero_prediction_is_one() -> None:
+    eps = noise.keyed_normal(1, torch.arange(512), noise.NOISE, (4, 8, 8))
+    loss = epsilon_loss(torch.zeros_like(eps), eps)
+    assert loss.shape == (512,)
+    assert abs(float(loss.mean()) - 1) < 5 * math.sqrt(2 / eps.numel())
+
+
+def test_noised_latents_keep_unit_variance() -> None:
+    schedule = Schedule.scaled_linear()
+    torch.testing.assert_close(schedule.signal**2 + schedule.noise**2, torch.ones(1000), rtol=1e-6, atol=1e-6)
+
+
+def test_low_precision_predictions_are_compared_in_float32() -> None:
+    predicted = torch.full((1, 4), 256.0, dtype=torch.bfloat16)
+    loss = epsilon_loss(predicted, torch.tensor([[255.5, 255.5, 255.5, 255.5]]))
+    assert loss.dtype == torch.float32
+    assert float(loss) == 0.25

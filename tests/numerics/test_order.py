@@ -1,0 +1,200 @@
+"""Batch n as a pure function: exact epochs, independence of workers, resume from anywhere, a fair shuffle."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from altdiffusion.training.order import Order, Part, whole_shares
+from altdiffusion.training.permutation import derive, key_of, permute
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sizes = st.integers(1, 700)
+
+
+def order_of(rows: int, chunk: int, window: int, batch: int, seed: int = 3, digest: str = "d") -> Order:
+    return Order(
+        [Part(digest=digest, rows=rows)], seed=seed, global_batch=batch, chunk_rows=chunk, window_chunks=window
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(n=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
+def test_a_permutation_is_a_bijection_and_inverts(n: int, key: int) -> None:
+    x = np.arange(n, dtype=np.int64)
+    y = permute(x, n, np.uint64(key))
+    assert np.array_equal(np.sort(y), x)
+    assert np.array_equal(permute(y, n, np.uint64(key), inverse=True), x)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(2**40, 2**62), data=st.data())
+def test_a_permutation_of_a_huge_range_inverts(n: int, data: st.DataObject) -> None:
+    x = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20)), dtype=np.int64)
+    y = permute(x, n, np.uint64(7))
+    assert ((y >= 0) & (y < n)).all()
+    assert np.array_equal(permute(y, n, np.uint64(7), inverse=True), x)
+
+
+def test_elements_may_have_their_own_size_and_key() -> None:
+    n = np.array([5, 900, 1, 64], dtype=np.int64)
+    keys = derive(key_of("k"), np.arange(4))
+    together = permute(np.array([3, 17, 0, 63]), n, keys)
+    alone = [int(permute(np.array([x]), int(m), k)[0]) for x, m, k in zip([3, 17, 0, 63], n, keys, strict=True)]
+    assert together.tolist() == alone
+
+
+def test_a_value_outside_of_its_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="outside"):
+        permute(np.array([5]), 5, np.uint64(0))
+
+
+@pytest.mark.parametrize("n", [3, 10, 37])
+def test_permutations_are_uniform_over_keys(n: int) -> None:
+    """Chi-square over (from, to): every value goes everywhere equally often."""
+    trials = 6000
+    counts = np.zeros((n, n))
+    keys = derive(key_of("uniform"), np.arange(trials))
+    for x in range(n):
+        y = permute(np.full(trials, x), n, keys)
+        counts[x] = np.bincount(y, minlength=n)
+    expected = trials / n
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    freedom = (n - 1) ** 2
+    assert abs(chi_square - freedom) < 6 * math.sqrt(2 * freedom)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=sizes, chunk=st.integers(1, 90), window=st.integers(1, 9), batch=st.integers(1, 64), epoch=st.integers(0, 3))
+def test_each_sample_once_per_epoch(rows: int, chunk: int, window: int, batch: int, epoch: int) -> None:
+    order = order_of(rows, chunk, window, batch)
+    found = order.samples(np.arange(epoch * rows, (epoch + 1) * rows, dtype=np.int64))
+    assert (found.epoch == epoch).all()
+    assert np.array_equal(np.sort(found.row), np.arange(rows))
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=sizes, chunk=st.integers(1, 90), window=st.integers(1, 9), n=st.integers(0, 10_000), data=st.data())
+def test_independent_of_the_number_of_workers(rows: int, chunk: int, window: int, n: int, data: st.DataObject) -> None:
+    world = data.draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
+    batch = 24 * data.draw(st.integers(1, 3))
+    order = order_of(rows, chunk, window, batch)
+    whole = order.batch(n)
+    shares = [order.share(n, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate([s.position for s in shares])) == list(range(n * batch, (n + 1) * batch))
+    assert np.array_equal(np.concatenate([s.row for s in shares]), whole.row)
+    by_position = dict(zip(whole.position.tolist(), whole.row.tolist(), strict=True))
+    again = order.samples(np.arange(n * batch, (n + 1) * batch))
+    assert [by_position[p] for p in again.position.tolist()] == again.row.tolist()
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=sizes, start=st.integers(0, 50))
+def test_any_batch_without_the_ones_before(rows: int, start: int) -> None:
+    in_sequence = [order_of(rows, 16, 4, 12).batch(n).row.tolist() for n in range(start + 3)]
+    fresh = order_of(rows, 16, 4, 12)
+    assert [fresh.batch(n).row.tolist() for n in range(start, start + 3)] == in_sequence[start:]
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"digest": "other"}])
+def test_seed_and_digest_decide(change: dict[str, object]) -> None:
+    base = order_of(1000, 64, 4, 100)
+    other = order_of(1000, 64, 4, 100, **change)  # type: ignore[arg-type]
+    positions = np.arange(1000)
+    assert (base.samples(positions).row == other.samples(positions).row).mean() < 0.02
+
+
+def test_epochs_have_different_orders() -> None:
+    order = order_of(1000, 64, 4, 100)
+    first, second = order.samples(np.arange(1000)), order.samples(np.arange(1000, 2000))
+    assert (first.row == second.row).mean() < 0.02
+
+
+def test_a_window_bounds_what_is_read() -> None:
+    """All rows drawn within one window come from its chunks: that is what bounds the reader's memory."""
+    order = order_of(64 * 40, 64, 5, 64)
+    found = order.samples(np.arange(64 * 40))
+    for window in range(8):
+        chunks = np.unique(found.row[window * 320 : (window + 1) * 320] // 64)
+        assert len(chunks) == 5
+
+
+def test_ranks_keep_to_their_chunks_within_a_window() -> None:
+    world, order = 8, order_of(64 * 64, 64, 16, 256)
+    mine: set[int] = set()
+    for n in range(4):  # the first window: 1024 rows of 16 chunks
+        mine |= set((order.share(n, 3, world).row // 64).tolist())
+    assert len(mine) <= 6  # 2 of 16 would be the least; all 16 is what a random share reads
+
+
+def test_the_shuffle_mixes_within_the_window_and_across_epochs() -> None:
+    """Neighbours in the dataset are no likelier than any pair to meet in a batch, when the window is the dataset.
+
+    A shuffle of shards alone (chunks in random order, rows in sequence) fails this: its batches are runs of neighbours.
+    """
+    rows, batch, epochs = 2048, 64, 20
+    order = order_of(rows, 64, 32, batch)
+    together = 0
+    for n in range(epochs * rows // batch):
+        together += int((np.diff(np.sort(order.batch(n).row)) == 1).sum())
+    expected = epochs * (rows - 1) * (batch - 1) / (rows - 1)  # pairs of neighbours x chance to share a batch
+    assert abs(together - expected) < 6 * math.sqrt(expected)
+
+
+def test_rows_are_spread_evenly_over_the_epoch() -> None:
+    """Over many seeds, each row's place in the epoch is uniform, with small windows too."""
+    rows, trials = 96, 1500
+    counts = np.zeros((rows, rows))
+    for seed in range(trials):
+        found = order_of(rows, 8, 3, 8, seed=seed).samples(np.arange(rows))
+        counts[found.row, np.arange(rows)] += 1
+    expected = trials / rows
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    freedom = (rows - 1) ** 2
+    assert abs(chi_square - freedom) < 8 * math.sqrt(2 * freedom)
+
+
+@settings(max_examples=30, deadline=None)
+@given(weights=st.lists(st.floats(0.01, 100), min_size=2, max_size=4), n=st.integers(0, 5))
+def test_a_mixture_keeps_its_shares_and_each_parts_epochs(weights: list[float], n: int) -> None:
+    rows = [50 + 13 * i for i in range(len(weights))]
+    order = Order(
+        [Part(digest=str(i), rows=r, weight=w) for i, (r, w) in enumerate(zip(rows, weights, strict=True))],
+        seed=1, global_batch=8, chunk_rows=16, window_chunks=3,
+    )  # fmt: skip
+    turn = sum(order.shares)
+    found = order.samples(np.arange(n * turn, (n + 1) * turn))
+    assert np.bincount(found.part, minlength=len(rows)).tolist() == list(order.shares)
+    seen = order.samples(np.arange((n + 1) * turn))
+    for part, size in enumerate(rows):
+        mine = seen.row[seen.part == part]
+        times = np.bincount(mine, minlength=size)
+        assert times.max() - times.min() <= 1
+
+
+def test_epochs_are_counted_exactly() -> None:
+    order = Order(
+        [Part(digest="a", rows=100, weight=3), Part(digest="b", rows=10, weight=1)],
+        seed=1, global_batch=10, chunk_rows=16, window_chunks=3,
+    )  # fmt: skip
+    seen = order.samples(np.arange(130))
+    expected = tuple((seen.part == i).sum() / r for i, r in ((0, 100), (1, 10)))
+    assert order.epochs(13) == pytest.approx(expected)
+    assert order.epochs(40) == pytest.approx((3.0, 10.0))
+
+
+def test_whole_shares() -> None:
+    assert whole_shares([5]) == (1,)
+    assert whole_shares([0.5, 0.25, 0.25]) == (2, 1, 1)
+    assert whole_shares([1, 1e-9])[1] == 1
+    with pytest.raises(ValueError, match="positive"):
+        whole_shares([1, 0])
+
+
+def test_billions_of_rows_cost_nothing() -> None:
+    order = order_of(4_120_000_000, 1024, 64, 3072)
+    batch = order.batch(329_999)
+    assert len(np.unique(batch.row)) == 3072
+    assert len(np.unique(batch.row // 1024)) <= 64 * 2

@@ -1,0 +1,101 @@
+"""Sampling: equal to the stock pipeline, and every picture a function of its own row alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from altdiffusion.diffusion import models
+from altdiffusion.generation.sampler import Sampler, make_scheduler
+
+from tests import training_lake
+
+WORDS = ["red", "a blue bird", "cat", "the old house", "rain", "moon", "tree of gold", "ship", "bread", "fish"]
+PROMPTS = [f"{WORDS[i % 10]} {WORDS[i * 7 // 10 % 10]}" for i in range(40)]
+SEEDS = [1000 + 17 * i for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> models.ModelBundle:
+    """The demo's UNet and VAE with random weights: large enough that matrix products really split differently."""
+    torch.manual_seed(3)
+    text = models.text_config_demo(32) | {"num_hidden_layers": 2}
+    return models.ModelBundle(
+        unet=models.build_unet(models.unet_config_demo()),
+        vae=models.build_vae(models.vae_config_demo()),
+        text_encoder=models.build_text_encoder(text),
+        tokenizer=training_lake.tokenizer(),
+        scheduler=make_scheduler("ddim", models.scheduler_config()),
+    )
+
+
+def sampler(bundle: models.ModelBundle, **changes: Any) -> Sampler:
+    settings: dict[str, Any] = {"sampler": "ddim", "steps": 4, "guidance_scale": 3.0, "batch_rows": 8}
+    return Sampler(bundle, **(settings | changes))
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmpp"])
+@pytest.mark.parametrize("scale", [3.0, 1.0])
+def test_it_draws_what_the_stock_pipeline_draws(bundle: models.ModelBundle, name: str, scale: float) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    ours = sampler(bundle, sampler=name, steps=6, guidance_scale=scale)
+    pipeline = StableDiffusionPipeline(
+        vae=bundle.vae, text_encoder=bundle.text_encoder, tokenizer=bundle.tokenizer, unet=bundle.unet,
+        scheduler=make_scheduler(name, bundle.scheduler.config),  # type: ignore[arg-type]
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompt=PROMPTS[:8], latents=ours.initial_latents(SEEDS[:8], 32, 32), num_inference_steps=6,
+        guidance_scale=scale, height=32, width=32, eta=0.0, output_type="np",
+    ).images  # fmt: skip
+    drawn = ours.draw(PROMPTS[:8], SEEDS[:8], 32, 32)
+    assert drawn.std() > 1  # a picture, not one colour
+    np.testing.assert_array_equal(drawn, (theirs * 255).round().astype(np.uint8))
+
+
+def test_a_row_is_drawn_the_same_in_whatever_company(bundle: models.ModelBundle) -> None:
+    ours = sampler(bundle)
+    together = ours.draw(PROMPTS, SEEDS, 32, 32)
+    order = np.random.default_rng(0).permutation(40)
+    shuffled = ours.draw([PROMPTS[i] for i in order], [SEEDS[i] for i in order], 32, 32)
+    np.testing.assert_array_equal(shuffled, together[order])
+    for start, stop in ((0, 1), (3, 8), (30, 40), (7, 24)):  # units of other sizes
+        np.testing.assert_array_equal(ours.draw(PROMPTS[start:stop], SEEDS[start:stop], 32, 32), together[start:stop])
+    assert len({picture.tobytes() for picture in together}) == 40
+
+
+def test_threads_change_no_bit(bundle: models.ModelBundle) -> None:
+    before = torch.get_num_threads()
+    try:
+        drawn = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            drawn.append(sampler(bundle).draw(PROMPTS[:8], SEEDS[:8], 32, 32))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+
+
+def test_seed_prompt_and_size_each_change_the_picture(bundle: models.ModelBundle) -> None:
+    ours = sampler(bundle)
+    drawn = ours.draw(["cat", "cat", "dog", "cat"], [1, 2, 1, 1], 32, 32)
+    assert not np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    np.testing.assert_array_equal(drawn[0], drawn[3])
+    assert ours.draw(["cat"], [1], 48, 32).shape == (1, 32, 48, 3)
+    assert ours.initial_latents([1, -1], 48, 32).shape == (2, 16, 8, 12)
+
+
+def test_half_precision_stays_close(bundle: models.ModelBundle) -> None:
+    full = sampler(bundle).draw(PROMPTS[:8], SEEDS[:8], 32, 32).astype(int)
+    half = replace(bundle, unet=models.build_unet(models.unet_config_demo()), vae=models.build_vae(models.vae_config_demo()))
+    half.unet.load_state_dict(bundle.unet.state_dict())
+    half.vae.load_state_dict(bundle.vae.state_dict())
+    half.unet.to(torch.bfloat16), half.vae.to(torch.bfloat16)
+    drawn = sampler(half).draw(PROMPTS[:8], SEEDS[:8], 32, 32).astype(int)
+    assert 0 < np.abs(drawn - full).mean() < 5  # grey levels

@@ -1,0 +1,132 @@
+"""Architectural promises, each held by a test."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+JOBS = ("curate", "encode", "train", "generate", "evaluate")
+
+
+def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **env}
+    )
+
+
+def test_platform_is_a_source_root_and_the_standard_library_is_intact() -> None:
+    assert not (ROOT / "platform/__init__.py").exists()
+    code = "import platform; print(platform.__file__); print(platform.python_version())"
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert str(ROOT) not in done.stdout.splitlines()[0]
+
+
+def test_import_layers_hold() -> None:
+    done = run(str(BIN / "lint-imports"), "--no-cache")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_format_lint_and_types() -> None:
+    for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]):
+        done = run(str(BIN / command[0]), *command[1:])
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_jobs_are_thin() -> None:
+    for job in JOBS:
+        lines = (ROOT / f"jobs/{job}.py").read_text().splitlines()
+        assert len(lines) < 80, f"jobs/{job}.py has {len(lines)} lines"
+
+
+def test_importing_a_module_starts_nothing_heavy() -> None:
+    """Layers below execution stay importable without Ray and MLflow, where networks run on a bare GPU machine."""
+    code = (
+        "import sys\n"
+        "import altdiffusion.config, altdiffusion.storage.dataset, altdiffusion.lineage.graph\n"
+        "import altdiffusion.diffusion.noise, altdiffusion.diffusion.objective, altdiffusion.training.loop\n"
+        "import altdiffusion.curation.select, altdiffusion.generation.prompts\n"
+        "print([m for m in ('ray', 'mlflow', 'img2dataset') if m in sys.modules])"
+    )
+    done = run(sys.executable, "-c", code, PYTHONPATH="platform")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "jobs/configs").rglob("*.yaml"))
+
+
+def test_there_is_a_config_for_every_job_and_stage() -> None:
+    names = {str(path.relative_to("jobs/configs")) for path in CONFIGS}
+    stages = ("curate", "encode", "alignment", "quality", "guidance", "generate", "evaluate")
+    assert {f"{size}/{stage}.yaml" for size in ("demo", "m18") for stage in stages} <= names
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_every_config_dry_runs(config: Path) -> None:
+    stem = config.stem.split("-")[0]
+    job = stem if stem in JOBS else "train"
+    done = run(sys.executable, "-m", f"jobs.{job}", "--config", str(config), "--dry-run", PYTHONPATH="platform")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fingerprint" in done.stdout and "plan" in done.stdout
+
+
+def test_the_runtime_environment_points_at_the_source_root() -> None:
+    environment = yaml.safe_load((ROOT / "jobs/runtime_env.yaml").read_text())
+    assert environment["working_dir"] == "."
+    assert environment["env_vars"]["PYTHONPATH"] == "platform"
+
+
+def test_cluster_yaml_passes_rays_validation() -> None:
+    """8 nodes of 8 GPUs, a curation group, token authentication in every start command."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    validate_config(prepare_config(cluster))
+    a100 = cluster["available_node_types"]["a100"]
+    assert a100["max_workers"] * a100["resources"]["GPU"] == 64
+    for start in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
+        assert "RAY_AUTH_MODE=token" in start[-1]
+    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [line.strip() for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    """Every make target, module, config and script named in a README command is really there."""
+    commands = readme_commands()
+    assert len(commands) >= 8
+    makefile = (ROOT / "Makefile").read_text()
+    for command in commands:
+        for target in re.findall(r"\bmake ([a-z]+)", command):
+            assert re.search(rf"^{target}:", makefile, flags=re.M), command
+        for module in re.findall(r"python -m ([\w.]+)", command):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), command
+        for file in re.findall(r"(?:jobs|deploy|benchmarks|demo)/[\w./-]+\.(?:yaml|jsonl|py)", command):
+            assert (ROOT / file).exists(), command
+        for first in re.findall(r"altdiffusion ([a-z]+)", command):
+            done = run(sys.executable, "-m", "altdiffusion.cli", first, "--help", PYTHONPATH="platform")
+            assert done.returncode == 0, command
+
+
+def test_no_path_of_one_machine_and_no_registry_in_tracked_files() -> None:
+    listed = run("git", "ls-files").stdout.splitlines()
+    if not listed:
+        pytest.skip("not a git checkout")
+    pattern = re.compile(r"(^|[^A-Za-z0-9_.])/(root|home/[a-z]+)/|registry\.npmjs|pypi\.org|files\.pythonhosted")
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".yaml", ".toml", ".txt"} and path.is_file() and path != Path(__file__):
+            assert not pattern.search(path.read_text(encoding="utf-8")), name
