@@ -2,8 +2,8 @@
 
     python benchmarks/language_id.py [--cache DIR] [--tune]
 
-Texts: CLDR's names and keywords of every emoji that has them in the 18 languages and in ten off-target ones, with the
-same number of texts a language. Thresholds are tuned on every other concept (`--tune` prints them) and all figures are
+Texts: CLDR's names and keywords of every emoji that has them in the 18 languages and in ten off-target ones, as many
+texts a language. Thresholds are tuned on every other concept (`--tune` prints them) and all figures are
 measured on the rest. `words` is a name with its keywords, `name` the name alone, `long` three concepts' words.
 The source's labels are not used, so that the figures stand for captions that bring none.
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language import Guess, LanguageIdentifier, text_for_model
 from altdiffusion.languages import CODES
+
 from demo.concepts import OFF_TARGET, annotations
 from demo.npm import default_cache
 
@@ -126,8 +126,9 @@ def main() -> None:
     print(f"{'mean':20}" + "".join(f"{cell:>16}" for cell in means))
     print(f"{'lowest precision':20}" + "".join(f"{min(p.values()):>16.3f}" for _, p, _ in columns.values()))
     print(f"{'off-target accepted':20}" + "".join(f"{off:>16.3f}" for _, _, off in columns.values()))
+    print("captions per CPU-second: ours, a bare loop of fastText's predict, the ratio")
     for variant, ours, bare in rates:
-        print(f"{variant}: {ours:,.0f} captions per CPU-second; bare loop of fastText {bare:,.0f}; ratio {ours / bare:.2f}")
+        print(f"{variant:20}{ours:>16,.0f}{bare:>16,.0f}{ours / bare:>16.2f}")
 
 
 if __name__ == "__main__":

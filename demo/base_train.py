@@ -250,7 +250,12 @@ def train_base(vae: Any, tokenizer: Any, images: dict[str, torch.Tensor], cache:
         with torch.no_grad():
             table = encode_text(english, ids, 1)
         averages = _fit_unet(
-            unet, None, lambda rows: table[rows], latents, by_concept, range(JOINT_STEPS, UNET_STEPS)
+            unet,
+            None,
+            lambda rows: table[rows].requires_grad_(),  # as before, so that the graph need not be compiled again
+            latents,
+            by_concept,
+            range(JOINT_STEPS, UNET_STEPS),
         )
         save(_below(averages, "unet."), final)
     unet.load_state_dict(load_file(final))
@@ -339,12 +344,13 @@ def distil(english: Any, tokenizer: Any, cache: Path, work: Path) -> Any:
         ids, targets = tokenize(tokenizer, texts), targets[torch.tensor(rows)]
         spread = float(targets.var(0).mean())
         optimizer = torch.optim.AdamW(student.parameters(), lr=DISTIL_RATE, weight_decay=0.01)
-        draw = torch.Generator().manual_seed(4)
+        lengths = (ids != 1).sum(1)
+        batches = _batches_by_length(lengths, torch.Generator().manual_seed(4))
         running, clock = 0.0, time.monotonic()
         for step in range(DISTIL_STEPS):
             _set_rate(optimizer, DISTIL_RATE, step, DISTIL_STEPS, 200)
-            pick = torch.randint(0, len(ids), (DISTIL_BATCH,), generator=draw)
-            longest = int((ids[pick] != 1).sum(1).max())  # the mask makes what is cut here irrelevant
+            pick = next(batches)
+            longest = int(lengths[pick].max())  # the mask makes what is cut here irrelevant
             feature = encode_text(student, ids[pick, :longest], 1)[:, 0]
             loss = (feature - targets[pick]).square().mean()
             _step(optimizer, loss, student)
@@ -356,3 +362,12 @@ def distil(english: Any, tokenizer: Any, cache: Path, work: Path) -> Any:
         save(dict(student.state_dict()), path)
     student.load_state_dict(load_file(path))
     return student.eval()
+
+
+def _batches_by_length(lengths: torch.Tensor, draw: torch.Generator) -> Iterator[torch.Tensor]:
+    """Endless batches of captions of about one length, so that little of a batch is padding."""
+    while True:
+        pick = torch.randint(0, len(lengths), (8 * DISTIL_BATCH,), generator=draw)
+        groups = pick[lengths[pick].argsort(stable=True)].split(DISTIL_BATCH)
+        for group in torch.randperm(len(groups), generator=draw).tolist():
+            yield groups[group]

@@ -52,7 +52,9 @@ def boundaries(config: EncodeJobConfig) -> tuple[Boundary, ...]:
             noun="images",
             kind="latents",
             parents=parents,
-            units=lambda lake: plan_encode(lake.version(config.images), config.encode.rows_per_unit),
+            units=lambda lake: plan_encode(
+                lake.version(config.images), config.encode.rows_per_unit, *(str(ref) for ref in parents(lake)[1:])
+            ),
             work=lambda _: EncodeWork(lake=config.lake, dataset=config.latents, config=config.encode),
         ),
     )

@@ -6,8 +6,10 @@ import json
 import math
 import shutil
 import socket
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -274,12 +276,34 @@ def test_a_lake_elsewhere_needs_a_tracking_server() -> None:
         connect(None, "memory://elsewhere")
 
 
-def test_a_database_that_cannot_be_written_is_a_clear_error(small: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    with train(small):
-        pass
-    uri = f"sqlite:///{small.uri}/mlflow.db?mode=ro&uri=true".replace("sqlite:///", "sqlite:///file:")
-    with pytest.raises(AltDiffusionError, match="can be written"):
-        train(small, tracking_uri=uri)
+def test_a_job_that_ends_in_an_outage_is_shipped_by_the_next_start(
+    small: SmallLake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here the outage is a locked database; a killed server is in test_mlflow_server.py."""
+    monkeypatch.setattr("altdiffusion.lineage.run.CLOSE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("altdiffusion.lineage.tracking.LOCK_TIMEOUT_S", 0.5)
+    run = train(small)
+    time.sleep(0.5)
+    with closing(sqlite3.connect(f"{small.uri}/mlflow.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(AltDiffusionError, match="not held by another program"):
+            train(small, name="another")
+        spool = MetricSpool(run.metrics_path)
+        run.ship(spool.path)
+        for step in range(10):
+            spool.append(step=step, metrics={"loss": 1.0})
+        run.output(small.generations)
+        start = time.monotonic()
+        assert not run.close()
+        assert time.monotonic() - start < 5
+        assert "Nothing is lost" in caplog.text
+        holder.execute("ROLLBACK")
+    monkeypatch.undo()
+    with train(small) as again:
+        again.ship(again.metrics_path)
+    assert again.run_id == run.run_id
+    assert [step for step, _ in history(again, "loss")] == list(range(10))
+    assert f"lineage.out.{small.generations.ref.digest[:32]}" in again.tracking.client.get_run(run.run_id).data.tags
 
 
 def test_a_damaged_database_is_a_clear_error(small: SmallLake) -> None:

@@ -12,7 +12,8 @@ from altdiffusion.languages import CODES
 Preset = Literal["laion-base", "laion-joined", "laion-aesthetic"]
 
 # Probability (after script and letter evidence) from which a language is believed, for captions of at least
-# `LanguageConfig.short_letters` letters without a label of their own; made by `benchmarks/language_id.py --tune` on one half of its concepts.
+# `LanguageConfig.short_letters` letters without a label of their own; made by `benchmarks/language_id.py --tune` on
+# one half of its concepts.
 THRESHOLDS: dict[str, float] = {
     "en": 0.72, "zh": 0.61, "ja": 0.8, "th": 0.5, "ko": 0.5, "hi": 0.13, "uk": 0.59, "ar": 0.66, "tr": 0.35,
     "vi": 0.19, "pl": 0.49, "nl": 0.26, "pt": 0.43, "it": 0.41, "es": 0.56, "de": 0.68, "fr": 0.47, "ru": 0.89,

@@ -17,9 +17,10 @@ from altdiffusion.curation.config import DownloadConfig
 
 Format = Literal["jpg", "png", "webp", "gif"]
 _OTHER_FORMATS = (
-    (b"BM", "bmp"), (b"II*\x00", "tiff"), (b"MM\x00*", "tiff"), (b"8BPS", "psd"), (b"%!PS", "eps"), (b"%PDF", "pdf"),
-    (b"\xc5\xd0\xd3\xc6", "eps"), (b"\x00\x00\x01\x00", "ico"), (b"\xff\x0a", "jxl"), (b"\x00\x00\x00\x0cJXL ", "jxl"),
-    (b"\x00\x00\x00\x0cjP  ", "jp2"), (b"\xffO\xffQ", "jp2"), (b"qoif", "qoi"), (b"v/1\x01", "exr"), (b"#?RADIANCE", "hdr"),
+    (b"BM", "bmp"), (b"II*\x00", "tiff"), (b"MM\x00*", "tiff"), (b"8BPS", "psd"), (b"%!PS", "eps"),
+    (b"%PDF", "pdf"), (b"\x00\x00\x00\x0cJXL ", "jxl"), (b"#?RADIANCE", "hdr"),
+    (b"\xc5\xd0\xd3\xc6", "eps"), (b"\x00\x00\x01\x00", "ico"), (b"\xff\x0a", "jxl"),
+    (b"\x00\x00\x00\x0cjP  ", "jp2"), (b"\xffO\xffQ", "jp2"), (b"qoif", "qoi"), (b"v/1\x01", "exr"),
 )  # fmt: skip
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -195,7 +196,7 @@ def _gif_blocks(body: bytes, at: int) -> int:
 
 
 def plain_image(body: bytes, header: Header) -> bytes:
-    """The same picture as OpenCV reads it rightly: the body itself, or an RGB PNG of its first frame, upright, on white.
+    """What OpenCV reads rightly: the body itself, or a PNG of its first frame in RGB, upright, on white.
 
     Raises:
         Refused: decode, truncated.

@@ -3,8 +3,8 @@
 candidates -> links is a hash exchange: every select unit wrote one shard a bucket (`split_by_bucket`), so the unit of
 bucket b reads shard b of every select unit and nothing else, holds the keys of that bucket only, and decides alone:
 rows that share a URL share a bucket, and rows that share LAION's hash share URL and text, hence the bucket too.
-The survivor is the first in input order (source part, then row). Rows come out in input order within the bucket, which
-also spreads every site over all download units.
+The survivor is the first in input order (source part, then row). Rows come out in input order within the bucket,
+which also spreads every site over all download units.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from altdiffusion.curation.outcome import finish_unit, rejects_table
-from altdiffusion.execution.ranges import open_version, unit_id
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.ranges import open_version, unit_id
 from altdiffusion.records import LINKS
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version

@@ -46,7 +46,7 @@ def plan_download(links: Version, rows_per_unit: int) -> list[Unit]:
 
 @dataclass
 class _Gate:
-    """What stands in for img2dataset's `download_image_with_retry`: fetch, check, remember what its writer cannot keep."""
+    """Stands in for img2dataset's `download_image_with_retry`: fetches, checks, remembers what its writer drops."""
 
     fetcher: Fetcher
     config: DownloadConfig
@@ -203,7 +203,7 @@ def _assemble(
     written = written.take(order)
     status, errors = written["status"].to_pylist(), written["error_message"].to_pylist()
     rows = sorted(keys)
-    reasons = {row: ("decode", "img2dataset lost the row") for row in set(range(links.num_rows)) - set(rows)}
+    reasons = dict.fromkeys(set(range(links.num_rows)) - set(rows), ("decode", "img2dataset lost the row"))
     good = []
     for at, row in enumerate(rows):
         if status[at] == "success":

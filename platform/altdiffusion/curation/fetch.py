@@ -20,7 +20,16 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Any
 
-from altdiffusion.curation.addresses import Refused, Resolver, SystemResolver, Target, check, literal, parse_url, redirected
+from altdiffusion.curation.addresses import (
+    Refused,
+    Resolver,
+    SystemResolver,
+    Target,
+    check,
+    literal,
+    parse_url,
+    redirected,
+)
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.optout import opt_out
 from altdiffusion.errors import AltDiffusionError

@@ -88,7 +88,7 @@ class LanguageIdentifier:
             )
         self._index = {_PREFIX + label: number for number, label in enumerate(self._labels)}
         self._may_write = np.array(
-            [[scripts.may_write(label, script) for label in self._labels] for script in range(len(scripts.SCRIPTS))]
+            [[scripts.may_write(label, script) for label in self._labels] for script in range(scripts.SCRIPTS)]
         )
         self._number = {label: number for number, label in enumerate(self._labels)}
         bits = [scripts.bit(label) for label in self._labels]
@@ -153,7 +153,7 @@ class LanguageIdentifier:
         """
         guess = self.guess(captions)
         accepted = np.isin(guess.code, self.config.languages) & (guess.score >= self.needed(guess, source_labels))
-        language = pa.array(np.where(accepted, guess.code, None), pa.string())
+        language = pa.array(guess.code, pa.string(), mask=~accepted)
         return language, pa.array(guess.score, pa.float32()), pa.array(guess.code, pa.string())
 
     def needed(self, guess: Guess, source_labels: pa.Array) -> npt.NDArray[np.float32]:

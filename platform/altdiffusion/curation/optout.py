@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from email.message import Message
 
+_VALUED = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
 _NO = frozenset({"noai", "noimageai"})
 
 
@@ -18,7 +19,7 @@ def opt_out(headers: Message, agent: str) -> str | None:
         speaks_to_us = True
         for part in str(value).lower().split(","):
             name, colon, rest = part.partition(":")
-            if colon and name.strip() not in ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"):
+            if colon and name.strip() not in _VALUED:
                 speaks_to_us = name.strip() in ("*", mine)
                 part = rest
             if speaks_to_us and part.strip() in _NO:

@@ -45,7 +45,7 @@ def make_scorer(config: ScoreConfig) -> Scorer:
 class SourceAestheticScorer:
     """Passes the source's own aesthetic column through."""
 
-    requires = ("aesthetic",)
+    requires: tuple[str, ...] = ("aesthetic",)
     provides = "aesthetic_score"
 
     def score(self, images: pa.Table) -> pa.Array | pa.ChunkedArray:
@@ -55,7 +55,7 @@ class SourceAestheticScorer:
 class ClipAestheticScorer:
     """CLIP's image embedding through LAION's linear head."""
 
-    requires = ("image",)
+    requires: tuple[str, ...] = ("image",)
     provides = "aesthetic_score"
 
     def __init__(self, config: ScoreConfig) -> None:

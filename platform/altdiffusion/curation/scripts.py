@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCRIPTS = ("none", "latin", "cyrillic", "arabic", "devanagari", "greek", "hebrew", "thai", "hangul", "kana", "han", "other")
-NONE, LATIN, CYRILLIC, ARABIC, DEVANAGARI, GREEK, HEBREW, THAI, HANGUL, KANA, HAN, OTHER = range(len(SCRIPTS))
+SCRIPTS = 12
+NONE, LATIN, CYRILLIC, ARABIC, DEVANAGARI, GREEK, HEBREW, THAI, HANGUL, KANA, HAN, OTHER = range(SCRIPTS)
 # A syllable or ideograph says as much as about three letters of an alphabet.
 WEIGHTS = np.array([0, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3, 1], np.int32)
 _RANGES: tuple[tuple[int, int, int], ...] = (
@@ -71,7 +71,7 @@ ALPHABETS: dict[str, str] = {
     "az": _BASIC + "əğıöşüç\u0307",
     "sq": _BASIC + "ëç",
     "ru": _CYRILLIC + "ёъыэ",
-    "uk": _CYRILLIC.replace("", "") + "ґєії",
+    "uk": _CYRILLIC + "ґєії",
     "bg": _CYRILLIC + "ъѝ",
     "be": _CYRILLIC.replace("и", "").replace("щ", "") + "ёіўыэ",
     "mk": "абвгдѓежзѕијклљмнњопрстќуфхцчџшѐѝ",
@@ -83,20 +83,25 @@ ALPHABETS: dict[str, str] = {
 _BITS = {language: bit for bit, language in enumerate(ALPHABETS)}
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
+
+def _labels(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Scripts of fastText's labels; a label that is not listed is written in Latin letters.
 LABEL_SCRIPTS: dict[int, frozenset[str]] = {
-    CYRILLIC: frozenset(
-        "ab av ba be bg bxr ce cv kk krc kv ky lez mdf mhr mk mn mrj myv os ru rue sah sr tg tt tyv uk xal".split()
+    CYRILLIC: _labels(
+        "ab av ba be bg bxr ce cv kk krc kv ky lez mdf mhr mk mn mrj myv os ru rue sah sr tg tt tyv uk xal"
     ),
-    ARABIC: frozenset("ar arz azb ckb fa glk ks lrc mzn pnb ps sd ug ur".split()),
-    DEVANAGARI: frozenset("bh dty gom hi mai mr ne new sa".split()),
+    ARABIC: _labels("ar arz azb ckb fa glk ks lrc mzn pnb ps sd ug ur"),
+    DEVANAGARI: _labels("bh dty gom hi mai mr ne new sa"),
     GREEK: frozenset({"el"}),
     HEBREW: frozenset({"he", "yi"}),
     THAI: frozenset({"th"}),
     HANGUL: frozenset({"ko"}),
     HAN: frozenset({"zh", "ja", "wuu", "yue"}),
     KANA: frozenset({"ja"}),
-    OTHER: frozenset("am as bn bo bpy dv gu hy ka km kn lo ml my or pa si ta te ti".split()),
+    OTHER: _labels("am as bn bo bpy dv gu hy ka km kn lo ml my or pa si ta te ti"),
 }
 _NOT_LATIN = frozenset().union(*LABEL_SCRIPTS.values()) - {"sr"}
 
@@ -140,7 +145,7 @@ def evidence(texts: pa.Array) -> Evidence:
     scripts, masks, han = _tables()
     script_of = scripts[points]
     counts = np.stack(
-        [np.add.reduceat(script_of == s, starts, dtype=np.int32) * WEIGHTS[s] for s in range(len(SCRIPTS))], axis=1
+        [np.add.reduceat(script_of == s, starts, dtype=np.int32) * WEIGHTS[s] for s in range(SCRIPTS)], axis=1
     )
     merged = counts.copy()  # Japanese mixes kana and ideographs: count them as one script
     merged[:, HAN] += np.where(counts[:, HAN] + counts[:, KANA] > 0, counts[:, KANA], 0)
@@ -195,9 +200,18 @@ def _tables() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArra
             masks[ord(character)] |= np.uint64(1 << _BITS[name])
     han = np.zeros(size, np.uint8)
     for point in range(0x4E00, 0xA000):
-        gb, jis, big5 = (_encodes(chr(point), name) for name in ("gb2312", "shift_jis", "big5"))
-        han[point] = 1 if gb and not jis else 2 if jis and not gb and not big5 else 3 if big5 and not gb and not jis else 0
+        repertoire = tuple(_encodes(chr(point), name) for name in ("gb2312", "shift_jis", "big5"))
+        han[point] = _KINDS.get(repertoire, 0)
     return scripts, masks, han
+
+
+# (in GB 2312, in JIS X 0208, in Big5) -> 1 simplified, 2 Japanese, 3 traditional; what several hold says nothing.
+_KINDS: dict[tuple[bool, ...], int] = {
+    (True, False, False): 1,
+    (True, False, True): 1,
+    (False, True, False): 2,
+    (False, False, True): 3,
+}
 
 
 def _encodes(character: str, encoding: str) -> bool:

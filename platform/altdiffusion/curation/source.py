@@ -1,7 +1,7 @@
 """LAION's Parquet parts: what is where (planning, from footers only) and one shape for all their variants.
 
 LAION published the same table in several spellings (FACTS 2): column names in upper or lower case, sizes as int32,
-int64 or double, scores that may be null, WIDTH and HEIGHT swapped in the base release, `hash` only in the joined sets.
+int64 or double, null scores, WIDTH and HEIGHT swapped in the base release, `hash` in the joined sets only.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from altdiffusion.curation.config import SourceConfig
-from altdiffusion.execution.ranges import unit_id
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.ranges import unit_id
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.ledger import Unit
@@ -55,7 +55,7 @@ class Part:
     uri: str
     name: str
     digest: str
-    """SHA-256 of the file's size and footer bytes (row counts, offsets, statistics): its identity without reading it."""
+    """SHA-256 of size and footer bytes (row counts, offsets, statistics): the identity without reading the rows."""
     group_rows: tuple[int, ...]
 
 
@@ -229,7 +229,8 @@ def read_rows(uri: str, start: int, stop: int, config: SourceConfig) -> pa.Table
 
 
 def _batches(parquet: pq.ParquetFile, start: int, stop: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    groups, offset, first = [], 0, 0
+    groups: list[int] = []
+    offset = first = 0
     for index in range(parquet.metadata.num_row_groups):
         rows = parquet.metadata.row_group(index).num_rows
         if offset < stop and offset + rows > start:
@@ -255,8 +256,8 @@ def normalise(table: pa.Table, *, swapped_sizes: bool) -> pa.Table:
         swapped_sizes: whether the column named width holds the height.
 
     Returns:
-        sample_id int64; url, caption, source_language string (invalid UTF-8 replaced); width, height int32 (null where
-        missing, not positive or absurd); scores float64, null for NaN, in the source's own precision, so that a
+        sample_id int64; url, caption, source_language string (invalid UTF-8 replaced); width, height int32 (null
+        where missing, not positive or absurd); scores float64, null for NaN, in the source's own precision, so that a
         strict comparison gives what the source's publisher got.
     """
     rows = table.num_rows

@@ -107,7 +107,7 @@ def _join(address: str) -> None:
     import ray
 
     if address != "auto":
-        _probe(address)
+        probe(address)
     # A submitted job brings its code in its own runtime environment; anyone else sends the package along.
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     runtime_env: dict[str, Any] | None = None if inside_job else {"py_modules": [str(SOURCE_ROOT / "altdiffusion")]}
@@ -118,7 +118,7 @@ def _join(address: str) -> None:
         raise AltDiffusionError(f"Ray address {address}", f"cannot be joined ({first})", _REMEDY) from error
 
 
-def _probe(address: str) -> None:
+def probe(address: str) -> None:
     """Refuses an address where no Ray head answers: `ray.init` itself would try for more than two minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://") or not colon or not port.isdigit() or not 0 < int(port) < 65536:

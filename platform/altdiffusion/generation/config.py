@@ -67,8 +67,8 @@ class PromptsConfig:
 class GenerateConfig:
     """One set of generated images.
 
-    `batch_rows` decides the result because matrix products of another shape may round otherwise: every row is
-    drawn in a batch of exactly that many, whatever the unit or pool.
+    `batch_rows`, `threads` and `device` decide the result too, because sums in another order round otherwise: every
+    row is drawn in a batch of exactly that many rows, whatever the unit or pool.
     """
 
     model: ModelConfig
@@ -84,8 +84,8 @@ class GenerateConfig:
     """Images drawn at once."""
     rows_per_unit: int = 512
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = operational(1)
-    """CPU threads of one worker."""
+    threads: int = 1
+    """CPU threads of one worker. More add up in another order, which a rare pixel shows: more workers do not."""
     image_files: bool = operational(True)
     """Also write every picture as images/<sha256>.png beside the dataset's shards."""
 

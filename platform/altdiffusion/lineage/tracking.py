@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sqlite3
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from altdiffusion.storage import files
 DEFAULT_EXPERIMENT = "altdiffusion"
 PROBES = 3
 PROBE_TIMEOUT_S = 2.5
+LOCK_TIMEOUT_S = 8.0
 _START = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 _LATER = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the shipping thread retries by itself, for ever
@@ -99,14 +101,14 @@ def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_E
         _probe(uri)
     elif "://" not in uri or uri.startswith("file:"):
         raise _unusable(uri, "is a folder, which MLflow 3 no longer takes", "write sqlite:///<folder>/mlflow.db")
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its tracebacks; we say what is wrong
     with starting(uri):
         from mlflow import MlflowClient
 
         artifacts = None
         if uri.startswith("sqlite:///"):
-            os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")) or ".", exist_ok=True)
+            _probe_database(uri.removeprefix("sqlite:///").partition("?")[0])
             if files.is_local(lake_uri):
                 artifacts = f"file://{files.local_path(lake_uri)}/mlartifacts"
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -164,6 +166,14 @@ def _probe(uri: str) -> None:
         f"cannot be reached ({reason}, {PROBES} tries)",
         "start it (mlflow server --host 127.0.0.1) or correct tracking_uri; without one, the lake's own database is used",
     )
+
+
+def _probe_database(path: str) -> None:
+    """Whether the SQLite file can be made, read and written now: MLflow itself would wait 20 s for each lock."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ROLLBACK")
 
 
 @contextmanager

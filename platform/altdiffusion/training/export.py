@@ -16,7 +16,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint, Warn
-from altdiffusion.training.resolve import LINEAGE, load_weights, read_record
+from altdiffusion.training.resolve import LINEAGE, content_digest, load_weights, read_record
 
 Weights = Literal["ema", "raw"]
 
@@ -27,7 +27,7 @@ def export_checkpoint(
     """Writes `<lake>/exports/<run>/step-XXXXXXXX/`, or `...-raw/` for raw weights; what is there whole is left alone.
 
     VAE, text encoder, tokenizer and scheduler are those that the run was trained with. `lineage.json`, written last,
-    names the checkpoint and the datasets of its run and of the runs before it.
+    names the checkpoint, the datasets of its run and of the runs before it, and the digest of the folder's content.
 
     Args:
         step: of a checkpoint; by default the newest verified one.
@@ -60,6 +60,7 @@ def export_checkpoint(
     staging = Path(parent) / f".tmp-{uuid.uuid4().hex}"
     try:
         save_bundle(bundle, staging)
+        lineage["content"] = content_digest(str(staging))
         (staging / LINEAGE).write_bytes(files.canonical_json(lineage))
         files.remove_tree(target)
         if local:
@@ -105,10 +106,11 @@ def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:
 
 def _present(target: str, lineage: dict[str, Any]) -> bool:
     try:
-        present: bool = files.read_json(files.join(target, LINEAGE)) == lineage
+        present = files.read_json(files.join(target, LINEAGE))
     except FileNotFoundError:
         return False
-    return present
+    content = present.pop("content", None)
+    return bool(present == lineage and content == content_digest(target))
 
 
 def _upload(folder: Path, target: str) -> None:

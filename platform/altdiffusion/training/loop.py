@@ -184,7 +184,8 @@ class Trainer:
     def load(self, found: Checkpoint) -> None:
         """Takes averages, optimizer and counters over; the UNet's weights were loaded with the models."""
         state = found.state()
-        self.counters = Counters(**{key: int(state[key]) for key in Counters.__dataclass_fields__})
+        for key in Counters.__dataclass_fields__:
+            setattr(self.counters, key, int(state[key]))
         given = {checkpoints.EMA: found.tensors(checkpoints.EMA), checkpoints.OPTIMIZER: found.tensors(checkpoints.OPTIMIZER)}
         mine = self.tensors()
         for name, tensors in given.items():
@@ -239,11 +240,18 @@ def make_order(run: ResolvedRun) -> tuple[Order, list[RowGroups]]:
 
 
 def train_loop(
-    run: ResolvedRun, *, reporter: Reporter, device: torch.device | str = "cpu", rank: int = 0, world: int = 1
+    run: ResolvedRun,
+    *,
+    reporter: Reporter,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world: int = 1,
+    counters: Counters | None = None,
 ) -> Checkpoint:
     """Trains from the newest verified checkpoint of the run, or from its start, to `config.steps`.
 
-    All ranks call it; with `world` > 1 inside an initialised process group.
+    All ranks call it; with `world` > 1 inside an initialised process group. `counters`, where given, are kept up to
+    date, so that the caller knows at which step it failed.
 
     Returns:
         The checkpoint of the last step (the same on all ranks).
@@ -260,6 +268,8 @@ def train_loop(
     if rank == 0:
         checkpoints.sweep(run.lake, config.run)
     trainer = Trainer(run, load_models(run, found), device=torch.device(device), world=world)
+    if counters is not None:
+        trainer.counters = counters
     if found is not None:
         trainer.load(found)
     order, rows = make_order(run)

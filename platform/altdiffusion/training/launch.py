@@ -1,0 +1,157 @@
+"""Training on Ray: one group of workers, restarted as often as it is worth it.
+
+Ray places the workers, connects them and starts them again when one is lost. What a restart continues from is decided
+by our own checkpoints alone: nothing is reported to Ray, whose record of checkpoints is not durable when `report()`
+returns and whose metrics-only reports take seconds. So a resume is the same command again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+import warnings
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution import cluster
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training import failures
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.loop import Counters, train_loop
+from altdiffusion.training.mailbox import MailReporter, Postman
+from altdiffusion.training.report import LineReporter, Reporter
+from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, resolve, write_record
+
+COLLECTIVE_TIMEOUT_S = 600
+
+
+def train(config: TrainConfig, lake: str, *, spool_path: str | None = None) -> Ref:
+    """Trains on the Ray cluster that this process is connected to (an embedded one is started if there is none).
+
+    Args:
+        config: what to train, and with which workers.
+        lake: URI of the lake; with several machines one that all of them reach.
+        spool_path: file on this machine to which the metrics are appended (see lineage.spool).
+
+    Returns:
+        The checkpoint of the last step.
+
+    Raises:
+        AltDiffusionError: what a user can mend.
+        TrainingFailed: the workers failed too often; its text holds the original traceback.
+    """
+    run = resolve(config, lake)
+    reporter = LineReporter(config)
+    found = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
+    if found is not None:
+        check_checkpoint(run, found)
+        if found.step >= config.steps:
+            return found.ref
+    write_record(run)
+    failures.clear(run.lake, config.run)
+    error = _fit(run, LineReporter(config, spool_path))
+    noted = failures.read(run.lake, config.run)
+    ended = failures.final(noted)
+    if ended is not None:
+        raise ended.error()
+    if error is not None:
+        raise (failures.cause(noted).error() if noted else error) from error
+    last = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
+    if last is None or last.step < config.steps:
+        raise failures.TrainingFailed(f"run {config.run} ended without the checkpoint of step {config.steps}")
+    return last.ref
+
+
+def _fit(run: ResolvedRun, reporter: Reporter) -> Exception | None:
+    """Runs the workers to their end; returns Ray's error after the last of its restarts."""
+    cluster.connect()
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers = run.config.workers
+    if cluster.is_embedded():
+        have = ray.cluster_resources()
+        for kind, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
+            if workers.count * each > have.get(kind, 0):
+                raise AltDiffusionError(
+                    f"config of run {run.config.run}, key workers",
+                    f"asks for {workers.count * each:g} {kind}s, this machine has {have.get(kind, 0):g}",
+                    "lower workers.count, or connect to a cluster",
+                )
+    name = f"{run.config.run}-{run.fingerprint[:12]}"
+    storage = files.join(run.lake, "ray")
+    # Ray's record of an earlier start is no use to us, and a torn one would make the name unusable.
+    files.remove_tree(files.join(storage, name))
+    postman = Postman(reporter)
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"run": run, "mailbox": postman.mailbox},
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=name, storage_path=storage, failure_config=FailureConfig(max_failures=workers.max_failures)
+        ),
+    )
+    with postman:
+        try:
+            result = trainer.fit()
+        except Exception as error:
+            return error
+    failed: Exception | None = result.error
+    return failed
+
+
+def worker(settings: dict[str, Any]) -> None:
+    """What each Ray worker runs. A failure is noted beside the checkpoints before it reaches Ray."""
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    quiet()
+    run: ResolvedRun = settings["run"]
+    config = run.config
+    context = ray_train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if not config.workers.gpus:
+        torch.set_num_threads(max(1, int(config.workers.cpus)))
+    attempt = [uuid.uuid4().hex]
+    if world > 1:
+        dist.broadcast_object_list(attempt, src=0)
+    if failures.final(failures.read(run.lake, config.run)) is not None:
+        return  # the driver reads the same notes and ends the run
+    counters = Counters()
+    try:
+        train_loop(
+            run,
+            reporter=MailReporter(settings["mailbox"]),
+            device=get_device(),
+            rank=rank,
+            world=world,
+            counters=counters,
+        )
+    except Exception as error:
+        failures.record(run.lake, config.run, attempt=attempt[0], rank=rank, step=counters.step, error=error)
+        raise
+
+
+def quiet() -> None:
+    """Keeps the libraries' progress bars and advice on loading models out of the workers' output."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    logging.getLogger("diffusers").setLevel(logging.ERROR)

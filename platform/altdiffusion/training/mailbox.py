@@ -1,0 +1,85 @@
+"""From rank 0 to the driver: what happens in a run, through one small actor.
+
+The driver prints and spools it, so that progress and metrics are where the person and the shipping thread are,
+whatever machine rank 0 runs on. Sending returns at once; a mailbox that died takes nothing with it but lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.report import Progress, Reporter
+
+POLL_S = 0.5
+
+
+class Mailbox:
+    """The actor: a list that one writes and one empties."""
+
+    def __init__(self) -> None:
+        self._letters: list[tuple[str, Any]] = []
+
+    def put(self, kind: str, content: Any) -> None:
+        self._letters.append((kind, content))
+
+    def take(self) -> list[tuple[str, Any]]:
+        taken, self._letters = self._letters, []
+        return taken
+
+
+class MailReporter:
+    """Rank 0's reporter: posts to the mailbox."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def progress(self, progress: Progress) -> None:
+        self._post("progress", progress)
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._post("checkpoint", checkpoint)
+
+    def warning(self, text: str) -> None:
+        self._post("warning", text)
+
+    def _post(self, kind: str, content: Any) -> None:
+        with contextlib.suppress(Exception):  # a report that is lost must not end the training
+            self._mailbox.put.remote(kind, content)
+
+
+class Postman:
+    """The driver's side: a thread that hands what is in the mailbox to a reporter. Use it as a context manager."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        import ray
+
+        self._ray, self._reporter = ray, reporter
+        self.mailbox = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Mailbox).remote()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="postman", daemon=True)
+
+    def __enter__(self) -> Postman:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._deliver()
+        with contextlib.suppress(Exception):
+            self._ray.kill(self.mailbox)
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_S):
+            self._deliver()
+
+    def _deliver(self) -> None:
+        try:
+            letters = self._ray.get(self.mailbox.take.remote(), timeout=30)
+        except Exception:  # the next turn asks again
+            return
+        for kind, content in letters:
+            getattr(self._reporter, kind)(content)

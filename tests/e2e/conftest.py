@@ -1,0 +1,117 @@
+"""A workspace: the repository's tree by links, with a .demo of its own and a small crawl of eight concepts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONCEPTS = 8
+SMALL = {
+    "alignment": ["train.steps=6", "train.checkpoint_every=3"],
+    "quality": ["train.steps=4"],
+    "guidance": ["train.steps=4"],
+    "generate": ["generate.steps=3"],
+    "evaluate": ["sampling.steps=2", "judge.steps=20", "require=null"],
+}
+
+
+@dataclass
+class Workspace:
+    """Where a test runs commands; `env` is all they see beside this process's environment."""
+
+    path: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def lake(self) -> Path:
+        return self.path / ".demo/lake"
+
+    def run(self, *arguments: str, timeout_s: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+        """`python ARGUMENTS` in the workspace; the caller looks at the exit status."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.path,
+            env={**os.environ, **self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def job(self, job: str, config: str, *overrides: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        """A job in one process, without Ray."""
+        path = f"jobs/configs/demo/{config}.yaml"
+        inline = ("execution.backend=inline", *overrides)
+        return self.run("-m", f"jobs.{job}", "--config", path, *inline, timeout_s=timeout_s)
+
+
+def make_workspace(path: Path) -> Workspace:
+    """Links to the code; the environment of a user who has set nothing."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name in ("platform", "pipelines", "jobs", "demo", "pyproject.toml"):
+        (path / name).symlink_to(ROOT / name)
+    tmp = path / "t"
+    tmp.mkdir()
+    return Workspace(
+        path, {"PYTHONPATH": "platform:.", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "TMPDIR": str(tmp)}
+    )
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with packages, crawl, prompts and the base model; nothing curated yet. Tests copy or read it."""
+    workspace = make_workspace(tmp_path_factory.mktemp("e2e"))
+    cache = workspace.path / ".demo/cache"
+    cache.mkdir(parents=True)
+    shared = Path(os.environ.get("ALTDIFFUSION_DEMO_CACHE", ROOT / ".demo/cache"))
+    shared.mkdir(parents=True, exist_ok=True)
+    (shared / "npm").mkdir(exist_ok=True)
+    (cache / "npm").symlink_to(shared / "npm")
+    code = (
+        "from demo.__main__ import Clock, _prepare\n"
+        f"_prepare(Clock(), {CONCEPTS})\n"
+    )
+    done = workspace.run("-c", code)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def pictures(prepared: Workspace) -> Iterator[str]:
+    """The demo's picture server on a free loopback port; the value is the override that points a curation at it."""
+    from demo import server, site
+
+    with server.running(prepared.path / ".demo/cache") as port:
+        yield f"download.connect_to={json.dumps(site.connect_to(port))}"
+
+
+@pytest.fixture(scope="session")
+def line(prepared: Workspace, pictures: str) -> Workspace:
+    """The whole line once, every job in its own process without Ray: what later tests compare with or break."""
+    for job, config in (
+        ("curate", "curate"),
+        ("encode", "encode"),
+        ("train", "alignment"),
+        ("train", "quality"),
+        ("train", "guidance"),
+        ("generate", "generate"),
+        ("evaluate", "evaluate"),
+    ):
+        own = [pictures] if job == "curate" else []
+        done = prepared.job(job, config, *own, *SMALL.get(config, []))
+        assert done.returncode == 0, f"{config}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return prepared
+
+
+def digests(lake: Path) -> dict[str, str]:
+    """Head digest of every dataset in a lake."""
+    heads = sorted((lake / "datasets").glob("*/head.json"))
+    return {head.parent.name: json.loads(head.read_text())["digest"] for head in heads}

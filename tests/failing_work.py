@@ -1,0 +1,28 @@
+"""Work that fails at unit 3 in the way it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage.ledger import Unit, UnitRecord
+
+
+class Failing:
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+
+    def setup(self) -> None:
+        if self._mode == "setup":
+            raise AltDiffusionError("thing of setup", "is bad", "mend it")
+
+    def run(self, unit: Unit) -> UnitRecord:
+        if unit.index == 3:
+            if self._mode == "user":
+                raise AltDiffusionError("thing of user", "is bad", "mend it")
+            if self._mode == "bug":
+                raise KeyError("oops")
+            if self._mode == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return UnitRecord(unit_id=unit.id, index=unit.index, input_digest="0" * 64, rows_in=0)

@@ -1,0 +1,102 @@
+"""A small lake to generate in: a tiny model folder and a prompts file. Seconds, not minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from altdiffusion.config import from_dict, fingerprint, semantic
+from altdiffusion.diffusion import models
+from altdiffusion.execution.progress import Progress
+from altdiffusion.execution.runner import run_units
+from altdiffusion.execution.units import Backend, Pool
+from altdiffusion.generation.config import GenerateConfig
+from altdiffusion.generation.model import Model, resolve_model
+from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units
+from altdiffusion.generation.work import GenerateWork, generation_units
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.ledger import Unit, UnitRecord
+
+from tests import training_lake
+
+CODES = ("en", "de", "ja")
+
+
+def make_lake(root: Path, prompts: int = 30) -> str:
+    """<root>/lake with models/base, and <root>/lake/prompts.jsonl."""
+    lake = root / "lake"
+    models.save_bundle(training_lake.bundle(), lake / "models" / "base")
+    rows = [
+        {
+            "id": f"p{i}", "language": CODES[i % 3], "prompt": f"word {i % 7} in {CODES[i % 3]}", "seed": i,
+            "width": 24 if i % 5 == 0 else 16, "height": 16,
+        }
+        for i in range(prompts)
+    ]  # fmt: skip
+    (lake / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(lake)
+
+
+def config(lake: str, **changes: Any) -> GenerateConfig:
+    tree: dict[str, Any] = {
+        "model": {"folder": f"{lake}/models/base"}, "prompts": {"file": f"{lake}/prompts.jsonl"},
+        "steps": 2, "guidance_scale": 2.0, "batch_rows": 4, "rows_per_unit": 4,
+    }  # fmt: skip
+    return from_dict(GenerateConfig, tree | changes)
+
+
+def quiet(label: str = "generate") -> Progress:
+    return Progress(label, rows_name="images", stream=open(os.devnull, "w"))  # noqa: SIM115
+
+
+def import_prompts(lake: str, settings: GenerateConfig) -> Version:
+    dataset = Lake(lake).dataset("prompts")
+    work = PromptsWork(lake, "prompts", settings.prompts)
+    ledger = dataset.ledger(fingerprint(settings.prompts))
+    records = run_units(work, prompts_units(settings.prompts), ledger, backend="inline", progress=quiet("prompts"))
+    return dataset.publish(
+        kind="prompts", records=records, parents=[prompts_source(settings.prompts)],
+        config=semantic(settings.prompts), fingerprint=fingerprint(settings.prompts),
+    )  # fmt: skip
+
+
+class DyingWork(GenerateWork):
+    """Kills its own process at one unit, as often as files say."""
+
+    def __init__(self, lake: str, dataset: str, model: Model, settings: GenerateConfig, deaths: str) -> None:
+        super().__init__(lake, dataset, model, settings)
+        self._deaths = deaths
+
+    def run(self, unit: Unit) -> UnitRecord:
+        record = super().run(unit)
+        left = Path(self._deaths)
+        if unit.index == 3 and left.exists() and (count := int(left.read_text() or 0)) > 0:
+            left.write_text(str(count - 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return record
+
+
+def generate(
+    lake: str, settings: GenerateConfig, *, dataset: str = "drawn", backend: Backend = "inline", pool: Pool | None = None,
+    deaths: str | None = None,
+) -> Version:  # fmt: skip
+    """Prompts file to published generations, as the job does it."""
+    prompts = import_prompts(lake, settings)
+    model = resolve_model(settings.model, lake)
+    work = (
+        DyingWork(lake, dataset, model, settings, deaths)
+        if deaths is not None
+        else GenerateWork(lake, dataset, model, settings)
+    )
+    made = Lake(lake).dataset(dataset)
+    records = run_units(
+        work, generation_units(prompts, model, settings), made.ledger(fingerprint(settings)),
+        backend=backend, pool=pool, progress=quiet(),
+    )  # fmt: skip
+    return made.publish(
+        kind="generations", records=records, parents=[prompts.ref, model.ref], config=semantic(settings),
+        fingerprint=fingerprint(settings),
+    )  # fmt: skip

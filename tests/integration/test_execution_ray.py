@@ -1,0 +1,157 @@
+"""The same work on Ray Data: equal results, bounded retries, errors in their own words. One embedded Ray for all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution import cluster
+from altdiffusion.execution.runner import run_units
+from altdiffusion.execution.units import Pool, Resources
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.ledger import Unit
+
+from tests import generation_lake
+from tests.failing_work import Failing
+
+ROOT = Path(__file__).resolve().parents[2]
+POOL = Pool(min_size=1, max_size=2)
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)  # short: a socket's path has at most 107 bytes
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        cluster.connect(num_cpus=2)
+        yield
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Version]:
+    lake = generation_lake.make_lake(tmp_path_factory.mktemp("ray"))
+    return lake, generation_lake.generate(lake, generation_lake.config(lake), dataset="drawn")
+
+
+def drop_ledger(lake: str) -> None:
+    """Forgets what was done, so that the next run of the same dataset does all of it."""
+    import shutil
+
+    for name in ("ledger", "shards", "versions", "images"):
+        shutil.rmtree(Path(lake) / "datasets" / "drawn" / name)
+
+
+def test_a_pool_makes_what_one_process_makes(ray_here: None, undisturbed: tuple[str, Version]) -> None:
+    lake, expected = undisturbed
+    drop_ledger(lake)
+    made = generation_lake.generate(lake, generation_lake.config(lake), backend="ray", pool=POOL)
+    assert made.ref == expected.ref
+    assert made.verify() == []
+
+
+def test_killed_workers_change_nothing(ray_here: None, undisturbed: tuple[str, Version], tmp_path: Path) -> None:
+    lake, expected = undisturbed
+    drop_ledger(lake)
+    deaths = tmp_path / "deaths"
+    deaths.write_text("2")  # SIGKILL of the worker, twice, in the middle of a unit
+    made = generation_lake.generate(
+        lake, generation_lake.config(lake), backend="ray", pool=Pool(), deaths=str(deaths)
+    )
+    assert deaths.read_text() == "0"
+    assert made.ref == expected.ref
+
+
+def test_a_unit_that_always_kills_its_worker_ends_the_job(ray_here: None, tmp_path: Path) -> None:
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
+    units = [Unit(id=f"u{i}", index=i) for i in range(6)]
+    with pytest.raises(AltDiffusionError) as caught:
+        run_units(
+            Failing("die"), units, ledger, backend="ray", pool=Pool(), progress=generation_lake.quiet(),
+        )  # fmt: skip
+    assert "worker processes died 3 times in a row" in str(caught.value)
+    assert "u3" in caught.value.what
+    assert "u3" not in ledger.done_ids()
+    records = run_units(
+        Failing("none"), units, ledger, backend="ray", pool=Pool(), progress=generation_lake.quiet(),
+    )  # fmt: skip
+    assert [record.unit_id for record in records] == [unit.id for unit in units]
+
+
+@pytest.mark.parametrize("mode", ["user", "setup"])
+def test_an_error_of_ours_arrives_as_it_was_raised(ray_here: None, tmp_path: Path, mode: str) -> None:
+    units = [Unit(id=f"u{i}", index=i) for i in range(6)]
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
+    with pytest.raises(AltDiffusionError) as caught:
+        run_units(Failing(mode), units, ledger, backend="ray", pool=POOL, progress=generation_lake.quiet())
+    assert str(caught.value) == f"thing of {mode}: is bad. Remedy: mend it"
+    assert caught.value.__cause__ is None
+
+
+def test_a_defect_arrives_with_the_workers_traceback(ray_here: None, tmp_path: Path) -> None:
+    units = [Unit(id=f"u{i}", index=i) for i in range(6)]
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
+    with pytest.raises(KeyError, match="oops") as caught:
+        run_units(Failing("bug"), units, ledger, backend="ray", pool=POOL, progress=generation_lake.quiet())
+    assert "failing_work.py" in caught.value.__notes__[0]
+
+
+def test_a_worker_that_fits_nowhere_is_refused(ray_here: None, tmp_path: Path) -> None:
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
+    with pytest.raises(AltDiffusionError, match="a worker with GPU 1: does not fit on this machine, which has 0"):
+        run_units(
+            Failing("none"), [Unit(id="u", index=0)], ledger, backend="ray", resources=Resources(num_gpus=1),
+            progress=generation_lake.quiet(),
+        )  # fmt: skip
+
+
+def test_a_killed_driver_loses_nothing(undisturbed: tuple[str, Version]) -> None:
+    lake, expected = undisturbed
+    drop_ledger(lake)
+    script = (
+        "import sys; from tests import generation_lake as g; from altdiffusion.execution import cluster;"
+        "from altdiffusion.execution.units import Pool; cluster.connect(num_cpus=2);"
+        "g.generate(sys.argv[1], g.config(sys.argv[1]), backend='ray', pool=Pool(min_size=1, max_size=2))"
+    )
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
+        environment = os.environ | {
+            "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"
+        }  # fmt: skip
+        driver = subprocess.Popen([sys.executable, "-c", script, lake], env=environment, cwd=folder)
+        ledger = Path(lake) / "datasets" / "drawn" / "ledger"
+        deadline = time.monotonic() + 120
+        while len(list(ledger.glob("*/0*.json"))) < 2:
+            assert driver.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        done = len(list(ledger.glob("*/0*.json")))
+        assert done < 8
+    assert generation_lake.generate(lake, generation_lake.config(lake)).ref == expected.ref
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_an_unreachable_address_is_told_in_time(listening: bool) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listening:  # something answers the telephone, but it is no Ray
+            server.listen()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(AltDiffusionError) as caught:
+            cluster.probe(address)
+        assert time.monotonic() - started < 20
+    assert caught.value.what == f"Ray address {address}"
+    assert ("no Ray head answers" if listening else "unreachable") in caught.value.problem
+    with pytest.raises(AltDiffusionError, match="not of the form host:port"):
+        cluster.probe("head-node")

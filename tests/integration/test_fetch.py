@@ -1,0 +1,304 @@
+"""The guarded fetch against a real server on loopback: every way the other side can misbehave, and where it may not go."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from altdiffusion.curation.addresses import Refused
+from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.fetch import Fetcher
+from altdiffusion.errors import AltDiffusionError
+from tests.fetch_server import Site, canary, certificate, reply, serving
+
+HOST = "pictures.test"
+LOOPBACK = ("127.0.0.0/8",)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as running:
+        yield running
+
+
+def fetcher(site: Site, **settings: Any) -> Fetcher:
+    """A fetcher for which HOST is the server of the test, and nothing else is reachable by name."""
+    given = {"deadline_s": 2.0, "retries": 0, "allow_private": LOOPBACK, "connect_to": {f"{HOST}:80": f"127.0.0.1:{site.port}"}}
+    return Fetcher(DownloadConfig(**{**given, **settings}), no_names)
+
+
+def no_names(host: str, port: int, timeout_s: float) -> Sequence[str]:
+    raise Refused("dns", host)
+
+
+def reason(fetch: Fetcher, path: str) -> str:
+    with pytest.raises(Refused) as caught:
+        fetch.fetch(path if "://" in path else f"http://{HOST}{path}")
+    return caught.value.reason
+
+
+def test_a_body_arrives_whole_and_we_say_who_we_are(site: Site) -> None:
+    body = os.urandom(300_000)
+    site.answers["/a%20b?q=1"] = reply(body)
+    found = fetcher(site, user_agent="Tester/1 (mail@example.org)").fetch(f"http://{HOST}/a b?q=1#fragment")
+    assert found.body == body
+    head = site.requests[0].decode()
+    assert head.startswith("GET /a%20b?q=1 HTTP/1.1\r\n")
+    assert f"Host: {HOST}\r\n" in head and "User-Agent: Tester/1 (mail@example.org)\r\n" in head
+    assert "Accept-Encoding: identity" in head and "Cookie" not in head and "Authorization" not in head
+
+
+def test_a_chunked_body_and_one_ended_by_the_close_arrive_whole(site: Site) -> None:
+    site.answers["/chunked"] = reply(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", length=None, Transfer_Encoding="chunked")
+    site.answers["/close"] = reply(b"abcde", length=None)
+    fetch = fetcher(site)
+    assert fetch.fetch(f"http://{HOST}/chunked").body == b"abcde"
+    assert fetch.fetch(f"http://{HOST}/close").body == b"abcde"
+
+
+def test_a_proxy_in_the_environment_is_not_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with canary() as (port, seen):
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        site.answers["/"] = reply(b"x")
+        assert fetcher(site).fetch(f"http://{HOST}/").body == b"x"
+        assert not seen
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden", "500 Oops", "204 No Content", "206 Partial"])
+def test_a_status_is_its_own_reason(site: Site, status: str) -> None:
+    site.answers["/"] = reply(b"x", status=status)
+    assert reason(fetcher(site), "/") == f"http_{status[:3]}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (reply(b"x" * 10, length=20), "truncated"),
+        (reply(b"5\r\nabc", length=None, Transfer_Encoding="chunked"), "truncated"),
+        (reply(b"x" * 5000, length=5 << 30), "too_large"),
+        (reply(b"x" * 5000), "too_large"),
+        (reply(b"x" * 5000, length=None), "too_large"),
+        (reply(gzip.compress(b"0" * 10_000_000)[:900], Content_Encoding="gzip"), "content_encoding"),
+        (reply(b"xx", length=2, Content_length="3"), "bad_response"),
+        (reply(b"xx", length=None, Content_Length="-2"), "bad_response"),
+        (b"HELLO\r\n\r\n", "bad_response"),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n", "bad_response"),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 100_000 + b"\r\n\r\n", "bad_response"),
+        (b"", "reset"),
+        (reply(status="302 Found"), "http_302"),
+        (reply(status="302 Found", Location="file:///etc/passwd"), "blocked_scheme"),
+        (reply(status="302 Found", Location="http://user:secret@pictures.test/"), "bad_url"),
+        (reply(status="302 Found", Location="http://[::"), "bad_url"),
+        (reply(status="302 Found", Location="http://pictures.test:22/"), "blocked_port"),
+        (reply(status="301 Moved", Location="http://other.test/"), "dns"),
+        (reply(b"x", X_Robots_Tag="noindex, noai"), "opt_out:x-robots-tag"),
+        (reply(b"x", tdm_reservation="1"), "opt_out:tdm-reservation"),
+        (reply(b"x", Content_Usage="search=y, train-ai=n"), "opt_out:content-usage"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_not_taken(site: Site, answer: bytes, expected: str) -> None:
+    site.answers["/"] = answer
+    assert reason(fetcher(site, max_bytes=1000), "/") == expected
+
+
+def test_an_endless_body_ends_at_the_cap_and_memory_stays_flat(site: Site) -> None:
+    def flood(connection: socket.socket) -> None:
+        connection.sendall(reply(length=None))
+        piece = b"\0" * (1 << 20)
+        while True:
+            connection.sendall(piece)
+
+    site.answers["/"] = flood
+    fetch = fetcher(site, max_bytes=4 << 20, deadline_s=20.0)
+    reason(fetch, "/")
+    before = psutil.Process().memory_info().rss
+    for _ in range(10):
+        assert reason(fetch, "/") == "too_large"
+    assert psutil.Process().memory_info().rss - before < 24 << 20
+
+
+@pytest.mark.parametrize("where", ["body", "head", "silence", "informational"])
+def test_a_slow_sender_costs_the_deadline_and_no_more(site: Site, where: str) -> None:
+    def drip(connection: socket.socket) -> None:
+        if where == "body":
+            connection.sendall(reply(length=1000))
+        while where != "silence":
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" if where == "informational" else b"H")
+            time.sleep(0.05)
+        time.sleep(5)
+
+    site.answers["/"] = drip
+    start = time.monotonic()
+    assert reason(fetcher(site, deadline_s=0.6), "/") == "timeout"
+    assert 0.5 < time.monotonic() - start < 1.6
+
+
+def test_the_deadline_holds_over_redirects_together(site: Site) -> None:
+    def late(connection: socket.socket) -> None:
+        time.sleep(0.3)
+        connection.sendall(reply(status="302 Found", Location="/"))
+
+    site.answers["/"] = late
+    start = time.monotonic()
+    assert reason(fetcher(site, deadline_s=0.8, max_redirects=100), "/") == "timeout"
+    assert time.monotonic() - start < 1.8
+
+
+def test_a_name_server_that_hangs_costs_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(10) and [])
+    start = time.monotonic()
+    assert reason(Fetcher(DownloadConfig(deadline_s=0.5, retries=0)), "http://slow.test/") == "timeout"
+    assert time.monotonic() - start < 1.5
+    released.set()
+
+
+def test_redirects_are_followed_to_the_limit(site: Site) -> None:
+    for hop in range(5):
+        site.answers[f"/{hop}"] = reply(status="301 Moved", Location=f"/{hop + 1}")
+    site.answers["/5"] = reply(b"here")
+    site.answers["/loop"] = reply(status="307 Again", Location="/loop")
+    fetch = fetcher(site)
+    assert fetch.fetch(f"http://{HOST}/1").body == b"here"
+    assert reason(fetch, "/0") == "too_many_redirects"
+    assert reason(fetch, "/loop") == "too_many_redirects"
+
+
+def test_a_refused_connection_and_a_reset_are_told_apart(site: Site) -> None:
+    closed = socket.create_server(("127.0.0.1", 0))
+    port = closed.getsockname()[1]
+    closed.close()
+    assert reason(fetcher(site, connect_to={f"{HOST}:80": f"127.0.0.1:{port}"}), "/") == "connect"
+
+
+def test_transient_refusals_are_tried_again_and_permanent_ones_are_not(site: Site) -> None:
+    answers = [reply(status="503 Busy", Retry_After="0"), reply(status="429 Slow", Retry_After="0"), reply(b"at last")]
+    site.answers["/"] = lambda connection: connection.sendall(answers.pop(0))
+    assert fetcher(site, retries=2, retry_wait_s=0.01).fetch(f"http://{HOST}/").body == b"at last"
+    site.answers["/busy"] = reply(status="503 Busy")
+    assert reason(fetcher(site, retries=1, retry_wait_s=0.01), "/busy") == "http_503"
+    assert reason(fetcher(site, retries=5, retry_wait_s=0.01), "/gone") == "http_404"
+    paths = [head.split(b" ")[1] for head in site.requests]
+    assert paths == [b"/"] * 3 + [b"/busy"] * 2 + [b"/gone"]
+
+
+def test_one_host_is_not_asked_faster_than_allowed(site: Site) -> None:
+    site.answers["/"] = reply(b"x")
+    fetch = fetcher(site, per_host_per_s=20.0)
+    start = time.monotonic()
+    for _ in range(7):
+        fetch.fetch(f"http://{HOST}/")
+    assert time.monotonic() - start >= 0.29
+
+
+HOSTILE = [
+    "http://127.0.0.1{port}/", "http://localhost{port}/", "http://127.1{port}/", "http://2130706433{port}/",
+    "http://0x7f000001{port}/", "http://0177.0.0.1{port}/", "http://0{port}/", "http://0.0.0.0{port}/",
+    "http://[::1]{port}/", "http://[::]{port}/", "http://[::ffff:127.0.0.1]{port}/", "http://[::127.0.0.1]{port}/",
+    "http://[64:ff9b::7f00:1]{port}/", "http://[2002:7f00:1::]{port}/", "http://[2001:0:7f00:1::1]{port}/",
+    "http://[fe80::1%25lo]{port}/", "http://[fec0::1]{port}/", "http://[fd00::1]{port}/", "http://[ff02::1]{port}/",
+    "http://[fe80::5efe:7f00:1]{port}/", "http://10.0.0.1{port}/", "http://172.16.0.1{port}/",
+    "http://192.168.1.1{port}/", "http://169.254.169.254{port}/latest/meta-data/", "http://100.64.0.1{port}/",
+    "http://192.0.0.8{port}/", "http://198.18.0.1{port}/", "http://224.0.0.1{port}/", "http://255.255.255.255{port}/",
+    "http://240.0.0.1{port}/", "http://192.88.99.1{port}/", "http://rebind.test{port}/", "http://mixed.test{port}/",
+    "http://mapped.test{port}/", "http://127.0.0.1.{port}/", "http://user@127.0.0.1{port}/",
+    "http://public.test@127.0.0.1{port}/", "http://127.0.0.1{port}\\@public.test/", "http://public.test\r\nHost: x/",
+    "file:///etc/passwd", "/proc/self/environ", "ftp://127.0.0.1{port}/", "gopher://127.0.0.1{port}/",
+    "jar:http://127.0.0.1{port}/!/", "data:image/png;base64,AAAA", "dict://127.0.0.1{port}/", "http:///etc/passwd",
+    "http://①②⑦.⓪.⓪.①{port}/", "http://ⓛocalhost{port}/", "http://" + "a" * 300 + ".test{port}/", "http://[::1{port}/",
+]  # fmt: skip
+NAMES = {
+    "rebind.test": ["127.0.0.1"],
+    "mixed.test": ["8.8.8.8", "127.0.0.1"],
+    "mapped.test": ["::ffff:127.0.0.1"],
+    "localhost": ["127.0.0.1", "::1"],
+    "127.1": ["127.0.0.1"], "2130706433": ["127.0.0.1"], "0x7f000001": ["127.0.0.1"], "0177.0.0.1": ["127.0.0.1"],
+    "0": ["0.0.0.0"],
+}  # fmt: skip
+
+
+def test_hostile_urls_make_no_connection_directly_or_by_redirect(site: Site) -> None:
+    def resolve(host: str, port: int, timeout_s: float) -> Sequence[str]:
+        if host not in NAMES:
+            raise Refused("dns", host)
+        return NAMES[host]
+
+    with canary() as (port, seen):
+        connect_to = {f"{HOST}:80": f"127.0.0.1:{site.port}"}
+        # the server of the test is on 127.0.0.2's network only by exception; the canary is not excepted
+        strict = Fetcher(DownloadConfig(retries=0, deadline_s=2.0, ports=(80, 443, port)), resolve)
+        told = Fetcher(
+            DownloadConfig(
+                retries=0, deadline_s=2.0, ports=(80, 443, port), connect_to=connect_to, allow_private=("127.0.0.1/32",)
+            ),
+            resolve,
+        )
+        refused = []
+        for template in HOSTILE:
+            url = template.replace("{port}", f":{port}")
+            refused.append(reason(strict, url))
+        assert not seen, f"the canary was reached from {seen}"
+        assert set(refused) <= {"bad_url", "blocked_scheme", "blocked_address", "dns"}, refused
+        assert refused.count("blocked_address") >= 34
+        for template in HOSTILE:
+            url = template.replace("{port}", f":{port}").replace("127.0.0.1", "127.0.0.9")
+            if not url.isascii() or "\r" in url or "localhost" in url or "127.1" in url or "2130706433" in url:
+                continue
+            if any(host in url for host in NAMES):
+                continue
+            site.answers["/"] = reply(status="302 Found", Location=url)
+            assert reason(told, f"http://{HOST}/") != "http_404", url
+        assert not seen, f"the canary was reached from {seen}"
+
+
+def test_a_name_that_changes_its_mind_between_check_and_connect_is_checked_where_it_connects(site: Site) -> None:
+    """The resolver says a public address when asked first and loopback afterwards; every connection has one answer."""
+    asked: list[str] = []
+
+    def rebinding(host: str, port: int, timeout_s: float) -> Sequence[str]:
+        asked.append(host)
+        return ["192.0.2.1"] if len(asked) == 1 else ["127.0.0.1"]
+
+    with canary() as (port, seen):
+        fetch = Fetcher(DownloadConfig(retries=1, retry_wait_s=0.0, deadline_s=0.5, ports=(port,)), rebinding)
+        for _ in range(3):
+            assert reason(fetch, f"http://rebind.test:{port}/") == "blocked_address"
+        assert not seen
+
+
+def test_loopback_is_reached_only_where_the_config_allows_it(site: Site) -> None:
+    site.answers["/"] = reply(b"x")
+    assert reason(fetcher(site, allow_private=()), "/") == "blocked_address"
+    assert not site.requests
+    assert reason(fetcher(site, allow_private=("10.0.0.0/8", "::1/128")), "/") == "blocked_address"
+    assert fetcher(site).fetch(f"http://{HOST}/").body == b"x"
+
+
+def test_tls_is_verified_with_one_context(tmp_path: Path) -> None:
+    context, pem = certificate(tmp_path, HOST)
+    with serving(context) as site:
+        site.answers["/"] = reply(b"secret")
+        connect_to = {"secure.test:443": f"127.0.0.1:{site.port}", f"{HOST}:443": f"127.0.0.1:{site.port}"}
+        trusting = fetcher(site, connect_to=connect_to, ca_file=str(pem))
+        assert trusting.fetch(f"https://{HOST}/").body == b"secret"
+        assert reason(trusting, "https://secure.test/") == "tls"  # the certificate is for another name
+        assert reason(fetcher(site, connect_to=connect_to), f"https://{HOST}/") == "tls"  # nobody we trust signed it
+
+
+def test_a_server_that_does_not_speak_tls_is_a_tls_problem(site: Site) -> None:
+    fetch = fetcher(site, connect_to={f"{HOST}:443": f"127.0.0.1:{site.port}"}, deadline_s=1.0)
+    assert reason(fetch, f"https://{HOST}/") in ("tls", "timeout", "connect")
+
+
+def test_an_unreadable_ca_file_is_an_error_of_the_config(tmp_path: Path) -> None:
+    with pytest.raises(AltDiffusionError, match=r"ca_file .*missing\.pem"):
+        Fetcher(DownloadConfig(ca_file=str(tmp_path / "missing.pem")))

@@ -1,0 +1,148 @@
+"""Running units in this process, and the line that tells of it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.progress import Progress, duration
+from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.execution.runner import run_units
+from altdiffusion.execution.units import Pool, Resources
+from altdiffusion.records import PROMPTS
+from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.ledger import Unit, UnitRecord
+
+
+class Counting:
+    """Counts its calls; fails at the units it is told to."""
+
+    def __init__(self, fail_at: Sequence[int] = ()) -> None:
+        self.fail_at = fail_at
+        self.setups = 0
+        self.ran: list[int] = []
+
+    def setup(self) -> None:
+        self.setups += 1
+
+    def run(self, unit: Unit) -> UnitRecord:
+        if unit.index in self.fail_at:
+            raise AltDiffusionError(f"unit {unit.index}", "is bad", "mend it")
+        self.ran.append(unit.index)
+        return UnitRecord(unit_id=unit.id, index=unit.index, input_digest=str(unit.payload["of"]), rows_in=0)
+
+
+UNITS = [Unit(id=f"u{i}", index=i, payload={"of": "0" * 64}) for i in range(6)]
+
+
+def quiet() -> Progress:
+    return Progress("test", stream=io.StringIO())
+
+
+def test_what_is_recorded_is_not_done_again(tmp_path: Path) -> None:
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
+    first = Counting(fail_at=[4])
+    with pytest.raises(AltDiffusionError, match="unit 4: is bad"):
+        run_units(first, UNITS, ledger, backend="inline", progress=quiet())
+    second = Counting()
+    records = run_units(second, UNITS, ledger, backend="inline", progress=quiet())
+    assert (first.ran, second.ran) == ([0, 1, 2, 3], [4, 5])
+    assert [record.index for record in records] == [0, 1, 2, 3, 4, 5]
+    third = Counting()
+    assert run_units(third, UNITS, ledger, backend="inline", progress=quiet()) == records
+    assert (third.setups, third.ran) == (0, [])
+
+
+def test_records_of_other_units_in_the_ledger_are_left_out(tmp_path: Path) -> None:
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
+    run_units(Counting(), UNITS, ledger, backend="inline", progress=quiet())
+    wanted = [UNITS[5], UNITS[2]]
+    assert [r.unit_id for r in run_units(Counting(), wanted, ledger, backend="inline", progress=quiet())] == ["u5", "u2"]
+
+
+def test_ids_must_be_distinct(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not distinct"):
+        run_units(Counting(), [UNITS[0]] * 2, Lake(str(tmp_path)).dataset("d").ledger("f"), backend="inline", progress=quiet())
+
+
+def test_ray_refuses_storage_that_only_one_process_sees() -> None:
+    ledger = Lake("memory://lake").dataset("d").ledger("f")
+    with pytest.raises(AltDiffusionError, match="memory of one process"):
+        run_units(Counting(), UNITS, ledger, backend="ray", progress=quiet())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Pool(min_size=0),
+        lambda: Pool(min_size=3, max_size=2),
+        lambda: Resources(num_cpus=-1),
+        lambda: Resources(num_cpus=0),
+    ],
+)
+def test_impossible_pools_are_refused(make: object) -> None:
+    with pytest.raises(ValueError, match=": is"):
+        make()  # type: ignore[operator]
+
+
+def test_ranges_cover_every_row_once_and_name_all_their_inputs(tmp_path: Path) -> None:
+    dataset = Lake(str(tmp_path)).dataset("prompts")
+    rows = [
+        {"id": f"p{i}", "language": "en", "prompt": "x", "seed": i, "width": 8, "height": 8} for i in range(25)
+    ]
+    shards = tuple(dataset.write_shard(pa.Table.from_pylist(part, schema=PROMPTS)) for part in (rows[:10], rows[10:]))
+    record = UnitRecord(unit_id="u", index=0, input_digest="0" * 64, rows_in=25, shards=shards)
+    version = dataset.publish(kind="prompts", records=[record], parents=[], config={}, fingerprint="f")
+    units = plan_ranges(version, 4, "model a")
+    assert [unit.index for unit in units] == list(range(7))
+    read = pa.concat_tables([read_range(str(tmp_path), unit, {}) for unit in units])
+    assert read["id"].to_pylist() == [row["id"] for row in rows]
+    others = plan_ranges(version, 4, "model b")
+    assert not {unit.id for unit in units} & {unit.id for unit in others}
+    assert plan_ranges(version, 4, "model a") == units
+
+
+def test_the_line_says_what_is_left() -> None:
+    stream = io.StringIO()
+    progress = Progress("download", rows_name="images", stream=stream)
+    progress.begin(40, 2)
+    start = progress._started
+    assert progress.line(start + 0.1) == "[download] 2/40 units  starting"
+    assert progress.line(start + 12) == "[download] 2/40 units  starting, 0:00:12 so far"
+    progress.advance(1234, units=10)
+    assert progress.line(start + 10) == "[download] 12/40 units  1,234 images  123.4 images/s  0:00:28 left"
+    progress.advance(500, units=28)
+    assert progress.line(start + 20) == "[download] 40/40 units  1,734 images  86.7 images/s  in 0:00:20"
+    progress.begin(3, 3)
+    assert progress.line() == "[download] 3/3 units  nothing left to do"
+    assert duration(3 * 3600 + 62) == "3:01:02"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_redrawn_and_a_log_is_not_flooded() -> None:
+    log, terminal = io.StringIO(), Terminal()
+    for stream in (log, terminal):
+        progress = Progress("x", stream=stream)
+        progress.begin(1000)
+        with progress:
+            for _ in range(1000):
+                progress.advance(1)
+    assert len(log.getvalue().splitlines()) == 2  # the first line and the last
+    assert "1000/1000 units" in log.getvalue().splitlines()[-1]
+    assert terminal.getvalue().startswith("\r[x] 0/1000")
+    assert terminal.getvalue().count("\n") == 1
+    assert terminal.getvalue().endswith("\n")
+
+
+def test_an_error_of_ours_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(AltDiffusionError("a", "b", "c")))
+    assert (error.what, error.problem, error.remedy) == ("a", "b", "c")
