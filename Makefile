@@ -32,7 +32,7 @@ chaos: $(READY)  ## the long chaos runs
 	@$(BIN)/python -m pytest -m slow --timeout 3600
 
 check: $(READY)  ## format, lint, types, import layers
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && PYTHONPATH=platform:. $(BIN)/lint-imports
 
 format: $(READY)  ## apply the formatter and safe fixes
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

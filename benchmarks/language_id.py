@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language import Guess, LanguageIdentifier, text_for_model
 from altdiffusion.languages import CODES
-
 from demo.concepts import OFF_TARGET, annotations
 from demo.npm import default_cache
 

@@ -69,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demo(concepts: int, overrides: Sequence[str]) -> None:
     from altdiffusion.storage.dataset import Lake
-
     from demo import server, site, truth
     from jobs import harness
 

@@ -1,7 +1,7 @@
-"""How the small base model is made: pictures, tokenizer, autoencoder, UNet with English encoder, multilingual encoder.
+"""How the small base model is made: pictures, tokenizer, autoencoder, UNet with its English encoder, other encoder.
 
-Every stage writes one file into a work folder and is skipped where that file exists, so a stopped run goes on with the
-same command. Seeds and step counts are fixed; floats still differ between machines, hence the shipped file has a
+Every stage writes one file into a work folder and is skipped where that file exists, so a stopped run goes on with
+the same command. Seeds and step counts are fixed; floats still differ between machines, hence the shipped file has a
 pinned digest (`demo.base`). Formulas: Kingma & Welling arXiv 1312.6114 (autoencoder), Ho et al. arXiv 2006.11239
 (epsilon loss), Carlsson et al. and Chen et al. arXiv 2211.06679 (distillation: student CLS to teacher EOS, MSE).
 """
@@ -43,13 +43,11 @@ def log(stage: str, text: str) -> None:
 
 
 def make_pictures(cache: Path, work: Path) -> dict[str, torch.Tensor]:
-    """`demo` uint8 [128, 2, 32, 32, 3] by concept and style, `other` uint8 [M, 32, 32, 3]: all else the two artists drew."""
+    """`demo` uint8 [128, 2, 32, 32, 3] by concept and style; `other` uint8 [M, 32, 32, 3], the artists' rest."""
     path = work / "pictures.safetensors"
     if not path.exists():
         chosen = concepts.demo_concepts(CONCEPTS, cache)
-        demo = [
-            np.stack([_picture(style, concept.key, cache) for style in pictures.STYLES]) for concept in chosen
-        ]
+        demo = [np.stack([_picture(style, concept.key, cache) for style in pictures.STYLES]) for concept in chosen]
         mine = {concept.key for concept in chosen}
         other = []
         for style, package in zip(pictures.STYLES, (NOTO, TWEMOJI), strict=True):
@@ -71,9 +69,7 @@ def _picture(style: str, key: str, cache: Path) -> npt.NDArray[np.uint8]:
     import resvg_py
     from PIL import Image
 
-    drawn = bytes(
-        resvg_py.svg_to_bytes(svg_string=pictures.svg(style, key, cache), width=4 * SIZE, height=4 * SIZE)
-    )
+    drawn = bytes(resvg_py.svg_to_bytes(svg_string=pictures.svg(style, key, cache), width=4 * SIZE, height=4 * SIZE))
     with Image.open(io.BytesIO(drawn)) as image:
         large = np.asarray(image.convert("RGB"), dtype=np.float32)
     small = large.reshape(SIZE, 4, SIZE, 4, 3).mean((1, 3))
@@ -81,7 +77,7 @@ def _picture(style: str, key: str, cache: Path) -> npt.NDArray[np.uint8]:
 
 
 def make_tokenizer(cache: Path, work: Path) -> Any:
-    """A Unigram vocabulary in XLM-R's convention (bos 0, pad 1, eos 2, unk 3, mask last), without any held-out pair."""
+    """A Unigram vocabulary in XLM-R's convention (bos 0, pad 1, eos 2, unk 3, mask last), without held-out pairs."""
     from tokenizers import Tokenizer, pre_tokenizers, trainers
     from tokenizers.models import Unigram
     from transformers import XLMRobertaTokenizer
@@ -146,9 +142,7 @@ def train_autoencoder(images: dict[str, torch.Tensor], work: Path) -> Any:
             loss = (y.float() - x).square().mean() + KL_WEIGHT * divergence
             _step(optimizer, loss, vae)
             if step % 250 == 249:
-                log(
-                    "vae", f"{step + 1}/{VAE_STEPS} {psnr(vae, demo):.2f} dB {time.monotonic() - clock:.0f} s"
-                )
+                log("vae", f"{step + 1}/{VAE_STEPS} {psnr(vae, demo):.2f} dB {time.monotonic() - clock:.0f} s")
                 vae.train()
         save(dict(vae.state_dict()), path)
     vae = models.build_vae(config)
@@ -196,7 +190,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: i
 
 def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, *networks: Any) -> None:
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_([p for network in networks for p in network.parameters()], 1.0)
     optimizer.step()
 
@@ -227,7 +221,7 @@ def latents_of(vae: Any, images: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def train_base(vae: Any, tokenizer: Any, images: dict[str, torch.Tensor], cache: Path, work: Path) -> tuple[Any, Any]:
-    """(UNet, English encoder): first together, then the UNet alone behind the frozen encoder; both are averages (EMA)."""
+    """(UNet, English encoder): first together, then the UNet alone behind the frozen encoder; averaged weights."""
     english = models.build_english_text_encoder(models.english_text_config_demo(len(tokenizer)))
     unet = models.build_unet(models.unet_config_demo())
     joint, final = work / "joint.safetensors", work / "unet.safetensors"
@@ -281,14 +275,16 @@ def _fit_unet(
     signal = DDIMScheduler(**models.scheduler_config()).alphas_cumprod
     predict = torch.compile(unet)
     draw = torch.Generator().manual_seed(100 + steps.start)
+    first = torch.tensor([rows[0] for rows in by_concept])
+    count = torch.tensor([len(rows) for rows in by_concept])
     styles, running, clock = len(pictures.STYLES), 0.0, time.monotonic()
     for step in steps:
         _set_rate(optimizer, UNET_RATE, step, UNET_STEPS, 100)
         concept = torch.randint(0, CONCEPTS, (UNET_BATCH,), generator=draw)
         style = torch.randint(0, styles, (UNET_BATCH,), generator=draw)
-        which = torch.randint(0, 1 << 20, (UNET_BATCH,), generator=draw).tolist()
+        which = torch.randint(0, 1 << 20, (UNET_BATCH,), generator=draw)
         dropped = torch.rand(UNET_BATCH, generator=draw) < TEXT_DROP
-        rows = torch.tensor([by_concept[c][w % len(by_concept[c])] for c, w in zip(concept.tolist(), which, strict=True)])
+        rows = first[concept] + which % count[concept]
         x = latents[concept * styles + style]
         t = torch.randint(0, len(signal), (UNET_BATCH,), generator=draw)
         noise = torch.randn(x.shape, generator=draw)

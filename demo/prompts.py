@@ -4,7 +4,8 @@
     <out>/cases.jsonl     all concepts x 18 languages for the evaluation: the same, and concept, seen
     <out>/labels.parquet  sample_id, concept: what the judge is taught from the curated pictures
 
-`seen` is false for the (concept, language) pairs that were held out of the crawl and of the text encoder's training.
+`seen` is false for the names that were held out of the crawl and of the text encoder's training, and that no other
+language of the crawl spells the same.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
 from altdiffusion.languages import CODES
 from altdiffusion.storage import files, shards
-
-from demo.concepts import Concept, held_out
+from demo.concepts import Concept, held_out, spelled_elsewhere
 
 SIDE = 32
 SHEET_CONCEPTS = 10
@@ -32,7 +33,7 @@ def write_prompts(
     chosen = concepts[:: max(1, len(concepts) // sheet_concepts)][:sheet_concepts]
     _write_lines(out / "prompts.jsonl", (_prompt(concept, code) for code in CODES for concept in chosen))
     cases = (
-        {**_prompt(concept, code), "concept": concept.key, "seen": not held_out(concept, code)}
+        {**_prompt(concept, code), "concept": concept.key, "seen": _seen(concept, code)}
         for concept in concepts
         for code in CODES
     )
@@ -43,6 +44,11 @@ def write_prompts(
         .aggregate([])
     )
     files.write_atomic(str(out / "labels.parquet"), shards.encode(known.sort_by("sample_id")))
+
+
+def _seen(concept: Concept, language: str) -> bool:
+    # "banana" held out in one language is still read in another: such a name is not unseen.
+    return not held_out(concept, language) or spelled_elsewhere(concept, language)
 
 
 def _prompt(concept: Concept, language: str) -> dict[str, Any]:

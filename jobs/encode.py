@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from altdiffusion.storage.dataset import Lake
-
 from jobs.harness import Job, Session, already_published, main
 from pipelines.encode import EncodeJobConfig, boundaries, plan
 

@@ -3,13 +3,16 @@
     python -m jobs.NAME --config FILE [key=value ...] [--dry-run]
 
 Exit status: 0 done (or already there), 1 a defect (with its traceback), 2 something the caller can mend,
-130 interrupted.
+130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -19,7 +22,6 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.boundary import Boundary, published, run_boundary
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-
 from pipelines.common import JobConfig, Plan
 
 C = TypeVar("C", bound=JobConfig)
@@ -71,6 +73,14 @@ class Session:
         return version
 
 
+class Terminated(SystemExit):
+    """SIGTERM, raised where the job stands, so that its run is closed as killed."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated(143)
+
+
 def already_published(lake: Lake, boundaries: Sequence[Boundary]) -> str | None:
     """The versions that all the boundaries have made, or None if one of them has something to do."""
     refs = []
@@ -108,6 +118,9 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     except AltDiffusionError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
+    except Terminated:
+        print("terminated; run the same command again to go on", file=sys.stderr, flush=True)
+        return 143
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr, flush=True)
         return 130
@@ -123,6 +136,8 @@ def _run(job: Job[C], config: C, plan: Plan) -> None:
         print(f"[{job.name}] already there: {there}", flush=True)
         return
     print("\n".join(plan.lines()), flush=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     from altdiffusion.lineage.run import JobRun
 
     with JobRun.open(

@@ -16,7 +16,6 @@ from altdiffusion.curation.sources import SelectSourcesWork, plan_sources
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
-
 from pipelines.common import JobConfig, Plan, Workers, make_boundary
 
 

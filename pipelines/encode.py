@@ -13,7 +13,6 @@ from altdiffusion.curation.encode import EncodeWork, plan_encode
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
-
 from pipelines.common import JobConfig, Plan, Workers, make_boundary
 
 

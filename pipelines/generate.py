@@ -12,7 +12,6 @@ from altdiffusion.generation.model import resolve_model
 from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units
 from altdiffusion.generation.work import GenerateWork, generation_units
 from altdiffusion.storage.dataset import Lake
-
 from pipelines.common import JobConfig, Plan, Workers, make_boundary
 
 

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from altdiffusion.config import operational
+from altdiffusion.execution.boundary import Boundary
+from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.training.config import TrainConfig
+from pipelines.common import JobConfig, Plan, Workers
+from pipelines.generate import generation_boundaries
 
-from pipelines.common import JobConfig, Plan
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplesConfig:
+    """Pictures drawn from every kept checkpoint when training has ended, for MLflow's sliders by step."""
+
+    prompts: PromptsConfig
+    """Ids must read <concept>-<language>."""
+    fonts: str
+    """Local folder of fonts that together cover the languages' scripts."""
+    steps: int = 20
+    guidance_scale: float = 3.0
+    batch_rows: int = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,6 +30,7 @@ class TrainJobConfig(JobConfig):
     """`jobs/train.py`: one stage."""
 
     train: TrainConfig
+    samples: SamplesConfig | None = operational(None)
 
     @property
     def run_name(self) -> str:
@@ -34,7 +51,8 @@ def plan(config: TrainJobConfig) -> Plan:
             f"start from {start}",
             f"{train.steps:,} updates of {train.trainable} on {', '.join(d.name for d in train.datasets)}",
             f"a checkpoint every {train.checkpoint_every:,} updates, the last {train.keep_last} kept",
-            "export the newest checkpoint (EMA weights) as a diffusers folder",
+            "export every kept checkpoint (EMA weights) as a diffusers folder",
+            f"draw samples of {config.samples.prompts.file}" if config.samples else "draw no samples",
         ),
         facts={
             "images": f"{train.steps * train.global_batch:,}",
@@ -45,3 +63,20 @@ def plan(config: TrainJobConfig) -> Plan:
             "workers": f"{where}, {train.precision}",
         },
     )
+
+
+def sample_boundaries(config: TrainJobConfig, step: int) -> tuple[Boundary, ...]:
+    """Draws the samples of one checkpoint, as any other set of generations."""
+    samples = config.samples
+    assert samples is not None
+    generate = GenerateConfig(
+        model=ModelConfig(run=config.train.run, step=step),
+        prompts=samples.prompts,
+        steps=samples.steps,
+        guidance_scale=samples.guidance_scale,
+        batch_rows=samples.batch_rows,
+        rows_per_unit=samples.batch_rows,
+        image_files=False,
+    )
+    name = f"{config.train.run}-samples"
+    return generation_boundaries(config.lake, f"{name}-prompts", name, generate, Workers(max=1))

@@ -34,9 +34,9 @@ def reply(body: bytes = b"", *, status: str = "200 OK", length: int | None = -1,
 
 
 @contextlib.contextmanager
-def serving(context: ssl.SSLContext | None = None) -> Iterator[Site]:
-    """A server on a free loopback port for the time of the block; each connection has a thread."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def serving(context: ssl.SSLContext | None = None, address: str = "127.0.0.1", port: int = 0) -> Iterator[Site]:
+    """A server on a port (0: a free one) of a loopback address for the block; each connection has a thread."""
+    listener = socket.create_server((address, port))
     site = Site(port=listener.getsockname()[1])
     stopped = threading.Event()
 
@@ -132,9 +132,7 @@ def certificate(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
     pem, secret = folder / "cert.pem", folder / "key.pem"
     pem.write_bytes(built.public_bytes(serialization.Encoding.PEM))
     secret.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, secret)

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.config import from_dict, fingerprint, semantic
+from altdiffusion.config import fingerprint, from_dict, semantic
 from altdiffusion.diffusion import models
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units
@@ -19,7 +19,6 @@ from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts
 from altdiffusion.generation.work import GenerateWork, generation_units
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord
-
 from tests import training_lake
 
 CODES = ("en", "de", "ja")
@@ -49,7 +48,7 @@ def config(lake: str, **changes: Any) -> GenerateConfig:
 
 
 def quiet(label: str = "generate") -> Progress:
-    return Progress(label, rows_name="images", stream=open(os.devnull, "w"))  # noqa: SIM115
+    return Progress(label, rows_name="images", stream=open(os.devnull, "w"))
 
 
 def import_prompts(lake: str, settings: GenerateConfig) -> Version:
@@ -80,8 +79,8 @@ class DyingWork(GenerateWork):
 
 
 def generate(
-    lake: str, settings: GenerateConfig, *, dataset: str = "drawn", backend: Backend = "inline", pool: Pool | None = None,
-    deaths: str | None = None,
+    lake: str, settings: GenerateConfig, *, dataset: str = "drawn", backend: Backend = "inline",
+    pool: Pool | None = None, deaths: str | None = None,
 ) -> Version:  # fmt: skip
     """Prompts file to published generations, as the job does it."""
     prompts = import_prompts(lake, settings)

@@ -69,10 +69,14 @@ def _empty(dtype: pa.DataType) -> Any:
     return "" if pa.types.is_string(dtype) else 0
 
 
-def checkpoint(lake: Lake, run: str, step: int, stage: str, parents: Sequence[Ref], metrics: Mapping[str, float]) -> Ref:
+def checkpoint(
+    lake: Lake, run: str, step: int, stage: str, parents: Sequence[Ref], metrics: Mapping[str, float]
+) -> Ref:
     """A complete checkpoint folder."""
     folder = files.join(lake.uri, "checkpoints", run, f"step-{step:08d}")
-    state = files.canonical_json({"step": step, "metrics": metrics, "config": {"stage": stage, "optimizer": {"lr": 1e-4}}})
+    state = files.canonical_json(
+        {"step": step, "metrics": metrics, "config": {"stage": stage, "optimizer": {"lr": 1e-4}}}
+    )
     files.write_atomic(files.join(folder, "state.json"), state)
     complete: dict[str, Any] = {
         "files": {"state.json": {"sha256": files.sha256_hex(state), "bytes": len(state)}},

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
+
 from altdiffusion.config import from_dict
 from altdiffusion.diffusion import models, noise
 from altdiffusion.records import LATENTS
@@ -65,15 +68,25 @@ def bundle(seed: int = 0) -> models.ModelBundle:
     )
 
 
-def write_latents(lake: str, name: str, rows: int, *, seed: int = 0, shard_rows: int = 50, group_rows: int = 16) -> Version:
-    """A version of `latents`: sample i has the latent keyed by i and a caption of letters."""
+def write_latents(
+    lake: str,
+    name: str,
+    rows: int,
+    *,
+    seed: int = 0,
+    shard_rows: int = 50,
+    group_rows: int = 16,
+    spoiled: Sequence[int] = (),
+) -> Version:
+    """A version of `latents`: sample i has the latent keyed by i (NaN if spoiled) and a caption of letters."""
     from altdiffusion.diffusion.text_encoder import tokenize
 
     dataset = Lake(lake).dataset(name)
     reader, records = tokenizer(), []
     latents = noise.keyed_normal(seed, torch.arange(rows), 7, SHAPE).to(torch.float16).numpy()
+    latents[list(spoiled)] = np.nan
     captions = [LETTERS[i % 26] + LETTERS[i // 26 % 26] for i in range(rows)]
-    ids = tokenize(reader, captions).tolist()
+    ids = tokenize(reader, captions).tolist() if captions else []
     for index, first in enumerate(range(0, rows, shard_rows)):
         chosen = range(first, min(rows, first + shard_rows))
         table = pa.Table.from_pylist(
@@ -91,8 +104,8 @@ def write_latents(lake: str, name: str, rows: int, *, seed: int = 0, shard_rows:
         shard = dataset.write_shard(table, group_rows)
         records.append(
             UnitRecord(
-                unit_id=f"u{index}", index=index, input_digest="0" * 64, rows_in=len(chosen), shards=(shard,), rejects=(),
-                rejects_by_reason={}, rows_by_language={"en": len(chosen)},
+                unit_id=f"u{index}", index=index, input_digest="0" * 64, rows_in=len(chosen), shards=(shard,),
+                rejects=(), rejects_by_reason={}, rows_by_language={"en": len(chosen)},
             )
         )  # fmt: skip
     return dataset.publish(kind="latents", records=records, parents=[], config={"seed": seed}, fingerprint="f")

@@ -75,10 +75,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     shared.mkdir(parents=True, exist_ok=True)
     (shared / "npm").mkdir(exist_ok=True)
     (cache / "npm").symlink_to(shared / "npm")
-    code = (
-        "from demo.__main__ import Clock, _prepare\n"
-        f"_prepare(Clock(), {CONCEPTS})\n"
-    )
+    code = f"from demo.__main__ import Clock, _prepare\n_prepare(Clock(), {CONCEPTS})\n"
     done = workspace.run("-c", code)
     assert done.returncode == 0, done.stdout + done.stderr
     return workspace

@@ -80,9 +80,7 @@ def test_the_demo_on_ray_makes_the_same_datasets(line: Workspace, tmp_path: Path
         part for config, overrides in SMALL.items() for text in overrides for part in ("--set", f"{config}:{text}")
     ]
     with short_folder() as ray_tmp:
-        done = workspace.run(
-            "-m", "demo", "--concepts", str(CONCEPTS), *changes, timeout_s=580, RAY_TMPDIR=ray_tmp
-        )
+        done = workspace.run("-m", "demo", "--concepts", str(CONCEPTS), *changes, timeout_s=580, RAY_TMPDIR=ray_tmp)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         again = workspace.run("-m", "demo", "--concepts", str(CONCEPTS), *changes, timeout_s=120, RAY_TMPDIR=ray_tmp)
     assert again.returncode == 0 and again.stdout.count("already there") == 7, again.stdout + again.stderr
@@ -170,7 +168,10 @@ def test_every_job_runs_unchanged_by_ray_job_submit(
     demo = line.path / ".demo"
     where = {
         "curate": [f"sources.{i}.source.uri={demo}/cache/crawl/{name}/*.parquet" for i, name in enumerate(SOURCES)],
-        "encode": [f"encode.vae={demo}/models/base-en/vae", f"encode.tokenizer={demo}/models/text-encoder-m18/tokenizer"],
+        "encode": [
+            f"encode.vae={demo}/models/base-en/vae",
+            f"encode.tokenizer={demo}/models/text-encoder-m18/tokenizer",
+        ],
         "alignment": [
             f"train.start.base={demo}/models/base-en",
             f"train.start.text_encoder={demo}/models/text-encoder-m18",
@@ -201,7 +202,15 @@ def test_every_job_runs_unchanged_by_ray_job_submit(
         done = subprocess.run(
             [
                 *(str(BIN / "ray"), "job", "submit", "--runtime-env", "jobs/runtime_env.yaml", "--"),
-                *("python", "-m", f"jobs.{job}", "--config", f"jobs/configs/demo/{config}.yaml", f"lake={lake}", *own),
+                *(
+                    "python",
+                    "-m",
+                    f"jobs.{job}",
+                    "--config",
+                    f"jobs/configs/demo/{config}.yaml",
+                    f"lake={lake}",
+                    *own,
+                ),
             ],
             cwd=Path(__file__).resolve().parents[2],
             env={**os.environ, **head},

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import cluster
 from altdiffusion.execution.runner import run_units
 from altdiffusion.execution.units import Pool, Resources
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit
-
 from tests import generation_lake
 from tests.failing_work import Failing
 

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from altdiffusion.diffusion import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from altdiffusion.diffusion import noise
 
 # Random123 1.14, tests/kat_vectors, lines "philox4x32 10": counter, key, expected.
 KNOWN = [
@@ -137,9 +138,7 @@ def test_wrong_index_type_is_refused() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_device_does_not_matter() -> None:
     indices = torch.arange(1000) * 7_919_000_001
-    assert torch.equal(
-        noise.keyed_words(4, indices, 0, 256), noise.keyed_words(4, indices.cuda(), 0, 256).cpu()
-    )
+    assert torch.equal(noise.keyed_words(4, indices, 0, 256), noise.keyed_words(4, indices.cuda(), 0, 256).cpu())
     here = noise.keyed_normal(4, indices, 0, (256,))
     there = noise.keyed_normal(4, indices.cuda(), 0, (256,)).cpu()
     assert float((here != there).double().mean()) < 1e-5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from altdiffusion.diffusion import noise
 from altdiffusion.diffusion.objective import Schedule, epsilon_loss, scaled_linear_betas
 
@@ -40,7 +41,7 @@ def test_it_is_the_schedule_of_diffusers() -> None:
 
 
 def test_loss_of_a_known_prediction() -> None:
-    """A predictor that answers x_t has the error sqrt(abar) x_0 + (sqrt(1 - abar) - 1) eps: its mean square is known."""
+    """Answering x_t has the error sqrt(abar) x_0 + (sqrt(1 - abar) - 1) eps: its mean square is known."""
     schedule = Schedule.scaled_linear()
     latents = torch.full((3, 2, 4, 4), 2.0)
     eps = torch.full((3, 2, 4, 4), -1.0)

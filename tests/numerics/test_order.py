@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from altdiffusion.training.order import Order, Part, whole_shares
-from altdiffusion.training.permutation import derive, key_of, permute
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from altdiffusion.training.order import Order, Part, whole_shares
+from altdiffusion.training.permutation import derive, key_of, permute
 
 sizes = st.integers(1, 700)
 
@@ -67,7 +68,13 @@ def test_permutations_are_uniform_over_keys(n: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=sizes, chunk=st.integers(1, 90), window=st.integers(1, 9), batch=st.integers(1, 64), epoch=st.integers(0, 3))
+@given(
+    rows=sizes,
+    chunk=st.integers(1, 90),
+    window=st.integers(1, 9),
+    batch=st.integers(1, 64),
+    epoch=st.integers(0, 3),
+)
 def test_each_sample_once_per_epoch(rows: int, chunk: int, window: int, batch: int, epoch: int) -> None:
     order = order_of(rows, chunk, window, batch)
     found = order.samples(np.arange(epoch * rows, (epoch + 1) * rows, dtype=np.int64))
@@ -77,7 +84,9 @@ def test_each_sample_once_per_epoch(rows: int, chunk: int, window: int, batch: i
 
 @settings(max_examples=40, deadline=None)
 @given(rows=sizes, chunk=st.integers(1, 90), window=st.integers(1, 9), n=st.integers(0, 10_000), data=st.data())
-def test_independent_of_the_number_of_workers(rows: int, chunk: int, window: int, n: int, data: st.DataObject) -> None:
+def test_independent_of_the_number_of_workers(
+    rows: int, chunk: int, window: int, n: int, data: st.DataObject
+) -> None:
     world = data.draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
     batch = 24 * data.draw(st.integers(1, 3))
     order = order_of(rows, chunk, window, batch)
@@ -132,7 +141,7 @@ def test_ranks_keep_to_their_chunks_within_a_window() -> None:
 def test_the_shuffle_mixes_within_the_window_and_across_epochs() -> None:
     """Neighbours in the dataset are no likelier than any pair to meet in a batch, when the window is the dataset.
 
-    A shuffle of shards alone (chunks in random order, rows in sequence) fails this: its batches are runs of neighbours.
+    A shuffle of shards alone (chunks in random order, rows in sequence) fails this: batches are runs of neighbours.
     """
     rows, batch, epochs = 2048, 64, 20
     order = order_of(rows, 64, 32, batch)
@@ -163,7 +172,7 @@ def test_a_mixture_keeps_its_shares_and_each_parts_epochs(weights: list[float], 
     order = Order(
         [Part(digest=str(i), rows=r, weight=w) for i, (r, w) in enumerate(zip(rows, weights, strict=True))],
         seed=1, global_batch=8, chunk_rows=16, window_chunks=3,
-    )  # fmt: skip
+    )
     turn = sum(order.shares)
     found = order.samples(np.arange(n * turn, (n + 1) * turn))
     assert np.bincount(found.part, minlength=len(rows)).tolist() == list(order.shares)
@@ -178,7 +187,7 @@ def test_epochs_are_counted_exactly() -> None:
     order = Order(
         [Part(digest="a", rows=100, weight=3), Part(digest="b", rows=10, weight=1)],
         seed=1, global_batch=10, chunk_rows=16, window_chunks=3,
-    )  # fmt: skip
+    )
     seen = order.samples(np.arange(130))
     expected = tuple((seen.part == i).sum() / r for i, r in ((0, 100), (1, 10)))
     assert order.epochs(13) == pytest.approx(expected)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from altdiffusion.diffusion import models
 from altdiffusion.generation.sampler import Sampler, make_scheduler
-
 from tests import training_lake
 
 WORDS = ["red", "a blue bird", "cat", "the old house", "rain", "moon", "tree of gold", "ship", "bread", "fish"]
@@ -81,7 +81,8 @@ def test_seed_prompt_and_size_each_change_the_picture(bundle: models.ModelBundle
 
 def test_half_precision_stays_close(bundle: models.ModelBundle) -> None:
     full = sampler(bundle).draw(PROMPTS[:8], SEEDS[:8], 32, 32).astype(int)
-    half = replace(bundle, unet=models.build_unet(models.unet_config_demo()), vae=models.build_vae(models.vae_config_demo()))
+    unet, vae = models.build_unet(models.unet_config_demo()), models.build_vae(models.vae_config_demo())
+    half = replace(bundle, unet=unet, vae=vae)
     half.unet.load_state_dict(bundle.unet.state_dict())
     half.vae.load_state_dict(bundle.vae.state_dict())
     half.unet.to(torch.bfloat16), half.vae.to(torch.bfloat16)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.progress import Progress, duration
 from altdiffusion.execution.ranges import plan_ranges, read_range
@@ -62,12 +63,14 @@ def test_records_of_other_units_in_the_ledger_are_left_out(tmp_path: Path) -> No
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     run_units(Counting(), UNITS, ledger, backend="inline", progress=quiet())
     wanted = [UNITS[5], UNITS[2]]
-    assert [r.unit_id for r in run_units(Counting(), wanted, ledger, backend="inline", progress=quiet())] == ["u5", "u2"]
+    records = run_units(Counting(), wanted, ledger, backend="inline", progress=quiet())
+    assert [record.unit_id for record in records] == ["u5", "u2"]
 
 
 def test_ids_must_be_distinct(tmp_path: Path) -> None:
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     with pytest.raises(ValueError, match="not distinct"):
-        run_units(Counting(), [UNITS[0]] * 2, Lake(str(tmp_path)).dataset("d").ledger("f"), backend="inline", progress=quiet())
+        run_units(Counting(), [UNITS[0]] * 2, ledger, backend="inline", progress=quiet())
 
 
 def test_ray_refuses_storage_that_only_one_process_sees() -> None:
@@ -92,9 +95,7 @@ def test_impossible_pools_are_refused(make: object) -> None:
 
 def test_ranges_cover_every_row_once_and_name_all_their_inputs(tmp_path: Path) -> None:
     dataset = Lake(str(tmp_path)).dataset("prompts")
-    rows = [
-        {"id": f"p{i}", "language": "en", "prompt": "x", "seed": i, "width": 8, "height": 8} for i in range(25)
-    ]
+    rows = [{"id": f"p{i}", "language": "en", "prompt": "x", "seed": i, "width": 8, "height": 8} for i in range(25)]
     shards = tuple(dataset.write_shard(pa.Table.from_pylist(part, schema=PROMPTS)) for part in (rows[:10], rows[10:]))
     record = UnitRecord(unit_id="u", index=0, input_digest="0" * 64, rows_in=25, shards=shards)
     version = dataset.publish(kind="prompts", records=[record], parents=[], config={}, fingerprint="f")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.generation.work import decode_images, images_folder
 from altdiffusion.storage.dataset import Lake
-
 from tests import generation_lake, training_lake
 
 
@@ -90,7 +90,7 @@ def test_the_wrong_or_a_changed_model_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(AltDiffusionError, match="changed while images were drawn"):
         GenerateWork(lake, "drawn", pinned, generation_lake.config(lake)).setup()
-    with pytest.raises(AltDiffusionError, match="holds no model_index.json"):
+    with pytest.raises(AltDiffusionError, match="holds no model_index"):
         resolve_model(generation_lake.config(lake, model={"folder": f"{lake}/models/none"}).model, lake)
 
 
@@ -98,7 +98,7 @@ def test_a_size_that_the_model_cannot_draw_is_named(tmp_path: Path) -> None:
     lake = generation_lake.make_lake(tmp_path, prompts=4)
     file = Path(lake) / "prompts.jsonl"
     file.write_text(file.read_text().replace('"width": 16', '"width": 20', 1))
-    with pytest.raises(AltDiffusionError, match=r"prompt p1 of dataset:prompts@.*: asks for 20 x 16 pixels.*multiples of 8"):
+    with pytest.raises(AltDiffusionError, match=r"prompt p1 of .*: asks for 20 x 16 pixels.*multiples of 8"):
         generation_lake.generate(lake, generation_lake.config(lake))
 
 

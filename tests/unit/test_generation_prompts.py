@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from altdiffusion.config import from_dict
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.config import GenerateConfig, PromptsConfig
@@ -31,7 +32,7 @@ def read(path: Path, **settings: Any) -> list[dict[str, Any]]:
 
 
 def jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage import images, page, tree
+from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from tests.lineage_lake import BASE, DRAWN, SOURCE, SOURCE_PICTURE, WORDS, SmallLake, publish
@@ -63,7 +65,15 @@ def test_the_same_lake_in_memory_gives_the_same_graph(graph: graphs.Graph) -> No
 
 def test_every_way_to_name_a_thing(small: SmallLake, graph: graphs.Graph) -> None:
     ref = small.latents.ref
-    for text in (str(ref), ref.short, f"latents@{ref.digest[:8]}", "latents", "dataset:latents", ref.digest, ref.digest[:9]):
+    for text in (
+        str(ref),
+        ref.short,
+        f"latents@{ref.digest[:8]}",
+        "latents",
+        "dataset:latents",
+        ref.digest,
+        ref.digest[:9],
+    ):
         assert [node.ref for node in graph.find(text)] == [str(ref)], text
     for text in ("quality", "checkpoint:quality", "quality/step-00000100", small.quality.digest[:8]):
         assert [node.ref for node in graph.find(text)] == [str(small.quality)], text
@@ -136,6 +146,15 @@ def test_what_the_lake_does_not_hold_is_marked(tmp_path: Path) -> None:
     assert "NOT IN THIS LAKE" in tree.render(graph.up(str(small.quality)))
 
 
+def test_an_export_that_is_used_as_a_model_keeps_its_past(tmp_path: Path) -> None:
+    small = SmallLake(tmp_path)
+    export = next(node for node in graphs.scan(small.uri).nodes.values() if node.kind == "export")
+    used = Ref("model", "step-00000100", export.digest)
+    latents = publish(small.lake, "latents", "latents", [{"language": "en", "sample_id": 9}], [small.links.ref, used])
+    above = refs(graphs.scan(small.uri).up(str(latents.ref)))
+    assert {str(used), export.ref, str(small.quality), str(small.alignment)} <= above
+
+
 def test_a_damaged_manifest_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     small = SmallLake(tmp_path)
     manifest = Path(small.links.uri) / "manifest.json"
@@ -150,10 +169,10 @@ def test_the_tree_is_exact_and_draws_shared_branches_once(small: SmallLake, grap
 
     latents = f"dataset latents {at(small.latents.ref)}  (latents, 3 rows, 3 languages)"
     text = tree.render(graph.up(str(small.quality)))
-    sized = {ref: f"{graph.nodes[str(ref)].facts['bytes']} bytes" for ref in (small.quality, small.alignment)}
+    size = graph.nodes[str(small.quality)].facts["bytes"], graph.nodes[str(small.alignment)].facts["bytes"]
     assert text.splitlines() == [
-        f"checkpoint quality/step-00000100 {at(small.quality)}  (quality, step 100, {sized[small.quality]})",
-        f"├─ checkpoint alignment/step-00000100 {at(small.alignment)}  (alignment, step 100, {sized[small.alignment]})",
+        f"checkpoint quality/step-00000100 {at(small.quality)}  (quality, step 100, {size[0]} bytes)",
+        f"├─ checkpoint alignment/step-00000100 {at(small.alignment)}  (alignment, step 100, {size[1]} bytes)",
         f"│  ├─ model base {at(BASE)}",
         f"│  └─ {latents}",
         f"│     ├─ dataset images {at(small.images.ref)}  (images, 3 rows, 3 languages)",
@@ -180,7 +199,11 @@ def test_boxes_of_a_column_never_overlap() -> None:
     layers = [[f"source:n{i}x{j}@{i}{j}aaaaaaaa" for j in range(1 + (i * 5) % 7)] for i in range(6)]
     nodes = [
         graphs.Node(
-            ref=ref, kind="source", name=ref, digest="", parents=tuple(p for k, p in enumerate(before) if (k + j) % 2 == 0)
+            ref=ref,
+            kind="source",
+            name=ref,
+            digest="",
+            parents=tuple(p for k, p in enumerate(before) if (k + j) % 2 == 0),
         )
         for before, layer in zip([[], *layers], layers, strict=False)
         for j, ref in enumerate(layer)
@@ -191,12 +214,14 @@ def test_boxes_of_a_column_never_overlap() -> None:
     assert sum(len(items) for items in layout.columns) > len(named)  # there are lanes
     for items in layout.columns:
         ordered = sorted(items, key=lambda item: layout.centre[item])
-        for one, other in zip(ordered, ordered[1:], strict=False):
+        for one, other in pairwise(ordered):
             need = (page._height(one, named) + page._height(other, named)) / 2 + page.ROW_GAP
             assert layout.centre[other] - layout.centre[one] >= need - 1e-6
 
 
-def test_lineage_command(small: SmallLake, graph: graphs.Graph, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_lineage_command(
+    small: SmallLake, graph: graphs.Graph, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main(["lineage", "up", "quality", "--lake", small.uri]) == 0
     assert capsys.readouterr().out == tree.render(graph.up(str(small.quality)))
     assert main(["lineage", "down", "links", "--lake", small.uri, "--json"]) == 0

@@ -47,8 +47,13 @@ class Receiver:
 
 
 def test_importing_the_spool_imports_neither_mlflow_nor_torch() -> None:
-    code = "import sys, altdiffusion.lineage.spool; print([m for m in ('mlflow', 'torch', 'pyarrow') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment(), check=True)
+    code = (
+        "import sys, altdiffusion.lineage.spool\n"
+        "print([name for name in ('mlflow', 'torch', 'pyarrow') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=_environment(), check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -187,7 +192,7 @@ def test_an_outage_at_the_end_is_bounded_and_the_next_start_ships(tmp_path: Path
         spool.append(step=step, metrics={"loss": 1.0})
     start = time.monotonic()
     assert not shipper.stop(0.7)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 6
     assert isinstance(shipper.last_error, ConnectionError)
     receiver.down.clear()
     again = Shipper()

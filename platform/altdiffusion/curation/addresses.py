@@ -23,16 +23,18 @@ Resolver = Callable[[str, int, float], Sequence[str]]
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in (
+        "192.0.0.0/24",  # protocol assignments (RFC 6890); ipaddress of Python 3.11 calls some of them global
         "192.88.99.0/24",  # 6to4 relays (RFC 7526)
         "64:ff9b:1::/48",  # local NAT64 (RFC 8215)
         "fec0::/10",  # site-local (RFC 3879)
         "::/96",  # IPv4-compatible (RFC 4291)
         "100::/64",  # discard (RFC 6666)
-        "2001::/32",  # Teredo: the embedded address is somebody's NAT
+        "2001::/23",  # protocol assignments (RFC 2928), Teredo among them: it embeds the address of somebody's NAT
         "3fff::/20",  # documentation (RFC 9637)
         "5f00::/16",  # segment routing (RFC 9602)
     )
@@ -103,9 +105,9 @@ def parse_url(url: str, ports: Sequence[int]) -> Target:
 def _host(host: str) -> str:
     if not host:
         raise Refused("bad_url", "no host")
+    host = host.rstrip(".")
     if literal(host) is not None:
         return host.lower()
-    host = host.rstrip(".")
     if not host.isascii():
         try:
             host = idna.encode(host, uts46=True).decode("ascii")
@@ -118,10 +120,16 @@ def _host(host: str) -> str:
 
 
 def literal(host: str) -> Address | None:
-    """The address a host is, if it is one; forms like 127.1 or 0x7f.1 are what the resolver makes of them."""
+    """The address a host is, if it is one, in any of its spellings: 127.1 and 0x7f000001 are 127.0.0.1."""
     try:
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
+        pass
+    if not _NUMBER.fullmatch(host.rpartition(".")[2]):  # what ends in a number is an address (WHATWG URL, 3.5)
+        return None
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, UnicodeError):
         return None
 
 

@@ -166,7 +166,7 @@ class DownloadConfig:
     connect_to: dict[str, str] = operational(factory=dict)
     """`host:port` of a URL -> `host:port` to connect to instead, like curl's --connect-to; an empty part is any."""
     allow_private: tuple[str, ...] = operational(())
-    """Networks (CIDR) that may be reached although they are not public: for a mirror on one's own network."""
+    """Networks (CIDR) that names may lead to although they are not public: for a mirror on one's own network."""
     ca_file: str | None = operational(None)
     """PEM file of certificate authorities to trust instead of the system's."""
 

@@ -3,7 +3,8 @@
 A picture's shorter side is resized to the resolution (bilinear, antialiased), a square is cut out at a keyed place,
 and the VAE's latent is stored, scaled by its factor: the distribution's mean (`mode`) or a keyed sample of it. Crop
 and noise depend on (seed, sample_id) alone; the VAE always sees a full micro-batch. So a row's latent does not
-depend on its unit, neighbours or order. Text is stored as token ids: the encoder's output would be ten times the latent.
+depend on its unit, neighbours or order. Text is stored as token ids: the encoder's output would be
+ten times the latent.
 
 Shapes: B pictures, R resolution in pixels, C x H x W latent.
 """

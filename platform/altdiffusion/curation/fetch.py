@@ -173,11 +173,12 @@ class Fetcher:
 
     def _connect(self, target: Target, deadline: _Deadline) -> socket.socket:
         """A connection to a checked address; TLS is verified against the name in the URL."""
-        if literal(target.host) is not None:
-            check(target.host, self._allow)
+        written = literal(target.host)
+        if written is not None:
+            check(str(written), ())  # the exceptions are for names: a URL from outside never names an address inside
         host, port = redirected(self.config.connect_to, target.host, target.port)
         numeric = literal(host)
-        answers = [host] if numeric is not None else self._resolver(host, port, deadline.left())
+        answers = [str(numeric)] if numeric is not None else self._resolver(host, port, deadline.left())
         addresses = [check(answer, self._allow) for answer in answers]  # one bad answer refuses the name
         problem: OSError | None = None
         for address in addresses[:4]:

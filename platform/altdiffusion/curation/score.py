@@ -62,17 +62,15 @@ class ClipAestheticScorer:
         if config.clip is None or config.head is None:
             raise AltDiffusionError("score", "clip needs its weights", "give score.clip and score.head")
         import torch
-        from transformers import CLIPVisionModelWithProjection
+        from transformers import CLIPModel
 
         folder = check_folder(config.clip, config.clip_digest)
         self.config = config
         self._torch = torch
         self._device = torch.device(config.device)
-        self._clip: Any = CLIPVisionModelWithProjection.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True
-        )
+        self._clip: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         self._clip.to(self._device).eval()
-        self._side = int(self._clip.config.image_size)
+        self._side = int(self._clip.config.vision_config.image_size)
         self._head = load_head(config.head, config.head_sha256, int(self._clip.config.projection_dim))
         self._head.to(self._device)
 
@@ -89,7 +87,8 @@ class ClipAestheticScorer:
         torch = self._torch
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack([clip_pixels(body, self._side) for body in bodies])).to(self._device)
-            embedding = self._clip(pixel_values=pixels).image_embeds.float()  # [B, D]
+            pooled = self._clip.vision_model(pixel_values=pixels).pooler_output
+            embedding = self._clip.visual_projection(pooled).float()  # [B, D]
             embedding = embedding / embedding.norm(dim=-1, keepdim=True)
             return [float(value) for value in self._head(embedding)[:, 0].cpu()]
 

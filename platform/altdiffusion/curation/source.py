@@ -114,7 +114,7 @@ def _scan_part(fs: Any, uri: str, path: str, config: SourceConfig) -> Part:
             parquet = pq.ParquetFile(file)
             metadata, schema = parquet.metadata, parquet.schema_arrow
         except (pa.ArrowException, OSError) as error:
-            raise AltDiffusionError(f"source part {uri}", f"has a damaged footer ({error})", remedy) from error
+            raise AltDiffusionError(f"source part {uri}", f"has a damaged footer ({_line(error)})", remedy) from error
     resolve_columns(schema, config, uri)
     return Part(
         uri=uri,
@@ -122,6 +122,10 @@ def _scan_part(fs: Any, uri: str, path: str, config: SourceConfig) -> Part:
         digest=files.sha256_hex(size.to_bytes(8, "little") + footer),
         group_rows=tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)),
     )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def resolve_columns(schema: pa.Schema, config: SourceConfig, uri: str) -> dict[str, str]:
@@ -213,7 +217,9 @@ def read_rows(uri: str, start: int, stop: int, config: SourceConfig) -> pa.Table
             )
     except (FileNotFoundError, pa.ArrowException, OSError) as error:
         raise AltDiffusionError(
-            f"source part {uri}", f"cannot be read ({error})", "fetch this part again, or leave it out of the glob"
+            f"source part {uri}",
+            f"cannot be read ({_line(error)})",
+            "fetch this part again, or leave it out of the glob",
         ) from error
     if table.num_rows != stop - start:
         raise AltDiffusionError(

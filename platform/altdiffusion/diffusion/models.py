@@ -255,7 +255,9 @@ def load_bundle(
     with local_folder(folder) as local:
         if not (local / "model_index.json").is_file():
             raise AltDiffusionError(
-                f"model folder {folder}", "holds no model_index.json", "give the folder of an export or of a base model"
+                f"model folder {folder}",
+                "holds no model_index.json",
+                "give the folder of an export or of a base model",
             )
         try:
             pipeline = DiffusionPipeline.from_pretrained(

@@ -4,9 +4,10 @@ Every draw is a pure function of (seed, sample index, stream). So a sample gets 
 drop in whatever batch, on whatever rank and after whatever restart it is drawn, and there is no generator state to
 store or restore.
 
-Generator: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011; reference
-implementation Random123). One block of 128 bits has the key (seed low, seed high) and the counter (block number within
-the sample, stream, sample index low, sample index high), each 32 bits wide. The words are bit-equal on every device.
+Generator: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011;
+reference implementation Random123). One block of 128 bits has the key (seed low, seed high) and the counter (block
+number within the sample, stream, sample index low, sample index high), each 32 bits wide. The words are bit-equal on
+every device.
 
 Normal numbers are computed from the words in float64 (Box-Muller) and rounded to float32: devices whose log, sine
 and cosine differ in the last place of float64 then still agree in float32, but for about one value in 1e8.
@@ -110,7 +111,8 @@ def keyed_normal(seed: int, sample_indices: Tensor, stream: int, shape: Sequence
     radius = uniform[:, 0::2].log().mul_(-2.0).sqrt_()
     angle = uniform[:, 1::2] * (2.0 * math.pi)
     pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).to(torch.float32)
-    return pairs.reshape(sample_indices.shape[0], -1)[:, :count].reshape(sample_indices.shape[0], *shape)
+    samples = sample_indices.shape[0]
+    return pairs.reshape(samples, count + count % 2)[:, :count].reshape(samples, *shape)
 
 
 def keyed_timesteps(seed: int, sample_indices: Tensor, steps: int, stream: int = TIMESTEP) -> Tensor:

@@ -1,6 +1,7 @@
 """The training objective: predict the noise that was added to a latent.
 
-    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   loss = mean over batch and elements of (eps_hat(x_t, t, text) - eps)^2
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
+    loss = mean over batch and elements of (eps_hat(x_t, t, text) - eps)^2
 
 (Ho, Jain, Abbeel: "Denoising diffusion probabilistic models", 2020, equations 4 and 14), with the schedule of Stable
 Diffusion: 1000 steps whose square roots of beta rise linearly from sqrt(0.00085) to sqrt(0.012).
@@ -19,9 +20,7 @@ BETA_START = 0.00085
 BETA_END = 0.012
 
 
-def scaled_linear_betas(
-    steps: int = TIMESTEPS, beta_start: float = BETA_START, beta_end: float = BETA_END
-) -> Tensor:
+def scaled_linear_betas(steps: int = TIMESTEPS, beta_start: float = BETA_START, beta_end: float = BETA_END) -> Tensor:
     """beta_t = (sqrt(beta_start) + t / (steps - 1) (sqrt(beta_end) - sqrt(beta_start)))^2: float64 [steps]."""
     return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
 
@@ -44,7 +43,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        return self.signal.shape[0]
+        return int(self.signal.shape[0])
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t of latents [B, C, H, W] and noise of the same shape (float32) at timesteps int64 [B]."""

@@ -13,7 +13,7 @@ from altdiffusion.errors import AltDiffusionError
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
-    """Token ids, int64 [B, T], T = `tokenizer.model_max_length`: cut or padded exactly as StableDiffusionPipeline does."""
+    """Token ids, int64 [B, T], T = `tokenizer.model_max_length`; cut and padded as StableDiffusionPipeline does."""
     ids = tokenizer(
         list(captions),
         padding="max_length",
@@ -61,7 +61,9 @@ def load_text_encoder(
         for part, file in (("text_encoder", "config.json"), ("tokenizer", "tokenizer.json")):
             if not (local / part / file).is_file():
                 raise AltDiffusionError(
-                    f"text encoder folder {folder}", f"holds no {part}/{file}", "give the folder that a conversion wrote"
+                    f"text encoder folder {folder}",
+                    f"holds no {part}/{file}",
+                    "give the folder that a conversion wrote",
                 )
         try:
             encoder, report = AltCLIPTextModel.from_pretrained(

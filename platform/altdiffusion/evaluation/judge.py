@@ -7,6 +7,7 @@ the accuracy measures the concept and not the codec. Same images, labels and see
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ _FORMAT = "altdiffusion-judge-1"
 _BATCH = 256  # pictures at a time in `predict`
 
 
-class Judge(nn.Module):
+class Judge(nn.Module):  # type: ignore[misc]
     """Convolutions to [128, 4, 4], a mean, one linear layer.
 
     Args:
@@ -37,7 +38,7 @@ class Judge(nn.Module):
         self.classes = classes
         widths = (3, 32, 64, 128, 128)
         layers: list[nn.Module] = []
-        for number, (wide_in, wide_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for number, (wide_in, wide_out) in enumerate(itertools.pairwise(widths)):
             stride = 1 if number == 0 else 2
             layers += [
                 nn.Conv2d(wide_in, wide_out, 3, stride=stride, padding=1, bias=False),
@@ -54,12 +55,12 @@ class Judge(nn.Module):
         logits: torch.Tensor = self.head(pooled)
         return logits
 
-    @torch.no_grad()
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 [N, 32, 32, 3] -> float32 [N, K], rows sum to 1, columns as in `classes`."""
         self.eval()
         x = _signed(_checked(images))
-        parts = [torch.softmax(self(part), dim=1) for part in x.split(_BATCH)]
+        with torch.no_grad():
+            parts = [torch.softmax(self(part), dim=1) for part in x.split(_BATCH)]
         joined = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
         return np.asarray(joined.numpy(), dtype=np.float32)
 
@@ -91,14 +92,16 @@ def load_judge(uri: str) -> Judge:
             raise ValueError(f"format {metadata.get('format')!r}")
         judge = Judge(np.array(json.loads(metadata["classes"]), dtype=np.int64))
         judge.load_state_dict(load(data))
+        judge.eval()
     except AltDiffusionError:
         raise
     except Exception as error:
         raise AltDiffusionError(
-            f"judge {uri}", f"cannot be opened ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
+            f"judge {uri}",
+            f"cannot be opened ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
             "delete it: the evaluation trains it again",
         ) from error
-    return judge.eval()
+    return judge
 
 
 def train_judge(
@@ -145,16 +148,17 @@ def train_judge(
             logits = judge(_augment(x[pick]))
             loss = functional.cross_entropy(logits, answer[pick], label_smoothing=0.1)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             if progress is not None:
                 progress(step + 1, steps)
-    return judge.eval()
+    judge.eval()
+    return judge
 
 
 def _augment(x: torch.Tensor) -> torch.Tensor:
-    """What drawing and coding may do to a picture [B, 3, 32, 32], drawn anew for each of them from torch's generator."""
+    """What drawing and coding may do to a picture [B, 3, 32, 32]; drawn anew for each from torch's generator."""
     n = len(x)
     angle, scale = 0.15 * torch.randn(n), torch.exp(0.1 * torch.randn(n))
     shear = 0.05 * torch.randn(n)
@@ -182,7 +186,9 @@ def _checked(images: Any) -> npt.NDArray[np.uint8]:
     array = np.asarray(images)
     if array.ndim != 4 or array.shape[1:] != (SIDE, SIDE, 3) or array.dtype != np.uint8:
         raise AltDiffusionError(
-            f"pictures of shape {array.shape}, {array.dtype}", f"are not uint8 [N, {SIDE}, {SIDE}, 3]", "resize them first"
+            f"pictures of shape {array.shape}, {array.dtype}",
+            f"are not uint8 [N, {SIDE}, {SIDE}, 3]",
+            "resize them first",
         )
     return array
 

@@ -60,16 +60,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus
     if ray.is_initialized():
         return
     if where is None:
-        context = ray.init(
-            address="local",
-            num_cpus=num_cpus or len(os.sched_getaffinity(0)),
-            num_gpus=num_gpus or 0,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
+        context = _start(num_cpus or len(os.sched_getaffinity(0)), num_gpus or 0)
         _EMBEDDED.add(str(context.address_info["gcs_address"]))
     else:
         _join(where)
@@ -81,6 +72,33 @@ def is_embedded() -> bool:
     import ray
 
     return ray.is_initialized() and ray.get_runtime_context().gcs_address in _EMBEDDED
+
+
+def _start(num_cpus: int, num_gpus: int) -> Any:
+    """Starts the embedded Ray; a second time where the first took longer than the 30 s that Ray allows itself."""
+    import ray
+
+    for last in (False, True):
+        try:
+            return ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+        except Exception as error:
+            ray.shutdown()
+            if last:
+                raise AltDiffusionError(
+                    "embedded Ray",
+                    f"did not start ({str(error).strip().splitlines()[0]})",
+                    "this machine is short of CPU or memory now: try again, or use execution.backend=inline",
+                ) from error
+    raise AssertionError("unreachable")
 
 
 def shutdown() -> None:
@@ -115,7 +133,11 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
     except Exception as error:  # refused, unauthenticated, another Ray version: each has its own class
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise AltDiffusionError(f"Ray address {address}", f"cannot be joined ({first})", _REMEDY) from error
+        raise AltDiffusionError(
+            f"Ray address {address}",
+            f"cannot be joined ({first})",
+            "check that RAY_AUTH_TOKEN (or its file) and Ray's version are the cluster's, and look at `ray status` there",
+        ) from error
 
 
 def probe(address: str) -> None:

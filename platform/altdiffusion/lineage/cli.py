@@ -29,7 +29,9 @@ def register(subparsers: Any) -> None:
         one.add_argument("ref", metavar="REF", help=_REF)
         _lake(one)
         if action == "page":
-            one.add_argument("--out", default="lineage.html", metavar="FILE", help="where to write (default %(default)s)")
+            one.add_argument(
+                "--out", default="lineage.html", metavar="FILE", help="where to write (default %(default)s)"
+            )
         else:
             one.add_argument("--json", action="store_true", help="nodes and edges for programs")
         one.set_defaults(run=cmd_lineage)

@@ -65,7 +65,9 @@ class Slice:
     steps: Mapping[str, tuple[str, ...]]
 
     def to_json(self) -> dict[str, Any]:
-        edges = sorted({(ref, parent) for ref, node in self.nodes.items() for parent in node.parents if parent in self.nodes})
+        edges = sorted(
+            {(ref, parent) for ref, node in self.nodes.items() for parent in node.parents if parent in self.nodes}
+        )
         return {
             "root": self.root,
             "direction": self.direction,
@@ -81,9 +83,11 @@ class Graph:
         self.lake_uri = lake_uri
         self.heads = dict(heads)  # dataset name -> digest that the bare name means
         self.nodes: dict[str, Node] = {node.ref: node for node in nodes}
+        exports = {node.digest: node.ref for node in self.nodes.values() if node.kind == "export"}
         for node in list(self.nodes.values()):
             for parent in node.parents:
-                self.nodes.setdefault(parent, _named_only(parent))
+                if parent not in self.nodes:
+                    self.nodes[parent] = _named_only(parent, exports)
         self._children: dict[str, list[str]] = {}
         for node in self.nodes.values():
             for parent in node.parents:
@@ -122,7 +126,8 @@ class Graph:
     def find(self, text: str) -> list[Node]:
         """Nodes that `text` may mean: a reference, `name@prefix`, `kind:name`, a name, a run's name, a digest prefix.
 
-        A bare dataset name means its head, a bare run name its newest checkpoint; a checkpoint goes before its export.
+        A bare dataset name means its head, a bare run name its newest checkpoint; a checkpoint comes before its
+        export.
         """
         if text in self.nodes:
             return [self.nodes[text]]
@@ -131,9 +136,7 @@ class Graph:
         if "@" in rest and not re.fullmatch(r"[0-9a-f]{8,64}", prefix):
             return []
         known = [
-            node
-            for node in self.nodes.values()
-            if (not kind or kind == node.kind) and node.digest.startswith(prefix)
+            node for node in self.nodes.values() if (not kind or kind == node.kind) and node.digest.startswith(prefix)
         ]
         found = [node for node in known if node.name == name]
         if not found and not prefix and not kind and _HEX.fullmatch(name):
@@ -179,21 +182,34 @@ def _order(node: Node) -> tuple[Any, ...]:
     return (NODE_KINDS.index(node.kind), node.name, node.digest)
 
 
-def _named_only(ref: str) -> Node:
-    """A node for a reference whose manifest the lake does not hold; a source never has one."""
+def _named_only(ref: str, exports: Mapping[str, str] | None = None) -> Node:
+    """A node for a reference whose manifest the lake does not hold; a source never has one.
+
+    A model that has the digest of an export is that export, used as a model folder.
+    """
     try:
         parsed = Ref.parse(ref)
     except AltDiffusionError:
         return Node(ref=ref, kind="source", name=ref, digest="", missing=True)
     missing = parsed.kind in ("dataset", "checkpoint")
-    return Node(ref=ref, kind=parsed.kind, name=parsed.name, digest=parsed.digest, missing=missing)
+    same = (exports or {}).get(parsed.digest) if parsed.kind == "model" else None
+    return Node(
+        ref=ref,
+        kind=parsed.kind,
+        name=parsed.name,
+        digest=parsed.digest,
+        parents=(same,) if same else (),
+        missing=missing,
+    )
 
 
 def scan(lake_uri: str) -> Graph:
     """Reads every manifest of a lake. A damaged one is an error that names its file."""
     lake = lake_uri.rstrip("/")
     if not files.exists(lake):
-        raise AltDiffusionError(f"lake {lake_uri}", "does not exist", "give the address that the jobs write to (--lake)")
+        raise AltDiffusionError(
+            f"lake {lake_uri}", "does not exist", "give the address that the jobs write to (--lake)"
+        )
     nodes: list[Node] = []
     heads: dict[str, str] = {}
     datasets = files.join(lake, "datasets")
@@ -243,7 +259,9 @@ def _document(uri: str) -> dict[str, Any] | None:
         return None
     value = files.read_json(uri)
     if not isinstance(value, dict):
-        raise AltDiffusionError(f"file {uri}", "does not hold a JSON object", "it was damaged: restore or delete its folder")
+        raise AltDiffusionError(
+            f"file {uri}", "does not hold a JSON object", "it was damaged: restore or delete its folder"
+        )
     return value
 
 

@@ -1,7 +1,7 @@
 """From one picture to the rows that hold it: generated (prompt, seed, checkpoint) or collected (URL, caption).
 
-A picture is named by the SHA-256 of its bytes, a prefix of it, or a file. Rows are not in manifests, so these nodes are
-made on demand from the `image_sha256` column.
+A picture is named by the SHA-256 of its bytes, a prefix of it, or a file. Rows are not in manifests, so these
+nodes are made on demand from the `image_sha256` column.
 """
 
 from __future__ import annotations
@@ -132,9 +132,7 @@ def _above(graph: Graph, picture: str, hits: Sequence[Found]) -> tuple[Graph, st
 
 def _generated_row(graph: Graph, version: Version, row: Mapping[str, Any]) -> list[Node]:
     prompts = tuple(
-        parent
-        for parent in version.manifest.parents
-        if graph.nodes[parent].facts.get("holds") == "prompts"
+        parent for parent in version.manifest.parents if graph.nodes[parent].facts.get("holds") == "prompts"
     )
     prompt = Node(
         ref=f"prompt:{row['id']}@{version.ref.digest}",
@@ -171,7 +169,9 @@ def _seen_in_training(graph: Graph, checkpoint: str, prompt: str, language: str)
                     known[1].append(ref)
     chosen = dict(sorted(rows.items())[:MAX_ROWS])
     urls = _urls(lake, closure, list(chosen))
-    return [_source_row({**row, **urls.get(key, {}), "seen": True}, tuple(refs)) for key, (row, refs) in chosen.items()]
+    return [
+        _source_row({**row, **urls.get(key, {}), "seen": True}, tuple(refs)) for key, (row, refs) in chosen.items()
+    ]
 
 
 def _urls(lake: Lake, closure: Mapping[str, Node], sample_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -197,4 +197,3 @@ def _source_row(row: Mapping[str, Any], parents: tuple[str, ...]) -> Node:
         parents=parents,
         facts=facts,
     )
-

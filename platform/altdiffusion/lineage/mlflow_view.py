@@ -1,11 +1,11 @@
 """What MLflow shows of the lineage: each operation as one idempotent call sequence on a run.
 
-A record that is applied twice (a restart between shipping and marking, or a rebuild) changes nothing: runs, models and
-links are looked up by tag before they are made, and pictures get a name made from their content.
+A record that is applied twice (a restart between shipping and marking, or a rebuild) changes nothing: runs, models
+and links are looked up by tag before they are made, and pictures get a name made from their content.
 
 Tags: `altdiffusion.key` finds a run; `lineage.ref` finds a checkpoint's LoggedModel; closure tags
-`lineage.ds.<first 32 digits>` = dataset name and `lineage.model.<first 32 digits>` = model name answer "what went into
-this" in one search; `lineage.out.<first 32 digits>` = name marks what a run made.
+`lineage.ds.<first 32 digits>` = dataset name and `lineage.model.<first 32 digits>` = model name answer "what went
+into this" in one search; `lineage.out.<first 32 digits>` = name marks what a run made.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def key_name(text: str) -> str:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested config as MLflow params: dotted keys, values as text; a long value ends in the SHA-256 of the whole."""
+    """A nested config as MLflow params: dotted keys, values as text; a long one ends in the SHA-256 of the whole."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}.{key}" if prefix else str(key)
@@ -54,7 +54,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         if len(text) > MAX_VALUE:
-            text = f"{text[:MAX_VALUE - 90]}... sha256 {files.sha256_hex(text.encode())}"
+            text = f"{text[: MAX_VALUE - 90]}... sha256 {files.sha256_hex(text.encode())}"
         flat[key_name(name)] = text
     return flat
 
@@ -127,7 +127,9 @@ class RunView:
         from mlflow.entities import Metric
 
         points = [
-            Metric(key=key_name(str(key)), value=float(value), timestamp=int(record["time_ms"]), step=int(record["step"]))
+            Metric(
+                key=key_name(str(key)), value=float(value), timestamp=int(record["time_ms"]), step=int(record["step"])
+            )
             for record in records
             if isinstance(record.get("metrics"), dict) and "time_ms" in record and "step" in record
             for key, value in record["metrics"].items()
@@ -156,7 +158,7 @@ class RunView:
         self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def _params(self, record: Record) -> None:
-        """New params; one whose value changed with a restart (a worker count) keeps the first, the new one is a tag."""
+        """New params; one that changed with a restart (a worker count) keeps the first value, a tag has the new."""
         from mlflow.entities import Param
 
         flat = flatten(record["config"])
@@ -206,7 +208,9 @@ class RunView:
                 "mlflow.note.content": tree.markdown_table({node.ref: node, **closure.nodes})[:MAX_NOTE],
                 **closure_tags(closure.nodes),
             },
-            params={key: str(node.facts[key]) for key in ("run", "stage", "step", "fingerprint") if key in node.facts},
+            params={
+                key: str(node.facts[key]) for key in ("run", "stage", "step", "fingerprint") if key in node.facts
+            },
             model_type=node.kind,
         )
         self._client.finalize_logged_model(model.model_id, "READY")
@@ -268,7 +272,9 @@ class RunView:
         if not os.path.exists(path):
             return  # shipped before
         if os.path.isdir(path):
-            self._client.log_artifacts(self._run_id, path, posixpath.join(record["path"] or "", os.path.basename(path)))
+            self._client.log_artifacts(
+                self._run_id, path, posixpath.join(record["path"] or "", os.path.basename(path))
+            )
         else:
             self._client.log_artifact(self._run_id, path, record["path"])
         shutil.rmtree(os.path.dirname(path))  # the journal's own copy, alone in its folder

@@ -1,4 +1,4 @@
-"""lineage.html: one self-contained picture of the graph around a node, sources on the left, what was made of it on the right.
+"""lineage.html: one self-contained picture of the graph around a node, from its sources to what was made of it.
 
 Layered drawing (Sugiyama's scheme, small): a column is the longest distance from the node, edges over several columns
 get a lane in each, order within a column by barycentres, heights relaxed towards neighbours.
@@ -47,8 +47,9 @@ def render(graph: Graph, ref: str) -> str:
     root = nodes[ref]
     heading = html.escape(f"Lineage of {root.kind} {root.name}")
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>\n<style>{_STYLE}</style></head>\n'
-        f"<body><h1>{heading}</h1>\n<p>Sources on the left; each arrow leads from a thing to what was made of it.</p>{note}\n"
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>\n'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{heading}</h1>\n"
+        f"<p>Sources on the left; each arrow leads from a thing to what was made of it.</p>{note}\n"
         f'<div class="picture">{_svg(nodes, layout, ref)}</div>\n{_table(nodes, layout)}</body></html>\n'
     )
 
@@ -138,7 +139,7 @@ def _stack(columns: Sequence[Sequence[str]], nodes: Mapping[str, Node]) -> dict[
 def _place(
     items: Sequence[str], wanted: Mapping[str, float], nodes: Mapping[str, Node], centre: dict[str, float]
 ) -> None:
-    """Heights nearest to the wanted ones that keep the order and the gaps: blocks that touch move as one (least squares)."""
+    """Heights nearest to the wanted ones (least squares) that keep order and gaps: blocks that touch move as one."""
     blocks: list[tuple[float, int, list[tuple[str, float]]]] = []  # wanted start, size, members with their offset
     for item in items:
         half = _height(item, nodes) / 2
@@ -167,12 +168,15 @@ def _svg(nodes: Mapping[str, Node], layout: _Layout, root: str) -> str:
     width = len(layout.columns) * step - COLUMN_GAP + 2 * MARGIN
     height = max(layout.centre[item] + _height(item, nodes) / 2 for item in layout.centre) + MARGIN
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:.0f}" viewBox="0 0 {width} {height:.0f}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:.0f}" '
+        f'viewBox="0 0 {width} {height:.0f}" role="img">',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         '<path d="M0 0 L8 4 L0 8 z" class="tip"/></marker></defs>',
     ]
     for path in layout.paths:
-        parts.append(f'<path class="edge" marker-end="url(#tip)" d="{_curve(path, at, layout.centre, step, nodes)}"/>')
+        parts.append(
+            f'<path class="edge" marker-end="url(#tip)" d="{_curve(path, at, layout.centre, step, nodes)}"/>'
+        )
     for ref, node in sorted(nodes.items()):
         parts.append(_box(node, MARGIN + at[ref] * step, layout.centre[ref] - BOX_HEIGHT / 2, ref == root))
     return "\n".join([*parts, "</svg>"])
@@ -226,7 +230,8 @@ def _table(nodes: Mapping[str, Node], layout: _Layout) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --paper: #ffffff; --card: #f6f8fa; --line: #9aa5b1; }
+:root { color-scheme: light dark; }
+:root { --ink: #1c2430; --soft: #5b6675; --paper: #ffffff; --card: #f6f8fa; --line: #9aa5b1; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8edf2; --soft: #a4b0bd; --paper: #14181d; --card: #1e242b; --line: #66727f; }
 }

@@ -1,8 +1,8 @@
 """Refills an empty MLflow from the lake: manifests are the truth, so the view can always be made again.
 
 First the journals and metric spools that lie in the lake are applied again (they bring back curves and status), then
-every dataset version and checkpoint that still shows nowhere gets its run from its manifest alone. Running it twice, or
-beside running jobs, adds nothing.
+every dataset version and checkpoint that still shows nowhere gets its run from its manifest alone. Running it
+twice adds nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def rebuild(lake_uri: str, tracking_uri: str | None = None, experiment: str = DE
             _add(tracking, lake, job=job, name=node.name, node=node, config=node.facts["config"])
             versions += 1
         elif node.kind == "checkpoint" and not node.missing and find_model(tracking, node.ref) is None:
-            _add(tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=_state(node).get("config"))
+            _add(
+                tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=_state(node).get("config")
+            )
             checkpoints += 1
     return Rebuilt(tracking_uri=tracking.uri, journals=journals, versions=versions, checkpoints=checkpoints)
 
@@ -66,9 +68,7 @@ def _replay(tracking: Tracking, lake: str) -> int:
         if not files.exists(files.join(folder, ABOUT)):
             continue
         about = files.read_json(files.join(folder, ABOUT))
-        run_id = find_or_create_run(
-            tracking, job=about["job"], name=about["name"], fingerprint=about["fingerprint"]
-        )
+        run_id = find_or_create_run(tracking, job=about["job"], name=about["name"], fingerprint=about["fingerprint"])
         view = RunView(tracking, run_id, lake)
         for reader, send in (
             (SpoolReader(os.path.join(folder, METRICS), remember=False), view.metrics),

@@ -86,7 +86,9 @@ class JobRun:
         with starting(tracking.uri):
             run_id = find_or_create_run(tracking, job=job, name=name, fingerprint=fingerprint)
         folder = tracking_folder(lake_uri, job, name, fingerprint)
-        _same_run(folder, {"job": job, "name": name, "fingerprint": fingerprint, "run_id": run_id, "uri": tracking.uri})
+        _same_run(
+            folder, {"job": job, "name": name, "fingerprint": fingerprint, "run_id": run_id, "uri": tracking.uri}
+        )
         run = cls(tracking, run_id, lake_uri, folder)
         run._note("params", config=dict(config))
         return run
@@ -112,7 +114,9 @@ class JobRun:
         """Records a dataset version that the job made."""
         self._note("output", ref=_ref(version))
 
-    def checkpoint(self, ref: Ref | str, folder: str, *, step: int, metrics: Mapping[str, float] | None = None) -> None:
+    def checkpoint(
+        self, ref: Ref | str, folder: str, *, step: int, metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Records a complete checkpoint folder; `metrics` are linked to it and to the datasets trained on."""
         self._note(
             "checkpoint",
@@ -124,7 +128,7 @@ class JobRun:
         )
 
     def image(self, key: str, image: Any, *, step: int) -> None:
-        """Records a picture at a step; the same key gives one slider. `image`: encoded bytes, a file path, or PIL image."""
+        """Records a picture at a step; one key is one slider. `image`: encoded bytes, a path or a PIL image."""
         try:
             data = image if isinstance(image, bytes) else _encoded(image)
             file = os.path.join(self.folder, "files", f"{files.sha256_hex(data)[:16]}-{time.time_ns()}.img")
@@ -170,8 +174,8 @@ class JobRun:
         self._journal.close()
         if not shipped:
             log.warning(
-                "MLflow %s did not take everything (%s). Nothing is lost: %s keeps it, and the next start of this job "
-                "or `altdiffusion lineage rebuild` ships it",
+                "MLflow %s did not take everything (%s). Nothing is lost: %s keeps it, and the next start of this "
+                "job or `altdiffusion lineage rebuild` ships it",
                 self.tracking.uri,
                 self._shipper.last_error,
                 self.folder,
@@ -198,7 +202,7 @@ class JobRun:
 
 
 def tracking_folder(lake_uri: str, job: str, name: str, fingerprint: str) -> str:
-    """Where a job's journal and spool lie: in the lake, or in a temporary folder if the lake is not on this machine."""
+    """Where a job's journal and spool lie: in the lake, or in a temporary folder if the lake is elsewhere."""
     readable = re.sub(r"[^A-Za-z0-9._\-]", "-", f"{job}-{name}-{fingerprint[:12]}")
     if files.is_local(lake_uri):
         return files.join(files.local_path(lake_uri), "tracking", readable)

@@ -4,8 +4,9 @@ The loop appends a line and goes on; one thread reads the file and ships it. So 
 space and nothing else: it neither blocks, kills nor loses a point. This module never imports mlflow.
 
 Durability of the append side: a line is handed to the operating system in one `write` (it survives SIGKILL of the
-process at once, not a power loss); it is never fsynced in the loop. `sync()` fsyncs, and the shipping thread does so
-before it marks lines as shipped. Lines lost with the power are of steps after the last checkpoint or are shipped already.
+process at once, not a power loss); it is never fsynced in the loop. `sync()` fsyncs (call it with a checkpoint), and
+the shipping thread does so before it marks lines as shipped. So lines lost with the power are shipped already or
+belong to steps that are trained again.
 
 Replay: a line carries its own time, and a step that is trained again after a restart gets the time of its first
 record. MLflow's key of a point is (run, key, time, step, value), so shipping a line again, or a point that came
@@ -134,7 +135,7 @@ def _times_of_steps(path: str) -> dict[int, int]:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            for line in file:
+            for line in file.read(TAIL_BYTES).splitlines():  # bounded: the path may be a device
                 record = _parse(line)
                 if record is not None and isinstance(record.get("step"), int):
                     times.setdefault(record["step"], int(record.get("time_ms", 0)))
@@ -160,7 +161,7 @@ class Chunk:
 
 
 class SpoolReader:
-    """The reading side: whole lines from the offset that `commit` stored beside the file, at most CHUNK_BYTES at once.
+    """The reading side: whole lines from the offset that `commit` stored beside the file, CHUNK_BYTES at a time.
 
     With `remember=False` it reads from the start and stores no mark: for a replay.
     """
@@ -204,7 +205,7 @@ class SpoolReader:
         return Chunk(records=records, end=self._offset + len(whole))
 
     def commit(self, end: int) -> None:
-        """Marks everything before `end` as shipped; the spool itself is fsynced first, the mark is replaced atomically.
+        """Marks everything before `end` as shipped; the spool is fsynced first, the mark is replaced atomically.
 
         The mark need not be durable: an older one only means that lines are shipped again, which adds nothing.
         """
@@ -295,7 +296,9 @@ class Shipper:
                     send(chunk.records)
                 except Exception as error:  # whatever it is, it must not end the thread
                     if self._failures == 0:
-                        log.warning("spool %s waits: %s", reader.path, str(error).splitlines()[0] if str(error) else error)
+                        log.warning(
+                            "spool %s waits: %s", reader.path, str(error).splitlines()[0] if str(error) else error
+                        )
                     self.last_error = error
                     return False
                 reader.commit(chunk.end)

@@ -1,7 +1,7 @@
 """The MLflow server of a lake: its address, a quick connection or a clear error, and what its refusals mean.
 
-MLflow by itself retries an unreachable server for minutes; here the start of a job learns it within about ten seconds,
-and what happens later goes through the spool.
+MLflow by itself retries an unreachable server for minutes; here the start of a job learns it within about ten
+seconds, and what happens later goes through the spool.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LATER = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-# Codes with which MLflow refuses a record for good. Anything else (no connection, 401, 5xx, a locked database) may pass.
+# Codes with which MLflow refuses a record for good. Others (no connection, 401, 5xx, a locked database) may pass.
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
@@ -65,7 +65,9 @@ class Tracking:
         """The command that opens MLflow on this store."""
         if self.uri.startswith("http"):
             return f"open {self.uri}"
-        return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri {self.uri} --host 127.0.0.1"
+        return (
+            f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri {self.uri} --host 127.0.0.1"
+        )
 
 
 def default_uri(lake_uri: str) -> str:
@@ -152,7 +154,7 @@ def _probe(uri: str) -> None:
     reason = ""
     for attempt in range(PROBES):
         try:
-            opener = urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_TIMEOUT_S)  # noqa: S310
+            opener = urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_TIMEOUT_S)
             opener.close()
             return
         except urllib.error.HTTPError:
@@ -164,7 +166,7 @@ def _probe(uri: str) -> None:
     raise _unusable(
         uri,
         f"cannot be reached ({reason}, {PROBES} tries)",
-        "start it (mlflow server --host 127.0.0.1) or correct tracking_uri; without one, the lake's own database is used",
+        "start it (mlflow server --host 127.0.0.1) or correct tracking_uri; null is the database in the lake",
     )
 
 
@@ -209,7 +211,7 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
 def is_refusal(error: BaseException) -> bool:
     """Whether this record will never be taken: skip it instead of trying again.
 
-    An outage (connection, credentials, a full disk, a locked database, an object store that is down) is not a refusal.
+    An outage (connection, credentials, full disk, locked database, an object store that is down) is not a refusal.
     What is not known as an outage is taken for a defect of the record: one record must not hold up all others.
     """
     from mlflow.exceptions import MlflowException

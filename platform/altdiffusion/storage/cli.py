@@ -49,7 +49,9 @@ def cmd_dataset(arguments: argparse.Namespace) -> int:
         return 0
     version = lake.version(arguments.name)
     if arguments.action == "show":
-        print(json.dumps(asdict(version.manifest), ensure_ascii=False, indent=2) if arguments.json else _shown(version))
+        print(
+            json.dumps(asdict(version.manifest), ensure_ascii=False, indent=2) if arguments.json else _shown(version)
+        )
         return 0
     problems = version.verify()
     for problem in problems:
@@ -57,7 +59,7 @@ def cmd_dataset(arguments: argparse.Namespace) -> int:
     files = len(version.shards) + len(version.rejects) if not problems else 0
     if problems:
         print(
-            f"error: {version.ref.short}: {len(problems)} damaged or missing. Remedy: delete those files that are there, "
+            f"error: {version.ref.short}: {len(problems)} damaged or missing. Remedy: delete those that are there, "
             "then run the job that made it again: only what is missing is made",
             file=sys.stderr,
         )
@@ -74,14 +76,16 @@ def _list(lake: Lake, *, as_json: bool) -> None:
         for digest in dataset.digests():
             manifest = dataset.open(digest).manifest
             is_head = head is not None and head.ref.digest == digest
-            rows.append({"name": name, "digest": digest, "kind": manifest.kind, "rows": manifest.rows, "head": is_head})
+            rows.append(
+                {"name": name, "digest": digest, "kind": manifest.kind, "rows": manifest.rows, "head": is_head}
+            )
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        head = "  head" if row["head"] else ""
-        print(f"{row['name']:<{width}}  {row['digest'][:12]}  {row['kind']:<11}  {row['rows']:>12,} rows{head}")
+        mark = "  head" if row["head"] else ""
+        print(f"{row['name']:<{width}}  {row['digest'][:12]}  {row['kind']:<11}  {row['rows']:>12,} rows{mark}")
     if not rows:
         print(f"no datasets in {lake.uri}")
 

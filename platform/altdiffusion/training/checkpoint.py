@@ -79,7 +79,9 @@ class Checkpoint:
             return dict(safetensors.torch.load(files.read_bytes(uri)))
         except (SafetensorError, OSError) as error:
             raise AltDiffusionError(
-                f"checkpoint file {uri}", f"cannot be read ({error})", "run the same command again: it looks for a whole one"
+                f"checkpoint file {uri}",
+                f"cannot be read ({error})",
+                "run the same command again: it looks for a whole one",
             ) from error
 
 
@@ -249,13 +251,13 @@ def prune(lake: str, run: str, keep: int) -> None:
 
 
 def sweep(lake: str, run: str) -> None:
-    """Removes what killed writers left behind. A run has one writer, which calls this before its first checkpoint."""
+    """Removes what killed writers left behind. A run has one writer, which calls this first."""
     folder = run_folder(lake, run)
     if files.is_local(folder):
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(files.local_path(folder)):
                 if entry.name.startswith(_TEMPORARY):
-                    shutil.rmtree(entry.path, ignore_errors=True)
+                    files.remove_tree(entry.path)
 
 
 def _checkpoint(folder: str, head: Mapping[str, Any]) -> Checkpoint:

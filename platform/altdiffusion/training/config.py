@@ -1,4 +1,4 @@
-"""What a training run is: the part of a config that decides the weights, and the part that decides where and how fast."""
+"""The config of a training run: what decides the weights, and what decides only where and how fast."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class WorkersConfig:
     cache_mb: int = operational(2048)
     """Memory of a worker for row groups that are read, in MiB."""
     text_cache_mb: int = operational(0)
-    """Memory of a CPU worker for the vectors of captions, in MiB; 0 encodes them in every step. It pays where the same
+    """Memory of a CPU worker for the vectors of captions, in MiB; 0 encodes them in every step. It pays where
     captions come many times."""
 
     def __post_init__(self) -> None:

@@ -80,7 +80,9 @@ class RowGroups:
                 )
             if version.rows == 0:
                 raise AltDiffusionError(
-                    f"dataset {version.ref.short}", "holds no rows", "look at its rejects by reason, then curate again"
+                    f"dataset {version.ref.short}",
+                    "holds no rows",
+                    "look at its rejects by reason, then curate again",
                 )
             for number, shard in enumerate(version.shards):
                 for group, first in enumerate(range(0, shard.rows, shard.row_group_rows)):
@@ -294,6 +296,4 @@ class Loader:
                 continue
             first, last = int(places[0]), int(places[-1]) + 1  # a batch is sorted by part
             part.gather(batch.row[first:last], latents[first:last], token_ids[first:last])
-        return Samples(
-            step=step, positions=torch.from_numpy(batch.position), latents=latents, token_ids=token_ids
-        )
+        return Samples(step=step, positions=torch.from_numpy(batch.position), latents=latents, token_ids=token_ids)

@@ -18,13 +18,6 @@ class Ema:
         self._weights = [weight.detach() for weight in weights]
         self.averages = [weight.clone() for weight in self._weights]
 
-    @torch.no_grad()
     def update(self, decay: float) -> None:
         """One update with that decay; see OptimizerConfig.ema_decay_at."""
         torch._foreach_lerp_(self.averages, self._weights, 1.0 - decay)
-
-    @torch.no_grad()
-    def load(self, averages: Sequence[Tensor]) -> None:
-        """Takes averages over from a checkpoint, in the order of the weights."""
-        for mine, given in zip(self.averages, averages, strict=True):
-            mine.copy_(given)

@@ -9,14 +9,21 @@ import uuid
 from pathlib import Path
 from typing import Any, Literal
 
-from altdiffusion.diffusion.models import load_bundle, save_bundle
+from altdiffusion.diffusion.models import ModelBundle, load_bundle, save_bundle
 from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint, Warn
-from altdiffusion.training.resolve import LINEAGE, content_digest, load_weights, read_record
+from altdiffusion.training.resolve import (
+    LINEAGE,
+    ResolvedRun,
+    content_digest,
+    load_models,
+    load_weights,
+    read_record,
+)
 
 Weights = Literal["ema", "raw"]
 
@@ -37,9 +44,7 @@ def export_checkpoint(
         URI of the folder.
     """
     found = (
-        checkpoints.open_step(lake, run, step)
-        if step is not None
-        else checkpoints.latest_verified(lake, run, warn)
+        checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run, warn)
     )
     record = read_record(lake, run)
     if found is None or record is None:
@@ -54,6 +59,31 @@ def export_checkpoint(
     if record["text_encoder"] is not None:
         bundle = bundle.with_text_encoder(*load_text_encoder(record["text_encoder"]))
     load_weights(bundle.unet, found, weights)
+    _publish(bundle, target, lineage)
+    return target
+
+
+def export_start(run: ResolvedRun) -> str:
+    """Writes what a run starts from, its text encoder already exchanged, as `<lake>/exports/<run>/step-00000000/`.
+
+    It is step 0 of the run's samples and the row "swapped" of the evaluation.
+    """
+    target = files.join(run.lake, "exports", run.config.run, checkpoints.step_name(0))
+    origin = [run.start] if run.start is not None else run.models
+    lineage: dict[str, Any] = {
+        "run": run.config.run,
+        "step": 0,
+        "stage": run.config.stage,
+        "weights": "start",
+        "parents": [str(ref) for ref in origin],
+    }
+    if not _present(target, lineage):
+        _publish(load_models(run), target, lineage)
+    return target
+
+
+def _publish(bundle: ModelBundle, target: str, lineage: dict[str, Any]) -> None:
+    """Writes the folder beside its place, then moves it there; the digest of its content enters lineage.json."""
     local = files.is_local(target)
     parent = os.path.dirname(files.local_path(target)) if local else tempfile.gettempdir()
     os.makedirs(parent, exist_ok=True)
@@ -69,7 +99,6 @@ def export_checkpoint(
             _upload(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return target
 
 
 def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:

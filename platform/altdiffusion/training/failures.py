@@ -1,7 +1,7 @@
 """What went wrong in a run's workers, kept beside its checkpoints so that it outlives them.
 
-A restart does not know why it was needed. So each worker that fails leaves a note; a step at which three starts of the
-workers failed, or an error that no restart can mend, ends the run instead of being tried again.
+A restart does not know why it was needed. So each worker that fails leaves a note; a step at which three starts of
+the workers failed, or an error that no restart can mend, ends the run instead of being tried again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def record(lake: str, run: str, *, attempt: str, rank: int, step: int, error: Ba
         collateral=mendable is None and any(word in text for word in ("gloo", "nccl", "connection closed")),
         mendable=mendable,
     )
-    files.write_atomic(files.join(_folder(lake, run), f"{attempt}-{rank:05d}.json"), files.canonical_json(asdict(failure)))
+    uri = files.join(_folder(lake, run), f"{attempt}-{rank:05d}.json")
+    files.write_atomic(uri, files.canonical_json(asdict(failure)))
 
 
 def read(lake: str, run: str) -> list[Failure]:

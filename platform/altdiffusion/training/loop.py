@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -34,6 +35,8 @@ from altdiffusion.training.order import Order, Part
 from altdiffusion.training.report import Progress, Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, check_shapes, load_models
 from altdiffusion.training.text_cache import TextCache
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -142,17 +145,17 @@ class Trainer:
             predicted = self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
         return epsilon_loss(predicted, eps).mean()
 
-    @torch.no_grad()
     def _encode(self, token_ids: Tensor) -> Tensor:
         """The UNet's context: [B, T, D] of int64 [B, T]."""
-        return encode_text(self.text_encoder, token_ids, self.pad_id)
+        with torch.no_grad():
+            return encode_text(self.text_encoder, token_ids, self.pad_id)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+            context: contextlib.AbstractContextManager[Any] = torch.autocast(self.device.type, dtype=torch.bfloat16)
+            return context
         return contextlib.nullcontext()
 
-    @torch.no_grad()
     def _finite(self) -> bool:
         """Whether the gradient's norm is finite; the gradient is the sum over ranks, so all ranks answer the same."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -180,18 +183,17 @@ class Trainer:
             checkpoints.OPTIMIZER: moments,
         }
 
-    @torch.no_grad()
     def load(self, found: Checkpoint) -> None:
         """Takes averages, optimizer and counters over; the UNet's weights were loaded with the models."""
         state = found.state()
         for key in Counters.__dataclass_fields__:
             setattr(self.counters, key, int(state[key]))
-        given = {checkpoints.EMA: found.tensors(checkpoints.EMA), checkpoints.OPTIMIZER: found.tensors(checkpoints.OPTIMIZER)}
         mine = self.tensors()
-        for name, tensors in given.items():
+        for name in (checkpoints.EMA, checkpoints.OPTIMIZER):
+            tensors = found.tensors(name)
             check_shapes(mine[name], tensors, f"checkpoint file {files.join(found.folder, name)}")
             for key, tensor in tensors.items():
-                mine[name][key].copy_(tensor)
+                mine[name][key].detach().copy_(tensor)
         for parameter in self.parameters:  # AdamW counts its updates in a tensor of each parameter
             self.optimizer.state[parameter]["step"].fill_(float(self.counters.updates))
 
@@ -263,10 +265,10 @@ def train_loop(
     config = run.config
     config.accumulation_of(world)  # raises where the batch does not divide among the workers that are there
     found = _agree(lambda: _find(run, reporter), rank, world)
-    if found is not None and found.step >= config.steps:
-        return found
     if rank == 0:
         checkpoints.sweep(run.lake, config.run)
+    if found is not None and found.step >= config.steps:
+        return found
     trainer = Trainer(run, load_models(run, found), device=torch.device(device), world=world)
     if counters is not None:
         trainer.counters = counters
@@ -411,7 +413,7 @@ def _mean(value: Tensor, world: int) -> Tensor:
     return value
 
 
-def _agree(action: Any, rank: int, world: int) -> Any:
+def _agree(action: Callable[[], T], rank: int, world: int) -> T:
     """Runs an action on rank 0 and gives its result, or its error, to every rank: none is left waiting."""
     if world == 1:
         return action()
@@ -424,4 +426,4 @@ def _agree(action: Any, rank: int, world: int) -> Any:
     dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
         raise outcome[1]
-    return outcome[0]
+    return cast(T, outcome[0])

@@ -165,7 +165,7 @@ class Order:
 
 
 def whole_shares(weights: Sequence[float]) -> tuple[int, ...]:
-    """Weights as small whole numbers in (almost) the same proportion, each at least 1; largest remainders get the rest."""
+    """Weights as small whole numbers in almost the same proportion, each at least 1 (largest remainder method)."""
     if any(not math.isfinite(weight) or weight <= 0 for weight in weights):
         raise ValueError("weights must be positive")
     if len(weights) == 1:

@@ -76,7 +76,7 @@ def _network(x: U64, bits: U64, low_bits: U64, key: U64, inverse: bool) -> U64:
 
 
 def _mix(x: U64) -> U64:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection in which every input bit moves every output bit."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection; every input bit moves every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: U64 = x ^ (x >> np.uint64(31))

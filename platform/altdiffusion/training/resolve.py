@@ -1,4 +1,4 @@
-"""From a config to a run: every name in it pinned to a digest, and the refusal to continue another run under its name."""
+"""From a config to a run: every name in it pinned to a digest, and no run continued with another's config."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.checkpoint import Checkpoint, Warn
+from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
 
 RECORD = "run.json"
@@ -34,7 +34,7 @@ class ResolvedRun:
     config: TrainConfig
     lake: str
     fingerprint: str
-    """SHA-256 (hex) of the config without what is operational, of the datasets' digests and of the start's content."""
+    """SHA-256 (hex) over what decides the result: semantic config, datasets' digests, content of the start."""
     datasets: tuple[Ref, ...]
     base: str
     """URI of the model folder that brings VAE, scheduler and the UNet's shape."""
@@ -115,7 +115,8 @@ def write_record(run: ResolvedRun) -> None:
         "meaning": semantic(run.config),
         "config": resolved(run.config),
     }
-    files.write_atomic(files.join(checkpoints.run_folder(run.lake, run.config.run), RECORD), files.canonical_json(record))
+    uri = files.join(checkpoints.run_folder(run.lake, run.config.run), RECORD)
+    files.write_atomic(uri, files.canonical_json(record))
 
 
 def read_record(lake: str, run: str) -> dict[str, Any] | None:
@@ -175,7 +176,7 @@ def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what
     if wrong:
         raise AltDiffusionError(
             what,
-            f"does not fit this model: {len(wrong)} tensors are missing, unused or of another shape, the first {wrong[0]}",
+            f"does not fit this model: {len(wrong)} tensors are missing, unused or of another shape, like {wrong[0]}",
             "use the base model that the run was started from, or another run name",
         )
 
@@ -237,7 +238,8 @@ def _refuse_another(run: ResolvedRun, record: Mapping[str, Any] | None) -> None:
     if record is None or record["fingerprint"] == run.fingerprint:
         return
     if record["stage"] != run.config.stage:
-        raise _another(run, f"belongs to a run of stage {record['stage']}, this config is of stage {run.config.stage}")
+        problem = f"belongs to a run of stage {record['stage']}, this config is of stage {run.config.stage}"
+        raise _another(run, problem)
     changed = _differences(record["meaning"], semantic(run.config))
     if [str(ref) for ref in run.datasets] != record["datasets"]:
         changed.append(f"datasets (it was started with {', '.join(record['datasets'])})")

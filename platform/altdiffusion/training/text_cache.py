@@ -15,10 +15,10 @@ class TextCache:
 
     Every caption is encoded alone, in a batch of one. So its vectors are a function of its token ids, not of the
     captions that happened to come with it first, and a resumed run computes exactly what an uninterrupted one does.
-    That costs more for each new caption than a batch would: it pays where captions repeat often, and is off by default.
+    That costs more for each new caption than a batch would: it pays where captions repeat often.
 
     Args:
-        encode: int64 [1, T] -> [1, T, D].
+        encode: int64 [1, T] -> [1, T, D], without gradients.
         max_bytes: memory of the vectors; captions that come after it is full are encoded anew each time.
     """
 
@@ -28,7 +28,6 @@ class TextCache:
         self._table: Tensor | None = None
         self.misses = 0
 
-    @torch.no_grad()
     def __call__(self, token_ids: Tensor) -> Tensor:
         """Vectors [B, T, D] of int64 [B, T] (on the CPU)."""
         keys = [row.tobytes() for row in token_ids.numpy()]

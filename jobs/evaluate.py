@@ -1,0 +1,76 @@
+"""Evaluate: how often each state of the model draws what it was asked for, per language, as named by a judge."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from altdiffusion.evaluation import pictures, retrieval, table
+from altdiffusion.evaluation.judge import train_judge
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake, Version
+from jobs.harness import Job, Session, already_published, main
+from pipelines.evaluate import EvaluateConfig, boundaries, plan
+
+
+def result(config: EvaluateConfig, lake: Lake) -> str | None:
+    drawn = already_published(lake, [boundary for state in config.states for boundary in boundaries(config, state)])
+    written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
+    return f"{config.output}.md of {drawn}" if drawn and written else None
+
+
+def run(config: EvaluateConfig, session: Session) -> None:
+    drawn = {
+        state.name: [session.boundary(boundary) for boundary in boundaries(config, state)][-1]
+        for state in config.states
+    }
+    images = session.lake.version(config.images)
+    session.run.input(images, context="judge")
+    real, shown = pictures.labelled_pictures(images, config.labels)
+    name_pictures = _judge(config, real, shown)
+    cases = retrieval.read_cases(config.cases)
+    scores, controls = [], {}
+    codec = name_pictures(pictures.through_autoencoder(config.autoencoder, real))
+    controls["real pictures through the autoencoder"] = retrieval.rate_of(codec == shown, shown)
+    for state, version in drawn.items():
+        asked, named = _named(version, cases, name_pictures)
+        scores.append(retrieval.score(state, named, asked))
+    controls["last state, captions shuffled"] = retrieval.shuffled(named, asked)
+    report = table.Report(states=scores, controls=controls)
+    for suffix, data in (
+        ("json", files.canonical_json(report.to_json())),
+        ("md", report.to_markdown().encode()),
+        ("txt", report.to_text().encode()),
+    ):
+        files.write_atomic(f"{config.output}.{suffix}", data)
+        session.run.artifact(f"{config.output}.{suffix}")
+    print(report.to_text(), flush=True)
+    if config.require is not None:
+        table.require(
+            report,
+            min_mean=config.require.others_at_least,
+            min_ratio=config.require.others_to_english_at_least,
+            min_lowest_ratio=config.require.lowest_to_english_at_least,
+            min_concepts=config.require.concepts_at_least,
+        )
+
+
+def _judge(config: EvaluateConfig, real: Any, shown: Any) -> Any:
+    names, labels = np.unique(shown, return_inverse=True)
+    print(f"[judge] taught on {len(real)} real pictures of {len(names)} concepts", flush=True)
+    judge = train_judge(real, labels.astype(np.int64), config.judge.seed, steps=config.judge.steps)
+    return lambda images: names[judge.predict(images)]
+
+
+def _named(version: Version, cases: Any, name_pictures: Any) -> tuple[list[retrieval.Case], Any]:
+    rows = version.read(["id", "image"])
+    named = name_pictures(pictures.small_pictures(rows["image"].to_pylist()))
+    return retrieval.select_cases(cases, rows["id"].to_pylist()), named
+
+
+JOB = Job(name="evaluate", config=EvaluateConfig, plan=plan, result=result, run=run)
+
+if __name__ == "__main__":
+    sys.exit(main(JOB))

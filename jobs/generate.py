@@ -1,0 +1,29 @@
+"""Generate: a prompts file becomes pictures and a `generations` dataset, in an autoscaled pool of workers."""
+
+from __future__ import annotations
+
+import sys
+
+from altdiffusion.storage.dataset import Lake
+from jobs.harness import Job, Session, already_published, main
+from jobs.pictures import write_sheet
+from pipelines.generate import GenerateJobConfig, boundaries, plan
+
+
+def result(config: GenerateJobConfig, lake: Lake) -> str | None:
+    return already_published(lake, boundaries(config))
+
+
+def run(config: GenerateJobConfig, session: Session) -> None:
+    for boundary in boundaries(config):
+        version = session.boundary(boundary)
+    if config.sheet is not None:
+        write_sheet(version, config.sheet.fonts, config.sheet.file, cell=config.sheet.cell)
+        session.run.image("samples/_all", config.sheet.file, step=0)
+        print(f"[generate] contact sheet {config.sheet.file}", flush=True)
+
+
+JOB = Job(name="generate", config=GenerateJobConfig, plan=plan, result=result, run=run)
+
+if __name__ == "__main__":
+    sys.exit(main(JOB))

@@ -1,0 +1,22 @@
+"""Pictures for people: contact sheets as files and as images by step in MLflow."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from altdiffusion.execution.boundary import run_boundary
+from altdiffusion.generation.sheet import write_sheet
+from jobs.harness import Session
+from pipelines.train import TrainJobConfig, sample_boundaries
+
+
+def log_samples(config: TrainJobConfig, session: Session, step: int) -> None:
+    """Draws the samples of one checkpoint in this process and logs their sheet at its step."""
+    assert config.samples is not None
+    for boundary in sample_boundaries(config, step):
+        version = run_boundary(session.lake, boundary, backend="inline")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "sheet.png"
+        write_sheet(version, file, config.samples.fonts, title=f"{config.train.run}, step {step:,}")
+        session.run.image("samples/_all", str(file), step=step)

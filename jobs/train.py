@@ -1,0 +1,58 @@
+"""Train: one stage of the recipe on a Ray TorchTrainer; resumes with the same command."""
+
+from __future__ import annotations
+
+import sys
+
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake
+from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.export import export_checkpoint, export_start
+from altdiffusion.training.resolve import resolve
+from jobs.harness import Job, Session, main
+from jobs.pictures import log_samples
+from pipelines.train import TrainJobConfig, plan
+
+
+def result(config: TrainJobConfig, lake: Lake) -> str | None:
+    train = config.train
+    folder = files.join(checkpoints.run_folder(lake.uri, train.run), checkpoints.step_name(train.steps))
+    export = files.join(lake.uri, "exports", train.run, checkpoints.step_name(train.steps), "lineage.json")
+    if not files.exists(files.join(folder, checkpoints.COMPLETE)) or not files.exists(export):
+        return None
+    return checkpoints.open_step(lake.uri, train.run, train.steps).ref.short
+
+
+def run(config: TrainJobConfig, session: Session) -> None:
+    train, lake = config.train, session.lake.uri
+    for dataset in train.datasets:
+        session.run.input(session.lake.version(dataset.name), context="training")
+    session.run.ship(session.run.metrics_path)
+    resolved = resolve(train, lake)
+    for origin in [resolved.start] if resolved.start is not None else resolved.models:
+        session.run.input(origin, context="start")
+    export_start(resolved)
+    if config.execution.backend == "ray":
+        from altdiffusion.training import launch
+
+        session.connect()
+        launch.train(train, lake, spool_path=session.run.metrics_path)
+    else:
+        from altdiffusion.training.local import run_local
+
+        run_local(train, lake, spool_path=session.run.metrics_path)
+    if config.samples is not None:
+        log_samples(config, session, 0)
+    for step in checkpoints.steps(lake, train.run):
+        found = checkpoints.open_step(lake, train.run, step)
+        session.run.checkpoint(found.ref, found.folder, step=step, metrics=found.state()["metrics"])
+        print(f"[export] {export_checkpoint(lake, train.run, step=step)}", flush=True)
+        if config.samples is not None:
+            log_samples(config, session, step)
+    session.run.picture(found.ref)
+
+
+JOB = Job(name="train", config=TrainJobConfig, plan=plan, result=result, run=run)
+
+if __name__ == "__main__":
+    sys.exit(main(JOB))

@@ -1,0 +1,125 @@
+"""Evaluation: the same prompts drawn by each state of the model, named by a judge, as a table per language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from altdiffusion.config import operational
+from altdiffusion.execution.boundary import Boundary
+from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig, SamplerName
+from altdiffusion.languages import CODES
+from pipelines.common import JobConfig, Plan, Workers
+from pipelines.generate import generation_boundaries
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateConfig:
+    """A state of the model: a row of the table."""
+
+    name: str
+    model: ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingConfig:
+    """How every state draws."""
+
+    sampler: SamplerName = "ddim"
+    steps: int = 20
+    guidance_scale: float = 3.0
+    batch_rows: int = 64
+    rows_per_unit: int = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeConfig:
+    """The classifier that names pictures: taught on the curated pictures, never shown to the generator."""
+
+    seed: int = 0
+    steps: int = 700
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequireConfig:
+    """What the last state must reach, or the job fails."""
+
+    others_at_least: float
+    """Mean accuracy over the languages other than English."""
+    others_to_english_at_least: float
+    """That mean divided by the same state's English accuracy."""
+    lowest_to_english_at_least: float
+    """The lowest language's accuracy divided by English."""
+    concepts_at_least: int = 100
+    """Fewer prove nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig(JobConfig):
+    """`jobs/evaluate.py`."""
+
+    name: str = operational("evaluate")
+    """Name of the run in MLflow, and prefix of the datasets it makes."""
+    cases: str = operational()
+    """JSON lines: a prompts file whose rows also hold `concept` and `seen`; what counts is its content."""
+    labels: str = operational()
+    """Parquet (sample_id, concept): what the curated pictures show."""
+    images: str = "images"
+    """Dataset of curated pictures."""
+    autoencoder: str = operational()
+    """Folder of the VAE: the control shows the judge real pictures through it."""
+    states: tuple[StateConfig, ...]
+    """In the order of the table; the last one is what `require` is about."""
+    sampling: SamplingConfig = SamplingConfig()
+    judge: JudgeConfig = JudgeConfig()
+    require: RequireConfig | None = None
+    languages: tuple[str, ...] = CODES
+    output: str = operational()
+    """Local path without suffix: OUTPUT.json, OUTPUT.md and OUTPUT.txt are written."""
+    workers: Workers = operational(factory=Workers)
+
+    def __post_init__(self) -> None:
+        names = [state.name for state in self.states]
+        if not names or len(set(names)) != len(names):
+            raise ValueError("states: must be at least one, each with its own name; name each once")
+
+    @property
+    def run_name(self) -> str:
+        return self.name
+
+
+def boundaries(config: EvaluateConfig, state: StateConfig) -> Sequence[Boundary]:
+    """Draws the cases with one state."""
+    generate = GenerateConfig(
+        model=state.model,
+        prompts=PromptsConfig(file=config.cases, languages=config.languages),
+        sampler=config.sampling.sampler,
+        steps=config.sampling.steps,
+        guidance_scale=config.sampling.guidance_scale,
+        batch_rows=config.sampling.batch_rows,
+        rows_per_unit=config.sampling.rows_per_unit,
+        image_files=False,
+    )
+    return generation_boundaries(
+        config.lake, f"{config.name}-prompts", f"{config.name}-{state.name}", generate, config.workers
+    )
+
+
+def plan(config: EvaluateConfig) -> Plan:
+    """What the job will do."""
+    steps = tuple(
+        f"{state.name}: {boundaries(config, state)[-1].describe()}, model {state.model.folder or state.model.run}"
+        for state in config.states
+    )
+    return Plan(
+        title=f"evaluate {len(config.states)} states on {config.cases}",
+        steps=(*steps, "teach the judge on the curated pictures, name every drawn picture, write the table"),
+        facts={
+            "sampler": f"{config.sampling.sampler}, {config.sampling.steps} steps, "
+            f"guidance {config.sampling.guidance_scale:g}",
+            "required": "nothing"
+            if config.require is None
+            else f"others {config.require.others_at_least:g}, to English {config.require.others_to_english_at_least:g}, "
+            f"lowest {config.require.lowest_to_english_at_least:g}",
+        },
+    )

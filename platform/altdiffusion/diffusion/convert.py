@@ -1,0 +1,196 @@
+"""A published AltDiffusion-m18 text encoder -> transformers' own `AltCLIPTextModel`, exactly.
+
+The published form (FlagAI `examples/AltDiffusion-m18`; the class `RobertaSeriesModelWithTransformation`) is XLM-R
+with N layers, `pre_LN`, `transformation` and `transformation_pre`; the UNet reads
+`transformation_pre(pre_LN(hidden_states[-2]))`. `AltCLIPTextModel` computes
+`transformation(pre_LN(last hidden state))`. Hence: one layer fewer, and `transformation := transformation_pre`. The
+last layer and the published `transformation` serve the CLIP feature only and are left out by name; any other key that
+is missing or left over is an error: a silently dropped head once gave users images unrelated to their prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from altdiffusion.diffusion.models import build_text_encoder
+from altdiffusion.diffusion.text_encoder import save_text_encoder
+from altdiffusion.errors import AltDiffusionError
+
+# Never read on the way to the UNet's context: a constant buffer, and the pooler that XLM-R's class may carry.
+_NOT_READ = (
+    "roberta.embeddings.position_ids",
+    "roberta.embeddings.token_type_ids",
+    "roberta.pooler.dense.weight",
+    "roberta.pooler.dense.bias",
+)
+_COPIED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+_DEFAULTS: dict[str, Any] = {
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+
+
+def convert_text_encoder(folder: str | Path) -> Any:
+    """The stock encoder, an `AltCLIPTextModel` with `use_attention_mask`, from a published text encoder's folder.
+
+    Args:
+        folder: holds `config.json` and the weights: safetensors or torch .bin (read with `weights_only=True`), one
+            file or shards with their index.
+
+    Raises:
+        AltDiffusionError: no config, no weights, a shard missing, a key missing or unused, or a wrong shape.
+    """
+    published = _read_config(Path(folder))
+    layers = int(published["num_hidden_layers"]) - 1
+    weights = read_weights(folder)
+    config = {name: published[name] for name in _COPIED} | {
+        name: published.get(name, default) for name, default in _DEFAULTS.items()
+    }
+    config |= {
+        "num_hidden_layers": layers,
+        "project_dim": int(published.get("project_dim", published["hidden_size"])),
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "use_attention_mask": True,
+    }
+    encoder = build_text_encoder(config)
+    last_layer = f"roberta.encoder.layer.{layers}."
+    wanted = encoder.state_dict()
+    renamed: dict[str, torch.Tensor] = {}
+    for name in wanted:
+        source = _published_name(name)
+        if source not in weights:
+            raise AltDiffusionError(
+                f"text encoder {folder}", f"lacks the key {source}", "give the published m18 weights"
+            )
+        if weights[source].shape != wanted[name].shape:
+            raise AltDiffusionError(
+                f"text encoder {folder}, key {source}",
+                f"has shape {tuple(weights[source].shape)}, its config asks for {tuple(wanted[name].shape)}",
+                "give weights and config.json of one model",
+            )
+        renamed[name] = weights.pop(source)
+    for name in sorted(weights):
+        clip_feature = name.startswith(last_layer) or name in ("transformation.weight", "transformation.bias")
+        if not clip_feature and name not in _NOT_READ:
+            raise AltDiffusionError(
+                f"text encoder {folder}",
+                f"holds the key {name}, which nothing uses",
+                "give the published m18 weights",
+            )
+    if not any(name.startswith(last_layer) for name in weights):
+        raise AltDiffusionError(
+            f"text encoder {folder}",
+            f"lacks the keys {last_layer}*",
+            "give the published m18 weights, all layers of them",
+        )
+    kinds = {tensor.dtype for tensor in renamed.values()}
+    encoder.to(kinds.pop() if len(kinds) == 1 else torch.float32)
+    encoder.load_state_dict(renamed, strict=True)
+    return encoder
+
+
+def _published_name(name: str) -> str:
+    """The published key of a key of `AltCLIPTextModel`."""
+    if name.startswith("transformation."):
+        return name.replace("transformation.", "transformation_pre.", 1)
+    return name.replace("roberta.encoder.layers.", "roberta.encoder.layer.", 1)
+
+
+def convert_folder(source: str | Path, target: str | Path) -> None:
+    """A published model folder (`text_encoder`, `tokenizer`) -> one that `load_text_encoder` opens.
+
+    Raises:
+        AltDiffusionError: as `convert_text_encoder`, or there is no tokenizer.
+    """
+    from transformers import XLMRobertaTokenizer
+
+    try:
+        tokenizer = XLMRobertaTokenizer.from_pretrained(Path(source) / "tokenizer", local_files_only=True)
+    except Exception as error:
+        raise AltDiffusionError(
+            f"tokenizer {Path(source) / 'tokenizer'}",
+            f"cannot be opened ({(str(error).splitlines() or ['no message'])[0][:200]})",
+            "give the published folder with its tokenizer",
+        ) from error
+    if tokenizer.model_max_length > 512:  # XLM-R's own; the UNet was trained on 77 positions
+        tokenizer.model_max_length = 77
+    save_text_encoder(convert_text_encoder(Path(source) / "text_encoder"), tokenizer, target)
+
+
+def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a transformers weights folder, in any of its four layouts; never runs code from a file.
+
+    Raises:
+        AltDiffusionError: no weights, or a file is missing, damaged or holds more than tensors.
+    """
+    root = Path(folder)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (root / name).is_file():
+            return _read_file(root / name)
+        index = root / f"{name}.index.json"
+        if index.is_file():
+            weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+            merged: dict[str, torch.Tensor] = {}
+            for part in sorted(set(weight_map.values())):
+                if Path(part).name != part or not (root / part).is_file():
+                    raise AltDiffusionError(
+                        f"weights {index}", f"name {part}, which is not there", "copy every shard"
+                    )
+                merged |= _read_file(root / part)
+            for key in weight_map:
+                if key not in merged:
+                    raise AltDiffusionError(
+                        f"weights {index}", f"name the key {key}, which no shard holds", "copy again"
+                    )
+            return merged
+    raise AltDiffusionError(
+        f"text encoder {folder}",
+        "holds no model.safetensors and no pytorch_model.bin",
+        "give the folder with the weights",
+    )
+
+
+def _read_file(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise AltDiffusionError(
+            f"weights {path}",
+            f"cannot be read ({(str(error).splitlines() or ['no message'])[0][:200]})",
+            "copy them again",
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise AltDiffusionError(f"weights {path}", "are not a plain table of tensors", "give a state dict")
+    return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise AltDiffusionError(
+            f"text encoder {folder}", "holds no config.json", "give the folder with config and weights"
+        )
+    config: dict[str, Any] = json.loads(path.read_text())
+    for name in (*_COPIED, "num_hidden_layers"):
+        if name not in config:
+            raise AltDiffusionError(f"config {path}", f"lacks {name}", "give the published config.json")
+    return config

@@ -1,0 +1,195 @@
+"""The table of retrieval accuracy by state and language, as Markdown, text and JSON; and its thresholds."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.evaluation.retrieval import ENGLISH, LEVEL, NAMES, Rate, StateScore
+from altdiffusion.languages import BY_CODE, CODES
+
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that an evaluation found."""
+
+    states: Sequence[StateScore]
+    """In the order of the recipe; the last one is the model that is judged."""
+    controls: Mapping[str, Rate] = field(default_factory=dict)
+    """What the measure itself says where the answer is known: name to rate."""
+
+    @property
+    def final(self) -> StateScore:
+        return self.states[-1]
+
+    @property
+    def chance(self) -> float:
+        return 1 / self.final.concepts
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "level": LEVEL,
+            "chance": self.chance,
+            "states": [state.to_json() for state in self.states],
+            "controls": {name: rate.to_json() for name, rate in self.controls.items()},
+        }
+
+    def to_markdown(self) -> str:
+        """All tables, with intervals."""
+        tables = [f"### {title}\n\n{_markdown(rows)}" for title, rows in self._tables()]
+        return "\n\n".join(["## Retrieval accuracy", self._about(), *tables]) + "\n"
+
+    def to_text(self) -> str:
+        """The same for a terminal."""
+        return "\n\n".join([self._about(), *(f"{title}\n{_aligned(rows)}" for title, rows in self._tables())]) + "\n"
+
+    def _about(self) -> str:
+        return (
+            f"{self.final.concepts} concepts, chance {_percent(self.chance)}; in brackets: {LEVEL:.0%} interval, "
+            "bootstrap over concepts. Held out: this name was in no training data."
+        )
+
+    def _tables(self) -> list[tuple[str, Rows]]:
+        tables = [
+            ("By state", self._by_state()),
+            ("By language", self._by_language()),
+            (f"Names seen and held out, {self.final.state}", self._by_names()),
+        ]
+        if self.controls:
+            controls = [[name, _interval(rate), f"{rate.total:,}"] for name, rate in self.controls.items()]
+            tables.append(("Controls", [["control", "named right", "pictures"], *controls]))
+        return tables
+
+    def _by_state(self) -> Rows:
+        count = len([code for code in self.final.languages["all"] if code != ENGLISH])
+        others = f"mean of {count} others"
+        rows = [["state", "English", others, "of English", "lowest", "seen names", "held-out names"]]
+        for state in self.states:
+            code, lowest = state.lowest
+            rows.append(
+                [
+                    state.state,
+                    _interval(state.english),
+                    _interval(state.others.get("all")),
+                    _factor(state.ratio),
+                    f"{_percent(lowest.value)} {code}",
+                    _share(state.others.get("seen")),
+                    _share(state.others.get("held out")),
+                ]
+            )
+        return rows
+
+    def _by_language(self) -> Rows:
+        rows = [["language", *(state.state for state in self.states)]]
+        for code in CODES:
+            rates = [state.languages["all"].get(code) for state in self.states]
+            if any(rates):
+                shown = [_share(rate) for rate in rates[:-1]] + [_interval(rates[-1])]
+                rows.append([f"{code} {BY_CODE[code].name}", *shown])
+        return rows
+
+    def _by_names(self) -> Rows:
+        rows = [["language", *NAMES]]
+        for code in CODES:
+            rates = [self.final.languages[names].get(code) for names in NAMES]
+            if rates[0] is not None:
+                shown = [f"{_share(rate)} of {rate.total}" if rate is not None else "-" for rate in rates]
+                rows.append([f"{code} {BY_CODE[code].name}", *shown])
+        return rows
+
+
+def require(
+    report: Report,
+    *,
+    min_mean: float = 0.0,
+    min_ratio: float = 0.0,
+    min_lowest_ratio: float = 0.0,
+    min_concepts: int = 1,
+) -> None:
+    """Holds the last state against thresholds.
+
+    Args:
+        min_mean: of the mean over the other languages.
+        min_ratio: of that mean over English.
+        min_lowest_ratio: of the lowest language over English.
+        min_concepts: fewer prove nothing.
+
+    Raises:
+        AltDiffusionError: one of them is missed; it names all that are.
+    """
+    state = report.final
+    english = state.english
+    if english is None or "all" not in state.others:
+        raise AltDiffusionError(
+            f"evaluation of {state.state}",
+            "has no English or no other language",
+            "evaluate prompts in several languages",
+        )
+    code, lowest = state.lowest
+    mean = state.others["all"].value
+    beside = f"with English at {_percent(english.value)}"
+    missed = []
+    if state.concepts < min_concepts:
+        missed.append(f"{state.concepts} concepts, wanted at least {min_concepts}")
+    if mean < min_mean:
+        missed.append(f"a mean of {_percent(mean)} over the other languages, wanted at least {_percent(min_mean)}")
+    if mean < min_ratio * english.value:
+        missed.append(f"a mean of {_percent(mean)} {beside}, wanted at least {min_ratio:.2f} of English")
+    if lowest.value < min_lowest_ratio * english.value:
+        name = BY_CODE[code].name
+        missed.append(
+            f"{name} at {_percent(lowest.value)} {beside}, wanted no language under {min_lowest_ratio:.2f} of English"
+        )
+    if missed:
+        raise AltDiffusionError(
+            f"evaluation of {state.state}",
+            "; ".join(missed),
+            "train longer, or look at the table for what is missing",
+        )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _share(rate: Rate | None) -> str:
+    return "-" if rate is None else _percent(rate.value)
+
+
+def _interval(rate: Rate | None) -> str:
+    return "-" if rate is None else f"{_percent(rate.value)} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+
+
+def _factor(rate: Rate | None) -> str:
+    return "-" if rate is None else f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def _markdown(rows: Rows) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    marks = ["---", *["---:"] * (len(rows[0]) - 1)]
+    return "\n".join([lines[0], f"| {' | '.join(marks)} |", *lines[1:]])
+
+
+def _aligned(rows: Rows) -> str:
+    widths = [max(_columns(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [_pad(cell, width, left=i == 0) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  " + "  ".join(cells).rstrip())
+    lines.insert(1, "  " + "  ".join("─" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _pad(text: str, width: int, *, left: bool) -> str:
+    space = " " * (width - _columns(text))
+    return text + space if left else space + text

@@ -1,0 +1,70 @@
+"""A curation killed with SIGKILL at random moments and started again gives the digest of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Workspace, digests, line, pictures, prepared
+
+__all__ = ["line", "pictures", "prepared"]  # fixtures of the end-to-end tests
+
+
+def start(workspace: Workspace, lake: Path, pictures: str) -> subprocess.Popen[bytes]:
+    command = [
+        *(sys.executable, "-m", "jobs.curate", "--config", "jobs/configs/demo/curate.yaml", f"lake={lake}", pictures),
+        *("execution.backend=inline", "download.rows_per_unit=40"),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=workspace.path,
+        env={**os.environ, **workspace.env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def finish(workspace: Workspace, lake: Path, pictures: str) -> None:
+    process = start(workspace, lake, pictures)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()[-3000:]
+
+
+def killed(workspace: Workspace, lake: Path, pictures: str, kills: int, seed: int) -> int:
+    """Kills `kills` runs, each as soon as it has made a random number of new files; returns how many were running."""
+    draw = random.Random(seed)
+    hits = 0
+    for _ in range(kills):
+        process = start(workspace, lake, pictures)
+        wanted = len(list(lake.rglob("*"))) + draw.randint(1, 12)
+        while process.poll() is None and len(list(lake.rglob("*"))) < wanted:
+            time.sleep(0.01)
+        time.sleep(draw.random() * 0.05)
+        if process.poll() is None:
+            hits += 1
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    return hits
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_ten_kills_leave_the_digest_as_it_is(prepared: Workspace, pictures: str, tmp_path: Path, seed: int) -> None:
+    finish(prepared, tmp_path / "undisturbed", pictures)
+    hits = killed(prepared, tmp_path / "killed", pictures, kills=10, seed=seed)
+    assert hits >= 5, f"only {hits} of 10 runs were still running when they were to be killed"
+    finish(prepared, tmp_path / "killed", pictures)
+    assert digests(tmp_path / "killed") == digests(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_hundred_kills(prepared: Workspace, pictures: str, tmp_path: Path, seed: int) -> None:
+    test_ten_kills_leave_the_digest_as_it_is(prepared, pictures, tmp_path, seed)

@@ -1,0 +1,89 @@
+"""Training on Ray with two workers: one is killed, the run goes on by itself, and equals a run in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.launch import train
+from altdiffusion.training.local import run_local
+from tests.training_lake import Recorder, config, make_lake
+
+STEPS = 60
+
+
+@pytest.fixture
+def embedded_ray() -> Iterator[None]:
+    import ray
+
+    from altdiffusion.execution import cluster
+
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie below it
+    before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "RAY_AUTH_MODE")}
+    os.environ |= {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
+    try:
+        cluster.connect(num_cpus=2)
+        yield
+    finally:
+        ray.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_a_worker(lake: str, killed: list[int]) -> None:
+    """SIGKILL to one rank as soon as the run has its first checkpoint."""
+    while not checkpoints.steps(lake, "align"):
+        time.sleep(0.05)
+    for process in psutil.Process().children(recursive=True):
+        if process.is_running() and "RayTrainWorker" in process.name() + " ".join(process.cmdline()):
+            process.send_signal(signal.SIGKILL)
+            killed.append(process.pid)
+            return
+
+
+@pytest.mark.timeout(240)
+def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: None) -> None:
+    lake = make_lake(tmp_path)
+    settings = config(
+        lake,
+        steps=STEPS,
+        checkpoint_every=10,
+        log_every=10,
+        optimizer={"lr": 1e-3, "warmup_steps": 2, "eps": 1e-4, "ema_decay": 0.9},
+        workers={"count": 2, "max_failures": 3},
+    )
+    spool = tmp_path / "metrics.jsonl"
+    killed: list[int] = []
+    threading.Thread(target=kill_a_worker, args=(lake, killed), daemon=True).start()
+    ref = train(settings, lake, spool_path=str(spool))
+    assert len(killed) == 1
+    assert ref.name == f"align/{checkpoints.step_name(STEPS)}"
+    points = [json.loads(line) for line in spool.read_text().splitlines()]
+    assert {point["step"] for point in points} == set(range(10, STEPS + 1, 10))
+    assert all(point["metrics"]["train/images_per_second"] > 0 for point in points)
+
+    again = train(settings, lake)  # the same command finds everything there
+    assert again == ref
+
+    torch.set_num_threads(1)
+    alone = run_local(replace(settings, run="alone"), lake, reporter=Recorder())
+    together = checkpoints.open_step(lake, "align", STEPS)
+    for file in (checkpoints.UNET, checkpoints.EMA):
+        one, other = alone.tensors(file), together.tensors(file)
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)

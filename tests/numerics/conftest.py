@@ -1,0 +1,22 @@
+"""What the tests of training share: one lake, made once, copied where a test writes to it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests import training_lake
+
+
+@pytest.fixture(scope="session")
+def pristine_lake(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A lake with a base model and latents; nobody writes to it."""
+    return training_lake.make_lake(tmp_path_factory.mktemp("pristine"))
+
+
+@pytest.fixture
+def lake(pristine_lake: str, tmp_path: Path) -> str:
+    """A copy of it."""
+    return str(shutil.copytree(pristine_lake, tmp_path / "lake"))

@@ -1,0 +1,160 @@
+"""A text encoder of the published form and its conversion compute the same numbers, and no key is lost silently."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from altdiffusion.diffusion.convert import convert_text_encoder
+from altdiffusion.diffusion.text_encoder import encode_text
+from altdiffusion.errors import AltDiffusionError
+
+CONFIG: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 34,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "project_dim": 24,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+class Published(nn.Module):
+    """The published form: XLM-R, `pre_LN`, `transformation`, `transformation_pre`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import XLMRobertaConfig, XLMRobertaModel
+
+        self.roberta = XLMRobertaModel(
+            XLMRobertaConfig(**{k: v for k, v in CONFIG.items() if k != "project_dim"}), add_pooling_layer=False
+        )
+        self.pre_LN = nn.LayerNorm(CONFIG["hidden_size"], eps=CONFIG["layer_norm_eps"])
+        self.transformation = nn.Linear(CONFIG["hidden_size"], CONFIG["project_dim"])
+        self.transformation_pre = nn.Linear(CONFIG["hidden_size"], CONFIG["project_dim"])
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        states = self.roberta(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        context: torch.Tensor = self.transformation_pre(self.pre_LN(states[-2]))
+        return context
+
+
+@pytest.fixture
+def published() -> Published:
+    torch.manual_seed(0)
+    model = Published().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)  # so that no part is an identity that could be dropped unseen
+    return model
+
+
+def write(folder: Path, weights: dict[str, torch.Tensor], layout: str) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    suffix, sharded = layout.split("-")
+    name = "model.safetensors" if suffix == "safetensors" else "pytorch_model.bin"
+
+    def put(part: dict[str, torch.Tensor], path: Path) -> None:
+        part = {key: tensor.contiguous() for key, tensor in part.items()}
+        if suffix == "safetensors":
+            save_file(part, path)
+        else:
+            torch.save(part, path)
+
+    if sharded == "one":
+        put(weights, folder / name)
+        return folder
+    keys = list(weights)
+    where = {key: f"part-{i % 2}.{suffix}" for i, key in enumerate(keys)}
+    for file in sorted(set(where.values())):
+        put({key: weights[key] for key in keys if where[key] == file}, folder / file)
+    (folder / f"{name}.index.json").write_text(json.dumps({"weight_map": where}))
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["safetensors-one", "safetensors-shards", "bin-one", "bin-shards"])
+def test_conversion_is_exact(published: Published, tmp_path: Path, layout: str) -> None:
+    weights = published.state_dict() | {"roberta.embeddings.position_ids": torch.arange(34)[None]}
+    encoder = convert_text_encoder(write(tmp_path / "m18", weights, layout))
+    ids = torch.randint(3, 97, (5, 12), generator=torch.Generator().manual_seed(1))
+    ids[1, 7:], ids[2, 2:], ids[3, 1:] = 1, 1, 1
+    with torch.no_grad():
+        theirs, ours = published(ids, (ids != 1).long()), encode_text(encoder, ids, pad_id=1)
+    assert ours.shape == (5, 12, 24)
+    assert float((theirs - ours).abs().max()) == 0.0
+    assert len(encoder.roberta.encoder.layers) == 2
+    with torch.no_grad():
+        unmasked = encoder(ids)[0]
+    assert float((theirs - unmasked).abs().max()) > 1e-3  # the mask does matter here
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "transformation_pre.weight",
+        "pre_LN.bias",
+        "roberta.encoder.layer.1.output.dense.weight",
+        "roberta.embeddings.word_embeddings.weight",
+    ],
+)
+def test_a_missing_key_is_named(published: Published, tmp_path: Path, key: str) -> None:
+    weights = {name: tensor for name, tensor in published.state_dict().items() if name != key}
+    with pytest.raises(AltDiffusionError, match=key.replace(".", r"\.")):
+        convert_text_encoder(write(tmp_path / "m18", weights, "safetensors-one"))
+
+
+def test_a_cut_off_last_layer_is_not_taken_for_another(published: Published, tmp_path: Path) -> None:
+    weights = {k: v for k, v in published.state_dict().items() if not k.startswith("roberta.encoder.layer.2.")}
+    with pytest.raises(AltDiffusionError, match=r"layer\.2"):
+        convert_text_encoder(write(tmp_path / "m18", weights, "safetensors-one"))
+
+
+def test_an_unused_key_is_named(published: Published, tmp_path: Path) -> None:
+    weights = published.state_dict() | {"transformation_post.weight": torch.zeros(3)}
+    with pytest.raises(AltDiffusionError, match=r"transformation_post\.weight"):
+        convert_text_encoder(write(tmp_path / "m18", weights, "bin-one"))
+
+
+def test_a_wrong_shape_is_named(published: Published, tmp_path: Path) -> None:
+    weights = published.state_dict() | {"transformation_pre.weight": torch.zeros(24, 31)}
+    with pytest.raises(AltDiffusionError, match=r"transformation_pre\.weight.*\(24, 31\)"):
+        convert_text_encoder(write(tmp_path / "m18", weights, "safetensors-one"))
+
+
+def test_a_missing_shard_is_named(published: Published, tmp_path: Path) -> None:
+    folder = write(tmp_path / "m18", published.state_dict(), "safetensors-shards")
+    (folder / "part-1.safetensors").unlink()
+    with pytest.raises(AltDiffusionError, match=r"part-1\.safetensors"):
+        convert_text_encoder(folder)
+
+
+class _Trap:
+    """Unpickled, it would leave a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (self.path,)  # type: ignore[return-value]
+
+
+def test_a_pickle_runs_no_code(published: Published, tmp_path: Path) -> None:
+    folder = write(tmp_path / "m18", published.state_dict(), "bin-one")
+    torch.save({"weight": _Trap(tmp_path / "touched")}, folder / "pytorch_model.bin")
+    with pytest.raises(AltDiffusionError, match="cannot be read"):
+        convert_text_encoder(folder)
+    assert not (tmp_path / "touched").exists()

@@ -1,0 +1,80 @@
+"""The judge tells drawn shapes apart under noise and shift, is a function of its seed, and survives its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.evaluation.judge import load_judge, train_judge
+
+IDS = np.array([7, 11, 30, 42], dtype=np.int64)
+
+
+def shapes() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """A disc, a ring, a cross and a bar, each in two colours on white: uint8 [8, 32, 32, 3]."""
+    y, x = np.mgrid[:32, :32] - 15.5
+    far = np.hypot(x, y)
+    masks = [far < 10, (far < 13) & (far > 9), (abs(x) < 3) | (abs(y) < 3), abs(x + y) < 6]
+    images, labels = [], []
+    for label, mask in zip(IDS, masks, strict=True):
+        for colour in ((200, 30, 40), (20, 60, 190)):
+            image = np.full((32, 32, 3), 255, dtype=np.uint8)
+            image[mask] = colour
+            images.append(image)
+            labels.append(label)
+    return np.stack(images), np.array(labels, dtype=np.int64)
+
+
+def test_it_reads_what_a_codec_left() -> None:
+    images, labels = shapes()
+    judge = train_judge(images, labels, 3, steps=60, batch=32)
+    noisy = images + np.random.default_rng(0).normal(0, 20, images.shape)
+    damaged = np.roll(np.clip(noisy, 0, 255).astype(np.uint8), (1, -1), (1, 2))
+    assert (judge.predict(damaged) == labels).all()
+    chances = judge.probabilities(damaged)
+    assert chances.shape == (8, 4) and chances.dtype == np.float32
+    assert np.allclose(chances.sum(1), 1, atol=1e-5)
+    shuffled = np.random.default_rng(1).permutation(images.reshape(8, -1), axis=1).reshape(images.shape)
+    assert (judge.predict(shuffled) == labels).mean() < 1  # without the shape the answer is gone
+
+
+def test_the_seed_decides_and_the_callers_random_state_stays() -> None:
+    images, labels = shapes()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    once, twice = (train_judge(images, labels, 1, steps=3, batch=8) for _ in range(2))
+    assert torch.equal(torch.rand(1), expected)
+    other = train_judge(images, labels, 2, steps=3, batch=8)
+    assert all(
+        torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True)
+    )
+    assert not torch.equal(once.head.weight, other.head.weight)
+
+
+def test_its_file_brings_it_back(tmp_path: Path) -> None:
+    images, labels = shapes()
+    judge = train_judge(images, labels, 1, steps=5, batch=8)
+    judge.save(str(tmp_path / "judge.safetensors"))
+    again = load_judge(str(tmp_path / "judge.safetensors"))
+    assert np.array_equal(again.classes, IDS)
+    assert np.array_equal(again.probabilities(images), judge.probabilities(images))
+    data = bytearray((tmp_path / "judge.safetensors").read_bytes())
+    (tmp_path / "judge.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(AltDiffusionError, match=r"judge\.safetensors"):
+        load_judge(str(tmp_path / "judge.safetensors"))
+
+
+def test_wrong_input_is_named() -> None:
+    images, labels = shapes()
+    with pytest.raises(AltDiffusionError, match="labels"):
+        train_judge(images, labels[:-1], 0, steps=1)
+    with pytest.raises(AltDiffusionError, match=r"\[N, 32, 32, 3\]"):
+        train_judge(images[:, :16], labels, 0, steps=1)
+    judge = train_judge(images, labels, 0, steps=1, batch=4)
+    assert judge.predict(images[:0]).shape == (0,)

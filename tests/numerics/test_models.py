@@ -1,0 +1,198 @@
+"""Published shapes and counts, what each stage trains, and model folders that stock diffusers opens and runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from altdiffusion.diffusion import models
+from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder, save_text_encoder, tokenize
+from altdiffusion.errors import AltDiffusionError
+
+
+def count(named: list[tuple[str, torch.nn.Parameter]]) -> tuple[int, int]:
+    return len(named), sum(parameter.numel() for _, parameter in named)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import XLMRobertaTokenizer
+
+    pieces = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces += [(piece, -3.0) for piece in ("▁", "▁red", "▁apple", "り", "ん", "ご", "a", "p", "l", "e", "r", "d")]
+    return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=32)
+
+
+@pytest.fixture(scope="module")
+def bundle(tokenizer: Any) -> models.ModelBundle:
+    from diffusers import DDIMScheduler
+
+    torch.manual_seed(0)
+    return models.ModelBundle(
+        unet=models.build_unet(models.unet_config_demo()),
+        vae=models.build_vae(models.vae_config_demo()),
+        text_encoder=models.build_text_encoder(models.text_config_demo(len(tokenizer))),
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler(**models.scheduler_config()),
+    )
+
+
+def test_published_unet_has_the_published_counts() -> None:
+    unet = models.build_unet(models.unet_config_sd21(), device="meta")
+    assert count(models.trainable_parameters(unet, "all"))[1] == 865_910_724
+    assert count(models.trainable_parameters(unet, "attn2")) == (80, 50_352_320)
+    assert count(models.trainable_parameters(unet, "kv")) == (32, 25_559_040)
+    assert all(parameter.is_meta for parameter in unet.parameters())
+
+
+def test_published_text_encoder_is_xlm_r_large_without_its_last_layer() -> None:
+    encoder = models.build_text_encoder(models.text_config_m18(), device="meta")
+    width, inner, vocabulary, positions = 1024, 4096, 250_002, 514
+    layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
+    embeddings = (vocabulary + positions + 1) * width + 2 * width
+    head = width * width + width + 2 * width
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == embeddings + 23 * layer + head
+    assert encoder.config.use_attention_mask is True
+
+
+def test_the_switch_freezes_everything_else() -> None:
+    unet = models.build_unet(models.unet_config_demo())
+    chosen = models.trainable_parameters(unet, "kv")
+    names = {name for name, _ in chosen}
+    assert names == {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    assert len(names) == 8  # four cross-attentions
+    assert all(name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for name in names)
+    assert count(models.trainable_parameters(unet, "all"))[0] == len(list(unet.parameters()))
+    with pytest.raises(AltDiffusionError, match=r"'nothing'.*kv, attn2, all"):
+        models.trainable_parameters(unet, "nothing")  # type: ignore[arg-type]
+
+
+def test_context_is_what_the_stock_pipeline_computes(bundle: models.ModelBundle, tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    models.save_bundle(bundle, tmp_path / "model")
+    pipeline = DiffusionPipeline.from_pretrained(str(tmp_path / "model"), local_files_only=True)
+    prompts = ["red apple", "りんご", ""]
+    theirs, empty = pipeline.encode_prompt(prompts, "cpu", 1, True)
+    ids = tokenize(bundle.tokenizer, prompts)
+    assert ids.shape == (3, 32) and ids.dtype == torch.int64
+    assert ids[2].tolist() == [0, 2] + [1] * 30
+    with torch.no_grad():
+        ours = encode_text(bundle.text_encoder, ids, bundle.tokenizer.pad_token_id)
+    assert ours.shape == (3, 32, 128)
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours[2], empty[0])
+
+
+def test_a_saved_folder_runs_in_stock_diffusers_and_comes_back(bundle: models.ModelBundle, tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+    models.save_bundle(bundle, tmp_path / "model")
+    kinds = {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert kinds == {".json", ".safetensors"}
+    pipeline = DiffusionPipeline.from_pretrained(str(tmp_path / "model"), local_files_only=True)
+    assert isinstance(pipeline, StableDiffusionPipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("red apple", height=32, width=32, num_inference_steps=2, output_type="np").images
+    assert image.shape == (1, 32, 32, 3) and np.isfinite(image).all()
+    again = models.load_bundle(tmp_path / "model")
+    for part in ("unet", "vae", "text_encoder"):
+        before, after = getattr(bundle, part).state_dict(), getattr(again, part).state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert not getattr(again, part).training
+    assert again.vae.config.scaling_factor == bundle.vae.config.scaling_factor
+    assert again.tokenizer("red apple").input_ids == bundle.tokenizer("red apple").input_ids
+    assert again.scheduler.config.prediction_type == "epsilon"
+
+
+def test_another_text_encoder_must_fit(bundle: models.ModelBundle, tokenizer: Any) -> None:
+    narrow = models.text_config_demo(len(tokenizer)) | {"project_dim": 64}
+    with pytest.raises(AltDiffusionError, match=r"width 64.*width 128"):
+        bundle.with_text_encoder(models.build_text_encoder(narrow), tokenizer)
+    english = models.build_english_text_encoder(models.english_text_config_demo(len(tokenizer)))
+    swapped = bundle.with_text_encoder(english, tokenizer)
+    assert swapped.text_encoder is english and swapped.unet is bundle.unet
+    with torch.no_grad():
+        assert encode_text(english, tokenize(tokenizer, ["red"]), 1).shape == (1, 32, 128)
+
+
+def test_text_encoder_folder_comes_back_exactly(bundle: models.ModelBundle, tmp_path: Path) -> None:
+    save_text_encoder(bundle.text_encoder, bundle.tokenizer, tmp_path)
+    encoder, tokenizer = load_text_encoder(tmp_path)
+    ids = tokenize(tokenizer, ["red apple", "りんご"])
+    with torch.no_grad():
+        assert torch.equal(encode_text(encoder, ids, 1), encode_text(bundle.text_encoder, ids, 1))
+    assert encoder.config.use_attention_mask is True
+
+
+@pytest.mark.parametrize("damage", ["no index", "no weights", "cut weights"])
+def test_a_damaged_folder_is_named(bundle: models.ModelBundle, tmp_path: Path, damage: str) -> None:
+    models.save_bundle(bundle, tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    if damage == "no index":
+        (tmp_path / "model" / "model_index.json").unlink()
+    elif damage == "no weights":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(AltDiffusionError, match=r"model folder .*model"):
+        models.load_bundle(tmp_path / "model")
+
+
+def test_an_encoder_of_another_form_is_refused(bundle: models.ModelBundle, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_text_encoder(bundle.text_encoder, bundle.tokenizer, tmp_path)
+    path = tmp_path / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    weights["transformation_pre.weight"] = weights.pop("transformation.weight")
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(AltDiffusionError, match=r"transformation(_pre)?\.weight"):
+        load_text_encoder(tmp_path)
+
+
+def test_a_remote_folder_is_opened_too(bundle: models.ModelBundle, tmp_path: Path) -> None:
+    import fsspec
+
+    models.save_bundle(bundle, tmp_path / "model")
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{tmp_path}/model/", "memory://models-test/base/", recursive=True)
+    again = models.load_bundle("memory://models-test/base")
+    assert torch.equal(again.unet.conv_in.weight, bundle.unet.conv_in.weight)
+
+
+def test_the_shipped_base_unpacks_to_stock_folders(tmp_path: Path) -> None:
+    from demo import base
+
+    english, multilingual = base.unpack(tmp_path)
+    bundle = models.load_bundle(english)
+    encoder, tokenizer = load_text_encoder(multilingual)
+    assert type(bundle.text_encoder).__name__ == "CLIPTextModel"
+    assert [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id] == [0, 1, 2]
+    assert tokenizer.unk_token_id == 3 and tokenizer.model_max_length == 32
+    assert tokenizer("🐘 слон").input_ids == bundle.tokenizer("🐘 слон").input_ids
+    swapped = bundle.with_text_encoder(encoder, tokenizer)
+    assert encode_text(swapped.text_encoder, tokenize(tokenizer, ["слон"]), 1).shape == (1, 32, 128)
+    stamp = (english / "model_index.json").stat().st_mtime_ns
+    assert base.unpack(tmp_path) == (english, multilingual)
+    assert (english / "model_index.json").stat().st_mtime_ns == stamp  # nothing is written twice
+    assert base.FILE.stat().st_size < 20_000_000
+
+
+def test_another_base_file_is_refused(tmp_path: Path) -> None:
+    from demo import base
+
+    data = bytearray(base.FILE.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "base.safetensors").write_bytes(data)
+    with pytest.raises(AltDiffusionError, match="SHA-256"):
+        base.unpack(tmp_path / "out", tmp_path / "base.safetensors")
+    assert not (tmp_path / "out").exists()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["altdiffusion"]
+    assert "demo.base train" in json.loads(header)["command"]

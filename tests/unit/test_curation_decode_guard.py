@@ -1,0 +1,175 @@
+"""Headers are judged before anything is decoded, and what OpenCV would get wrong is put right first."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from altdiffusion.curation.addresses import Refused
+from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.decode_guard import inspect, plain_image, read_header
+
+CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
+RED = (200, 30, 40)
+
+
+def encoded(format: str, size: tuple[int, int] = (48, 32), mode: str = "RGB", color: Any = RED, **save: Any) -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, size, color).save(out, format, **save)
+    return out.getvalue()
+
+
+def refusal(body: bytes, config: DownloadConfig = CONFIG) -> str:
+    with pytest.raises(Refused) as caught:
+        inspect(body, config)
+    return caught.value.reason
+
+
+WHOLE = {
+    "jpg": encoded("JPEG", quality=90),
+    "jpg progressive": encoded("JPEG", quality=90, progressive=True),
+    "png": encoded("PNG"),
+    "webp": encoded("WEBP", quality=90),
+    "webp lossless": encoded("WEBP", lossless=True),
+    "gif": encoded("GIF"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_format_and_size_come_from_the_header(name: str) -> None:
+    header = inspect(WHOLE[name], CONFIG)
+    assert (header.format, header.width, header.height) == (name.split()[0], 48, 32)
+
+
+@given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1, exclude_max=True))
+def test_no_prefix_of_a_picture_passes(name: str, part: float) -> None:
+    body = WHOLE[name]
+    cut = int(part * len(body))
+    if name == "gif" and cut >= len(body) - 1:
+        return  # only the trailer is missing, behind the whole first frame
+    assert refusal(body[:cut]) in ("truncated", "not_image")
+
+
+@given(st.sampled_from(sorted(WHOLE)), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=8))
+def test_damaged_headers_are_read_or_refused_and_nothing_else(name: str, changes: list[tuple[int, int]]) -> None:
+    body = bytearray(WHOLE[name])
+    for at, value in changes:
+        body[at % len(body)] = value
+    try:
+        header = read_header(bytes(body))
+    except Refused:
+        return
+    assert header.width >= 1 and header.height >= 1
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", "not_image"),
+        (b"\xff", "not_image"),
+        (bytes(1000), "not_image"),
+        (b"<!doctype html><title>Sold</title>", "not_image"),
+        (b"\xef\xbb\xbf <?xml version='1.0'?><html/>", "not_image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><!ENTITY x SYSTEM 'file:///etc/passwd'></svg>", "format"),
+        (b"<?xml version='1.0'?><!DOCTYPE svg><svg/>", "format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "format"),
+        (b"8BPS\x00\x01", "format"),
+        (encoded("TIFF"), "format"),
+        (encoded("BMP"), "format"),
+        (b"\x00\x00\x00\x20ftypavif", "format"),
+        (encoded("PNG", (4, 4)), "dims"),
+        (encoded("PNG", (8, 200)), "dims"),
+        (encoded("GIF", (1, 1)), "dims"),
+    ],
+)
+def test_what_is_no_picture_for_us(body: bytes, expected: str) -> None:
+    assert refusal(body) == expected
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def test_pixel_bombs_of_every_format_cost_nothing() -> None:
+    jpeg = bytearray(WHOLE["jpg"])
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = struct.pack(">HH", 65000, 65000)
+    gif = bytearray(WHOLE["gif"])
+    gif[6:10] = struct.pack("<HH", 65000, 65000)
+    small_screen = bytearray(WHOLE["gif"])  # the screen is small, the frame is not
+    frame = small_screen.index(b"\x2c", 13 + 3 * 2)
+    small_screen[frame + 5 : frame + 9] = struct.pack("<HH", 65000, 65000)
+    webp = bytearray(encoded("WEBP", (48, 32), "RGBA", (1, 2, 3, 4), lossless=False))
+    assert webp[12:16] == b"VP8X"
+    webp[24:30] = (16383 - 1).to_bytes(3, "little") * 2
+    start = time.process_time()
+    bombs = (png_bomb(30000, 30000), png_bomb(2**31 - 1, 2**31 - 1), jpeg, gif, small_screen, webp)
+    assert [refusal(bytes(bomb)) for bomb in bombs] == ["too_many_pixels"] * 6
+    assert time.process_time() - start < 0.1
+
+
+def decoded(body: bytes) -> np.ndarray[Any, Any]:
+    """What img2dataset's resizer would see, as RGB with transparency over white."""
+    picture = cv2.imdecode(np.frombuffer(plain_image(body, inspect(body, CONFIG)), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert picture is not None and picture.dtype == np.uint8
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, axis=2)
+    if picture.shape[2] == 4:
+        alpha = picture[..., 3:].astype(np.float64) / 255
+        picture = np.rint(picture[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return picture[..., ::-1]
+
+
+def close(body: bytes, color: tuple[int, int, int], tolerance: int = 3) -> bool:
+    found = decoded(body)
+    return bool((np.abs(found.astype(int) - np.array(color)) <= tolerance).all())
+
+
+def test_unusual_pictures_come_out_in_the_right_colour() -> None:
+    assert close(encoded("JPEG", quality=95), RED, 4)
+    assert close(encoded("JPEG", mode="L", color=77, quality=95), (77, 77, 77))
+    assert close(encoded("JPEG", mode="CMYK", color=(0, 255, 255, 0), quality=95), (255, 0, 0), 4)
+    assert close(encoded("PNG", mode="LA", color=(100, 128)), (177, 177, 177))
+    assert close(encoded("PNG", mode="RGBA", color=(*RED, 0)), (255, 255, 255))
+    assert close(encoded("PNG", mode="I;16", color=40000), (156, 156, 156))
+    assert close(encoded("GIF", mode="RGB"), RED)
+    palette = Image.new("P", (48, 32), 1)
+    palette.putpalette([0, 0, 0, *RED])
+    out = io.BytesIO()
+    palette.save(out, "PNG", transparency=1)
+    assert close(out.getvalue(), (255, 255, 255))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+def test_an_exif_turn_is_applied(format: str) -> None:
+    picture = Image.new("RGB", (64, 32), (0, 0, 255))
+    picture.paste((255, 0, 0), (0, 0, 32, 32))  # red on the left
+    exif = Image.Exif()
+    exif[274] = 6  # stored turned by 90 degrees: show it turned clockwise
+    out = io.BytesIO()
+    picture.save(out, format, exif=exif, quality=95)
+    upright = decoded(out.getvalue())
+    assert upright.shape == (64, 32, 3)
+    assert upright[8, 16, 0] > 200 and upright[56, 16, 2] > 200  # red is on top now
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_of_an_animation_is_taken(format: str) -> None:
+    frames = [Image.new("RGB", (48, 32), color) for color in (RED, (0, 0, 255), (0, 255, 0))]
+    out = io.BytesIO()
+    frames[0].save(out, format, save_all=True, append_images=frames[1:], lossless=True)
+    assert close(out.getvalue(), RED)
