@@ -29,7 +29,7 @@ from altdiffusion.diffusion.text_encoder import save_text_encoder
 from altdiffusion.errors import AltDiffusionError
 
 FILE = Path(__file__).with_name("base.safetensors")
-SHA256 = "3f68068bf3398bbb7f9c14548042a8eebefe61f8948a5178f0681606474b9826"
+SHA256 = "a73f6bb86e674cc349def5d6762cb123aa25332591756aac34d9bcc2a19b6f97"
 COMMAND = "python -m demo.base train --cache DIR --out demo/base.safetensors"
 ENGLISH_FOLDER, MULTILINGUAL_FOLDER = "base-en", "text-encoder-m18"
 _FORMAT = "altdiffusion-base-1"

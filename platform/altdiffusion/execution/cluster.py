@@ -136,7 +136,7 @@ def _join(address: str) -> None:
         raise AltDiffusionError(
             f"Ray address {address}",
             f"cannot be joined ({first})",
-            "check that RAY_AUTH_TOKEN (or its file) and Ray's version are the cluster's, and look at `ray status` there",
+            "check that RAY_AUTH_TOKEN (or its file) and Ray's version are the cluster's",
         ) from error
 
 

@@ -128,6 +128,20 @@ def read_record(lake: str, run: str) -> dict[str, Any] | None:
     return record
 
 
+def finished(config: TrainConfig, lake: str) -> Checkpoint | None:
+    """The newest verified checkpoint of a run that has reached `config.steps`; None while there is work to do.
+
+    Raises:
+        AltDiffusionError: the run's name belongs to a run with another config.
+    """
+    run = resolve(config, lake)
+    found = checkpoints.latest_verified(run.lake, config.run)
+    if found is None:
+        return None
+    check_checkpoint(run, found)
+    return found if found.step >= config.steps else None
+
+
 def check_checkpoint(run: ResolvedRun, found: Checkpoint) -> None:
     """Refuses a checkpoint of another config; resume calls it with the newest verified one."""
     if found.config_fingerprint != run.fingerprint:
