@@ -26,7 +26,7 @@ demo: $(READY)  ## links to images in 18 languages, end to end, on real data; ru
 	@$(BIN)/python -m demo
 
 test: $(READY)  ## all tests but the chaos runs of minutes
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 chaos: $(READY)  ## the long chaos runs
 	@$(BIN)/python -m pytest -m slow --timeout 3600

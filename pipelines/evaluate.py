@@ -119,7 +119,8 @@ def plan(config: EvaluateConfig) -> Plan:
             f"guidance {config.sampling.guidance_scale:g}",
             "required": "nothing"
             if config.require is None
-            else f"others {config.require.others_at_least:g}, to English {config.require.others_to_english_at_least:g}, "
+            else f"others {config.require.others_at_least:g}, "
+            f"to English {config.require.others_to_english_at_least:g}, "
             f"lowest {config.require.lowest_to_english_at_least:g}",
         },
     )

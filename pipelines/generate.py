@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Any
 
 from altdiffusion.config import operational, semantic
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.generation.config import GenerateConfig
-from altdiffusion.generation.model import resolve_model
+from altdiffusion.generation.model import Model, resolve_model
 from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units
 from altdiffusion.generation.work import GenerateWork, generation_units
-from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Workers, make_boundary
 
 
@@ -56,8 +55,9 @@ def generation_boundaries(
 ) -> tuple[Boundary, ...]:
     """The same for whoever else has a set of pictures drawn."""
 
-    def model(lake: Lake) -> Any:
-        return resolve_model(generate.model, lake.uri)
+    @functools.cache  # reading a model folder for its digest is not free, and it must not change in between
+    def model(uri: str) -> Model:
+        return resolve_model(generate.model, uri)
 
     return (
         make_boundary(
@@ -78,9 +78,9 @@ def generation_boundaries(
             workers=workers,
             noun="images",
             kind="generations",
-            parents=lambda lake: [lake.version(prompts).ref, model(lake).ref],
-            units=lambda lake: generation_units(lake.version(prompts), model(lake), generate),
-            work=lambda lake: GenerateWork(lake_uri, generations, model(lake), generate),
+            parents=lambda lake: [lake.version(prompts).ref, model(lake.uri).ref],
+            units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate),
+            work=lambda lake: GenerateWork(lake_uri, generations, model(lake.uri), generate),
         ),
     )
 

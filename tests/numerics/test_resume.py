@@ -143,9 +143,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(lake: str) 
         ({"seed": 6}, r"another seed \(5, now 6\)"),
     ],
 )
-def test_the_name_of_a_run_with_another_config_is_refused(
-    lake: str, changes: dict[str, object], message: str
-) -> None:
+def test_the_name_of_a_run_with_another_config_is_refused(lake: str, changes: dict[str, object], message: str) -> None:
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     with pytest.raises(AltDiffusionError, match=message) as error:
         run_local(config(lake, **changes), lake, reporter=Recorder())

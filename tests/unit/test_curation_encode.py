@@ -49,9 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     words = {word: number for number, word in enumerate(["<pad>", "<unk>", *(f"w{i}" for i in range(50))])}
     plain = Tokenizer(WordLevel(words, unk_token="<unk>"))
     plain.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", unk_token="<unk>").save_pretrained(
-        root / "tok"
-    )
+    PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", unk_token="<unk>").save_pretrained(root / "tok")
     return {"vae": str(root / "vae"), "tokenizer": str(root / "tok")}
 
 
@@ -197,5 +195,5 @@ def test_other_models_than_those_pinned_are_refused_and_make_other_units(
     ).setup()
     version = images(str(tmp_path), [0])
     assert plan_encode(version, 10, "a")[0].id != plan_encode(version, 10, "b")[0].id
-    with pytest.raises(AltDiffusionError, match="is no folder with files"):
+    with pytest.raises(AltDiffusionError, match="is missing or empty"):
         folder_digest(str(tmp_path / "none"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
-from pathlib import Path
 
+from altdiffusion.diffusion.folder import content_digest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 
@@ -63,21 +62,8 @@ def local_pinned(uri: str, sha256: str) -> str:
     return path
 
 
-def folder_digest(uri: str) -> str:
-    """SHA-256 (hex) over the names and hashes of all files below a local folder: the identity of a model folder.
-
-    Raises:
-        AltDiffusionError: the folder is not there or empty.
-    """
-    root = Path(files.local_path(uri))
-    found = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
-    if not found:
-        raise AltDiffusionError(f"model {uri}", "is no folder with files in it", "check the path in the config")
-    entries = {}
-    for path in found:
-        with path.open("rb") as file:
-            entries[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return files.sha256_hex(files.canonical_json(entries))
+folder_digest = content_digest
+"""The identity of a model folder: what `vae_digest`, `tokenizer_digest` and `clip_digest` pin."""
 
 
 def check_folder(uri: str, digest: str | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.files import filesystem, is_local, local_path
 
@@ -250,6 +251,7 @@ def load_bundle(
     Raises:
         AltDiffusionError: it is not a model folder, or a part of it is missing or damaged.
     """
+    quiet_libraries()
     from diffusers import DiffusionPipeline
 
     with local_folder(folder) as local:
@@ -281,6 +283,7 @@ def load_bundle(
 
 def save_bundle(bundle: ModelBundle, folder: str | Path) -> None:
     """Writes a folder that `DiffusionPipeline.from_pretrained` opens; safetensors only."""
+    quiet_libraries()
     from diffusers import StableDiffusionPipeline
 
     StableDiffusionPipeline(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from altdiffusion.diffusion.models import local_folder
+from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
 
 
@@ -55,6 +56,7 @@ def load_text_encoder(
     Raises:
         AltDiffusionError: a part is missing or damaged.
     """
+    quiet_libraries()
     from transformers import AltCLIPTextModel, XLMRobertaTokenizer
 
     with local_folder(folder) as local:

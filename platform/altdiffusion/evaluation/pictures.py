@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.judge import SIDE
 from altdiffusion.storage import files
@@ -55,6 +56,8 @@ def labelled_pictures(images: Version, labels_uri: str) -> tuple[NDArray[np.uint
 def through_autoencoder(folder: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The control: real pictures [N, S, S, 3] encoded (mode) and decoded by the VAE that the generator draws with."""
     import torch
+
+    quiet_libraries()
     from diffusers import AutoencoderKL
 
     vae: Any = AutoencoderKL.from_pretrained(files.local_path(folder), local_files_only=True).eval()

@@ -43,9 +43,7 @@ def export_checkpoint(
     Returns:
         URI of the folder.
     """
-    found = (
-        checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run, warn)
-    )
+    found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run, warn)
     record = read_record(lake, run)
     if found is None or record is None:
         known = ", ".join(checkpoints.run_names(lake)) or "none"

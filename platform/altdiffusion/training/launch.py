@@ -24,7 +24,7 @@ from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training import failures
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.loop import Counters, train_loop
-from altdiffusion.training.mailbox import MailReporter, Postman
+from altdiffusion.training.mailbox import Mailbox, MailReporter, Postman
 from altdiffusion.training.report import LineReporter, Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, resolve, write_record
 
@@ -90,10 +90,10 @@ def _fit(run: ResolvedRun, reporter: Reporter) -> Exception | None:
     storage = files.join(run.lake, "ray")
     # Ray's record of an earlier start is no use to us, and a torn one would make the name unusable.
     files.remove_tree(files.join(storage, name))
-    postman = Postman(reporter)
+    mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
     trainer = TorchTrainer(
         worker,
-        train_loop_config={"run": run, "mailbox": postman.mailbox},
+        train_loop_config={"run": run, "mailbox": mailbox},
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
@@ -104,11 +104,13 @@ def _fit(run: ResolvedRun, reporter: Reporter) -> Exception | None:
             name=name, storage_path=storage, failure_config=FailureConfig(max_failures=workers.max_failures)
         ),
     )
-    with postman:
-        try:
+    try:
+        with Postman(lambda: ray.get(mailbox.take.remote(), timeout=30), reporter):
             result = trainer.fit()
-        except Exception as error:
-            return error
+    except Exception as error:
+        return error
+    finally:
+        ray.kill(mailbox)
     failed: Exception | None = result.error
     return failed
 

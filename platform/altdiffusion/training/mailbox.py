@@ -7,31 +7,34 @@ whatever machine rank 0 runs on. Sending returns at once; a mailbox that died ta
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from altdiffusion.training.checkpoint import Checkpoint
-from altdiffusion.training.report import Progress, Reporter
+if TYPE_CHECKING:  # the actor's process needs none of torch, and so does not load it
+    from altdiffusion.training.checkpoint import Checkpoint
+    from altdiffusion.training.report import Progress, Reporter
 
 POLL_S = 0.5
 
 
 class Mailbox:
-    """The actor: a list that one writes and one empties."""
+    """The actor: a list that one writes and one empties. Letters are closed: it never opens one."""
 
     def __init__(self) -> None:
-        self._letters: list[tuple[str, Any]] = []
+        self._letters: list[bytes] = []
 
-    def put(self, kind: str, content: Any) -> None:
-        self._letters.append((kind, content))
+    def put(self, letter: bytes) -> None:
+        self._letters.append(letter)
 
-    def take(self) -> list[tuple[str, Any]]:
+    def take(self) -> list[bytes]:
         taken, self._letters = self._letters, []
         return taken
 
 
 class MailReporter:
-    """Rank 0's reporter: posts to the mailbox."""
+    """Rank 0's reporter: posts to the mailbox (a handle of the actor)."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
@@ -47,17 +50,19 @@ class MailReporter:
 
     def _post(self, kind: str, content: Any) -> None:
         with contextlib.suppress(Exception):  # a report that is lost must not end the training
-            self._mailbox.put.remote(kind, content)
+            self._mailbox.put.remote(pickle.dumps((kind, content)))
 
 
 class Postman:
-    """The driver's side: a thread that hands what is in the mailbox to a reporter. Use it as a context manager."""
+    """The driver's side: a thread that hands what is in the mailbox to a reporter. Use it as a context manager.
 
-    def __init__(self, reporter: Reporter) -> None:
-        import ray
+    Args:
+        take: empties the mailbox.
+        reporter: gets every letter, in order.
+    """
 
-        self._ray, self._reporter = ray, reporter
-        self.mailbox = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Mailbox).remote()
+    def __init__(self, take: Callable[[], list[bytes]], reporter: Reporter) -> None:
+        self._take, self._reporter = take, reporter
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="postman", daemon=True)
 
@@ -69,8 +74,6 @@ class Postman:
         self._stop.set()
         self._thread.join()
         self._deliver()
-        with contextlib.suppress(Exception):
-            self._ray.kill(self.mailbox)
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
@@ -78,8 +81,9 @@ class Postman:
 
     def _deliver(self) -> None:
         try:
-            letters = self._ray.get(self.mailbox.take.remote(), timeout=30)
+            letters = self._take()
         except Exception:  # the next turn asks again
             return
-        for kind, content in letters:
+        for letter in letters:
+            kind, content = pickle.loads(letter)  # from our own worker, through our own cluster
             getattr(self._reporter, kind)(content)

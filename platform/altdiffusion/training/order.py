@@ -52,9 +52,7 @@ class Batch:
 
     def take(self, index: slice | I64) -> Batch:
         """Some of the samples."""
-        return Batch(
-            position=self.position[index], part=self.part[index], epoch=self.epoch[index], row=self.row[index]
-        )
+        return Batch(position=self.position[index], part=self.part[index], epoch=self.epoch[index], row=self.row[index])
 
 
 class PartOrder:
