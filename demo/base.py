@@ -29,7 +29,7 @@ from altdiffusion.diffusion.text_encoder import save_text_encoder
 from altdiffusion.errors import AltDiffusionError
 
 FILE = Path(__file__).with_name("base.safetensors")
-SHA256 = "a73f6bb86e674cc349def5d6762cb123aa25332591756aac34d9bcc2a19b6f97"
+SHA256 = "5c62ba4336aff6f592dede524056b8239f76810b5ee0983d2d2fa887f1d3bc68"
 COMMAND = "python -m demo.base train --cache DIR --out demo/base.safetensors"
 ENGLISH_FOLDER, MULTILINGUAL_FOLDER = "base-en", "text-encoder-m18"
 _FORMAT = "altdiffusion-base-1"

@@ -8,19 +8,18 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.export import export_checkpoint, export_start
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.resolve import finished, resolve
 from jobs.harness import Job, Session, main
 from jobs.pictures import log_samples
 from pipelines.train import TrainJobConfig, plan
 
 
 def result(config: TrainJobConfig, lake: Lake) -> str | None:
-    train = config.train
-    folder = files.join(checkpoints.run_folder(lake.uri, train.run), checkpoints.step_name(train.steps))
-    export = files.join(lake.uri, "exports", train.run, checkpoints.step_name(train.steps), "lineage.json")
-    if not files.exists(files.join(folder, checkpoints.COMPLETE)) or not files.exists(export):
+    found = finished(config.train, lake.uri)
+    if found is None:
         return None
-    return checkpoints.open_step(lake.uri, train.run, train.steps).ref.short
+    export = files.join(lake.uri, "exports", config.train.run, checkpoints.step_name(found.step), "lineage.json")
+    return found.ref.short if files.exists(export) else None
 
 
 def run(config: TrainJobConfig, session: Session) -> None:

@@ -71,9 +71,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = make_workspace(tmp_path_factory.mktemp("e2e"))
     cache = workspace.path / ".demo/cache"
     cache.mkdir(parents=True)
-    shared = Path(os.environ.get("ALTDIFFUSION_DEMO_CACHE", ROOT / ".demo/cache"))
-    shared.mkdir(parents=True, exist_ok=True)
-    (shared / "npm").mkdir(exist_ok=True)
+    shared = Path(os.environ["ALTDIFFUSION_DEMO_CACHE"])
+    (shared / "npm").mkdir(parents=True, exist_ok=True)
     (cache / "npm").symlink_to(shared / "npm")
     code = f"from demo.__main__ import Clock, _prepare\n_prepare(Clock(), {CONCEPTS})\n"
     done = workspace.run("-c", code)

@@ -84,9 +84,7 @@ def test_each_sample_once_per_epoch(rows: int, chunk: int, window: int, batch: i
 
 @settings(max_examples=40, deadline=None)
 @given(rows=sizes, chunk=st.integers(1, 90), window=st.integers(1, 9), n=st.integers(0, 10_000), data=st.data())
-def test_independent_of_the_number_of_workers(
-    rows: int, chunk: int, window: int, n: int, data: st.DataObject
-) -> None:
+def test_independent_of_the_number_of_workers(rows: int, chunk: int, window: int, n: int, data: st.DataObject) -> None:
     world = data.draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
     batch = 24 * data.draw(st.integers(1, 3))
     order = order_of(rows, chunk, window, batch)
@@ -171,7 +169,10 @@ def test_a_mixture_keeps_its_shares_and_each_parts_epochs(weights: list[float], 
     rows = [50 + 13 * i for i in range(len(weights))]
     order = Order(
         [Part(digest=str(i), rows=r, weight=w) for i, (r, w) in enumerate(zip(rows, weights, strict=True))],
-        seed=1, global_batch=8, chunk_rows=16, window_chunks=3,
+        seed=1,
+        global_batch=8,
+        chunk_rows=16,
+        window_chunks=3,
     )
     turn = sum(order.shares)
     found = order.samples(np.arange(n * turn, (n + 1) * turn))
@@ -186,7 +187,10 @@ def test_a_mixture_keeps_its_shares_and_each_parts_epochs(weights: list[float], 
 def test_epochs_are_counted_exactly() -> None:
     order = Order(
         [Part(digest="a", rows=100, weight=3), Part(digest="b", rows=10, weight=1)],
-        seed=1, global_batch=10, chunk_rows=16, window_chunks=3,
+        seed=1,
+        global_batch=10,
+        chunk_rows=16,
+        window_chunks=3,
     )
     seen = order.samples(np.arange(130))
     expected = tuple((seen.part == i).sum() / r for i, r in ((0, 100), (1, 10)))
