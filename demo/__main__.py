@@ -125,12 +125,8 @@ def _show(clock: Clock) -> None:
     total = sum(clock.seconds.values())
     print(f"Picture grid    {OUT / 'grid.png'}")
     print(f"Tables          {OUT / 'evaluation.md'}")
-    print(
-        f"MLflow          {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri sqlite:///{LAKE}/mlflow.db"
-    )
-    print(
-        f"Took            {total / 60:.1f} minutes: " + ", ".join(f"{n} {s:.0f} s" for n, s in clock.seconds.items())
-    )
+    print(f"MLflow          {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri sqlite:///{LAKE}/mlflow.db")
+    print(f"Took            {total / 60:.1f} minutes: " + ", ".join(f"{n} {s:.0f} s" for n, s in clock.seconds.items()))
 
 
 if __name__ == "__main__":

@@ -129,8 +129,7 @@ def _config(network: Any) -> dict[str, Any]:
     vocabulary = getattr(network.config, "vocab_size", 0)
     known = {
         "UNet2DConditionModel": models.unet_config_demo(),
-        "AutoencoderKL": models.vae_config_demo()
-        | {"scaling_factor": getattr(network.config, "scaling_factor", 1.0)},
+        "AutoencoderKL": models.vae_config_demo() | {"scaling_factor": getattr(network.config, "scaling_factor", 1.0)},
         "CLIPTextModel": models.english_text_config_demo(vocabulary),
         "AltCLIPTextModel": models.text_config_demo(vocabulary),
     }
@@ -153,9 +152,7 @@ def train(cache: Path, out: Path, work: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m demo.base", description="Makes or unpacks the demo's base model."
-    )
+    parser = argparse.ArgumentParser(prog="python -m demo.base", description="Makes or unpacks the demo's base model.")
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("train", help="make the shipped file anew")
     making.add_argument("--cache", type=Path, required=True, help="the demo's cache folder")

@@ -50,7 +50,5 @@ def captions(concept: Concept, language: str) -> dict[str, str]:
 def _words(concept: Concept, language: str) -> tuple[str, ...]:
     """A keyed choice of keywords, in CLDR's order."""
     words = concept.keywords[language]
-    ranked = sorted(
-        words, key=lambda word: hashlib.sha256(f"{concept.key}/{language}/{word}".encode()).digest()
-    )
+    ranked = sorted(words, key=lambda word: hashlib.sha256(f"{concept.key}/{language}/{word}".encode()).digest())
     return tuple(word for word in words if word in ranked[:KEYWORDS])

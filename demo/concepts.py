@@ -87,9 +87,7 @@ def spelled_elsewhere(concept: Concept, language: str) -> bool:
     """
     name = concept.names[language].casefold()
     return any(
-        concept.names[other].casefold() == name
-        for other in CODES
-        if other != language and not held_out(concept, other)
+        concept.names[other].casefold() == name for other in CODES if other != language and not held_out(concept, other)
     )
 
 
@@ -155,10 +153,7 @@ def _load(cache: Path) -> tuple[Concept, ...]:
                 keywords={language: keywords[language].get(char, ()) for language in languages},
             )
         )
-    secret = {
-        language: [c.names[language].casefold() for c in chosen if held_out(c, language)]
-        for language in CODES
-    }
+    secret = {language: [c.names[language].casefold() for c in chosen if held_out(c, language)] for language in CODES}
     return tuple(
         replace(
             concept,

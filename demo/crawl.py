@@ -314,9 +314,7 @@ def _download_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
             )  # fmt: skip
     for concept, language in _pairs(concepts, "gone", CERTAIN, 3):
         url = f"http://{site.GONE}/{language}/{concept.key}.jpg"
-        yield _row(
-            concept, language, "words", "noto", url=url, kind="gone", boundary="download", expected="connect"
-        )
+        yield _row(concept, language, "words", "noto", url=url, kind="gone", boundary="download", expected="connect")
     # not 127.0.0.1, which the demo allow-lists for its server
     addresses = ("127.0.0.2", "10.0.0.7", "169.254.169.254", "[::1]", "[::ffff:192.168.0.1]")
     for address in addresses:

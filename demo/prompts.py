@@ -30,7 +30,7 @@ def write_prompts(
     out: Path, concepts: Sequence[Concept], truth: pa.Table, sheet_concepts: int = SHEET_CONCEPTS
 ) -> None:
     """Writes the three files; the same bytes every time."""
-    chosen = concepts[:: max(1, len(concepts) // sheet_concepts)][:sheet_concepts]
+    chosen = concepts[:sheet_concepts]  # their order goes round the kinds of things
     _write_lines(out / "prompts.jsonl", (_prompt(concept, code) for code in CODES for concept in chosen))
     cases = (
         {**_prompt(concept, code), "concept": concept.key, "seen": _seen(concept, code)}

@@ -25,9 +25,7 @@ from demo.npm import default_cache
 
 _LONGEST_S = 60.0  # a drip or a flood ends then, whatever the client does
 _DRIP_S = 0.2
-_FLOOD_S = (
-    0.002  # between two blocks of a flood: fast enough to reach any cap, slow enough to share two cores
-)
+_FLOOD_S = 0.002  # between two blocks of a flood: fast enough to reach any cap, slow enough to share two cores
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -91,9 +89,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 512
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(
-            self
-        )  # HTTPServer's own looks its name up in the DNS, which may take long
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's own looks its name up in the DNS, which may take long
         self.server_name, self.server_port = "localhost", self.server_address[1]
 
     def handle_error(self, request: object, client_address: object) -> None:

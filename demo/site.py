@@ -135,9 +135,7 @@ def _fault(fault: str, key: str, cache: Path) -> Reply:
         case "declared":
             return Reply(body=bytes(1 << 16), declared=5 << 30, manner="flood")
         case "html":
-            return Reply(
-                type="text/html", body=b"<!doctype html><title>Sold</title><p>This domain is for sale.\n"
-            )
+            return Reply(type="text/html", body=b"<!doctype html><title>Sold</title><p>This domain is for sale.\n")
         case "random":
             return Reply(body=b"".join(_digest(f"{key}/random/{i}") for i in range(64)))
         case "empty":
@@ -203,12 +201,7 @@ def _bomb() -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", b"".join(chunks()))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"".join(chunks())) + chunk(b"IEND", b"")
 
 
 def _digest(text: str) -> bytes:

@@ -37,9 +37,7 @@ class Outcome:
     language: str | None = None
 
     def __str__(self) -> str:
-        return (
-            f"rejected as {self.reason} at {self.boundary}" if self.reason else f"accepted as {self.language}"
-        )
+        return f"rejected as {self.reason} at {self.boundary}" if self.reason else f"accepted as {self.language}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +76,7 @@ class Comparison:
     def __str__(self) -> str:
         lines = [f"{'reason':<22}{'planted':>9}{'caught':>9}{'masked':>9}{'missed':>9}"]
         for reason, planted in self.reasons.items():
-            lines.append(
-                f"{reason:<22}{planted.planted:>9}{planted.caught:>9}{planted.masked:>9}{planted.missed:>9}"
-            )
+            lines.append(f"{reason:<22}{planted.planted:>9}{planted.caught:>9}{planted.masked:>9}{planted.missed:>9}")
         lines.append("")
         lines.append(
             f"{'language':<22}{'rows':>9}{'right':>9}{'wrong':>9}{'rejected':>9}{'recall':>9}{'precision':>11}"
@@ -138,13 +134,9 @@ def examine(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None
             continue
         verdict = _judge(fact, outcome)
         if verdict in ("missed", "lost"):
-            problems.append(
-                f"{fact['url']} ({fact['kind']}, {fact['language']}): {outcome}, not {fact['expected']}"
-            )
+            problems.append(f"{fact['url']} ({fact['kind']}, {fact['language']}): {outcome}, not {fact['expected']}")
         open_question = fact["expected"] in ("accept", "language?")
-        tallies[f"language {fact['language']}" if open_question else f"reason {fact['expected']}"][
-            verdict
-        ] += 1
+        tallies[f"language {fact['language']}" if open_question else f"reason {fact['expected']}"][verdict] += 1
         if not outcome.reason:
             accepted_as[str(outcome.language)] += 1
             right_as[str(outcome.language)] += outcome.language == fact["language"]
@@ -194,9 +186,7 @@ def _outcomes(lake: Lake, ends: Sequence[Version]) -> dict[int, list[Outcome]]:
     for version in _chain(lake, ends):
         boundary = _BOUNDARY.get(version.manifest.kind, version.manifest.kind)
         for table in version.iter_rejects():
-            for sample_id, reason in zip(
-                table["sample_id"].to_pylist(), table["reason"].to_pylist(), strict=True
-            ):
+            for sample_id, reason in zip(table["sample_id"].to_pylist(), table["reason"].to_pylist(), strict=True):
                 found[sample_id].append(Outcome(boundary, reason))
     return found
 
@@ -260,9 +250,7 @@ def _wrong_sizes(lake: Lake, ends: Sequence[Version], facts: Sequence[Mapping[st
             for row in table.to_pylist():
                 size = (row["width"], row["height"])
                 if size != true.get(row["sample_id"], size):
-                    problems.append(
-                        f"{row['url']}: {size[0]} x {size[1]} pixels, not {true[row['sample_id']]}"
-                    )
+                    problems.append(f"{row['url']}: {size[0]} x {size[1]} pixels, not {true[row['sample_id']]}")
     return problems
 
 
@@ -272,13 +260,9 @@ def _ratio(part: int, whole: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m demo.truth", description="Check a curation of the demo's crawl."
-    )
+    parser = argparse.ArgumentParser(prog="python -m demo.truth", description="Check a curation of the demo's crawl.")
     parser.add_argument("--lake", required=True, help="URI of the lake")
-    parser.add_argument(
-        "--dataset", required=True, action="append", help="last dataset of the chain; may be repeated"
-    )
+    parser.add_argument("--dataset", required=True, action="append", help="last dataset of the chain; may be repeated")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="the demo's cache folder")
     options = parser.parse_args(arguments)
     try:

@@ -18,7 +18,7 @@ def run(config: GenerateJobConfig, session: Session) -> None:
     for boundary in boundaries(config):
         version = session.boundary(boundary)
     if config.sheet is not None:
-        write_sheet(version, config.sheet.fonts, config.sheet.file, cell=config.sheet.cell)
+        write_sheet(version, config.sheet.file, config.sheet.fonts, cell=config.sheet.cell)
         session.run.image("samples/_all", config.sheet.file, step=0)
         print(f"[generate] contact sheet {config.sheet.file}", flush=True)
 

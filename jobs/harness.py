@@ -63,9 +63,7 @@ class Session:
             self.connect()
         version = run_boundary(self.lake, boundary, backend=self.config.execution.backend)
         counts = ", ".join(f"{reason} {count:,}" for reason, count in version.manifest.rejects_by_reason.items())
-        print(
-            f"[{boundary.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}", flush=True
-        )
+        print(f"[{boundary.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}", flush=True)
         for parent in version.manifest.parent_refs:
             if parent.kind == "dataset":
                 self.run.input(self.lake.version(parent), context=boundary.name)
@@ -102,9 +100,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML, see jobs/configs/")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, do nothing")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. download.threads=32"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. download.threads=32")
     arguments = parser.parse_args(argv)
     try:
         config = load_config(job.config, arguments.config, arguments.overrides)

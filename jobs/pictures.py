@@ -18,5 +18,5 @@ def log_samples(config: TrainJobConfig, session: Session, step: int) -> None:
         version = run_boundary(session.lake, boundary, backend="inline")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sheet.png"
-        write_sheet(version, file, config.samples.fonts, title=f"{config.train.run}, step {step:,}")
+        write_sheet(version, file, config.samples.fonts, title=f"{config.train.run}, step {step:,}", zoom=1)
         session.run.image("samples/_all", str(file), step=step)

@@ -89,8 +89,6 @@ def make_boundary(*, settings: dict[str, Any], workers: Workers, **given: Any) -
         settings=settings,
         fingerprint=fingerprint(settings),
         pool=Pool(min_size=workers.min, max_size=workers.max),
-        resources=Resources(
-            num_cpus=workers.cpus, num_gpus=workers.gpus, memory_bytes=int(workers.memory_gib * 2**30)
-        ),
+        resources=Resources(num_cpus=workers.cpus, num_gpus=workers.gpus, memory_bytes=int(workers.memory_gib * 2**30)),
         **given,
     )

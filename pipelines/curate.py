@@ -111,9 +111,7 @@ def boundaries(config: CurateConfig) -> tuple[Boundary, ...]:
             kind="images",
             parents=head(config.links),
             units=lambda lake: plan_download(lake.version(config.links), config.download.rows_per_unit),
-            work=lambda _: DownloadWork(
-                lake=lake, dataset=config.images, download=config.download, score=config.score
-            ),
+            work=lambda _: DownloadWork(lake=lake, dataset=config.images, download=config.download, score=config.score),
             when_empty="check that the pictures' hosts answer; the reasons count what went wrong",
         ),
     )

@@ -176,9 +176,7 @@ def _parse_yaml(raw: bytes | str, path: str) -> Any:
 def _apply_override(tree: dict[str, Any], override: str, path: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise AltDiffusionError(
-            f"override {override!r}", "is not of the form key=value", "write e.g. train.steps=100"
-        )
+        raise AltDiffusionError(f"override {override!r}", "is not of the form key=value", "write e.g. train.steps=100")
     node: Any = tree
     *parents, last = key.strip().split(".")
     for name in parents:
@@ -277,9 +275,7 @@ def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise place.error(
-            value, "is not a section", f"write the keys of {cls.__name__} below {place.key or 'the top'}"
-        )
+        raise place.error(value, "is not a section", f"write the keys of {cls.__name__} below {place.key or 'the top'}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in value:
         if key not in fields:

@@ -64,9 +64,7 @@ def test_a_missing_column(line: Workspace, part: Path, tmp_path: Path) -> None:
 
 
 def test_an_empty_source(line: Workspace, part: Path, tmp_path: Path) -> None:
-    refused(
-        curate(line, tmp_path / "lake", f"{SOURCE}={tmp_path}/nothing/*.parquet"), f"{tmp_path}/nothing/*.parquet"
-    )
+    refused(curate(line, tmp_path / "lake", f"{SOURCE}={tmp_path}/nothing/*.parquet"), f"{tmp_path}/nothing/*.parquet")
     pq.write_table(pq.read_table(part).slice(0, 0), part)
     one = f"sources=[{{source: {{name: {ONE_SOURCE}, uri: {part}, preset: laion-base}}}}]"
     refused(curate(line, tmp_path / "lake", one), ONE_SOURCE)

@@ -187,8 +187,10 @@ def test_every_job_runs_unchanged_by_ray_job_submit(
         "evaluate": [
             f"cases={demo}/out/cases.jsonl",
             f"labels={demo}/out/labels.parquet",
+            f"autoencoder={demo}/models/base-en/vae",
             f"output={tmp_path}/evaluation",
-            f"states=[{{name: base, model: {{folder: {demo}/models/base-en}}}}, {{name: alignment, model: {{run: demo-alignment}}}}]",
+            f"states=[{{name: base, model: {{folder: {demo}/models/base-en}}}},"
+            " {name: alignment, model: {run: demo-alignment}}]",
         ],
     }
     for job, config in (

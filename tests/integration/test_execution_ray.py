@@ -64,9 +64,7 @@ def test_killed_workers_change_nothing(ray_here: None, undisturbed: tuple[str, V
     drop_ledger(lake)
     deaths = tmp_path / "deaths"
     deaths.write_text("2")  # SIGKILL of the worker, twice, in the middle of a unit
-    made = generation_lake.generate(
-        lake, generation_lake.config(lake), backend="ray", pool=Pool(), deaths=str(deaths)
-    )
+    made = generation_lake.generate(lake, generation_lake.config(lake), backend="ray", pool=Pool(), deaths=str(deaths))
     assert deaths.read_text() == "0"
     assert made.ref == expected.ref
 

@@ -147,6 +147,5 @@ def test_every_point_once_through_a_killed_server(server: Server, tmp_path: Path
     images = server.get(f"artifacts/list?run_id={run.run_id}&path=images")["files"]
     assert len(images) == 2 and all("samples~_all+step+100+" in image["path"] for image in images)
     assert (
-        server.get(f"artifacts/list?run_id={run.run_id}&path=code")["files"][0]["path"]
-        == f"code/{Path(__file__).name}"
+        server.get(f"artifacts/list?run_id={run.run_id}&path=code")["files"][0]["path"] == f"code/{Path(__file__).name}"
     )

@@ -51,9 +51,7 @@ def test_the_seed_decides_and_the_callers_random_state_stays() -> None:
     once, twice = (train_judge(images, labels, 1, steps=3, batch=8) for _ in range(2))
     assert torch.equal(torch.rand(1), expected)
     other = train_judge(images, labels, 2, steps=3, batch=8)
-    assert all(
-        torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True))
     assert not torch.equal(once.head.weight, other.head.weight)
 
 

@@ -77,16 +77,12 @@ def brute_force(pairs: list[tuple[str, str]]) -> tuple[list[int], dict[str, int]
     return stay, {reason: count for reason, count in dropped.items() if count}
 
 
-PAIRS = st.lists(
-    st.tuples(st.sampled_from([f"http://a/{i}" for i in range(12)]), st.sampled_from("xyz")), max_size=50
-)
+PAIRS = st.lists(st.tuples(st.sampled_from([f"http://a/{i}" for i in range(12)]), st.sampled_from("xyz")), max_size=50)
 
 
 @settings(max_examples=40, deadline=None)
 @given(PAIRS, st.integers(1, 20), st.integers(1, 5))
-def test_buckets_and_units_do_not_change_what_stays(
-    pairs: list[tuple[str, str]], unit_rows: int, buckets: int
-) -> None:
+def test_buckets_and_units_do_not_change_what_stays(pairs: list[tuple[str, str]], unit_rows: int, buckets: int) -> None:
     import fsspec
 
     fsspec.filesystem("memory").store.clear()

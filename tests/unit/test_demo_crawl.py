@@ -71,9 +71,7 @@ def parts(cache: Path) -> dict[str, list[pa.Table]]:
     }
 
 
-def get(
-    port: int, url: str, timeout_s: float = 10.0
-) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
+def get(port: int, url: str, timeout_s: float = 10.0) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
     place = urlsplit(url)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     connection.request("GET", place.path, headers={"Host": place.netloc})
@@ -126,9 +124,7 @@ def test_more_concepts_than_there_are_is_an_error(cache: Path) -> None:
         demo_concepts(10_000, cache)
 
 
-def test_held_out_pairs_have_no_text_and_no_keyword_tells_them(
-    cache: Path, facts: list[dict[str, Any]]
-) -> None:
+def test_held_out_pairs_have_no_text_and_no_keyword_tells_them(cache: Path, facts: list[dict[str, Any]]) -> None:
     concepts = demo_concepts(128, cache)
     held = {(c.key, language) for c in concepts for language in CODES if held_out(c, language)}
     assert 0.08 < len(held) / (128 * 17) < 0.12
@@ -139,9 +135,7 @@ def test_held_out_pairs_have_no_text_and_no_keyword_tells_them(
         told = {c.names[language] for c in concepts if not held_out(c, language)}
         for concept in concepts:
             for text in captions(concept, language).values():
-                words = re.split(r"[:：]", text.casefold().removeprefix(concept.names[language].casefold()))[
-                    -1
-                ]
+                words = re.split(r"[:：]", text.casefold().removeprefix(concept.names[language].casefold()))[-1]
                 keywords = [word.strip() for word in re.split(r"[,、،]", words)]
                 assert not set(keywords) & set(secret), (text, language)
                 assert text not in secret or text in told
@@ -173,9 +167,7 @@ def test_a_finished_crawl_is_kept_and_another_one_is_replaced(tmp_path: Path) ->
 
 def test_truth_tells_every_row(cache: Path, facts: list[dict[str, Any]]) -> None:
     tables = {
-        (source, f"part-{i:05d}.snappy.parquet"): t
-        for source, all_ in parts(cache).items()
-        for i, t in enumerate(all_)
+        (source, f"part-{i:05d}.snappy.parquet"): t for source, all_ in parts(cache).items() for i, t in enumerate(all_)
     }
     assert sum(table.num_rows for table in tables.values()) == len(facts)
     by_part: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -228,15 +220,9 @@ def test_schema_quirks(cache: Path, facts: list[dict[str, Any]]) -> None:
     assert {"hash", "pwatermark", "punsafe"} <= set(joined[0].column_names) and "aesthetic" not in joined[
         0
     ].column_names
-    assert (
-        all(name == name.lower() for name in english.column_names) and "language" not in english.column_names
-    )
+    assert all(name == name.lower() for name in english.column_names) and "language" not in english.column_names
     assert joined[0].schema != joined[1].schema  # within one source
-    widths = {
-        str(t.schema.field("width" if t is english else "WIDTH").type)
-        for all_ in tables.values()
-        for t in all_
-    }
+    widths = {str(t.schema.field("width" if t is english else "WIDTH").type) for all_ in tables.values() for t in all_}
     assert widths == {"int32", "int64", "double"}
     assert {str(t.schema.field("similarity").type) for all_ in tables.values() for t in all_} == {
         "float",
@@ -251,11 +237,7 @@ def test_schema_quirks(cache: Path, facts: list[dict[str, Any]]) -> None:
 
 def test_labels_err_as_often_as_cld3(facts: list[dict[str, Any]]) -> None:
     for variant, share in (("name", 0.17), ("words", 0.08)):
-        rows = [
-            f
-            for f in facts
-            if f["kind"] == "plain" and f["variant"] == variant and f["source"] != crawl.ENGLISH
-        ]
+        rows = [f for f in facts if f["kind"] == "plain" and f["variant"] == variant and f["source"] != crawl.ENGLISH]
         wrong = sum(fact["label"] != fact["language"] for fact in rows) / len(rows)
         assert abs(wrong - share) < 0.03
     assert {f["label"] for f in facts if f["language"] == "he"} >= {"iw"}
@@ -493,9 +475,7 @@ def test_a_perfect_curation_agrees(cache: Path, facts: list[dict[str, Any]], lak
     imitate(lake, perfect(facts))
     result = compare(lake, "images", cache)
     assert result.problems == ()
-    assert all(
-        count.right == count.rows == count.accepted_as for c, count in result.languages.items() if c in CODES
-    )
+    assert all(count.right == count.rows == count.accepted_as for c, count in result.languages.items() if c in CODES)
     assert all(count.caught == count.planted for count in result.reasons.values())
     printed = capsys.readouterr().out
     assert "duplicate_hash" in printed and "10 other languages: 0 of 1280 rows accepted" in printed
@@ -555,16 +535,12 @@ def test_which_copy_stays_does_not_matter(cache: Path, facts: list[dict[str, Any
     assert examine(lake, "images", cache).problems == ()
 
 
-def test_language_decisions_are_counted_not_demanded(
-    cache: Path, facts: list[dict[str, Any]], lake: Lake
-) -> None:
+def test_language_decisions_are_counted_not_demanded(cache: Path, facts: list[dict[str, Any]], lake: Lake) -> None:
     rows = perfect(facts)
     spanish = [row for row in rows if row["kind"] == "plain" and row["language"] == "es"]
     spanish[0]["language"] = "pt"
     spanish[1].update(boundary="select", expected="language")
-    next(row for row in rows if row["kind"] == "off_target").update(
-        boundary="", expected="accept", language="ru"
-    )
+    next(row for row in rows if row["kind"] == "off_target").update(boundary="", expected="accept", language="ru")
     imitate(lake, rows)
     result = examine(lake, "images", cache)
     assert result.problems == ()

@@ -51,9 +51,7 @@ def test_importing_the_spool_imports_neither_mlflow_nor_torch() -> None:
         "import sys, altdiffusion.lineage.spool\n"
         "print([name for name in ('mlflow', 'torch', 'pyarrow') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=_environment(), check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment(), check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -148,9 +148,7 @@ def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
             merged: dict[str, torch.Tensor] = {}
             for part in sorted(set(weight_map.values())):
                 if Path(part).name != part or not (root / part).is_file():
-                    raise AltDiffusionError(
-                        f"weights {index}", f"name {part}, which is not there", "copy every shard"
-                    )
+                    raise AltDiffusionError(f"weights {index}", f"name {part}, which is not there", "copy every shard")
                 merged |= _read_file(root / part)
             for key in weight_map:
                 if key not in merged:

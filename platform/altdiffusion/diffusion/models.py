@@ -263,7 +263,7 @@ def load_bundle(
             )
         try:
             pipeline = DiffusionPipeline.from_pretrained(
-                str(local), torch_dtype=dtype, use_safetensors=True, local_files_only=True
+                str(local), dtype=dtype, use_safetensors=True, local_files_only=True
             )
         except Exception as error:  # every kind of damage has its own class there
             raise AltDiffusionError(

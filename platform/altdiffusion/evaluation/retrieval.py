@@ -80,8 +80,7 @@ class StateScore:
             "state": self.state,
             "concepts": self.concepts,
             "languages": {
-                names: {code: rate.to_json() for code, rate in rates.items()}
-                for names, rates in self.languages.items()
+                names: {code: rate.to_json() for code, rate in rates.items()} for names, rates in self.languages.items()
             },
             "others": {names: rate.to_json() for names, rate in self.others.items()},
             "ratio": self.ratio.to_json() if self.ratio is not None else None,

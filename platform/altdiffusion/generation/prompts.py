@@ -134,9 +134,7 @@ def _rows(uri: str, data: bytes) -> Iterator[Mapping[str, Any]]:
                     f"prompts file {uri}, row {number}", f"is not JSON ({error.msg})", "write one JSON object a line"
                 ) from error
             if not isinstance(row, dict):
-                raise AltDiffusionError(
-                    f"prompts file {uri}, row {number}", "is no object", "write one object a line"
-                )
+                raise AltDiffusionError(f"prompts file {uri}, row {number}", "is no object", "write one object a line")
             yield row
 
 

@@ -215,8 +215,7 @@ def _breaks(text: str) -> list[int]:
     return [
         i
         for i in range(1, len(text) + 1)
-        if i == len(text)
-        or not (_joins(text[i]) or text[i - 1] in "\u200d\u200c\u094d\u0e40\u0e41\u0e42\u0e43\u0e44")
+        if i == len(text) or not (_joins(text[i]) or text[i - 1] in "\u200d\u200c\u094d\u0e40\u0e41\u0e42\u0e43\u0e44")
     ]
 
 

@@ -169,9 +169,7 @@ def _seen_in_training(graph: Graph, checkpoint: str, prompt: str, language: str)
                     known[1].append(ref)
     chosen = dict(sorted(rows.items())[:MAX_ROWS])
     urls = _urls(lake, closure, list(chosen))
-    return [
-        _source_row({**row, **urls.get(key, {}), "seen": True}, tuple(refs)) for key, (row, refs) in chosen.items()
-    ]
+    return [_source_row({**row, **urls.get(key, {}), "seen": True}, tuple(refs)) for key, (row, refs) in chosen.items()]
 
 
 def _urls(lake: Lake, closure: Mapping[str, Node], sample_ids: Sequence[int]) -> dict[int, dict[str, Any]]:

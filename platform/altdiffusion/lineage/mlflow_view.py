@@ -208,9 +208,7 @@ class RunView:
                 "mlflow.note.content": tree.markdown_table({node.ref: node, **closure.nodes})[:MAX_NOTE],
                 **closure_tags(closure.nodes),
             },
-            params={
-                key: str(node.facts[key]) for key in ("run", "stage", "step", "fingerprint") if key in node.facts
-            },
+            params={key: str(node.facts[key]) for key in ("run", "stage", "step", "fingerprint") if key in node.facts},
             model_type=node.kind,
         )
         self._client.finalize_logged_model(model.model_id, "READY")
@@ -272,9 +270,7 @@ class RunView:
         if not os.path.exists(path):
             return  # shipped before
         if os.path.isdir(path):
-            self._client.log_artifacts(
-                self._run_id, path, posixpath.join(record["path"] or "", os.path.basename(path))
-            )
+            self._client.log_artifacts(self._run_id, path, posixpath.join(record["path"] or "", os.path.basename(path)))
         else:
             self._client.log_artifact(self._run_id, path, record["path"])
         shutil.rmtree(os.path.dirname(path))  # the journal's own copy, alone in its folder

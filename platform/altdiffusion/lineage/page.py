@@ -174,9 +174,7 @@ def _svg(nodes: Mapping[str, Node], layout: _Layout, root: str) -> str:
         '<path d="M0 0 L8 4 L0 8 z" class="tip"/></marker></defs>',
     ]
     for path in layout.paths:
-        parts.append(
-            f'<path class="edge" marker-end="url(#tip)" d="{_curve(path, at, layout.centre, step, nodes)}"/>'
-        )
+        parts.append(f'<path class="edge" marker-end="url(#tip)" d="{_curve(path, at, layout.centre, step, nodes)}"/>')
     for ref, node in sorted(nodes.items()):
         parts.append(_box(node, MARGIN + at[ref] * step, layout.centre[ref] - BOX_HEIGHT / 2, ref == root))
     return "\n".join([*parts, "</svg>"])

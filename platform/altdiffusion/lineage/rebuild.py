@@ -51,9 +51,7 @@ def rebuild(lake_uri: str, tracking_uri: str | None = None, experiment: str = DE
             _add(tracking, lake, job=job, name=node.name, node=node, config=node.facts["config"])
             versions += 1
         elif node.kind == "checkpoint" and not node.missing and find_model(tracking, node.ref) is None:
-            _add(
-                tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=_state(node).get("config")
-            )
+            _add(tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=_state(node).get("config"))
             checkpoints += 1
     return Rebuilt(tracking_uri=tracking.uri, journals=journals, versions=versions, checkpoints=checkpoints)
 

@@ -86,9 +86,7 @@ class JobRun:
         with starting(tracking.uri):
             run_id = find_or_create_run(tracking, job=job, name=name, fingerprint=fingerprint)
         folder = tracking_folder(lake_uri, job, name, fingerprint)
-        _same_run(
-            folder, {"job": job, "name": name, "fingerprint": fingerprint, "run_id": run_id, "uri": tracking.uri}
-        )
+        _same_run(folder, {"job": job, "name": name, "fingerprint": fingerprint, "run_id": run_id, "uri": tracking.uri})
         run = cls(tracking, run_id, lake_uri, folder)
         run._note("params", config=dict(config))
         return run
@@ -114,9 +112,7 @@ class JobRun:
         """Records a dataset version that the job made."""
         self._note("output", ref=_ref(version))
 
-    def checkpoint(
-        self, ref: Ref | str, folder: str, *, step: int, metrics: Mapping[str, float] | None = None
-    ) -> None:
+    def checkpoint(self, ref: Ref | str, folder: str, *, step: int, metrics: Mapping[str, float] | None = None) -> None:
         """Records a complete checkpoint folder; `metrics` are linked to it and to the datasets trained on."""
         self._note(
             "checkpoint",

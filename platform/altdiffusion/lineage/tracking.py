@@ -65,9 +65,7 @@ class Tracking:
         """The command that opens MLflow on this store."""
         if self.uri.startswith("http"):
             return f"open {self.uri}"
-        return (
-            f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri {self.uri} --host 127.0.0.1"
-        )
+        return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri {self.uri} --host 127.0.0.1"
 
 
 def default_uri(lake_uri: str) -> str:

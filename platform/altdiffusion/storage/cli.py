@@ -49,9 +49,7 @@ def cmd_dataset(arguments: argparse.Namespace) -> int:
         return 0
     version = lake.version(arguments.name)
     if arguments.action == "show":
-        print(
-            json.dumps(asdict(version.manifest), ensure_ascii=False, indent=2) if arguments.json else _shown(version)
-        )
+        print(json.dumps(asdict(version.manifest), ensure_ascii=False, indent=2) if arguments.json else _shown(version))
         return 0
     problems = version.verify()
     for problem in problems:
@@ -76,9 +74,7 @@ def _list(lake: Lake, *, as_json: bool) -> None:
         for digest in dataset.digests():
             manifest = dataset.open(digest).manifest
             is_head = head is not None and head.ref.digest == digest
-            rows.append(
-                {"name": name, "digest": digest, "kind": manifest.kind, "rows": manifest.rows, "head": is_head}
-            )
+            rows.append({"name": name, "digest": digest, "kind": manifest.kind, "rows": manifest.rows, "head": is_head})
     if as_json:
         print(json.dumps(rows, indent=2))
         return

@@ -114,9 +114,7 @@ class Version:
 
     def _role(self, role: str) -> tuple[ShardInfo, ...]:
         rows = self._table.to_pylist()
-        return tuple(
-            ShardInfo(**{k: v for k, v in row.items() if k != "role"}) for row in rows if row["role"] == role
-        )
+        return tuple(ShardInfo(**{k: v for k, v in row.items() if k != "role"}) for row in rows if row["role"] == role)
 
     @functools.cached_property
     def shards(self) -> tuple[ShardInfo, ...]:
@@ -226,9 +224,7 @@ class Dataset:
         rejects_by_reason = total(record.rejects_by_reason for record in ordered)
         rows = sum(shard.rows for shard in accepted)
         if sum(record.rows_in for record in ordered) != rows + sum(rejects_by_reason.values()):
-            raise AssertionError(
-                f"dataset {self.name}: rows in differ from accepted + rejected; nothing is published"
-            )
+            raise AssertionError(f"dataset {self.name}: rows in differ from accepted + rejected; nothing is published")
         table = pa.Table.from_pylist(
             [
                 {"role": role, **info.to_json()}

@@ -54,9 +54,7 @@ def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
 def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
     """Writes a table as a shard named by its content; a shard that is already there is left alone."""
     data = encode(table, row_group_rows)
-    info = ShardInfo(
-        sha256=files.sha256_hex(data), rows=table.num_rows, bytes=len(data), row_group_rows=row_group_rows
-    )
+    info = ShardInfo(sha256=files.sha256_hex(data), rows=table.num_rows, bytes=len(data), row_group_rows=row_group_rows)
     uri = shard_uri(folder_uri, info.sha256)
     try:
         present = files.size_bytes(uri) == info.bytes
@@ -67,9 +65,7 @@ def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROU
     return info
 
 
-def read_table(
-    folder_uri: str, sha256: str, columns: Sequence[str] | None = None, *, verify: bool = True
-) -> pa.Table:
+def read_table(folder_uri: str, sha256: str, columns: Sequence[str] | None = None, *, verify: bool = True) -> pa.Table:
     """Reads a shard.
 
     Raises:

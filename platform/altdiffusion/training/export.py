@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Literal
 
+from altdiffusion.diffusion.folder import LINEAGE, content_digest
 from altdiffusion.diffusion.models import ModelBundle, load_bundle, save_bundle
 from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
@@ -17,9 +18,7 @@ from altdiffusion.storage import files
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint, Warn
 from altdiffusion.training.resolve import (
-    LINEAGE,
     ResolvedRun,
-    content_digest,
     load_models,
     load_weights,
     read_record,

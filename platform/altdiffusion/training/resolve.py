@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from altdiffusion.config import resolved, semantic
+from altdiffusion.diffusion.folder import content_digest, model_ref
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
@@ -24,7 +23,6 @@ from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
 
 RECORD = "run.json"
-LINEAGE = "lineage.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +80,7 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         text_encoder = _absolute(config.start.text_encoder) if config.start.text_encoder else None
         folders = [base, *([text_encoder] if text_encoder else [])]
         digests = [content_digest(folder) for folder in folders]
-        models = tuple(_model_ref(folder, digest) for folder, digest in zip(folders, digests, strict=True))
+        models = tuple(model_ref(folder, digest) for folder, digest in zip(folders, digests, strict=True))
         content = {"models": digests}
     fingerprint = files.sha256_hex(files.canonical_json({"config": meaning, "start": content}))
     run = ResolvedRun(
@@ -193,30 +191,6 @@ def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what
             f"does not fit this model: {len(wrong)} tensors are missing, unused or of another shape, like {wrong[0]}",
             "use the base model that the run was started from, or another run name",
         )
-
-
-def content_digest(folder: str) -> str:
-    """SHA-256 (hex) over names and contents of the files of a model folder, without its lineage.json."""
-    fs, path = files.filesystem(folder)
-    root = str(path).rstrip("/")
-    names = sorted(str(name)[len(root) + 1 :] for name in fs.find(root)) if fs.isdir(root) else []
-    if not names:
-        raise AltDiffusionError(f"model folder {folder}", "is missing or empty", "give the folder of a model")
-    listing = {}
-    for name in names:
-        if name != LINEAGE:
-            listing[name] = checkpoints.describe(files.join(folder, name))["sha256"]
-    return files.sha256_hex(files.canonical_json(listing))
-
-
-def _model_ref(folder: str, content: str) -> Ref:
-    """How lineage names a model folder: by the digest in its lineage.json, else by its content."""
-    name = re.sub(r"[^A-Za-z0-9._\-]", "-", posixpath.basename(folder.rstrip("/"))) or "model"
-    try:
-        document = files.read_json(files.join(folder, LINEAGE))
-    except FileNotFoundError:
-        return Ref("model", name, content)
-    return Ref("model", name, str(document.get("digest") or files.sha256_hex(files.canonical_json(document))))
 
 
 def _start_checkpoint(
