@@ -15,11 +15,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CONCEPTS = 8
 SMALL = {
-    "alignment": ["train.steps=6", "train.checkpoint_every=3"],
-    "quality": ["train.steps=4"],
-    "guidance": ["train.steps=4"],
+    "alignment": ["train.steps=6", "train.checkpoint_every=3", "samples.steps=1"],
+    "quality": ["train.steps=4", "samples=null"],
+    "guidance": ["train.steps=4", "samples=null"],
     "generate": ["generate.steps=3"],
-    "evaluate": ["sampling.steps=2", "judge.steps=20", "require=null"],
+    "evaluate": ["sampling.steps=1", "judge.steps=20", "require=null"],
 }
 
 

@@ -31,7 +31,7 @@ def test_the_line_leaves_everything_it_promises(line: Workspace) -> None:
         assert list((line.lake / "exports" / run).glob("step-*/model_index.json"))
     assert (line.path / ".demo/out/grid.png").stat().st_size > 10_000
     table = json.loads((line.path / ".demo/out/evaluation.json").read_text())
-    assert [state["name"] for state in table["states"]] == ["base", "swapped", "alignment", "quality", "guidance"]
+    assert [state["state"] for state in table["states"]] == ["base", "swapped", "alignment", "quality", "guidance"]
 
 
 def test_the_curation_agrees_with_what_was_planted(line: Workspace) -> None:
@@ -43,10 +43,13 @@ def test_lineage_reaches_from_a_picture_to_source_rows_and_back(line: Workspace)
     picture = next((line.lake / "datasets/generations/images").glob("*.png"))
     up = line.run("-m", "altdiffusion.cli", "lineage", "up", picture.stem[:16], "--lake", str(line.lake))
     assert up.returncode == 0, up.stderr
-    for part in ("demo-guidance", "demo-quality", "demo-alignment", "latents@", "images@", "links@", "laion2B"):
+    for part in (
+        *("demo-guidance", "demo-quality", "demo-alignment"),
+        *("dataset latents", "dataset images", "dataset links", "source laion2B"),
+    ):
         assert part in up.stdout, f"{part} is not in\n{up.stdout}"
     down = line.run("-m", "altdiffusion.cli", "lineage", "down", "dataset:links", "--lake", str(line.lake))
-    assert "generations@" in down.stdout, down.stdout + down.stderr
+    assert "dataset generations" in down.stdout, down.stdout + down.stderr
 
 
 def test_a_second_run_finds_everything_there(line: Workspace, pictures: str) -> None:
