@@ -59,7 +59,7 @@ def test_a_missing_column(line: Workspace, part: Path, tmp_path: Path) -> None:
     table = pq.read_table(part)
     column = next(name for name in table.column_names if name.upper() == "URL")
     pq.write_table(table.drop_columns([column]), part)
-    refused(curate(line, tmp_path / "lake", f"{SOURCE}={part}"), str(part), "url")
+    refused(curate(line, tmp_path / "lake", f"{SOURCE}={part}"), str(part), "lacks column 'URL'")
     assert digests(tmp_path / "lake") == {}
 
 
