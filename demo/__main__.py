@@ -125,7 +125,8 @@ def _show(clock: Clock) -> None:
     total = sum(clock.seconds.values())
     print(f"Picture grid    {OUT / 'grid.png'}")
     print(f"Tables          {OUT / 'evaluation.md'}")
-    print(f"MLflow          {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri sqlite:///{LAKE}/mlflow.db")
+    server = f"{os.path.relpath(Path(sys.executable).parent)}/mlflow server --host 127.0.0.1"
+    print(f"MLflow          {server} --backend-store-uri sqlite:///{LAKE}/mlflow.db   then http://127.0.0.1:5000")
     print(f"Took            {total / 60:.1f} minutes: " + ", ".join(f"{n} {s:.0f} s" for n, s in clock.seconds.items()))
 
 
