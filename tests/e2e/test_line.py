@@ -90,7 +90,7 @@ def test_the_demo_on_ray_makes_the_same_datasets(line: Workspace, tmp_path: Path
     data = ("candidates", "links", "images", "latents", "prompts")
     ours, theirs = digests(workspace.lake), digests(line.lake)
     assert {name: ours[name] for name in data} == {name: theirs[name] for name in data}
-    for heading in ("lineage", "Picture grid", "MLflow", "mean of the 17"):
+    for heading in ("lineage", "Picture grid", "MLflow", "mean of 17 others"):
         assert heading in done.stdout
 
 
