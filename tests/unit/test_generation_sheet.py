@@ -115,12 +115,9 @@ def test_markup_is_escaped(fonts: Path, tmp_path: Path) -> None:
 
 
 def test_noto_covers_the_names_of_all_languages(tmp_path: Path) -> None:
-    from demo.fonts import fonts_folder
+    from demo.fonts import fetch_fonts
 
-    demo = Path(__file__).resolve().parents[2] / ".demo" / "cache"
-    folder = next((place for place in (fonts_folder(demo), fonts_folder()) if place.is_dir()), None)
-    if folder is None:
-        pytest.skip("the demo's fonts were not fetched yet: `make demo` does it")
+    folder = fetch_fonts()
     faces = Typefaces(folder, tmp_path)
     for language in LANGUAGES:
         faces.want(language.native, language.code, 600)
