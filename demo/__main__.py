@@ -72,7 +72,7 @@ def _demo(concepts: int, overrides: Sequence[str]) -> None:
     from demo import server, site, truth
     from jobs import harness
 
-    clock = Clock()
+    clock, started = Clock(), time.time()
 
     def job(name: str, config: str, *own: str) -> None:
         # In this process, so that all jobs share one embedded Ray; the printed command does the same alone.
@@ -94,7 +94,7 @@ def _demo(concepts: int, overrides: Sequence[str]) -> None:
         job("train", stage)
     job("generate", "generate")
     job("evaluate", "evaluate")
-    _show(clock)
+    _show(clock, started)
 
 
 def _prepare(clock: Clock, concepts: int) -> None:
@@ -113,15 +113,18 @@ def _prepare(clock: Clock, concepts: int) -> None:
         base.unpack(MODELS)
 
 
-def _show(clock: Clock) -> None:
-    """What there is to see."""
+def _show(clock: Clock, started: float) -> None:
+    """What there is to see; the table only if the evaluation has not just printed it."""
     from altdiffusion import cli
 
     print("\n── lineage ── altdiffusion lineage up checkpoint:demo-guidance --lake .demo/lake", flush=True)
     if cli.main(["lineage", "up", "checkpoint:demo-guidance", "--lake", str(LAKE)]):
         raise SystemExit(2)
-    print("\n── how it speaks 18 languages ──")
-    print((OUT / "evaluation.txt").read_text(encoding="utf-8"))
+    table = OUT / "evaluation.txt"
+    if table.stat().st_mtime < started:
+        print("\n── how it speaks 18 languages ──")
+        print(table.read_text(encoding="utf-8"))
+    print()
     total = sum(clock.seconds.values())
     print(f"Picture grid    {OUT / 'grid.png'}")
     print(f"Tables          {OUT / 'evaluation.md'}")
