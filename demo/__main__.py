@@ -135,4 +135,6 @@ def _show(clock: Clock, started: float) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    sys.exit(main())
+    from jobs.harness import leave
+
+    leave(main())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from altdiffusion.storage.dataset import Lake
-from jobs.harness import Job, Session, already_published, main
+from jobs.harness import Job, Session, already_published, leave, main
 from pipelines.encode import EncodeJobConfig, boundaries, plan
 
 
@@ -21,4 +19,4 @@ def run(config: EncodeJobConfig, session: Session) -> None:
 JOB = Job(name="encode", config=EncodeJobConfig, plan=plan, result=result, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(JOB))
+    leave(main(JOB))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from altdiffusion.evaluation import pictures, retrieval, table
 from altdiffusion.evaluation.judge import train_judge
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-from jobs.harness import Job, Session, already_published, main
+from jobs.harness import Job, Session, already_published, leave, main
 from pipelines.evaluate import EvaluateConfig, boundaries, plan
 
 
@@ -73,4 +72,4 @@ def _named(version: Version, cases: Any, name_pictures: Any) -> tuple[list[retri
 JOB = Job(name="evaluate", config=EvaluateConfig, plan=plan, result=result, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(JOB))
+    leave(main(JOB))

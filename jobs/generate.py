@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from altdiffusion.storage.dataset import Lake
-from jobs.harness import Job, Session, already_published, main
+from jobs.harness import Job, Session, already_published, leave, main
 from jobs.pictures import write_sheet
 from pipelines.generate import GenerateJobConfig, boundaries, plan
 
@@ -26,4 +24,4 @@ def run(config: GenerateJobConfig, session: Session) -> None:
 JOB = Job(name="generate", config=GenerateJobConfig, plan=plan, result=result, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(JOB))
+    leave(main(JOB))

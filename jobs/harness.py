@@ -10,15 +10,18 @@ Exit status: 0 done (or already there), 1 a defect (with its traceback), 2 somet
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from altdiffusion.config import fingerprint, load_config, resolved, to_yaml
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution import cluster
 from altdiffusion.execution.boundary import Boundary, published, run_boundary
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
@@ -52,9 +55,7 @@ class Session:
         """Connects to Ray, once; an inline job needs none."""
         execution = self.config.execution
         if execution.backend == "ray":
-            from altdiffusion.execution.cluster import connect
-
-            connect(execution.address, num_cpus=execution.num_cpus)
+            cluster.connect(execution.address, num_cpus=execution.num_cpus)
 
     def boundary(self, boundary: Boundary) -> Version:
         """Runs one boundary and records its inputs and output."""
@@ -121,6 +122,19 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         print("interrupted; run the same command again to go on", file=sys.stderr, flush=True)
         return 130
     return 0
+
+
+def leave(status: int) -> NoReturn:
+    """Ends a job's process once its work is done and written.
+
+    Without the interpreter's teardown: threads that native libraries leave behind have been seen to abort it there,
+    which turned a finished job's status into that of a crash.
+    """
+    cluster.shutdown()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _run(job: Job[C], config: C, plan: Plan) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.export import export_checkpoint, export_start
 from altdiffusion.training.resolve import finished, resolve
-from jobs.harness import Job, Session, main
+from jobs.harness import Job, Session, leave, main
 from jobs.pictures import log_samples
 from pipelines.train import TrainJobConfig, plan
 
@@ -54,4 +52,4 @@ def run(config: TrainJobConfig, session: Session) -> None:
 JOB = Job(name="train", config=TrainJobConfig, plan=plan, result=result, run=run)
 
 if __name__ == "__main__":
-    sys.exit(main(JOB))
+    leave(main(JOB))
