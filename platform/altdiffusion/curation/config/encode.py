@@ -1,0 +1,41 @@
+"""How a picture becomes a latent and a caption token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from altdiffusion.config import operational
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodeConfig:
+    """How a picture becomes a latent and a caption token ids."""
+
+    vae: str = operational()
+    """Local folder of a diffusers AutoencoderKL."""
+    vae_digest: str | None = None
+    """Its `folder_digest`; checked before loading where given."""
+    tokenizer: str = operational()
+    """Local folder of a transformers tokenizer."""
+    tokenizer_digest: str | None = None
+    resolution: int = 256
+    """Pixels of the square that is encoded."""
+    seed: int = 0
+    """Key of the crop (and of the noise, for `sample`) together with the row's sample_id."""
+    latent: Literal["mode", "sample"] = "mode"
+    """`mode`: the mean of the VAE's distribution; `sample`: mean + std x keyed normal noise. Scaled either way."""
+    max_length: int = 77
+    """Token ids a caption, padded and truncated to this."""
+    micro_batch: int = 16
+    """Pictures in one VAE pass; always full (padded), because kernels round differently at other batch sizes."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = operational("cpu")
+    rows_per_unit: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "max_length", "micro_batch", "rows_per_unit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1; give a positive number")
+        if self.resolution % 8:
+            raise ValueError("resolution: is not a multiple of 8; give e.g. 256")
