@@ -103,6 +103,7 @@ class SmallLake:
                 "caption": text,
                 "language": language,
                 "image_sha256": files.sha256_hex(SOURCE_PICTURE),
+                "phash": 0,
                 "source": "crawl",
             }
             for i, (language, text) in enumerate(WORDS.items())

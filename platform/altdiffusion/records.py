@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-Kind = Literal["links", "images", "latents", "prompts", "generations"]
+Kind = Literal["links", "images", "keys", "drops", "scores", "latents", "prompts", "generations"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -27,6 +27,12 @@ _ROW = [
     _field("punsafe", pa.float32(), "probability that the picture is unsafe", nullable=True),
     _field("pwatermark", pa.float32(), "probability of a watermark", nullable=True),
     _field("aesthetic", pa.float32(), "LAION aesthetic score V1 as the source states, about 1 to 10", nullable=True),
+    _field(
+        "expected_hash",
+        pa.string(),
+        "what the source says of the bytes: md5:, sha256: or phash: and hex",
+        nullable=True,
+    ),
     _field("source", pa.string(), "name of the source in the config"),
 ]
 
@@ -38,11 +44,51 @@ IMAGES = pa.schema(
         _field("image", pa.binary(), "the picture, encoded, as stored"),
         _field("image_format", pa.string(), "jpg, png or webp"),
         _field("image_sha256", pa.string(), "identity of the picture: SHA-256 (hex) of the bytes as downloaded"),
+        _field("hash_verdict", pa.string(), "match, drift or mismatch, where the source brings a hash", nullable=True),
+        _field("phash", pa.int64(), "perceptual hash of the picture as stored, 64 bits"),
         _field("original_width", pa.int32(), "pixels, as downloaded"),
         _field("original_height", pa.int32(), "pixels, as downloaded"),
         _field("stored_width", pa.int32(), "pixels, as stored"),
         _field("stored_height", pa.int32(), "pixels, as stored"),
         _field("aesthetic_score", pa.float32(), "aesthetic score by our scorer", nullable=True),
+    ]
+)
+
+KEYS = pa.schema(
+    [
+        _field("shard", pa.int32(), "number of the picture's shard in its version"),
+        _field("row", pa.int32(), "its row there"),
+        _field("sample_id", pa.int64(), "LAION's row id"),
+        _field("language", pa.string(), "language of its caption"),
+        _field("image_sha256", pa.string(), "identity of the picture"),
+        _field("phash", pa.int64(), "its perceptual hash, 64 bits"),
+        _field("band", pa.int8(), "the part of the hash that chose this bucket"),
+        _field("area", pa.int64(), "pixels, as downloaded: the larger picture survives"),
+        _field("similarity", pa.float32(), "then the more similar one", nullable=True),
+    ]
+)
+
+DROPS = pa.schema(
+    [
+        _field("shard", pa.int32(), "number of the picture's shard in its version"),
+        _field("row", pa.int32(), "its row there"),
+        _field("sample_id", pa.int64(), "LAION's row id"),
+        _field("language", pa.string(), "language of its caption"),
+        _field("reason", pa.string(), "duplicate_image or near_duplicate"),
+        _field("survivor", pa.int64(), "row id of the picture that stays instead"),
+    ]
+)
+
+SCORES = pa.schema(
+    [
+        _field("sample_id", pa.int64(), "LAION's row id"),
+        _field("image_sha256", pa.string(), "identity of the picture"),
+        _field("language", pa.string(), "language of its caption"),
+        _field("embedding", pa.binary(), "CLIP image embedding, L2-normalised, float16 little-endian", nullable=True),
+        _field("aesthetic_v1", pa.float32(), "LAION aesthetic predictor V1, about 1 to 10", nullable=True),
+        _field("aesthetic_v2", pa.float32(), "LAION aesthetic predictor V2, on its own scale", nullable=True),
+        _field("nsfw", pa.float32(), "probability that the picture is unsafe", nullable=True),
+        _field("watermark", pa.float32(), "probability of a watermark", nullable=True),
     ]
 )
 
@@ -102,6 +148,9 @@ REJECTS = pa.schema(
 SCHEMAS: dict[Kind, pa.Schema] = {
     "links": LINKS,
     "images": IMAGES,
+    "keys": KEYS,
+    "drops": DROPS,
+    "scores": SCORES,
     "latents": LATENTS,
     "prompts": PROMPTS,
     "generations": GENERATIONS,

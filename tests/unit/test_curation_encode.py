@@ -75,6 +75,7 @@ def images(lake: str, order: list[int], sizes: dict[int, tuple[int, int]] | None
         "image": [body(k, size) for k, size in zip(order, found, strict=True)],
         "image_format": ["png" for _ in order],
         "image_sha256": [f"{k:064x}" for k in order],
+        "phash": list(order),
     }
     for side, at in (("width", 0), ("height", 1)):
         for name in (f"original_{side}", f"stored_{side}"):

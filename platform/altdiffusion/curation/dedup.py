@@ -17,12 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.tally import tally
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import open_version, unit_id
 from altdiffusion.records import LINKS
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import Unit, UnitRecord, total
 
 SHARD_ROWS = 65536
 
@@ -75,9 +76,7 @@ class DedupWork:
         dropped = np.flatnonzero(reason != "")
         languages: list[Any] = []
         dataset = Lake(self.lake).dataset(self.dataset)
-        accepted = []
-        for table in _regroup(_kept(version, shards, reason, languages)):
-            accepted.append(table)
+        accepted = list(_regroup(_kept(version, shards, reason, languages)))
         rejects = rejects_table(
             unit.id,
             row=dropped,
@@ -86,7 +85,14 @@ class DedupWork:
             url=keys["url"].take(pa.array(dropped)),
             language=pa.chunked_array(languages, pa.string()),
         )
-        return finish_unit(dataset, unit, rows_in=keys.num_rows, accepted=accepted, rejects=rejects)
+        return finish_unit(
+            dataset,
+            unit,
+            rows_in=keys.num_rows,
+            accepted=accepted,
+            rejects=rejects,
+            tally=total(tally(table) for table in accepted),
+        )
 
 
 def duplicates(sample_id: pa.ChunkedArray, url: pa.ChunkedArray) -> npt.NDArray[np.object_]:

@@ -224,4 +224,6 @@ def _assemble(
         columns[f"original_{side}"] = kept[f"original_{side}"]
         columns[f"stored_{side}"] = kept[side]
     columns["aesthetic_score"] = pa.nulls(len(good), pa.float32())
+    columns["hash_verdict"] = pa.nulls(len(good), pa.string())
+    columns["phash"] = pa.repeat(0, len(good)).cast(pa.int64())
     return pa.table([columns[field.name].cast(field.type) for field in IMAGES], schema=IMAGES), reasons

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -44,12 +44,14 @@ def finish_unit(
     accepted: Sequence[pa.Table],
     rejects: pa.Table,
     keep_empty: bool = False,
+    tally: Mapping[str, int] | None = None,
 ) -> UnitRecord:
     """Writes the shards of a finished unit and returns its record; the caller's runner writes the ledger.
 
     Args:
         accepted: one table a shard, in order; empty ones leave no shard unless `keep_empty`.
         keep_empty: write empty shards too, for boundaries where a shard's place in the list carries meaning.
+        tally: what to count of the accepted rows (`curation.tally`); only where units are few.
     """
     shards = tuple(dataset.write_shard(table) for table in accepted if keep_empty or table.num_rows)
     rejected = (dataset.write_rejects(rejects),) if rejects.num_rows else ()
@@ -62,6 +64,7 @@ def finish_unit(
         rejects=rejected,
         rejects_by_reason=count(rejects["reason"]),
         rows_by_language=total(count(table["language"]) for table in accepted),
+        tally=tally or {},
     )
 
 

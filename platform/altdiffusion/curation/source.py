@@ -279,6 +279,7 @@ def normalise(table: pa.Table, *, swapped_sizes: bool) -> pa.Table:
     given = table["sample_id"].cast(pa.int64()) if "sample_id" in table.column_names else None
     columns["sample_id"] = _sample_ids(given, columns["url"], columns["caption"])
     columns["source_language"] = _labels(columns["source_language"])
+    columns["expected_hash"] = pa.nulls(rows, pa.string())
     return pa.table(columns)
 
 

@@ -37,6 +37,10 @@ class Boundary:
     work: Callable[[Lake], UnitWork]
     pool: Pool = field(default_factory=Pool)
     resources: Resources = field(default_factory=Resources)
+    carried: Callable[[Lake], Sequence[UnitRecord]] = lambda _: ()
+    """Records taken over unchanged: what a version keeps of the one before it, of the same dataset."""
+    is_head: bool = True
+    """Whether the version becomes what the dataset's bare name means; false where another boundary goes on with it."""
     when_empty: str = "loosen the filters, or check the input"
     """Remedy to print when not one row is accepted."""
 
@@ -73,7 +77,8 @@ def run_boundary(
     done = published(lake, boundary)
     dataset = lake.dataset(boundary.output)
     if done is not None:
-        dataset.set_head(done)
+        if boundary.is_head:
+            dataset.set_head(done)
         return done
     parents = boundary.parents(lake)
     units = boundary.units(lake)
@@ -88,6 +93,7 @@ def run_boundary(
         resources=boundary.resources,
         progress=progress or Progress(boundary.name, rows_name=boundary.noun),
     )
+    records = [*boundary.carried(lake), *records]
     if not any(record.rows_out for record in records):
         raise _nothing_accepted(boundary, records)
     return dataset.publish(
@@ -96,6 +102,7 @@ def run_boundary(
         parents=parents,
         config=boundary.settings,
         fingerprint=boundary.fingerprint,
+        is_head=boundary.is_head,
     )
 
 

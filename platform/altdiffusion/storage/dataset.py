@@ -28,7 +28,7 @@ from altdiffusion.storage import files, shards
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
 
-FORMAT = "altdiffusion-dataset-1"
+FORMAT = "altdiffusion-dataset-2"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
 _TABLE = pa.schema(
     [
@@ -56,6 +56,7 @@ class Manifest:
     rows: int
     rows_by_language: Mapping[str, int]
     rejects_by_reason: Mapping[str, int]
+    tally: Mapping[str, int]
     shards_table_sha256: str
 
     def canonical(self) -> bytes:
@@ -213,8 +214,9 @@ class Dataset:
         parents: Sequence[Ref],
         config: Mapping[str, Any],
         fingerprint: str,
+        is_head: bool = True,
     ) -> Version:
-        """Makes the version of these records (any order), and the head of the dataset.
+        """Makes the version of these records (any order) and, unless it is an intermediate one, the dataset's head.
 
         UnitRecord already holds rows in = accepted + rejected for each unit; here the shards are counted once more.
         """
@@ -246,12 +248,14 @@ class Dataset:
             rows=rows,
             rows_by_language=total(record.rows_by_language for record in ordered),
             rejects_by_reason=rejects_by_reason,
+            tally=total(record.tally for record in ordered),
             shards_table_sha256=files.sha256_hex(table_bytes),
         )
         version = Version(self.folder_uri, manifest)
         files.write_atomic(files.join(version.uri, "shards.parquet"), table_bytes)
         files.put_if_absent(files.join(version.uri, "manifest.json"), manifest.canonical())
-        self.set_head(version)
+        if is_head:
+            self.set_head(version)
         return version
 
     def set_head(self, version: Version) -> None:

@@ -45,6 +45,8 @@ class UnitRecord:
     rejects: tuple[ShardInfo, ...] = ()
     rejects_by_reason: Mapping[str, int] = field(default_factory=dict)
     rows_by_language: Mapping[str, int] = field(default_factory=dict)
+    tally: Mapping[str, int] = field(default_factory=dict)
+    """Counts of accepted rows by measure, language and bin, for boundaries that take them (`curation.tally`)."""
 
     def __post_init__(self) -> None:
         rejected = sum(self.rejects_by_reason.values())
@@ -67,6 +69,7 @@ class UnitRecord:
             "rejects": [shard.to_json() for shard in self.rejects],
             "rejects_by_reason": dict(self.rejects_by_reason),
             "rows_by_language": dict(self.rows_by_language),
+            "tally": dict(self.tally),
         }
 
     @classmethod
