@@ -102,7 +102,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML, see jobs/configs/")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, do nothing")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. download.threads=32")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     try:
         config = load_config(job.config, arguments.config, arguments.overrides)
         plan = job.plan(config)
