@@ -15,8 +15,10 @@ from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.units import Backend, Pool, Resources, UnitWork
 from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
 
-MAX_RESTARTS = 2
-"""How often a dead worker process is replaced, and a unit that was on it given out again: never without end."""
+MAX_RETRIES = 2
+"""How often a unit is given out again whose worker died: never without end."""
+MAX_RESTARTS = 100
+"""How often one place of the pool is filled again; nodes come and go in days of work, whatever the units do."""
 MAX_BLOCKS = 10_000
 
 
@@ -114,11 +116,41 @@ def _on_ray(
             "is the memory of one process, but Ray has several",
             "use a folder or an object store, or the inline backend",
         )
-    import ray
-    import ray.data
-    from ray.exceptions import GetTimeoutError, RayError
+    from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
     _check_capacity(resources)
+    waiting = {unit.id: unit for unit in units}
+    barren = 0
+    while waiting:
+        left = len(waiting)
+        try:
+            for record in _round(work, list(waiting.values()), ledger, pool, resources):
+                del waiting[record.unit_id]
+                yield record
+        except GetTimeoutError:
+            raise AltDiffusionError(
+                f"the pool's {pool.min_size} workers",
+                f"did not start within {cluster.START_TIMEOUT_S} s",
+                "look at the cluster's free resources (`ray status`), or ask for a smaller pool",
+            ) from None
+        except RayError as error:
+            # A node that went away, not a unit that kills its worker: what is left goes to a new pool.
+            barren = barren + 1 if len(waiting) == left else 0
+            if isinstance(error, ActorUnavailableError) and barren <= MAX_RETRIES:
+                continue
+            raise AltDiffusionError(
+                f"{len(waiting)} unfinished units, {', '.join(sorted(waiting)[:3])} among the first",
+                f"worker processes died {MAX_RETRIES + 1} times in a row ({_reason(error)})",
+                "look for a lack of memory or a crash in native code, then run it again: finished units are kept",
+            ) from None
+
+
+def _round(
+    work: UnitWork, units: Sequence[Unit], ledger: Ledger, pool: Pool, resources: Resources
+) -> Iterator[UnitRecord]:
+    """The records of these units as they come, from one Ray Data plan."""
+    import ray.data
+
     items = [{"unit": json.dumps({"id": u.id, "index": u.index, "payload": dict(u.payload)})} for u in units]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # max_restarts has no other way in than the one that warns, in Ray 2.60
@@ -134,28 +166,12 @@ def _on_ray(
             num_gpus=resources.num_gpus or None,
             memory=resources.memory_bytes or None,
             max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_RESTARTS,
+            max_task_retries=MAX_RETRIES,
         )
-    waiting = {unit.id for unit in units}
-    try:
-        for row in results.iter_rows():
-            if row["error"] is not None:
-                _raise(row["error"])
-            record = UnitRecord.from_json(json.loads(row["record"]))
-            waiting.discard(record.unit_id)
-            yield record
-    except GetTimeoutError:
-        raise AltDiffusionError(
-            f"the pool's {pool.min_size} workers",
-            f"did not start within {cluster.START_TIMEOUT_S} s",
-            "look at the cluster's free resources (`ray status`), or ask for a smaller pool",
-        ) from None
-    except RayError as error:
-        raise AltDiffusionError(
-            f"{len(waiting)} unfinished units, {', '.join(sorted(waiting)[:3])} among the first",
-            f"worker processes died {MAX_RESTARTS + 1} times in a row ({_reason(error)})",
-            "look for a lack of memory or a crash in native code, then run it again: finished units are kept",
-        ) from None
+    for row in results.iter_rows():
+        if row["error"] is not None:
+            _raise(row["error"])
+        yield UnitRecord.from_json(json.loads(row["record"]))
 
 
 def _check_capacity(resources: Resources) -> None:
