@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 
 from altdiffusion.errors import AltDiffusionError
 
-RefKind = Literal["source", "dataset", "checkpoint", "model"]
+RefKind = Literal["source", "blocklist", "dataset", "checkpoint", "model"]
 KINDS: tuple[RefKind, ...] = get_args(RefKind)
 _PATTERN = re.compile(r"(?P<kind>[a-z]+):(?P<name>[A-Za-z0-9._/\-]+)@(?P<digest>[0-9a-f]{8,64})")
 

@@ -20,7 +20,7 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset
 
 Direction = Literal["up", "down"]
-NODE_KINDS = ("dataset", "checkpoint", "model", "export", "source", "image", "prompt", "row")
+NODE_KINDS = ("dataset", "checkpoint", "model", "export", "source", "blocklist", "image", "prompt", "row")
 MIN_DIGITS = 8
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 

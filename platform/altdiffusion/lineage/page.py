@@ -23,6 +23,7 @@ _COLOURS = {
     "export": "#8a6d00",
     "model": "#7b4fb5",
     "source": "#4f7a28",
+    "blocklist": "#7d3c3c",
     "image": "#b02a6b",
     "prompt": "#4a6a7c",
     "row": "#4a6a7c",
