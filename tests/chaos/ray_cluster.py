@@ -1,11 +1,11 @@
 """A curation on a Ray cluster of three nodes of one machine, under SIGKILL.
 
-    python -m tests.chaos.ray_cluster --seed N --lake DIR --config FILE [key=value ...]
+    python -m tests.chaos.ray_cluster --seed N --units N --lake DIR --config FILE [key=value ...]
 
 Starts a head without CPUs and two nodes, runs `jobs.curate` against it as a process of its own, and kills at random
-moments (after a random number of new ledger records) a worker process, a whole node with its workers, and the job
-itself, each at least once. A killed node comes back, a killed job is run again by the same command. Prints one JSON
-line: what was killed, in order.
+moments (when the ledgers hold a random number of the run's units) a worker process, a whole node with its workers,
+and the job itself, each at least once. A killed node comes back, a killed job is run again by the same command.
+Prints one JSON line: what was killed, in order.
 """
 
 from __future__ import annotations
@@ -89,13 +89,15 @@ class Chaos:
             self.nodes[victim] = self._add_node()
         self.killed.append(kind)
 
-    def run(self) -> None:
+    def run(self, units: int) -> None:
+        """Four kills at four of the first 80 % of the units' records, then to the end."""
         ends = time.monotonic() + GIVE_UP_S
         job = self.start()
         plan = [*KINDS, self.draw.choice(KINDS)]
         self.draw.shuffle(plan)
-        for kind in plan:
-            if not self.wait_for(job, records(self.lake) + self.draw.randint(1, 6), ends):
+        moments = sorted(self.draw.sample(range(units * 4 // 5), len(plan)))
+        for kind, moment in zip(plan, moments, strict=True):
+            if not self.wait_for(job, moment, ends):
                 break
             self.kill(kind, job)
             if job.poll() is not None:
@@ -113,6 +115,7 @@ class Chaos:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--units", type=int, required=True, help="how many the whole run has")
     parser.add_argument("--lake", type=Path, required=True)
     parser.add_argument("--config", required=True)
     parser.add_argument("overrides", nargs="*")
@@ -121,7 +124,7 @@ def main() -> None:
     command = [sys.executable, "-m", "jobs.curate", "--config", options.config, f"lake={options.lake}"]
     chaos = Chaos(options.lake, [*command, *options.overrides], options.seed)
     try:
-        chaos.run()
+        chaos.run(options.units)
     finally:
         chaos.cluster.shutdown()
     print(json.dumps({"killed": chaos.killed}))

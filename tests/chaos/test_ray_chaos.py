@@ -18,6 +18,7 @@ import pytest
 from altdiffusion.curation.download import plan_download
 from altdiffusion.storage.dataset import Lake
 from demo import server, site
+from tests.chaos.ray_cluster import records
 from tests.e2e.conftest import ROOT, Workspace, digests, prepared
 
 __all__ = ["prepared"]  # a fixture of the end-to-end tests
@@ -43,11 +44,10 @@ def requests(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
         yield port, log
 
 
-def curate(workspace: Workspace, command: list[str], lake: Path, port: int, **env: str) -> str:
+def curate(workspace: Workspace, *command: str, port: int, **env: str) -> str:
     done = subprocess.run(
         [
-            *(sys.executable, *command, "--config", "jobs/configs/demo/curate.yaml"),
-            f"lake={lake}",
+            *(sys.executable, "-m", *command, "--config", "jobs/configs/demo/curate.yaml"),
             f"download.connect_to={json.dumps(site.connect_to(port))}",
             f"download.rows_per_unit={ROWS_PER_UNIT}",
         ],
@@ -100,12 +100,12 @@ def test_kills_on_three_nodes_leave_the_digest_as_it_is(
 ) -> None:
     port, log = requests
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    inline = ["-m", "jobs.curate", "execution.backend=inline"]
-    curate(prepared, inline, undisturbed, port)
+    curate(prepared, "jobs.curate", "execution.backend=inline", f"lake={undisturbed}", port=port)
     log.clear()
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
-        chaos = ["-m", "tests.chaos.ray_cluster", "--seed", str(seed), "--lake", str(disturbed)]
-        said = curate(prepared, chaos, disturbed, port, RAY_TMPDIR=folder, PYTHONPATH=f"platform:.:{ROOT}")
+        chaos = ["--seed", str(seed), "--units", str(records(undisturbed)), "--lake", str(disturbed)]
+        env = {"RAY_TMPDIR": folder, "PYTHONPATH": f"platform:.:{ROOT}"}
+        said = curate(prepared, "tests.chaos.ray_cluster", *chaos, port=port, **env)
     killed = json.loads(said.splitlines()[-1])["killed"]
     print(f"seed {seed}: {killed}")
     assert len(killed) >= 3, f"only {killed} was killed before the job ended"
