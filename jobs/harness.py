@@ -41,6 +41,8 @@ class Job(Generic[C]):
     result: Callable[[C, Lake], str | None]
     """What the finished job has left in the lake, in a few words; None while there is something to do."""
     run: Callable[[C, Session], None]
+    survey: Callable[[C], Sequence[str]] = lambda _: ()
+    """What `--dry-run` says of the inputs after a look at them: rows, units, sizes. Reads as little as that takes."""
 
 
 class Session:
@@ -100,7 +102,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         prog=f"python -m jobs.{job.name}", description=sys.modules[job.run.__module__].__doc__
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML, see jobs/configs/")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, change nothing")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. download.threads=32")
     arguments = parser.parse_intermixed_args(argv)
     try:
@@ -108,7 +110,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         plan = job.plan(config)
         if arguments.dry_run:
             print(to_yaml(config))
-            print("\n".join(plan.lines()))
+            print("\n".join([*plan.lines(), *(f"  {line}" for line in job.survey(config))]))
             print(f"fingerprint: {fingerprint(config)}")
             return 0
         _run(job, config, plan)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from altdiffusion.diffusion import noise
-from altdiffusion.diffusion.objective import Schedule, epsilon_loss, scaled_linear_betas
+from altdiffusion.diffusion.objective import Schedule, scaled_linear_betas, squared_error
 
 
 def test_betas_are_the_closed_form() -> None:
@@ -46,7 +47,7 @@ def test_loss_of_a_known_prediction() -> None:
     latents = torch.full((3, 2, 4, 4), 2.0)
     eps = torch.full((3, 2, 4, 4), -1.0)
     steps = torch.tensor([0, 400, 999])
-    loss = epsilon_loss(schedule.add_noise(latents, eps, steps), eps)
+    loss = squared_error(schedule.add_noise(latents, eps, steps), eps)
     product, expected = 1.0, []
     for t, beta in enumerate(scaled_linear_betas().tolist()):
         product *= 1 - beta
@@ -57,7 +58,7 @@ def test_loss_of_a_known_prediction() -> None:
 
 def test_expected_loss_of_a_zero_prediction_is_one() -> None:
     eps = noise.keyed_normal(1, torch.arange(512), noise.NOISE, (4, 8, 8))
-    loss = epsilon_loss(torch.zeros_like(eps), eps)
+    loss = squared_error(torch.zeros_like(eps), eps)
     assert loss.shape == (512,)
     assert abs(float(loss.mean()) - 1) < 5 * math.sqrt(2 / eps.numel())
 
@@ -69,6 +70,54 @@ def test_noised_latents_keep_unit_variance() -> None:
 
 def test_low_precision_predictions_are_compared_in_float32() -> None:
     predicted = torch.full((1, 4), 256.0, dtype=torch.bfloat16)
-    loss = epsilon_loss(predicted, torch.tensor([[255.5, 255.5, 255.5, 255.5]]))
+    loss = squared_error(predicted, torch.tensor([[255.5, 255.5, 255.5, 255.5]]))
     assert loss.dtype == torch.float32
     assert float(loss) == 0.25
+
+
+def test_velocity_gives_back_picture_and_noise() -> None:
+    """x_0 = sqrt(abar) x_t - sqrt(1 - abar) v and eps = sqrt(1 - abar) x_t + sqrt(abar) v."""
+    for schedule in (Schedule.scaled_linear(), Schedule.scaled_linear(zero_terminal_snr=True)):
+        latents, eps = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
+        steps = torch.tensor([0, 1, 500, 999])
+        noisy, v = schedule.add_noise(latents, eps, steps), schedule.target("v_prediction", latents, eps, steps)
+        signal, share = (part[steps].view(-1, 1, 1, 1) for part in (schedule.signal, schedule.noise))
+        torch.testing.assert_close(signal * noisy - share * v, latents, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(share * noisy + signal * v, eps, rtol=1e-5, atol=1e-5)
+        assert schedule.target("epsilon", latents, eps, steps) is eps
+
+
+def test_velocity_is_that_of_diffusers() -> None:
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    latents, eps, steps = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4), torch.tensor([0, 500, 999])
+    ours = Schedule.scaled_linear().target("v_prediction", latents, eps, steps)
+    torch.testing.assert_close(ours, theirs.get_velocity(latents, eps, steps), rtol=1e-4, atol=1e-5)
+
+
+def test_zero_terminal_snr_is_that_of_diffusers() -> None:
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, rescale_betas_zero_snr=True
+    )
+    ours = Schedule.scaled_linear(zero_terminal_snr=True)
+    torch.testing.assert_close(ours.signal**2, theirs.alphas_cumprod, rtol=2e-4, atol=1e-6)
+    assert float(ours.signal[-1]) == 0.0 and float(ours.noise[-1]) == 1.0
+    torch.testing.assert_close(ours.signal[0], Schedule.scaled_linear().signal[0])
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weights_are_the_closed_form(gamma: float) -> None:
+    schedule = Schedule.scaled_linear()
+    steps = torch.arange(1000)
+    product = 1.0
+    weights = {kind: schedule.min_snr_weights(kind, gamma, steps) for kind in ("epsilon", "v_prediction")}
+    for t, beta in enumerate(scaled_linear_betas().tolist()):
+        product *= 1 - beta
+        snr = product / (1 - product)
+        assert math.isclose(float(weights["epsilon"][t]), min(snr, gamma) / snr, rel_tol=1e-3)
+        assert math.isclose(float(weights["v_prediction"][t]), min(snr, gamma) / (snr + 1), rel_tol=1e-3)
+    ended = Schedule.scaled_linear(zero_terminal_snr=True)
+    assert float(ended.min_snr_weights("v_prediction", gamma, torch.tensor([999]))) == 0.0

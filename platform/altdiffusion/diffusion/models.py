@@ -39,7 +39,7 @@ class ModelBundle:
         vae: `AutoencoderKL`; latents are scaled by `vae.config.scaling_factor`.
         text_encoder: `AltCLIPTextModel`, or `CLIPTextModel` where the base still speaks English only.
         tokenizer: pads to `tokenizer.model_max_length` positions.
-        scheduler: a diffusers scheduler, epsilon prediction.
+        scheduler: a diffusers scheduler; its config says what the UNet predicts.
     """
 
     unet: Any

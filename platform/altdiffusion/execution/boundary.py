@@ -41,6 +41,8 @@ class Boundary:
     """Records taken over unchanged: what a version keeps of the one before it, of the same dataset."""
     is_head: bool = True
     """Whether the version becomes what the dataset's bare name means; false where another boundary goes on with it."""
+    may_be_empty: bool = False
+    """Whether a version without a row is a result (a list of what to drop), not a mistake."""
     when_empty: str = "loosen the filters, or check the input"
     """Remedy to print when not one row is accepted."""
 
@@ -94,7 +96,7 @@ def run_boundary(
         progress=progress or Progress(boundary.name, rows_name=boundary.noun),
     )
     records = [*boundary.carried(lake), *records]
-    if not any(record.rows_out for record in records):
+    if not boundary.may_be_empty and not any(record.rows_out for record in records):
         raise _nothing_accepted(boundary, records)
     return dataset.publish(
         kind=boundary.kind,

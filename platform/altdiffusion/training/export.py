@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +58,7 @@ def export_checkpoint(
     if record["text_encoder"] is not None:
         bundle = bundle.with_text_encoder(*load_text_encoder(record["text_encoder"]))
     load_weights(bundle.unet, found, weights)
+    bundle = replace(bundle, scheduler=scheduler_for(bundle.scheduler, record["meaning"]["objective"]))
     _publish(bundle, target, lineage)
     return target
 
@@ -77,6 +80,14 @@ def export_start(run: ResolvedRun) -> str:
     if not _present(target, lineage):
         _publish(load_models(run), target, lineage)
     return target
+
+
+def scheduler_for(scheduler: Any, objective: Mapping[str, Any]) -> Any:
+    """The base's scheduler, told what the run has learned to predict: samplers read it from the export."""
+    changes: dict[str, Any] = {"prediction_type": objective["prediction"]}
+    if objective["zero_terminal_snr"]:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return type(scheduler).from_config(scheduler.config, **changes)
 
 
 def _publish(bundle: ModelBundle, target: str, lineage: dict[str, Any]) -> None:

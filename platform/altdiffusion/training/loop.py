@@ -22,7 +22,7 @@ from torch import Tensor
 from altdiffusion.config import semantic
 from altdiffusion.diffusion import noise
 from altdiffusion.diffusion.models import ModelBundle, trainable_parameters
-from altdiffusion.diffusion.objective import Schedule, epsilon_loss
+from altdiffusion.diffusion.objective import Schedule, squared_error
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
@@ -68,7 +68,7 @@ class Trainer:
         self.text_encoder = bundle.text_encoder.to(device).eval().requires_grad_(False)
         self.pad_id = int(bundle.tokenizer.pad_token_id)
         self.empty_ids = tokenize(bundle.tokenizer, [""])[0].to(device)
-        self.schedule = Schedule.scaled_linear(device)
+        self.schedule = Schedule.scaled_linear(device, zero_terminal_snr=config.objective.zero_terminal_snr)
         trained = trainable_parameters(self.unet, config.trainable)
         self.names = [name for name, _ in trained]
         self.parameters = [parameter for _, parameter in trained]
@@ -129,8 +129,8 @@ class Trainer:
         return total / len(pieces)
 
     def loss(self, samples: Samples) -> Tensor:
-        """Mean epsilon loss of some samples, with everything drawn for them keyed by their positions."""
-        config = self.config
+        """Mean loss of some samples, with everything drawn for them keyed by their positions."""
+        config, objective = self.config, self.config.objective
         positions = samples.positions.to(self.device, non_blocking=True)
         latents = samples.latents.to(self.device, non_blocking=True).float()
         ids = samples.token_ids.to(self.device, non_blocking=True)
@@ -143,7 +143,11 @@ class Trainer:
             context = self.encode(ids)
             noisy = self.schedule.add_noise(latents, eps, timesteps)
             predicted = self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
-        return epsilon_loss(predicted, eps).mean()
+        target = self.schedule.target(objective.prediction, latents, eps, timesteps)
+        errors = squared_error(predicted, target)
+        if objective.min_snr_gamma is not None:
+            errors = errors * self.schedule.min_snr_weights(objective.prediction, objective.min_snr_gamma, timesteps)
+        return errors.mean()
 
     def _encode(self, token_ids: Tensor) -> Tensor:
         """The UNet's context: [B, T, D] of int64 [B, T]."""
