@@ -22,7 +22,7 @@ from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import OptimizerConfig
 from altdiffusion.training.ema import Ema
 from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import Trainer, make_order, train_loop
+from altdiffusion.training.loop import Trainer, open_data, train_loop
 from altdiffusion.training.resolve import load_models, resolve
 from altdiffusion.training.text_cache import TextCache
 from tests.training_lake import SHAPE, Recorder, config, write_latents
@@ -84,7 +84,7 @@ def by_hand(lake: str, settings: Any, steps: int) -> tuple[Tensors, Tensors]:
     ema = {name: p.detach().clone() for name, p in trained.items()}
     first = {name: torch.zeros_like(p) for name, p in trained.items()}
     second = {name: torch.zeros_like(p) for name, p in trained.items()}
-    order, rows = make_order(resolve(settings, lake))
+    order, rows = open_data(resolve(settings, lake))
     assert rows[0].rows == 180
     for n in range(steps):
         batch = order.batch(n)
@@ -143,7 +143,7 @@ def test_keys_and_values_alone_are_trained_and_get_gradients(lake: str) -> None:
     assert changed == expected == weights(found, checkpoints.EMA).keys()
     run = resolve(settings, lake)
     trainer = Trainer(run, load_models(run), device=torch.device("cpu"))
-    order, rows = make_order(run)
+    order, rows = open_data(run)
     trainer.update(read(order, rows, 0))
     assert {name for name, p in trainer.unet.named_parameters() if p.grad is not None} == expected
 
@@ -188,7 +188,7 @@ def test_caption_drop_is_keyed_by_the_sample(lake: str) -> None:
     settings = config(lake, steps=1, global_batch=64, micro_batch=64, caption_drop=0.5)
     run = resolve(settings, lake)
     trainer = Trainer(run, load_models(run), device=torch.device("cpu"))
-    order, rows = make_order(run)
+    order, rows = open_data(run)
     samples = read(order, rows, 0)
     drop = noise.keyed_uniform(settings.seed, samples.positions, noise.CAPTION_DROP) < 0.5
     assert 15 < int(drop.sum()) < 49
@@ -203,7 +203,7 @@ def test_caption_drop_is_keyed_by_the_sample(lake: str) -> None:
 def test_a_step_that_is_not_finite_is_skipped_and_counted(lake: str) -> None:
     write_latents(lake, "spoiled", 180, spoiled=[17])
     settings = config(lake, datasets=[{"name": "spoiled"}], steps=22, checkpoint_every=100, log_every=1)
-    order, _ = make_order(resolve(settings, lake))
+    order, _ = open_data(resolve(settings, lake))
     bad = [n for n in range(22) if 17 in order.batch(n).row]
     assert len(bad) == 1
     said = Recorder()
@@ -218,7 +218,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(lake: str) -> None:
 def test_a_skipped_step_changes_nothing(lake: str) -> None:
     run = resolve(config(lake), lake)
     trainer = Trainer(run, load_models(run), device=torch.device("cpu"))
-    order, rows = make_order(run)
+    order, rows = open_data(run)
     trainer.update(read(order, rows, 0))
     before = {file: {k: v.clone() for k, v in named.items()} for file, named in trainer.tensors().items()}
     samples = read(order, rows, 1)
@@ -291,5 +291,5 @@ def test_a_mixture_of_datasets_trains(lake: str) -> None:
     settings = config(lake, steps=4, datasets=[{"name": "latents", "weight": 3}, {"name": "more", "weight": 1}])
     found = run_local(settings, lake, reporter=Recorder())
     assert [ref.partition("@")[0] for ref in found.parents] == ["dataset:latents", "dataset:more", "model:base"]
-    order, _ = make_order(resolve(settings, lake))
+    order, _ = open_data(resolve(settings, lake))
     assert order.shares == (3, 1)

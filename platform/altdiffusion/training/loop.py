@@ -31,7 +31,8 @@ from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.data import Loader, RowGroups, Samples
 from altdiffusion.training.ema import Ema
 from altdiffusion.training.gradients import SummedGradients
-from altdiffusion.training.order import Order, Part
+from altdiffusion.training.mixture import make_order, parts_of
+from altdiffusion.training.order import Order
 from altdiffusion.training.report import Progress, Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, check_shapes, load_models
 from altdiffusion.training.text_cache import TextCache
@@ -220,28 +221,13 @@ class Trainer:
         }
 
 
-def make_order(run: ResolvedRun) -> tuple[Order, list[RowGroups]]:
+def open_data(run: ResolvedRun) -> tuple[Order, list[RowGroups]]:
     """The order of a run, and the rows of its parts: one part for each weighted dataset, else all in a row as one."""
     config, versions = run.config, run.versions()
-    weighted = config.datasets[0].weight is not None
-    groups = [[version] for version in versions] if weighted else [versions]
+    groups = parts_of(config, versions)
     cache_bytes = (config.workers.cache_mb << 20) // len(groups)
+    order = make_order(config, versions)
     rows = [RowGroups(group, cache_bytes=cache_bytes) for group in groups]
-    parts = [
-        Part(
-            digest="+".join(version.ref.digest for version in group),
-            rows=part.rows,
-            weight=config.datasets[number].weight or 1.0,
-        )
-        for number, (group, part) in enumerate(zip(groups, rows, strict=True))
-    ]
-    order = Order(
-        parts,
-        seed=config.seed,
-        global_batch=config.global_batch,
-        chunk_rows=config.order.chunk_rows,
-        window_chunks=config.order.window_chunks,
-    )
     return order, rows
 
 
@@ -278,7 +264,7 @@ def train_loop(
         trainer.counters = counters
     if found is not None:
         trainer.load(found)
-    order, rows = make_order(run)
+    order, rows = open_data(run)
     loader = Loader(
         order,
         rows,

@@ -150,6 +150,10 @@ class Order:
         left = np.bincount(self._draws(rest)[0], minlength=len(self.parts))
         return tuple((c + int(e)) / p.rows for c, e, p in zip(counts, left, self.parts, strict=True))
 
+    def first_position(self, part: int, epoch: int) -> int:
+        """A position before which no sample of that epoch of the part stands, at most one turn too early."""
+        return epoch * self.parts[part].rows // self.shares[part] * int(self._starts[-1])
+
     def _draws(self, positions: I64) -> tuple[I64, I64]:
         """Part of each position, and the number of the draw within the part."""
         turn = int(self._starts[-1])

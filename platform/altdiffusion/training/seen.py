@@ -1,0 +1,139 @@
+"""Which samples a checkpoint has seen, and how often: computed from its run's order, not remembered.
+
+Batch n is a pure function of the datasets, the seed and n (`order`), so the answer for a checkpoint at step n is exact:
+whole epochs count every row once each, and only the epoch that was begun has to be enumerated.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from altdiffusion.config import from_dict
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.refs import Ref
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.mixture import make_order, parts_of
+from altdiffusion.training.permutation import I64
+from altdiffusion.training.resolve import read_record
+
+_CHUNK = 1 << 20
+_COLUMNS = ("sample_id", "image_sha256", "language", "caption")
+SEEN = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("image_sha256", pa.string(), nullable=False),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("times", pa.int32(), nullable=False),
+    ]
+)
+"""One row a sample that was seen at least once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one run up to one step has seen of one dataset."""
+
+    run: str
+    steps: int
+    version: Version
+    times: I64
+    """[rows of the version] how often each row was in a batch; 8 bytes a row."""
+
+    @property
+    def samples(self) -> int:
+        return int(self.times.sum())
+
+    @property
+    def distinct(self) -> int:
+        return int(np.count_nonzero(self.times))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """SEEN rows, shard by shard."""
+        starts = self.version.shard_starts
+        for number, table in enumerate(self.version.iter_tables(_COLUMNS)):
+            times = self.times[starts[number] : starts[number + 1]]
+            kept = np.flatnonzero(times)
+            rows = table.take(pa.array(kept))
+            columns: dict[str, Any] = {name: rows[name] for name in _COLUMNS}
+            columns["run"] = pa.repeat(self.run, len(kept))
+            columns["dataset"] = pa.repeat(str(self.version.ref), len(kept))
+            columns["row"] = pa.array(kept + starts[number])
+            columns["times"] = pa.array(times[kept].astype(np.int32))
+            yield pa.table([columns[field.name] for field in SEEN], schema=SEEN)
+
+    def by_language(self) -> dict[str, int]:
+        """Samples of each language, repetitions counted."""
+        found: Counter[str] = Counter()
+        for table in self.tables():
+            sums = table.group_by("language").aggregate([("times", "sum")])
+            found.update(dict(zip(sums["language"].to_pylist(), sums["times_sum"].to_pylist(), strict=True)))
+        return dict(sorted(found.items()))
+
+
+def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
+    """What a checkpoint's run has seen, then what the runs before it had, nearest first.
+
+    Args:
+        step: of the checkpoint; None is the newest verified one.
+
+    Raises:
+        AltDiffusionError: no such run or checkpoint, or a dataset of it is not in the lake.
+    """
+    found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run)
+    if found is None or read_record(lake, run) is None:
+        known = ", ".join(checkpoints.run_names(lake)) or "none"
+        raise AltDiffusionError(f"run {run}", f"has no checkpoint in {lake}", f"runs here: {known}")
+    result: list[Seen] = []
+    at: Checkpoint | None = found
+    while at is not None:
+        record = read_record(lake, at.run)
+        if record is None:
+            raise AltDiffusionError(f"run {at.run}", f"has no run.json in {lake}", "restore it: it names the datasets")
+        result += _of_run(lake, record, at)
+        at = _start(lake, record)
+    return result
+
+
+def _start(lake: str, record: Mapping[str, Any]) -> Checkpoint | None:
+    if record["start"] is None:
+        return None
+    name, _, step = Ref.parse(record["start"]).name.rpartition("/")
+    return checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
+
+
+def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
+    config = from_dict(TrainConfig, record["config"])
+    versions = [Lake(lake).version(ref) for ref in record["datasets"]]
+    order = make_order(config, versions)
+    times = [np.zeros(part.rows, np.int64) for part in order.parts]
+    samples = at.step * config.global_batch
+    whole = [int(epochs) for epochs in order.epochs(at.step)]
+    for number, epochs in enumerate(whole):
+        times[number] += epochs
+    # Only rows of the epochs that were begun and not finished are left to count.
+    first = min((order.first_position(number, epochs) for number, epochs in enumerate(whole)), default=0)
+    for start in range(first, samples, _CHUNK):
+        batch = order.samples(np.arange(start, min(start + _CHUNK, samples), dtype=np.int64))
+        for number, epochs in enumerate(whole):
+            mine = (batch.part == number) & (batch.epoch == epochs)
+            times[number] += np.bincount(batch.row[mine], minlength=len(times[number]))
+    result = []
+    for group, counts in zip(parts_of(config, versions), times, strict=True):
+        begin = 0
+        for version in group:
+            result.append(Seen(run=at.run, steps=at.step, version=version, times=counts[begin : begin + version.rows]))
+            begin += version.rows
+    return result

@@ -1,0 +1,79 @@
+"""What a checkpoint has seen, against the samples that were really handed to the loop."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from altdiffusion.cli import main
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.training.local import run_local
+from altdiffusion.training.loop import open_data
+from altdiffusion.training.resolve import resolve
+from altdiffusion.training.seen import seen
+from tests import training_lake
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> str:
+    where = training_lake.make_lake(tmp_path_factory.mktemp("seen"), rows=50)
+    training_lake.write_latents(where, "others", 23, seed=1)
+    return where
+
+
+@pytest.mark.parametrize("weights", [(None, None), (1.0, 3.0)])
+def test_counts_are_those_of_every_batch(lake: str, weights: tuple[float | None, float | None]) -> None:
+    names = ("latents", "others")
+    config = training_lake.config(
+        lake,
+        run=f"mix-{weights[1] or 0:g}",
+        datasets=[{"name": n, "weight": w} for n, w in zip(names, weights, strict=True)],
+    )
+    run_local(config, lake)
+    order, _ = open_data(resolve(config, lake))
+    for step in (9, 12):
+        wanted: Counter[tuple[int, int]] = Counter()
+        for n in range(step):
+            batch = order.batch(n)
+            wanted.update(zip(batch.part.tolist(), batch.row.tolist(), strict=True))
+        parts = seen(lake, config.run, step)
+        found: Counter[tuple[int, int]] = Counter()
+        for number, part in enumerate(parts):
+            for row, times in enumerate(part.times.tolist()):
+                at = (number, row) if weights[0] is not None else (0, row + number * 50)
+                found[at] = times
+        assert +found == wanted
+        assert sum(part.samples for part in parts) == step * config.global_batch
+
+
+def test_a_later_stage_has_seen_what_its_start_saw(
+    lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = training_lake.config(lake, run="first")
+    run_local(first, lake)
+    second = training_lake.config(
+        lake, run="second", stage="quality", start={"checkpoint": "first"}, datasets=[{"name": "others"}], steps=6
+    )
+    run_local(second, lake)
+    parts = seen(lake, "second")
+    assert [(part.run, part.steps, part.version.ref.name) for part in parts] == [
+        ("second", 6, "others"),
+        ("first", 12, "latents"),
+    ]
+    out = tmp_path / "seen.parquet"
+    capsys.readouterr()
+    assert main(["seen", "second", "--lake", lake, "--json", "--out", str(out)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    table = pq.read_table(out)
+    assert sum(table["times"].to_pylist()) == sum(fact["samples"] for fact in facts) == (6 + 12) * 8
+    assert table.num_rows == sum(fact["distinct"] for fact in facts)
+    assert min(table["times"].to_pylist()) >= 1
+
+
+def test_an_unknown_run_is_named(lake: str) -> None:
+    with pytest.raises(AltDiffusionError, match="nobody"):
+        seen(lake, "nobody")
