@@ -9,7 +9,7 @@ from altdiffusion.training.export import export_checkpoint, export_start
 from altdiffusion.training.resolve import finished, resolve
 from jobs.harness import Job, Session, leave, main
 from jobs.pictures import log_samples
-from pipelines.train import TrainJobConfig, plan
+from pipelines.train import TrainJobConfig, plan, survey
 
 
 def result(config: TrainJobConfig, lake: Lake) -> str | None:
@@ -49,7 +49,7 @@ def run(config: TrainJobConfig, session: Session) -> None:
     session.run.picture(found.ref)
 
 
-JOB = Job(name="train", config=TrainJobConfig, plan=plan, result=result, run=run)
+JOB = Job(name="train", config=TrainJobConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))

@@ -8,6 +8,14 @@ from altdiffusion.config import operational
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.estimate import (
+    EstimateConfig,
+    epochs_line,
+    estimate,
+    lines,
+    model_configs,
+    resolution_of,
+)
 from pipelines.common import JobConfig, Plan, Workers
 from pipelines.generate import generation_boundaries
 
@@ -31,6 +39,7 @@ class TrainJobConfig(JobConfig):
 
     train: TrainConfig
     samples: SamplesConfig | None = operational(None)
+    estimate: EstimateConfig = operational(factory=EstimateConfig)
 
     @property
     def run_name(self) -> str:
@@ -63,6 +72,14 @@ def plan(config: TrainJobConfig) -> Plan:
             "workers": f"{where}, {train.precision}",
         },
     )
+
+
+def survey(config: TrainJobConfig) -> list[str]:
+    """Memory, sizes, epochs, hours: what can be counted before anything runs."""
+    train = config.train
+    resolution = resolution_of(train, config.lake)
+    cost = estimate(train, resolution, *model_configs(train, config.lake))
+    return [epochs_line(train, config.lake), *lines(train, config.estimate, cost, resolution)]
 
 
 def sample_boundaries(config: TrainJobConfig, step: int) -> tuple[Boundary, ...]:
