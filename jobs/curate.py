@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from altdiffusion.curation.report.write import write_report
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from jobs.harness import Job, Session, already_published, leave, main
-from pipelines.curate import CurateConfig, boundaries, plan
+from pipelines.curate import CurateConfig, boundaries, plan, survey
 
 
 def result(config: CurateConfig, lake: Lake) -> str | None:
@@ -13,10 +15,13 @@ def result(config: CurateConfig, lake: Lake) -> str | None:
 
 def run(config: CurateConfig, session: Session) -> None:
     for boundary in boundaries(config):
-        session.boundary(boundary)
+        images = session.boundary(boundary)
+    page = files.join(images.uri, "report.html")
+    session.run.artifact(write_report(session.lake, images, page, name=config.name, config=config.report))
+    print(f"[report] {page}", flush=True)
 
 
-JOB = Job(name="curate", config=CurateConfig, plan=plan, result=result, run=run)
+JOB = Job(name="curate", config=CurateConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))

@@ -41,8 +41,9 @@ class Job(Generic[C]):
     result: Callable[[C, Lake], str | None]
     """What the finished job has left in the lake, in a few words; None while there is something to do."""
     run: Callable[[C, Session], None]
-    survey: Callable[[C], Sequence[str]] = lambda _: ()
-    """What `--dry-run` says of the inputs after a look at them: rows, units, sizes. Reads as little as that takes."""
+    survey: Callable[[C, bool], Sequence[str]] = lambda _, __: ()
+    """What `--dry-run` says of the inputs after a look at them: rows, units, sizes. Reads as little as that takes, and
+    only what is on this machine unless told to look further."""
 
 
 class Session:
@@ -103,6 +104,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML, see jobs/configs/")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, change nothing")
+    parser.add_argument("--remote", action="store_true", help="with --dry-run: look at inputs elsewhere as well")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. download.threads=32")
     arguments = parser.parse_intermixed_args(argv)
     try:
@@ -110,7 +112,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         plan = job.plan(config)
         if arguments.dry_run:
             print(to_yaml(config))
-            print("\n".join([*plan.lines(), *(f"  {line}" for line in job.survey(config))]))
+            print("\n".join([*plan.lines(), *(f"  {line}" for line in job.survey(config, arguments.remote))]))
             print(f"fingerprint: {fingerprint(config)}")
             return 0
         _run(job, config, plan)

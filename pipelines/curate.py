@@ -1,21 +1,40 @@
-"""Curation: source -> select -> candidates -> deduplicate -> links -> download (and score) -> images."""
+"""Curation: source -> candidates -> links [-> balanced] -> images, and what is done over downloaded images.
+
+    select -> deduplicate [-> balance] -> download [-> retry]* [-> fingerprint -> compare -> distinct]
+
+`images` gets a version at each step from download on; only the last one becomes what its bare name means.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from altdiffusion.config import operational, semantic
-from altdiffusion.curation.config import DownloadConfig, LanguageConfig, ScoreConfig, SelectConfig, SourceConfig
+from altdiffusion.curation import distinct
+from altdiffusion.curation.balance import BalanceWork, plan_balance
+from altdiffusion.curation.blocklist import blocklist_refs
+from altdiffusion.curation.config import (
+    BalanceConfig,
+    DistinctConfig,
+    DownloadConfig,
+    LanguageConfig,
+    ReportConfig,
+    ScoreConfig,
+    SelectConfig,
+    SourceConfig,
+)
 from altdiffusion.curation.dedup import DedupWork, plan_dedup
 from altdiffusion.curation.download import DownloadWork, plan_download
 from altdiffusion.curation.select import SelectWork
-from altdiffusion.curation.source import scan_source
-from altdiffusion.curation.sources import SelectSourcesWork, plan_sources
-from altdiffusion.execution.boundary import Boundary
+from altdiffusion.curation.source import SourceScan, scan_source
+from altdiffusion.curation.sources import SelectSourcesWork, describe_sources, plan_sources
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.boundary import Boundary, published
 from altdiffusion.refs import Ref
-from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake, Version
 from pipelines.common import JobConfig, Plan, Workers, make_boundary
 
 
@@ -35,16 +54,24 @@ class CurateConfig(JobConfig):
     """Name of the run in MLflow."""
     sources: tuple[SelectedSource, ...]
     language: LanguageConfig = LanguageConfig()
+    balance: BalanceConfig | None = None
+    """Which share of each language stays; null keeps every link."""
     download: DownloadConfig = DownloadConfig()
     score: ScoreConfig = ScoreConfig()
+    distinct: DistinctConfig | None = None
+    """Which downloaded pictures count as the same; null keeps all."""
     candidates: str = "candidates"
     """Name of the dataset of selected rows, before deduplication."""
     links: str = "links"
     """Name of the dataset of distinct links."""
+    balanced: str = "balanced"
+    """Name of the dataset of links that `balance` leaves."""
     images: str = "images"
-    """Name of the dataset of downloaded pictures."""
+    """Name of the dataset of downloaded pictures; the keys of its duplicates are `<images>-keys`, `<images>-drops`."""
     select_workers: Workers = operational(factory=Workers)
     download_workers: Workers = operational(factory=Workers)
+    report: ReportConfig = operational(factory=ReportConfig)
+    """What report.html shows."""
 
     def __post_init__(self) -> None:
         names = [entry.source.name for entry in self.sources]
@@ -59,62 +86,156 @@ class CurateConfig(JobConfig):
 
 
 def boundaries(config: CurateConfig) -> tuple[Boundary, ...]:
-    """The three boundaries, in order."""
-    lake = config.lake
+    """All boundaries, in order."""
+    to_links = (_select(config), _deduplicate(config), *_balance(config))
+    download = _download(config)
+    return (*to_links, download, *_distinct(config, download))
+
+
+def _select(config: CurateConfig) -> Boundary:
+    @functools.cache  # the footers are read once for parents and units
+    def scans() -> tuple[SourceScan, ...]:
+        return tuple(scan_source(entry.source, entry.select) for entry in config.sources)
+
     works = {
         entry.source.name: SelectWork(
-            lake=lake, dataset=config.candidates, source=entry.source, select=entry.select, language=config.language
+            lake=config.lake,
+            dataset=config.candidates,
+            source=entry.source,
+            select=entry.select,
+            language=config.language,
         )
         for entry in config.sources
     }
+    return make_boundary(
+        name="select",
+        output=config.candidates,
+        settings={"sources": [semantic(entry) for entry in config.sources], "language": semantic(config.language)},
+        workers=config.select_workers,
+        noun="rows",
+        kind="links",
+        parents=lambda _: [
+            *(scan.ref for scan in scans()),
+            *blocklist_refs([entry.source for entry in config.sources]),
+        ],
+        units=lambda _: plan_sources(scans()),
+        work=lambda _: SelectSourcesWork(works),
+        when_empty="loosen the thresholds that rejected most, or check the source's columns",
+    )
 
-    def sources(_: Lake) -> Sequence[Ref]:
-        return [scan_source(entry.source).ref for entry in config.sources]
 
-    def head(name: str) -> Any:
-        return lambda lake: [lake.version(name).ref]
-
+def _deduplicate(config: CurateConfig) -> Boundary:
     buckets = config.sources[0].select.buckets
+    return make_boundary(
+        name="deduplicate",
+        output=config.links,
+        settings={"buckets": buckets},
+        workers=config.select_workers,
+        noun="rows",
+        kind="links",
+        parents=_head(config.candidates),
+        units=lambda lake: plan_dedup(lake.version(config.candidates), buckets),
+        work=lambda _: DedupWork(lake=config.lake, dataset=config.links),
+    )
+
+
+def _balance(config: CurateConfig) -> tuple[Boundary, ...]:
+    balance = config.balance
+    if balance is None:
+        return ()
     return (
         make_boundary(
-            name="select",
-            output=config.candidates,
-            settings={
-                "sources": [semantic(entry) for entry in config.sources],
-                "language": semantic(config.language),
-            },
+            name="balance",
+            output=config.balanced,
+            settings={"balance": semantic(balance)},
             workers=config.select_workers,
             noun="rows",
             kind="links",
-            parents=sources,
-            units=lambda _: plan_sources([scan_source(entry.source) for entry in config.sources]),
-            work=lambda _: SelectSourcesWork(works),
-            when_empty="loosen the thresholds that rejected most, or check the source's columns",
-        ),
-        make_boundary(
-            name="deduplicate",
-            output=config.links,
-            settings={"buckets": buckets},
-            workers=config.select_workers,
-            noun="rows",
-            kind="links",
-            parents=head(config.candidates),
-            units=lambda lake: plan_dedup(lake.version(config.candidates), buckets),
-            work=lambda _: DedupWork(lake=lake, dataset=config.links),
-        ),
-        make_boundary(
-            name="download",
-            output=config.images,
-            settings={"download": semantic(config.download), "score": semantic(config.score)},
-            workers=config.download_workers,
-            noun="images",
-            kind="images",
-            parents=head(config.links),
-            units=lambda lake: plan_download(lake.version(config.links), config.download.rows_per_unit),
-            work=lambda _: DownloadWork(lake=lake, dataset=config.images, download=config.download, score=config.score),
-            when_empty="check that the pictures' hosts answer; the reasons count what went wrong",
+            parents=_head(config.links),
+            units=lambda lake: plan_balance(lake.version(config.links), balance)[0],
+            work=lambda _: BalanceWork(lake=config.lake, dataset=config.balanced, balance=balance),
+            when_empty="raise rows_per_language, or lower similarity_quantile",
         ),
     )
+
+
+def _download(config: CurateConfig) -> Boundary:
+    links = config.links if config.balance is None else config.balanced
+    return make_boundary(
+        name="download",
+        output=config.images,
+        settings={"download": semantic(config.download), "score": semantic(config.score)},
+        workers=config.download_workers,
+        noun="images",
+        kind="images",
+        parents=_head(links),
+        units=lambda lake: plan_download(lake.version(links), config.download.rows_per_unit),
+        work=lambda _: DownloadWork(
+            lake=config.lake, dataset=config.images, download=config.download, score=config.score
+        ),
+        is_head=config.distinct is None,
+        when_empty="check that the pictures' hosts answer; the reasons count what went wrong",
+    )
+
+
+def _distinct(config: CurateConfig, images: Boundary) -> tuple[Boundary, ...]:
+    """Duplicates among the pictures that `images` makes."""
+    chosen = config.distinct
+    if chosen is None:
+        return ()
+    keys, drops = f"{config.images}-keys", f"{config.images}-drops"
+    settings = {"distinct": semantic(chosen)}
+    return (
+        make_boundary(
+            name="fingerprint",
+            output=keys,
+            settings=settings,
+            workers=config.select_workers,
+            noun="images",
+            kind="keys",
+            parents=lambda lake: [_made(lake, images).ref],
+            units=lambda lake: distinct.plan_fingerprint(_made(lake, images), chosen),
+            work=lambda _: distinct.FingerprintWork(lake=config.lake, dataset=keys, config=chosen),
+        ),
+        make_boundary(
+            name="compare",
+            output=drops,
+            settings=settings,
+            workers=config.select_workers,
+            noun="duplicates",
+            kind="drops",
+            parents=_head(keys),
+            units=lambda lake: distinct.plan_compare(lake.version(keys), chosen),
+            work=lambda _: distinct.CompareWork(lake=config.lake, dataset=drops, config=chosen),
+            may_be_empty=True,
+        ),
+        make_boundary(
+            name="distinct",
+            output=config.images,
+            settings=settings,
+            workers=config.select_workers,
+            noun="images",
+            kind="images",
+            parents=lambda lake: [_made(lake, images).ref, lake.version(drops).ref],
+            units=lambda lake: distinct.plan_distinct(_made(lake, images), lake.version(drops)),
+            work=lambda _: distinct.DistinctWork(lake=config.lake, dataset=config.images),
+            carried=lambda lake: distinct.carried_rejects(_made(lake, images)),
+        ),
+    )
+
+
+def _head(name: str) -> Callable[[Lake], Sequence[Ref]]:
+    return lambda lake: [lake.version(name).ref]
+
+
+def _made(lake: Lake, boundary: Boundary) -> Version:
+    """The version that an earlier boundary has made, which need not be the dataset's head."""
+    version = published(lake, boundary)
+    if version is None:
+        raise AltDiffusionError(
+            f"dataset {boundary.output}", f"has no version of boundary {boundary.name}", "run the whole job"
+        )
+    return version
 
 
 def plan(config: CurateConfig) -> Plan:
@@ -128,3 +249,13 @@ def plan(config: CurateConfig) -> Plan:
             "pictures": f"{config.download.image_size} px, {config.download.encode_format}",
         },
     )
+
+
+def survey(config: CurateConfig, remote: bool = False) -> list[str]:
+    """What the sources hold, from their footers."""
+    if not remote and not all(files.is_local(entry.source.uri) for entry in config.sources):
+        return ["sources  not looked at: they are not on this machine (--remote looks)"]
+    try:
+        return describe_sources([scan_source(entry.source, entry.select) for entry in config.sources])
+    except AltDiffusionError as error:  # the plan stands all the same; the run will stop at it
+        return [f"sources  cannot be used yet: {error}"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from altdiffusion.config import operational
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig
+from altdiffusion.storage.files import is_local
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.estimate import (
     EstimateConfig,
@@ -74,12 +75,13 @@ def plan(config: TrainJobConfig) -> Plan:
     )
 
 
-def survey(config: TrainJobConfig) -> list[str]:
+def survey(config: TrainJobConfig, remote: bool = False) -> list[str]:
     """Memory, sizes, epochs, hours: what can be counted before anything runs."""
     train = config.train
-    resolution = resolution_of(train, config.lake)
-    cost = estimate(train, resolution, *model_configs(train, config.lake))
-    return [epochs_line(train, config.lake), *lines(train, config.estimate, cost, resolution)]
+    look = remote or is_local(config.lake)
+    resolution = resolution_of(train, config.lake, look)
+    cost = estimate(train, resolution, *model_configs(train, config.lake, look))
+    return [epochs_line(train, config.lake, look), *lines(train, config.estimate, cost, resolution)]
 
 
 def sample_boundaries(config: TrainJobConfig, step: int) -> tuple[Boundary, ...]:

@@ -17,11 +17,25 @@ Answer = Callable[[socket.socket], None]
 
 @dataclass
 class Site:
-    """`answers` by path; what was asked is kept in `requests` (raw heads)."""
+    """`answers` by path, or by host and path where a host has its own; what was asked is kept in `requests`."""
 
     port: int
     answers: dict[str, Answer | bytes] = field(default_factory=dict)
     requests: list[bytes] = field(default_factory=list)
+    """Raw heads, in order of arrival."""
+    connections: int = 0
+
+    def asked(self, host: str = "") -> list[str]:
+        """Paths asked for, of one host or of all."""
+        return [_path(head) for head in self.requests if host in ("", _host(head))]
+
+
+def _path(head: bytes) -> str:
+    return head.split(b" ")[1].decode()
+
+
+def _host(head: bytes) -> str:
+    return head.partition(b"\r\nHost: ")[2].partition(b"\r\n")[0].decode()
 
 
 def reply(body: bytes = b"", *, status: str = "200 OK", length: int | None = -1, **headers: str) -> bytes:
@@ -34,8 +48,13 @@ def reply(body: bytes = b"", *, status: str = "200 OK", length: int | None = -1,
 
 
 @contextlib.contextmanager
-def serving(context: ssl.SSLContext | None = None, address: str = "127.0.0.1", port: int = 0) -> Iterator[Site]:
-    """A server on a port (0: a free one) of a loopback address for the block; each connection has a thread."""
+def serving(
+    context: ssl.SSLContext | None = None, address: str = "127.0.0.1", port: int = 0, *, keep: bool = False
+) -> Iterator[Site]:
+    """A server on a port (0: a free one) of a loopback address for the block; each connection has a thread.
+
+    `keep`: a connection takes one request after the other, instead of one only.
+    """
     listener = socket.create_server((address, port))
     site = Site(port=listener.getsockname()[1])
     stopped = threading.Event()
@@ -44,18 +63,23 @@ def serving(context: ssl.SSLContext | None = None, address: str = "127.0.0.1", p
         with contextlib.suppress(OSError), connection:
             if context is not None:
                 connection = context.wrap_socket(connection, server_side=True)
-            head = b""
-            while b"\r\n\r\n" not in head:
-                piece = connection.recv(65536)
-                if not piece:
-                    return
-                head += piece
-            site.requests.append(head)
-            answer = site.answers.get(head.split(b" ")[1].decode(), reply(status="404 Not Found"))
-            if callable(answer):
-                answer(connection)
-            else:
-                connection.sendall(answer)
+            again = True
+            while again:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    piece = connection.recv(65536)
+                    if not piece:
+                        return
+                    head += piece
+                site.requests.append(head)
+                path = _path(head)
+                common = site.answers.get(path, reply(status="404 Not Found"))
+                answer = site.answers.get(_host(head) + path, common)
+                if callable(answer):
+                    answer(connection)
+                else:
+                    connection.sendall(answer)
+                again = keep
             if context is not None:
                 connection.unwrap()
 
@@ -65,6 +89,7 @@ def serving(context: ssl.SSLContext | None = None, address: str = "127.0.0.1", p
                 connection, _ = listener.accept()
             except OSError:
                 return
+            site.connections += 1
             threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
     thread = threading.Thread(target=accept, daemon=True)
@@ -105,8 +130,11 @@ def canary() -> Iterator[tuple[int, list[tuple[str, int]]]]:
         thread.join(5)
 
 
-def certificate(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
-    """A self-signed certificate for these host names: (context of the server, PEM file for the client to trust)."""
+def certificate(folder: Path, *names: str, days: int = 30) -> tuple[ssl.SSLContext, Path]:
+    """A self-signed certificate for these host names: (context of the server, PEM file for the client to trust).
+
+    `days`: from yesterday on; -1 has expired.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -114,7 +142,7 @@ def certificate(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1 if days > 0 else 30)
     alternatives: list[x509.GeneralName] = [x509.DNSName(item) for item in names]
     alternatives.append(x509.IPAddress(ipaddress.IPv4Address("203.0.113.7")))
     built = (
@@ -124,7 +152,7 @@ def certificate(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=30))
+        .not_valid_after(start + datetime.timedelta(days=days if days > 0 else 30 + days))
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
+from typing import NoReturn
 
 import altdiffusion
 from altdiffusion.errors import AltDiffusionError
 
 
 def parser() -> argparse.ArgumentParser:
-    """All subcommands; each package that has some registers its own."""
+    """All subcommands; each package that has some registers its own, curation among those of the other two."""
+    from altdiffusion.curation import cli as curation_cli
+    from altdiffusion.curation.report import cli as report_cli
     from altdiffusion.lineage import cli as lineage_cli
     from altdiffusion.storage import cli as storage_cli
+    from altdiffusion.training import cli as training_cli
 
     top = argparse.ArgumentParser(prog="altdiffusion", description=__doc__)
     top.add_argument("--version", action="version", version=f"altdiffusion {altdiffusion.__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    storage_cli.register(commands)
-    lineage_cli.register(commands)
+    datasets = storage_cli.register(commands)
+    curation_cli.register(datasets, lineage_cli.register(commands))
+    report_cli.register(datasets)
+    training_cli.register(commands)
     return top
 
 
@@ -34,5 +42,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+def run() -> NoReturn:
+    """The installed command: `main`, then the end of the process without the interpreter's teardown, in which threads
+    of native libraries have been seen to abort a command that had done its work."""
+    status = main()
+    with contextlib.suppress(BrokenPipeError):  # `altdiffusion lineage up ... | head`
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -20,6 +20,7 @@ from altdiffusion.execution.runner import run_units
 from altdiffusion.execution.units import Pool, Resources
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit
+from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
 from tests.failing_work import Failing
 
@@ -56,7 +57,7 @@ def test_a_pool_makes_what_one_process_makes(ray_here: None, undisturbed: tuple[
     drop_ledger(lake)
     made = generation_lake.generate(lake, generation_lake.config(lake), backend="ray", pool=POOL)
     assert made.ref == expected.ref
-    assert made.verify() == []
+    assert damages_of(made) == []
 
 
 def test_killed_workers_change_nothing(ray_here: None, undisturbed: tuple[str, Version], tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ def fetcher(site: Site, **settings: Any) -> Fetcher:
     """A fetcher for which HOST is the server of the test, and nothing else is reachable by name."""
     given = {
         "deadline_s": 2.0,
-        "retries": 0,
         "allow_private": LOOPBACK,
         "connect_to": {f"{HOST}:80": f"127.0.0.1:{site.port}"},
     }
@@ -162,7 +161,7 @@ def test_a_name_server_that_hangs_costs_the_deadline(monkeypatch: pytest.MonkeyP
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(10) and [])
     start = time.monotonic()
-    assert reason(Fetcher(DownloadConfig(deadline_s=0.5, retries=0)), "http://slow.test/") == "timeout"
+    assert reason(Fetcher(DownloadConfig(deadline_s=0.5)), "http://slow.test/") == "timeout"
     assert time.monotonic() - start < 5.0
     released.set()
 
@@ -183,30 +182,6 @@ def test_a_refused_connection_and_a_reset_are_told_apart(site: Site) -> None:
     port = closed.getsockname()[1]
     closed.close()
     assert reason(fetcher(site, connect_to={f"{HOST}:80": f"127.0.0.1:{port}"}), "/") == "connect"
-
-
-def test_transient_refusals_are_tried_again_and_permanent_ones_are_not(site: Site) -> None:
-    answers = [
-        reply(status="503 Busy", Retry_After="0"),
-        reply(status="429 Slow", Retry_After="0"),
-        reply(b"at last"),
-    ]
-    site.answers["/"] = lambda connection: connection.sendall(answers.pop(0))
-    assert fetcher(site, retries=2, retry_wait_s=0.01).fetch(f"http://{HOST}/").body == b"at last"
-    site.answers["/busy"] = reply(status="503 Busy")
-    assert reason(fetcher(site, retries=1, retry_wait_s=0.01), "/busy") == "http_503"
-    assert reason(fetcher(site, retries=5, retry_wait_s=0.01), "/gone") == "http_404"
-    paths = [head.split(b" ")[1] for head in site.requests]
-    assert paths == [b"/"] * 3 + [b"/busy"] * 2 + [b"/gone"]
-
-
-def test_one_host_is_not_asked_faster_than_allowed(site: Site) -> None:
-    site.answers["/"] = reply(b"x")
-    fetch = fetcher(site, per_host_per_s=20.0)
-    start = time.monotonic()
-    for _ in range(7):
-        fetch.fetch(f"http://{HOST}/")
-    assert time.monotonic() - start >= 0.29
 
 
 HOSTILE = [
@@ -242,7 +217,6 @@ def test_hostile_urls_make_no_connection_directly_or_by_redirect() -> None:
     with serving(address="127.0.0.77") as site, canary() as (port, seen):
         fetch = Fetcher(
             DownloadConfig(
-                retries=0,
                 deadline_s=2.0,
                 ports=(80, 443, port),
                 connect_to={f"{HOST}:80": f"127.0.0.77:{site.port}"},
@@ -279,9 +253,7 @@ def test_a_name_is_resolved_once_a_hop_and_that_answer_is_connected_to() -> None
 
     with canary() as (port, seen), serving(address="127.0.0.77", port=port) as site:
         site.answers["/"] = reply(b"checked")
-        fetch = Fetcher(
-            DownloadConfig(retries=0, deadline_s=1.0, ports=(port,), allow_private=("127.0.0.77/32",)), rebinding
-        )
+        fetch = Fetcher(DownloadConfig(deadline_s=1.0, ports=(port,), allow_private=("127.0.0.77/32",)), rebinding)
         assert fetch.fetch(f"http://rebind.test:{port}/").body == b"checked"
         assert reason(fetch, f"http://rebind.test:{port}/") == "blocked_address"
         assert not seen

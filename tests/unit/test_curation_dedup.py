@@ -1,9 +1,14 @@
-"""Deduplication through buckets equals the obvious loop over all rows at once."""
+"""Deduplication through buckets equals the obvious loop over all rows at once, whatever the order they come in."""
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import fsspec
+import mmh3
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,87 +17,144 @@ from hypothesis import strategies as st
 
 from altdiffusion.curation import dedup
 from altdiffusion.curation.dedup import DedupWork, duplicates, plan_dedup
-from altdiffusion.curation.select import split_by_bucket
-from altdiffusion.curation.source import hash_id
+from altdiffusion.curation.select import buckets_of, by_bucket
+from altdiffusion.curation.tally import histogram
+from altdiffusion.curation.urls import url_key, url_keys
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
 
+LAKE = "memory://dedup"
+SOURCES = ("first", "second")
 
-def links(pairs: list[tuple[str, str]]) -> pa.Table:
-    """Rows of (url, text), in order; width is the row's number."""
+
+class Row(NamedTuple):
+    url: str
+    text: str = "x"
+    similarity: float | None = 0.3
+    source: str = "first"
+    hash: int | None = None  # what a source with wrong hashes says
+
+    @property
+    def sample_id(self) -> int:
+        return mmh3.hash64(self.url + self.text)[0] if self.hash is None else self.hash
+
+
+def links(rows: Sequence[Row], first: int = 0) -> pa.Table:
+    """The rows, in order; width is the row's number."""
     columns: dict[str, Any] = {
-        "sample_id": [hash_id(url, text) for url, text in pairs],
-        "url": [url for url, _ in pairs],
-        "caption": [text for _, text in pairs],
-        "language": ["en" if i % 2 else "de" for i in range(len(pairs))],
-        "language_score": [0.5] * len(pairs),
-        "width": list(range(len(pairs))),
-        "source": ["s"] * len(pairs),
+        "sample_id": [row.sample_id for row in rows],
+        "url": [row.url for row in rows],
+        "caption": [row.text for row in rows],
+        "language": ["en" if number % 2 else "de" for number in range(first, first + len(rows))],
+        "language_score": [0.5] * len(rows),
+        "width": list(range(first, first + len(rows))),
+        "similarity": [row.similarity for row in rows],
+        "source": [row.source for row in rows],
     }
     return pa.table(
         [
-            pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(len(pairs), field.type)
+            pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(len(rows), field.type)
             for field in LINKS
         ],
         schema=LINKS,
     )
 
 
-def candidates(lake: str, table: pa.Table, unit_rows: int, buckets: int) -> Version:
+def units_of(rows: Sequence[Row], size: int) -> list[pa.Table]:
+    """Cut into units as select does: source by source, in the config's order."""
+    tables = []
+    number = 0
+    for source in SOURCES:
+        mine = [row for row in rows if row.source == source]
+        for start in range(0, len(mine), size):
+            tables.append(links(mine[start : start + size], number))
+            number += tables[-1].num_rows
+    return tables or [links([])]
+
+
+def candidates(lake: str, tables: Sequence[pa.Table], buckets: int, done: Sequence[int] | None = None) -> Version:
+    """The version that select units leave, worked off in the order `done`."""
     dataset = Lake(lake).dataset("candidates")
     records = []
-    for index, start in enumerate(range(0, max(table.num_rows, 1), unit_rows)):
-        part = table.slice(start, unit_rows)
-        shards = tuple(dataset.write_shard(piece) for piece in split_by_bucket(part, buckets))
+    for index in range(len(tables)) if done is None else done:
+        table = tables[index]
+        parts = by_bucket(table, buckets_of(url_keys(table["url"]), buckets), buckets)
+        shards = tuple(dataset.write_shard(piece) for piece in parts)
         records.append(
-            UnitRecord(unit_id=f"u{index}", index=index, input_digest="d", rows_in=part.num_rows, shards=shards)
+            UnitRecord(unit_id=f"u{index}", index=index, input_digest="d", rows_in=table.num_rows, shards=shards)
         )
     return dataset.publish(kind="links", records=records, parents=[], config={}, fingerprint="f")
 
 
-def run(lake: str, version: Version, buckets: int) -> Version:
-    work = DedupWork(lake=lake, dataset="links")
-    work.setup()
-    records = [work.run(unit) for unit in plan_dedup(version, buckets)]
+def run(lake: str, version: Version, buckets: int, done: Sequence[int] | None = None) -> Version:
+    units = plan_dedup(version, buckets)
+    records = []
+    for index in range(buckets) if done is None else done:
+        work = DedupWork(lake=lake, dataset="links")  # a worker of its own for every unit
+        work.setup()
+        records.append(work.run(units[index]))
     dataset = Lake(lake).dataset("links")
     return dataset.publish(kind="links", records=records, parents=[version.ref], config={}, fingerprint="f")
 
 
-def brute_force(pairs: list[tuple[str, str]]) -> tuple[list[int], dict[str, int]]:
-    """Rows that stay, and how many are dropped for what."""
-    ids: set[int] = set()
+def everything(rows: Sequence[Row], size: int, buckets: int) -> Version:
+    fsspec.filesystem("memory").store.clear()
+    return run(LAKE, candidates(LAKE, units_of(rows, size), buckets), buckets)
+
+
+def priority(row: Row) -> tuple[Any, ...]:
+    """Smaller is better: the rule as the module states it."""
+    similarity = None if row.similarity is None else float(np.float32(row.similarity))
+    return SOURCES.index(row.source), similarity is None, -(similarity or 0.0), row.sample_id
+
+
+def brute_force(rows: Sequence[Row], buckets: int) -> tuple[list[int], dict[str, int]]:
+    """Rows that stay (numbers), and how many are dropped for what, row by row in the order of the rule."""
+    bucket = buckets_of(pa.array([url_key(row.url) for row in rows], pa.string()), buckets)
+    ids: set[tuple[int, int]] = set()
     urls: set[str] = set()
-    stay, dropped = [], {"duplicate_hash": 0, "duplicate_url": 0}
-    for row, (url, text) in enumerate(pairs):
-        if hash_id(url, text) in ids:
+    stay, dropped = [], Counter[str]()
+    for number in sorted(range(len(rows)), key=lambda n: (*priority(rows[n]), url_key(rows[n].url), n)):
+        row, key = rows[number], url_key(rows[number].url)
+        again = (int(bucket[number]), row.sample_id) in ids  # ids are compared within a bucket
+        ids.add((int(bucket[number]), row.sample_id))
+        if again:
             dropped["duplicate_hash"] += 1
-        elif url in urls:
+        elif key in urls:
             dropped["duplicate_url"] += 1
         else:
-            stay.append(row)
-        ids.add(hash_id(url, text))
-        urls.add(url)
-    return stay, {reason: count for reason, count in dropped.items() if count}
+            stay.append(number)
+            urls.add(key)
+    return sorted(stay), dict(dropped)
 
 
-PAIRS = st.lists(st.tuples(st.sampled_from([f"http://a/{i}" for i in range(12)]), st.sampled_from("xyz")), max_size=50)
+URLS = [spelling for i in range(7) for spelling in (f"http://a/{i}", f"https://A:443/{i}#x", f"http://a./{i}?utm_a=b")]
+ROWS = st.lists(
+    st.builds(
+        Row,
+        st.sampled_from(URLS),
+        st.sampled_from("xyz"),
+        st.sampled_from([None, 0.1, 0.2, 0.25]),
+        st.sampled_from(SOURCES),
+        st.sampled_from([None, None, None, 1, 2]),
+    ),
+    max_size=60,
+).map(lambda rows: sorted(rows, key=lambda row: SOURCES.index(row.source)))
 
 
 @settings(max_examples=40, deadline=None)
-@given(PAIRS, st.integers(1, 20), st.integers(1, 5))
-def test_buckets_and_units_do_not_change_what_stays(pairs: list[tuple[str, str]], unit_rows: int, buckets: int) -> None:
-    import fsspec
-
-    fsspec.filesystem("memory").store.clear()
-    lake = "memory://dedup"
-    version = run(lake, candidates(lake, links(pairs), unit_rows, buckets), buckets)
-    stay, dropped = brute_force(pairs)
+@given(ROWS, st.integers(1, 20), st.integers(1, 5))
+def test_buckets_and_units_do_not_change_what_stays(rows: list[Row], size: int, buckets: int) -> None:
+    version = everything(rows, size, buckets)
+    stay, dropped = brute_force(rows, buckets)
     assert sorted(version.read(["width"])["width"].to_pylist()) == stay
     assert dict(version.manifest.rejects_by_reason) == dropped
-    by_language = version.manifest.rows_by_language
-    assert sum(by_language.values()) == len(stay)
+    assert sum(version.manifest.rows_by_language.values()) == len(stay)
+    assert sum(rows for _, _, rows in histogram(version.manifest.tally, "short_side")) == 0
+    with_similarity = sum(rows[number].similarity is not None for number in stay)
+    assert sum(count for _, _, count in histogram(version.manifest.tally, "similarity")) == with_similarity
     rejects = list(version.iter_rejects())
     if rejects:
         gone = pa.concat_tables(rejects)
@@ -100,14 +162,64 @@ def test_buckets_and_units_do_not_change_what_stays(pairs: list[tuple[str, str]]
         assert gone.num_rows == sum(dropped.values())
 
 
+@settings(max_examples=40, deadline=None)
+@given(ROWS, st.integers(1, 20), st.integers(1, 20), st.randoms(use_true_random=False))
+def test_the_survivor_does_not_depend_on_any_order(
+    rows: list[Row], size: int, other: int, chance: random.Random
+) -> None:
+    """Shuffled rows, cut into other units, worked off in any order by any worker: the same rows stay."""
+    buckets = 3
+    names = ["sample_id", "source", "similarity"]
+    plain = everything(rows, size, buckets)
+    stayed = Counter(map(str, plain.read(names).to_pylist()))
+    again = rows.copy()
+    chance.shuffle(again)
+    tables = units_of(again, other)
+    fsspec.filesystem("memory").store.clear()
+    version = candidates(LAKE, tables, buckets, chance.sample(range(len(tables)), len(tables)))
+    shuffled = run(LAKE, version, buckets, chance.sample(range(buckets), buckets))
+    assert Counter(map(str, shuffled.read(names).to_pylist())) == stayed
+    assert plain.manifest.rejects_by_reason == shuffled.manifest.rejects_by_reason
+
+
+@settings(max_examples=20, deadline=None)
+@given(ROWS, st.integers(1, 20), st.randoms(use_true_random=False))
+def test_the_order_of_work_does_not_change_the_digest(rows: list[Row], size: int, chance: random.Random) -> None:
+    tables = units_of(rows, size)
+    digests = set()
+    for shuffle in (False, True):
+        fsspec.filesystem("memory").store.clear()
+        order, last = list(range(len(tables))), list(range(4))
+        if shuffle:
+            chance.shuffle(order)
+            chance.shuffle(last)
+        digests.add(run(LAKE, candidates(LAKE, tables, 4, order), 4, last).ref.digest)
+    assert len(digests) == 1
+
+
+def test_the_rule_in_words(tmp_path: Any) -> None:
+    rows = [
+        Row("http://a/1", "x", 0.1), Row("http://a/1", "y", 0.4), Row("http://a/1", "z", None),  # the more similar one
+        Row("http://a/2", "x", None), Row("https://a/2", "x", 0.01),  # a null comes last
+        Row("http://a/3", "x", 0.1), Row("http://a/3", "x", 0.9, "second"),  # the source that the config names first
+        Row("http://a/4", "x", 0.3, "second"), Row("http://a/4", "y", 0.3, "second"),  # the smaller id
+    ]  # fmt: skip
+    version = run(str(tmp_path), candidates(str(tmp_path), units_of(rows, 3), 2), 2)
+    kept = {(row["url"], row["caption"], row["source"]) for row in version.read().to_pylist()}
+    smaller = min("x", "y", key=lambda text: Row("http://a/4", text).sample_id)
+    assert kept == {
+        ("http://a/1", "y", "first"), ("https://a/2", "x", "first"), ("http://a/3", "x", "first"),
+        ("http://a/4", smaller, "second"),
+    }  # fmt: skip
+
+
 def test_rejects_name_their_own_row(tmp_path: Any) -> None:
-    pairs = [("http://a/1", "x"), ("http://a/2", "x"), ("http://a/1", "x"), ("http://a/2", "y"), ("http://a/1", "z")]
-    version = run(str(tmp_path), candidates(str(tmp_path), links(pairs), 2, 1), 1)
-    rows = pa.concat_tables(version.iter_rejects()).to_pylist()
-    assert [(r["row"], r["reason"], r["sample_id"], r["language"]) for r in rows] == [
-        (2, "duplicate_hash", hash_id("http://a/1", "x"), "de"),
-        (3, "duplicate_url", hash_id("http://a/2", "y"), "en"),
-        (4, "duplicate_url", hash_id("http://a/1", "z"), "de"),
+    rows = [Row("http://a/1"), Row("http://a/2", similarity=0.5), Row("http://a/1"), Row("http://a/2", "y", 0.4)]
+    version = run(str(tmp_path), candidates(str(tmp_path), units_of(rows, 2), 1), 1)
+    found = pa.concat_tables(version.iter_rejects()).to_pylist()
+    assert [(r["row"], r["reason"], r["sample_id"], r["language"]) for r in found] == [
+        (2, "duplicate_hash", rows[2].sample_id, "de"),
+        (3, "duplicate_url", rows[3].sample_id, "en"),
     ]
 
 
@@ -115,29 +227,36 @@ def test_large_buckets_are_written_in_even_shards_in_input_order(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dedup, "SHARD_ROWS", 10)
-    pairs = [(f"http://a/{i % 33}", "x") for i in range(40)]
-    version = run(str(tmp_path), candidates(str(tmp_path), links(pairs), 7, 1), 1)
+    rows = [Row(f"http://a/{i % 33}") for i in range(40)]
+    version = run(str(tmp_path), candidates(str(tmp_path), units_of(rows, 7), 1), 1)
     assert [shard.rows for shard in version.shards] == [10, 10, 10, 3]
     assert version.read(["width"])["width"].to_pylist() == list(range(33))
 
 
 def test_the_same_rows_in_other_units_give_the_same_shards(tmp_path: Any) -> None:
-    pairs = [(f"http://a/{i % 50}", str(i % 3)) for i in range(200)]
+    rows = [Row(f"http://a/{i % 50}", str(i % 3)) for i in range(200)]
     versions = [
-        run(str(tmp_path / str(rows)), candidates(str(tmp_path / str(rows)), links(pairs), rows, 4), 4)
-        for rows in (7, 64)
+        run(str(tmp_path / str(size)), candidates(str(tmp_path / str(size)), units_of(rows, size), 4), 4)
+        for size in (7, 64)
     ]
     assert versions[0].shards == versions[1].shards
 
 
-def test_first_occurrences_with_ids_that_are_not_hashes() -> None:
-    ids, urls = pa.chunked_array([[1, 1, 2, 3]]), pa.chunked_array([["a", "b", "b", "a"]])
-    assert duplicates(ids, urls).tolist() == ["", "duplicate_hash", "", "duplicate_url"]
-    assert len(duplicates(pa.chunked_array([], pa.int64()), pa.chunked_array([], pa.string()))) == 0
+def test_keys_whose_hashes_are_equal_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setattr(dedup, "hash64", lambda keys: np.zeros(len(keys), np.uint64))
+    rows = [Row(f"http://a/{i % 5}", str(i)) for i in range(20)]
+    version = run(str(tmp_path), candidates(str(tmp_path), units_of(rows, 6), 2), 2)
+    assert sorted(version.read(["url"])["url"].to_pylist()) == [f"http://a/{i}" for i in range(5)]
+
+
+def test_the_better_of_two_stays() -> None:
+    ids, keys = np.array([1, 1, 2, 3]), np.array([7, 8, 8, 7])
+    assert duplicates(ids, keys).tolist() == [0, 1, 0, 2]
+    assert len(duplicates(ids[:0], keys[:0])) == 0
 
 
 def test_a_version_of_other_buckets_is_refused(tmp_path: Any) -> None:
-    version = candidates(str(tmp_path), links([("http://a/1", "x")] * 3), 1, 4)
+    version = candidates(str(tmp_path), units_of([Row("http://a/1")] * 3, 1), 4)
     with pytest.raises(AltDiffusionError, match="has 12 shards, which are not 5 buckets"):
         plan_dedup(version, 5)
     assert np.array_equal([unit.index for unit in plan_dedup(version, 4)], range(4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altdiffusion.curation.blocklist import load_blocklist
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-from altdiffusion.curation.select import REASONS, SelectWork, bucket_of, failures, first_reason, split_by_bucket
-from altdiffusion.curation.source import normalise, plan_select, scan_source
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.curation.filters import REASONS
+from altdiffusion.curation.select import SelectWork, buckets_of, by_bucket
+from altdiffusion.curation.source import plan_select, scan_source
+from altdiffusion.curation.urls import url_keys
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage.dataset import Lake
+from tests.source_rows import GOOD, reasons, split, table
 
-GOOD = {
-    "url": "http://a.example/1.jpg",
-    "caption": "A red bicycle leans against the wall of an old house in the village",
-    "width": 640,
-    "height": 480,
-    "similarity": 0.35,
-    "punsafe": 0.1,
-    "pwatermark": 0.1,
-    "aesthetic": 7.5,
-    "source_language": "en",
-    "sample_id": 1,
-}
 V1 = SelectConfig(similarity_above=0.28, aesthetic_above=7.0)
-
-
-def table(*changes: dict[str, Any]) -> pa.Table:
-    rows = [{**GOOD, **change} for change in changes]
-    columns = {name: [row[name] for row in rows] for name in GOOD}
-    types = {"sample_id": pa.int64(), "width": pa.int64(), "height": pa.int64(), "url": pa.string()}
-    types |= {"caption": pa.string(), "source_language": pa.string()}
-    return normalise(
-        pa.table({name: pa.array(values, types.get(name, pa.float64())) for name, values in columns.items()}),
-        swapped_sizes=False,
-    )
-
-
-def reasons(config: SelectConfig, *changes: dict[str, Any]) -> list[str]:
-    rows = table(*changes)
-    found: list[str] = first_reason(failures(rows, config), rows.num_rows).tolist()
-    return found
 
 
 @pytest.mark.parametrize(
@@ -136,7 +107,7 @@ def test_accepted_rows_have_the_links_schema_and_rejects_their_story(work: Selec
         {"caption": "En röd cykel står lutad mot väggen på ett gammalt hus", "sample_id": 7},
         {"url": None, "sample_id": 8},
     )
-    accepted, rejects = work.split(rows, "unit")
+    accepted, rejects = split(work, rows, "unit")
     assert accepted.schema == LINKS and rejects.schema == REJECTS
     (kept,) = accepted.to_pylist()
     assert kept["sample_id"] == 6 and kept["language"] == "fr" and kept["source_language"] == "fr"
@@ -149,9 +120,9 @@ def test_accepted_rows_have_the_links_schema_and_rejects_their_story(work: Selec
 
 
 def test_nothing_in_is_nothing_out(work: SelectWork) -> None:
-    accepted, rejects = work.split(table({}).slice(0, 0), "unit")
+    accepted, rejects = split(work, table({}).slice(0, 0), "unit")
     assert accepted.num_rows == rejects.num_rows == 0 and accepted.schema == LINKS
-    accepted, rejects = work.split(table({"punsafe": 1.0}), "unit")
+    accepted, rejects = split(work, table({"punsafe": 1.0}), "unit")
     assert accepted.num_rows == 0 and rejects.num_rows == 1
 
 
@@ -195,50 +166,15 @@ def test_units_account_for_every_row_and_running_again_writes_the_same_bytes(tmp
     assert version.manifest.rejects_by_reason["size"] == 156  # heights 100 to 255
     assert version.rows + sum(version.manifest.rejects_by_reason.values()) == 500
     for index in range(len(version.shards)):
-        assert {bucket_of(url, 3) for url in version.read_shard(index, ["url"])["url"].to_pylist()} <= {index % 3}
+        assert set(buckets_of(url_keys(version.read_shard(index, ["url"])["url"]), 3).tolist()) <= {index % 3}
 
 
 @given(st.lists(st.text(max_size=8), max_size=60), st.integers(1, 9))
-def test_buckets_hold_every_row_once_in_order_and_equal_urls_together(urls: list[str], buckets: int) -> None:
-    rows = pa.table({"url": pa.array(urls, pa.string()), "row": pa.array(range(len(urls)), pa.int64())})
-    parts = split_by_bucket(rows, buckets)
+def test_buckets_hold_every_row_once_in_order_and_equal_keys_together(keys: list[str], buckets: int) -> None:
+    column = pa.array(keys, pa.string())
+    rows = pa.table({"key": column, "row": pa.array(range(len(keys)), pa.int64())})
+    parts = by_bucket(rows, buckets_of(column, buckets), buckets)
     assert len(parts) == buckets
-    assert sorted(row for part in parts for row in part["row"].to_pylist()) == list(range(len(urls)))
+    assert sorted(row for part in parts for row in part["row"].to_pylist()) == list(range(len(keys)))
     assert all(part["row"].to_pylist() == sorted(part["row"].to_pylist()) for part in parts)
-    seen = [set(part["url"].to_pylist()) for part in parts]
-    assert sum(map(len, seen)) == len(set(urls))
-
-
-def blocklist(folder: Path, text: str) -> dict[str, str]:
-    path = folder / "blocked.txt"
-    path.write_text(text)
-    return {"blocklist": str(path), "blocklist_sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def test_a_blocklist_drops_links_domains_and_hashes(tmp_path: Path) -> None:
-    text = "# removals\nurl:http://a.example/bad.jpg\n\ndomain:Evil.example\nhash:-77\n"
-    given = blocklist(tmp_path, text)
-    found = load_blocklist(given["blocklist"], given["blocklist_sha256"])
-    rows = table(
-        {"url": "http://a.example/bad.jpg"},
-        {"url": "http://a.example/bad.jpg?x"},
-        {"url": "https://IMG.deep.evil.example:8080/x"},
-        {"url": "http://evil.example"},
-        {"url": "http://notevil.example/evil.example"},
-        {"url": "http://me@evil.example/x"},
-        {"sample_id": -77},
-        {"url": None},
-    )
-    assert found.blocks(rows).to_pylist() == [True, False, True, True, False, True, True, False]
-    assert first_reason(failures(rows, V1, found.blocks(rows)), 8).tolist() == [
-        "blocklist", "", "blocklist", "blocklist", "", "blocklist", "blocklist", "url_scheme",
-    ]  # fmt: skip
-
-
-def test_a_blocklist_that_is_another_or_broken_is_an_error(tmp_path: Path) -> None:
-    for text in ("hash:abc\n", "host:a.example\n", "url:\n", "http://a.example/\n"):
-        given = blocklist(tmp_path, "# first\n" + text)
-        with pytest.raises(AltDiffusionError, match=r"blocked\.txt, line 2"):
-            load_blocklist(given["blocklist"], given["blocklist_sha256"])
-    with pytest.raises(AltDiffusionError, match="has SHA-256"):
-        load_blocklist(given["blocklist"], "0" * 64)
+    assert sum(len(set(part["key"].to_pylist())) for part in parts) == len(set(keys))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altdiffusion.curation.config import SourceConfig
-from altdiffusion.curation.source import hash_id, normalise, plan_select, read_rows, scan_source
-from altdiffusion.curation.sources import plan_sources
+from altdiffusion.curation import source as module
+from altdiffusion.curation.columns import ALIASES, resolve_columns
+from altdiffusion.curation.config import PRESETS, SelectConfig, SourceConfig
+from altdiffusion.curation.source import Part, SourceScan, plan_select, scan_source
+from altdiffusion.curation.sources import describe_sources, plan_sources
 from altdiffusion.errors import AltDiffusionError
+from tests.source_rows import normalised, read_all, read_unit
 
 BASE = {
     "URL": ["http://a/1", "http://a/2", None],
@@ -36,13 +40,6 @@ def write(path: Path, table: pa.Table | dict[str, Any], name: str = "part-0.parq
     path.mkdir(exist_ok=True, parents=True)
     pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), path / name, **save)
     return path / name
-
-
-def read_all(source: SourceConfig) -> pa.Table:
-    units = plan_select(scan_source(source))
-    return pa.concat_tables(
-        read_rows(unit.payload["uri"], unit.payload["start"], unit.payload["stop"], source) for unit in units
-    )
 
 
 def test_the_base_release_has_its_sizes_swapped_and_its_hash_computed(tmp_path: Path) -> None:
@@ -92,6 +89,143 @@ def test_a_row_without_a_label_gets_the_sources(tmp_path: Path) -> None:
     assert read_all(config(tmp_path, language="en"))["source_language"].to_pylist() == ["de", "en", "en"]
 
 
+@pytest.mark.parametrize(
+    ("label", "code"),
+    [("iw", "he"), ("ru-Latn", "ru"), ("bg-latn", "bg"), ("zh_CN", "zh"), ("zh-TW", "zh"), (" DE ", "de"), ("jw", "jv"),
+     ("in", "id"), ("ji", "yi"), ("", None), ("unknown", None), ("und", None), ("nolang", None), (None, None),
+     ("pt-BR", "pt-br")],
+)  # fmt: skip
+def test_labels_become_plain_codes(label: str | None, code: str | None) -> None:
+    found = normalised(
+        {"url": pa.array(["x"]), "caption": pa.array(["y"]), "source_language": pa.array([label], pa.string())}
+    )
+    assert found["source_language"].to_pylist() == [code]
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_asks_for_its_columns_and_knows_its_sizes_and_labels(preset: str, tmp_path: Path) -> None:
+    """A part with exactly what the preset promises is read; without any one of these it is refused by name."""
+    shape = PRESETS[preset]
+    mapped = {"url": "link", "caption": "alt"}
+    given: dict[str, Any] = {"columns": mapped} if preset == "columns" else {}
+    (tmp_path / "list").write_text("hash:0")
+    digest = hashlib.sha256(b"hash:0").hexdigest()
+    if shape.published:
+        given |= {"blocklist": str(tmp_path / "list"), "blocklist_sha256": digest}
+    source = config(tmp_path, preset=preset, **given)
+    values: dict[str, Any] = {
+        "url": "http://a/1", "caption": "x", "width": 2, "height": 1, "similarity": 0.3, "source_language": "de",
+        "sample_id": 7, "pwatermark": 0.1, "punsafe": 0.2, "aesthetic": 7.5,
+    }  # fmt: skip
+    names = {
+        name: mapped.get(name, "") if preset == "columns" else ALIASES[name][-1].upper() for name in shape.requires
+    }
+    write(tmp_path, {column: [values[name]] for name, column in names.items()})
+    (row,) = read_all(source).to_pylist()
+    assert all(row[name] == values[name] for name in shape.requires if name not in ("width", "height"))
+    if "width" in shape.requires:
+        assert (row["width"], row["height"]) == ((1, 2) if shape.swapped_sizes else (2, 1))
+    if "source_language" not in shape.requires:
+        assert row["source_language"] == ("en" if "2b-en" in preset else None)
+    assert shape.swapped_sizes == (preset in ("laion-base", "laion2b-en", "laion2b-multi", "laion1b-nolang"))
+    for name, column in names.items():
+        write(tmp_path, {other: [values[ours]] for ours, other in names.items() if ours != name})
+        with pytest.raises(AltDiffusionError, match=f"lacks column '{column if preset == 'columns' else '.*'}'"):
+            scan_source(source)
+
+
+def test_the_names_of_published_sets() -> None:
+    for name in ("2b-en", "2b-multi", "1b-nolang"):
+        for kind in (f"laion{name}", f"laion{name}-joined", f"laion{name}-aesthetic", f"relaion{name}-research-safe"):
+            assert PRESETS[kind].published
+            assert ("source_language" in PRESETS[kind].requires) == (kind.startswith("laion2b-multi"))
+            assert PRESETS[kind].safe == kind.endswith("-research-safe")
+
+
+def test_any_parquet_is_read_by_a_column_map(tmp_path: Path) -> None:
+    """COYO's columns, beside one of LAION's names that means something else here."""
+    columns = {
+        "url": "url", "caption": "text", "width": "width", "height": "height", "similarity": "clip_similarity_vitb32",
+        "pwatermark": "watermark_score", "phash": "image_phash", "sha256": "sha",
+    }  # fmt: skip
+    table = {
+        "url": ["http://a/1"] * 5, "text": ["x"] * 5, "width": [9] * 5, "height": [8] * 5,
+        "clip_similarity_vitb32": pa.array([0.25] * 5, pa.float32()), "watermark_score": [0.5] * 5, "hash": ["?"] * 5,
+        "image_phash": ["9F91e133b1924e4e", "9f91e133b1924e4", None, "9f91e133b1924e4e", "9f91e133b1924e4e"],
+        "sha": ["", "AB" * 32, None, "zz" * 32, None],
+    }  # fmt: skip
+    (tmp_path / "list").write_text("hash:0")
+    given = {"blocklist": str(tmp_path / "list"), "blocklist_sha256": hashlib.sha256(b"hash:0").hexdigest()}
+    source = config(tmp_path, preset="columns", columns=columns, **given)
+    write(tmp_path, table)
+    rows = read_all(source)
+    assert rows["similarity"].to_pylist() == [0.25] * 5 and rows["pwatermark"].to_pylist() == [0.5] * 5
+    assert rows["sample_id"].to_pylist() == [mmh3.hash64("http://a/1x")[0]] * 5
+    phash = "phash:9f91e133b1924e4e"
+    assert rows["expected_hash"].to_pylist() == [phash, "sha256:" + "ab" * 32, None, phash, phash]
+    with pytest.raises(AltDiffusionError, match=r"lacks column 'gone'.*mend `columns.width` of source crawl"):
+        read_all(config(tmp_path, preset="columns", columns={**columns, "width": "gone"}, **given))
+    with pytest.raises(AltDiffusionError, match="column 'sha' is int64, not text"):
+        write(tmp_path, {**table, "sha": [1] * 5})
+        scan_source(source)
+
+
+def test_an_expected_hash_is_one_of_three_kinds(tmp_path: Path) -> None:
+    given = [
+        "sha256:" + "0" * 64,
+        " MD5:" + "A" * 32,
+        "phash:" + "f" * 16,
+        "sha1:" + "0" * 40,
+        "md5:" + "0" * 31,
+        "",
+        None,
+    ]
+    write(
+        tmp_path,
+        {name: (column * 3)[:7] for name, column in BASE.items()} | {"Expected_Hash": given, "sum": ["1" * 32] * 7},
+    )
+    found = read_all(config(tmp_path))["expected_hash"].to_pylist()
+    assert found == ["sha256:" + "0" * 64, "md5:" + "a" * 32, "phash:" + "f" * 16, None, None, None, None]
+    found = read_all(config(tmp_path, columns={"md5": "sum"}))["expected_hash"].to_pylist()
+    assert found[:3] == ["sha256:" + "0" * 64, "md5:" + "a" * 32, "phash:" + "f" * 16] and found[3] == "md5:" + "1" * 32
+
+
+def test_original_sizes_come_before_those_of_a_copy() -> None:
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("url", "TEXT")]
+        + [(name, pa.int32()) for name in ("width", "height", "original_width", "original_height")]
+        + [("similarity", pa.float32())]
+    )
+    found = resolve_columns(schema, SourceConfig(name="s", uri="x", swapped_sizes=False), "part")
+    assert (found["width"], found["height"]) == ("original_width", "original_height")
+    found = resolve_columns(schema, SourceConfig(name="s", uri="x", columns={"width": "width"}), "part")
+    assert (found["width"], found["height"]) == ("original_height", "width")  # swapped, as the base release is
+    with pytest.raises(AltDiffusionError, match=r"two columns for caption: 'TEXT', 'caption'.*`columns: \{caption"):
+        resolve_columns(pa.schema([*schema, ("caption", pa.string())]), SourceConfig(name="s", uri="x"), "part")
+
+
+def test_a_filter_without_its_column_is_refused_before_any_row_is_read(tmp_path: Path) -> None:
+    write(tmp_path, BASE, "part-0.parquet")
+    write(tmp_path, {**BASE, "punsafe": [0.1] * 3}, "part-1.parquet")
+    with pytest.raises(AltDiffusionError, match=r"part-0\.parquet: has no column for punsafe, which .* source crawl"):
+        scan_source(config(tmp_path), SelectConfig(punsafe_below=0.5, pwatermark_below=None))
+    assert scan_source(config(tmp_path), SelectConfig(punsafe_below=None, pwatermark_below=None)).rows == 6
+
+
+def test_what_was_found_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "a", BASE, row_group_size=2)
+    write(tmp_path / "b", BASE, write_statistics=["WIDTH"])
+    scans = [
+        scan_source(config(tmp_path / "a", name="a", rows_per_unit=1)),
+        scan_source(config(tmp_path / "b", name="b")),
+    ]
+    assert describe_sources(scans) == [
+        "source a: 3 rows in 1 parts and 2 row groups, 3 units; statistics: width, height, similarity; "
+        "row groups of 2 rows are read once for each unit in them",
+        "source b: 3 rows in 1 parts and 1 row groups, 1 units; statistics: height",  # the base release is swapped
+    ]
+
+
 def size_oracle(value: float | None) -> int | None:
     return None if value is None or math.isnan(value) or not 1 <= value < 2**31 else math.floor(value)
 
@@ -109,7 +243,7 @@ def size_oracle(value: float | None) -> int | None:
 )
 def test_normalisation_agrees_with_a_row_by_row_oracle(rows: list[tuple[Any, Any, Any, Any]]) -> None:
     sizes, scores, ids, texts = ([row[i] for row in rows] for i in range(4))
-    table = pa.table(
+    found = normalised(
         {
             "url": pa.array(texts, pa.string()),
             "caption": pa.array(texts, pa.string()),
@@ -119,11 +253,10 @@ def test_normalisation_agrees_with_a_row_by_row_oracle(rows: list[tuple[Any, Any
             "sample_id": pa.array(ids, pa.int64()),
         }
     )
-    found = normalise(table, swapped_sizes=False)
     assert found["width"].to_pylist() == [size_oracle(size) for size in sizes]
     assert found["similarity"].to_pylist() == [None if s is None or math.isnan(s) else s for s in scores]
     assert found["sample_id"].to_pylist() == [
-        hash_id(text or "", text or "") if given is None else given for given, text in zip(ids, texts, strict=True)
+        mmh3.hash64((text or "") * 2)[0] if given is None else given for given, text in zip(ids, texts, strict=True)
     ]
 
 
@@ -136,11 +269,11 @@ def test_invalid_utf8_is_replaced_not_fatal(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 30))
 def test_units_cover_every_row_once_in_order(groups: list[int], limit: int) -> None:
-    from altdiffusion.curation.source import Part, SourceScan
-
-    part = Part(uri="x", name="x", digest="d", group_rows=tuple(groups))
+    part = Part(uri="x", name="x", digest="d", group_rows=np.array(groups, np.int64))
     source = SourceConfig(name="s", uri="x", rows_per_unit=limit)
-    units = plan_select(SourceScan(config=source, parts=(part, part)))
+    scan = SourceScan(config=source, parts=(part, part))
+    units = plan_select(scan)
+    assert scan.units == len(units) and scan.rows == 2 * sum(groups)
     ranges = [(unit.payload["start"], unit.payload["stop"]) for unit in units]
     rows = [row for start, stop in ranges for row in range(start, stop)]
     assert rows == [*range(sum(groups)), *range(sum(groups))]
@@ -176,11 +309,39 @@ def test_planning_reads_footers_only_and_identity_is_by_content(tmp_path: Path) 
     write(tmp_path / "b", {**BASE, "TEXT": ["one", "two", "three"]})
     assert scan_source(config(tmp_path / "b")).ref != first.ref
     body = bytearray(path.read_bytes())
+    assert body[:4] == b"PAR1"
     body[4:40] = bytes(36)  # damage in the data, not in the footer: planning does not see it, reading does
     path.write_bytes(body)
     assert scan_source(config(tmp_path / "a")).ref == first.ref
     with pytest.raises(AltDiffusionError, match=r"part-0\.parquet.*cannot be read.*Remedy: fetch this part again"):
         read_all(config(tmp_path / "a"))
+
+
+def test_many_parts_come_in_the_order_of_their_names_each_footer_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in reversed(range(30)):
+        write(tmp_path, pa.table(BASE).slice(0, number % 3), f"part-{number:03d}.parquet")
+    fetched: list[str] = []
+    fetch = module.fetch_footer
+    monkeypatch.setattr(module, "fetch_footer", lambda file, uri: (fetched.append(uri), fetch(file, uri))[1])
+    scan = scan_source(config(tmp_path))
+    assert [part.name for part in scan.parts] == [f"part-{number:03d}.parquet" for number in range(30)]
+    assert [part.rows for part in scan.parts] == [number % 3 for number in range(30)]
+    assert sorted(fetched) == [part.uri for part in scan.parts]
+    (tmp_path / "part-004.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(AltDiffusionError, match=r"part-004\.parquet: is no Parquet file"):
+        scan_source(config(tmp_path))
+
+
+def test_a_footer_longer_than_the_first_read_is_read_whole(tmp_path: Path) -> None:
+    rows = 3_000
+    table = pa.table({**{name: (values * rows)[:rows] for name, values in BASE.items()}, "note": ["x" * 100] * rows})
+    path = write(tmp_path, table, row_group_size=2)
+    raw = path.read_bytes()
+    assert int.from_bytes(raw[-8:-4], "little") > 1 << 17
+    assert scan_source(config(tmp_path)).parts[0].group_rows.tolist() == [2] * (rows // 2)
+    assert read_all(config(tmp_path, rows_per_unit=1000)).num_rows == rows
 
 
 def test_several_sources_follow_each_other_with_ids_of_their_own(tmp_path: Path) -> None:
@@ -228,8 +389,8 @@ def test_a_part_that_vanished_or_shrank_since_planning_is_an_error(tmp_path: Pat
     source = config(tmp_path)
     (unit,) = plan_select(scan_source(source))
     write(tmp_path, pa.table(BASE).slice(0, 2))
-    with pytest.raises(AltDiffusionError, match=r"has 2 of the rows 0\.\.3.*changed since planning"):
-        read_rows(unit.payload["uri"], 0, 3, source)
+    with pytest.raises(AltDiffusionError, match=r"part-0\.parquet: changed since planning.*run the job again"):
+        read_unit(unit, source)
     path.unlink()
     with pytest.raises(AltDiffusionError, match=r"part-0\.parquet: cannot be read"):
-        read_rows(unit.payload["uri"], 0, 3, source)
+        read_unit(unit, source)

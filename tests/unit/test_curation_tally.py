@@ -59,3 +59,12 @@ def test_an_edge_belongs_to_the_bin_above_it() -> None:
 
 def test_no_value_no_quantile() -> None:
     assert quantile({}, "similarity", "en", 0.5) is None
+
+
+def test_what_is_no_number_counts_as_unknown() -> None:
+    rows = table(4, 0).set_column(0, "language", pa.array(["en"] * 4))
+    rows = rows.set_column(3, "similarity", pa.array([float("nan"), float("inf"), None, 0.3], pa.float32()))
+    rows = rows.set_column(1, "width", pa.array([0, 10, 10, 10], pa.int32()))
+    counted = tally(rows)
+    assert bins(counted, "similarity") == {60: 1} and counted["similarity|en|null"] == 3
+    assert sum(bins(counted, "aspect").values()) == 3

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion.curation.config import SourceConfig
-from altdiffusion.curation.source import read_rows, scan_source
+from altdiffusion.curation.source import scan_source
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.languages import CODES
 from altdiffusion.records import LINKS, REJECTS
@@ -35,6 +35,7 @@ from demo.concepts import OFF_TARGET, demo_concepts, held_out
 from demo.pictures import STYLES, draw
 from demo.server import running, wait_until_ready
 from demo.truth import Comparison, compare, examine
+from tests.source_rows import read_part
 
 
 def fresh_cache(folder: Path) -> Path:
@@ -250,11 +251,10 @@ def test_row_ids_and_sizes_as_curation_reads_them(cache: Path, facts: list[dict[
     seen = 0
     for source, preset in crawl.PRESETS.items():
         uri = str(cache / "crawl" / source / "*.parquet")
-        config = SourceConfig(name=source, uri=uri, preset=preset)  # type: ignore[arg-type]  # a Literal
+        config = SourceConfig(name=source, uri=uri, preset=preset)
         scan = scan_source(config)
         for part in scan.parts:
-            table = read_rows(part.uri, 0, sum(part.group_rows), config)
-            for number, row in enumerate(table.to_pylist()):
+            for number, row in enumerate(read_part(part, config).to_pylist()):
                 fact = true[source, part.name, number]
                 assert (row["sample_id"], row["width"], row["height"]) == (
                     fact["sample_id"], fact["width"], fact["height"],

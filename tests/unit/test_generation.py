@@ -12,6 +12,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.generation.work import decode_images, images_folder
 from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.verification import damages_of
 from tests import generation_lake, training_lake
 
 
@@ -33,7 +34,7 @@ def test_every_prompt_becomes_one_picture(lake: str) -> None:
         assert decode_images([row["image"]]).shape == (1, row["height"], row["width"], 3)
         assert (row["sampler"], row["steps"], row["guidance_scale"]) == ("ddim", 2, 2.0)
         assert row["checkpoint"] == str(resolve_model(generation_lake.config(lake).model, lake).ref)
-    assert version.verify() == []
+    assert damages_of(version) == []
 
 
 def test_other_units_draw_the_same_pictures(lake: str) -> None:

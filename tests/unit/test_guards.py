@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-JOBS = ("curate", "encode", "train", "generate", "evaluate")
+JOBS = ("curate", "score", "encode", "train", "generate", "evaluate")
 
 
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:

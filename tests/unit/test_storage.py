@@ -17,6 +17,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.verification import damages_of
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -80,7 +81,7 @@ def test_order_of_arrival_and_repetition_do_not_change_the_digest(lake_uri: str)
     assert version.manifest.rows_by_language == {"en": 12, "th": 12}
     assert version.read().column("id").to_pylist() == [f"p{i}" for i in range(24)]
     assert version.shard_starts == (0, 4, 8, 12, 16, 20, 24)
-    assert version.verify() == []
+    assert damages_of(version) == []
     assert sum(table.num_rows for table in version.iter_rejects()) == 6
 
 
@@ -126,13 +127,13 @@ def test_damage_is_found(tmp_path: Path, damage: str, target: str) -> None:
         with pytest.raises(AltDiffusionError):
             lake.version("prompts")
         return
-    problems = lake.version("prompts").verify()
-    assert [path.name in problem.uri for problem in problems] == [True]
+    damages = damages_of(lake.version("prompts"))
+    assert [path.name in damage.uri for damage in damages] == [True]
     if target == "shard":
         with pytest.raises(AltDiffusionError, match=version.shards[1].sha256):
             lake.version("prompts").read()
         work(lake.uri, 1) if damage != "flip" else (path.unlink(), work(lake.uri, 1))  # made again alone
-        assert lake.version("prompts").verify() == []
+        assert damages_of(lake.version("prompts")) == []
 
 
 def _race(uri: str, index: int, barrier: object, wins: object) -> None:

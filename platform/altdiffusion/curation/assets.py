@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
+from typing import Any
 
 from altdiffusion.diffusion.folder import content_digest
 from altdiffusion.errors import AltDiffusionError
@@ -60,6 +62,34 @@ def local_pinned(uri: str, sha256: str) -> str:
     path = os.path.join(root, "altdiffusion", "models", sha256)
     files.write_atomic(path, data)
     return path
+
+
+def load_tensors(uri: str, sha256: str) -> dict[str, Any]:
+    """The tensors of a pinned weights file by name, on the CPU: safetensors by its ending, else a torch file.
+
+    No code in it runs: torch reads nothing but tensors and plain containers.
+
+    Raises:
+        AltDiffusionError: not there, other bytes, or not a flat collection of tensors.
+    """
+    import torch
+    from safetensors.torch import load
+
+    data = read_pinned(uri, sha256)
+    try:
+        if uri.endswith(".safetensors"):
+            return dict(load(data))
+        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # on bytes that are no weights, torch raises whatever its reader stumbles over
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise AltDiffusionError(
+            f"model {uri}", f"cannot be read as weights only ({said})", "save its state dict as safetensors"
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise AltDiffusionError(
+            f"model {uri}", "is not a flat collection of named tensors", "save its state dict alone, as safetensors"
+        )
+    return dict(tensors)
 
 
 folder_digest = content_digest

@@ -1,31 +1,38 @@
-"""Exact deduplication on row id and URL across all parts of all sources.
+"""Exact deduplication on row id and URL key across all parts of all sources.
 
-candidates -> links is a hash exchange: every select unit wrote one shard a bucket (`split_by_bucket`), so the unit of
-bucket b reads shard b of every select unit and nothing else, holds the keys of that bucket only, and decides alone:
-rows that share a URL share a bucket, and rows that share LAION's hash share URL and text, hence the bucket too.
-The survivor is the first in input order (source part, then row). Rows come out in input order within the bucket,
-which also spreads every site over all download units.
+candidates -> links is a hash exchange: every select unit wrote one shard a bucket (`select.by_bucket`), so the unit of
+bucket b reads shard b of every select unit and nothing else, holds what names the rows of that bucket only, and
+decides alone. Rows that share a URL key (`urls.url_key`) share a bucket. Rows that share LAION's hash share URL and
+text, hence the key and the bucket too; where a source's hashes are wrong, they are compared within the bucket only.
+
+Which of several rows stays is decided by the rows themselves, not by the order they were found in: the one of the
+source that the config names first, then the one whose text is more similar to its picture (nulls last), then the
+smaller row id. Rows that are equal in all of these are copies; of them the first of the source's parts stays.
+Rows come out in input order within the bucket, which also spreads every site over all download units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.hashing import Words, hash64
+from altdiffusion.curation.outcome import count, rejects_table
 from altdiffusion.curation.tally import tally
+from altdiffusion.curation.urls import url_keys
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import open_version, unit_id
-from altdiffusion.records import LINKS
+from altdiffusion.records import REJECTS
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord, total
 
 SHARD_ROWS = 65536
+REASONS = ("duplicate_hash", "duplicate_url")
 
 
 def plan_dedup(candidates: Version, buckets: int) -> list[Unit]:
@@ -54,7 +61,10 @@ def plan_dedup(candidates: Version, buckets: int) -> list[Unit]:
 
 
 class DedupWork:
-    """Works one bucket: one pass over its keys, one over its rows."""
+    """Works one bucket: what names its rows, then the links of those that may be copies, then all its rows.
+
+    In memory are some 50 bytes for each row of the bucket, and the rows of one shard.
+    """
 
     def __init__(self, *, lake: str, dataset: str) -> None:
         self.lake, self.dataset = lake, dataset
@@ -71,46 +81,102 @@ class DedupWork:
             for index in range(int(unit.payload["bucket"]), len(version.shards), int(unit.payload["buckets"]))
             if version.shards[index].rows
         ]
-        keys = _concat([version.read_shard(index, ["sample_id", "url"]) for index in shards], ["sample_id", "url"])
-        reason = duplicates(keys["sample_id"], keys["url"])
-        dropped = np.flatnonzero(reason != "")
-        languages: list[Any] = []
+        verdict = _verdict(version, shards)
         dataset = Lake(self.lake).dataset(self.dataset)
-        accepted = list(_regroup(_kept(version, shards, reason, languages)))
-        rejects = rejects_table(
-            unit.id,
-            row=dropped,
-            reason=reason[dropped],
-            sample_id=keys["sample_id"].take(pa.array(dropped)),
-            url=keys["url"].take(pa.array(dropped)),
-            language=pa.chunked_array(languages, pa.string()),
+        rejects: list[pa.Table] = []
+        written, languages, tallies = [], [], []
+        for table in _regroup(_kept(version, shards, verdict, unit.id, rejects)):
+            written.append(dataset.write_shard(table))
+            languages.append(count(table["language"]))
+            tallies.append(tally(table))
+        gone = pa.concat_tables(rejects) if rejects else REJECTS.empty_table()
+        return UnitRecord(
+            unit_id=unit.id,
+            index=unit.index,
+            input_digest=str(unit.payload["input_digest"]),
+            rows_in=len(verdict),
+            shards=tuple(written),
+            rejects=(dataset.write_rejects(gone),) if gone.num_rows else (),
+            rejects_by_reason=count(gone["reason"]),
+            rows_by_language=total(languages),
+            tally=total(tallies),
         )
-        return finish_unit(
-            dataset,
-            unit,
-            rows_in=keys.num_rows,
-            accepted=accepted,
-            rejects=rejects,
-            tally=total(tally(table) for table in accepted),
-        )
 
 
-def duplicates(sample_id: pa.ChunkedArray, url: pa.ChunkedArray) -> npt.NDArray[np.object_]:
-    """[rows] `duplicate_hash`, `duplicate_url` or "" for each row, in input order.
+def _verdict(version: Version, shards: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """[rows of the bucket] 0 for a row that stays, else 1 + the place of its reason in REASONS."""
+    ids, hashes, similarity, source = _names(version, shards)
+    verdict = np.zeros(len(ids), np.uint8)
+    suspects = np.flatnonzero(_shared(ids) | _shared(hashes))
+    if len(suspects):
+        keys = _keys(version, shards, suspects)
+        order = np.lexsort((keys, ids[suspects], -similarity[suspects], source[suspects]))
+        verdict[suspects[order]] = duplicates(ids[suspects[order]], keys[order])
+    return verdict
 
-    First rows whose id came before are dropped, then, among the rest, rows whose URL came before.
+
+def duplicates(sample_id: npt.NDArray[np.int64], key: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """[rows] verdict of each row, the rows given best first.
+
+    First those are dropped whose id a better row has, then, among the rest, those whose URL key a better one has.
     """
-    reason = np.full(len(sample_id), "", object)
-    if not len(sample_id):
-        return reason
-    reason[~_first(sample_id.to_numpy())] = "duplicate_hash"
-    left = np.flatnonzero(reason == "")
-    encoded = url.take(pa.array(left)).combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    reason[left[~_first(encoded)]] = "duplicate_url"
-    return reason
+    verdict = np.zeros(len(sample_id), np.uint8)
+    verdict[~_first(sample_id)] = 1
+    left = np.flatnonzero(verdict == 0)
+    verdict[left[~_first(key[left])]] = 2
+    return verdict
 
 
-def _first(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def _names(
+    version: Version, shards: Sequence[int]
+) -> tuple[npt.NDArray[np.int64], Words, npt.NDArray[np.float32], npt.NDArray[np.int16]]:
+    """[rows] id, hash of the URL key, similarity (NaN where null) and number of the source, in the config's order.
+
+    Units come source by source in the config's order, and so do the rows: sources are numbered as they appear.
+    """
+    ids, hashes, similarity, source = [], [], [], []
+    numbers: dict[str, int] = {}
+    for index in shards:
+        table = version.read_shard(index, ["sample_id", "url", "similarity", "source"])
+        ids.append(table["sample_id"].to_numpy())
+        hashes.append(hash64(url_keys(table["url"])))
+        similarity.append(pc.fill_null(table["similarity"], np.nan).to_numpy())
+        coded = table["source"].combine_chunks().dictionary_encode()
+        places = [numbers.setdefault(name, len(numbers)) for name in coded.dictionary.to_pylist()]
+        source.append(np.array(places, np.int16)[coded.indices.to_numpy()])
+    return (
+        np.concatenate([np.zeros(0, np.int64), *ids]),
+        np.concatenate([np.zeros(0, np.uint64), *hashes]),
+        np.concatenate([np.zeros(0, np.float32), *similarity]),
+        np.concatenate([np.zeros(0, np.int16), *source]),
+    )
+
+
+def _keys(version: Version, shards: Sequence[int], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+    """[rows] the rank of the URL key of each of the given rows of the bucket: keys are compared, not their hashes."""
+    found = []
+    start = 0
+    for index in shards:
+        stop = start + version.shards[index].rows
+        mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+        if len(mine):
+            found.append(url_keys(version.read_shard(index, ["url"])["url"].take(pa.array(mine - start))))
+        start = stop
+    keys = pa.concat_arrays(found)
+    return np.asarray(pc.rank(keys, tiebreaker="dense"), np.int64)
+
+
+def _shared(values: npt.NDArray[np.int64] | Words) -> npt.NDArray[np.bool_]:
+    """Whether each value occurs more than once."""
+    order = np.argsort(values, kind="stable")
+    same = np.diff(values[order]) == 0
+    shared = np.zeros(len(values), bool)
+    shared[order[1:][same]] = True
+    shared[order[:-1][same]] = True
+    return shared
+
+
+def _first(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Whether each value occurs for the first time."""
     first = np.zeros(len(values), bool)
     first[np.unique(values, return_index=True)[1]] = True
@@ -118,16 +184,29 @@ def _first(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def _kept(
-    version: Version, shards: list[int], reason: npt.NDArray[np.object_], languages: list[Any]
+    version: Version, shards: Sequence[int], verdict: npt.NDArray[np.uint8], unit: str, rejects: list[pa.Table]
 ) -> Iterator[pa.Table]:
-    """The surviving rows shard by shard; the languages of the dropped ones are appended to `languages`."""
+    """The surviving rows shard by shard; the dropped ones are appended to `rejects`."""
     start = 0
     for index in shards:
         table = version.read_shard(index)
-        stay = pa.array(reason[start : start + table.num_rows] == "")
-        languages.extend(table["language"].filter(pa.compute.invert(stay)).chunks)
-        start += table.num_rows
-        yield table.filter(stay)
+        codes = verdict[start : start + table.num_rows]
+        lost = np.flatnonzero(codes)
+        if len(lost):
+            gone = table.take(pa.array(lost))
+            rejects.append(
+                rejects_table(
+                    unit,
+                    row=lost + start,
+                    reason=pa.array(REASONS).take(pa.array(codes[lost] - 1)).to_pylist(),
+                    sample_id=gone["sample_id"],
+                    url=gone["url"],
+                    language=gone["language"],
+                )
+            )
+            table = table.filter(pa.array(codes == 0))
+        start += len(codes)
+        yield table
 
 
 def _regroup(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -143,7 +222,3 @@ def _regroup(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
             held, rows = [whole.slice(SHARD_ROWS)], rows - SHARD_ROWS
     if rows:
         yield pa.concat_tables(held)
-
-
-def _concat(tables: list[pa.Table], columns: list[str]) -> pa.Table:
-    return pa.concat_tables(tables) if tables else LINKS.empty_table().select(columns)

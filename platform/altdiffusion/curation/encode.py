@@ -1,17 +1,20 @@
-"""Encode: images -> latents and token ids.
+"""Encode: images -> latents and token ids, for one resolution or for several in one pass.
 
-A picture's shorter side is resized to the resolution (bilinear, antialiased), a square is cut out at a keyed place,
-and the VAE's latent is stored, scaled by its factor: the distribution's mean (`mode`) or a keyed sample of it. Crop
-and noise depend on (seed, sample_id) alone; the VAE always sees a full micro-batch. So a row's latent does not
-depend on its unit, neighbours or order. Text is stored as token ids: the encoder's output would be
-ten times the latent.
+A pass reads and decodes a picture once and cuts a square for each `Target` that takes the row. A row's latent depends
+on the picture, its row id and the config: on no unit, neighbour or order, but for a last bit of float16 that a kernel
+may round differently at another place of a micro-batch; and on nothing else that the pass makes. Text is stored as
+token ids: the encoder's output would be ten times the latent.
 
-Shapes: B pictures, R resolution in pixels, C x H x W latent.
+Exactly once: each target is a dataset with a ledger of its own, and units have the same ids in all of them. A pass
+over a unit writes the other targets' shards and records first (put-if-absent) and leaves its own record to the
+runner; killed in between, it finds what is recorded and makes the rest. The other targets' boundaries then find
+every unit done; where one has lost a file, its own boundary makes that unit alone.
 """
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,30 +22,69 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from altdiffusion.curation.ahead import ahead
 from altdiffusion.curation.assets import check_folder
-from altdiffusion.curation.config import EncodeConfig
+from altdiffusion.curation.config import EncodeConfig, FilterConfig
+from altdiffusion.curation.latent import LatentEncoder, places, square
 from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.picture import Unreadable, binary_rows, open_rgb
+from altdiffusion.curation.scored import REASONS, Scored, failing, row_detail
+from altdiffusion.curation.tokens import token_ids
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.execution.ranges import open_version, plan_ranges, read_range
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
-
-LATENT_SAMPLE = 16
-"""Stream of the noise in a sampled latent (`diffusion.noise` has the others)."""
+from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
 
 
-def plan_encode(images: Version, rows_per_unit: int, *models: str) -> list[Unit]:
-    """Units of an images version; `models` are the digests of the VAE and the tokenizer."""
-    return plan_ranges(images, rows_per_unit, *models)
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A dataset of latents that a pass makes."""
+
+    dataset: str
+    fingerprint: str
+    """Of its boundary: names its ledger."""
+    resolution: int
+    filter: FilterConfig = FilterConfig()
+
+
+def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Version | None = None) -> list[Unit]:
+    """Units of an images version, with the scores beside it; `models` name the VAE and the tokenizer."""
+    if scores is None:
+        return plan_ranges(images, rows_per_unit, *models)
+    units = plan_ranges(images, rows_per_unit, str(scores.ref), *models)
+    return [Unit(id=u.id, index=u.index, payload={**u.payload, "scores": str(scores.ref)}) for u in units]
+
+
+def check_stored_size(lake: Lake, images: Version, resolution: int) -> None:
+    """Whether pictures were stored large enough for a resolution, as far as the version's history says.
+
+    Raises:
+        AltDiffusionError: they, or those of a version it was made from, were resized to less.
+    """
+    waiting = [images]
+    while waiting:
+        version = waiting.pop()
+        download = version.manifest.config.get("download")
+        if download is None:
+            parents = [lake.version(ref) for ref in version.manifest.parent_refs if ref.kind == "dataset"]
+            waiting += [parent for parent in parents if parent.manifest.kind == "images"]
+        elif download["resize_mode"] != "no" and download["image_size"] < resolution:
+            raise AltDiffusionError(
+                f"resolution {resolution}",
+                f"is more than the {download['image_size']} pixels (download.image_size) that {version.ref} was "
+                "stored with: not one picture would be large enough",
+                f"download again with image_size of at least {resolution}, or encode at a lower resolution",
+            )
 
 
 class EncodeWork:
-    """Works a row range of images."""
+    """Works a row range of images for the first target and, in passing, for the others."""
 
-    def __init__(self, *, lake: str, dataset: str, config: EncodeConfig) -> None:
-        self.lake, self.dataset, self.config = lake, dataset, config
+    def __init__(self, *, lake: str, targets: Sequence[Target], config: EncodeConfig) -> None:
+        self.lake, self.targets, self.config = lake, tuple(targets), config
         self._versions: dict[str, Version] = {}
+        self._scored: dict[str, Scored] = {}
         self._encoder: LatentEncoder | None = None
         self._tokenizer: Any = None
 
@@ -58,138 +100,138 @@ class EncodeWork:
         """Encodes and writes one unit; pictures smaller than the resolution are rejected, never enlarged."""
         if self._encoder is None:
             raise RuntimeError("setup() has not been called")
+        own, *others = self.targets
+        targets = [own, *(target for target in others if self._ledger(target).get(unit.id) is None)]
         images = read_range(self.lake, unit, self._versions)
-        short = pc.min_element_wise(images["stored_width"], images["stored_height"]).to_numpy(zero_copy_only=False)
-        large = np.asarray(short >= self.config.resolution)
-        dropped = np.flatnonzero(~large)
-        gone, kept = images.take(pa.array(dropped)), images.filter(pa.array(large))
+        scores = self._scores(unit, images)
+        trays = [_Tray(target, images, scores, self._encoder) for target in targets]
+        self._fill(images, trays)
+        for tray in trays[1:]:
+            self._ledger(tray.target).record(self._finish(unit, images, scores, tray))
+        return self._finish(unit, images, scores, trays[0])
+
+    def _ledger(self, target: Target) -> Ledger:
+        return Lake(self.lake).dataset(target.dataset).ledger(target.fingerprint)
+
+    def _scores(self, unit: Unit, images: pa.Table) -> pa.Table | None:
+        ref = unit.payload.get("scores")
+        if ref is None:
+            return None
+        if ref not in self._scored:
+            self._scored[ref] = Scored(Lake(self.lake).version(ref), open_version(self.lake, unit, self._versions))
+        return self._scored[ref].beside(images, int(unit.payload["shard"]), int(unit.payload["start"]))
+
+    def _fill(self, images: pa.Table, trays: Sequence[_Tray]) -> None:
+        """Decodes each picture that any tray takes, once, and lays its squares on the trays."""
+        where, bodies = places(self.config.seed, images["sample_id"].to_numpy()), images["image"]
+        rows = np.flatnonzero(np.any([tray.takes for tray in trays], axis=0)).tolist()
+
+        def prepare(row: int) -> list[tuple[npt.NDArray[np.uint8], tuple[int, int]] | None] | Unreadable:
+            try:
+                rgb = open_rgb(bodies[row].as_py())
+            except Unreadable as unreadable:
+                return unreadable
+            return [square(rgb, tray.target.resolution, where[row]) if tray.takes[row] else None for tray in trays]
+
+        prepared = ahead(prepare, rows, threads=self.config.threads, depth=2 * self.config.micro_batch)
+        for row, squares in zip(rows, prepared, strict=True):
+            if isinstance(squares, Unreadable):
+                for tray in trays:
+                    if tray.takes[row]:
+                        tray.drop(row, "decode", str(squares))
+                continue
+            for tray, cut in zip(trays, squares, strict=True):
+                if cut is not None:
+                    tray.lay(row, *cut)
+        for tray in trays:
+            tray.flush()
+
+    def _finish(self, unit: Unit, images: pa.Table, scores: pa.Table | None, tray: _Tray) -> UnitRecord:
+        dropped = sorted(tray.dropped)
+        gone = images.select(["sample_id", "url", "language"]).take(pa.array(dropped, pa.int64()))
         rejects = rejects_table(
             unit.id,
             row=dropped,
-            reason=["resolution"] * len(dropped),
+            reason=[tray.dropped[row][0] for row in dropped],
             sample_id=gone["sample_id"],
             url=gone["url"],
             language=gone["language"],
-            detail=[f"{side} px" for side in short[dropped].tolist()],
+            detail=[tray.dropped[row][1] for row in dropped],
         )
+        dataset = Lake(self.lake).dataset(tray.target.dataset)
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
-            unit,
-            rows_in=images.num_rows,
-            accepted=[self._encode(kept)],
-            rejects=rejects,
+            dataset, unit, rows_in=images.num_rows, accepted=[self._table(images, scores, tray)], rejects=rejects
         )
 
-    def _encode(self, images: pa.Table) -> pa.Table:
-        if self._encoder is None:
-            raise RuntimeError("setup() has not been called")
-        sample_ids = images["sample_id"].to_numpy()
-        latents, crops = self._encoder.encode(images["image"], sample_ids)
-        count = len(latents)
-        channels, high, wide = latents.shape[1:] if count else (0, 0, 0)
-        columns: dict[str, Any] = {name: images[name] for name in ("sample_id", "image_sha256", "caption", "language")}
-        columns["latent"] = pa.array([latent.tobytes() for latent in latents], pa.binary())
-        for name, value in (("channels", channels), ("height", high), ("width", wide)):
+    def _table(self, images: pa.Table, scores: pa.Table | None, tray: _Tray) -> pa.Table:
+        """The LATENTS rows of a tray."""
+        rows, count = pa.array(tray.rows, pa.int64()), len(tray.rows)
+        names = ["sample_id", "image_sha256", "caption", "language"]
+        kept = images.select(names).take(rows)
+        columns: dict[str, Any] = {name: kept[name] for name in names}
+        columns["latent"] = pa.chunked_array(tray.latents, pa.binary())
+        for name, value in zip(("channels", "height", "width"), tray.shape, strict=True):
             columns[name] = pa.array(np.full(count, value, np.int16))
-        columns["resolution"] = pa.array(np.full(count, self.config.resolution, np.int32))
+        columns["resolution"] = pa.array(np.full(count, tray.target.resolution, np.int32))
+        crops = np.array(tray.crops, np.int32).reshape(-1, 2)
         columns["crop_top"], columns["crop_left"] = pa.array(crops[:, 0]), pa.array(crops[:, 1])
-        columns["token_ids"] = token_ids(self._tokenizer, images["caption"].to_pylist(), self.config.max_length)
-        columns["aesthetic"] = pc.coalesce(images["aesthetic_score"], images["aesthetic"])
+        columns["token_ids"] = token_ids(self._tokenizer, kept["caption"].to_pylist(), self.config.max_length)
+        columns["aesthetic"] = _aesthetic(images, scores).take(rows)
         return pa.table([columns[field.name] for field in LATENTS], schema=LATENTS)
 
 
-class LatentEncoder:
-    """The VAE's encoder with its keyed crop."""
-
-    def __init__(self, config: EncodeConfig) -> None:
-        import torch
-        from diffusers import AutoencoderKL
-
-        folder = check_folder(config.vae, config.vae_digest)
-        self.config = config
-        self._torch = torch
-        self._device = torch.device(config.device)
-        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
-        self._vae: Any = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        self._vae.to(self._device, self._dtype).eval()
-        shift = self._vae.config.shift_factor
-        self._shift, self._scale = float(shift or 0.0), float(self._vae.config.scaling_factor)
-
-    def encode(
-        self, bodies: pa.ChunkedArray, sample_ids: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int32]]:
-        """Encoded pictures and their row ids -> latents float16 [B, C, H, W] and crops int32 [B, 2] (top, left)."""
-        from altdiffusion.diffusion.noise import CROP, keyed_uniform
-
-        torch, config = self._torch, self.config
-        ids = torch.from_numpy(np.array(sample_ids, np.int64))
-        latents, crops = [], np.zeros((len(sample_ids), 2), np.int32)
-        for start in range(0, len(sample_ids), config.micro_batch):
-            stop = min(start + config.micro_batch, len(sample_ids))
-            places = keyed_uniform(config.seed, ids[start:stop], CROP, (2,)).numpy()
-            pixels = np.zeros((config.micro_batch, 3, config.resolution, config.resolution), np.float32)
-            for at, body in enumerate(bodies.slice(start, stop - start).to_pylist()):
-                pixels[at], crops[start + at] = square(body, config.resolution, places[at])
-            latents.append(self._latents(torch.from_numpy(pixels), ids[start:stop]))
-        if not latents:
-            return np.zeros((0, 0, 0, 0), np.float16), crops
-        return np.concatenate(latents).astype("<f2"), crops
-
-    def _latents(self, pixels: Any, ids: Any) -> npt.NDArray[np.float16]:
-        from altdiffusion.diffusion.noise import keyed_normal
-
-        torch = self._torch
-        with torch.inference_mode():
-            found = self._vae.encode(pixels.to(self._device, self._dtype)).latent_dist
-            mean = found.mean[: len(ids)].float().cpu()
-            if self.config.latent == "sample":
-                noise = keyed_normal(self.config.seed, ids, LATENT_SAMPLE, tuple(mean.shape[1:]))
-                mean = mean + found.std[: len(ids)].float().cpu() * noise
-            scaled = (mean - self._shift) * self._scale
-        if not bool(torch.isfinite(scaled).all()):
-            raise AltDiffusionError("autoencoder", "made a latent that is not finite", "use float32, or another VAE")
-        half: npt.NDArray[np.float16] = scaled.numpy().astype(np.float16)
-        return half
+def _aesthetic(images: pa.Table, scores: pa.Table | None) -> pa.ChunkedArray:
+    """Aesthetic V1 as scored; where it was not, what came with the images."""
+    if scores is not None and "aesthetic_v1" in scores.column_names:
+        return scores["aesthetic_v1"]
+    return pc.coalesce(images["aesthetic_score"], images["aesthetic"])
 
 
-def square(
-    body: bytes, resolution: int, place: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], tuple[int, int]]:
-    """An encoded picture -> float32 [3, R, R] in -1..1 and (top, left) of the square in the resized picture.
+class _Tray:
+    """The rows of a unit that one target takes, on their way through the VAE: a micro-batch of squares at a time."""
 
-    `place` is two numbers in [0, 1): where along the free vertical and horizontal pixels the square lies.
-    """
-    from PIL import Image
+    def __init__(self, target: Target, images: pa.Table, scores: pa.Table | None, encoder: LatentEncoder) -> None:
+        self.target = target
+        self.dropped: dict[int, tuple[str, str]] = {}
+        """Reason and detail by row; a row has one reason, the first that applies."""
+        self.rows: list[int] = []
+        self.crops: list[tuple[int, int]] = []
+        self.latents: list[pa.Array] = []
+        self.shape: tuple[int, ...] = (0, 0, 0)
+        """C, H, W, once a latent is made."""
+        self._encoder, self._sample_ids = encoder, images["sample_id"].to_numpy()
+        self._pixels: list[npt.NDArray[np.uint8]] = []
+        self._sift(images, scores)
+        self.takes = np.ones(images.num_rows, np.bool_)
+        """Whether each row gets this far."""
+        self.takes[list(self.dropped)] = False
 
-    with Image.open(io.BytesIO(body)) as image:
-        rgb = image.convert("RGB")
-    scale = resolution / min(rgb.size)
-    wide, high = (max(resolution, round(length * scale)) for length in rgb.size)
-    if (wide, high) != rgb.size:
-        rgb = rgb.resize((wide, high), Image.Resampling.BILINEAR)
-    top, left = int(place[0] * (high - resolution + 1)), int(place[1] * (wide - resolution + 1))
-    cut = np.asarray(rgb.crop((left, top, left + resolution, top + resolution)), np.float32)
-    return (cut / 127.5 - 1.0).transpose(2, 0, 1), (top, left)
+    def _sift(self, images: pa.Table, scores: pa.Table | None) -> None:
+        # A picture that download enlarged is a small one: both sizes count.
+        sides = [images[f"{size}_{side}"] for size in ("stored", "original") for side in ("width", "height")]
+        short = pc.min_element_wise(*sides).to_numpy()
+        for row in np.flatnonzero(short < self.target.resolution).tolist():
+            self.dropped[row] = ("resolution", f"{short[row]} px")
+        for name, fails in failing(scores, self.target.filter) if scores is not None else ():
+            for row in np.flatnonzero(fails).tolist():
+                self.dropped.setdefault(row, (REASONS[name], row_detail(scores, name, row)))
 
+    def drop(self, row: int, reason: str, detail: str) -> None:
+        """Rejects a row that this target was to take."""
+        self.dropped[row] = (reason, detail)
 
-def token_ids(tokenizer: Any, captions: list[str], max_length: int) -> pa.Array:
-    """Token ids of each caption, padded and truncated to `max_length`; list<int32>.
+    def lay(self, row: int, pixels: npt.NDArray[np.uint8], crop: tuple[int, int]) -> None:
+        """Takes the next row's square, uint8 [R, R, 3]."""
+        self.rows.append(row)
+        self.crops.append(crop)
+        self._pixels.append(pixels)
+        if len(self._pixels) == self._encoder.config.micro_batch:
+            self.flush()
 
-    Raises:
-        AltDiffusionError: a caption still holds the tab that published data puts before a language code.
-    """
-    leaking = next((caption for caption in captions if "\t" in caption), None)
-    if leaking is not None:
-        raise AltDiffusionError(
-            f"caption {leaking[:80]!r}",
-            "holds a tab: a language suffix would reach the text encoder",
-            "run select again: it removes such suffixes",
-        )
-    if not captions:
-        return pa.array([], pa.list_(pa.int32()))
-    ids = tokenizer(captions, padding="max_length", truncation=True, max_length=max_length)["input_ids"]
-    if any(len(row) != max_length for row in ids):
-        raise AltDiffusionError(
-            f"tokenizer {tokenizer.name_or_path}", f"does not pad to {max_length}", "give it a padding token"
-        )
-    return pa.array(ids, pa.list_(pa.int32()))
+    def flush(self) -> None:
+        """Encodes what lies here."""
+        if not self._pixels:
+            return
+        latents = self._encoder.encode(np.stack(self._pixels), self._sample_ids[self.rows[-len(self._pixels) :]])
+        self.latents.append(binary_rows(latents))
+        self.shape, self._pixels = latents.shape[1:], []

@@ -1,29 +1,80 @@
-"""Select: from a source's rows to candidates: normalised, filtered, language decided, split into dedup buckets."""
+"""Select: from a source's rows to candidates: filtered, normalised, language decided, split into dedup buckets.
+
+A unit is decided in two passes. The first reads numbers only, and not even those where a row group's statistics prove
+that every row fails; the second reads URL, caption and the rest of the row groups that have candidates left. A row's
+reason is the same as if all had been read at once. What a reject carries depends on what was read: URL and row id
+only where its row group had a candidate, otherwise both are null, and unit and row say which row of the part it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import mmh3
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.blocklist import Blocklist, load_blocklist
+from altdiffusion.curation.blocklist import Blocklist, source_blocklist
+from altdiffusion.curation.columns import SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
+from altdiffusion.curation.filters import (
+    CODES,
+    REASONS,
+    Codes,
+    NumberFilter,
+    columns_of,
+    first_proved,
+    judge,
+    number_filters,
+)
+from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.language import LanguageIdentifier, clean_caption
 from altdiffusion.curation.outcome import finish_unit, rejects_table
-from altdiffusion.curation.source import read_rows
+from altdiffusion.curation.reader import RowGroup, Rows, UnitReader, open_unit
+from altdiffusion.curation.urls import url_keys
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import Unit, UnitRecord
 
-# The first that fails is a row's one reason.
-REASONS = (
-    "url_scheme", "blocklist", "caption", "size", "aspect", "similarity", "punsafe", "pwatermark", "aesthetic",
-    "language",
-)  # fmt: skip
+_SHOWN = 80
+"""Characters of a caption that was rejected for its language."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """Some rows of a unit, decided."""
+
+    accepted: pa.Table
+    """LINKS, in input order."""
+    bucket: npt.NDArray[np.uint16]
+    """[accepted] the dedup bucket of each."""
+    rejects: pa.Table
+    """REJECTS, in input order."""
+
+
+@dataclass(kw_only=True)
+class _Numbers:
+    """The numbers of a unit's rows as far as they were read: sizes int32 (0 is null), scores float64 (NaN is null)."""
+
+    rows: int
+    held: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def keep(self, rows: Rows, columns: Mapping[str, pa.ChunkedArray], names: Sequence[str]) -> None:
+        for name in names:
+            empty: Any = np.int32(0) if name in SIZES else np.float64(np.nan)
+            if name not in self.held:
+                self.held[name] = np.full(self.rows, empty)
+            self.held[name][rows] = pc.fill_null(columns[name], empty).to_numpy()
+
+    def of(self, rows: Rows) -> dict[str, pa.Array]:
+        found = {}
+        for name, values in self.held.items():
+            part = values[rows]
+            found[name] = pa.array(part, mask=part == 0 if name in SIZES else np.isnan(part))
+        return found
 
 
 class SelectWork:
@@ -40,124 +91,238 @@ class SelectWork:
     def setup(self) -> None:
         """Loads the language model and the blocklist."""
         self._identifier = LanguageIdentifier(self.language)
-        if self.source.blocklist is not None and self.source.blocklist_sha256 is not None:
-            self._blocklist = load_blocklist(self.source.blocklist, self.source.blocklist_sha256)
+        self._blocklist = source_blocklist(self.source)
 
     def run(self, unit: Unit) -> UnitRecord:
         """Reads, decides and writes one unit."""
         payload = unit.payload
-        rows = read_rows(str(payload["uri"]), int(payload["start"]), int(payload["stop"]), self.source)
-        accepted, rejects = self.split(rows, unit.id)
+        start, stop = int(payload["start"]), int(payload["stop"])
+        with open_unit(str(payload["uri"]), str(payload["part"]), start, stop, self.source) as part:
+            decided = list(self.decide(part, unit.id))
+        accepted = pa.concat_tables([piece.accepted for piece in decided])
+        rejects = pa.concat_tables([piece.rejects for piece in decided])
+        rows = rejects["row"].to_numpy()
+        if (np.diff(rows) < 0).any():
+            rejects = rejects.take(pa.array(np.argsort(rows)))
         return finish_unit(
             Lake(self.lake).dataset(self.dataset),
             unit,
-            rows_in=rows.num_rows,
-            accepted=split_by_bucket(accepted, self.select.buckets),
+            rows_in=stop - start,
+            accepted=by_bucket(accepted, np.concatenate([piece.bucket for piece in decided]), self.select.buckets),
             rejects=rejects,
             keep_empty=True,
         )
 
-    def split(self, rows: pa.Table, unit_id: str) -> tuple[pa.Table, pa.Table]:
-        """Normalised rows -> (LINKS rows that stay, REJECTS rows with the first reason that applies), in order."""
+    def decide(self, part: UnitReader, unit_id: str) -> Iterator[Decided]:
+        """Both passes over a unit's rows; accepted rows come in input order, rejects do not."""
+        filters = number_filters(self.select)
+        names = columns_of(filters)
+        judged: list[RowGroup] = []
+        doomed: dict[int, list[tuple[RowGroup, str]]] = {}  # by the place of the filter that all rows must fail
+        for group in part.groups:
+            proved = first_proved(filters, part.bounds(group))
+            if proved is None:
+                judged.append(group)
+            else:
+                doomed.setdefault(proved[0], []).append((group, proved[1]))
+        for place, entries in doomed.items():
+            yield from self._doomed(part, unit_id, filters[: place + 1], entries)
+
+        held = _Numbers(rows=part.rows)
+        codes = np.zeros(part.rows, np.uint8)
+        for rows, given in part.batches(judged, names):
+            columns = numbers(given, len(rows))
+            codes[rows] = judge(filters, columns, len(rows))
+            held.keep(rows, columns, names)
+        spans = {group: np.arange(max(group.first, 0), min(group.first + group.rows, part.rows)) for group in judged}
+        closed = [span for span in spans.values() if codes[span].all()]
+        if closed:
+            rows = np.concatenate(closed)
+            yield _without_texts(held.of(rows), codes[rows], unit_id, rows)
+        open_groups = [group for group, span in spans.items() if not codes[span].all()]
+        left = [name for name in (*SIZES, *SCORES) if name not in names]
+        for rows, given in part.batches(open_groups, ["sample_id", *TEXTS, *left]):
+            columns = {**numbers(given, len(rows)), **held.of(rows), **texts(given, len(rows), self.source)}
+            yield self.decide_rows(columns, codes[rows], unit_id, rows)
+
+    def _doomed(
+        self,
+        part: UnitReader,
+        unit_id: str,
+        filters: Sequence[NumberFilter],
+        entries: Sequence[tuple[RowGroup, str]],
+    ) -> Iterator[Decided]:
+        """Row groups all rows of which fail the last of these filters, if they pass the others."""
+        *asked, last = filters
+        proof = np.zeros(part.rows, np.intp)
+        for number, (group, _) in enumerate(entries):
+            proof[max(group.first, 0) : group.first + group.rows] = number
+        whys = pa.array([why for _, why in entries], pa.string())
+        for rows, given in part.batches([group for group, _ in entries], columns_of(asked)):
+            columns = numbers(given, len(rows))
+            codes = judge(asked, columns, len(rows))
+            codes[codes == 0] = CODES[last.name]
+            why = whys.take(pa.array(proof[rows]))
+            yield _without_texts(columns, codes, unit_id, rows, proved=last.name, why=why)
+
+    def decide_rows(self, columns: Mapping[str, Any], codes: Codes, unit_id: str, rows: Rows) -> Decided:
+        """The second pass: URL, blocklist, caption, language.
+
+        Args:
+            columns: all of them, normalised.
+            codes: [N] what the first pass found.
+            rows: [N] the number of each row within the unit.
+        """
         if self._identifier is None:
             raise RuntimeError("setup() has not been called")
-        captions = clean_caption(rows["caption"])
-        rows = rows.set_column(rows.column_names.index("caption"), "caption", captions)
-        blocked = self._blocklist.blocks(rows) if self._blocklist is not None else None
-        reason = first_reason(failures(rows, self.select, blocked), rows.num_rows)
-        candidates = np.flatnonzero(reason == "")
-        open_rows = rows.take(pa.array(candidates))
-        language, score, guess = self._identifier.identify(
-            open_rows["caption"].combine_chunks(), open_rows["source_language"].combine_chunks()
-        )
+        flat = {name: _flat(column) for name, column in columns.items()}
+        codes = codes.copy()
+        candidates = np.flatnonzero(codes == 0)
+        url = _take(flat["url"], candidates)
+        keys = url_keys(url)
+        captions = clean_caption(_take(flat["caption"], candidates))
+        sample_id = _take(flat["sample_id"], candidates)
+        codes[candidates] = self._judge_texts(url, keys, sample_id, captions)
+        passed = np.flatnonzero(codes[candidates] == 0)
+        asked = candidates[passed]
+        captions = _take(captions, passed)
+        language, score, guess = self._identifier.identify(captions, _take(flat["source_language"], asked))
         believed = language.is_valid().to_numpy(zero_copy_only=False)
-        reason[candidates[~believed]] = "language"
-        guesses = np.full(rows.num_rows, None, object)
-        guesses[candidates] = guess.to_numpy(zero_copy_only=False)
+        codes[asked[~believed]] = CODES["language"]
 
-        kept = open_rows.filter(pa.array(believed))
-        columns = {name: kept[name] for name in kept.column_names}
-        columns["language"] = language.filter(pa.array(believed))
-        columns["language_score"] = score.filter(pa.array(believed))
-        columns["source"] = pa.array([self.source.name] * kept.num_rows, pa.string())
-        accepted = pa.table([columns[field.name].cast(field.type) for field in LINKS], schema=LINKS)
-
-        dropped = np.flatnonzero(reason != "")
-        gone = rows.take(pa.array(dropped))
-        rejects = rejects_table(
-            unit_id,
-            row=dropped,
-            reason=reason[dropped],
-            sample_id=gone["sample_id"],
-            url=gone["url"],
-            language=guesses[dropped],
-            detail=_details(gone, reason[dropped]),
+        kept = asked[believed]
+        made = {
+            "url": _take(url, passed[believed]),
+            "caption": captions.filter(pa.array(believed)),
+            "language": language.filter(pa.array(believed)),
+            "language_score": score.filter(pa.array(believed)),
+            "source": pa.repeat(pa.scalar(self.source.name, pa.string()), len(kept)),
+        }
+        accepted = pa.table(
+            [
+                (made[field.name] if field.name in made else _take(flat[field.name], kept)).cast(field.type)
+                for field in LINKS
+            ],
+            schema=LINKS,
         )
-        return accepted, rejects
+        doubted = asked[~believed]
+        flat["guess"] = _scatter(guess.filter(pa.array(~believed)), doubted, len(codes))
+        flat["doubted"] = _scatter(
+            pc.utf8_slice_codeunits(captions.filter(pa.array(~believed)), 0, _SHOWN), doubted, len(codes)
+        )
+        return Decided(
+            accepted=accepted,
+            bucket=buckets_of(_take(keys, passed[believed]), self.select.buckets),
+            rejects=_rejects(flat, codes, unit_id, rows),
+        )
+
+    def _judge_texts(self, url: pa.Array, keys: pa.Array, sample_id: pa.Array, captions: pa.Array) -> Codes:
+        """[N] code of the first of url_scheme, blocklist and caption that each row fails."""
+        codes = np.zeros(len(url), np.uint8)
+        spoken = pc.match_substring_regex(captions, r"\p{L}")
+        good = pc.and_(spoken, pc.less_equal(pc.utf8_length(captions), self.select.max_caption_chars))
+        codes[~np.asarray(pc.fill_null(good, False), bool)] = CODES["caption"]
+        if self._blocklist is not None:
+            codes[self._blocklist.blocks(keys, sample_id)] = CODES["blocklist"]
+        link = pc.match_substring_regex(url, r"^(?i:https?)://[^/?#\s]")
+        codes[~np.asarray(pc.fill_null(link, False), bool)] = CODES["url_scheme"]
+        return codes
 
 
-def failures(rows: pa.Table, config: SelectConfig, blocked: Any = None) -> Iterator[tuple[str, Any]]:
-    """(reason, whether each row fails it; null counts as failing) in the order of REASONS, language excepted."""
-    yield "url_scheme", pc.invert(pc.match_substring_regex(rows["url"], r"^(?i:https?)://[^/?#\s]"))
-    if blocked is not None:
-        yield "blocklist", blocked
-    caption = rows["caption"]
-    spoken = pc.match_substring_regex(caption, r"\p{L}")
-    yield "caption", pc.invert(pc.and_(spoken, pc.less_equal(pc.utf8_length(caption), config.max_caption_chars)))
-    sides = (rows["width"], rows["height"])
-    short, long = pc.min_element_wise(*sides, skip_nulls=False), pc.max_element_wise(*sides, skip_nulls=False)
-    if config.min_side is not None:
-        yield "size", _kept_null(pc.less(short, config.min_side), "size", config)
-    if config.max_aspect is not None:
-        ratio = pc.divide(long.cast(pa.float64()), short.cast(pa.float64()))
-        yield "aspect", _kept_null(pc.greater(ratio, config.max_aspect), "size", config)
-    if config.similarity_above is not None:
-        passes = pc.greater(rows["similarity"], config.similarity_above)
-        yield "similarity", _kept_null(pc.invert(passes), "similarity", config)
-    if config.punsafe_below is not None:
-        passes = pc.less(rows["punsafe"], config.punsafe_below)
-        yield "punsafe", _kept_null(pc.invert(passes), "punsafe", config)
-    if config.pwatermark_below is not None:
-        passes = pc.less(rows["pwatermark"], config.pwatermark_below)
-        yield "pwatermark", _kept_null(pc.invert(passes), "pwatermark", config)
-    if config.aesthetic_above is not None:
-        passes = pc.greater(rows["aesthetic"], config.aesthetic_above)
-        yield "aesthetic", _kept_null(pc.invert(passes), "aesthetic", config)
+def _without_texts(
+    columns: Mapping[str, Any], codes: Codes, unit_id: str, rows: Rows, *, proved: str = "", why: pa.Array | None = None
+) -> Decided:
+    """Rows of which the first pass left none."""
+    flat = {name: _flat(column) for name, column in columns.items()}
+    rejects = _rejects(flat, codes, unit_id, rows, proved=proved, why=why)
+    return Decided(accepted=LINKS.empty_table(), bucket=np.zeros(0, np.uint16), rejects=rejects)
 
 
-def _kept_null(fails: Any, name: str, config: SelectConfig) -> Any:
-    return pc.fill_null(fails, name not in config.keep_null)
+def _rejects(
+    columns: Mapping[str, pa.Array],
+    codes: Codes,
+    unit_id: str,
+    rows: Rows,
+    *,
+    proved: str = "",
+    why: pa.Array | None = None,
+) -> pa.Table:
+    """The rows that have a code, with what is known of them.
+
+    Args:
+        columns: of all rows; `guess` and `doubted` are the language and the caption of those rejected for it.
+        rows: the number of each within the unit.
+        proved: the reason that was not found row by row but by statistics, and `why` in words.
+    """
+    dropped = np.flatnonzero(codes)
+
+    def known(name: str) -> Any:
+        return pa.chunked_array([_take(columns[name], dropped)]) if name in columns else None
+
+    reasons = pa.DictionaryArray.from_arrays(pa.array(codes[dropped] - 1), pa.array(REASONS))
+    shown = {**columns, **({proved: why} if why is not None else {})}
+    return rejects_table(
+        unit_id,
+        row=rows[dropped],
+        reason=pa.chunked_array([reasons.cast(pa.string())]),
+        sample_id=known("sample_id"),
+        url=known("url"),
+        language=known("guess"),
+        detail=pa.chunked_array([_details(shown, codes, dropped, proved)]),
+    )
 
 
-def first_reason(found: Iterator[tuple[str, Any]], rows: int) -> Any:
-    """[rows] the first reason each row fails, "" where none does."""
-    reason = np.full(rows, "", object)
-    for name, fails in found:
-        mask = pc.fill_null(fails, True).to_numpy(zero_copy_only=False)
-        reason[np.asarray(mask, bool) & (reason == "")] = name
-    return reason
+def _details(columns: Mapping[str, pa.Array], codes: Codes, dropped: Rows, proved: str) -> pa.Array:
+    """The value that failed, for people: worked out reason by reason, then put back into the rows' order."""
+    reason = codes[dropped]
+    order = np.argsort(reason, kind="stable")
+    counts = np.bincount(reason, minlength=len(REASONS) + 1)
+    ends = np.cumsum(counts)
+    found = [pa.array([], pa.string())]
+    for code in np.flatnonzero(counts):
+        rows = dropped[order[ends[code] - counts[code] : ends[code]]]
+        name = REASONS[code - 1]
+        if name == proved or name in SCORES:
+            found.append(_take(columns[name], rows).cast(pa.string()))
+        elif name in ("size", "aspect"):
+            sides = [pc.fill_null(_take(columns[side], rows).cast(pa.string()), "?") for side in SIZES]
+            found.append(pc.binary_join_element_wise(*sides, "x"))
+        elif name == "language":
+            found.append(_take(columns["doubted"], rows))
+        else:
+            found.append(pa.nulls(len(rows), pa.string()))
+    back = np.empty(len(order), np.intp)
+    back[order] = np.arange(len(order))
+    return pa.concat_arrays(found).take(pa.array(back))
 
 
-def _details(gone: pa.Table, reason: Any) -> pa.Array:
-    """The value that failed, for people."""
-    texts: dict[str, Any] = {
-        name: gone[name].cast(pa.string()) for name in ("similarity", "punsafe", "pwatermark", "aesthetic")
-    }
-    texts["language"] = pc.utf8_slice_codeunits(gone["caption"], 0, 80)
-    sides = [pc.fill_null(gone[name].cast(pa.string()), "?") for name in ("width", "height")]
-    texts["size"] = texts["aspect"] = pc.binary_join_element_wise(*sides, "x")
-    detail: Any = pa.nulls(gone.num_rows, pa.string())
-    for name, text in texts.items():
-        detail = pc.if_else(pa.array(np.asarray(reason == name, bool)), text, detail)
-    return detail.combine_chunks() if isinstance(detail, pa.ChunkedArray) else detail
+def by_bucket(table: pa.Table, bucket: npt.NDArray[np.uint16], buckets: int) -> list[pa.Table]:
+    """The rows of each bucket, order kept: rows with one URL key always meet in one."""
+    ordered = table.take(pa.array(np.argsort(bucket, kind="stable")))
+    ends = np.cumsum(np.bincount(bucket, minlength=buckets)).tolist()
+    return [ordered.slice(start, stop - start) for start, stop in zip([0, *ends], ends, strict=False)]
 
 
-def split_by_bucket(table: pa.Table, buckets: int) -> list[pa.Table]:
-    """The rows by `bucket_of` their URL, order kept: equal URLs always meet in one bucket."""
-    bucket = np.fromiter((bucket_of(url, buckets) for url in table["url"].to_pylist()), np.int64, table.num_rows)
-    return [table.filter(pa.array(bucket == number)) for number in range(buckets)]
+def buckets_of(keys: pa.Array, buckets: int) -> npt.NDArray[np.uint16]:
+    """[N] the dedup bucket of each URL key: by a hash, so that no site fills one bucket."""
+    return (hash64(keys) % np.uint64(buckets)).astype(np.uint16)
 
 
-def bucket_of(url: str, buckets: int) -> int:
-    """The dedup bucket of a URL: MurmurHash3, so that no site fills one bucket."""
-    return int(mmh3.hash(url, signed=False)) % buckets
+def _flat(column: Any) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return column
+
+
+def _take(values: pa.Array, rows: Rows) -> pa.Array:
+    """Rows in ascending order of an array; all of them cost nothing."""
+    return values if len(rows) == len(values) else values.take(pa.array(rows))
+
+
+def _scatter(values: pa.Array, rows: Rows, total: int) -> pa.Array:
+    """An array of `total` nulls, with values at the given rows."""
+    place = np.zeros(total, np.int64)
+    place[rows] = np.arange(len(rows))
+    missing = np.ones(total, bool)
+    missing[rows] = False
+    return values.take(pa.array(place, mask=missing))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from altdiffusion.curation.select import SelectWork
-from altdiffusion.curation.source import SourceScan, plan_select
+from altdiffusion.curation.source import SourceScan, describe_source, plan_select
 from altdiffusion.storage.ledger import Unit, UnitRecord
 
 
@@ -13,12 +13,13 @@ def plan_sources(scans: Sequence[SourceScan]) -> list[Unit]:
     """The units of all sources, one source after the other: the order in which a duplicate's survivor is chosen."""
     units: list[Unit] = []
     for scan in scans:
-        for unit in plan_select(scan):
-            index = len(units)
-            digest = unit.id.rpartition("-")[2]
-            payload = {**unit.payload, "source": scan.config.name}
-            units.append(Unit(id=f"{index:08d}-{scan.config.name}-{digest}", index=index, payload=payload))
+        units += plan_select(scan, first=len(units))
     return units
+
+
+def describe_sources(scans: Sequence[SourceScan]) -> list[str]:
+    """What was found in each source, a line each."""
+    return [f"source {scan.config.name}: {describe_source(scan)}" for scan in scans]
 
 
 class SelectSourcesWork:

@@ -23,6 +23,8 @@ class Measure:
     unit: str
     value: Callable[[pa.Table], Any]
     """Column of the value, null where unknown."""
+    above: float = -math.inf
+    """Values at or below this are no values: a logarithm has none."""
     number: Callable[[Any], Any]
     """Values -> bin numbers before rounding down (NumPy)."""
     edge: Callable[[int], float]
@@ -56,10 +58,18 @@ MEASURES: dict[str, Measure] = {
     "pwatermark": _linear("pwatermark", 0.02, ""),
     "language_score": _linear("language_score", 0.02, ""),
     "short_side": Measure(
-        unit="px", value=_short, number=lambda v: np.round(np.log2(v) * 4, 6), edge=lambda bin: 2.0 ** (bin / 4)
+        unit="px",
+        value=_short,
+        above=0.0,
+        number=lambda v: np.round(np.log2(v) * 4, 6),
+        edge=lambda bin: 2.0 ** (bin / 4),
     ),
     "aspect": Measure(
-        unit="", value=_aspect, number=lambda v: np.round(np.log2(v) * 8, 6), edge=lambda bin: 2.0 ** (bin / 8)
+        unit="",
+        value=_aspect,
+        above=0.0,
+        number=lambda v: np.round(np.log2(v) * 8, 6),
+        edge=lambda bin: 2.0 ** (bin / 8),
     ),
 }
 
@@ -73,9 +83,9 @@ def tally(table: pa.Table) -> dict[str, int]:
     names, index = languages.dictionary.to_pylist(), languages.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     for measure, how in MEASURES.items():
         values = how.value(table)
-        known = pc.is_valid(values).to_numpy(zero_copy_only=False).astype(bool)
-        numbers = how.number(pc.fill_null(values, 1.0).to_numpy(zero_copy_only=False).astype(np.float64))
-        bins = np.floor(numbers).astype(np.int64)
+        found = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+        known = np.isfinite(found) & (found > how.above)
+        bins = np.floor(how.number(np.where(known, found, 1.0))).astype(np.int64)
         for (language, bin), count in _pairs(index[known], bins[known]):
             counts[f"{measure}|{names[language]}|{bin}"] = count
         for language, count in zip(*np.unique(index[~known], return_counts=True), strict=True):

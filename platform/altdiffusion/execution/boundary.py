@@ -15,6 +15,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake, Version
 from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
+from altdiffusion.storage.removal import after_takedowns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +80,7 @@ def run_boundary(
     done = published(lake, boundary)
     dataset = lake.dataset(boundary.output)
     if done is not None:
-        if boundary.is_head:
-            dataset.set_head(done)
-        return done
+        return _as_head(dataset, done) if boundary.is_head else done
     parents = boundary.parents(lake)
     units = boundary.units(lake)
     ledger = dataset.ledger(boundary.fingerprint)
@@ -98,14 +97,22 @@ def run_boundary(
     records = [*boundary.carried(lake), *records]
     if not boundary.may_be_empty and not any(record.rows_out for record in records):
         raise _nothing_accepted(boundary, records)
-    return dataset.publish(
+    version = dataset.publish(
         kind=boundary.kind,
         records=records,
         parents=parents,
         config=boundary.settings,
         fingerprint=boundary.fingerprint,
-        is_head=boundary.is_head,
+        is_head=False,
     )
+    return _as_head(dataset, version) if boundary.is_head else version
+
+
+def _as_head(dataset: Dataset, version: Version) -> Version:
+    """Makes a version the head, or the one that stands for it since rows of it were taken down."""
+    version = after_takedowns(dataset, version)
+    dataset.set_head(version)
+    return version
 
 
 def _nothing_accepted(boundary: Boundary, records: Sequence[UnitRecord]) -> AltDiffusionError:

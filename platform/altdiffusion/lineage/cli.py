@@ -1,4 +1,4 @@
-"""`altdiffusion lineage up|down REF` and `altdiffusion lineage rebuild`."""
+"""`altdiffusion lineage up|down|page REF` and `lineage rebuild`; `impact` is curation's (`curation.cli`)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ _REF = (
 )
 
 
-def register(subparsers: Any) -> None:
-    """Adds `lineage` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned)."""
+def register(subparsers: Any) -> Any:
+    """Adds `lineage` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned).
+
+    Returns its own actions, for those of other packages.
+    """
     parser = subparsers.add_parser("lineage", help="what went into a thing, and what was made of it")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="up|down|page|impact|rebuild")
     for action, text in (
         ("up", "what went into a dataset, checkpoint or picture, down to the source"),
         ("down", "what was made of a dataset, checkpoint or picture"),
@@ -40,6 +43,7 @@ def register(subparsers: Any) -> None:
     again.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: SQLite in the lake)")
     again.add_argument("--experiment", default="altdiffusion", help="MLflow experiment (default %(default)s)")
     again.set_defaults(run=cmd_lineage)
+    return actions
 
 
 def _lake(parser: argparse.ArgumentParser) -> None:

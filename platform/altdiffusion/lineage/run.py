@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.mlflow_view import RunView, find_or_create_run, run_key
 from altdiffusion.lineage.spool import JsonLines, Shipper, SpoolReader
 from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, connect, starting
@@ -135,7 +136,7 @@ class JobRun:
         self._note("image", key=key, step=step, file=file)
 
     def artifact(self, path: str, artifact_path: str | None = None) -> None:
-        """Records a copy of a local file or folder."""
+        """Records a copy of a file (any URI) or of a local folder."""
         try:
             folder = os.path.join(self.folder, "files", str(time.time_ns()))
             copy = os.path.join(folder, os.path.basename(path.rstrip("/")))
@@ -143,8 +144,8 @@ class JobRun:
             if os.path.isdir(path):
                 shutil.copytree(path, copy)
             else:
-                shutil.copyfile(path, copy)
-        except OSError as error:
+                files.write_atomic(copy, files.read_bytes(path))
+        except (OSError, AltDiffusionError) as error:
             log.warning("artifact %s is not recorded (%s)", path, error)
             return
         self._note("artifact", file=copy, path=artifact_path)

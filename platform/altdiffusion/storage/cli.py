@@ -1,4 +1,4 @@
-"""`altdiffusion dataset list|show|verify`."""
+"""`altdiffusion dataset list|show|verify|erase`; `remove` is curation's (`curation.cli`)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.erasure import erase
+from altdiffusion.storage.removal import REASON
+from altdiffusion.storage.verification import Check, forget, verify
 
 
-def register(subparsers: Any) -> None:
-    """Adds `dataset` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned)."""
-    parser = subparsers.add_parser("dataset", help="list, show and verify dataset versions")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|verify")
+def register(subparsers: Any) -> Any:
+    """Adds `dataset` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned).
+
+    Returns its own actions, for those of other packages.
+    """
+    parser = subparsers.add_parser("dataset", help="list, show, verify, remove from and erase dataset versions")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|verify|remove|erase")
     for action, text in (
         ("list", "all versions in a lake"),
         ("show", "one version: rows by language, rejects by reason, parents, config"),
         ("verify", "read every file of a version and compare it with its manifest; status 1 if one is damaged"),
+        ("erase", "delete an old version, and the files that no other version refers to"),
     ):
         one = actions.add_parser(action, help=text)
-        if action != "list":
+        if action == "erase":
+            one.add_argument("name", metavar="NAME@DIGEST", help="a version that is not the head")
+        elif action != "list":
             one.add_argument("name", metavar="NAME[@DIGEST]", help="a dataset; without digest, its newest version")
         default = os.environ.get("ALTDIFFUSION_LAKE")
         one.add_argument(
@@ -32,9 +43,14 @@ def register(subparsers: Any) -> None:
             required=default is None,
             help="folder or address that the jobs write to (or set ALTDIFFUSION_LAKE)",
         )
-        if action != "verify":
+        if action in ("list", "show"):
             one.add_argument("--json", action="store_true", help="for programs")
+        if action == "verify":
+            one.add_argument(
+                "--forget", action="store_true", help="remove what is damaged, so that its job makes it again, alone"
+            )
         one.set_defaults(run=cmd_dataset)
+    return actions
 
 
 def cmd_dataset(arguments: argparse.Namespace) -> int:
@@ -47,22 +63,71 @@ def cmd_dataset(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         _list(lake, as_json=arguments.json)
         return 0
+    if arguments.action == "verify":
+        return _verify(lake, arguments.name, forgets=arguments.forget)
+    if arguments.action == "erase":
+        return _erase(lake, arguments.name)
     version = lake.version(arguments.name)
-    if arguments.action == "show":
-        print(json.dumps(asdict(version.manifest), ensure_ascii=False, indent=2) if arguments.json else _shown(version))
+    print(json.dumps(asdict(version.manifest), ensure_ascii=False, indent=2) if arguments.json else _shown(version))
+    return 0
+
+
+def _verify(lake: Lake, text: str, *, forgets: bool) -> int:
+    name, _, prefix = text.removeprefix("dataset:").partition("@")
+    check = verify(lake.dataset(name), prefix)
+    if not check.damages:
+        assert check.version is not None
+        version = check.version
+        count = len(version.shards) + len(version.rejects)
+        print(f"{version.ref.short}: {count:,} files, {version.rows:,} rows, all as the manifest says")
         return 0
-    problems = version.verify()
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    files = len(version.shards) + len(version.rejects) if not problems else 0
-    if problems:
-        print(
-            f"error: {version.ref.short}: {len(problems)} damaged or missing. Remedy: delete those that are there, "
-            "then run the job that made it again: only what is missing is made",
-            file=sys.stderr,
+    for damage in check.damages:
+        print(damage, file=sys.stderr)
+    bad = f"{len(check.damages):,} damaged or missing"
+    if forgets:
+        forget(check.damages)
+        print(f"{text}: {bad}, out of the way now. Next: {_again(lake, name, check)}")
+    else:
+        command = f"altdiffusion dataset verify {text} --forget --lake {lake.uri}"
+        print(f"error: {text}: {bad}. Remedy: run `{command}`, then {_again(lake, name, check)}", file=sys.stderr)
+    return 1
+
+
+def _again(lake: Lake, name: str, check: Check) -> str:
+    """What makes missing files of this version again."""
+    version = check.version
+    if version is not None and REASON in version.manifest.config:
+        parent = version.manifest.parent_refs[0]
+        listed = str(version.manifest.config[REASON])[:12]
+        return (
+            f"`altdiffusion dataset remove {name}@{parent.digest[:12]} --hashes FILE --lake {lake.uri}` with the list "
+            f"of sha256 {listed}, after the job that made {parent.short} if a file of that version is missing too"
         )
-        return 1
-    print(f"{version.ref.short}: {files} files, {version.rows:,} rows, all as the manifest says")
+    jobs = _jobs(lake, version) if version is not None else ""
+    return f"the job that made it{jobs} again: only what is missing is made"
+
+
+def _jobs(lake: Lake, version: Version) -> str:
+    """Which finished runs of jobs say that they made the version: ` (curate-demo)`, or nothing."""
+    folder = files.join(lake.uri, "runs")
+    names = []
+    for file in files.list_names(folder):
+        try:
+            document = files.read_json(files.join(folder, file))
+        except AltDiffusionError:
+            continue
+        if isinstance(document, dict) and version.ref.short in str(document.get("result")):
+            names.append(file.rpartition("-")[0])
+    return f" ({', '.join(sorted(set(names)))})" if names else ""
+
+
+def _erase(lake: Lake, text: str) -> int:
+    name, at, _ = text.removeprefix("dataset:").partition("@")
+    if not at:
+        raise AltDiffusionError(f"version {text}", "has no digest", f"write {text}@DIGEST; `dataset list` shows them")
+    version = lake.version(text)
+    erased = erase(lake.dataset(name), version)
+    print(f"{version.ref.short}: erased, {erased.files:,} files, {erased.bytes / 1e6:,.1f} MB")
     return 0
 
 

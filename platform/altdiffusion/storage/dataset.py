@@ -71,17 +71,6 @@ class Manifest:
         return tuple(Ref.parse(parent) for parent in self.parents)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Something `verify` found: which file, and what is wrong with it."""
-
-    uri: str
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.uri}: {self.problem}"
-
-
 class Version:
     """One immutable version of a dataset, open for reading."""
 
@@ -160,27 +149,6 @@ class Version:
         """Rejected rows with their reasons, in input order."""
         for info in self.rejects:
             yield shards.read_table(files.join(self.folder_uri, "rejects"), info.sha256)
-
-    def verify(self) -> list[Problem]:
-        """Reads every file of the version and compares it with what the manifest promises."""
-        try:
-            groups = (("shards", self.shards), ("rejects", self.rejects))
-        except AltDiffusionError as error:
-            return [Problem(uri=error.what, problem=error.problem)]
-        problems = []
-        for folder, infos in groups:
-            for info in infos:
-                uri = shards.shard_uri(files.join(self.folder_uri, folder), info.sha256)
-                try:
-                    data = files.read_bytes(uri)
-                except FileNotFoundError:
-                    problems.append(Problem(uri=uri, problem="missing"))
-                    continue
-                if len(data) != info.bytes:
-                    problems.append(Problem(uri=uri, problem=f"has {len(data)} bytes instead of {info.bytes}"))
-                elif files.sha256_hex(data) != info.sha256:
-                    problems.append(Problem(uri=uri, problem="its SHA-256 is not its name"))
-        return problems
 
 
 class Dataset:
@@ -297,6 +265,12 @@ class Dataset:
                 f"manifest {uri}", "is damaged: its SHA-256 is not its version's digest", shards.REMEDY
             )
         value = files.read_json(uri)
+        if value.get("format") != FORMAT:
+            raise AltDiffusionError(
+                f"manifest {uri}",
+                f"is of format {value.get('format')!r}, this version of altdiffusion reads {FORMAT!r}",
+                "use the version of altdiffusion that wrote it, or make the dataset again in a new lake",
+            )
         value["parents"], value["schema"] = tuple(value["parents"]), tuple(value["schema"])
         return Version(self.folder_uri, Manifest(**value))
 

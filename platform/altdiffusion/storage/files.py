@@ -170,7 +170,8 @@ def remove_tree(uri: str) -> None:
     """Removes a file or folder; nothing happens if it is not there."""
     fs, path = filesystem(uri)
     if fs.exists(path):
-        fs.rm(path, recursive=True)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            fs.rm(path, recursive=True)
 
 
 @contextlib.contextmanager

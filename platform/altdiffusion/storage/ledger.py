@@ -109,9 +109,13 @@ class Ledger:
 
     def record(self, record: UnitRecord) -> UnitRecord:
         """Records a unit whose shards are written. The first record stays: returns the one that counts."""
-        if files.put_if_absent(self._uri(record.unit_id), files.canonical_json(record.to_json())):
-            return record
-        return self._read(record.unit_id)
+        value = record.to_json()
+        data = files.canonical_json({**value, "sha256": files.sha256_hex(files.canonical_json(value))})
+        while not files.put_if_absent(self._uri(record.unit_id), data):
+            known = self.get(record.unit_id)
+            if known is not None:  # None: another job has just forgotten it
+                return known
+        return record
 
     def forget(self, unit_id: str) -> None:
         """Removes a record so that the unit is done again (a shard of it was damaged)."""
@@ -124,15 +128,17 @@ class Ledger:
     def all(self) -> dict[str, UnitRecord]:
         """All records by unit id."""
         with ThreadPoolExecutor(16) as pool:
-            records = list(pool.map(self._read, sorted(self.done_ids())))
-        return {record.unit_id: record for record in records}
+            records = list(pool.map(self.get, sorted(self.done_ids())))
+        return {record.unit_id: record for record in records if record is not None}  # None: forgotten meanwhile
 
     def _read(self, unit_id: str) -> UnitRecord:
         uri = self._uri(unit_id)
         value = files.read_json(uri)
         try:
+            if value.pop("sha256") != files.sha256_hex(files.canonical_json(value)):
+                raise ValueError("its SHA-256 is not what it says")
             return UnitRecord.from_json(value)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise AltDiffusionError(
                 f"ledger record {uri}",
                 f"is not a unit record ({error})",

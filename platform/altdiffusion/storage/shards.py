@@ -13,6 +13,8 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 
 ROW_GROUP_ROWS = 1024
+_PAGE_BYTES = 1 << 20
+"""What a page aims at: a reader of one column holds at least one page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +42,13 @@ def shard_uri(folder_uri: str, sha256: str) -> str:
 def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
     """The Parquet bytes of a table: equal tables give equal bytes under one pyarrow version."""
     sink = pa.BufferOutputStream()
+    row_bytes = table.nbytes // max(table.num_rows, 1)
     pq.write_table(
         table.combine_chunks(),
         sink,
         row_group_size=row_group_rows,
+        # Pages are only cut between batches: with pictures, a batch of 1024 rows would be one page of 200 MB.
+        write_batch_size=min(max(_PAGE_BYTES // max(row_bytes, 1), 1), 1024),
         compression="zstd",
         write_page_checksum=True,
         data_page_version="2.0",
@@ -81,4 +86,7 @@ def read_table(folder_uri: str, sha256: str, columns: Sequence[str] | None = Non
     return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
 
 
-REMEDY = "delete it if it is there, then run the job that made it again: only what is missing is made"
+REMEDY = (
+    "run `altdiffusion dataset verify NAME@DIGEST --forget` for its version, then the job that made it again: "
+    "only what is missing is made"
+)

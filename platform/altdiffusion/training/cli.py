@@ -7,13 +7,12 @@ import json
 import os
 import re
 from collections import Counter
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.seen import SEEN, Seen, seen
+
+if TYPE_CHECKING:
+    from altdiffusion.training.seen import Seen
 
 _NAME = re.compile(r"(?:checkpoint:)?(?P<run>[^@/]+)(?:/step-(?P<step>\d+))?(?:@[0-9a-f]+)?")
 
@@ -41,6 +40,8 @@ def cmd_seen(arguments: argparse.Namespace) -> int:
     Raises:
         AltDiffusionError: no such checkpoint, or the file cannot be written.
     """
+    from altdiffusion.training.seen import seen  # with torch, which other commands need not wait for
+
     match = _NAME.fullmatch(arguments.checkpoint)
     if match is None:
         raise AltDiffusionError(
@@ -83,6 +84,11 @@ def _facts(part: Seen) -> dict[str, Any]:
 
 
 def _write(parts: list[Seen], path: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from altdiffusion.training.seen import SEEN
+
     try:
         with pa.OSFile(path, "wb") as sink, pq.ParquetWriter(sink, SEEN) as writer:
             for part in parts:

@@ -132,7 +132,7 @@ def kept_bytes(unet: Any, batch: int, side: int, context: int, tokens: int = 77)
     return sum(int(storage.nbytes()) for storage in kept.values())
 
 
-class _Attention(torch.autograd.Function):
+class _Attention(torch.autograd.Function):  # type: ignore[misc]
     """Stands for a fused attention kernel on the `meta` device: shapes and what is kept, no values."""
 
     @staticmethod
@@ -187,41 +187,41 @@ def lines(config: TrainConfig, given: EstimateConfig, cost: Cost, resolution: in
     ]
 
 
-def epochs_line(config: TrainConfig, lake: str) -> str:
-    """How often each dataset will have been seen, where the lake on this machine holds them all."""
+def epochs_line(config: TrainConfig, lake: str, look: bool) -> str:
+    """How often each dataset will have been seen, where one may look into the lake and it holds them all."""
     try:
-        versions = [Lake(lake).version(dataset.name) for dataset in config.datasets] if files.is_local(lake) else []
+        versions = [Lake(lake).version(dataset.name) for dataset in config.datasets] if look else []
     except AltDiffusionError as error:
         return f"epochs      unknown: {error.what} {error.problem}"
     if not versions:
-        return "epochs      unknown: the lake is not on this machine"
+        return "epochs      unknown: the lake is not on this machine (--remote looks)"
     order = make_order(config, versions)
     told = zip(parts_of(config, versions), order.epochs(config.steps), strict=True)
     return "epochs      " + ", ".join(f"{e:.2f} of {' + '.join(v.ref.name for v in g)}" for g, e in told)
 
 
-def resolution_of(config: TrainConfig, lake: str) -> int:
+def resolution_of(config: TrainConfig, lake: str, look: bool) -> int:
     """Pixels of the latents: as their dataset says, else what the published stage has."""
     try:
-        if files.is_local(lake):
+        if look:
             return int(Lake(lake).version(config.datasets[0].name).manifest.config["encode"]["resolution"])
     except (AltDiffusionError, KeyError):
         pass
     return 256 if config.stage == "alignment" else 512
 
 
-def model_configs(config: TrainConfig, lake: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def model_configs(config: TrainConfig, lake: str, look: bool) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The configs of the UNet and of the text encoder that a run starts from, None for what is not there (yet)."""
     base, text_encoder = config.start.base, config.start.text_encoder
-    if config.start.checkpoint is not None and files.is_local(lake):
+    if config.start.checkpoint is not None and look:
         earlier = read_record(lake, config.start.checkpoint)
         base, text_encoder = (earlier["base"], earlier["text_encoder"]) if earlier else (None, None)
     text = text_encoder if text_encoder is not None else files.join(base, "text_encoder") if base else None
-    return _config(files.join(base, "unet") if base else None), _config(text)
+    return _config(files.join(base, "unet") if base else None, look), _config(text, look)
 
 
-def _config(folder: str | None) -> dict[str, Any] | None:
-    if folder is None or not files.is_local(folder):  # a dry run asks no object store
+def _config(folder: str | None, look: bool) -> dict[str, Any] | None:
+    if folder is None or not (look or files.is_local(folder)):
         return None
     try:
         found: dict[str, Any] = json.loads(files.read_bytes(files.join(folder, "config.json")))

@@ -1,19 +1,33 @@
 """Settings of curation, one file an operator."""
 
-from altdiffusion.curation.config.download import DownloadConfig
-from altdiffusion.curation.config.encode import EncodeConfig
+from altdiffusion.curation.config.balance import BalanceConfig
+from altdiffusion.curation.config.distinct import DistinctConfig
+from altdiffusion.curation.config.download import DownloadConfig, RetryConfig
+from altdiffusion.curation.config.encode import EncodeConfig, FilterConfig
 from altdiffusion.curation.config.language import THRESHOLDS, LanguageConfig
-from altdiffusion.curation.config.score import ScoreConfig
+from altdiffusion.curation.config.presets import PRESETS, Preset
+from altdiffusion.curation.config.report import ReportConfig
+from altdiffusion.curation.config.score import SCORE_NAMES, ClassifierConfig, HeadConfig, ScoreConfig, ScorerConfig
 from altdiffusion.curation.config.select import SelectConfig
-from altdiffusion.curation.config.source import Preset, SourceConfig
+from altdiffusion.curation.config.source import SourceConfig
 
 __all__ = [
+    "PRESETS",
+    "SCORE_NAMES",
     "THRESHOLDS",
+    "BalanceConfig",
+    "ClassifierConfig",
+    "DistinctConfig",
     "DownloadConfig",
     "EncodeConfig",
+    "FilterConfig",
+    "HeadConfig",
     "LanguageConfig",
     "Preset",
+    "ReportConfig",
+    "RetryConfig",
     "ScoreConfig",
+    "ScorerConfig",
     "SelectConfig",
     "SourceConfig",
 ]

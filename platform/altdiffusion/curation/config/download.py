@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,11 @@ class DownloadConfig:
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
     encode_quality: int = 95
     """1 to 100 for jpg and webp; compression 0 to 9 for png."""
+    scaled_decode: bool = True
+    """Whether a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves a quarter more than `image_size`: half the time,
+    and hardly another picture than the full decode's."""
+    shard_mib: int = 128
+    """MiB of stored pictures in one shard at most; a worker holds about three times that while it writes one."""
     min_side: int = 1
     """Pixels; a picture with a shorter side below this is rejected from its header."""
     max_side: int = 16384
@@ -32,21 +38,49 @@ class DownloadConfig:
     """Seconds for one link in all: names, every connection and redirect, and the whole body."""
     connect_timeout_s: float = 10.0
     """Seconds for one connection attempt."""
+    decode_timeout_s: float = 20.0
+    """Seconds the decoder may take for one picture; then its process is ended and the row rejected."""
+    decoder_memory_mib: int = 2048
+    """MiB the decoder may take for one picture."""
     max_redirects: int = 4
     retries: int = 1
     """Further attempts after a time-out, a refused connection, 429 or 503."""
     retry_wait_s: float = operational(1.0)
-    """Seconds before the second attempt; doubled each time; a server's Retry-After counts up to 30."""
+    """Seconds before the second attempt; doubled each time. A 429 or 503 pauses the whole host that long, or for
+    its Retry-After."""
+    host_wait_s: float = 600.0
+    """Seconds one unit waits, in all, while none but paced, paused or fully used hosts are left; or a host asks to
+    stay away for longer: its rows are then rejected as `host_busy`, for a later pass."""
     ports: tuple[int, ...] = (80, 443, 8080)
     """Ports a URL may name."""
     honor_opt_out: bool = True
     """Whether X-Robots-Tag noai / noimageai, tdm-reservation and Content-Usage train-ai=n reject the row."""
+    honor_robots: bool = True
+    """Whether a site's robots.txt (RFC 9309) is asked first and obeyed, redirects' targets included."""
+    robots_deadline_s: float = 10.0
+    """Seconds for one robots.txt in all; a site that takes longer is not fetched from."""
+    max_crawl_delay_s: float = operational(5.0)
+    """Seconds of a robots.txt's Crawl-delay that are kept between two requests, at most; 0 ignores it."""
+    image_blocklist: str | None = operational(None)
+    """URI of a blocklist whose `sha256:` lines name pictures that are dropped in memory and never written."""
+    image_blocklist_sha256: str | None = None
+    """SHA-256 (hex) of that file: the list that was applied is part of the result."""
+    on_mismatch: Literal["keep", "reject"] = "reject"
+    """What happens to a picture that is not the one whose hash the source states; its verdict is recorded."""
+    phash_distance: int = 10
+    """Bits of 64 in which a picture's perceptual hash may differ from the source's and still be that picture."""
     user_agent: str = operational("AltDiffusionPlatform/0.1 (dataset curation; honours X-Robots-Tag)")
     """An honest one that says who asks; put a contact address into it before a real run."""
     per_host_per_s: float | None = operational(None)
-    """Requests a second to one host by one worker."""
+    """Requests a second to one host by one worker: of N workers together a host may see N times that."""
+    per_host_connections: int = operational(4)
+    """Downloads at a time from one host by one worker, and never more than half of `threads`."""
     threads: int = operational(16)
     """Downloads at a time in one worker."""
+    decoders: int = operational(1)
+    """Processes of one worker that decode, resize and encode; as many as it has cores, less one for the network."""
+    lookahead_mib: int = operational(64)
+    """MiB of fetched bodies that may wait for a decoder; no new download starts beyond."""
     rows_per_unit: int = 10_000
     connect_to: dict[str, str] = operational(factory=dict)
     """`host:port` of a URL -> `host:port` to connect to instead, like curl's --connect-to; an empty part is any."""
@@ -59,14 +93,24 @@ class DownloadConfig:
         low, high = (0, 9) if self.encode_format == "png" else (1, 100)
         if not low <= self.encode_quality <= high:
             raise ValueError(f"encode_quality: does not suit {self.encode_format}; give {low} to {high}")
-        for name in ("image_size", "min_side", "max_side", "max_pixels", "max_bytes", "threads", "rows_per_unit"):
+        for name in (
+            *("image_size", "min_side", "max_side", "max_pixels", "max_bytes", "threads", "rows_per_unit"),
+            *("shard_mib", "decoder_memory_mib", "per_host_connections", "decoders", "lookahead_mib"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1; give a positive number")
-        for name in ("deadline_s", "connect_timeout_s"):
+        if self.shard_mib > 1024:
+            raise ValueError("shard_mib: is above 1024; a shard's pictures must lie within 2 GiB")
+        for name in ("deadline_s", "connect_timeout_s", "decode_timeout_s", "robots_deadline_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: must be above 0; give seconds")
-        if self.retries < 0 or self.max_redirects < 0:
-            raise ValueError("retries: must not be negative; give 0 to switch it off")
+        for name in ("retries", "max_redirects", "retry_wait_s", "host_wait_s", "max_crawl_delay_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must not be negative; give 0 to switch it off")
+        if (self.image_blocklist is None) != (self.image_blocklist_sha256 is None):
+            raise ValueError("image_blocklist_sha256: the list and its SHA-256 belong together; give both or neither")
+        if not 0 <= self.phash_distance <= 64:
+            raise ValueError("phash_distance: counts differing bits of 64; give 0 to 64")
         if self.per_host_per_s is not None and self.per_host_per_s <= 0:
             raise ValueError("per_host_per_s: must be above 0; give null for no limit")
         if not all(32 <= ord(c) < 127 for c in self.user_agent) or not self.user_agent.strip():
@@ -79,3 +123,30 @@ class DownloadConfig:
         for source, target in self.connect_to.items():
             if source.rpartition(":")[1] != ":" or not target.rpartition(":")[2].isdigit():
                 raise ValueError(f"connect_to: {source!r} -> {target!r} is no address; write host:port: host:port")
+
+
+_REASON = re.compile(r"[a-z_]+|http_[1-5](?:\d\d|xx)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryConfig:
+    """Which rejected rows are fetched once more, in a later pass over what is otherwise done."""
+
+    passes: int = 1
+    """Further passes; 0 switches it off. A pass takes what the pass before it left."""
+    reasons: tuple[str, ...] = (
+        *("timeout", "connect", "reset", "dns", "robots_unreachable", "host_busy"),
+        *("http_408", "http_429", "http_5xx"),
+    )
+    """Reject reasons that time may mend; `http_5xx` is any of them."""
+
+    def __post_init__(self) -> None:
+        if self.passes < 0:
+            raise ValueError("passes: must not be negative; give 0 to switch it off")
+        for reason in self.reasons:
+            if not _REASON.fullmatch(reason):
+                raise ValueError(f"reasons: {reason!r} is no reject reason; write e.g. timeout, http_503 or http_5xx")
+
+    def covers(self, reason: str) -> bool:
+        """Whether a row rejected for this reason is fetched again."""
+        return reason in self.reasons or (reason.startswith("http_") and f"{reason[:6]}xx" in self.reasons)

@@ -1,4 +1,4 @@
-"""How a picture becomes a latent and a caption token ids."""
+"""How a picture becomes a latent and a caption token ids, and which pictures do."""
 
 from __future__ import annotations
 
@@ -31,11 +31,40 @@ class EncodeConfig:
     """Pictures in one VAE pass; always full (padded), because kernels round differently at other batch sizes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = operational("cpu")
+    threads: int = operational(4)
+    """Decode and crop pictures ahead of the VAE; 0 does it in the VAE's own thread."""
     rows_per_unit: int = 10_000
 
     def __post_init__(self) -> None:
         for name in ("resolution", "max_length", "micro_batch", "rows_per_unit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1; give a positive number")
+        if self.threads < 0:
+            raise ValueError("threads: must not be negative; give 0 to decode in the VAE's own thread")
         if self.resolution % 8:
             raise ValueError("resolution: is not a multiple of 8; give e.g. 256")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilterConfig:
+    """Which scores a picture needs. A null threshold switches its filter off; comparisons are strict, like LAION's."""
+
+    aesthetic_v1_above: float | None = None
+    """LAION's Aesthetics V1 takes 7."""
+    aesthetic_v2_above: float | None = None
+    """On a scale of its own: not V1's."""
+    nsfw_below: float | None = None
+    watermark_below: float | None = None
+    keep_null: tuple[Literal["aesthetic_v1", "aesthetic_v2", "nsfw", "watermark"], ...] = ()
+    """Scores that let a row pass where they are null; elsewhere a null drops the row."""
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By score, those that are switched on."""
+        found = {
+            "aesthetic_v1": self.aesthetic_v1_above,
+            "aesthetic_v2": self.aesthetic_v2_above,
+            "nsfw": self.nsfw_below,
+            "watermark": self.watermark_below,
+        }
+        return {name: value for name, value in found.items() if value is not None}

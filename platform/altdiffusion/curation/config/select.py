@@ -25,8 +25,8 @@ class SelectConfig:
     max_caption_chars: int = 4096
     """Longer captions are rejected: they are documents, not captions."""
     buckets: int = 8
-    """Hash buckets of URLs the accepted rows are split into; one dedup unit holds the keys of one bucket, about 150
-    bytes x rows / buckets."""
+    """Hash buckets of URLs the accepted rows are split into, one shard each: buckets x units shards in all. A dedup
+    unit takes about 50 bytes x accepted rows / buckets of memory."""
 
     def __post_init__(self) -> None:
         if self.min_side is not None and self.min_side < 1:

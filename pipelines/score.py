@@ -1,0 +1,88 @@
+"""Scoring: images -> embedding, aesthetics, NSFW and watermark scores, by one pass of CLIP a picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from altdiffusion.config import operational, semantic
+from altdiffusion.curation.config import ScoreConfig
+from altdiffusion.curation.score import ScoreWork, plan_score
+from altdiffusion.execution.boundary import Boundary
+from altdiffusion.refs import Ref
+from altdiffusion.storage.dataset import Lake
+from pipelines.common import JobConfig, Plan, Workers, make_boundary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreJobConfig(JobConfig):
+    """`jobs/score.py`."""
+
+    name: str = operational("score")
+    """Name of the run in MLflow."""
+    images: str = "images"
+    """Dataset to read: `name`, or `name@digest` to pin a version."""
+    scores: str = "scores"
+    """Name of the dataset it makes."""
+    score: ScoreConfig
+    workers: Workers = operational(factory=Workers)
+
+    def __post_init__(self) -> None:
+        if self.score.clip is None and not self.score.classifiers:
+            raise ValueError("score: names no model; give score.clip with its digest, or a classifier")
+
+    @property
+    def run_name(self) -> str:
+        return self.name
+
+
+def models(config: ScoreConfig) -> dict[str, Ref]:
+    """The model files and folders by what they are for: references by their pinned digests, without a look at them."""
+    found = {} if config.clip is None else {"clip": _ref(config.clip, str(config.clip_digest))}
+    found |= {name: _ref(head.uri, head.sha256) for name, head in config.heads.items()}
+    return found | {name: _ref(model.folder, model.digest) for name, model in config.classifiers.items()}
+
+
+def _ref(uri: str, digest: str) -> Ref:
+    name = re.sub(r"[^A-Za-z0-9._\-]", "-", PurePosixPath(uri.rstrip("/")).name)
+    return Ref("model", name or "model", digest)
+
+
+def boundaries(config: ScoreJobConfig) -> tuple[Boundary, ...]:
+    """One boundary. The models are parents: other weights make another version."""
+    refs = list(models(config.score).values())
+
+    def parents(lake: Lake) -> Sequence[Ref]:
+        return [lake.version(config.images).ref, *refs]
+
+    return (
+        make_boundary(
+            name="score",
+            output=config.scores,
+            settings={"score": semantic(config.score)},
+            workers=config.workers,
+            noun="images",
+            kind="scores",
+            parents=parents,
+            units=lambda lake: plan_score(
+                lake.version(config.images), config.score.rows_per_unit, *(str(ref) for ref in refs)
+            ),
+            work=lambda _: ScoreWork(lake=config.lake, dataset=config.scores, config=config.score),
+            when_empty="look into the rejects: not one picture could be decoded",
+        ),
+    )
+
+
+def plan(config: ScoreJobConfig) -> Plan:
+    """What the job will do."""
+    score = config.score
+    return Plan(
+        title=f"score dataset {config.images}",
+        steps=tuple(boundary.describe() for boundary in boundaries(config)),
+        facts={
+            **{name: ref.short.removeprefix("model:") for name, ref in models(score).items()},
+            "forward passes": f"{score.batch} pictures, {score.dtype}, {score.device}, {score.threads} decode threads",
+        },
+    )

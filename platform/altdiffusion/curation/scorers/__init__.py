@@ -1,0 +1,1 @@
+"""What looks at a picture: CLIP's embedding, heads on it, classifiers of their own."""

@@ -1,0 +1,102 @@
+"""CLIP's image embedding of a picture.
+
+Preprocessing is that of openai/CLIP (`clip.py`, `_transform`) as transformers' `CLIPImageProcessor` computes it:
+shorter side to S (bicubic), centre square, values 0 to 1, normalised per channel. Only the picture's tower is
+loaded: the text's would be half the memory.
+
+Shapes: B pictures, S side of CLIP's input in pixels, D width of the embedding (ViT-L/14: S = 224, D = 768).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from altdiffusion.curation.assets import check_folder
+from altdiffusion.diffusion.quiet import quiet_libraries
+from altdiffusion.errors import AltDiffusionError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Mean and standard deviation of CLIP's training pictures (openai/CLIP, clip.py), RGB, of values 0 to 1.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def clip_square(rgb: Image, side: int) -> npt.NDArray[np.uint8]:
+    """The square that CLIP sees: uint8 [S, S, 3]."""
+    from PIL import Image as Pillow
+
+    short = min(rgb.size)
+    wide, high = (side if length == short else side * length // short for length in rgb.size)
+    if (wide, high) != rgb.size:
+        rgb = rgb.resize((wide, high), Pillow.Resampling.BICUBIC)
+    left, top = (wide - side) // 2, (high - side) // 2
+    return np.asarray(rgb.crop((left, top, left + side, top + side)))
+
+
+class ClipEmbedder:
+    """The picture's tower of a CLIP model with its projection."""
+
+    def __init__(self, folder_uri: str, digest: str, *, device: str, dtype: Dtype) -> None:
+        """Loads it.
+
+        Raises:
+            AltDiffusionError: another folder than pinned, or not a CLIP model.
+        """
+        import torch
+        from transformers import AutoConfig, CLIPVisionModelWithProjection
+
+        quiet_libraries()
+        folder = check_folder(folder_uri, digest)
+        self._name = folder_uri
+        self._torch = torch
+        self._device, self._dtype = torch.device(device), getattr(torch, dtype)
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if config.model_type == "clip":
+            config, width = config.vision_config, config.projection_dim
+            config.projection_dim = width  # the tower's own may be a default that the whole model does not use
+        elif config.model_type != "clip_vision_model":
+            raise AltDiffusionError(
+                f"model {folder_uri}", f"is a {config.model_type}, not a CLIP model", "give the folder of a CLIPModel"
+            )
+        model, info = CLIPVisionModelWithProjection.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        if info["missing_keys"]:
+            lacking = sorted(map(str, info["missing_keys"]))[0]
+            raise AltDiffusionError(f"model {folder_uri}", f"lacks {lacking}", "give the folder of a CLIPModel")
+        self._model: Any = model.to(self._device, self._dtype).eval().requires_grad_(False)
+        self.side = int(self._model.config.image_size)
+        self.width = int(self._model.config.projection_dim)
+        # [1, 3, 1, 1] each
+        self._mean, self._std = (torch.tensor(v, device=self._device).view(1, 3, 1, 1) for v in (MEAN, STD))
+
+    def pixels(self, rgb: Image) -> npt.NDArray[np.uint8]:
+        """What a batch is made of: uint8 [S, S, 3]."""
+        return clip_square(rgb, self.side)
+
+    def normalise(self, pixels: npt.NDArray[np.uint8]) -> Any:
+        """uint8 [B, S, S, 3] -> float32 tensor [B, 3, S, S], on the device."""
+        planes = self._torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).contiguous()
+        return (planes.float() / 255.0 - self._mean) / self._std
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> Any:
+        """uint8 [B, S, S, 3] -> float32 tensor [B, D], rows of length 1, on the device.
+
+        Raises:
+            AltDiffusionError: an embedding is not finite.
+        """
+        torch = self._torch
+        with torch.inference_mode():
+            found = self._model(pixel_values=self.normalise(pixels).to(self._dtype)).image_embeds.float()
+            found = found / found.norm(dim=-1, keepdim=True)
+            if not bool(torch.isfinite(found).all()):
+                raise AltDiffusionError(
+                    f"model {self._name}", "made an embedding that is not finite", "use bfloat16 or float32"
+                )
+            return found

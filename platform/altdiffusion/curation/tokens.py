@@ -1,0 +1,36 @@
+"""Captions as token ids: what the text encoder will read, and nothing else.
+
+The published multilingual shards carry the caption and its language in one field, `caption\\tlang`, and the released
+training code hands the whole field to the encoder. Select takes the suffix off; none can pass here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from altdiffusion.errors import AltDiffusionError
+
+
+def token_ids(tokenizer: Any, captions: list[str], max_length: int) -> pa.Array:
+    """Token ids of each caption, padded and truncated to `max_length`; list<int32>.
+
+    Raises:
+        AltDiffusionError: a caption still holds the tab that published data puts before a language code.
+    """
+    leaking = next((caption for caption in captions if "\t" in caption), None)
+    if leaking is not None:
+        raise AltDiffusionError(
+            f"caption {leaking[:80]!r}",
+            "holds a tab: a language suffix would reach the text encoder",
+            "run select again: it removes such suffixes",
+        )
+    if not captions:
+        return pa.array([], pa.list_(pa.int32()))
+    ids = tokenizer(captions, padding="max_length", truncation=True, max_length=max_length)["input_ids"]
+    if any(len(row) != max_length for row in ids):
+        raise AltDiffusionError(
+            f"tokenizer {tokenizer.name_or_path}", f"does not pad to {max_length}", "give it a padding token"
+        )
+    return pa.array(ids, pa.list_(pa.int32()))

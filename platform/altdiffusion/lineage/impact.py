@@ -1,0 +1,176 @@
+"""What holds certain rows, and what was made from them: the answer to a takedown.
+
+A dataset version holds them or does not: that is read from its rows (`storage.holdings`), so a row that was rejected
+on the way counts against nothing that comes after. A checkpoint, an export, a model or a set of generated pictures
+holds no rows; it was made from them if one of its parents holds them or was itself made from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from altdiffusion.lineage.graph import Graph, Node
+from altdiffusion.lineage.tree import title
+from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.holdings import Holdings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A dataset version that holds some of the rows."""
+
+    node: Node
+    rows: int
+    shards: int
+    rejected: int
+    """Rejected rows that still carry their link."""
+    is_head: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ref": self.node.ref,
+            "kind": self.node.facts["holds"],
+            "rows": self.rows,
+            "shards": self.shards,
+            "rejected": self.rejected,
+            "head": self.is_head,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A checkpoint, export, model or set of generated pictures that was made from some of the rows."""
+
+    node: Node
+    of: tuple[str, ...]
+    """Its parents that hold them or were made from them."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ref": self.node.ref, "kind": self.node.kind, "of": list(self.of)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impact:
+    """The whole answer for one lake."""
+
+    held: tuple[Held, ...]
+    made: tuple[Made, ...]
+    unknown: tuple[str, ...]
+    """What could not be looked into: damaged files, and versions that a manifest names but the lake does not hold."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "held": [held.to_json() for held in self.held],
+            "made": [made.to_json() for made in self.made],
+            "unknown": list(self.unknown),
+        }
+
+
+def impact(graph: Graph, holdings: Holdings) -> Impact:
+    """Walks down from every version that holds rows.
+
+    Args:
+        graph: of the lake that was searched.
+    """
+    lake = Lake(graph.lake_uri)
+    held: list[Held] = []
+    unknown = [str(error) for error in holdings.unreadable.values()]
+    for node in _ordered(graph):
+        if node.kind != "dataset":
+            continue
+        if node.missing:
+            unknown.append(f"{node.label}: not in this lake")
+            continue
+        version = lake.version(node.ref)
+        rows, rejected = holdings.readable(version), holdings.readable(version, "rejects")
+        if rows or rejected:
+            held.append(
+                Held(
+                    node=node,
+                    rows=sum(len(found) for _, found in rows),
+                    shards=len(rows),
+                    rejected=sum(len(found) for _, found in rejected),
+                    is_head=graph.heads.get(node.name) == node.digest,
+                )
+            )
+    return Impact(
+        held=tuple(held), made=_made(graph, [one.node.ref for one in held if one.rows]), unknown=tuple(unknown)
+    )
+
+
+def _made(graph: Graph, holding: list[str]) -> tuple[Made, ...]:
+    tainted: dict[str, set[str]] = {ref: set() for ref in holding}
+    waiting = list(holding)
+    while waiting:
+        parent = waiting.pop()
+        for child in graph.children(parent):
+            if not _follows(graph.nodes[child]):
+                continue
+            if child not in tainted:
+                tainted[child] = set()
+                waiting.append(child)
+            tainted[child].add(parent)
+    return tuple(
+        Made(node=node, of=tuple(sorted(tainted[node.ref]))) for node in _ordered(graph) if tainted.get(node.ref)
+    )
+
+
+def _follows(node: Node) -> bool:
+    """Whether a thing is made of all that its parents are; a dataset is what its rows are, unless it was generated."""
+    return node.kind != "dataset" or node.facts.get("holds") == "generations"
+
+
+def _ordered(graph: Graph) -> list[Node]:
+    return sorted(graph.nodes.values(), key=lambda node: (node.kind, node.name, node.digest))
+
+
+def render(found: Impact) -> str:
+    """The answer as text, ending in a newline."""
+    lines: list[str] = []
+    if found.held:
+        lines.append("holds the rows:")
+    for held in found.held:
+        parts = [f"{_count(held.rows, 'row')} in {_count(held.shards, 'shard')}"] if held.rows else []
+        parts += [f"{_count(held.rejected, 'rejected row')} with link"] if held.rejected else []
+        lines.append(f"  {title(held.node)}{' head' if held.is_head else ''}: {', '.join(parts)}")
+    if found.made:
+        lines.append("was made from them:")
+    lines += [f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}" for made in found.made]
+    if found.unknown:
+        lines.append("could not be looked into:")
+    lines += [f"  {text}" for text in found.unknown]
+    if not found.held and not found.unknown:
+        lines.append("nothing in this lake holds these rows, and nothing was made from them")
+    return "\n".join(lines) + "\n"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _short(ref: str) -> str:
+    name, at, digest = ref.partition("@")
+    return f"{name}{at}{digest[:12]}"
+
+
+def renewal(found: Impact, lake_uri: str, list_file: str) -> list[tuple[str, str]]:
+    """What to do about each thing, by its label: a command where there is one."""
+    steps: list[tuple[str, str]] = []
+    for held in found.held:
+        name, digest = held.node.name, held.node.digest[:12]
+        if held.is_head:
+            step = f"altdiffusion dataset remove {name} --hashes {list_file} --lake {lake_uri}"
+        else:
+            step = f"altdiffusion dataset erase {name}@{digest} --lake {lake_uri}"
+        steps.append((held.node.label, step))
+    for made in found.made:
+        if made.node.kind == "dataset":
+            step = "generate it again with a checkpoint that was not made from the rows, then erase it"
+        elif made.node.kind == "checkpoint":
+            seen = f"altdiffusion seen {made.node.name} --out FILE --lake {lake_uri}"
+            step = f"train again from versions without the rows ({seen} tells whether it drew them), then delete it"
+        else:
+            step = "make it again from such a checkpoint, then delete it"
+        steps.append((made.node.label, step))
+    return steps

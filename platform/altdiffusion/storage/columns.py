@@ -1,0 +1,37 @@
+"""A few columns of a shard, read without the rest: pictures weigh a thousand times what names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+from altdiffusion.storage.shards import REMEDY, ShardInfo, shard_uri
+
+
+def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filters: Any = None) -> pa.Table:
+    """Reads columns of a shard by ranges; what is read is checked by the checksums of its pages.
+
+    Args:
+        folder_uri: the dataset's `shards` or `rejects` folder.
+        filters: as in pyarrow.parquet.read_table; row groups whose statistics exclude them are not read.
+
+    Raises:
+        AltDiffusionError: the shard is missing or damaged, or has no such column.
+    """
+    uri = shard_uri(folder_uri, info.sha256)
+    fs, path = files.filesystem(uri)
+    try:
+        with files.naming(uri, "reading"), fs.open(path, "rb") as file:
+            try:
+                return pq.read_table(file, columns=list(columns), filters=filters, page_checksum_verification=True)
+            except (pa.ArrowException, OSError) as error:
+                if getattr(error, "errno", None) is not None:  # the file system's error, not the format's
+                    raise
+                raise AltDiffusionError(f"shard {uri}", f"is damaged ({error})", REMEDY) from error
+    except FileNotFoundError as error:
+        raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error

@@ -1,0 +1,61 @@
+"""Erasing an old version: the files that no other version refers to are deleted for good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files, shards
+from altdiffusion.storage.columns import read_columns
+from altdiffusion.storage.dataset import Dataset, Version
+from altdiffusion.storage.holdings import ROLES
+from altdiffusion.storage.shards import ShardInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erased:
+    """What is gone."""
+
+    files: int
+    bytes: int
+
+
+def erase(dataset: Dataset, version: Version) -> Erased:
+    """Deletes a version that is not the head: first its manifest, then the shards that only it had.
+
+    No job may be writing to the dataset meanwhile. Units whose shards went are done again if their job is run again.
+
+    Raises:
+        AltDiffusionError: it is the head.
+    """
+    head = dataset.head()
+    if head is not None and head.ref == version.ref:
+        raise AltDiffusionError(
+            version.ref.short, "is the head of its dataset", "publish another version first, or remove rows from it"
+        )
+    others = [dataset.open(digest) for digest in dataset.digests() if digest != version.ref.digest]
+    kept = {(role, info.sha256) for other in others for role in ROLES for info in _infos(other, role)}
+    gone = [(role, info) for role in ROLES for info in _infos(version, role) if (role, info.sha256) not in kept]
+    pictures = _drawn(version, [info for role, info in gone if role == "shards"], others)
+    files.remove_tree(version.uri)
+    for role, info in gone:
+        files.remove_tree(shards.shard_uri(files.join(dataset.folder_uri, role), info.sha256))
+    for name in pictures:
+        files.remove_tree(files.join(dataset.folder_uri, "images", f"{name}.png"))
+    return Erased(files=len(gone) + len(pictures), bytes=sum(info.bytes for _, info in gone))
+
+
+def _infos(version: Version, role: str) -> tuple[ShardInfo, ...]:
+    return version.shards if role == "shards" else version.rejects
+
+
+def _drawn(version: Version, gone: list[ShardInfo], others: list[Version]) -> set[str]:
+    """Names of the loose image files, beside generated pictures, that only these shards hold."""
+    if version.manifest.kind != "generations":
+        return set()
+    folder = files.join(version.folder_uri, "shards")
+
+    def pictures(infos: list[ShardInfo]) -> set[str]:
+        return {name for info in infos for name in read_columns(folder, info, ["image_sha256"])[0].to_pylist()}
+
+    return pictures(gone) - pictures([info for other in others for info in other.shards])

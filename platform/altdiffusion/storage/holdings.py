@@ -1,0 +1,217 @@
+"""Which rows of a lake are meant by a list of row ids, pictures and links: found by reading the columns that name them.
+
+A list names a row by its id, by the SHA-256 of its picture, or by its link. Not every kind of dataset has all three
+columns. What a kind lacks is looked up: links and images tell which ids a link has, images and what is made of them
+which ids a picture has. Shards that versions share are read once, several at a time, and of each only those columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, Protocol, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import REJECTS, SCHEMAS
+from altdiffusion.storage import files
+from altdiffusion.storage.columns import read_columns
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.shards import ShardInfo
+
+THREADS = 16
+NAMING = ("sample_id", "url", "image_sha256")
+"""Columns by which a row can be meant; which of them a dataset has depends on its kind."""
+Role = Literal["shards", "rejects"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+T = TypeVar("T")
+R = TypeVar("R")
+_NONE: Rows = np.zeros(0, np.int64)
+
+
+class Wanted(Protocol):
+    """A list of rows."""
+
+    @property
+    def sample_ids(self) -> pa.Array:
+        """int64: rows by id."""
+
+    @property
+    def pictures(self) -> pa.Array:
+        """string: rows by the SHA-256 (hex) of their picture."""
+
+    def links(self, urls: pa.ChunkedArray) -> Mask:
+        """Which of these links are meant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A shard of accepted or of rejected rows, and by which columns it names them."""
+
+    folder_uri: str
+    role: Role
+    info: ShardInfo
+    columns: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is known by: versions share files."""
+        return self.folder_uri, self.info.sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdings:
+    """Where the rows are."""
+
+    rows: Mapping[tuple[str, str], Rows]
+    """Row numbers by file; files without any are left out."""
+    pictured: Rows
+    """Ids, ascending, of the rows whose picture is listed."""
+    unreadable: Mapping[tuple[str, str], AltDiffusionError]
+    """Files that are missing or damaged: what they hold is not known."""
+
+    def of(self, version: Version, role: Role = "shards") -> list[tuple[int, Rows]]:
+        """(number of the shard, row numbers in it) of every shard that holds some.
+
+        Raises:
+            AltDiffusionError: a file of the version could not be read.
+        """
+        for file in _files(version, role):
+            if file.key in self.unreadable:
+                raise self.unreadable[file.key]
+        return self.readable(version, role)
+
+    def readable(self, version: Version, role: Role = "shards") -> list[tuple[int, Rows]]:
+        """The same of the files that could be read."""
+        found = enumerate(self.rows.get(file.key) for file in _files(version, role))
+        return [(index, rows) for index, rows in found if rows is not None]
+
+
+def all_versions(lake: Lake) -> Iterator[Version]:
+    """Every version of every dataset of a lake."""
+    for name in lake.names():
+        dataset = lake.dataset(name)
+        for digest in dataset.digests():
+            yield dataset.open(digest)
+
+
+def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
+    """Looks through the whole lake: accepted rows, and rejected ones that still carry their link.
+
+    Memory is what `threads` shards have in those columns, and the rows found.
+    """
+    distinct: dict[tuple[str, str], File] = {}
+    for version in all_versions(lake):
+        for role in ROLES:
+            distinct.update((file.key, file) for file in _files(version, role))
+    rows: dict[tuple[str, str], Rows] = {}
+    unreadable: dict[tuple[str, str], AltDiffusionError] = {}
+    linked, pictured = [_NONE], [_NONE]
+
+    def keep(file: File, found: Rows) -> None:
+        if len(found):
+            rows[file.key] = np.union1d(rows.get(file.key, _NONE), found)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for file, direct in _each(pool, lambda file: _direct(file, wanted), distinct.values()):
+            if isinstance(direct, AltDiffusionError):
+                unreadable[file.key] = direct
+            else:
+                keep(file, direct.rows)
+                linked.append(direct.linked)
+                pictured.append(direct.pictured)
+        by_link, by_picture = np.unique(np.concatenate(linked)), np.unique(np.concatenate(pictured))
+
+        def unnamed(file: File) -> Rows:
+            """The ids that this file's own columns cannot tell."""
+            lacking = (("url", by_link), ("image_sha256", by_picture))
+            return np.concatenate([_NONE, *(ids for column, ids in lacking if column not in file.columns)])
+
+        indirect = [
+            file
+            for file in distinct.values()
+            if "sample_id" in file.columns and file.key not in unreadable and len(unnamed(file))
+        ]
+        for file, found in _each(pool, lambda file: _by_id(file, unnamed(file)), indirect):
+            if isinstance(found, AltDiffusionError):
+                unreadable[file.key] = found
+            else:
+                keep(file, found)
+    return Holdings(rows=rows, pictured=by_picture, unreadable=unreadable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Direct:
+    """Rows that a file's own columns name; ids of all rows there whose link, and whose picture, is listed."""
+
+    rows: Rows
+    linked: Rows
+    pictured: Rows
+
+
+def _files(version: Version, role: Role) -> Iterator[File]:
+    """The files of a version, in its order."""
+    schema = SCHEMAS[version.manifest.kind] if role == "shards" else REJECTS
+    columns = tuple(name for name in NAMING if name in schema.names)
+    folder = files.join(version.folder_uri, role)
+    infos = version.shards if role == "shards" else version.rejects
+    return (File(folder_uri=folder, role=role, info=info, columns=columns) for info in infos)
+
+
+def _direct(file: File, wanted: Wanted) -> _Direct | AltDiffusionError:
+    if not file.columns or not file.info.rows:
+        return _Direct(rows=_NONE, linked=_NONE, pictured=_NONE)
+    try:
+        table = read_columns(file.folder_uri, file.info, file.columns)
+    except AltDiffusionError as error:
+        return error
+    named, by_link, by_picture = (np.zeros(table.num_rows, bool) for _ in range(3))
+    if "sample_id" in file.columns:
+        named = _listed(table["sample_id"], wanted.sample_ids)
+    if "url" in file.columns:
+        by_link = wanted.links(table["url"])
+    if "image_sha256" in file.columns:
+        by_picture = _listed(table["image_sha256"], wanted.pictures)
+
+    def ids(mask: Mask) -> Rows:
+        if "sample_id" not in file.columns:
+            return _NONE
+        return np.asarray(table["sample_id"].filter(pa.array(mask)).drop_null().to_numpy(), np.int64)
+
+    rows = np.flatnonzero((named | by_link | by_picture) & _holds(file, table))
+    return _Direct(rows=rows, linked=ids(by_link), pictured=ids(by_picture))
+
+
+def _by_id(file: File, ids: Rows) -> Rows | AltDiffusionError:
+    try:
+        names = ["sample_id", *(["url"] if file.role == "rejects" else [])]
+        table = read_columns(file.folder_uri, file.info, names)
+    except AltDiffusionError as error:
+        return error
+    return np.flatnonzero(_listed(table["sample_id"], pa.array(ids)) & _holds(file, table))
+
+
+def _holds(file: File, table: pa.Table) -> Mask:
+    """Which rows hold more than their id: of a rejected row only its link can."""
+    if file.role == "shards":
+        return np.ones(table.num_rows, bool)
+    return np.asarray(table["url"].is_valid().to_numpy(), bool)
+
+
+def _listed(column: pa.ChunkedArray, values: pa.Array) -> Mask:
+    return np.asarray(pc.is_in(column, value_set=values).to_numpy(), bool)
+
+
+def _each(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Items and their results in order; never more than a few waiting, however many there are."""
+    waiting = iter(items)
+    while batch := list(islice(waiting, 1024)):
+        yield from zip(batch, pool.map(function, batch), strict=True)

@@ -1,0 +1,170 @@
+"""Takedown: the next version of a dataset without certain rows, and what keeps the rows from coming back to its head.
+
+Only the shards that lose rows are rewritten, each in its place (an emptied one stays, empty: the place of a shard
+carries meaning for what was made from it); all others are shared. The rejects of the version before are carried on,
+but the links of the rows in question are erased there too. The removed rows are rejects of reason `takedown` with
+their id and the SHA-256 of their picture, without link or caption.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from altdiffusion.records import REJECTS
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files, shards
+from altdiffusion.storage.dataset import Dataset, Version
+from altdiffusion.storage.holdings import Holdings, Rows
+from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.shards import ShardInfo
+
+REASON = "takedown"
+Tally = Callable[[pa.Table], Mapping[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What a takedown did to one version."""
+
+    before: Version
+    after: Version | None
+    """None where the version holds none of the rows."""
+    rows: int
+    links: int
+    """Rejected rows whose link was erased."""
+    rewritten: int
+    """Shards; all others are shared."""
+    already: bool
+    """Whether the version after was there before."""
+    is_head: bool
+    """Whether the version after is what the dataset's bare name means."""
+
+
+def remove(
+    dataset: Dataset, before: Version, holdings: Holdings, list_sha256: str, *, tally: Tally | None = None
+) -> Removal:
+    """Publishes the version after `before`; the head moves there if `before` is the head.
+
+    The same version and the same list give the same version after, whether it is there or not.
+
+    Args:
+        holdings: where the rows are (`holdings.search`).
+        list_sha256: SHA-256 (hex) of the file that lists the rows.
+        tally: how the tally of this kind counts, where its manifest has one.
+
+    Raises:
+        AltDiffusionError: a shard that may hold such rows is missing or damaged.
+    """
+    accepted, rejected = dict(holdings.of(before)), dict(holdings.of(before, "rejects"))
+    if not accepted and not rejected:
+        return Removal(before=before, after=None, rows=0, links=0, rewritten=0, already=False, is_head=False)
+    infos, rejects = list(before.shards), list(before.rejects)
+    languages = Counter(before.manifest.rows_by_language)
+    counts = Counter(before.manifest.tally)
+    gone: list[pa.Table] = []
+    for index, rows in accepted.items():
+        table = before.read_shard(index)
+        stays = np.ones(table.num_rows, bool)
+        stays[rows] = False
+        infos[index] = dataset.write_shard(table.filter(pa.array(stays)), infos[index].row_group_rows)
+        removed = table.take(pa.array(rows))
+        languages.subtract(Counter(removed["language"].to_pylist()))
+        if before.manifest.tally and tally is not None:
+            counts.subtract(tally(removed))
+        gone.append(_rejects(removed, before.shard_starts[index] + rows))
+    for index, rows in rejected.items():
+        rejects[index] = _without_links(dataset, before.rejects[index], rows)
+    count = sum(table.num_rows for table in gone)
+    if gone:
+        rejects.append(dataset.write_rejects(pa.concat_tables(gone)))
+    by_reason = Counter(before.manifest.rejects_by_reason) + Counter({REASON: count})
+    config = {REASON: list_sha256}
+    record = UnitRecord(
+        unit_id=REASON,
+        index=0,
+        input_digest=before.ref.digest,
+        rows_in=before.rows + sum(before.manifest.rejects_by_reason.values()),
+        shards=tuple(infos),
+        rejects=tuple(rejects),
+        rejects_by_reason=dict(by_reason),
+        rows_by_language={language: rows for language, rows in languages.items() if rows},
+        tally={key: rows for key, rows in counts.items() if rows},
+    )
+    known = set(dataset.digests())
+    head = dataset.head()
+    moves = head is None or head.ref == before.ref
+    after = dataset.publish(
+        kind=before.manifest.kind,
+        records=[record],
+        parents=[before.ref, Ref("blocklist", REASON, list_sha256)],
+        config=config,
+        fingerprint=files.sha256_hex(files.canonical_json(config)),
+        is_head=moves,
+    )
+    return Removal(
+        before=before,
+        after=after,
+        rows=count,
+        links=sum(len(rows) for rows in rejected.values()),
+        rewritten=len(accepted),
+        already=after.ref.digest in known,
+        is_head=moves or (head is not None and head.ref == after.ref),
+    )
+
+
+def after_takedowns(dataset: Dataset, version: Version) -> Version:
+    """The version that stands for this one since rows were taken down: itself where none were.
+
+    A job that is run again finds the version that it once made. Were that to become the head again, the rows would be
+    back. Where several lines of takedowns came from it, the head's counts, else the one that took most rows.
+    """
+    after: dict[Ref, list[Version]] = {}
+    for digest in dataset.digests():
+        later = dataset.open(digest)
+        if REASON in later.manifest.config:
+            after.setdefault(later.manifest.parent_refs[0], []).append(later)
+    last: list[Version] = []
+    waiting = [version]
+    while waiting:
+        one = waiting.pop()
+        waiting += after.get(one.ref, [])
+        if one.ref not in after:
+            last.append(one)
+    head = dataset.head() if len(last) > 1 else None
+    return min(
+        last, key=lambda v: (v.ref != (head and head.ref), -v.manifest.rejects_by_reason.get(REASON, 0), v.ref.digest)
+    )
+
+
+def _rejects(removed: pa.Table, rows: Rows) -> pa.Table:
+    """REJECTS rows of removed ones: what identifies them, nothing of what they were."""
+    count = removed.num_rows
+    names = removed.column_names
+    hashed = pc.binary_join_element_wise("sha256:", removed["image_sha256"], "") if "image_sha256" in names else None
+    columns = {
+        "unit_id": pa.array([REASON] * count, pa.string()),
+        "row": pa.array(rows),
+        "sample_id": removed["sample_id"] if "sample_id" in names else pa.nulls(count, pa.int64()),
+        "url": pa.nulls(count, pa.string()),
+        "language": removed["language"],
+        "reason": pa.array([REASON] * count, pa.string()),
+        "detail": hashed if hashed is not None else pa.nulls(count, pa.string()),
+    }
+    return pa.table([columns[field.name] for field in REJECTS], schema=REJECTS)
+
+
+def _without_links(dataset: Dataset, info: ShardInfo, rows: Rows) -> ShardInfo:
+    """The same rejects, without link and detail (which may quote the caption) in these rows."""
+    table = shards.read_table(files.join(dataset.folder_uri, "rejects"), info.sha256)
+    listed = np.zeros(table.num_rows, bool)
+    listed[rows] = True
+    for name in ("url", "detail"):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pc.if_else(pa.array(listed), None, table[name]))
+    return dataset.write_rejects(table)

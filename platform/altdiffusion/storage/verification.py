@@ -1,0 +1,162 @@
+"""Reads every file of a version and says which are not what they must be; takes damaged ones out of the way.
+
+A file that is damaged is worse than one that is gone: what is missing is made again by the job that made it, alone,
+but a file that is there is believed to be right. `forget` turns the one into the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files, shards
+from altdiffusion.storage.dataset import Dataset, Version
+from altdiffusion.storage.ledger import Ledger
+from altdiffusion.storage.shards import ShardInfo
+
+BLOCK_BYTES = 1 << 20
+THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """A file that is not what it must be."""
+
+    uri: str
+    problem: str
+    forget: str
+    """What to remove so that the next run makes it again: the file, or the version that cannot be read without it."""
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.problem}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What a look at one version found."""
+
+    version: Version | None
+    """None where its manifest could not be read."""
+    damages: tuple[Damage, ...]
+
+
+def verify(dataset: Dataset, prefix: str = "", *, threads: int = THREADS) -> Check:
+    """Looks at the head, the manifest, the table of shards, every shard, and the ledger of one version.
+
+    Memory is one block of 1 MiB a thread, whatever the size of the shards.
+
+    Args:
+        prefix: of the version's digest; by default the version that the bare name means.
+
+    Raises:
+        AltDiffusionError: the dataset has no such version, and nothing says that it had.
+    """
+    head, damages = _head(dataset)
+    digest = _named(dataset, prefix) if prefix else head
+    if digest is None:
+        if not damages:
+            raise AltDiffusionError(f"dataset {dataset.name}", "has no version here", "run the job that makes it")
+        return Check(version=None, damages=tuple(damages))
+    folder = files.join(dataset.folder_uri, "versions", digest)
+    wrong = _manifest(files.join(folder, "manifest.json"), digest, folder)
+    if wrong is not None:
+        return Check(version=None, damages=(*damages, wrong))
+    version = dataset.open(digest)
+    found = damages_of(version, threads=threads)
+    return Check(version=version, damages=(*damages, *found))
+
+
+def damages_of(version: Version, *, threads: int = THREADS) -> list[Damage]:
+    """What is wrong with the table of shards, the shards, and the ledger of a version whose manifest is right."""
+    try:
+        infos = [(role, info) for role in ("shards", "rejects") for info in _infos(version, role)]
+    except AltDiffusionError as error:  # the table of shards: nothing can be said of the files it names
+        return [Damage(uri=files.join(version.uri, "shards.parquet"), problem=error.problem, forget=version.uri)]
+    ledger = Ledger(files.join(version.folder_uri, "ledger", version.manifest.fingerprint))
+    damages: list[Damage] = []
+    with ThreadPoolExecutor(threads) as pool:
+        tasks = ((files.join(version.folder_uri, role), info) for role, info in infos)
+        while batch := list(islice(tasks, 64 * threads)):  # a future holds more than a row of the table
+            damages += [damage for damage in pool.map(_shard, batch) if damage is not None]
+        units = sorted(ledger.done_ids())
+        damages += [damage for damage in pool.map(lambda unit: _record(ledger, unit), units) if damage is not None]
+    return damages
+
+
+def forget(damages: Sequence[Damage]) -> None:
+    """Removes what is damaged, so that the next run of the job that made it makes it again, and nothing else."""
+    for uri in dict.fromkeys(damage.forget for damage in damages):
+        files.remove_tree(uri)
+
+
+def _head(dataset: Dataset) -> tuple[str | None, list[Damage]]:
+    """The digest in head.json, or what is wrong with the file."""
+    uri = files.join(dataset.folder_uri, "head.json")
+    versions = files.list_names(files.join(dataset.folder_uri, "versions"))
+    try:
+        digest = files.read_json(uri)["digest"]
+    except FileNotFoundError:
+        return None, [Damage(uri=uri, problem="missing", forget=uri)] if versions else []
+    except (AltDiffusionError, KeyError, TypeError) as error:
+        return None, [Damage(uri=uri, problem=f"does not name a version ({error})", forget=uri)]
+    if digest in versions:
+        return digest, []
+    return None, [Damage(uri=uri, problem=f"names version {str(digest)[:12]}, which is not here", forget=uri)]
+
+
+def _named(dataset: Dataset, prefix: str) -> str:
+    found = [name for name in files.list_names(files.join(dataset.folder_uri, "versions")) if name.startswith(prefix)]
+    return found[0] if len(found) == 1 else dataset.open(prefix).ref.digest
+
+
+def _manifest(uri: str, digest: str, folder: str) -> Damage | None:
+    try:
+        found = files.sha256_hex(files.read_bytes(uri))
+    except FileNotFoundError:
+        return Damage(uri=uri, problem="missing", forget=folder)
+    if found != digest:
+        return Damage(uri=uri, problem="its SHA-256 is not its version's digest", forget=folder)
+    return None
+
+
+def _infos(version: Version, role: str) -> tuple[ShardInfo, ...]:
+    return version.shards if role == "shards" else version.rejects
+
+
+def _shard(task: tuple[str, ShardInfo]) -> Damage | None:
+    folder, info = task
+    uri = shards.shard_uri(folder, info.sha256)
+    digest, size = hashlib.sha256(), 0
+    try:
+        for block in _blocks(uri):
+            digest.update(block)
+            size += len(block)
+    except FileNotFoundError:
+        return Damage(uri=uri, problem="missing", forget=uri)
+    if size != info.bytes:
+        return Damage(uri=uri, problem=f"has {size} bytes instead of {info.bytes}", forget=uri)
+    if digest.hexdigest() != info.sha256:
+        return Damage(uri=uri, problem="its SHA-256 is not its name", forget=uri)
+    return None
+
+
+def _blocks(uri: str) -> Iterator[bytes]:
+    fs, path = files.filesystem(uri)
+    with files.naming(uri, "reading"), fs.open(path, "rb", block_size=BLOCK_BYTES) as file:
+        while block := file.read(BLOCK_BYTES):
+            yield block
+
+
+def _record(ledger: Ledger, unit_id: str) -> Damage | None:
+    uri = files.join(ledger.folder_uri, f"{unit_id}.json")
+    try:
+        record = ledger.get(unit_id)
+    except AltDiffusionError as error:
+        return Damage(uri=uri, problem=error.problem, forget=uri)
+    if record is not None and record.unit_id != unit_id:
+        return Damage(uri=uri, problem=f"is the record of unit {record.unit_id}", forget=uri)
+    return None

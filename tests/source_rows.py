@@ -1,0 +1,102 @@
+"""Rows as sources bring them, and select with a stand-in for the language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from altdiffusion.curation.columns import SCORES, SIZES, TEXTS, numbers, texts
+from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
+from altdiffusion.curation.filters import judge, number_filters
+from altdiffusion.curation.reader import open_unit
+from altdiffusion.curation.select import SelectWork
+from altdiffusion.curation.source import Part, plan_select, scan_source
+from altdiffusion.storage.ledger import Unit
+
+
+def normalised(given: dict[str, Any], config: SourceConfig | None = None) -> pa.Table:
+    """Columns under our names, of any type, as select sees them."""
+    rows = len(next(iter(given.values())))
+    columns = {
+        name: column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
+        for name, column in given.items()
+    }
+    return pa.table({**numbers(columns, rows), **texts(columns, rows, config or SourceConfig(name="s", uri="x"))})
+
+
+def read_rows(uri: str, digest: str, start: int, stop: int, config: SourceConfig) -> pa.Table:
+    """Rows of a part, normalised."""
+    names = ["sample_id", *TEXTS, *SIZES, *SCORES]
+    with open_unit(uri, digest, start, stop, config) as part:
+        return pa.concat_tables([normalised(given, config) for _, given in part.batches(part.groups, names)])
+
+
+def read_unit(unit: Unit, config: SourceConfig) -> pa.Table:
+    """Rows of a unit, normalised."""
+    place = unit.payload
+    return read_rows(str(place["uri"]), str(place["part"]), int(place["start"]), int(place["stop"]), config)
+
+
+def read_part(part: Part, config: SourceConfig) -> pa.Table:
+    """Rows of a part, normalised."""
+    return read_rows(part.uri, part.digest, 0, part.rows, config)
+
+
+def read_all(config: SourceConfig) -> pa.Table:
+    """All rows of a source, unit by unit, normalised."""
+    return pa.concat_tables([read_unit(unit, config) for unit in plan_select(scan_source(config))])
+
+
+GOOD = {
+    "url": "http://a.example/1.jpg",
+    "caption": "A red bicycle leans against the wall of an old house in the village",
+    "width": 640,
+    "height": 480,
+    "similarity": 0.35,
+    "punsafe": 0.1,
+    "pwatermark": 0.1,
+    "aesthetic": 7.5,
+    "source_language": "en",
+    "sample_id": 1,
+}
+
+
+def table(*changes: dict[str, Any]) -> pa.Table:
+    """Good rows with these changes, normalised."""
+    rows = [{**GOOD, **change} for change in changes]
+    types = {"sample_id": pa.int64(), "width": pa.int64(), "height": pa.int64(), "url": pa.string()}
+    types |= {"caption": pa.string(), "source_language": pa.string()}
+    return normalised({name: pa.array([row[name] for row in rows], types.get(name, pa.float64())) for name in GOOD})
+
+
+def split(work: SelectWork, rows: pa.Table, unit_id: str) -> tuple[pa.Table, pa.Table]:
+    """Select in one pass over rows that are all there -> LINKS rows that stay, REJECTS rows."""
+    columns = {name: rows[name] for name in rows.column_names}
+    codes = judge(number_filters(work.select), columns, rows.num_rows)
+    decided = work.decide_rows(columns, codes, unit_id, np.arange(rows.num_rows))
+    return decided.accepted, decided.rejects
+
+
+class Believer:
+    """Stands in for the language model: every caption is English."""
+
+    def identify(self, captions: pa.Array, _: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
+        said = pa.repeat(pa.scalar("en"), len(captions))
+        return said, pa.repeat(pa.scalar(0.9, pa.float32()), len(captions)), said
+
+
+def believing(config: SelectConfig, source: SourceConfig | None = None) -> SelectWork:
+    """Select's work, ready, without a language model or a blocklist."""
+    source = source or SourceConfig(name="crawl", uri="unused")
+    work = SelectWork(lake="memory://unused", dataset="x", source=source, select=config, language=LanguageConfig())
+    work._identifier = Believer()  # type: ignore[assignment]
+    return work
+
+
+def reasons(config: SelectConfig, *changes: dict[str, Any], work: SelectWork | None = None) -> list[str]:
+    """The reason of each of these rows, "" for those that stay."""
+    _, rejects = split(work or believing(config), table(*changes), "unit")
+    found = dict(zip(rejects["row"].to_pylist(), rejects["reason"].to_pylist(), strict=True))
+    return [found.get(row, "") for row in range(len(changes))]

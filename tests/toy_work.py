@@ -1,0 +1,123 @@
+"""A boundary of small units without models or network, and a process that runs it against others.
+
+    python -m tests.toy_work FOLDER NUMBER PROCESSES ROUNDS OPTIONS
+
+Each round runs one boundary in a lake of its own; all processes begin a round together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from altdiffusion.config import fingerprint
+from altdiffusion.execution.boundary import Boundary, run_boundary
+from altdiffusion.execution.progress import Progress
+from altdiffusion.records import REJECTS, SCORES
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.ledger import Unit, UnitRecord
+
+UNITS = 6
+ROWS = 5
+NAME = "toys"
+
+
+def picture(unit: int, row: int) -> str:
+    """SHA-256 of the picture in a row."""
+    return files.sha256_hex(f"{unit}-{row}".encode())
+
+
+class Toy:
+    """Writes ROWS rows a unit and rejects one; with `own`, every process writes rows of its own making."""
+
+    ran: ClassVar[list[int]] = []
+    """Units that this process has worked off."""
+
+    def __init__(self, lake: str, settings: Mapping[str, Any], *, own: bool = False, pause_s: float = 0.0) -> None:
+        self.lake, self.settings, self.own, self.pause_s = lake, dict(settings), own, pause_s
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def run(self, unit: Unit) -> UnitRecord:
+        Toy.ran.append(unit.index)
+        dataset = Lake(self.lake).dataset(NAME)
+        word = f"{self.settings} {os.getpid() if self.own else ''}".encode()
+        rows = [
+            {
+                "sample_id": unit.index * 100 + n,
+                "image_sha256": picture(unit.index, n),
+                "language": "en",
+                "embedding": word,
+            }
+            for n in range(ROWS)
+        ]
+        shard = dataset.write_shard(pa.Table.from_pylist(rows, schema=SCORES))
+        time.sleep(random.random() * self.pause_s)
+        reject = {"unit_id": unit.id, "row": ROWS, "reason": "bad"}
+        return UnitRecord(
+            unit_id=unit.id,
+            index=unit.index,
+            input_digest="0" * 64,
+            rows_in=ROWS + 1,
+            shards=(shard,),
+            rejects=(dataset.write_rejects(pa.Table.from_pylist([reject], schema=REJECTS)),),
+            rejects_by_reason={"bad": 1},
+            rows_by_language={"en": ROWS},
+        )
+
+
+def boundary(settings: Mapping[str, Any], *, own: bool = False, pause_s: float = 0.0) -> Boundary:
+    """The one boundary: UNITS units into dataset `toys`."""
+    return Boundary(
+        name="toy",
+        output=NAME,
+        kind="scores",
+        settings=settings,
+        fingerprint=fingerprint(dict(settings)),
+        noun="rows",
+        parents=lambda _: [Ref("source", "toys", "5" * 64)],
+        units=lambda _: [Unit(id=f"u{index}", index=index) for index in range(UNITS)],
+        work=lambda lake: Toy(lake.uri, settings, own=own, pause_s=pause_s),
+    )
+
+
+def run(lake: str, settings: Mapping[str, Any], **given: Any) -> str:
+    """Runs the boundary here; returns the digest of the version."""
+    with open(os.devnull, "w") as quiet:
+        progress = Progress("toy", stream=quiet)
+        version = run_boundary(Lake(lake), boundary(settings, **given), backend="inline", progress=progress)
+    return version.ref.digest
+
+
+def _together(folder: Path, number: int, processes: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / str(number)).touch()
+    late = time.monotonic() + 30
+    while len(list(folder.iterdir())) < processes:
+        if time.monotonic() > late:
+            raise TimeoutError("another process did not come: it failed in the round before")
+        time.sleep(0.001)
+
+
+def main() -> None:
+    folder, options = Path(sys.argv[1]), json.loads(sys.argv[5])
+    number, processes, rounds = (int(text) for text in sys.argv[2:5])
+    for turn in range(rounds):
+        _together(folder / f"start-{turn}", number, processes)
+        digest = run(str(folder / f"lake-{turn}"), options["settings"], own=options["own"], pause_s=0.01)
+        print(digest, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Blocklists: pinned files of links, domains, row ids and pictures; no real source without one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from altdiffusion.config import from_dict
+from altdiffusion.curation import blocklist
+from altdiffusion.curation.blocklist import DigestSet, TextSet, blocklist_refs, load_blocklist, source_blocklist
+from altdiffusion.curation.config import PRESETS, SelectConfig, SourceConfig
+from altdiffusion.curation.source import scan_source
+from altdiffusion.curation.urls import url_keys
+from altdiffusion.errors import AltDiffusionError
+from tests.source_rows import believing, reasons
+
+EMPTY = hashlib.sha256(b"").hexdigest()
+
+
+def listed(folder: Path, text: str) -> dict[str, str]:
+    path = folder / "blocked.txt"
+    path.write_text(text)
+    return {"blocklist": str(path), "blocklist_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read(folder: Path, text: str) -> blocklist.Blocklist:
+    given = listed(folder, text)
+    return load_blocklist(given["blocklist"], given["blocklist_sha256"])
+
+
+def test_it_drops_links_however_spelled_domains_and_row_ids(tmp_path: Path) -> None:
+    text = (
+        "# removals\r\nurl:http://a.example/bad.jpg\nurl:https://B.example/%7Ex?utm_source=q\n\n"
+        f"domain:.Evil.example\ndomain:10.0.0.1\ndomain:[::1]\nhash:-77\n  hash:5  \nsha256:{'Ab' * 32}\n"
+    )
+    found = read(tmp_path, text)
+    assert (len(found.urls), len(found.domains), found.hashes.tolist(), set(found.image_sha256)) == (
+        2, 3, [-77, 5], {"ab" * 32},
+    )  # fmt: skip
+    assert len(found) == 8
+    rows: list[tuple[str | None, int, bool]] = [
+        ("http://a.example/bad.jpg", 1, True),
+        ("HTTPS://A.example:443/bad.jpg#x", 1, True),
+        ("http://a.example/bad.jpg?x", 1, False),
+        ("http://b.example/~x", 1, True),
+        ("https://IMG.deep.evil.example:8080/x", 1, True),
+        ("http://evil.example", 1, True),
+        ("http://notevil.example/evil.example", 1, False),
+        ("http://me@evil.example/x", 1, True),
+        ("http://evil.example.org/", 1, False),
+        ("http://10.0.0.1/x", 1, True),
+        ("http://[::1]:8080/x", 1, True),
+        ("http://b.example/y", -77, True),
+        ("http://b.example/y", 5, True),
+        (None, 5, True),
+        (None, 6, False),
+    ]
+    urls, ids, expected = zip(*rows, strict=True)
+    assert found.blocks(url_keys(pa.array(urls, pa.string())), pa.array(ids, pa.int64())).tolist() == list(expected)
+
+
+def test_select_gives_it_as_the_reason(tmp_path: Path) -> None:
+    source = SourceConfig(name="s", uri="x", **listed(tmp_path, "domain:evil.example\nhash:-77\n"))
+    work = believing(SelectConfig(), source)
+    work._blocklist = source_blocklist(source)
+    found = reasons(SelectConfig(), {"url": "http://x.evil.example/"}, {"sample_id": -77}, {}, {"url": None}, work=work)
+    assert found == ["blocklist", "blocklist", "", "url_scheme"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["hash:abc", "hash:1.5", "hash:", "host:a.example", "url:", "http://a.example/", "sha256:abc", f"sha256:{'g' * 64}",
+     f"md5:{'a' * 32}", "URL:http://a/"],
+)  # fmt: skip
+def test_a_line_that_is_none_of_these_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
+    with pytest.raises(AltDiffusionError, match=r"blocked\.txt, line 3.*is '.*write url:"):
+        read(tmp_path, f"# first\nurl:http://a/\n{line}\n")
+
+
+def test_a_file_that_is_another_or_no_text_or_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AltDiffusionError, match="has SHA-256"):
+        load_blocklist(listed(tmp_path, "hash:1")["blocklist"], "0" * 64)
+    with pytest.raises(AltDiffusionError, match="64-bit integer"):
+        read(tmp_path, "hash:9999999999999999999")
+    raw = b"url:\xff\n"
+    (tmp_path / "raw").write_bytes(raw)
+    with pytest.raises(AltDiffusionError, match="not UTF-8"):
+        load_blocklist(str(tmp_path / "raw"), hashlib.sha256(raw).hexdigest())
+    with pytest.raises(AltDiffusionError, match="is not there"):
+        load_blocklist(str(tmp_path / "gone"), EMPTY)
+
+
+@given(st.lists(st.text(max_size=6), max_size=30), st.lists(st.one_of(st.none(), st.text(max_size=6)), max_size=30))
+def test_a_set_of_texts_is_a_set(entries: list[str], asked: list[str | None]) -> None:
+    asked = [*asked, *entries[:5]]
+    expected = [text in set(entries) for text in asked]
+    column = pa.array(asked, pa.string())
+    assert TextSet(pa.array(entries, pa.string())).holds(column).tolist() == expected
+    with mock.patch.object(blocklist, "hash64", lambda texts: np.zeros(len(texts), np.uint64)):
+        assert TextSet(pa.array(entries, pa.string())).holds(column).tolist() == expected  # all hashes equal
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), max_size=20), st.binary(min_size=32, max_size=32))
+def test_a_set_of_digests_is_a_set(digests: list[bytes], other: bytes) -> None:
+    digests = [*digests, *([digests[0][:31] + b"\0"] if digests else [])]
+    hexes = {digest.hex() for digest in digests}
+    found = DigestSet(hexes)
+    assert set(found) == hexes and len(found) == len(hexes) and all(digest in found for digest in hexes)
+    assert (other.hex() in found) == (other in digests) and None not in found
+
+
+def test_large_lists_are_read_and_asked_without_a_loop(tmp_path: Path) -> None:
+    entries = 200_000
+    found = read(tmp_path, "\n".join(f"url:http://h{i % 997}.example/{i}" for i in range(entries)))
+    keys = pa.array([f"h{i % 997}.example/{i}" for i in range(entries - 10, entries + 10)])
+    assert found.blocks(keys, pa.array([0] * 20)).tolist() == [True] * 10 + [False] * 10
+
+
+# Real sources
+
+
+def config(**values: Any) -> SourceConfig:
+    return from_dict(SourceConfig, {"name": "a", "uri": "x", **values}, "job.yaml")
+
+
+MAPPED = {"columns": {"url": "u", "caption": "c"}}
+
+
+@pytest.mark.parametrize("preset", [name for name, preset in PRESETS.items() if preset.published])
+def test_a_real_set_without_a_blocklist_is_refused_with_the_reason(preset: str) -> None:
+    more: dict[str, Any] = MAPPED if preset == "columns" else {}
+    with pytest.raises(AltDiffusionError) as caught:
+        config(preset=preset, **more)
+    told = str(caught.value)
+    assert "job.yaml, key blocklist" in told and preset in told and "2,236" in told and "Remedy: give the URI" in told
+    safe = preset.endswith("-research-safe")
+    assert ("may be empty" in told) == safe
+    empty = {"blocklist": "b", "blocklist_sha256": EMPTY}
+    if safe:
+        assert config(preset=preset, **empty, **more).blocklist == "b"
+    else:
+        with pytest.raises(AltDiffusionError, match=r"is empty, but .* list what was removed, or use a research-safe"):
+            config(preset=preset, **empty, **more)
+    assert config(preset=preset, blocklist="b", blocklist_sha256="1" * 64, **more).shape.published
+
+
+def test_there_is_no_word_that_stands_for_no_list() -> None:
+    for word in ("none", "null", "", None):
+        with pytest.raises(AltDiffusionError, match="key blocklist"):
+            config(preset="laion2b-en", blocklist=word)
+        with pytest.raises(AltDiffusionError, match=r"key blocklist_sha256"):
+            config(preset="laion2b-en", blocklist=str(word), blocklist_sha256="none")
+
+
+def part(folder: Path) -> str:
+    folder.mkdir()
+    columns = {"URL": ["http://a/1"], "TEXT": ["x"], "WIDTH": [1], "HEIGHT": [1], "similarity": [0.3]}
+    pq.write_table(pa.table(columns), folder / "part.parquet")
+    return str(folder / "*.parquet")
+
+
+def test_a_list_of_comments_is_an_empty_list_and_found_when_the_parts_are_scanned(tmp_path: Path) -> None:
+    uri = part(tmp_path / "parts")
+    only_comments = listed(tmp_path, "# nothing yet\n")
+    with pytest.raises(AltDiffusionError, match=r"lists nothing, but laion2b-en still holds"):
+        scan_source(SourceConfig(name="a", uri=uri, preset="laion2b-en", **only_comments))
+    safe = SourceConfig(name="a", uri=uri, preset="relaion2b-en-research-safe", **only_comments)
+    assert scan_source(safe).rows == 1
+    with pytest.raises(AltDiffusionError, match=r"blocked\.txt.*has SHA-256"):
+        scan_source(SourceConfig(name="a", uri=uri, blocklist=only_comments["blocklist"], blocklist_sha256="1" * 64))
+
+
+def test_laions_shapes_without_a_name_are_for_small_sets(tmp_path: Path) -> None:
+    uri = part(tmp_path / "parts")
+    with mock.patch("altdiffusion.curation.source.OWN_ROWS", 0):
+        with pytest.raises(AltDiffusionError, match=r"has 1 rows and no blocklist.*name the published set"):
+            scan_source(SourceConfig(name="a", uri=uri))
+        assert scan_source(SourceConfig(name="a", uri=uri, **listed(tmp_path, "hash:1"))).rows == 1
+
+
+def test_lineage_names_each_list_once() -> None:
+    one, other = "1" * 64, "2" * 64
+    configs = [
+        SourceConfig(name=name, uri="x", blocklist=f"{name}.txt", blocklist_sha256=digest)
+        for name, digest in (("a", one), ("b", other), ("c", one))
+    ]
+    refs = blocklist_refs([*configs, SourceConfig(name="d", uri="x")])
+    assert [(ref.name, ref.digest) for ref in refs] == [("blocklist", one), ("blocklist", other)]

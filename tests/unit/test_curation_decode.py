@@ -1,0 +1,197 @@
+"""The decoder's pixels: upright, in the right colours, on white, at full or reduced size."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.decode import DONE, REFUSED, TELL, Decoder, pixels, scale
+from altdiffusion.curation.decode_guard import Header, inspect
+
+CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
+SETTINGS = {
+    "image_size": 64,
+    "resize_mode": "keep_ratio",
+    "resize_only_if_bigger": True,
+    "encode_format": "png",
+    "encode_quality": 1,
+    "scaled_decode": True,
+}
+RED = (200, 30, 40)
+
+
+def encoded(format: str, size: tuple[int, int] = (48, 32), mode: str = "RGB", color: Any = RED, **save: Any) -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, size, color).save(out, format, **save)
+    return out.getvalue()
+
+
+def decoded(body: bytes, divisor: int = 1) -> np.ndarray[Any, Any]:
+    """RGB."""
+    picture = pixels(body, inspect(body, CONFIG), divisor)
+    assert picture.dtype == np.uint8
+    return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture[..., ::-1]
+
+
+def answer(body: bytes, **settings: Any) -> tuple[tuple[int, ...], bytes]:
+    told = Decoder({**SETTINGS, **settings})(body)
+    return TELL.unpack(told[: TELL.size]), told[TELL.size :]
+
+
+def close(body: bytes, color: tuple[int, int, int], tolerance: int = 3) -> bool:
+    found = decoded(body)
+    return bool((np.abs(found.astype(int) - np.array(color)) <= tolerance).all())
+
+
+def test_unusual_pictures_come_out_in_the_right_colour() -> None:
+    assert close(encoded("JPEG", quality=95), RED, 4)
+    assert close(encoded("JPEG", mode="L", color=77, quality=95), (77, 77, 77))
+    assert close(encoded("JPEG", mode="CMYK", color=(0, 255, 255, 0), quality=95), (255, 0, 0), 4)
+    assert close(encoded("PNG", mode="LA", color=(100, 128)), (177, 177, 177))
+    assert close(encoded("PNG", mode="RGBA", color=(*RED, 0)), (255, 255, 255))
+    assert close(encoded("PNG", mode="RGBA", color=(*RED, 51)), (244, 210, 212), 1)
+    assert close(encoded("PNG", mode="I;16", color=40000), (156, 156, 156))
+    assert close(encoded("GIF", mode="RGB"), RED)
+    palette = Image.new("P", (48, 32), 1)
+    palette.putpalette([0, 0, 0, *RED])
+    out = io.BytesIO()
+    palette.save(out, "PNG", transparency=1)
+    assert close(out.getvalue(), (255, 255, 255))
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_of_an_animation_is_taken(format: str) -> None:
+    frames = [Image.new("RGB", (48, 32), color) for color in (RED, (0, 0, 255), (0, 255, 0))]
+    out = io.BytesIO()
+    frames[0].save(out, format, save_all=True, append_images=frames[1:], lossless=True)
+    assert close(out.getvalue(), RED)
+
+
+def quarters(orientation: int, format: str = "JPEG", size: tuple[int, int] = (640, 320)) -> tuple[bytes, Any]:
+    """A picture of four coloured quarters stored so that its EXIF orientation turns it upright; and how it then is."""
+    colours = np.array([[[230, 20, 20], [20, 230, 20]], [[20, 20, 230], [230, 230, 20]]], np.uint8)
+    upright = np.repeat(np.repeat(colours, size[1] // 2, 0), size[0] // 2, 1)
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1), 7: upright[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[274] = orientation
+    exif[305] = "Somebody's Camera"
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(stored)).save(out, format, exif=exif, quality=95)
+    return out.getvalue(), upright
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("divisor", [1, 2, 8])
+def test_every_exif_turn_is_applied(orientation: int, divisor: int) -> None:
+    body, upright = quarters(orientation)
+    found = decoded(body, divisor)
+    expected = upright[divisor // 2 :: divisor, divisor // 2 :: divisor]
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("format", ["WEBP", "PNG"])
+def test_exif_of_other_formats_too(format: str) -> None:
+    body, upright = quarters(6, format)
+    assert np.abs(decoded(body).astype(int) - upright).mean() < 6
+    told, _ = answer(body)
+    assert told[3:5] == (640, 320)
+
+
+def test_exif_is_dropped_after_it_was_applied() -> None:
+    body, _ = quarters(8)
+    for format in ("jpg", "png", "webp"):
+        told, file = answer(body, encode_format=format, encode_quality=9 if format == "png" else 90)
+        assert told[0] == DONE and told[1:5] == (128, 64, 640, 320)
+        assert b"Exif" not in file and b"eXIf" not in file and b"Camera" not in file
+        with Image.open(io.BytesIO(file)) as stored:
+            assert stored.size == (128, 64) and not stored.getexif()
+
+
+def test_the_scale_leaves_a_quarter_more_than_the_target() -> None:
+    def of(width: int, height: int, target: int, *, long: bool = False, format: Any = "jpg") -> tuple[int, float]:
+        return scale(Header(format=format, width=width, height=height, plain=True), target, of_long_side=long)
+
+    assert of(1024, 768, 256) == (2, 1.5)
+    assert of(4000, 3000, 256)[0] == 8
+    assert of(640, 640, 256) == (1, 2.5) and of(642, 642, 256)[0] == 2
+    assert of(4000, 256, 256)[0] == 1 and of(4000, 256, 256, long=True)[0] == 8
+    assert of(4000, 3000, 256, format="png")[0] == 1
+    assert scale(Header(format="jpg", width=4000, height=3000, plain=False), 256, of_long_side=False)[0] == 1
+
+
+def scene(number: int, width: int, height: int) -> bytes:
+    """A JPEG with edges, letters and noise."""
+    draw = np.random.default_rng(number)
+    picture = np.full((height, width, 3), 240, np.uint8)
+    for _ in range(40):
+        at = (int(draw.integers(0, width)), int(draw.integers(0, height)))
+        colour = tuple(int(value) for value in draw.integers(0, 256, 3))
+        cv2.circle(picture, at, int(draw.integers(5, height // 6)), colour, -1, cv2.LINE_AA)
+        cv2.putText(picture, "Text", at, cv2.FONT_HERSHEY_SIMPLEX, height / 300, colour, 2, cv2.LINE_AA)
+    noisy = picture + draw.normal(0, 4, picture.shape)
+    return bytes(cv2.imencode(".jpg", np.clip(noisy, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])[1])
+
+
+@pytest.mark.parametrize(
+    ("size", "divisor"), [((1024, 768), 2), ((1600, 960), 2), ((2048, 1536), 4), ((4096, 3072), 8)]
+)  # fmt: skip
+def test_a_scaled_decode_is_close_to_the_full_one(size: tuple[int, int], divisor: int) -> None:
+    for number in range(3):
+        body = scene(number, *size)
+        assert scale(inspect(body, CONFIG), 256, of_long_side=False)[0] == divisor
+        pictures = []
+        for scaled in (True, False):
+            told, file = answer(body, image_size=256, scaled_decode=scaled)
+            assert told[0] == DONE and told[3:5] == size
+            pictures.append(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED).astype(np.float64))
+        assert pictures[0].shape == pictures[1].shape
+        psnr = 10 * np.log10(255**2 / np.mean((pictures[0] - pictures[1]) ** 2))
+        assert psnr > 33.0, psnr
+
+
+def test_a_scaled_grey_jpeg_stays_grey() -> None:
+    body = encoded("JPEG", (800, 600), "L", 77, quality=90)
+    _, file = answer(body)
+    assert cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED).ndim == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "stored"),
+    [
+        ("no", (300, 200)), ("keep_ratio", (96, 64)), ("center_crop", (64, 64)), ("border", (64, 64)),
+        ("keep_ratio_largest", (64, 43)),
+    ],
+)  # fmt: skip
+def test_every_resize_mode_gives_its_size(mode: str, stored: tuple[int, int]) -> None:
+    told, file = answer(scene(1, 300, 200), resize_mode=mode)
+    assert told[1:3] == stored
+    with Image.open(io.BytesIO(file)) as picture:
+        assert picture.size == stored
+
+
+def test_the_whole_pictures_hash_is_told_beside_the_stored_ones() -> None:
+    body = scene(2, 900, 300)
+    whole, _ = answer(body, resize_mode="keep_ratio")
+    cropped, _ = answer(body, resize_mode="center_crop")
+    assert whole[5] == whole[6]
+    assert cropped[5] != cropped[6]
+    assert ((cropped[6] ^ whole[6]) & (2**64 - 1)).bit_count() <= 6
+
+
+def test_what_cannot_be_decoded_is_told_with_a_reason() -> None:
+    body = bytearray(encoded("PNG"))
+    middle = body.index(b"IDAT") + 6
+    body[middle : middle + 4] = bytes(4)
+    told, text = answer(bytes(body))
+    assert told[0] == REFUSED and text.decode().splitlines()[0] == "decode"
+    assert answer(b"GIF89a")[1].decode().splitlines()[0] == "truncated"
