@@ -194,4 +194,4 @@ def test_lineage_names_each_list_once() -> None:
         for name, digest in (("a", one), ("b", other), ("c", one))
     ]
     refs = blocklist_refs([*configs, SourceConfig(name="d", uri="x")])
-    assert [(ref.name, ref.digest) for ref in refs] == [("blocklist", one), ("blocklist", other)]
+    assert [(ref.name, ref.digest) for ref in refs] == [("sources", one), ("sources", other)]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from altdiffusion.cli import main
-from altdiffusion.curation.blocklist import read_blocklist
+from altdiffusion.curation.blocklist import load_blocklist
 from altdiffusion.curation.takedown import blocklist_lines, read_list, read_urls, take_down
 from altdiffusion.curation.tally import tally
 from altdiffusion.curation.urls import url_key, url_keys
@@ -221,7 +221,7 @@ def test_the_rows_are_found_removed_and_kept_out(tmp_path: Path, seed: int) -> N
 
     # The source's rows, had they been selected with these lines in the blocklists: whatever was removed is refused.
     kept_out = _file(tmp_path / "blocklist.txt", blocklist_lines(wanted, holdings))
-    blocklist = read_blocklist(kept_out, files.sha256_hex(Path(kept_out).read_bytes()))
+    blocklist = load_blocklist(kept_out, files.sha256_hex(Path(kept_out).read_bytes()))
     for name in ("links", "images"):
         table = pa.table({key: [row[key] for row in corpus.rows[name]] for key in ("url", "sample_id", "image_sha256")})
         blocked = blocklist.blocks(url_keys(table["url"]), table["sample_id"].combine_chunks())

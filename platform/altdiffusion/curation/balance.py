@@ -3,8 +3,8 @@
 How much of a language is to stay follows from the tally in the manifest of `links`, without reading a row:
 
 1. Threshold. With a share q for language l, rows whose similarity lies below the bin that holds l's q-quantile are
-   dropped (`similarity_quantile`), and with them those without a similarity (unless no row has one). As a threshold is the edge of a bin
-   (0.005 wide), at least a share of 1 - q stays, and how many do is known exactly: n_l.
+   dropped (`similarity_quantile`), and with them those without a similarity, unless no row has one. As a threshold
+   is the edge of a bin (0.005 wide), at least a share of 1 - q stays, and how many do is known exactly: n_l.
 2. Rate. Of these n_l rows, m_l = min(n_l, S n_l ** (1 / T)) are wanted: with temperature T, and with S such that the
    largest language is left with `rows_per_language`, or, without that, such that no language would need more rows
    than it has: then the scarcest (with any rows) stays whole and the shares are exactly proportional to
@@ -35,6 +35,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import open_version, plan_ranges, read_range
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 REASONS = ("similarity_quantile", "balance")
 
@@ -141,6 +142,7 @@ class BalanceWork:
             unit,
             rows_in=table.num_rows,
             accepted=[kept],
+            row_group_rows=NARROW_GROUP_ROWS,
             rejects=rejects_table(
                 unit.id,
                 row=lost,

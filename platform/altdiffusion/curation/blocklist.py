@@ -169,9 +169,6 @@ def load_blocklist(uri: str, sha256: str) -> Blocklist:
     )
 
 
-read_blocklist = load_blocklist
-
-
 def _value(kind: str) -> str:
     return {"hash": _HASH[1:], "sha256": _SHA256[1:]}.get(kind, r".+$")
 
@@ -188,4 +185,4 @@ def _integers(values: pa.Array, uri: str) -> npt.NDArray[np.int64]:
 def blocklist_refs(configs: Sequence[SourceConfig]) -> list[Ref]:
     """References of the blocklists that sources name, each file once, in the order of the sources."""
     digests = [config.blocklist_sha256 for config in configs if config.blocklist_sha256 is not None]
-    return [Ref("source", "blocklist", digest) for digest in dict.fromkeys(digests)]
+    return [Ref("blocklist", "sources", digest) for digest in dict.fromkeys(digests)]

@@ -30,6 +30,7 @@ from altdiffusion.records import REJECTS
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord, total
+from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 SHARD_ROWS = 65536
 REASONS = ("duplicate_hash", "duplicate_url")
@@ -86,7 +87,7 @@ class DedupWork:
         rejects: list[pa.Table] = []
         written, languages, tallies = [], [], []
         for table in _regroup(_kept(version, shards, verdict, unit.id, rejects)):
-            written.append(dataset.write_shard(table))
+            written.append(dataset.write_shard(table, NARROW_GROUP_ROWS))
             languages.append(count(table["language"]))
             tallies.append(tally(table))
         gone = pa.concat_tables(rejects) if rejects else REJECTS.empty_table()

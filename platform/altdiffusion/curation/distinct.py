@@ -37,6 +37,7 @@ from altdiffusion.storage import files
 from altdiffusion.storage.columns import read_columns
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 EXACT = -1
 """Band of the SHA-256; the bands of the perceptual hash count from 0."""
@@ -96,6 +97,7 @@ class FingerprintWork:
             accepted=[table.slice(low, high - low) for low, high in pairwise(edges)],
             rejects=REJECTS.empty_table(),
             keep_empty=True,
+            row_group_rows=NARROW_GROUP_ROWS,
         )
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from altdiffusion.records import REJECTS
 from altdiffusion.storage.dataset import Dataset
 from altdiffusion.storage.ledger import Unit, UnitRecord, total
+from altdiffusion.storage.shards import ROW_GROUP_ROWS
 
 
 def rejects_table(
@@ -44,6 +45,7 @@ def finish_unit(
     accepted: Sequence[pa.Table],
     rejects: pa.Table,
     keep_empty: bool = False,
+    row_group_rows: int = ROW_GROUP_ROWS,
     tally: Mapping[str, int] | None = None,
 ) -> UnitRecord:
     """Writes the shards of a finished unit and returns its record; the caller's runner writes the ledger.
@@ -51,9 +53,10 @@ def finish_unit(
     Args:
         accepted: one table a shard, in order; empty ones leave no shard unless `keep_empty`.
         keep_empty: write empty shards too, for boundaries where a shard's place in the list carries meaning.
+        row_group_rows: of the shards; `NARROW_GROUP_ROWS` suits rows without pictures.
         tally: what to count of the accepted rows (`curation.tally`); only where units are few.
     """
-    shards = tuple(dataset.write_shard(table) for table in accepted if keep_empty or table.num_rows)
+    shards = tuple(dataset.write_shard(table, row_group_rows) for table in accepted if keep_empty or table.num_rows)
     rejected = (dataset.write_rejects(rejects),) if rejects.num_rows else ()
     return UnitRecord(
         unit_id=unit.id,

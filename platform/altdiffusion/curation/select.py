@@ -38,6 +38,7 @@ from altdiffusion.curation.urls import url_keys
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 _SHOWN = 80
 """Characters of a caption that was rejected for its language."""
@@ -111,6 +112,7 @@ class SelectWork:
             accepted=by_bucket(accepted, np.concatenate([piece.bucket for piece in decided]), self.select.buckets),
             rejects=rejects,
             keep_empty=True,
+            row_group_rows=NARROW_GROUP_ROWS,
         )
 
     def decide(self, part: UnitReader, unit_id: str) -> Iterator[Decided]:

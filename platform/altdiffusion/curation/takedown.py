@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from altdiffusion.curation.blocklist import Blocklist, DigestSet, TextSet, read_blocklist
+from altdiffusion.curation.blocklist import Blocklist, DigestSet, TextSet, load_blocklist
 from altdiffusion.curation.tally import tally
 from altdiffusion.curation.urls import url_keys
 from altdiffusion.errors import AltDiffusionError
@@ -59,7 +59,7 @@ def read_list(uri: str) -> TakedownList:
     """
     text = _text(uri)
     sha256 = files.sha256_hex(text)
-    found = read_blocklist(uri, sha256)
+    found = load_blocklist(uri, sha256)
     return _checked(TakedownList(blocklist=found, lines=_lines(text), sha256=sha256), uri)
 
 

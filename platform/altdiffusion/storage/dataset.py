@@ -168,7 +168,7 @@ class Dataset:
 
     def write_rejects(self, table: pa.Table) -> ShardInfo:
         """Writes rejected rows (records.REJECTS)."""
-        return shards.write_table(files.join(self.folder_uri, "rejects"), table.cast(REJECTS))
+        return shards.write_table(files.join(self.folder_uri, "rejects"), table.cast(REJECTS), shards.NARROW_GROUP_ROWS)
 
     def ledger(self, fingerprint: str) -> Ledger:
         """The ledger of the work under one config fingerprint."""

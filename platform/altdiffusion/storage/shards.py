@@ -13,6 +13,13 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 
 ROW_GROUP_ROWS = 1024
+NARROW_GROUP_ROWS = 65_536
+"""The same for rows of a few hundred bytes, such as links: fewer, larger groups are smaller and read faster."""
+_REPEATING = (
+    "unit_id", "language", "source_language", "source", "reason", "image_format", "hash_verdict", "sampler",
+    "checkpoint",
+)  # fmt: skip
+"""Columns whose values repeat: for all others a dictionary costs time and space and is given up half-way."""
 _PAGE_BYTES = 1 << 20
 """What a page aims at: a reader of one column holds at least one page."""
 
@@ -49,6 +56,7 @@ def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
         row_group_size=row_group_rows,
         # Pages are only cut between batches: with pictures, a batch of 1024 rows would be one page of 200 MB.
         write_batch_size=min(max(_PAGE_BYTES // max(row_bytes, 1), 1), 1024),
+        use_dictionary=[name for name in _REPEATING if name in table.column_names],
         compression="zstd",
         write_page_checksum=True,
         data_page_version="2.0",
