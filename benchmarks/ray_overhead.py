@@ -46,7 +46,7 @@ class Stopwatch(Progress):
         self.moments: list[float] = []
         self.rows: list[int] = []
 
-    def advance(self, rows: int, units: int = 1) -> None:
+    def advance(self, rows: int, kept: int | None = None, units: int = 1) -> None:
         self.moments.append(time.perf_counter())
         self.rows.append(rows)
 

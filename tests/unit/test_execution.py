@@ -117,8 +117,8 @@ def test_the_line_says_what_is_left() -> None:
     assert progress.line(start + 12) == "[download] 2/40 units  starting, 0:00:12 so far"
     progress.advance(1234, units=10)
     assert progress.line(start + 10) == "[download] 12/40 units  1,234 images  123.4 images/s  0:00:28 left"
-    progress.advance(500, units=28)
-    assert progress.line(start + 20) == "[download] 40/40 units  1,734 images  86.7 images/s  in 0:00:20"
+    progress.advance(500, kept=153, units=28)
+    assert progress.line(start + 20) == "[download] 40/40 units  1,734 images  86.7 images/s  80.0% kept  in 0:00:20"
     progress.begin(3, 3)
     assert progress.line() == "[download] 3/3 units  nothing left to do"
     assert duration(3 * 3600 + 62) == "3:01:02"

@@ -40,22 +40,23 @@ class Progress:
         self._shown = (-1, -1)
         self._skipped = 0
         self._done = 0
-        self._rows = 0
+        self._rows = self._kept = 0
 
     def begin(self, total_units: int, skipped_units: int = 0) -> None:
         """Sets how many units there are and how many of them need no work; starts the clock."""
         with self._lock:
             self.total_units = total_units
-            self._skipped, self._done, self._rows = skipped_units, 0, 0
+            self._skipped, self._done, self._rows, self._kept = skipped_units, 0, 0, 0
             self._started = self._shown_at = time.monotonic()
             self._shown = (-1, -1)
         self._show()
 
-    def advance(self, rows: int, units: int = 1) -> None:
-        """Counts finished units and the rows they read."""
+    def advance(self, rows: int, kept: int | None = None, units: int = 1) -> None:
+        """Counts finished units, the rows they read and how many of these they kept (None: all)."""
         with self._lock:
             self._done += units
             self._rows += rows
+            self._kept += rows if kept is None else kept
         now = time.monotonic()
         if now - self._shown_at >= (DRAW_EVERY_S if self._terminal else LOG_EVERY_S):
             self._show()
@@ -71,6 +72,8 @@ class Progress:
                     return f"{head}  nothing left to do"
                 return f"{head}  starting" + (f", {duration(elapsed)} so far" if elapsed >= 1 else "")
             rows = f"{self._rows:,} {self.rows_name}  {self._rows / elapsed:,.1f} {self.rows_name}/s"
+            if self._kept < self._rows:
+                rows += f"  {self._kept / self._rows:.1%} kept"
             if finished >= self.total_units:
                 return f"{head}  {rows}  in {duration(elapsed)}"
             left = elapsed / self._done * (self.total_units - finished)

@@ -64,7 +64,7 @@ def run_units(
         with progress:
             for record in results:
                 records[record.unit_id] = record
-                progress.advance(record.rows_in)
+                progress.advance(record.rows_in, record.rows_out)
     return [records[unit.id] for unit in units]
 
 
