@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from altdiffusion.config import operational, semantic
-from altdiffusion.curation import distinct
+from altdiffusion.curation import distinct, retry
 from altdiffusion.curation.balance import BalanceWork, plan_balance
 from altdiffusion.curation.blocklist import blocklist_refs
 from altdiffusion.curation.config import (
@@ -21,6 +21,7 @@ from altdiffusion.curation.config import (
     DownloadConfig,
     LanguageConfig,
     ReportConfig,
+    RetryConfig,
     ScoreConfig,
     SelectConfig,
     SourceConfig,
@@ -58,6 +59,8 @@ class CurateConfig(JobConfig):
     """Which share of each language stays; null keeps every link."""
     download: DownloadConfig = DownloadConfig()
     score: ScoreConfig = ScoreConfig()
+    retry: RetryConfig | None = None
+    """Later passes over links that failed for a reason that time may mend; null makes none."""
     distinct: DistinctConfig | None = None
     """Which downloaded pictures count as the same; null keeps all."""
     candidates: str = "candidates"
@@ -88,8 +91,12 @@ class CurateConfig(JobConfig):
 def boundaries(config: CurateConfig) -> tuple[Boundary, ...]:
     """All boundaries, in order."""
     to_links = (_select(config), _deduplicate(config), *_balance(config))
-    download = _download(config)
-    return (*to_links, download, *_distinct(config, download))
+    to_images = [_download(config)]
+    for number in range(1, (config.retry.passes if config.retry else 0) + 1):
+        to_images.append(_retry(config, number, to_images[0], to_images[-1]))
+    to_images += _distinct(config, to_images[-1])
+    last = to_images[-1]
+    return (*to_links, *(replace(step, is_head=step is last or step.output != last.output) for step in to_images))
 
 
 def _select(config: CurateConfig) -> Boundary:
@@ -173,8 +180,33 @@ def _download(config: CurateConfig) -> Boundary:
         work=lambda _: DownloadWork(
             lake=config.lake, dataset=config.images, download=config.download, score=config.score
         ),
-        is_head=config.distinct is None,
         when_empty="check that the pictures' hosts answer; the reasons count what went wrong",
+    )
+
+
+def _retry(config: CurateConfig, number: int, first: Boundary, before: Boundary) -> Boundary:
+    """Pass `number` over what the boundary before it rejected; `first` is the download."""
+    chosen = config.retry
+    assert chosen is not None
+    made = _made(before)
+    return make_boundary(
+        name="retry",
+        output=config.images,
+        settings={
+            "download": semantic(config.download),
+            "score": semantic(config.score),
+            "retry": semantic(chosen),
+            "pass": number,
+        },
+        workers=config.download_workers,
+        noun="images",
+        kind="images",
+        parents=lambda lake: [made(lake).ref],
+        units=lambda lake: retry.plan_retry(lake.version(first.parents(lake)[0]), made(lake), config.download),
+        work=lambda _: retry.RetryWork(
+            lake=config.lake, dataset=config.images, download=config.download, retry=chosen, score=config.score
+        ),
+        carried=lambda lake: [retry.carried(made(lake))],
     )
 
 
@@ -183,6 +215,7 @@ def _distinct(config: CurateConfig, images: Boundary) -> tuple[Boundary, ...]:
     chosen = config.distinct
     if chosen is None:
         return ()
+    made = _made(images)
     keys, drops = f"{config.images}-keys", f"{config.images}-drops"
     settings = {"distinct": semantic(chosen)}
     return (
@@ -193,8 +226,8 @@ def _distinct(config: CurateConfig, images: Boundary) -> tuple[Boundary, ...]:
             workers=config.select_workers,
             noun="images",
             kind="keys",
-            parents=lambda lake: [_made(lake, images).ref],
-            units=lambda lake: distinct.plan_fingerprint(_made(lake, images), chosen),
+            parents=lambda lake: [made(lake).ref],
+            units=lambda lake: distinct.plan_fingerprint(made(lake), chosen),
             work=lambda _: distinct.FingerprintWork(lake=config.lake, dataset=keys, config=chosen),
         ),
         make_boundary(
@@ -216,10 +249,10 @@ def _distinct(config: CurateConfig, images: Boundary) -> tuple[Boundary, ...]:
             workers=config.select_workers,
             noun="images",
             kind="images",
-            parents=lambda lake: [_made(lake, images).ref, lake.version(drops).ref],
-            units=lambda lake: distinct.plan_distinct(_made(lake, images), lake.version(drops)),
+            parents=lambda lake: [made(lake).ref, lake.version(drops).ref],
+            units=lambda lake: distinct.plan_distinct(made(lake), lake.version(drops)),
             work=lambda _: distinct.DistinctWork(lake=config.lake, dataset=config.images),
-            carried=lambda lake: distinct.carried_rejects(_made(lake, images)),
+            carried=lambda lake: distinct.carried_rejects(made(lake)),
         ),
     )
 
@@ -228,14 +261,19 @@ def _head(name: str) -> Callable[[Lake], Sequence[Ref]]:
     return lambda lake: [lake.version(name).ref]
 
 
-def _made(lake: Lake, boundary: Boundary) -> Version:
-    """The version that an earlier boundary has made, which need not be the dataset's head."""
-    version = published(lake, boundary)
-    if version is None:
-        raise AltDiffusionError(
-            f"dataset {boundary.output}", f"has no version of boundary {boundary.name}", "run the whole job"
-        )
-    return version
+def _made(boundary: Boundary) -> Callable[[Lake], Version]:
+    """The version that an earlier boundary has made, which need not be the dataset's head; looked up once."""
+
+    @functools.cache
+    def version(uri: str) -> Version:
+        found = published(Lake(uri), boundary)
+        if found is None:
+            raise AltDiffusionError(
+                f"dataset {boundary.output}", f"has no version of boundary {boundary.name}", "run the whole job"
+            )
+        return found
+
+    return lambda lake: version(lake.uri)
 
 
 def plan(config: CurateConfig) -> Plan:

@@ -90,6 +90,7 @@ def test_a_status_is_its_own_reason(site: Site, status: str) -> None:
         (reply(b"x" * 5000), "too_large"),
         (reply(b"x" * 5000, length=None), "too_large"),
         (reply(gzip.compress(b"0" * 10_000_000)[:900], Content_Encoding="gzip"), "content_encoding"),
+        (reply(gzip.compress(b"0" * 900_000), Content_Encoding="gzip, br"), "content_encoding"),
         (reply(b"xx", length=2, Content_length="3"), "bad_response"),
         (reply(b"xx", length=None, Content_Length="-2"), "bad_response"),
         (b"HELLO\r\n\r\n", "bad_response"),
@@ -284,6 +285,26 @@ def test_tls_is_verified_with_one_context(tmp_path: Path) -> None:
         assert trusting.fetch(f"https://{HOST}/").body == b"secret"
         assert reason(trusting, "https://secure.test/") == "tls"  # the certificate is for another name
         assert reason(fetcher(site, connect_to=connect_to), f"https://{HOST}/") == "tls"  # nobody we trust signed it
+        assert not site.asked("secure.test")
+
+
+def test_a_certificate_that_has_expired_is_a_tls_problem(tmp_path: Path) -> None:
+    context, pem = certificate(tmp_path, HOST, days=-1)
+    with serving(context) as site:
+        site.answers["/"] = reply(b"secret")
+        fetch = fetcher(site, connect_to={f"{HOST}:443": f"127.0.0.1:{site.port}"}, ca_file=str(pem))
+        assert reason(fetch, f"https://{HOST}/") == "tls"
+        assert not site.requests
+
+
+def test_a_redirect_from_https_is_checked_like_any_other(tmp_path: Path) -> None:
+    context, pem = certificate(tmp_path, HOST)
+    with serving(context) as site, canary() as (port, seen):
+        settings = {"connect_to": {f"{HOST}:443": f"127.0.0.1:{site.port}"}, "ca_file": str(pem), "ports": (443, port)}
+        for location in (f"http://127.0.0.1:{port}/", f"https://[::1]:{port}/", f"//127.0.0.1:{port}/"):
+            site.answers["/"] = reply(status="302 Found", Location=location)
+            assert reason(fetcher(site, **settings), f"https://{HOST}/") == "blocked_address"
+        assert not seen
 
 
 def test_a_server_that_does_not_speak_tls_is_a_tls_problem(site: Site) -> None:

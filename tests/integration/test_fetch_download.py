@@ -7,6 +7,7 @@ import io
 import os
 import random
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,68 +18,16 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.download import DownloadWork, plan_download
-from altdiffusion.records import IMAGES, LINKS
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import UnitRecord
-from tests.fetch_server import Site, reply, serving
-
-HOST = "pictures.test"
+from altdiffusion.curation.spool import Spool
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import IMAGES
+from altdiffusion.storage.dataset import Version
+from tests.download_lake import HOST, config, download, picture, publish_links
+from tests.fetch_server import Site, certificate, reply, serving
 
 
-def picture(number: int, size: tuple[int, int] = (96, 64), format: str = "PNG") -> bytes:
-    values = np.random.default_rng(number).integers(0, 256, (4, 6, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(values).resize(size, Image.Resampling.NEAREST).save(out, format, quality=90)
-    return out.getvalue()
-
-
-def publish_links(lake: str, urls: list[str], shard_rows: int = 1000) -> Version:
-    dataset = Lake(lake).dataset("links")
-    columns: dict[str, Any] = {
-        "sample_id": list(range(100, 100 + len(urls))),
-        "url": urls,
-        "caption": [f"caption {i}" for i in range(len(urls))],
-        "language": ["th" if i % 2 else "ko" for i in range(len(urls))],
-        "language_score": [0.9] * len(urls),
-        "aesthetic": [7.0 + i / 100 for i in range(len(urls))],
-        "source": ["s"] * len(urls),
-    }
-    table = pa.table(
-        [
-            pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(len(urls), field.type)
-            for field in LINKS
-        ],
-        schema=LINKS,
-    )
-    shards = tuple(dataset.write_shard(table.slice(start, shard_rows)) for start in range(0, len(urls), shard_rows))
-    record = UnitRecord(unit_id="u", index=0, input_digest="d", rows_in=len(urls), shards=shards)
-    return dataset.publish(kind="links", records=[record], parents=[], config={}, fingerprint="f")
-
-
-def config(site: Site, **given: Any) -> DownloadConfig:
-    settings: dict[str, Any] = {
-        "image_size": 32,
-        "resize_mode": "center_crop",
-        "encode_format": "png",
-        "encode_quality": 3,
-        "min_side": 8,
-        "deadline_s": 3.0,
-        "retries": 0,
-        "connect_to": {f"{HOST}:80": f"127.0.0.1:{site.port}"},
-        "allow_private": ("127.0.0.0/8",),
-    }
-    return DownloadConfig(**{**settings, **given})
-
-
-def download(lake: str, links: Version, settings: DownloadConfig, name: str = "images", rows: int = 1000) -> Version:
-    work = DownloadWork(lake=lake, dataset=name, download=settings)
-    work.setup()
-    records = [work.run(unit) for unit in plan_download(links, rows)]
-    return Lake(lake).dataset(name).publish(
-        kind="images", records=records, parents=[links.ref], config={}, fingerprint="f"
-    )  # fmt: skip
+def reject_rows(version: Version) -> list[dict[str, Any]]:
+    return [row for table in version.iter_rejects() for row in table.to_pylist()]
 
 
 @pytest.fixture
@@ -193,3 +142,155 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, site: Site, mon
     site.answers["/a.png"] = reply(picture(1))
     download(str(tmp_path), publish_links(str(tmp_path), [f"http://{HOST}/a.png"]), config(site))
     assert list(scratch.iterdir()) == []
+
+
+def test_a_download_over_tls(tmp_path: Path) -> None:
+    context, pem = certificate(tmp_path, HOST)
+    with serving(context, keep=True) as site:
+        bodies = {f"/{number}.jpg": picture(number, format="JPEG") for number in range(20)}
+        site.answers.update({path: reply(body) for path, body in bodies.items()})
+        links = publish_links(str(tmp_path), [f"https://{HOST}{path}" for path in bodies])
+        settings = config(site, connect_to={f"{HOST}:443": f"127.0.0.1:{site.port}"}, ca_file=str(pem))
+        rows = download(str(tmp_path), links, settings).read(["image_sha256"])["image_sha256"].to_pylist()
+        assert rows == [hashlib.sha256(body).hexdigest() for body in bodies.values()]
+        assert site.connections <= 8
+
+
+def test_a_pictures_type_is_what_its_bytes_say(tmp_path: Path, site: Site) -> None:
+    """Content-Type and the name may say anything; a vector or a page is none of the four formats."""
+    answers = {
+        "/a.txt": reply(picture(1, format="JPEG"), Content_Type="text/plain"),
+        "/b.svg": reply(picture(2), Content_Type="image/svg+xml"),
+        "/c.jpg": reply(picture(3, format="WEBP"), Content_Type="image/jpeg"),
+        "/d.jpg": reply(b"<svg xmlns='http://www.w3.org/2000/svg'/>", Content_Type="image/jpeg"),
+        "/e.png": reply(b"<?xml?><!DOCTYPE svg SYSTEM 'file:///etc/passwd'><svg/>", Content_Type="image/png"),
+        "/f.jpg": reply(b"%!PS-Adobe-3.0 EPSF-3.0", Content_Type="image/jpeg"),
+        "/g.jpg": reply(b"<html>", Content_Type="image/jpeg"),
+    }  # fmt: skip
+    site.answers.update(answers)
+    links = publish_links(str(tmp_path), [f"http://{HOST}{path}" for path in answers])
+    version = download(str(tmp_path), links, config(site))
+    assert [row["reason"] for row in reject_rows(version)] == ["format", "format", "format", "not_image"]
+    assert version.rows == 3
+
+
+def test_bombs_of_every_format_cost_nothing(tmp_path: Path, site: Site) -> None:
+    def sized(body: bytes, at: int, sides: bytes) -> bytes:
+        return body[:at] + sides + body[at + len(sides) :]
+
+    jpeg, gif = picture(1, format="JPEG"), picture(2, format="GIF")
+    out = io.BytesIO()
+    Image.new("RGBA", (48, 32), (1, 2, 3, 4)).save(out, "WEBP")
+    webp = out.getvalue()
+    assert webp[12:16] == b"VP8X"
+    bombs = {
+        "/png": sized(picture(0), 16, struct.pack(">II", 60000, 60000)),
+        "/jpeg": sized(jpeg, jpeg.index(b"\xff\xc0") + 5, struct.pack(">HH", 65000, 65000)),
+        "/gif": sized(gif, 6, struct.pack("<HH", 65000, 65000)),
+        "/webp": sized(webp, 24, (16382).to_bytes(3, "little") * 2),
+    }
+    site.answers.update({path: reply(body) for path, body in bombs.items()})
+    links = publish_links(str(tmp_path), [f"http://{HOST}{path}" for path in bombs])
+    version = download(str(tmp_path), links, config(site))
+    assert version.manifest.rejects_by_reason == {"too_many_pixels": 4}
+
+
+def test_a_listed_picture_is_dropped_in_memory_whatever_its_link(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = picture(7) + b"CANARY"
+    site.answers.update({"/ok": reply(picture(1)), "/listed": reply(bad), "/listed-too?q=1": reply(bad)})
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"# removed\nsha256:{hashlib.sha256(bad).hexdigest()}\nurl:http://elsewhere.test/x\n")
+    pinned = hashlib.sha256(listed.read_bytes()).hexdigest()
+    urls = [f"http://{HOST}{path}" for path in ("/ok", "/listed", "/listed-too?q=1")]
+    links = publish_links(str(tmp_path), urls)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    written: list[bytes] = []
+    store = Spool.store
+    monkeypatch.setattr(
+        Spool, "store", lambda self, row, body, sides: written.append(body) or store(self, row, body, sides)
+    )
+    settings = config(site, image_blocklist=str(listed), image_blocklist_sha256=pinned)
+    version = download(str(tmp_path), links, settings)
+    assert version.rows == 1 and len(written) == 1
+    assert [(row["row"], row["reason"], row["detail"]) for row in reject_rows(version)] == [
+        (1, "blocklist", None), (2, "blocklist", None)
+    ]  # fmt: skip
+    for path in (tmp_path / "datasets" / "images").rglob("*.parquet"):
+        assert b"CANARY" not in path.read_bytes()
+    with pytest.raises(AltDiffusionError, match=r"list\.txt"):
+        download(
+            str(tmp_path), links, config(site, image_blocklist=str(listed), image_blocklist_sha256="0" * 64), "other"
+        )
+
+
+def test_the_verdict_on_a_stated_hash(tmp_path: Path, site: Site) -> None:
+    original = scene(1)
+    edited, other = scene(1, logo=True), scene(2)
+    for name, body in (("original", original), ("edited", edited), ("other", other)):
+        site.answers[f"/{name}"] = reply(body)
+    urls = [f"http://{HOST}/{name}" for name in ("original", "edited", "other")]
+    whole = download(str(tmp_path), publish_links(str(tmp_path), urls), config(site, resize_mode="keep_ratio"), "plain")
+    seen = int(whole.read(["phash"])["phash"][0].as_py()) & (2**64 - 1)
+    sha, md5 = hashlib.sha256(original).hexdigest(), hashlib.md5(original).hexdigest()
+    stated = [f"sha256:{sha}", f"md5:{md5}", f"phash:{seen:016x}"]
+    given = [name for name in ("original", "edited", "other") for _ in stated]
+    expected: list[str | None] = [*stated * 3, None]
+    links = publish_links(
+        str(tmp_path), [f"http://{HOST}/{name}" for name in given] + [f"http://{HOST}/other"], expected=expected
+    )
+    kept = download(str(tmp_path), links, config(site, on_mismatch="keep"), "kept")  # cropped: the hash is of the whole
+    assert kept.read(["hash_verdict"])["hash_verdict"].to_pylist() == [
+        "match", "match", "match", "mismatch", "mismatch", "drift", "mismatch", "mismatch", "mismatch", None
+    ]  # fmt: skip
+    strict = download(str(tmp_path), links, config(site), "strict")
+    assert strict.manifest.rejects_by_reason == {"content_changed": 5}
+    assert strict.read(["hash_verdict"])["hash_verdict"].to_pylist() == ["match"] * 3 + ["drift", None]
+    assert reject_rows(strict)[0]["detail"] == f"the source states sha256:{sha}"
+
+
+def scene(number: int, *, logo: bool = False) -> bytes:
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 9, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize((480, 320), Image.Resampling.BICUBIC)
+    if logo:
+        picture.paste((255, 255, 255), (380, 260, 470, 310))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def test_a_unit_is_cut_into_shards_of_bounded_size(tmp_path: Path, site: Site) -> None:
+    """Same rows, same order, whatever the cut; and the cut depends on nothing but the pictures."""
+    draw = np.random.default_rng(5)
+    urls = []
+    for number in range(30):
+        out = io.BytesIO()
+        Image.fromarray(draw.integers(0, 256, (256, 256, 3), np.uint8)).save(out, "PNG", compress_level=0)
+        site.answers[f"/{number}"] = reply(out.getvalue())
+        urls.append(f"http://{HOST}/{number}")
+    links = publish_links(str(tmp_path), urls)
+    settings = {"resize_mode": "no", "encode_quality": 0}
+    one = download(str(tmp_path), links, config(site, **settings), "one")
+    cut = download(str(tmp_path), links, config(site, **settings, shard_mib=1, threads=3, decoders=2), "cut")
+    again = download(str(tmp_path), links, config(site, **settings, shard_mib=1), "again")
+    assert len(one.shards) == 1 and [shard.rows for shard in cut.shards] == [5] * 6
+    assert cut.shards == again.shards
+    assert cut.read().equals(one.read())
+    assert cut.manifest.rows_by_language == one.manifest.rows_by_language == {"ko": 15, "th": 15}
+
+
+def test_a_full_disk_is_an_error_of_the_unit_and_loses_no_row(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Spool, row: int, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Spool, "_append", full)
+    for number in range(50):
+        site.answers[f"/{number}"] = reply(picture(number))
+    links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(50)])
+    with pytest.raises(OSError, match="No space left"):
+        download(str(tmp_path), links, config(site))

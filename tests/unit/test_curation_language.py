@@ -1,13 +1,29 @@
-"""Letters decide what they can, the model the rest; nothing without letters has a language."""
+"""Letters decide what they can, model and word lists the rest; nothing without letters has a language."""
 
 from __future__ import annotations
 
-import pyarrow as pa
-import pytest
+import itertools
+import struct
+import unicodedata
+from pathlib import Path
+from typing import Any
 
+import fasttext
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from altdiffusion.curation import language as language_module
 from altdiffusion.curation import scripts
+from altdiffusion.curation.assets import local_pinned, read_pinned
 from altdiffusion.curation.config import LanguageConfig
-from altdiffusion.curation.language import UNKNOWN, LanguageIdentifier, clean_caption, text_for_model
+from altdiffusion.curation.language import UNKNOWN, LanguageIdentifier, clean_caption
+from altdiffusion.curation.lid.fasttext_model import FastTextModel
+from altdiffusion.curation.lid.word_lists import LISTS, WordLists, own_list
+from altdiffusion.curation.lid.words import WordTable, code_points, tokens, words_of
 from altdiffusion.errors import AltDiffusionError
 
 SENTENCES = {
@@ -88,15 +104,17 @@ def test_capitals_and_file_names_do_not_change_the_answer(identifier: LanguageId
 def test_the_sources_label_helps_where_it_agrees_and_hinders_where_it_does_not(
     identifier: LanguageIdentifier,
 ) -> None:
-    text = pa.array(["Zeichnung: Elefant"])
-    guess = identifier.guess(text)
-    plain, agrees, differs = (
-        float(identifier.needed(guess, pa.array([label], pa.string()))[0]) for label in (None, "de", "fr")
+    guess = identifier.guess(pa.array(["Zeichnung: Elefant", "Zeichnung: Elefant und Giraffe unter Bäumen"]))
+    assert guess.code.tolist() == ["de", "de"] and guess.letters.tolist() == [16, 37]
+    plain, agrees, differs, elsewhere = (
+        identifier.needed(guess, pa.array([label] * 2, pa.string())) for label in (None, "de", "fr", "sv")
     )
     config = identifier.config
-    assert plain == pytest.approx(config.thresholds["de"] + config.short_penalty)
+    short = config.short_penalty * (1 - 16 / config.short_letters)
+    assert plain == pytest.approx([config.thresholds["de"] + short, config.thresholds["de"]])
     assert agrees == pytest.approx(plain - config.agreement_bonus)
-    assert differs == pytest.approx(min(plain + config.difference_penalty, 1.0))
+    assert differs == pytest.approx(np.minimum(plain + config.difference_penalty, 1.0))
+    assert elsewhere == pytest.approx(plain)  # a label that is none of the configured languages says nothing
 
 
 def test_other_languages_than_the_18_can_be_named() -> None:
@@ -104,6 +122,13 @@ def test_other_languages_than_the_18_can_be_named() -> None:
     assert languages(nordic, [OTHERS["sv"], OTHERS["fi"], OTHERS["el"], OTHERS["he"], SENTENCES["en"]]) == [
         "sv", "fi", "el", "he", None,
     ]  # fmt: skip
+
+
+def test_every_label_of_the_model_can_be_configured(identifier: LanguageIdentifier) -> None:
+    labels = identifier._model.labels
+    assert len(labels) == 176
+    every = LanguageIdentifier(LanguageConfig(languages=labels, thresholds={}))
+    assert languages(every, list((SENTENCES | OTHERS).values())) == [*SENTENCES, *OTHERS]
 
 
 def test_an_unknown_language_and_a_wrong_model_are_errors() -> None:
@@ -115,14 +140,67 @@ def test_an_unknown_language_and_a_wrong_model_are_errors() -> None:
         LanguageIdentifier(LanguageConfig(model="package://no_such_package/lid.ftz"))
 
 
-def test_answers_do_not_depend_on_the_neighbours(identifier: LanguageIdentifier) -> None:
-    texts = [*SENTENCES.values(), "", *OTHERS.values(), "x"]
-    together = identifier.guess(pa.array(texts))
-    for at, text in enumerate(texts):
-        alone = identifier.guess(pa.array([text]))
-        assert (alone.code[0], alone.score[0], alone.letters[0]) == (
-            together.code[at], together.score[at], together.letters[at],
-        )  # fmt: skip
+def test_wrong_word_lists_are_errors_and_it_works_without_them(tmp_path: Path) -> None:
+    with pytest.raises(AltDiffusionError, match=r"word lists .* have SHA-256 2cc20470"):
+        LanguageIdentifier(LanguageConfig(words_sha256="0" * 64))
+    missing = str(tmp_path / "{language}.gz")
+    with pytest.raises(AltDiffusionError, match=r"word list .*/ar.gz: is not there\..*words_sha256: null"):
+        LanguageIdentifier(LanguageConfig(words=missing))
+    for wrong in ({"words": "lists.gz"}, {"words_sha256": "abc"}, {"short_letters": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            LanguageConfig(**wrong)  # type: ignore[arg-type]
+    without = LanguageIdentifier(LanguageConfig(words_sha256=None))
+    assert languages(without, list(SENTENCES.values())) == list(SENTENCES)
+
+
+TEXTS = [
+    *SENTENCES.values(), *OTHERS.values(), *(text.upper() for text in SENTENCES.values()), "", "x", "123", "東京", "山",
+    "a@b.com IMG_1.JPG", "<b>Haus</b> &amp; Hof", "x" * 5000, "Müller " * 900, "iPhone 用ケース 2個", "é", "e\u0301",
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_where_a_batch_is_cut_changes_nothing(identifier: LanguageIdentifier, data: st.DataObject) -> None:
+    anything = st.one_of(st.none(), st.sampled_from(TEXTS), st.text(max_size=40))
+    texts = data.draw(st.lists(anything, max_size=12))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(texts)), max_size=4)))
+    together = identifier.guess(pa.array(texts, pa.string()))
+    edges = [0, *cuts, len(texts)]
+    parts = [identifier.guess(pa.array(texts, pa.string())[a:b]) for a, b in itertools.pairwise(edges)]
+    for name in ("number", "score", "letters"):
+        assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(together, name))
+    assert all((score > 0) == (code != UNKNOWN) for code, score in zip(together.code, together.score, strict=True))
+
+
+def test_answers_do_not_depend_on_the_neighbours(identifier: LanguageIdentifier, monkeypatch: Any) -> None:
+    texts = pa.array(TEXTS)
+    together = identifier.guess(texts)
+    monkeypatch.setattr(language_module, "_AT_ONCE", 7)
+    monkeypatch.setattr(language_module, "_COLUMNS", 2)
+    blocks = identifier.guess(texts)
+    for at in range(len(texts)):
+        alone = identifier.guess(texts.slice(at, 1))
+        for name in ("number", "score", "letters"):
+            assert getattr(alone, name)[0] == getattr(together, name)[at] == getattr(blocks, name)[at]
+
+
+def test_a_foreign_name_does_not_rule_a_language_out(identifier: LanguageIdentifier) -> None:
+    texts = {
+        "The old town of Zürich seen from the lake at sunset": "en",
+        "Ein Blick auf die Straßen von São Paulo bei Nacht": "de",
+        "Une rue de Malmö en Suède sous la neige": "fr",
+        "El partido del Beşiktaş contra el Real Madrid": "es",
+    }
+    assert languages(identifier, list(texts)) == list(texts.values())
+
+
+def test_accents_apart_from_their_letters_are_read_as_one(identifier: LanguageIdentifier) -> None:
+    for code in ("vi", "fr", "pl", "tr", "ru"):
+        apart = unicodedata.normalize("NFD", SENTENCES[code])
+        assert apart != SENTENCES[code]
+        one, other = identifier.guess(pa.array([SENTENCES[code]])), identifier.guess(pa.array([apart]))
+        assert one.code[0] == other.code[0] == code and one.score[0] == other.score[0]
 
 
 def test_captions_are_stored_without_suffix_and_control_characters() -> None:
@@ -141,20 +219,50 @@ def test_captions_are_stored_without_suffix_and_control_characters() -> None:
     ]  # fmt: skip
 
 
-def test_the_model_sees_no_newline_and_no_noise() -> None:
-    given = ["HELLO\nWORLD", "<b>bold</b> &amp; a@b.com", "Canon EOS 5D mark2 iii", None]
-    assert text_for_model(pa.array(given, pa.string())).to_pylist() == ["hello world", "bold", "Canon EOS iii", ""]
+def slowly_cleaned(captions: pa.Array) -> pa.Array:
+    """The same without looking first which captions need it."""
+    cleaned = pc.replace_substring_regex(captions, language_module._SUFFIX, "")
+    cleaned = pc.replace_substring_regex(cleaned, language_module._CONTROL, " ")
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(cleaned, r"\s+", " "))
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=12), st.text(" \t\nab\u00a0\u3000\u200b\u200e", max_size=8))))
+def test_only_captions_that_need_it_are_cleaned(texts: list[str | None]) -> None:
+    captions = pa.array(texts, pa.string())
+    assert clean_caption(captions).to_pylist() == slowly_cleaned(captions).to_pylist()
+    chunked = pa.chunked_array([captions, captions[: len(captions) // 2]], pa.string())
+    assert clean_caption(chunked).to_pylist() == slowly_cleaned(chunked).to_pylist()
+
+
+def words(text: str) -> list[str]:
+    """What the model and the lists are given of a text."""
+    cut = tokens(language_module._without_markup(pa.array([text])))
+    found = scripts.letters(language_module._readable(cut.different)).words
+    return ["".join(map(chr, found.points[a : a + n])) for a, n in zip(found.start, found.length, strict=True)]
+
+
+def test_words_are_runs_of_letters_without_noise() -> None:
+    assert words("HELLO\nWORLD, it's_me") == ["HELLO", "WORLD", "it", "s", "me"]
+    assert words("<b>bold</b> &amp; a@b.com http://x.y/z?q=word www.x.de DSC_0001.jpg pic.html") == ["bold"]
+    assert words("Canon EOS 5D mark2 iii 4K-Film") == ["Canon", "EOS", "iii", "Film"]
+    assert words("iPhone用ケース2個 ภาพ2ภาพ") == ["iPhone", "用ケース", "個", "ภาพ", "ภาพ"]
+    assert words("می\u200cشود गाँव e\u0301té") == ["می\u200cشود", "गाँव", "été"]
+    assert words("5 … !!") == []
+
+
+def evidence(texts: list[str]) -> scripts.Evidence:
+    cut = tokens(pa.array(texts))
+    return scripts.evidence(cut, scripts.letters(cut.different))
 
 
 def test_scripts_and_alphabets() -> None:
-    found = scripts.evidence(
-        pa.array(["abc", "Ёлка", "їжак", "ab пять", "你好", "東京タワー", "", "123", "łódź", "कमल"])
-    )
+    found = evidence(["abc", "Ёлка", "їжак", "ab пять", "你好", "東京タワー", "123", "łódź", "कमल", "ABC Ä", "път"])
     assert found.script.tolist() == [
         scripts.LATIN, scripts.CYRILLIC, scripts.CYRILLIC, scripts.CYRILLIC, scripts.HAN, scripts.HAN, scripts.NONE,
-        scripts.NONE, scripts.LATIN, scripts.DEVANAGARI,
+        scripts.LATIN, scripts.DEVANAGARI, scripts.LATIN, scripts.CYRILLIC,
     ]  # fmt: skip
     assert found.share[3] == pytest.approx(4 / 6) and found.letters[4] == 6 and found.kana[5] == 3
+    assert found.capitals.tolist() == [False] * 9 + [True, False]
 
     def may(row: int, language: str) -> bool:
         number = scripts.bit(language)
@@ -164,5 +272,142 @@ def test_scripts_and_alphabets() -> None:
     assert may(0, "en") and may(0, "ru")  # Latin letters say nothing about a language that is not written in them
     assert may(1, "ru") and not may(1, "uk") and not may(1, "bg")
     assert may(2, "uk") and not may(2, "ru")
-    assert may(8, "pl") and not may(8, "en") and not may(8, "de")
+    assert may(7, "pl") and not may(7, "en") and not may(7, "de")
+    assert may(10, "bg") and not may(10, "ru")  # a hard sign between consonants
     assert scripts.bit("xx") is None
+
+
+@given(st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=8))
+def test_counts_of_letters_are_those_of_each_text(texts: list[str]) -> None:
+    found = evidence(texts)
+    for at, text in enumerate(texts):
+        alone = evidence([text])
+        for name in ("script", "share", "letters", "allowed", "capitals", "kana", "simplified", "japanese"):
+            assert getattr(alone, name)[0] == getattr(found, name)[at]
+    points, begin = code_points(pa.array(texts))
+    assert "".join(map(chr, points)) == "".join(texts) and begin.tolist() == [
+        sum(map(len, texts[:at])) for at in range(len(texts))
+    ]
+
+
+@given(st.lists(st.text(min_size=1, max_size=70), unique=True), st.lists(st.text(min_size=1, max_size=70)))
+def test_known_words_are_found_and_no_others(known: list[str], asked: list[str]) -> None:
+    table = WordTable(words_of(known).hashes())
+    found = table.find(words_of([*asked, *known]).hashes()).tolist()
+    assert found == [known.index(word) if word in known else -1 for word in [*asked, *known]]
+
+
+def test_words_are_judged_by_how_frequent_they_are() -> None:
+    config = LanguageConfig()
+    assert config.words_sha256 is not None
+    lists = WordLists(config.words, config.words_sha256)
+    given_words = words_of(["und", "the", "casa", "xqzzk"])
+    gains = lists.gains(given_words, np.array([True] * 4))
+    column = {language: own_list(language, latin=True) for language in ("de", "en", "es", "it", "pt")}
+    assert gains[: len(LISTS)].argmax(axis=0)[:2].tolist() == [column["de"], column["en"]]
+    assert all(gains[column[language], 2] > 50 for language in ("es", "it", "pt"))
+    assert gains[:-1, 3].max() == 0 and gains[-1].tolist() == [0, 0, 0, 1]
+
+
+def probabilities(model: FastTextModel, texts: list[str]) -> Any:
+    """[L, T] of texts whose words are separated by single spaces."""
+    found = np.zeros((len(model.labels), len(texts)))
+    for at, text in enumerate(texts):
+        sums, count = model.sums(words_of(text.split(" ") if text else []))
+        found[:, at] = model.probabilities(sums.sum(axis=1, keepdims=True), count.sum(keepdims=True))[:, 0]
+    return found
+
+
+def theirs(model: Any, labels: tuple[str, ...], text: str) -> dict[str, float]:
+    """fastText's own probabilities; it adds 1e-5 at each node of the tree."""
+    return {label.removeprefix("__label__"): p for p, label in model.predict(text + "\n", len(labels), 0.0, "strict")}
+
+
+@pytest.fixture(scope="module")
+def fasttexts() -> tuple[FastTextModel, Any]:
+    config = LanguageConfig()
+    model = FastTextModel(read_pinned(config.model, config.model_sha256), "lid.176")
+    return model, fasttext.FastText.load_model(local_pinned(config.model, config.model_sha256)).f
+
+
+def test_probabilities_are_fasttexts_own(fasttexts: tuple[FastTextModel, Any]) -> None:
+    model, peer = fasttexts
+    texts = [*SENTENCES.values(), *OTHERS.values(), "", "x", "de la", "😀 ab", "\u200d"]
+    for text, mine in zip(texts, probabilities(model, texts).T, strict=True):
+        assert mine.sum() == pytest.approx(1, abs=1e-4)
+        expected = theirs(peer, model.labels, text)
+        for label, p in zip(model.labels, mine, strict=True):
+            assert p == pytest.approx(expected.get(label, 0.0), abs=2e-3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=30))
+def test_so_they_are_for_any_word(fasttexts: tuple[FastTextModel, Any], word: str) -> None:
+    model, peer = fasttexts
+    mine = probabilities(model, [word])[:, 0]
+    expected = theirs(peer, model.labels, word)
+    best = int(mine.argmax())
+    assert mine[best] == pytest.approx(expected[model.labels[best]], abs=3e-3)
+
+
+def written(path: Path, *, dim: int, low: int, high: int, quantised: bool, pruned: bool = False, loss: int = 1) -> Any:
+    """A model of random numbers as fastText saves its own; returns fastText's reading of it."""
+    draw = np.random.default_rng(dim)
+    words = ["</s>", "de", "rotes", "велосипед", "ä"]
+    labels = ["de", "fr", "ru", "sv", "bg", "en"]
+    buckets = 300 if high else 0
+    kept = np.flatnonzero(draw.random(buckets) < 0.6) if pruned else np.arange(buckets)
+    rows = len(words) + len(kept)
+    data = struct.pack("<ii", 793712314, 12)
+    data += struct.pack("<12id", dim, 5, 5, 1, 5, 1, loss, 3, buckets, low, high, 100, 1e-4)
+    data += struct.pack("<iiiqq", len(words) + len(labels), len(words), len(labels), 99, len(kept) if pruned else -1)
+    for number, word in enumerate(words):
+        data += word.encode() + b"\0" + struct.pack("<qb", 50 - number, 0)
+    for number, label in enumerate(labels):
+        data += f"__label__{label}".encode() + b"\0" + struct.pack("<qb", 40 - 5 * number, 1)
+    if pruned:
+        data += np.stack([kept, draw.permutation(len(kept))], axis=1).astype("<i4").tobytes()
+    data += struct.pack("<?", quantised)
+
+    def matrix(height: int) -> bytes:
+        return struct.pack("<qq", height, dim) + draw.normal(size=(height, dim)).astype("<f4").tobytes()
+
+    if quantised:
+        parts = -(-dim // 2)
+        data += struct.pack("<?qqi", True, rows, dim, rows * parts)
+        data += draw.integers(0, 256, rows * parts).astype("u1").tobytes()
+        data += struct.pack("<iiii", dim, parts, 2, dim - 2 * (parts - 1))
+        data += draw.normal(size=dim * 256).astype("<f4").tobytes()
+        data += draw.integers(0, 256, rows).astype("u1").tobytes()
+        data += struct.pack("<iiii", 1, 1, 1, 1) + draw.uniform(0.5, 2, 256).astype("<f4").tobytes()
+    else:
+        data += matrix(rows)
+    data += struct.pack("<?", False) + matrix(len(labels))
+    path.write_bytes(data)
+    return fasttext.FastText.load_model(str(path)).f
+
+
+@pytest.mark.parametrize("kind", [{"quantised": False}, {"quantised": True}, {"quantised": True, "pruned": True}])
+@pytest.mark.parametrize("shape", [(5, 2, 3), (8, 1, 4), (3, 0, 0)])
+def test_models_of_other_shapes_are_read_too(
+    tmp_path: Path, shape: tuple[int, int, int], kind: dict[str, bool]
+) -> None:
+    dim, low, high = shape
+    if kind.get("pruned") and not high:
+        kind = {"quantised": True}
+    peer = written(tmp_path / "model", dim=dim, low=low, high=high, **kind)
+    model = FastTextModel((tmp_path / "model").read_bytes(), "small")
+    texts = [SENTENCES["de"], OTHERS["bg"], "Haus ä", "велосипед"]
+    for text, mine in zip(texts, probabilities(model, texts).T, strict=True):
+        assert dict(zip(model.labels, mine, strict=True)) == pytest.approx(theirs(peer, model.labels, text), abs=2e-3)
+
+
+def test_files_that_are_no_such_model_are_errors(tmp_path: Path) -> None:
+    written(tmp_path / "good", dim=4, low=2, high=3, quantised=False)
+    data = (tmp_path / "good").read_bytes()
+    for wrong in (b"", b"PAR1" * 9, data[:60], data[:-40]):
+        with pytest.raises(AltDiffusionError, match="model m: is no fastText model"):
+            FastTextModel(wrong, "m")
+    written(tmp_path / "softmax", dim=4, low=2, high=3, quantised=False, loss=3)
+    with pytest.raises(AltDiffusionError, match=r"another kind .*hierarchical softmax"):
+        FastTextModel((tmp_path / "softmax").read_bytes(), "m")

@@ -1,16 +1,15 @@
 """What a picture is, read from its header before any decoder sees it.
 
 Formats are told by their magic bytes, never by Content-Type or name. Sides and pixels come from the header, so that a
-bomb of 900 megapixels costs nothing; a file whose structure ends early is `truncated`. What OpenCV would decode
-wrongly (16 bits, CMYK, an EXIF turn, an animation) is turned into plain RGB first.
+bomb of 900 megapixels costs nothing; a file whose structure ends early is `truncated`. Nothing here decodes: it runs
+in the process that holds the network and the disk, while the decoder (`decode`) is a process of its own.
 """
 
 from __future__ import annotations
 
-import io
 import struct
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from altdiffusion.curation.addresses import Refused
 from altdiffusion.curation.config import DownloadConfig
@@ -27,12 +26,17 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Width and height in pixels as coded; `plain`: OpenCV reads it rightly as it is."""
+    """Width and height in pixels as coded."""
 
     format: Format
     width: int
     height: int
     plain: bool
+    """Whether OpenCV decodes it rightly as it is, but for the turn: not 16 bits, CMYK, an animation."""
+    orientation: int = 1
+    """EXIF's, of a JPEG: 1 is upright, from 5 on width and height change places."""
+    grey: bool = False
+    """Whether a JPEG has one component."""
 
 
 def inspect(body: bytes, config: DownloadConfig) -> Header:
@@ -89,7 +93,7 @@ def _other(body: bytes) -> Refused:
 
 def _jpeg(body: bytes) -> Header:
     """Walks the segments to the frame header (ITU-T T.81 B.2), then looks for the end marker behind the scan."""
-    at, size, components, turned = 2, None, 0, False
+    at, size, components, orientation = 2, None, 0, 1
     while True:
         while body[at] == 0xFF and body[at + 1] == 0xFF:
             at += 1
@@ -105,8 +109,8 @@ def _jpeg(body: bytes) -> Header:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width, components = struct.unpack_from(">HHB", body, at + 5)
             size = (width, height)
-        elif marker == 0xE1 and body[at + 4 : at + 10] == b"Exif\x00\x00":
-            turned = turned or _orientation(body[at + 10 : at + 2 + length]) != 1
+        elif marker == 0xE1 and body[at + 4 : at + 10] == b"Exif\x00\x00" and orientation == 1:
+            orientation = _orientation(body[at + 10 : at + 2 + length])
         at += 2 + length
         if marker == 0xDA:
             break
@@ -114,7 +118,14 @@ def _jpeg(body: bytes) -> Header:
         raise Refused("not_image", "jpeg without frame")
     if body.rfind(b"\xff\xd9", at) < 0:
         raise Refused("truncated", "jpeg without end")
-    return Header(format="jpg", width=size[0], height=size[1], plain=components in (1, 3) and not turned)
+    return Header(
+        format="jpg",
+        width=size[0],
+        height=size[1],
+        plain=components in (1, 3),
+        orientation=orientation,
+        grey=components == 1,
+    )
 
 
 def _orientation(tiff: bytes) -> int:
@@ -193,43 +204,3 @@ def _gif_blocks(body: bytes, at: int) -> int:
     while body[at]:
         at += 1 + body[at]
     return at + 1
-
-
-def plain_image(body: bytes, header: Header) -> bytes:
-    """What OpenCV reads rightly: the body itself, or a PNG of its first frame in RGB, upright, on white.
-
-    Raises:
-        Refused: decode, truncated.
-    """
-    if header.plain:
-        return body
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(body), formats=("JPEG", "PNG", "WEBP", "GIF")) as image:
-            if image.width * image.height > header.width * header.height:
-                raise Refused("decode", "larger than its header says")
-            upright = ImageOps.exif_transpose(image)
-            rgb = _on_white(upright)
-    except Refused:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refused("decode", str(error)[:200]) from error
-    out = io.BytesIO()
-    rgb.save(out, "PNG", compress_level=1)
-    return out.getvalue()
-
-
-def _on_white(image: Any) -> Any:
-    """Any mode as RGB: 16 bits scaled to 8, transparency over white."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        import numpy as np
-
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")

@@ -1,69 +1,50 @@
 """Download: links -> images, with img2dataset's Downloader and our guarded fetch in it.
 
-One unit is one shard of img2dataset: its reader, thread pool, Resizer and Parquet writer do the work in a temporary
-folder on this machine. One function of it is replaced, the one that opens a URL, in a copy of its method, so that no
-module is patched. Its output is then put into input order (it writes in order of arrival) and into our schema; every
-row that has no picture becomes a reject with its reason.
+One unit is one shard of img2dataset: its loop, thread pool and Resizer do the work. Three of the things it calls are
+ours: instead of opening a URL itself it is handed the next body that the schedule has fetched, already decoded,
+resized and encoded by a decoder process (`_Gate`); its resizer passes that on; its writer fills a file on this
+machine (`spool`), because img2dataset writes in order of arrival and shards are in input order. The functions are
+replaced in a copy of its method: no module is patched. Every row without a picture becomes a reject with its reason.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import os
-import re
 import tempfile
 import types
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from altdiffusion.curation.addresses import Refused, Resolver
+from altdiffusion.curation.blocklist import load_blocklist
 from altdiffusion.curation.config import DownloadConfig, ScoreConfig
-from altdiffusion.curation.decode_guard import inspect, plain_image
+from altdiffusion.curation.decode_guard import inspect
+from altdiffusion.curation.decoder import Decoded, DecoderPool
 from altdiffusion.curation.fetch import Fetcher
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.img2dataset_part import part
+from altdiffusion.curation.outcome import count, rejects_table
+from altdiffusion.curation.robots import RobotsCache
+from altdiffusion.curation.schedule import Paces, Schedule
 from altdiffusion.curation.score import Scorer, make_scorer
+from altdiffusion.curation.spool import Rows, Spool
+from altdiffusion.curation.verdict import VERDICTS, judge
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import plan_ranges, read_range
 from altdiffusion.records import IMAGES
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.files import sha256_hex
-from altdiffusion.storage.ledger import Unit, UnitRecord
-
-# img2dataset's own messages, where its Resizer refuses a picture that passed our header check.
-_RESIZER = {"image too small": "dims", "image area too large": "dims", "aspect ratio too large": "dims"}
+from altdiffusion.storage.dataset import Dataset, Lake, Version
+from altdiffusion.storage.ledger import Unit, UnitRecord, total
 
 
 def plan_download(links: Version, rows_per_unit: int) -> list[Unit]:
     """Units of a links version, in input order."""
     return plan_ranges(links, rows_per_unit)
-
-
-@dataclass
-class _Gate:
-    """Stands in for img2dataset's `download_image_with_retry`: fetches, checks, remembers what its writer drops."""
-
-    fetcher: Fetcher
-    config: DownloadConfig
-    sha256: dict[int, str] = field(default_factory=dict)
-    refused: dict[int, Refused] = field(default_factory=dict)
-
-    def __call__(self, row: tuple[int, str], **_: Any) -> tuple[int, io.BytesIO | None, str | None]:
-        """(key, url) -> (key, stream or None, error or None), as img2dataset expects; called from many threads."""
-        key, url = row
-        try:
-            body = self.fetcher.fetch(url).body
-            picture = plain_image(body, inspect(body, self.config))
-        except Refused as refused:
-            self.refused[key] = refused
-            return key, None, refused.reason
-        self.sha256[key] = sha256_hex(body)
-        return key, io.BytesIO(picture), None
 
 
 class DownloadWork:
@@ -79,99 +60,285 @@ class DownloadWork:
         resolver: Resolver | None = None,
     ) -> None:
         self.lake, self.dataset = lake, dataset
-        self.download, self.score = download, score or ScoreConfig()
-        self._resolver = resolver
+        self._crawler = Crawler(download, score or ScoreConfig(), resolver)
         self._versions: dict[str, Version] = {}
-        self._fetcher: Fetcher | None = None
-        self._scorer: Scorer | None = None
 
     def setup(self) -> None:
-        """Makes the fetcher and loads the scorer."""
-        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-        os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(self.download.max_pixels)
-        self._fetcher = Fetcher(self.download, self._resolver)
-        self._scorer = make_scorer(self.score)
+        """Makes the fetcher and loads scorer and blocklist."""
+        self._crawler.setup()
+
+    def close(self) -> None:
+        """Ends the decoders and closes connections; the end of the process does the same."""
+        self._crawler.close()
 
     def run(self, unit: Unit) -> UnitRecord:
         """Downloads, resizes, scores and writes one unit."""
-        if self._fetcher is None or self._scorer is None:
-            raise RuntimeError("setup() has not been called")
         links = read_range(self.lake, unit, self._versions)
-        gate = _Gate(fetcher=self._fetcher, config=self.download)
-        with tempfile.TemporaryDirectory(prefix="altdiffusion-download-") as folder:
-            images, reasons = _assemble(links, _download(links, gate, self.download, folder), gate, self.download)
-        scores = self._scorer.score(images)
-        images = images.set_column(images.column_names.index("aesthetic_score"), "aesthetic_score", scores)
-        dropped = sorted(reasons)
-        gone = links.take(pa.array(dropped, pa.int64()))
-        rejects = rejects_table(
-            unit.id,
-            row=dropped,
-            reason=[reasons[row][0] for row in dropped],
-            sample_id=gone["sample_id"],
-            url=gone["url"],
-            language=gone["language"],
-            detail=[reasons[row][1] or None for row in dropped],
-        )
-        return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
-            unit,
-            rows_in=links.num_rows,
-            accepted=[images.cast(IMAGES)],
-            rejects=rejects,
-        )
+        with self._crawler.crawl(links) as crawled:
+            rows, reasons, details = crawled.refused()
+            gone = links.take(pa.array(rows))
+            rejects = rejects_table(
+                unit.id,
+                row=rows,
+                reason=reasons,
+                sample_id=gone["sample_id"],
+                url=gone["url"],
+                language=gone["language"],
+                detail=details,
+            )
+            return write_unit(
+                Lake(self.lake).dataset(self.dataset),
+                unit,
+                rows_in=links.num_rows,
+                accepted=crawled.tables(),
+                rejects=rejects,
+            )
 
 
-def _download(links: pa.Table, gate: _Gate, config: DownloadConfig, folder: str) -> pa.Table:
-    """Runs img2dataset's Downloader over the URLs; returns what its writer wrote, in order of arrival."""
-    from img2dataset.downloader import Downloader
-    from img2dataset.resizer import Resizer
-    from img2dataset.writer import ParquetSampleWriter
-
-    shard = os.path.join(folder, "urls.feather")
-    urls = links.select(["url"]).combine_chunks()
-    with pa.OSFile(shard, "wb") as sink, pa.ipc.new_file(sink, urls.schema) as writer:
-        writer.write_table(urls)
-    downloader = _with_gate(Downloader, gate)(
-        sample_writer_class=ParquetSampleWriter,
-        resizer=Resizer(
-            image_size=config.image_size,
-            resize_mode=config.resize_mode,
-            resize_only_if_bigger=config.resize_only_if_bigger,
-            encode_quality=config.encode_quality,
-            encode_format=config.encode_format,
-        ),
-        thread_count=config.threads,
-        save_caption=False,
-        extract_exif=False,
-        output_folder=folder,
-        column_list=["url"],
-        timeout=config.deadline_s,
-        number_sample_per_shard=max(links.num_rows, 2),
-        oom_shard_count=1,
-        compute_hash=None,
-        verify_hash_type=None,
-        encode_format=config.encode_format,
-        retries=0,
-        user_agent_token=None,
-        disallowed_header_directives=None,
+def write_unit(
+    dataset: Dataset, unit: Unit, *, rows_in: int, accepted: Iterable[pa.Table], rejects: pa.Table
+) -> UnitRecord:
+    """Writes shard after shard, each forgotten before the next is made; returns the unit's record."""
+    shards, languages = [], []
+    for table in accepted:
+        shards.append(dataset.write_shard(table))
+        languages.append(count(table["language"]))
+    return UnitRecord(
+        unit_id=unit.id,
+        index=unit.index,
+        input_digest=str(unit.payload["input_digest"]),
+        rows_in=rows_in,
+        shards=tuple(shards),
+        rejects=(dataset.write_rejects(rejects),) if rejects.num_rows else (),
+        rejects_by_reason=count(rejects["reason"]),
+        rows_by_language=total(languages),
     )
+
+
+class Crawler:
+    """What a worker keeps from unit to unit: connections, decoders, what sites said and how fast they were asked."""
+
+    def __init__(self, config: DownloadConfig, score: ScoreConfig, resolver: Resolver | None = None) -> None:
+        self.config, self._score, self._resolver = config, score, resolver
+        self._tools: _Tools | None = None
+
+    def setup(self) -> None:
+        """Makes all of it.
+
+        Raises:
+            AltDiffusionError: the file of certificate authorities, the blocklist or the scorer is not as configured.
+        """
+        config = self.config
+        fetcher = Fetcher(config, self._resolver)
+        self._tools = _Tools(
+            fetcher=fetcher,
+            robots=RobotsCache(fetcher, config) if config.honor_robots else None,
+            paces=Paces(),
+            decoders=DecoderPool(config),
+            scorer=make_scorer(self._score),
+            blocked=_blocked_pictures(config),
+        )
+
+    def close(self) -> None:
+        """Ends the decoders and closes connections."""
+        if self._tools is not None:
+            self._tools.decoders.close()
+            self._tools.fetcher.close()
+
+    @contextlib.contextmanager
+    def crawl(self, links: pa.Table) -> Iterator[Crawled]:
+        """Fetches every link of a LINKS table; what was fetched can be read within the block."""
+        if self._tools is None:
+            raise RuntimeError("setup() has not been called")
+        with tempfile.TemporaryDirectory(prefix="altdiffusion-download-") as folder:
+            with contextlib.closing(Spool(os.path.join(folder, "pictures"), links.num_rows)) as spool:
+                _download(links, spool, self._tools, self.config, folder)
+                yield Crawled(links, spool, self._tools.scorer, self.config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tools:
+    fetcher: Fetcher
+    robots: RobotsCache | None
+    paces: Paces
+    decoders: DecoderPool
+    scorer: Scorer
+    blocked: Set[str]
+
+
+def _blocked_pictures(config: DownloadConfig) -> Set[str]:
+    """SHA-256 (hex) of the pictures that must not be written."""
+    if config.image_blocklist is None or config.image_blocklist_sha256 is None:
+        return frozenset()
+    return load_blocklist(config.image_blocklist, config.image_blocklist_sha256).image_sha256
+
+
+class Crawled:
+    """What became of a table of links."""
+
+    def __init__(self, links: pa.Table, spool: Spool, scorer: Scorer, config: DownloadConfig) -> None:
+        self._links, self._spool, self._scorer, self._config = links, spool, scorer, config
+
+    def tables(self) -> Iterator[pa.Table]:
+        """IMAGES rows in input order, a shard's at a time."""
+        for rows in self._spool.stored(self._config.shard_mib << 20):
+            yield self._table(rows)
+
+    def refused(self) -> tuple[Rows, pa.Array, pa.Array]:
+        """Rows without a picture, in order; reason and detail of each."""
+        return self._spool.refused()
+
+    def _table(self, rows: Rows) -> pa.Table:
+        spool, base = self._spool, self._links.take(pa.array(rows))
+        columns: dict[str, Any] = {name: base[name] for name in base.column_names}
+        columns["image"] = pa.chunked_array([spool.pictures(rows)])
+        columns["image_format"] = pa.repeat(self._config.encode_format, len(rows))
+        columns["image_sha256"] = pa.array([bytes(digest).hex() for digest in spool.column("sha256", rows)])
+        columns["hash_verdict"] = pa.array([None, *VERDICTS]).take(pa.array(spool.column("verdict", rows)))
+        columns["phash"] = pa.array(spool.column("phash", rows))
+        for side in ("width", "height"):
+            columns[f"original_{side}"] = pa.array(spool.column(f"original_{side}", rows))
+            columns[f"stored_{side}"] = pa.array(spool.column(side, rows))
+        columns["aesthetic_score"] = pa.nulls(len(rows), pa.float32())
+        images = pa.table([columns[field.name].cast(field.type) for field in IMAGES], schema=IMAGES)
+        scores = self._scorer.score(images)
+        return images.set_column(IMAGES.get_field_index("aesthetic_score"), "aesthetic_score", scores).cast(IMAGES)
+
+
+class _Stream:
+    """Stands in for the stream that img2dataset hands from its download to its resizer."""
+
+    def __init__(self, decoded: Decoded) -> None:
+        self.decoded = decoded
+
+    def seek(self, _: int) -> None:
+        """There is nothing to rewind."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Gate:
+    """Stands in for `download_image_with_retry`: gives the next picture there is, whichever row was asked for.
+
+    img2dataset calls it once a row from as many threads as there are decoders, and takes the row from the answer. It
+    must not raise: img2dataset would wait for ever for the rows that are left.
+    """
+
+    def __init__(
+        self, schedule: Schedule, spool: Spool, tools: _Tools, expected: pa.Array, config: DownloadConfig
+    ) -> None:
+        self._schedule, self._spool, self._tools = schedule, spool, tools
+        self._expected, self._config = expected, config
+
+    def __call__(self, _: tuple[int, None], **__: Any) -> tuple[int, _Stream | None, str | None]:
+        """(row, picture or None, reason or None)."""
+        row = 0
+        try:
+            result = self._schedule.next()
+            row = result.row
+            try:
+                if result.body is None:
+                    raise Refused(result.reason, result.detail)
+                return row, _Stream(self._picture(row, result.body)), None
+            except Refused as refused:
+                self._spool.refuse(row, refused.reason, refused.detail)
+                return row, None, refused.reason
+        except Exception as problem:
+            self._schedule.fail(problem)
+            return row, None, "internal"
+
+    def _picture(self, row: int, body: bytes) -> Decoded:
+        digest = hashlib.sha256(body)
+        if digest.hexdigest() in self._tools.blocked:
+            raise Refused("blocklist", "")
+        inspect(body, self._config)
+        decoded = self._tools.decoders.decode(body)
+        expected = self._expected[row].as_py()
+        verdict = judge(
+            expected, body, digest.hexdigest(), decoded.whole_phash, max_distance=self._config.phash_distance
+        )  # fmt: skip
+        if verdict == "mismatch" and self._config.on_mismatch == "reject":
+            raise Refused("content_changed", f"the source states {expected}")
+        number = 0 if verdict is None else 1 + VERDICTS.index(verdict)
+        self._spool.describe(row, sha256=digest.digest(), phash=decoded.phash, verdict=number)
+        return decoded
+
+
+def _pass_on(stream: _Stream, _: Any = None) -> tuple[bytes, int, int, int, int, None]:
+    """Stands in for img2dataset's Resizer, which has already been called, in a decoder."""
+    decoded = stream.decoded
+    return decoded.body, decoded.width, decoded.height, decoded.original_width, decoded.original_height, None
+
+
+class _Writer:
+    """Stands in for img2dataset's writers."""
+
+    def __init__(self, spool: Spool, schedule: Schedule) -> None:
+        self._spool, self._schedule = spool, schedule
+
+    def write(self, picture: bytes | None, key: str, _: str | None, meta: dict[str, Any]) -> None:
+        if picture is None:
+            return  # the gate has noted why
+        names = ("width", "height", "original_width", "original_height")
+        try:
+            self._spool.store(int(key), picture, tuple(meta[name] for name in names))
+        except Exception as problem:  # img2dataset would print it and go on
+            self._schedule.fail(problem)
+
+    def close(self) -> None:
+        """The spool is closed by who made it."""
+
+
+def _download(links: pa.Table, spool: Spool, tools: _Tools, config: DownloadConfig, folder: str) -> None:
+    """Runs img2dataset's Downloader over the rows; then each is stored or refused in the spool."""
+    if not links.num_rows:
+        return
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    shard = os.path.join(folder, "rows.feather")
+    # It gets rows without their links: which link is next is the schedule's business, and it would hold each twice.
+    rows = pa.table({"url": pa.nulls(links.num_rows, pa.string())})
+    with pa.OSFile(shard, "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    urls, expected = (links[name].combine_chunks() for name in ("url", "expected_hash"))
     said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        done, _ = downloader((0, shard))
+    with Schedule(urls, tools.fetcher, tools.robots, tools.paces, config) as schedule:
+        downloader = _with_gate(_Gate(schedule, spool, tools, expected, config))(
+            sample_writer_class=lambda *_: _Writer(spool, schedule),
+            resizer=_pass_on,
+            thread_count=config.decoders,
+            save_caption=False,
+            extract_exif=False,
+            output_folder=folder,
+            column_list=["url"],
+            timeout=config.deadline_s,
+            number_sample_per_shard=max(links.num_rows, 2),
+            oom_shard_count=1,
+            compute_hash=None,
+            verify_hash_type=None,
+            encode_format=config.encode_format,
+            retries=0,
+            user_agent_token=None,
+            disallowed_header_directives=None,
+        )
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            done, _ = downloader((0, shard))
+    schedule.raise_problem()
     if not done:
         raise RuntimeError(f"img2dataset's Downloader failed: {said.getvalue()[-2000:]}")
-    return pq.read_table(os.path.join(folder, "0.parquet"))
+    spool.finish()
 
 
-@functools.lru_cache(maxsize=1)
-def _code(downloader: type) -> types.FunctionType:
-    method: types.FunctionType = downloader.download_shard  # type: ignore[attr-defined]
+@functools.cache
+def _downloader() -> tuple[type, types.FunctionType]:
+    """img2dataset's Downloader and the method of it that calls `download_image_with_retry`."""
+    found: Any = part("downloader")
+    method: types.FunctionType = found.Downloader.download_shard
     if "download_image_with_retry" not in _names(method.__code__):
         raise AltDiffusionError(
             "img2dataset", "does not call download_image_with_retry any more", "install the pinned version 1.47.0"
         )
-    return method
+    return found.Downloader, method
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -181,49 +348,9 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _with_gate(downloader: type, gate: _Gate) -> Any:
+def _with_gate(gate: _Gate) -> Any:
     """A subclass whose `download_shard` is img2dataset's own code, with our function under the name it calls."""
-    method = _code(downloader)
+    downloader, method = _downloader()
     names = {**method.__globals__, "download_image_with_retry": gate}
     own = types.FunctionType(method.__code__, names, method.__name__, method.__defaults__, method.__closure__)
     return type("GuardedDownloader", (downloader,), {"download_shard": own})
-
-
-def _assemble(
-    links: pa.Table, written: pa.Table, gate: _Gate, config: DownloadConfig
-) -> tuple[pa.Table, dict[int, tuple[str, str]]]:
-    """Joins the links with what was written, in input order.
-
-    Returns:
-        images: IMAGES rows without scores.
-        reasons: row -> (reason, detail) of all others.
-    """
-    keys = [int(key) for key in written["key"].to_pylist()]
-    order = pa.array(sorted(range(len(keys)), key=keys.__getitem__), pa.int64())
-    written = written.take(order)
-    status, errors = written["status"].to_pylist(), written["error_message"].to_pylist()
-    rows = sorted(keys)
-    reasons = dict.fromkeys(set(range(links.num_rows)) - set(rows), ("decode", "img2dataset lost the row"))
-    good = []
-    for at, row in enumerate(rows):
-        if status[at] == "success":
-            good.append(at)
-        elif row in gate.refused:
-            reasons[row] = (gate.refused[row].reason, gate.refused[row].detail)
-        else:
-            message = str(errors[at])
-            reasons[row] = (_RESIZER.get(message, "decode"), re.sub(r"\s+", " ", message)[:200])
-    kept = written.take(pa.array(good, pa.int64()))
-    kept_rows = [rows[at] for at in good]
-    base = links.take(pa.array(kept_rows, pa.int64()))
-    columns: dict[str, Any] = {name: base[name] for name in base.column_names}
-    columns["image"] = kept[config.encode_format]
-    columns["image_format"] = pa.array([config.encode_format] * len(good), pa.string())
-    columns["image_sha256"] = pa.array([gate.sha256[row] for row in kept_rows], pa.string())
-    for side in ("width", "height"):
-        columns[f"original_{side}"] = kept[f"original_{side}"]
-        columns[f"stored_{side}"] = kept[side]
-    columns["aesthetic_score"] = pa.nulls(len(good), pa.float32())
-    columns["hash_verdict"] = pa.nulls(len(good), pa.string())
-    columns["phash"] = pa.repeat(0, len(good)).cast(pa.int64())
-    return pa.table([columns[field.name].cast(field.type) for field in IMAGES], schema=IMAGES), reasons

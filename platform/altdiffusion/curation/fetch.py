@@ -3,22 +3,19 @@
 On every hop the name is resolved, every address checked, and the connection made to the checked address itself, so
 there is no window for rebinding. One deadline covers names, connections, redirects and the body, however slowly it
 drips. Sizes are capped as declared and as streamed; nothing is decompressed; no proxy, cookie or credential is used.
+When which link is asked is decided elsewhere (`schedule`).
 """
 
 from __future__ import annotations
 
 import functools
 import http.client
-import io
 import ipaddress
 import os
 import socket
 import ssl
-import threading
-import time
 import urllib.parse
 from dataclasses import dataclass
-from typing import Any
 
 from altdiffusion.curation.addresses import (
     Refused,
@@ -31,13 +28,13 @@ from altdiffusion.curation.addresses import (
     redirected,
 )
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.optout import opt_out
+from altdiffusion.curation.connections import Connection, Deadline, IdleConnections
+from altdiffusion.curation.optout import HEADERS, opt_out
 from altdiffusion.errors import AltDiffusionError
 
 _CHUNK = 1 << 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_AGAIN = frozenset({"timeout", "connect", "reset", "http_429", "http_503"})
-_MAX_RETRY_AFTER_S = 30.0
+_IDLE_PER_THREAD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,53 +45,33 @@ class Fetched:
     url: str
 
 
-class _Deadline:
-    """Seconds left until a point in time; Refused when there are none."""
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """A redirect: the URL it names, absolute, not yet checked."""
 
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise Refused("timeout", "total time")
-        return left
-
-    def extend(self, seconds: float) -> None:
-        """Gives back time that was not the other side's fault."""
-        self._end += seconds
+    url: str
 
 
-class _TimedReader(io.RawIOBase):
-    """Reads of a socket, each of which may only take what the deadline leaves."""
+class Later(Refused):
+    """A refusal by a server that is busy: 429 or 503, with the seconds of its Retry-After (0: none)."""
 
-    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
-        super().__init__()
-        self._sock, self._deadline = sock, deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(self._deadline.left())
-        return self._sock.recv_into(buffer)
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason, "")
+        self.retry_after_s = retry_after_s
 
 
-class _TimedSocket:
-    """What http.client needs of a socket, with timed reads and writes; who made the socket closes it."""
+@dataclass(frozen=True, kw_only=True)
+class Want:
+    """What is asked for and how much of it: a longer body is refused, or cut where `cut` says so."""
 
-    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
-        self._sock, self._deadline = sock, deadline
+    accept: str
+    max_bytes: int
+    honor_opt_out: bool
+    cut: bool = False
 
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._sock, self._deadline), _CHUNK)
 
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._deadline.left())
-        self._sock.sendall(data)
-
-    def close(self) -> None:
-        """Called by http.client while it still reads the answer: nothing to do."""
+class _Stale(Exception):
+    """A kept connection was closed by the other side before it answered."""
 
 
 @functools.cache
@@ -117,61 +94,59 @@ class Fetcher:
         self.config = config
         self._resolver = resolver or SystemResolver()
         self._allow = tuple(ipaddress.ip_network(network) for network in config.allow_private)
-        self._next: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._idle = IdleConnections(_IDLE_PER_THREAD * config.threads)
+        self._picture = Want(
+            accept="image/jpeg, image/png, image/webp, image/gif, image/*;q=0.5",
+            max_bytes=config.max_bytes,
+            honor_opt_out=config.honor_opt_out,
+        )
         tls_context(config.ca_file)
 
-    def fetch(self, url: str) -> Fetched:
-        """The body of a link.
+    def target(self, url: str) -> Target:
+        """A URL taken apart.
+
+        Raises:
+            Refused: bad_url, blocked_scheme, blocked_port.
+        """
+        return parse_url(url, self.config.ports)
+
+    def fetch(self, url: str, want: Want | None = None, deadline_s: float | None = None) -> Fetched:
+        """The body of a link, behind its redirects, in one attempt.
 
         Raises:
             Refused: with one of: bad_url, blocked_scheme, blocked_port, blocked_address, dns, connect, tls, reset,
                 timeout, too_many_redirects, http_<status>, opt_out:<signal>, content_encoding, bad_response,
                 too_large, truncated.
         """
-        wait = self.config.retry_wait_s
-        for attempt in range(self.config.retries + 1):
+        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s)
+        for _ in range(self.config.max_redirects + 1):
+            found = self.get(self.target(url), deadline, want)
+            if isinstance(found, Fetched):
+                return found
+            url = found.url
+        raise Refused("too_many_redirects", str(self.config.max_redirects))
+
+    def get(self, target: Target, deadline: Deadline, want: Want | None = None) -> Fetched | Moved:
+        """One request.
+
+        Raises:
+            Refused: as `fetch`, but for too_many_redirects; Later among them.
+        """
+        want = want or self._picture
+        kept = self._idle.take((target.scheme, target.host, target.port))
+        if kept is not None:
+            kept.deadline = deadline
             try:
-                return self._attempt(url)
-            except _Again as again:
-                if attempt == self.config.retries:
-                    raise Refused(again.reason, again.detail) from again
-                time.sleep(min(max(wait, again.retry_after_s), _MAX_RETRY_AFTER_S))
-                wait *= 2
-        raise AssertionError("unreachable")
+                return self._exchange(target, kept, want)
+            except _Stale:
+                pass
+        return self._exchange(target, self._connect(target, deadline), want)
 
-    def _attempt(self, url: str) -> Fetched:
-        deadline = _Deadline(self.config.deadline_s)
-        try:
-            for _ in range(self.config.max_redirects + 1):
-                target = parse_url(url, self.config.ports)
-                deadline.extend(self._take_turn(target.host))
-                with self._connect(target, deadline) as sock:
-                    found = self._exchange(target, sock, deadline)
-                if isinstance(found, Fetched):
-                    return found
-                try:
-                    url = urllib.parse.urljoin(target.url, found)
-                except ValueError as error:
-                    raise Refused("bad_url", f"Location: {error}") from error
-            raise Refused("too_many_redirects", str(self.config.max_redirects))
-        except Refused as refused:
-            if refused.reason in _AGAIN and not isinstance(refused, _Again):
-                raise _Again(refused.reason, refused.detail) from refused
-            raise
+    def close(self) -> None:
+        """Closes what is kept open."""
+        self._idle.close()
 
-    def _take_turn(self, host: str) -> float:
-        """Waits until this worker may ask this host again; returns the seconds waited."""
-        if self.config.per_host_per_s is None:
-            return 0.0
-        with self._lock:
-            now = time.monotonic()
-            turn = max(self._next.get(host, now), now)
-            self._next[host] = turn + 1.0 / self.config.per_host_per_s
-        time.sleep(turn - now)
-        return turn - now
-
-    def _connect(self, target: Target, deadline: _Deadline) -> socket.socket:
+    def _connect(self, target: Target, deadline: Deadline) -> Connection:
         """A connection to a checked address; TLS is verified against the name in the URL."""
         written = literal(target.host)
         if written is not None:
@@ -187,10 +162,10 @@ class Fetcher:
                 timeout = min(deadline.left(), self.config.connect_timeout_s)
                 sock = socket.create_connection((address, port), timeout=timeout)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if target.scheme == "http":
-                    return sock
-                sock.settimeout(min(deadline.left(), self.config.connect_timeout_s))
-                return tls_context(self.config.ca_file).wrap_socket(sock, server_hostname=target.host)
+                if target.scheme == "https":
+                    sock.settimeout(min(deadline.left(), self.config.connect_timeout_s))
+                    sock = tls_context(self.config.ca_file).wrap_socket(sock, server_hostname=target.host)
+                return Connection(sock, deadline)
             except OSError as error:
                 if sock is not None:
                     sock.close()
@@ -201,45 +176,45 @@ class Fetcher:
             raise Refused("timeout", "connecting") from problem
         raise Refused("connect", os.strerror(problem.errno) if problem and problem.errno else "") from problem
 
-    def _exchange(self, target: Target, sock: socket.socket, deadline: _Deadline) -> Fetched | str:
-        """One request; the body, or the Location of a redirect."""
-        timed = _TimedSocket(sock, deadline)
+    def _exchange(self, target: Target, connection: Connection, want: Want) -> Fetched | Moved:
+        """One request on a connection, which is then kept for the next one, or closed."""
+        used, keep = connection.requests, False
         try:
-            connection = http.client.HTTPConnection(target.host)
-            connection.sock = timed  # type: ignore[assignment]
-            connection.putrequest("GET", target.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in (
-                ("Host", target.authority),
-                ("User-Agent", self.config.user_agent),
-                ("Accept", "image/jpeg, image/png, image/webp, image/gif, image/*;q=0.5"),
-                ("Accept-Encoding", "identity"),
-                ("Connection", "close"),
-            ):
-                connection.putheader(name, value)
-            connection.endheaders()
-            response = connection.getresponse()
+            connection.sendall(
+                f"GET {target.path} HTTP/1.1\r\nHost: {target.authority}\r\nUser-Agent: {self.config.user_agent}\r\n"
+                f"Accept: {want.accept}\r\nAccept-Encoding: identity\r\n\r\n".encode("ascii")
+            )
+            response = http.client.HTTPResponse(connection, method="GET")  # type: ignore[arg-type]
+            response.begin()
             try:
-                return self._answer(target, response)
+                return self._answer(target, response, want)
             finally:
+                keep = _is_read(response, connection)
                 response.close()
         except TimeoutError as error:
             raise Refused("timeout", "total time") from error
-        except ConnectionError as error:  # also http.client's RemoteDisconnected
+        except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:  # also RemoteDisconnected
+            if used and connection.is_unanswered:
+                raise _Stale from error
             raise Refused("reset", "connection closed or reset") from error
         except http.client.IncompleteRead as error:
             raise Refused("truncated", "chunked body ends early") from error
-        except http.client.InvalidURL as error:
-            raise Refused("bad_url", str(error)) from error
         except (http.client.HTTPException, ValueError) as error:
             raise Refused("bad_response", f"{type(error).__name__}: {error}"[:200]) from error
         except ssl.SSLError as error:
             raise Refused("tls", str(error)) from error
         except OSError as error:
             raise Refused("reset", os.strerror(error.errno) if error.errno else str(error)) from error
+        finally:
+            connection.requests += 1
+            if keep:
+                self._idle.give((target.scheme, target.host, target.port), connection)
+            else:
+                connection.end()
 
-    def _answer(self, target: Target, response: http.client.HTTPResponse) -> Fetched | str:
+    def _answer(self, target: Target, response: http.client.HTTPResponse, want: Want) -> Fetched | Moved:
         status, headers = response.status, response.headers
-        if self.config.honor_opt_out:
+        if want.honor_opt_out and HEADERS.intersection(name.lower() for name in headers):
             signal = opt_out(headers, self.config.user_agent)
             if signal is not None:
                 raise Refused(signal, "")
@@ -247,36 +222,54 @@ class Fetcher:
             location = headers.get("Location")
             if not location:
                 raise Refused(f"http_{status}", "no Location")
-            return _utf8(str(location))
+            try:
+                return Moved(url=urllib.parse.urljoin(target.url, _utf8(str(location))))
+            except ValueError as error:
+                raise Refused("bad_url", f"Location: {error}") from error
         if status in (429, 503):
-            raise _Again(f"http_{status}", "", _retry_after_s(headers.get("Retry-After")))
+            raise Later(f"http_{status}", _retry_after_s(headers.get("Retry-After")))
         if status != 200:
             raise Refused(f"http_{status}", "")
-        encoding = (headers.get("Content-Encoding") or "identity").strip().lower()
+        encoding = headers.get("Content-Encoding", "identity").strip().lower() or "identity"
         if encoding != "identity":
             raise Refused("content_encoding", encoding[:40])
-        lengths = {value.strip() for value in headers.get_all("Content-Length") or ()}
-        if len(lengths) > 1 or not all(value.isascii() and value.isdigit() for value in lengths):
-            raise Refused("bad_response", "Content-Length")
-        declared = int(lengths.pop()) if lengths and not response.chunked else None
-        if declared is not None and declared > self.config.max_bytes:
-            raise Refused("too_large", f"{declared} bytes declared")
-        body = bytearray()
-        while chunk := response.read(min(_CHUNK, self.config.max_bytes + 1 - len(body))):
-            body += chunk
-            if len(body) > self.config.max_bytes:
-                raise Refused("too_large", f"more than {self.config.max_bytes} bytes")
-        if declared is not None and len(body) != declared:
-            raise Refused("truncated", f"{len(body)} of {declared} bytes")
-        return Fetched(body=bytes(body), url=target.url)
+        return Fetched(body=_body(response, want), url=target.url)
 
 
-class _Again(Refused):
-    """A refusal that a second attempt may mend."""
+def _body(response: http.client.HTTPResponse, want: Want) -> bytes:
+    lengths = {value.strip() for value in response.headers.get_all("Content-Length") or ()}
+    if len(lengths) > 1 or not all(value.isascii() and value.isdigit() for value in lengths):
+        raise Refused("bad_response", "Content-Length")
+    declared = int(lengths.pop()) if lengths and not response.chunked else None
+    if declared is not None and declared > want.max_bytes and not want.cut:
+        raise Refused("too_large", f"{declared} bytes declared")
+    if declared is not None and declared <= want.max_bytes:
+        whole = bytearray(declared)
+        view, at = memoryview(whole), 0
+        while at < declared and (read := response.readinto(view[at:])):
+            at += read
+        if at != declared:
+            raise Refused("truncated", f"{at} of {declared} bytes")
+        return bytes(whole)
+    body = bytearray()
+    while chunk := response.read(min(_CHUNK, want.max_bytes + 1 - len(body))):
+        body += chunk
+        if len(body) > want.max_bytes:
+            if want.cut:
+                return bytes(body[: want.max_bytes])
+            raise Refused("too_large", f"more than {want.max_bytes} bytes")
+    return bytes(body)
 
-    def __init__(self, reason: str, detail: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(reason, detail)
-        self.retry_after_s = retry_after_s
+
+def _is_read(response: http.client.HTTPResponse, connection: Connection) -> bool:
+    """Whether the connection may carry another request; reads the rest of an answer that is there already."""
+    if response.will_close:
+        return False
+    if not response.isclosed():
+        if response.length is None or response.chunked or connection.waiting() < response.length:
+            return False
+        response.read()
+    return True
 
 
 def _utf8(header: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from email.message import Message
 
+HEADERS = frozenset({"x-robots-tag", "tdm-reservation", "content-usage"})
+"""Names, in lower case, of the headers that hold such signals."""
 _VALUED = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
 _NO = frozenset({"noai", "noimageai"})
 

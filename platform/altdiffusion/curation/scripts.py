@@ -1,22 +1,26 @@
-"""What the letters of a text say about its language, before any model is asked.
+"""What the letters of a text say about its language, before any model is asked, and which of them make up words.
 
-Every code point has a script class and a mask of the languages whose alphabet holds it. Both are tables, so that a
-column of captions is judged by a few NumPy passes: counts by script, and the AND of the masks of all its letters.
+Every code point has a script, a mask of the languages whose alphabet holds it, and more; all in one table, so that a
+column of tokens is judged by a few NumPy passes. Counts are packed four to an int64, and a caption's are the sums of
+its tokens'.
 
-Shapes: T texts, N code points of all of them together.
+A word is a run of letters and marks. A run of an alphabet's letters that holds a digit is none (product codes, sizes,
+dates), and its letters do not count.
+
+Shapes: U different tokens, P code points of all of them, W words, T captions.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from altdiffusion.curation.lid.words import Tokens, Words, code_points, spans, totals
 
 SCRIPTS = 12
 NONE, LATIN, CYRILLIC, ARABIC, DEVANAGARI, GREEK, HEBREW, THAI, HANGUL, KANA, HAN, OTHER = range(SCRIPTS)
@@ -80,6 +84,12 @@ ALPHABETS: dict[str, str] = {
     "fa": _ARABIC + "پچژگکیۀ",
     "ur": _ARABIC + "پچژگکیٹڈڑںھہےۓۂ",
 }  # fmt: skip
+COUNTS = 4
+"""int64 columns of packed counts: letters by script, ideographs by kind, capital and small letters."""
+_PER_LANE, _FIELD, _FIELD_MASK = 4, 16, 0xFFFF  # a caption has at most 4,096 letters
+_TABLE = 0x30000  # code points beyond are none of any script here
+_ALPHABET, _APART = 1, 2  # scripts that are written without spaces make words of their own
+_JOINERS = [0x200C, 0x200D]
 _BITS = {language: bit for bit, language in enumerate(ALPHABETS)}
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
@@ -107,8 +117,21 @@ _NOT_LATIN = frozenset().union(*LABEL_SCRIPTS.values()) - {"sr"}
 
 
 @dataclass(frozen=True, kw_only=True)
+class Letters:
+    """What the letters of U different tokens say, and their words."""
+
+    counts: npt.NDArray[np.int64]
+    """[COUNTS, U] packed counts of letters by kind."""
+    allowed: npt.NDArray[np.uint64]
+    """[U] bit `bit(language)`: whether that language's alphabet holds every letter of the token."""
+    words: Words
+    token: npt.NDArray[np.intp]
+    """[W] which token a word is of; in rising order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the letters of T texts say. All arrays have length T."""
+    """What the letters of T captions say. All arrays have length T."""
 
     script: npt.NDArray[np.uint8]
     """The script most of the text is in; NONE where there is no letter."""
@@ -118,6 +141,8 @@ class Evidence:
     """Weighted number of letters."""
     allowed: npt.NDArray[np.uint64]
     """Bit `bit(language)`: whether that language's alphabet holds every letter of the text."""
+    capitals: npt.NDArray[np.bool_]
+    """Whether all its letters that have two cases are capitals, and there is one."""
     kana: npt.NDArray[np.int32]
     simplified: npt.NDArray[np.int32]
     """Ideographs that GB 2312 holds and JIS X 0208 does not."""
@@ -125,6 +150,12 @@ class Evidence:
     """Ideographs that JIS X 0208 holds and neither GB 2312 nor Big5 does."""
     traditional: npt.NDArray[np.int32]
     """Ideographs that Big5 holds and neither GB 2312 nor JIS X 0208 does."""
+
+
+def load() -> None:
+    """Makes the tables now instead of on first use: half a second, once a process."""
+    _table()
+    _lower()
 
 
 def bit(language: str) -> int | None:
@@ -139,70 +170,167 @@ def may_write(label: str, script: int) -> bool:
     return label in LABEL_SCRIPTS.get(script, frozenset())
 
 
-def evidence(texts: pa.Array) -> Evidence:
-    """Judges T texts (no nulls, no newlines) by their letters."""
-    points, starts = _code_points(texts)
-    scripts, masks, han = _tables()
-    script_of = scripts[points]
-    counts = np.stack(
-        [np.add.reduceat(script_of == s, starts, dtype=np.int32) * WEIGHTS[s] for s in range(SCRIPTS)], axis=1
+def letters(tokens: pa.StringArray) -> Letters:
+    """Judges U different tokens (no nulls, none empty)."""
+    table = _table()
+    points, begin = code_points(tokens)
+    kind = table.kind.take(points, mode="clip").astype(np.intp)
+    group = table.group.take(kind, mode="clip")
+    edge = np.ones(len(points), bool)
+    np.not_equal(group[1:], group[:-1], out=edge[1:])
+    edge[begin] = True
+    run = np.flatnonzero(edge)
+    length = np.diff(run, append=len(points))
+    code = np.zeros(len(run), bool)
+    code[np.searchsorted(run, np.flatnonzero(table.digit.take(kind, mode="clip")), side="right") - 1] = True
+    kind[np.repeat(code, length)] = 0
+    word = (group.take(run) > 0) & ~code
+    start, length = run[word], length[word]
+    token = np.searchsorted(begin, start, side="right") - 1
+    allowed = np.bitwise_and.reduceat(table.allowed.take(kind, mode="clip"), begin) if len(begin) else np.zeros(0, np.uint64)
+    allowed[_hard_signs(points, begin)] &= ~np.uint64(1 << _BITS["ru"])
+    counts = np.zeros((COUNTS, len(begin)), np.int64)
+    for values, sums in zip(table.counts, counts, strict=True):
+        if len(begin):
+            np.add.reduceat(values.take(kind, mode="clip"), begin, out=sums)
+    inside, begins = spans(start, start + length)
+    return Letters(
+        counts=counts,
+        allowed=allowed,
+        words=Words(points=points[inside], start=begins),
+        token=token,
     )
-    merged = counts.copy()  # Japanese mixes kana and ideographs: count them as one script
-    merged[:, HAN] += np.where(counts[:, HAN] + counts[:, KANA] > 0, counts[:, KANA], 0)
-    merged[:, KANA] = 0
-    script = merged.argmax(axis=1).astype(np.uint8)
-    letters = counts.sum(axis=1, dtype=np.int32)
-    script[letters == 0] = NONE
-    best = np.take_along_axis(merged, script[:, None].astype(np.intp), axis=1)[:, 0]
-    kinds = han[points]
+
+
+def listed(words: Words) -> npt.NDArray[np.bool_]:
+    """[W] whether a word is in a script that word lists are for."""
+    table = _table()
+    return np.asarray(table.listed.take(table.kind.take(words.points[words.start], mode="clip")))
+
+
+def lower(words: Words) -> Words:
+    """The words in lower case, letter by letter."""
+    points = np.where(words.points < _TABLE, _lower().take(words.points, mode="clip"), words.points)
+    return Words(points=points, start=words.start)
+
+
+def _hard_signs(points: npt.NDArray[np.uint32], begin: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Tokens in which a hard sign stands before another letter than e, ё, ю, я: Bulgarian, never Russian."""
+    at = np.flatnonzero((points == ord("ъ")) | (points == ord("Ъ")))
+    if not len(at):
+        return at
+    after = points[np.minimum(at + 1, len(points) - 1)]
+    token = np.searchsorted(begin, at, side="right") - 1
+    last = at + 1 == np.append(begin, len(points))[token + 1]
+    soft = np.isin(after, [ord(c) for c in "еёюяЕЁЮЯ"]) & ~last
+    return np.asarray(token[~soft])
+
+
+def evidence(tokens: Tokens, found: Letters) -> Evidence:
+    """Judges T captions by the letters of their tokens."""
+    sums = totals(tuple(found.counts), tokens.code, tokens.first)
+    field = [((lane >> (_FIELD * part)) & _FIELD_MASK).astype(np.int32) for lane in sums for part in range(_PER_LANE)]
+    counts = np.stack([np.zeros(len(tokens.first), np.int32), *field[: SCRIPTS - 1]]) * WEIGHTS[:, None]
+    simplified, japanese, traditional, upper, lower = field[SCRIPTS - 1 :]
+    all_letters = counts.sum(axis=0, dtype=np.int32)
+    kana = counts[KANA].copy()
+    counts[HAN] += kana  # Japanese mixes kana and ideographs: they count as one script
+    counts[KANA] = 0
+    script = counts.argmax(axis=0).astype(np.uint8)
+    script[all_letters == 0] = NONE
+    share = counts.max(axis=0) / np.maximum(all_letters, 1)
     return Evidence(
         script=script,
-        share=(best / np.maximum(letters, 1)).astype(np.float32),
-        letters=letters,
-        allowed=np.bitwise_and.reduceat(masks[points], starts),
-        kana=counts[:, KANA] // WEIGHTS[KANA],
-        simplified=np.add.reduceat(kinds == 1, starts, dtype=np.int32),
-        japanese=np.add.reduceat(kinds == 2, starts, dtype=np.int32),
-        traditional=np.add.reduceat(kinds == 3, starts, dtype=np.int32),
+        share=share.astype(np.float32),
+        letters=all_letters,
+        allowed=tokens.all_of(found.allowed),
+        capitals=(upper > 0) & (lower == 0),
+        kana=kana // WEIGHTS[KANA],
+        simplified=simplified,
+        japanese=japanese,
+        traditional=traditional,
     )
 
 
-def _code_points(texts: pa.Array) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.intp]]:
-    """All code points, a newline after each text (so that no segment is empty), and where each text starts."""
-    joined = "\n".join(texts.to_pylist()) + "\n"
-    points = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
-    lengths = pc.utf8_length(texts).to_numpy(zero_copy_only=False).astype(np.intp) + 1
-    starts = np.zeros(len(lengths), np.intp)
-    np.cumsum(lengths[:-1], out=starts[1:])
-    return points, starts
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """Code points by kind; all else by kind, of which there are a few hundred."""
+
+    kind: npt.NDArray[np.uint16]
+    """[0x30000 + 1] 0 is what says nothing; the last one stands for all code points beyond."""
+    group: npt.NDArray[np.uint8]
+    """0 outside of words; a word holds one of the others only: `_ALPHABET` (digits too), `_APART`."""
+    digit: npt.NDArray[np.bool_]
+    listed: npt.NDArray[np.bool_]
+    allowed: npt.NDArray[np.uint64]
+    counts: npt.NDArray[np.int64]
+    """[COUNTS, kinds] what one such letter adds."""
 
 
 @functools.cache
-def _tables() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
-    """By code point: script class, mask of languages, kind of ideograph (1 simplified, 2 Japanese, 3 traditional)."""
-    size = sys.maxunicode + 1
-    letter = np.zeros(size, bool)
-    letter[:0x30000] = [unicodedata.category(chr(point))[0] == "L" for point in range(0x30000)]
-    scripts = np.where(letter, np.uint8(OTHER), np.uint8(NONE))
-    for first, last, script in _RANGES:
+def _table() -> _Table:
+    categories = [unicodedata.category(chr(point)) for point in range(_TABLE)]
+    major = np.array([ord(category[0]) for category in categories], np.uint8)
+    letter, mark = major == ord("L"), major == ord("M")
+    digit = np.array([category == "Nd" for category in categories])
+    script = np.where(letter, np.uint8(OTHER), np.uint8(NONE))
+    block = np.zeros(_TABLE, np.uint8)
+    for first, last, number in _RANGES:
         span = slice(first, last + 1)
-        scripts[span] = np.where(letter[span], np.uint8(script), scripts[span])
-    masks = np.full(size, _ALL, np.uint64)
-    judged = np.isin(scripts, [LATIN, CYRILLIC, ARABIC])
+        script[span] = np.where(letter[span], np.uint8(number), script[span])
+        block[span] = number
+    group = np.where(letter | mark | digit, np.uint8(_ALPHABET), np.uint8(0))
+    group[_JOINERS] = _ALPHABET
+    group[(letter | mark) & np.isin(block, (THAI, HANGUL, KANA, HAN))] = _APART
+    upper = np.array([category in ("Lu", "Lt") for category in categories])
+    lower = np.array([category == "Ll" for category in categories])
+    allowed, which = np.unique(_alphabet_masks(script), return_inverse=True)
+    ideograph = np.zeros(_TABLE, np.uint8)
+    for point in range(0x4E00, 0xA000):
+        repertoire = tuple(_encodes(chr(point), name) for name in ("gb2312", "shift_jis", "big5"))
+        ideograph[point] = _KINDS.get(repertoire, 0)
+    features = (script, group, digit, upper, lower, ideograph, which)
+    key = np.zeros(_TABLE, np.int64)
+    for feature, size in zip(features, (16, 4, 2, 2, 2, 4, len(allowed)), strict=True):
+        key = key * size + feature
+    nothing = -1
+    key = np.append(np.where(group == 0, nothing, key), nothing)
+    _, example, kind = np.unique(key, return_index=True, return_inverse=True)
+    example = np.minimum(example, _TABLE - 1)
+    fields = [script[example] == number for number in range(1, SCRIPTS)]
+    fields += [ideograph[example] == number for number in (1, 2, 3)] + [upper[example], lower[example]]
+    counts = np.zeros((COUNTS, len(example)), np.int64)
+    for number, counted in enumerate(fields):
+        counts[number // _PER_LANE] += counted.astype(np.int64) << (_FIELD * (number % _PER_LANE))
+    return _Table(
+        kind=kind.astype(np.uint16),
+        group=group[example],
+        digit=digit[example],
+        listed=np.isin(script[example], (LATIN, CYRILLIC, ARABIC, DEVANAGARI)),
+        allowed=allowed[which[example]],
+        counts=counts,
+    )
+
+
+def _alphabet_masks(script: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """[code points] the languages whose alphabet holds each, one bit a language."""
+    masks = np.full(_TABLE, _ALL, np.uint64)
     known = np.uint64(sum(1 << number for number in _BITS.values()))
-    for script in (LATIN, CYRILLIC, ARABIC):
+    for number in (LATIN, CYRILLIC, ARABIC):
         # a language is only judged by letters of scripts it is written in: a Latin brand name says nothing of Russian
-        writers = [name for name in ALPHABETS if any(scripts[ord(c)] == script for c in ALPHABETS[name])]
+        writers = [name for name in ALPHABETS if any(script[ord(c)] == number for c in ALPHABETS[name])]
         forbidden = np.uint64(sum(1 << _BITS[name] for name in writers))
-        masks[judged & (scripts == script)] = _ALL & ~(forbidden & known)
+        masks[script == number] = _ALL & ~(forbidden & known)
     for name, alphabet in ALPHABETS.items():
         for character in alphabet + alphabet.upper():
             masks[ord(character)] |= np.uint64(1 << _BITS[name])
-    han = np.zeros(size, np.uint8)
-    for point in range(0x4E00, 0xA000):
-        repertoire = tuple(_encodes(chr(point), name) for name in ("gb2312", "shift_jis", "big5"))
-        han[point] = _KINDS.get(repertoire, 0)
-    return scripts, masks, han
+    return masks
+
+
+@functools.cache
+def _lower() -> npt.NDArray[np.uint32]:
+    """Code points below `_TABLE` in lower case; of several letters the first."""
+    return np.array([ord(chr(point).lower()[0]) for point in range(_TABLE)], np.uint32)
 
 
 # (in GB 2312, in JIS X 0208, in Big5) -> 1 simplified, 2 Japanese, 3 traditional; what several hold says nothing.

@@ -40,8 +40,8 @@ class DownloadConfig:
     """Seconds for one connection attempt."""
     decode_timeout_s: float = 20.0
     """Seconds the decoder may take for one picture; then its process is ended and the row rejected."""
-    decoder_memory_mib: int = 2048
-    """MiB the decoder may take for one picture."""
+    decoder_memory_mib: int = 1536
+    """MiB the decoder may take for one picture; the default suffices for any of `max_pixels`."""
     max_redirects: int = 4
     retries: int = 1
     """Further attempts after a time-out, a refused connection, 429 or 503."""

@@ -1,0 +1,1 @@
+"""What language identification rests on: words and their letters, a fastText model, word lists."""

@@ -1,0 +1,46 @@
+"""A picture's perceptual hash: 64 bits that small changes (size, quality, a logo) leave nearly as they are.
+
+The DCT hash in its usual form (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010):
+the picture as 32 x 32 grey values, its two-dimensional DCT-II, the 8 x 8 lowest frequencies, and one bit for each
+that says whether it lies above their median; row by row, the first bit the highest. Another program that resizes or
+greys in another way differs in a few bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+_SIDE, _KEPT = 32, 8
+_NOISE = 6  # decimals: what is left of a flat picture's frequencies must not decide bits
+
+
+def _dct_rows() -> npt.NDArray[np.float64]:
+    """The first 8 rows of the DCT-II matrix of length 32 (not normalised: only the order of values matters)."""
+    k, n = np.mgrid[0:_KEPT, 0:_SIDE]
+    rows: npt.NDArray[np.float64] = np.cos(np.pi * k * (2 * n + 1) / (2 * _SIDE))
+    return rows
+
+
+_DCT = _dct_rows()
+
+
+def phash(picture: npt.NDArray[np.uint8]) -> int:
+    """The hash, as a signed 64-bit number.
+
+    Args:
+        picture: uint8 [H, W] grey or [H, W, 3] BGR.
+    """
+    grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if picture.ndim == 3 else picture
+    small: Any = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    low = np.round(_DCT @ small.astype(np.float64) @ _DCT.T, _NOISE)
+    bits = np.packbits((low > np.median(low)).ravel())
+    return int.from_bytes(bits.tobytes(), "big", signed=True)
+
+
+def distance(one: int, other: int) -> int:
+    """In how many of the 64 bits two hashes differ; each may be signed or unsigned."""
+    return ((one ^ other) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()

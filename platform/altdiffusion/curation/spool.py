@@ -1,0 +1,124 @@
+"""Pictures of one unit on their way from img2dataset's loop to shards: in a file as they come, out in input order.
+
+Memory holds some 80 bytes a row, whatever the pictures' size; one shard's pictures are read back at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+_ROW = np.dtype(
+    [
+        *(("at", np.int64), ("bytes", np.int32), ("reason", np.int16), ("verdict", np.int8)),
+        *((name, np.int32) for name in ("width", "height", "original_width", "original_height")),
+        *(("phash", np.int64), ("sha256", np.uint8, 32)),
+    ]
+)
+_STORED, _OPEN = -1, -2
+Rows = npt.NDArray[np.int64]
+
+
+class Spool:
+    """`rows` rows; each is either described and stored, or refused, once, by any thread; then they are read in order.
+
+    Args:
+        path: of a file to make; whoever gave it removes it.
+    """
+
+    def __init__(self, path: str, rows: int) -> None:
+        self._file = open(path, "xb", buffering=1 << 20)  # noqa: SIM115  closed by `close`
+        self._reader = os.open(path, os.O_RDONLY)
+        self._rows = np.zeros(rows, _ROW)
+        self._rows["reason"] = _OPEN
+        self._reasons: dict[str, int] = {}
+        self._end = 0
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        self._file.close()
+        os.close(self._reader)
+
+    def refuse(self, row: int, reason: str, detail: str) -> None:
+        """The row has no picture."""
+        with self._lock:
+            number = self._reasons.setdefault(reason, len(self._reasons))
+            self._append(row, detail.encode("utf-8", "replace"))
+            self._rows["reason"][row] = number
+
+    def describe(self, row: int, *, sha256: bytes, phash: int, verdict: int) -> None:
+        """What is known of a picture beside the file. `sha256`: 32 bytes; `verdict`: a number of the caller's."""
+        entry = self._rows[row]
+        entry["sha256"] = np.frombuffer(sha256, np.uint8)
+        entry["phash"], entry["verdict"] = phash, verdict
+
+    def store(self, row: int, picture: bytes, sides: tuple[int, int, int, int]) -> None:
+        """The file. `sides`: width and height as stored, then as downloaded."""
+        entry = self._rows[row]
+        entry["width"], entry["height"], entry["original_width"], entry["original_height"] = sides
+        with self._lock:
+            self._append(row, picture)
+            self._rows["reason"][row] = _STORED
+
+    def _append(self, row: int, data: bytes) -> None:
+        self._rows["at"][row], self._rows["bytes"][row] = self._end, len(data)
+        self._file.write(data)
+        self._end += len(data)
+
+    # Reading, when all rows are set:
+
+    def finish(self) -> None:
+        """To be called before the first read.
+
+        Raises:
+            RuntimeError: rows are neither stored nor refused.
+        """
+        self._file.flush()
+        lost = int((self._rows["reason"] == _OPEN).sum())
+        if lost:
+            raise RuntimeError(f"{lost} of {len(self._rows)} rows have got lost")
+
+    def stored(self, limit_bytes: int) -> Iterator[Rows]:
+        """Rows with a picture, in order, as many at a time as fit into `limit_bytes`, one at least."""
+        rows = np.flatnonzero(self._rows["reason"] == _STORED)
+        ends = np.cumsum(self._rows["bytes"][rows], dtype=np.int64)
+        start = 0
+        while start < len(rows):
+            before = int(ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, before + limit_bytes, side="right")))
+            yield rows[start:stop]
+            start = stop
+
+    def column(self, name: str, rows: Rows) -> npt.NDArray[Any]:
+        """One of: verdict, width, height, original_width, original_height, phash, sha256 [rows, 32]."""
+        values: npt.NDArray[Any] = self._rows[name][rows]
+        return values
+
+    def pictures(self, rows: Rows) -> pa.Array:
+        """binary, one a row."""
+        return self._read(rows, pa.binary())
+
+    def refused(self) -> tuple[Rows, pa.Array, pa.Array]:
+        """Rows without a picture, in order; their reasons; details, null where there is none."""
+        rows = np.flatnonzero(self._rows["reason"] >= 0)
+        reasons = pa.array(list(self._reasons), pa.string()).take(pa.array(self._rows["reason"][rows]))
+        details = self._read(rows, pa.string())
+        empty = pa.array(self._rows["bytes"][rows] == 0)
+        return rows, reasons, pa.compute.if_else(empty, None, details)
+
+    def _read(self, rows: Rows, dtype: pa.DataType) -> pa.Array:
+        lengths = self._rows["bytes"][rows]
+        offsets = np.zeros(len(rows) + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        buffer = pa.allocate_buffer(int(offsets[-1]))
+        view = memoryview(buffer).cast("B")
+        for at, start, stop in zip(self._rows["at"][rows], offsets[:-1], offsets[1:], strict=True):
+            if os.preadv(self._reader, [view[start:stop]], int(at)) != stop - start:
+                raise OSError("the temporary file of pictures has been cut short")
+        return pa.Array.from_buffers(dtype, len(rows), [None, pa.py_buffer(offsets), buffer])

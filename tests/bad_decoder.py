@@ -1,0 +1,40 @@
+"""A decoder with the faults that codecs have had: for pictures that ask for one in the bytes behind their end.
+
+SEGV crashes, HANG never returns, SLEEP does not either, KILL is somebody else's kill, once: the next process decodes
+the picture. Run like `altdiffusion.curation.decode`, whose code it is otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+from altdiffusion.curation import decode
+
+
+class Decoder(decode.Decoder):
+    def __call__(self, body: bytes) -> bytes:
+        end = body[-400:]
+        if b"SEGV" in end:
+            ctypes.string_at(0)
+        if b"HANG" in end:
+            while True:
+                pass
+        if b"SLEEP" in end:
+            time.sleep(3600)
+        if b"KILL:" in end:
+            path = end.partition(b"KILL:")[2].partition(b"\0")[0].decode()
+            if not os.path.exists(path):
+                open(path, "x").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(body)
+
+
+if __name__ == "__main__":
+    decode.Decoder = Decoder  # type: ignore[misc]
+    if sys.argv[1] == "fail":
+        raise ImportError("libGL.so.1: cannot open shared object file")
+    decode.main()

@@ -1,0 +1,83 @@
+"""A lake with a links version, and its download, as the tests of the download need them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.download import DownloadWork, plan_download
+from altdiffusion.records import LINKS
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.ledger import UnitRecord
+from tests.fetch_server import Site
+
+HOST = "pictures.test"
+
+
+def picture(number: int, size: tuple[int, int] = (96, 64), format: str = "PNG", **save: Any) -> bytes:
+    """Another picture of 24 random squares for every number."""
+    values = np.random.default_rng(number).integers(0, 256, (4, 6, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(values).resize(size, Image.Resampling.NEAREST).save(out, format, **{"quality": 90, **save})
+    return out.getvalue()
+
+
+def publish_links(
+    lake: str, urls: list[str], shard_rows: int = 1000, *, expected: list[str | None] | None = None
+) -> Version:
+    """A links version of these URLs, alternately Korean and Thai; `expected`: their expected_hash."""
+    dataset = Lake(lake).dataset("links")
+    columns: dict[str, Any] = {
+        "sample_id": list(range(100, 100 + len(urls))),
+        "url": urls,
+        "caption": [f"caption {i}" for i in range(len(urls))],
+        "language": ["th" if i % 2 else "ko" for i in range(len(urls))],
+        "language_score": [0.9] * len(urls),
+        "aesthetic": [7.0 + i / 100 for i in range(len(urls))],
+        "source": ["s"] * len(urls),
+        "expected_hash": expected or [None] * len(urls),
+    }
+    table = pa.table(
+        [
+            pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(len(urls), field.type)
+            for field in LINKS
+        ],
+        schema=LINKS,
+    )
+    shards = tuple(dataset.write_shard(table.slice(start, shard_rows)) for start in range(0, len(urls), shard_rows))
+    record = UnitRecord(unit_id="u", index=0, input_digest="d", rows_in=len(urls), shards=shards)
+    return dataset.publish(kind="links", records=[record], parents=[], config={}, fingerprint="f")
+
+
+def config(site: Site, **given: Any) -> DownloadConfig:
+    """Small settings under which HOST is the server of the test."""
+    settings: dict[str, Any] = {
+        "image_size": 32,
+        "resize_mode": "center_crop",
+        "encode_format": "png",
+        "encode_quality": 3,
+        "min_side": 8,
+        "deadline_s": 3.0,
+        "retries": 0,
+        "connect_to": {f"{HOST}:80": f"127.0.0.1:{site.port}"},
+        "allow_private": ("127.0.0.0/8",),
+    }
+    return DownloadConfig(**{**settings, **given})
+
+
+def download(lake: str, links: Version, settings: DownloadConfig, name: str = "images", rows: int = 1000) -> Version:
+    """What `jobs.curate` does at this boundary, in this process."""
+    work = DownloadWork(lake=lake, dataset=name, download=settings)
+    work.setup()
+    try:
+        records = [work.run(unit) for unit in plan_download(links, rows)]
+    finally:
+        work.close()
+    return Lake(lake).dataset(name).publish(
+        kind="images", records=records, parents=[links.ref], config={}, fingerprint="f"
+    )  # fmt: skip
