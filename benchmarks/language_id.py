@@ -408,8 +408,13 @@ def main() -> None:
     columns |= {name: decide(identifier, declaration(cache, *size)) for name, size in PIECES.items()}
     print_scores(columns)
 
-    further = decide(identifier, cldr(cache, "words", FURTHER).half(1))
-    print(f"\nof captions in {len(FURTHER)} further languages, {further.off_target:.3f} are accepted")
+    strangers = cldr(cache, "words", FURTHER).half(1)
+    language, _, _ = identifier.identify(strangers.captions, pa.nulls(len(strangers.captions), pa.string()))
+    accepted = language.is_valid().to_numpy(zero_copy_only=False)
+    shares = {code: float(np.mean(accepted[strangers.truth == code])) for code in FURTHER}
+    most = sorted(shares, key=lambda code: -shares[code])[:8]
+    print(f"\nof words in {len(FURTHER)} further languages, {np.mean([*shares.values()]):.3f} are accepted; most of")
+    print(", ".join(f"{code} {shares[code]:.2f}" for code in most))
 
     rows, labels = crawl(cache)
     demo = Path("jobs/configs/demo/curate.yaml")

@@ -53,7 +53,7 @@ class FastTextModel:
         """
         try:
             self._read(_Reader(data), name)
-        except (struct.error, ValueError, IndexError) as error:
+        except (struct.error, ValueError, IndexError, ArithmeticError) as error:
             raise AltDiffusionError(
                 f"model {name}", f"is no fastText model ({error})", "give a .ftz or .bin file of a supervised model"
             ) from error
@@ -89,13 +89,13 @@ class FastTextModel:
             raise ValueError(f"matrices {rows.shape} and {output.shape} of {labels} labels")
         self._tree = _huffman([count for _, count in entries[words:]])
         self._dimensions = dimensions
-        # No letter starts more than one n-gram a length, and a word has one vector of its own.
-        ids = MAX_LETTERS * (high - low + 2)
-        self._shift = int(np.floor(np.log2((2**31 - 1) / (ids * float(np.abs(rows).max())))))
-        whole = np.rint(np.ldexp(rows.astype(np.float64), self._shift)).astype(np.int64)
-        if dimensions % 2:
-            whole = np.pad(whole, ((0, 0), (0, 1)))
-        self._rows = np.ascontiguousarray((whole[:, 1::2] << 32).T + whole[:, ::2].T)
+        ids = MAX_LETTERS * max(_vectors_of(letters, low, high) / letters for letters in range(1, high + 3))
+        largest = max(float(rows.max()), -float(rows.min()))
+        self._shift = int(np.floor(np.log2((2**31 - 1) / (ids * largest))))
+        self._rows = np.zeros((-(-dimensions // 2), len(rows)), np.int64)
+        for number in range(dimensions):  # column by column: the largest models have 2 million rows
+            whole = np.rint(np.ldexp(rows[:, number].astype(np.float64), self._shift)).astype(np.int64)
+            self._rows[number // 2] += whole << (32 * (number % 2))
         self._output = np.rint(np.ldexp(output[: labels - 1], _BITS))
         self._end = self._rows[:, known.index(_END.decode())] if _END.decode() in known else None
 
@@ -256,6 +256,12 @@ class _Reader:
         widths = [width] * (parts - 1) + [last]
         edges = np.cumsum([0, *widths]) * 256
         return [values[edges[n] : edges[n + 1]].reshape(256, widths[n]) for n in range(parts)]
+
+
+def _vectors_of(letters: int, low: int, high: int) -> int:
+    """The most that a word of so many letters has: its own, and one for each n-gram of it in brackets."""
+    single = letters if low <= 1 else 0
+    return 1 + single + sum(max(letters + 3 - n, 0) for n in range(max(low, 2), high + 1))
 
 
 def _huffman(counts: list[int]) -> list[tuple[int, int]]:
