@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format clean
+.PHONY: help setup demo test chaos bench check format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ test: $(READY)  ## all tests but the chaos runs of minutes
 
 chaos: $(READY)  ## the long chaos runs
 	@$(BIN)/python -m pytest -m slow --timeout 3600
+
+bench: $(READY)  ## every benchmark, one table each (half an hour; docs/benchmarks.md has the figures)
+	@set -e; for file in benchmarks/*.py; do name=$$(basename $$file .py); \
+		grep -q '__main__' $$file && { echo "== benchmarks.$$name"; PYTHONPATH=platform:. $(BIN)/python -m benchmarks.$$name; }; \
+	done; true
 
 check: $(READY)  ## format, lint, types, import layers
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && PYTHONPATH=platform:. $(BIN)/lint-imports

@@ -1,6 +1,6 @@
 """Images per CPU-second from links to shards: ours against img2dataset's own command line, one machine, one run.
 
-    python benchmarks/download.py [--rows 1200] [--repeats 3] [--cache DIR]
+    python -m benchmarks.download [--rows 1200] [--repeats 3] [--cache DIR]
 
 1024 x 768 JPEG pictures like photographs from a loopback server in another process, to 256 pixels JPEG in Parquet;
 16 threads, no second attempts, one process each (ours with one decoder). CPU is user + system of the program and all
@@ -84,7 +84,7 @@ def ours(scratch: Path, port: int, urls: list[str], ca_file: str) -> float:
     lake = scratch / "lake"
     shutil.rmtree(lake, ignore_errors=True)
     publish_links(str(lake), urls)
-    return cpu_s([sys.executable, __file__, "--work", str(lake), str(port), ca_file], {})
+    return cpu_s([sys.executable, "-m", "benchmarks.download", "--work", str(lake), str(port), ca_file], {})
 
 
 def peer(scratch: Path, port: int, urls: list[str], ca_file: str) -> float:

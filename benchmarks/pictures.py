@@ -49,7 +49,8 @@ def serving(folder: Path, *, tls: Path | None = None, close: bool = False) -> It
         tls: folder with cert.pem and key.pem.
         close: whether every connection is closed after its answer.
     """
-    command = [sys.executable, __file__, str(folder), "--tls", str(tls or ""), *(["--close"] if close else [])]
+    command = [sys.executable, "-m", "benchmarks.pictures", str(folder), "--tls", str(tls or "")]
+    command += ["--close"] if close else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -185,6 +185,13 @@ def test_answers_do_not_depend_on_the_neighbours(identifier: LanguageIdentifier,
             assert getattr(alone, name)[0] == getattr(together, name)[at] == getattr(blocks, name)[at]
 
 
+def test_other_arrow_types_of_text_and_no_text_at_all(identifier: LanguageIdentifier) -> None:
+    for kind in (pa.large_string(), pa.string_view()):
+        assert identifier.guess(pa.array([SENTENCES["de"], None], kind)).code.tolist() == ["de", UNKNOWN]
+    assert identifier.guess(pa.nulls(2)).code.tolist() == [UNKNOWN] * 2
+    assert identifier.guess(pa.array([], pa.string())).code.tolist() == []
+
+
 def test_a_foreign_name_does_not_rule_a_language_out(identifier: LanguageIdentifier) -> None:
     texts = {
         "The old town of Zürich seen from the lake at sunset": "en",

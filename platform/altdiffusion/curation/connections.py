@@ -19,7 +19,7 @@ from altdiffusion.curation.addresses import Refused
 
 Key = tuple[str, str, int]
 """Scheme, host and port of a URL."""
-_CHUNK = 1 << 16
+_BUFFER_BYTES = 1 << 14
 _IDLE_S = 15.0
 
 
@@ -36,35 +36,50 @@ class Deadline:
         return left
 
 
-class Connection:
-    """A connected socket as http.client wants it, each read and write of which may take what a deadline leaves.
+class _TimedSocket:
+    """A socket whose reads and writes may take what a deadline leaves."""
 
-    `deadline` is set by whoever uses it, one thread at a time. What http.client believes to close stays open.
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self.sock, self.deadline = sock, deadline
+        self._timeout = -1.0
+
+    def set_timeout(self) -> None:
+        """For the next read or write: what is left, or a tenth more; setting it costs a system call and a change of
+        threads."""
+        left = self.deadline.left()
+        if not left <= self._timeout <= 1.1 * left:
+            self.sock.settimeout(left)
+            self._timeout = left
+
+    def do_not_block(self) -> None:
+        self.sock.settimeout(0)
+        self._timeout = -1.0
+
+
+class Connection:
+    """A connected socket as http.client wants it; used by one thread at a time, under the deadline it is given.
+
+    What http.client believes to close stays open.
     """
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        self.deadline = deadline
         self.requests = 0
         self.idle_since = 0.0
-        self._sock, self._timeout = sock, 0.0
-        self._raw = _TimedReader(self, sock)
-        self._reader = _OpenReader(self._raw, _CHUNK)
+        self._timed = _TimedSocket(sock, deadline)
+        self._raw = _TimedReader(self._timed)
+        self._reader = _OpenReader(self._raw, _BUFFER_BYTES)
+
+    def set_deadline(self, deadline: Deadline) -> None:
+        """Of the next request."""
+        self._timed.deadline = deadline
 
     def makefile(self, _: str) -> io.BufferedReader:
         return self._reader
 
     def sendall(self, data: bytes) -> None:
         self._raw.received = 0
-        self.set_timeout()
-        self._sock.sendall(data)
-
-    def set_timeout(self) -> None:
-        """Lets the next read or write take what the deadline leaves, or a tenth more: setting it costs a system call
-        and a change of threads."""
-        left = self.deadline.left()
-        if not left <= self._timeout <= 1.1 * left:
-            self._sock.settimeout(left)
-            self._timeout = left
+        self._timed.set_timeout()
+        self._timed.sock.sendall(data)
 
     def close(self) -> None:
         """Called by http.client while it still reads the answer: nothing to do."""
@@ -72,7 +87,7 @@ class Connection:
     def end(self) -> None:
         """Closes the socket."""
         with contextlib.suppress(OSError):
-            self._sock.close()
+            self._timed.sock.close()
 
     @property
     def is_unanswered(self) -> bool:
@@ -81,8 +96,8 @@ class Connection:
 
     def waiting(self) -> int:
         """Bytes that have already come and not been read; -1 where the other side has closed. Never blocks."""
-        self._raw.blocking, self._timeout = False, 0.0
-        self._sock.settimeout(0)
+        self._raw.blocking = False
+        self._timed.do_not_block()
         try:
             held = len(self._reader.peek(1))
         except OSError:
@@ -100,9 +115,9 @@ class _OpenReader(io.BufferedReader):
 
 
 class _TimedReader(io.RawIOBase):
-    def __init__(self, connection: Connection, sock: socket.socket) -> None:
+    def __init__(self, timed: _TimedSocket) -> None:
         super().__init__()
-        self._connection, self._sock = connection, sock
+        self._timed = timed  # not the connection: a cycle would keep its buffer until the next garbage collection
         self.blocking, self.ended, self.received = True, False, 0
 
     def readable(self) -> bool:
@@ -110,9 +125,9 @@ class _TimedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         if self.blocking:
-            self._connection.set_timeout()
+            self._timed.set_timeout()
         try:
-            read = self._sock.recv_into(buffer)
+            read = self._timed.sock.recv_into(buffer)
         except (BlockingIOError, ssl.SSLWantReadError):
             if self.blocking:
                 raise

@@ -1,10 +1,11 @@
 """Download: links -> images, with img2dataset's Downloader and our guarded fetch in it.
 
-One unit is one shard of img2dataset: its loop, thread pool and Resizer do the work. Three of the things it calls are
-ours: instead of opening a URL itself it is handed the next body that the schedule has fetched, already decoded,
-resized and encoded by a decoder process (`_Gate`); its resizer passes that on; its writer fills a file on this
-machine (`spool`), because img2dataset writes in order of arrival and shards are in input order. The functions are
-replaced in a copy of its method: no module is patched. Every row without a picture becomes a reject with its reason.
+img2dataset's loop, thread pool and Resizer do the work; what they call in between is ours: instead of opening a URL
+itself it is handed the next body that the schedule has fetched, already decoded, resized and encoded by a decoder
+process (`_Gate`); its resizer passes that on; its writer fills a file on this machine (`spool`), because pictures
+come in order of arrival and shards are in input order. The functions are replaced in a copy of its method: no module
+is patched. It holds some 200 bytes a row, so that a long unit is several of its shards, which share one schedule:
+which row the next picture is of is for us to know. Every row without a picture becomes a reject with its reason.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ from altdiffusion.execution.ranges import plan_ranges, read_range
 from altdiffusion.records import IMAGES
 from altdiffusion.storage.dataset import Dataset, Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord, total
+
+_ROWS = 10_000
+"""Of one shard of img2dataset."""
 
 
 def plan_download(links: Version, rows_per_unit: int) -> list[Unit]:
@@ -205,11 +209,17 @@ class Crawled:
         return images.set_column(IMAGES.get_field_index("aesthetic_score"), "aesthetic_score", scores).cast(IMAGES)
 
 
+class _Picture(bytes):
+    """A stored file that knows its row."""
+
+    row: int
+
+
 class _Stream:
     """Stands in for the stream that img2dataset hands from its download to its resizer."""
 
-    def __init__(self, decoded: Decoded) -> None:
-        self.decoded = decoded
+    def __init__(self, row: int, decoded: Decoded) -> None:
+        self.row, self.decoded = row, decoded
 
     def seek(self, _: int) -> None:
         """There is nothing to rewind."""
@@ -221,8 +231,8 @@ class _Stream:
 class _Gate:
     """Stands in for `download_image_with_retry`: gives the next picture there is, whichever row was asked for.
 
-    img2dataset calls it once a row from as many threads as there are decoders, and takes the row from the answer. It
-    must not raise: img2dataset would wait for ever for the rows that are left.
+    img2dataset calls it once a row from as many threads as there are decoders. It must not raise: img2dataset would
+    wait for ever for the rows that are left.
     """
 
     def __init__(
@@ -231,22 +241,20 @@ class _Gate:
         self._schedule, self._spool, self._tools = schedule, spool, tools
         self._expected, self._config = expected, config
 
-    def __call__(self, _: tuple[int, None], **__: Any) -> tuple[int, _Stream | None, str | None]:
-        """(row, picture or None, reason or None)."""
-        row = 0
+    def __call__(self, asked: tuple[int, None], **_: Any) -> tuple[int, _Stream | None, str | None]:
+        """(what was asked for, picture of some row or None, reason or None)."""
         try:
             result = self._schedule.next()
-            row = result.row
             try:
                 if result.body is None:
                     raise Refused(result.reason, result.detail)
-                return row, _Stream(self._picture(row, result.body)), None
+                return asked[0], _Stream(result.row, self._picture(result.row, result.body)), None
             except Refused as refused:
-                self._spool.refuse(row, refused.reason, refused.detail)
-                return row, None, refused.reason
+                self._spool.refuse(result.row, refused.reason, refused.detail)
+                return asked[0], None, refused.reason
         except Exception as problem:
             self._schedule.fail(problem)
-            return row, None, "internal"
+            return asked[0], None, "internal"
 
     def _picture(self, row: int, body: bytes) -> Decoded:
         digest = hashlib.sha256(body)
@@ -265,10 +273,12 @@ class _Gate:
         return decoded
 
 
-def _pass_on(stream: _Stream, _: Any = None) -> tuple[bytes, int, int, int, int, None]:
+def _pass_on(stream: _Stream, _: Any = None) -> tuple[_Picture, int, int, int, int, None]:
     """Stands in for img2dataset's Resizer, which has already been called, in a decoder."""
     decoded = stream.decoded
-    return decoded.body, decoded.width, decoded.height, decoded.original_width, decoded.original_height, None
+    picture = _Picture(decoded.body)
+    picture.row = stream.row
+    return picture, decoded.width, decoded.height, decoded.original_width, decoded.original_height, None
 
 
 class _Writer:
@@ -277,12 +287,12 @@ class _Writer:
     def __init__(self, spool: Spool, schedule: Schedule) -> None:
         self._spool, self._schedule = spool, schedule
 
-    def write(self, picture: bytes | None, key: str, _: str | None, meta: dict[str, Any]) -> None:
+    def write(self, picture: _Picture | None, _: str, __: str | None, meta: dict[str, Any]) -> None:
         if picture is None:
             return  # the gate has noted why
-        names = ("width", "height", "original_width", "original_height")
+        sides = (meta["width"], meta["height"], meta["original_width"], meta["original_height"])
         try:
-            self._spool.store(int(key), picture, tuple(meta[name] for name in names))
+            self._spool.store(picture.row, picture, sides)
         except Exception as problem:  # img2dataset would print it and go on
             self._schedule.fail(problem)
 
@@ -295,11 +305,6 @@ def _download(links: pa.Table, spool: Spool, tools: _Tools, config: DownloadConf
     if not links.num_rows:
         return
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    shard = os.path.join(folder, "rows.feather")
-    # It gets rows without their links: which link is next is the schedule's business, and it would hold each twice.
-    rows = pa.table({"url": pa.nulls(links.num_rows, pa.string())})
-    with pa.OSFile(shard, "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
-        writer.write_table(rows)
     urls, expected = (links[name].combine_chunks() for name in ("url", "expected_hash"))
     said = io.StringIO()
     with Schedule(urls, tools.fetcher, tools.robots, tools.paces, config) as schedule:
@@ -312,7 +317,7 @@ def _download(links: pa.Table, spool: Spool, tools: _Tools, config: DownloadConf
             output_folder=folder,
             column_list=["url"],
             timeout=config.deadline_s,
-            number_sample_per_shard=max(links.num_rows, 2),
+            number_sample_per_shard=_ROWS,
             oom_shard_count=1,
             compute_hash=None,
             verify_hash_type=None,
@@ -321,12 +326,23 @@ def _download(links: pa.Table, spool: Spool, tools: _Tools, config: DownloadConf
             user_agent_token=None,
             disallowed_header_directives=None,
         )
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            done, _ = downloader((0, shard))
-    schedule.raise_problem()
-    if not done:
-        raise RuntimeError(f"img2dataset's Downloader failed: {said.getvalue()[-2000:]}")
+        for start in range(0, links.num_rows, _ROWS):
+            shard = _nameless(min(_ROWS, links.num_rows - start), folder)
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                done, _ = downloader((0, shard))
+            schedule.raise_problem()
+            if not done:
+                raise RuntimeError(f"img2dataset's Downloader failed: {said.getvalue()[-2000:]}")
     spool.finish()
+
+
+def _nameless(rows: int, folder: str) -> str:
+    """A shard as img2dataset reads it, of rows without their links: it would hold each of them twice."""
+    path = os.path.join(folder, "rows.feather")
+    table = pa.table({"url": pa.nulls(rows, pa.string())})
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return path
 
 
 @functools.cache

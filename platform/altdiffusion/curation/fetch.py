@@ -135,7 +135,7 @@ class Fetcher:
         want = want or self._picture
         kept = self._idle.take((target.scheme, target.host, target.port))
         if kept is not None:
-            kept.deadline = deadline
+            kept.set_deadline(deadline)
             try:
                 return self._exchange(target, kept, want)
             except _Stale:

@@ -167,7 +167,7 @@ class LanguageIdentifier:
 
     def guess(self, captions: pa.Array) -> Guess:
         """The best language of each caption (string, nulls allowed)."""
-        text = pc.fill_null(captions, "")
+        text = pc.fill_null(captions.cast(pa.string()), "")
         parts = [self._guess(text.slice(start, _AT_ONCE)) for start in range(0, max(len(text), 1), _AT_ONCE)]
         number, score, letters = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Guess(labels=self._labels, number=number, score=score, letters=letters)

@@ -187,7 +187,9 @@ def letters(tokens: pa.StringArray) -> Letters:
     word = (group.take(run) > 0) & ~code
     start, length = run[word], length[word]
     token = np.searchsorted(begin, start, side="right") - 1
-    allowed = np.bitwise_and.reduceat(table.allowed.take(kind, mode="clip"), begin) if len(begin) else np.zeros(0, np.uint64)
+    allowed = np.zeros(0, np.uint64)
+    if len(begin):
+        allowed = np.bitwise_and.reduceat(table.allowed.take(kind, mode="clip"), begin)
     allowed[_hard_signs(points, begin)] &= ~np.uint64(1 << _BITS["ru"])
     counts = np.zeros((COUNTS, len(begin)), np.int64)
     for values, sums in zip(table.counts, counts, strict=True):
