@@ -3,8 +3,9 @@
     python -m benchmarks.memory [--rows 100000] [--few 10000]
 
 Pictures of 192 x 144 (10 kB) from a loopback server, 2,000 host names, links in shards as long as the units; shards
-of 32 MiB and a look-ahead of 16 MiB, a quarter of the defaults, so that the shorter unit fills them too. `worker` is the process that fetches and writes, `decoder` its child; the worker
-before its first unit is the floor of both. The limit: the worker's peak may grow by 20 %.
+of 32 MiB and a look-ahead of 16 MiB, a quarter of the defaults, so that the shorter unit fills them too. `worker` is
+the process that fetches and writes, `decoder` its child; the worker before its first unit is the floor of both. The
+limit: the worker's peak may grow by 20 %.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from altdiffusion.curation import addresses
 from altdiffusion.curation.addresses import Refused, check, is_public, literal, parse_url, redirected
 
 PORTS = (80, 443, 8080)
@@ -29,6 +31,33 @@ PORTS = (80, 443, 8080)
 )
 def test_a_good_url_has_one_spelling(url: str, expected: str) -> None:
     assert parse_url(url, PORTS).url == expected
+
+
+URLS = st.from_regex(
+    r"(http|https|HTTP)://([a-z0-9A-Z_.-]{0,8}[.]){0,3}[a-z0-9x]{1,4}(:[0-9]{1,5})?(/[ -~]{0,8}){0,2}(\\?[ -~]{0,9})?",
+    fullmatch=True,
+)
+
+
+@given(URLS)
+def test_the_short_way_for_plain_urls_leads_to_the_same_end(url: str) -> None:
+    def outcome() -> object:
+        try:
+            return parse_url(url, PORTS)
+        except Refused as refused:
+            return refused.reason
+
+    found = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(addresses, "_PLAIN", re.compile(r"(?!)"))
+        assert outcome() == found
+
+
+def test_the_short_way_is_taken() -> None:
+    for url in ("http://a.example/", "https://x-1.cdn.example:8080/a/%20b.jpg?w=1&u=http://b[0]|x"):
+        assert addresses._PLAIN.fullmatch(url)
+    for url in ("http://a.0x7f/", "http://1.2.3.4/", "http://2130706433/", "http://a@b.example/", "http://A.example/"):
+        assert not addresses._PLAIN.fullmatch(url)
 
 
 @pytest.mark.parametrize(

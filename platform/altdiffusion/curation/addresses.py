@@ -22,6 +22,11 @@ Resolver = Callable[[str, int, float], Sequence[str]]
 """(host, port, seconds it may take) -> addresses as text."""
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
+# A link as most are, about which nothing has to be found out: a name that ends in letters, nothing to escape.
+_PLAIN = re.compile(
+    r"(https?)://((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63})(?::([0-9]{1,5}))?"
+    r"(/[A-Za-z0-9/%:@!$&'()*+,;=~._-]*(?:\?[A-Za-z0-9/%:@!$&'()*+,;=~._?\[\]|^`{}-]+)?)"
+)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -80,6 +85,11 @@ def parse_url(url: str, ports: Sequence[int]) -> Target:
             blocked_port.
     """
     text = url.strip(" ")
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None and len(text) <= 8192 and len(plain[2]) <= 253:
+        port = int(plain[3] or {"http": 80, "https": 443}[plain[1]])
+        if port in ports:
+            return Target(scheme=plain[1], host=plain[2], port=port, path=plain[4])
     if _FORBIDDEN.search(text) or len(text) > 8192:
         raise Refused("bad_url", "control character, backslash or longer than 8192")
     scheme = text.partition(":")[0].lower()

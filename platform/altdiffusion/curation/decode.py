@@ -240,26 +240,15 @@ def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
         os.dup2(silent, descriptor)
     gc.freeze()  # the modules' objects need not be looked at again and again
     sock.sendall(TELL.pack(READY, 0, 0, 0, 0, 0, 0, 0))
-    while (head := receive(sock, ASK.size)) is not None:
-        body = receive(sock, ASK.unpack(head)[0])
-        if body is None:
+    while len(head := sock.recv(ASK.size, socket.MSG_WAITALL)) == ASK.size:
+        (length,) = ASK.unpack(head)
+        body = sock.recv(length, socket.MSG_WAITALL)
+        if len(body) != length:
             return
         signal.setitimer(signal.ITIMER_REAL, ends_s)  # ends this process where nobody is left to end it
         answer = decoder(body)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sock.sendall(answer)
-
-
-def receive(sock: socket.socket, length: int) -> bytes | None:
-    """So many bytes; None where the connection ends before."""
-    buffer = bytearray(length)
-    view, at = memoryview(buffer), 0
-    while at < length:
-        read = sock.recv_into(view[at:])
-        if not read:
-            return None
-        at += read
-    return bytes(buffer)
 
 
 def _address_space() -> int:

@@ -23,7 +23,7 @@ import altdiffusion
 from altdiffusion.config import semantic
 from altdiffusion.curation.addresses import Refused
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.decode import ASK, DONE, READY, TELL, receive
+from altdiffusion.curation.decode import ASK, DONE, READY, TELL
 from altdiffusion.errors import AltDiffusionError
 
 COMMAND = (sys.executable, "-P", "-m", "altdiffusion.curation.decode")
@@ -98,9 +98,9 @@ class _Decoder:
                 sock.settimeout(self._timeout_s)
                 sock.sendall(ASK.pack(len(body)))
                 sock.sendall(body)
-                head = receive(sock, TELL.size)
+                head = _receive(sock, TELL.size)
                 answer = TELL.unpack(head) if head is not None else None
-                rest = receive(sock, answer[-1]) if answer is not None else None
+                rest = _receive(sock, answer[-1]) if answer is not None else None
             except TimeoutError:
                 self.stop()
                 raise Refused("decode_timeout", f"more than {self._timeout_s:g} s") from None
@@ -145,7 +145,7 @@ class _Decoder:
             )
         ours.settimeout(_START_S)
         try:
-            head = receive(ours, TELL.size)
+            head = _receive(ours, TELL.size)
         except OSError:
             head = None
         if head is None or TELL.unpack(head)[0] != READY:
@@ -172,6 +172,18 @@ class _Decoder:
         finalizer()
         code = process.returncode
         return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _receive(sock: socket.socket, length: int) -> bytes | None:
+    """So many bytes; None where the connection ends before."""
+    buffer = bytearray(length)
+    view, at = memoryview(buffer), 0
+    while at < length:
+        read = sock.recv_into(view[at:])
+        if not read:
+            return None
+        at += read
+    return bytes(buffer)
 
 
 def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:

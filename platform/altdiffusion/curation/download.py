@@ -258,13 +258,14 @@ class _Gate:
 
     def _picture(self, row: int, body: bytes) -> Decoded:
         digest = hashlib.sha256(body)
-        if digest.hexdigest() in self._tools.blocked:
+        sha256 = digest.hexdigest()
+        if sha256 in self._tools.blocked:
             raise Refused("blocklist", "")
         inspect(body, self._config)
         decoded = self._tools.decoders.decode(body)
         expected = self._expected[row].as_py()
         verdict = judge(
-            expected, body, digest.hexdigest(), decoded.whole_phash, max_distance=self._config.phash_distance
+            expected, body, sha256, decoded.whole_phash, max_distance=self._config.phash_distance
         )  # fmt: skip
         if verdict == "mismatch" and self._config.on_mismatch == "reject":
             raise Refused("content_changed", f"the source states {expected}")

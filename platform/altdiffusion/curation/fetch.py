@@ -244,13 +244,10 @@ def _body(response: http.client.HTTPResponse, want: Want) -> bytes:
     if declared is not None and declared > want.max_bytes and not want.cut:
         raise Refused("too_large", f"{declared} bytes declared")
     if declared is not None and declared <= want.max_bytes:
-        whole = bytearray(declared)
-        view, at = memoryview(whole), 0
-        while at < declared and (read := response.readinto(view[at:])):
-            at += read
-        if at != declared:
-            raise Refused("truncated", f"{at} of {declared} bytes")
-        return bytes(whole)
+        whole: bytes = response.read(declared) if declared else b""  # in one piece: no second copy
+        if len(whole) != declared:
+            raise Refused("truncated", f"{len(whole)} of {declared} bytes")
+        return whole
     body = bytearray()
     while chunk := response.read(min(_CHUNK, want.max_bytes + 1 - len(body))):
         body += chunk

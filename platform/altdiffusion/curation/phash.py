@@ -37,7 +37,9 @@ def phash(picture: npt.NDArray[np.uint8]) -> int:
     grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if picture.ndim == 3 else picture
     small: Any = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     low = np.round(_DCT @ small.astype(np.float64) @ _DCT.T, _NOISE)
-    bits = np.packbits((low > np.median(low)).ravel())
+    ordered = np.sort(low, axis=None)
+    median = (ordered[_KEPT * _KEPT // 2 - 1] + ordered[_KEPT * _KEPT // 2]) / 2
+    bits = np.packbits((low > median).ravel())
     return int.from_bytes(bits.tobytes(), "big", signed=True)
 
 

@@ -137,7 +137,7 @@ class RetryWork:
             if not 0 <= index < len(plan) or plan[index].id != name:
                 raise AltDiffusionError(
                     f"{unit.payload['images']}",
-                    f"was not downloaded from {ref} by {self.download.rows_per_unit} rows a unit: it has no {name}",
+                    f"was not downloaded from {ref} by {self.download.rows_per_unit} rows a unit: {name} is none",
                     "give the links version and the rows_per_unit that it was made with",
                 )
             mine = np.flatnonzero(numbers == number)
