@@ -168,6 +168,8 @@ def _balance(config: CurateConfig) -> tuple[Boundary, ...]:
 
 def _download(config: CurateConfig) -> Boundary:
     links = config.links if config.balance is None else config.balanced
+    digest = config.download.image_blocklist_sha256
+    listed = [Ref("blocklist", "images", digest)] if digest is not None else []
     return make_boundary(
         name="download",
         output=config.images,
@@ -175,7 +177,7 @@ def _download(config: CurateConfig) -> Boundary:
         workers=config.download_workers,
         noun="images",
         kind="images",
-        parents=_head(links),
+        parents=lambda lake: [lake.version(links).ref, *listed],
         units=lambda lake: plan_download(lake.version(links), config.download.rows_per_unit),
         work=lambda _: DownloadWork(
             lake=config.lake, dataset=config.images, download=config.download, score=config.score

@@ -137,12 +137,18 @@ def test_the_largest_pictures_fit_into_the_default_memory() -> None:
         large.close()
 
 
+def children() -> set[psutil.Process]:
+    """Of this process, which runs other tests as well: compare with those there were before."""
+    return set(psutil.Process().children())
+
+
 def test_decoders_end_with_their_worker_and_are_replaced_when_somebody_ends_them(pool: DecoderPool) -> None:
+    before = children()
     first = pool.decode(picture(1))
-    (process,) = psutil.Process().children()
+    (process,) = children() - before
     process.send_signal(signal.SIGKILL)
     assert pool.decode(picture(1)) == first
-    (process,) = psutil.Process().children()
+    (process,) = children() - before - {process}
     pool.close()
     assert not process.is_running()
     assert pool.decode(picture(1)) == first  # the next one starts anew
@@ -152,12 +158,13 @@ def test_a_decoder_has_no_secret_and_no_connection_of_the_worker(
     pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    before = children()
     inside = DecoderPool(DownloadConfig(image_size=32))
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     try:
         inside.decode(picture(1))
-        (process,) = psutil.Process().children()
+        (process,) = children() - before
         assert "canary" not in str(process.environ())
         assert not process.net_connections("inet")
         opened = {os.readlink(f"/proc/{process.pid}/fd/{name}") for name in os.listdir(f"/proc/{process.pid}/fd")}
