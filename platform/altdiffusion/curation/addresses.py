@@ -97,13 +97,13 @@ def parse_url(url: str, ports: Sequence[int]) -> Target:
         raise Refused("blocked_scheme", scheme[:40])
     try:
         parts = urllib.parse.urlsplit(text)
-        port = parts.port
+        stated = parts.port
     except ValueError as error:
         raise Refused("bad_url", str(error)) from error
     if "@" in parts.netloc:
         raise Refused("bad_url", "user info")
     host = _host(parts.hostname or "")
-    port = {"http": 80, "https": 443}[scheme] if port is None else port
+    port = {"http": 80, "https": 443}[scheme] if stated is None else stated
     if port not in ports:
         raise Refused("blocked_port", str(port))
     path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
