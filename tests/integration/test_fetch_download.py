@@ -119,6 +119,18 @@ def test_size_mode_and_format_are_settings(tmp_path: Path, site: Site, encode_fo
         assert image.format == {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}[encode_format]
 
 
+def test_a_long_unit_is_several_shards_of_img2dataset_under_one_schedule(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        site.answers[f"/{number}"] = reply(picture(number)) if number % 7 else reply(status="500 No")
+    links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(50)])
+    whole = download(str(tmp_path), links, config(site), "whole")
+    monkeypatch.setattr("altdiffusion.curation.download._ROWS", 7)
+    cut = download(str(tmp_path), links, config(site, decoders=2), "cut")
+    assert cut.shards == whole.shards and cut.rejects == whole.rejects and cut.rows == 42
+
+
 def test_all_links_dead_is_an_empty_result_with_reasons_not_a_failure(tmp_path: Path, site: Site) -> None:
     links = publish_links(str(tmp_path), [f"http://{HOST}/{i}" for i in range(3)])
     version = download(str(tmp_path), links, config(site))

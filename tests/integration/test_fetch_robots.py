@@ -191,9 +191,12 @@ def test_what_lies_behind_500_kib_is_not_read(site: Site) -> None:
 
 def test_a_crawl_delay_is_kept_up_to_the_bound(site: Site) -> None:
     site.answers["/robots.txt"] = reply(b"User-agent: *\nCrawl-delay: 3600\n")
-    start = time.monotonic()
-    assert Worker(site, max_crawl_delay_s=0.2).unit(*[f"{A}/x"] * 4) == [b"x"] * 4
-    assert 0.55 < time.monotonic() - start < 3.0
+    worker = Worker(site, max_crawl_delay_s=0.2)
+    for _ in range(2):  # the second unit knows it without asking
+        start = time.monotonic()
+        assert worker.unit(*[f"{A}/x"] * 4) == [b"x"] * 4
+        assert 0.55 < time.monotonic() - start < 3.0
+        time.sleep(0.25)
 
 
 def test_rows_that_are_forbidden_cost_no_turn(site: Site) -> None:

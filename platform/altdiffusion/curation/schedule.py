@@ -133,7 +133,7 @@ class Schedule:
         self._waiting_for_robots: collections.deque[_Host] = collections.deque()
         self._asking_robots = 0
         self._done: collections.deque[Result] = collections.deque()
-        self._held_bytes = 0
+        self._held_bytes, self._usual_bytes = 0, 0.0
         self._open, self._in_flight = len(urls), 0
         self._idle_s = 0.0
         self._idle_since: float | None = None
@@ -250,8 +250,6 @@ class Schedule:
             else:
                 host.robots_tries = 0
                 self._robots.remember(turn.job.target, robots)
-                if robots.crawl_delay_s is not None:
-                    host.pace.crawl_delay_s = min(robots.crawl_delay_s, self._config.max_crawl_delay_s)
             if self._waiting_for_robots:
                 other = self._waiting_for_robots.popleft()
                 other.held = False
@@ -266,10 +264,12 @@ class Schedule:
             while self._open and not self._ended:
                 now = time.monotonic()
                 wait_s = None
-                if self._held_bytes < self._lookahead:
+                if self._has_room():
                     turn = self._due_turn(now)
                     if turn is not None:
                         self._count_idle(now, idle=False)
+                        if self._heap and self._has_room():
+                            self._changed.notify()  # somebody else has to look after the next host
                         return turn
                     wait_s = self._idle_for(now)
                 else:
@@ -278,6 +278,10 @@ class Schedule:
                     self._changed.wait(wait_s)
             self._changed.notify_all()
             return None
+
+    def _has_room(self) -> bool:
+        """Whether one more body could be held; those on their way count as much as the last ones did."""
+        return self._held_bytes + self._in_flight * self._usual_bytes < self._lookahead
 
     def _due_turn(self, now: float) -> _Turn | None:
         while self._heap and self._heap[0][0] <= now:
@@ -305,12 +309,11 @@ class Schedule:
                     self._asking_robots += 1
                     self._advance(host, now)
                     return _Turn(host, job, None, True)
+                host.pace.crawl_delay_s = min(robots.crawl_delay_s or 0.0, self._config.max_crawl_delay_s)
             host.active += 1
             self._in_flight += 1
             self._advance(host, now)
             self._queue(host, now)
-            if self._heap:
-                self._changed.notify()
             return _Turn(host, job, robots, False)
         return None
 
@@ -365,7 +368,6 @@ class Schedule:
         if due is not None:
             host.entry = next(self._numbers)
             heapq.heappush(self._heap, (due, host.entry, host))
-            self._changed.notify()
 
     def _settle(self, turn: _Turn, found: Fetched | Moved | Refused) -> None:
         host, job = turn.host, turn.job
@@ -431,6 +433,7 @@ class Schedule:
         else:
             self._done.append(Result(row, outcome))
             self._held_bytes += len(outcome)
+            self._usual_bytes += (len(outcome) - self._usual_bytes) / 8
         self._open -= 1
         self._ready.notify()
         if not self._open:

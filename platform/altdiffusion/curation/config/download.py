@@ -69,7 +69,7 @@ class DownloadConfig:
     """What happens to a picture that is not the one whose hash the source states; its verdict is recorded."""
     phash_distance: int = 10
     """Bits of 64 in which a picture's perceptual hash may differ from the source's and still be that picture."""
-    user_agent: str = operational("AltDiffusionPlatform/0.1 (dataset curation; honours X-Robots-Tag)")
+    user_agent: str = operational("AltDiffusionPlatform/0.1 (dataset curation; honours robots.txt and X-Robots-Tag)")
     """An honest one that says who asks; put a contact address into it before a real run."""
     per_host_per_s: float | None = operational(None)
     """Requests a second to one host by one worker: of N workers together a host may see N times that."""
