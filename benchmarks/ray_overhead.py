@@ -2,7 +2,7 @@
 
     python -m benchmarks.ray_overhead [--cache DIR] [--rows N] [--units N] [--repeats N]
 
-The units are those of `benchmarks.select` (read, filter, identify, write), each worker with one thread. In this
+The units are those of `benchmarks.select_rows` (read, filter, identify, write), each worker with one thread. In this
 process: wall-clock seconds of `run_units(backend="inline")`. On Ray: those of `run_units(backend="ray")` with a pool of
 two on two CPUs, ledger and progress included, from the call to the last record. Ray itself is started before, as a
 cluster is; `whole` has the start of the pool in it (a fixed cost: processes, imports, the language model), `steady` is
@@ -31,7 +31,7 @@ from altdiffusion.execution.runner import run_units
 from altdiffusion.execution.units import Backend, Pool
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import Unit
-from benchmarks.select import SELECT, SourceConfig, write_part
+from benchmarks.select_rows import SELECT, SourceConfig, write_part
 from demo.npm import default_cache
 
 AT_LEAST = 0.85

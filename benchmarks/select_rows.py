@@ -1,6 +1,6 @@
 """Select's rows a second and core, language identification included, against a bare loop of fastText's predict.
 
-    python -m benchmarks.select [--cache DIR] [--rows N] [--repeats N]
+    python -m benchmarks.select_rows [--cache DIR] [--rows N] [--repeats N]
 
 The rows: captions of CLDR's emoji names and keywords in the 18 languages and ten others, every caption another choice
 of concept and keywords, as one LAION-shaped Parquet part (`laion-joined`). All filters are on and every row passes
