@@ -47,6 +47,8 @@ def work(lake: str, port: int) -> None:
     floor, rows, shards = peak_mib(), 0, 0
     for unit in plan_download(Lake(lake).version("links"), 1 << 30):
         record = job.run(unit)
+        if record.rows_out != record.rows_in:
+            raise SystemExit(f"rows were rejected: {dict(record.rejects_by_reason)}")
         rows, shards = rows + record.rows_out, shards + len(record.shards)
     child = max(peak_mib(process.pid) for process in psutil.Process().children())
     print(f"{floor:.0f} {peak_mib():.0f} {child:.0f} {rows} {shards}")
