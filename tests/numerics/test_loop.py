@@ -22,12 +22,15 @@ from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import OptimizerConfig
 from altdiffusion.training.ema import Ema
 from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import Trainer, open_data, train_loop
+from altdiffusion.training.loop import open_data, train_loop
 from altdiffusion.training.resolve import load_models, resolve
+from altdiffusion.training.tasks import DiffusionTask
 from altdiffusion.training.text_cache import TextCache
+from altdiffusion.training.trainer import Trainer
 from tests.training_lake import SHAPE, Recorder, config, write_latents
 
 Tensors = dict[str, torch.Tensor]
+CPU = torch.device("cpu")
 
 
 def weights(found: Checkpoint, name: str = checkpoints.UNET) -> Tensors:
@@ -142,10 +145,10 @@ def test_keys_and_values_alone_are_trained_and_get_gradients(lake: str) -> None:
     expected = {name for name in base if ".attn2.to_k." in name or ".attn2.to_v." in name}
     assert changed == expected == weights(found, checkpoints.EMA).keys()
     run = resolve(settings, lake)
-    trainer = Trainer(run, load_models(run), device=torch.device("cpu"))
+    trainer = Trainer(run, DiffusionTask(run.config, load_models(run), CPU), device=CPU)
     order, rows = open_data(run)
     trainer.update(read(order, rows, 0))
-    assert {name for name, p in trainer.unet.named_parameters() if p.grad is not None} == expected
+    assert {name for name, p in trainer.task.module.named_parameters() if p.grad is not None} == expected
 
 
 def read(order: Any, rows: Any, step: int) -> Any:
@@ -187,17 +190,17 @@ def test_two_workers_equal_one(lake: str, tmp_path: Path) -> None:
 def test_caption_drop_is_keyed_by_the_sample(lake: str) -> None:
     settings = config(lake, steps=1, global_batch=64, micro_batch=64, caption_drop=0.5)
     run = resolve(settings, lake)
-    trainer = Trainer(run, load_models(run), device=torch.device("cpu"))
+    trainer = Trainer(run, DiffusionTask(run.config, load_models(run), CPU), device=CPU)
     order, rows = open_data(run)
     samples = read(order, rows, 0)
     drop = noise.keyed_uniform(settings.seed, samples.positions, noise.CAPTION_DROP) < 0.5
     assert 15 < int(drop.sum()) < 49
-    ids = torch.where(drop.unsqueeze(1), tokenize(load_models(run).tokenizer, [""]), samples.token_ids)
-    undropped = Trainer(
-        resolve(replace(settings, run="b", caption_drop=0.0), lake), load_models(run), device=torch.device("cpu")
+    ids = torch.where(drop.unsqueeze(1), tokenize(load_models(run).tokenizer, [""]), samples["token_ids"].long())
+    undropped = DiffusionTask(replace(settings, caption_drop=0.0), load_models(run), CPU)
+    assert torch.equal(
+        trainer.task.loss(samples), undropped.loss(replace(samples, tensors={**samples.tensors, "token_ids": ids}))
     )
-    assert torch.equal(trainer.loss(samples), undropped.loss(replace(samples, token_ids=ids)))
-    assert not torch.equal(trainer.loss(samples), undropped.loss(samples))
+    assert not torch.equal(trainer.task.loss(samples), undropped.loss(samples))
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(lake: str) -> None:
@@ -217,12 +220,12 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(lake: str) -> None:
 
 def test_a_skipped_step_changes_nothing(lake: str) -> None:
     run = resolve(config(lake), lake)
-    trainer = Trainer(run, load_models(run), device=torch.device("cpu"))
+    trainer = Trainer(run, DiffusionTask(run.config, load_models(run), CPU), device=CPU)
     order, rows = open_data(run)
     trainer.update(read(order, rows, 0))
     before = {file: {k: v.clone() for k, v in named.items()} for file, named in trainer.tensors().items()}
     samples = read(order, rows, 1)
-    samples.latents[3] = math.inf
+    samples["latents"][3] = math.inf
     assert trainer.update(samples) is None
     assert trainer.counters.step == 2
     assert trainer.counters.updates == 1

@@ -14,7 +14,9 @@ from altdiffusion.diffusion import noise
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.training.data import Loader, RowGroups, decode
+from altdiffusion.training import layout
+from altdiffusion.training.data import Loader, RowGroups
+from altdiffusion.training.layout import decode_latents
 from altdiffusion.training.local import run_local
 from altdiffusion.training.order import Order, Part
 from tests.training_lake import SHAPE, Recorder, config, write_latents
@@ -38,7 +40,7 @@ def test_samples_are_those_of_the_order(version: Version, world: int, ahead: int
     truth = noise.keyed_normal(0, torch.arange(300), 7, SHAPE).to(torch.float16)
     ids = version.read(["token_ids"])["token_ids"].to_pylist()
     for rank in range(world):
-        rows = RowGroups([version], cache_bytes=1 << 20)
+        rows = RowGroups([version], layout.LATENTS, cache_bytes=1 << 20)
         loader = Loader(order, [rows], rank=rank, world=world, start=3, stop=20, ahead=ahead)
         found = list(loader)
         loader.close()
@@ -46,29 +48,30 @@ def test_samples_are_those_of_the_order(version: Version, world: int, ahead: int
         for samples in found:
             share = order.share(samples.step, rank, world)
             assert samples.positions.tolist() == share.position.tolist()
-            assert torch.equal(samples.latents, truth[share.row])
-            assert samples.token_ids.tolist() == [ids[row] for row in share.row.tolist()]
-            assert samples.token_ids.dtype == torch.int64
+            assert torch.equal(samples["latents"], truth[share.row])
+            assert samples["token_ids"].tolist() == [ids[row] for row in share.row.tolist()]
+            assert samples["token_ids"].dtype == torch.int32
 
 
 def test_two_versions_in_a_row_are_one_part(version: Version, tmp_path: Path) -> None:
     more = write_latents(str(tmp_path), "more", 40, seed=5)
-    rows = RowGroups([version, more], cache_bytes=1 << 20)
+    rows = RowGroups([version, more], layout.LATENTS, cache_bytes=1 << 20)
     assert rows.rows == 340
-    latents, ids = torch.empty((2, *SHAPE), dtype=torch.float16), torch.empty((2, 8), dtype=torch.int64)
-    rows.gather(np.array([339, 299]), latents, ids)
+    found = rows.empty(2)
+    rows.gather(np.array([339, 299]), found)
+    latents = found["latents"]
     assert torch.equal(latents[0], noise.keyed_normal(5, torch.tensor([39]), 7, SHAPE)[0].half())
     assert torch.equal(latents[1], noise.keyed_normal(0, torch.tensor([299]), 7, SHAPE)[0].half())
 
 
 def test_memory_is_bounded_and_a_row_group_is_read_once_per_window(version: Version) -> None:
     order = order_of(300, batch=16)
-    tight = RowGroups([version], cache_bytes=3 * 16 * ROW_BYTES)
+    tight = RowGroups([version], layout.LATENTS, cache_bytes=3 * 16 * ROW_BYTES)
     loader = Loader(order, [tight], stop=18)
     for _ in loader:
         assert tight.cached_bytes <= 3 * 16 * ROW_BYTES
     loader.close()
-    roomy = RowGroups([version], cache_bytes=1 << 30)
+    roomy = RowGroups([version], layout.LATENTS, cache_bytes=1 << 30)
     loader = Loader(order, [roomy], stop=2 * 300 // 16)
     list(loader)
     loader.close()
@@ -77,7 +80,7 @@ def test_memory_is_bounded_and_a_row_group_is_read_once_per_window(version: Vers
 
 
 def test_the_thread_reads_ahead_and_no_further(version: Version) -> None:
-    rows = RowGroups([version], cache_bytes=1 << 20)
+    rows = RowGroups([version], layout.LATENTS, cache_bytes=1 << 20)
     loader = Loader(order_of(300), [rows], stop=1000, ahead=2)
     deadline = time.monotonic() + 60
     while loader._queue.qsize() < 2 and time.monotonic() < deadline:
@@ -118,16 +121,16 @@ def test_every_flipped_byte_of_the_read_columns_is_found(tmp_path: Path) -> None
     version = write_latents(lake, "latents", 20, shard_rows=20, group_rows=20)
     path = Path(version.shard_uri(0))
     data = path.read_bytes()
-    whole = RowGroups([version], cache_bytes=1 << 20)._group(0)
+    whole = RowGroups([version], layout.LATENTS, cache_bytes=1 << 20)._group(0)
     refused = 0
     for at in range(4, len(data) - 4, 37):
         path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
         try:
-            found = RowGroups([version], cache_bytes=1 << 20)._group(0)
+            found = RowGroups([version], layout.LATENTS, cache_bytes=1 << 20)._group(0)
         except AltDiffusionError:
             refused += 1
             continue
-        assert all(torch.equal(a, b) for a, b in zip(found, whole, strict=True)), at
+        assert all(torch.equal(found[name], tensor) for name, tensor in whole.items()), at
     assert refused > 20
 
 
@@ -135,10 +138,10 @@ def test_a_dataset_of_another_kind_or_without_rows_is_refused(tmp_path: Path) ->
     lake = str(tmp_path)
     empty = write_latents(lake, "empty", 0)
     with pytest.raises(AltDiffusionError, match="holds no rows"):
-        RowGroups([empty], cache_bytes=1)
+        RowGroups([empty], layout.LATENTS, cache_bytes=1)
     prompts = Lake(lake).dataset("words").publish(kind="prompts", records=[], parents=[], config={}, fingerprint="f")
     with pytest.raises(AltDiffusionError, match="holds prompts, not latents"):
-        RowGroups([prompts], cache_bytes=1)
+        RowGroups([prompts], layout.LATENTS, cache_bytes=1)
     with pytest.raises(AltDiffusionError, match="dataset nothing: has no version"):
         run_local(config(lake, datasets=[{"name": "nothing"}]), lake, reporter=Recorder())
 
@@ -159,12 +162,12 @@ def row(latent: bytes, ids: list[int], height: int = 4) -> dict[str, object]:
 )
 def test_rows_of_different_shapes_are_refused(rows: list[dict[str, object]]) -> None:
     with pytest.raises(ValueError, match=r"differs between rows|does not hold"):
-        decode(pa.Table.from_pylist(rows, schema=LATENTS))
+        decode_latents(pa.Table.from_pylist(rows, schema=LATENTS))
 
 
 def test_a_slice_of_a_table_decodes_right() -> None:
     latents = [np.full(64, i, dtype="<f2").tobytes() for i in range(6)]
     table = pa.Table.from_pylist([row(latent, [i, -i]) for i, latent in enumerate(latents)], schema=LATENTS)
-    found, ids = decode(table.slice(2, 3))
-    assert found[:, 0, 0, 0].tolist() == [2, 3, 4]
-    assert ids.tolist() == [[2, -2], [3, -3], [4, -4]]
+    found = decode_latents(table.slice(2, 3))
+    assert found["latents"][:, 0, 0, 0].tolist() == [2, 3, 4]
+    assert found["token_ids"].tolist() == [[2, -2], [3, -3], [4, -4]]

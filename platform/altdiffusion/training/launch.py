@@ -23,10 +23,11 @@ from altdiffusion.storage import files
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training import failures
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.loop import Counters, train_loop
+from altdiffusion.training.loop import train_loop
 from altdiffusion.training.mailbox import Mailbox, MailReporter, Postman
 from altdiffusion.training.report import LineReporter, Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, resolve, write_record
+from altdiffusion.training.trainer import Counters
 
 COLLECTIVE_TIMEOUT_S = 600
 

@@ -1,0 +1,21 @@
+"""The config of a training run: what decides the weights, and what decides only where and how fast."""
+
+from altdiffusion.training.config.objective import ObjectiveConfig
+from altdiffusion.training.config.optimizer import OptimizerConfig
+from altdiffusion.training.config.order import DatasetConfig, OrderConfig
+from altdiffusion.training.config.run import Precision, Stage, Trainable, TrainConfig
+from altdiffusion.training.config.start import StartConfig
+from altdiffusion.training.config.workers import WorkersConfig
+
+__all__ = [
+    "DatasetConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "OrderConfig",
+    "Precision",
+    "Stage",
+    "StartConfig",
+    "TrainConfig",
+    "Trainable",
+    "WorkersConfig",
+]

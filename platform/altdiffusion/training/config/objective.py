@@ -1,0 +1,28 @@
+"""What is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from altdiffusion.diffusion.objective import Prediction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """What is learned (see diffusion.objective); the published recipe's by default."""
+
+    prediction: Prediction = "epsilon"
+    """What the UNet answers: the noise, or the velocity v. A base that was trained on the other has to learn anew."""
+    min_snr_gamma: float | None = None
+    """Caps the weight of easy steps at this signal-to-noise ratio; the paper takes 5. Null weighs all alike."""
+    zero_terminal_snr: bool = False
+    """Leaves no signal in the last step, so that very dark and very light pictures can be drawn; needs v."""
+
+    def __post_init__(self) -> None:
+        if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
+            raise ValueError("min_snr_gamma: must be positive; the paper takes 5, null switches it off")
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "zero_terminal_snr: the noise alone says nothing of a picture without signal; use "
+                "prediction: v_prediction"
+            )

@@ -1,0 +1,33 @@
+"""Which datasets, in which shares and order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetConfig:
+    """One dataset of latents in the training mixture."""
+
+    name: str
+    """`name` (its head), or `name@digest` to pin a version."""
+    weight: float | None = None
+    """Share of the samples, relative to the other weights. Null in all: one row after the other, exact epochs."""
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and self.weight <= 0:
+            raise ValueError("weight: must be positive; leave the dataset out instead of weighing it 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderConfig:
+    """How the samples are shuffled (see training.order)."""
+
+    chunk_rows: int = 1024
+    window_chunks: int = 32
+
+    def __post_init__(self) -> None:
+        if self.chunk_rows < 1:
+            raise ValueError("chunk_rows: must be positive; use the datasets' rows per row group")
+        if self.window_chunks < 1:
+            raise ValueError("window_chunks: must be positive; more mixes better and needs more memory")

@@ -1,0 +1,90 @@
+"""One training run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from altdiffusion.config import operational
+from altdiffusion.training.config.objective import ObjectiveConfig
+from altdiffusion.training.config.optimizer import OptimizerConfig
+from altdiffusion.training.config.order import DatasetConfig, OrderConfig
+from altdiffusion.training.config.start import StartConfig
+from altdiffusion.training.config.workers import WorkersConfig
+
+Stage = Literal["alignment", "quality", "guidance"]
+Trainable = Literal["kv", "attn2", "all"]
+Precision = Literal["fp32", "bf16"]
+
+_RUN = re.compile(r"[a-z0-9][a-z0-9._\-]{0,79}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run. The number of steps is operational: the state after step n does not depend on it, so a
+    finished run is continued by asking for more."""
+
+    run: str
+    """Name of the run; with another config the same name is refused."""
+    stage: Stage
+    trainable: Trainable
+    start: StartConfig
+    datasets: tuple[DatasetConfig, ...]
+    seed: int = 0
+    steps: int = operational()
+    """Updates in all."""
+    global_batch: int
+    """Samples per update."""
+    micro_batch: int = operational()
+    """Samples per forward pass of one worker."""
+    precision: Precision = "fp32"
+    caption_drop: float = 0.0
+    """Probability that a caption is replaced by the empty one."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    order: OrderConfig = OrderConfig()
+    max_bad_steps: int = operational(5)
+    """Updates in a row with a loss or gradient that is not finite before the run stops; each of them is skipped."""
+    checkpoint_every: int = operational(1000)
+    keep_last: int = operational(3)
+    log_every: int = operational(10)
+    workers: WorkersConfig = operational(factory=WorkersConfig)
+
+    def __post_init__(self) -> None:
+        if not _RUN.fullmatch(self.run):
+            raise ValueError("run: is not a usable name; use lower-case letters, digits, '.', '_' and '-'")
+        if not self.datasets:
+            raise ValueError("datasets: none is given; name at least one dataset of latents")
+        if len({weight.weight is None for weight in self.datasets}) > 1:
+            raise ValueError("datasets: some have a weight and some have none; give all of them one, or none")
+        for name in ("steps", "global_batch", "micro_batch", "max_bad_steps", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1; give a positive whole number")
+        if self.keep_last < 2:
+            raise ValueError("keep_last: must be at least 2; the one before is needed when the newest is damaged")
+        if not 0 <= self.caption_drop <= 1:
+            raise ValueError("caption_drop: must lie in [0, 1]; the published recipe has 0.1 in the guidance stage")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError("seed: must lie in [0, 2**63); use e.g. 0")
+        if self.global_batch % (self.workers.count * self.micro_batch):
+            raise ValueError(
+                f"global_batch: does not divide among {self.workers.count} workers with micro-batches of "
+                f"{self.micro_batch}; use a multiple of {self.workers.count * self.micro_batch}, "
+                f"like {self._nearest_batch()}, or change workers.count or micro_batch"
+            )
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches that each worker adds up for one update."""
+        return self.accumulation_of(self.workers.count)
+
+    def accumulation_of(self, world: int) -> int:
+        """The same for another number of workers; ValueError where the batch does not divide among them."""
+        if self.global_batch % (world * self.micro_batch):
+            raise ValueError(f"a batch of {self.global_batch} does not divide by {world} x {self.micro_batch}")
+        return self.global_batch // (world * self.micro_batch)
+
+    def _nearest_batch(self) -> int:
+        unit = self.workers.count * self.micro_batch
+        return max(1, round(self.global_batch / unit)) * unit

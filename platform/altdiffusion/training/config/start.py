@@ -1,0 +1,33 @@
+"""Where the weights come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from altdiffusion.config import operational
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartConfig:
+    """Where the weights come from: a model folder, with or without another text encoder, or a run of ours.
+
+    Paths are operational: what counts is the content, whose digest enters the run's fingerprint.
+    """
+
+    base: str | None = operational(None)
+    """URI of a model folder (diffusers layout)."""
+    text_encoder: str | None = operational(None)
+    """URI of a folder with another text encoder and its tokenizer; null keeps the base's."""
+    checkpoint: str | None = None
+    """Name of a run in the same lake: starts from its newest verified checkpoint, and keeps its other models."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Which of that checkpoint's weights."""
+
+    def __post_init__(self) -> None:
+        if (self.base is None) == (self.checkpoint is None):
+            raise ValueError("base: exactly one of base and checkpoint must be given; name a model folder or a run")
+        if self.checkpoint is not None and self.text_encoder is not None:
+            raise ValueError(
+                "text_encoder: a checkpoint brings its own text encoder; leave it out, or start from a base"
+            )

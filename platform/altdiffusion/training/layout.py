@@ -1,0 +1,80 @@
+"""How rows of a dataset become tensors: a row group at once, without a loop over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+Rows = dict[str, Tensor]
+"""Tensors by name, [R, ...] each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the loader has to know of a kind of dataset."""
+
+    kind: str
+    columns: tuple[str, ...]
+    """Those that are read."""
+    decode: Callable[[pa.Table], Rows]
+    """A row group as tensors; ValueError where rows differ in shape or a value is null."""
+    remedy: str
+    """What to do where a dataset is of another kind."""
+
+
+def decode_latents(table: pa.Table) -> Rows:
+    """`latents` float16 [R, C, H, W] and `token_ids` int32 [R, T] of a row group, without a loop over rows.
+
+    Raises:
+        ValueError: rows differ in shape or in number of tokens, or a value is null.
+    """
+    shape = []
+    for name in ("channels", "height", "width"):
+        values = table.column(name).to_numpy()
+        if (values != values[0]).any():
+            raise ValueError(f"column {name} differs between rows")
+        shape.append(int(values[0]))
+    rows = table.num_rows
+    latent = _one_array(table, "latent")
+    raw = np.frombuffer(latent.buffers()[2], dtype=np.uint8)
+    start = _check_lengths(latent, "latent", 2 * shape[0] * shape[1] * shape[2])
+    latents = raw[start : start + rows * 2 * shape[0] * shape[1] * shape[2]].view("<f2").reshape(rows, *shape)
+    ids = _one_array(table, "token_ids")
+    length = len(ids[0])
+    _check_lengths(ids, "token_ids", length)
+    token_ids = ids.flatten().to_numpy(zero_copy_only=False).reshape(rows, length)
+    return {
+        "latents": torch.from_numpy(latents.copy()),
+        "token_ids": torch.from_numpy(token_ids.astype(np.int32)),
+    }
+
+
+def _one_array(table: pa.Table, name: str) -> Any:
+    array = table.column(name).combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0)
+    if array.null_count:
+        raise ValueError(f"column {name} holds nulls")
+    return array
+
+
+def _check_lengths(array: Any, name: str, length: int) -> int:
+    """Checks that every value has that many items; returns the first one's offset."""
+    offsets = np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset : array.offset + len(array) + 1]
+    if (np.diff(offsets) != length).any():
+        raise ValueError(f"column {name} does not hold {length} items in every row")
+    return int(offsets[0])
+
+
+LATENTS = Layout(
+    kind="latents",
+    columns=("latent", "channels", "height", "width", "token_ids"),
+    decode=decode_latents,
+    remedy="name the dataset that the encode job wrote",
+)

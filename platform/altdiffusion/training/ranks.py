@@ -1,0 +1,35 @@
+"""What all ranks of a run do together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def mean_over_ranks(value: Tensor, world: int) -> Tensor:
+    """The mean of a value over the ranks, in place."""
+    if world > 1:
+        dist.all_reduce(value)
+        value /= world
+    return value
+
+
+def agree(action: Callable[[], T], rank: int, world: int) -> T:
+    """Runs an action on rank 0 and gives its result, or its error, to every rank: none is left waiting."""
+    if world == 1:
+        return action()
+    outcome: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            outcome[0] = action()
+        except Exception as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return cast(T, outcome[0])

@@ -1,0 +1,74 @@
+"""The diffusion stages: the UNet learns to read the frozen text encoder."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altdiffusion.diffusion import noise
+from altdiffusion.diffusion.models import ModelBundle, trainable_parameters
+from altdiffusion.diffusion.objective import Schedule, squared_error
+from altdiffusion.diffusion.text_encoder import encode_text, tokenize
+from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.data import Samples
+from altdiffusion.training.layout import LATENTS
+from altdiffusion.training.text_cache import TextCache
+
+
+class DiffusionTask:
+    """A UNet behind a frozen text encoder.
+
+    Samples: `latents` float16 [B, C, H, W], scaled; `token_ids` int32 [B, T].
+
+    Args:
+        bundle: the models on the CPU; what is needed moves to `device`.
+    """
+
+    layout = LATENTS
+    weights_file = checkpoints.UNET
+
+    def __init__(self, config: TrainConfig, bundle: ModelBundle, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.module = self.unet = bundle.unet.to(device).train()
+        self.trained = trainable_parameters(self.unet, config.trainable)
+        self.text_encoder = bundle.text_encoder.to(device).eval().requires_grad_(False)
+        self.pad_id = int(bundle.tokenizer.pad_token_id)
+        self.empty_ids = tokenize(bundle.tokenizer, [""])[0].to(device)
+        self.schedule = Schedule.scaled_linear(device, zero_terminal_snr=config.objective.zero_terminal_snr)
+        cache_mb = config.workers.text_cache_mb
+        self.encode = TextCache(self._encode, cache_mb << 20) if cache_mb else self._encode
+
+    def loss(self, samples: Samples) -> Tensor:
+        config, objective = self.config, self.config.objective
+        positions = samples.positions.to(self.device, non_blocking=True)
+        latents = samples["latents"].to(self.device, non_blocking=True).float()
+        ids = samples["token_ids"].to(self.device, non_blocking=True).to(torch.int64)
+        eps = noise.keyed_normal(config.seed, positions, noise.NOISE, latents.shape[1:])
+        timesteps = noise.keyed_timesteps(config.seed, positions, self.schedule.steps)
+        if config.caption_drop > 0:
+            drop = noise.keyed_uniform(config.seed, positions, noise.CAPTION_DROP) < config.caption_drop
+            ids = torch.where(drop.unsqueeze(1), self.empty_ids, ids)
+        with self._autocast():
+            context = self.encode(ids)
+            noisy = self.schedule.add_noise(latents, eps, timesteps)
+            predicted = self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
+        target = self.schedule.target(objective.prediction, latents, eps, timesteps)
+        errors = squared_error(predicted, target)
+        if objective.min_snr_gamma is not None:
+            errors = errors * self.schedule.min_snr_weights(objective.prediction, objective.min_snr_gamma, timesteps)
+        return errors.mean()
+
+    def _encode(self, token_ids: Tensor) -> Tensor:
+        """The UNet's context: [B, T, D] of int64 [B, T]."""
+        with torch.no_grad():
+            return encode_text(self.text_encoder, token_ids, self.pad_id)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.precision == "bf16":
+            context: contextlib.AbstractContextManager[Any] = torch.autocast(self.device.type, dtype=torch.bfloat16)
+            return context
+        return contextlib.nullcontext()

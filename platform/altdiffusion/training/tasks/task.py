@@ -1,0 +1,28 @@
+"""The protocol between the trainer and what is trained."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from altdiffusion.training.data import Samples
+from altdiffusion.training.layout import Layout
+
+
+class Task(Protocol):
+    """Networks on the device, and the loss of some samples."""
+
+    layout: Layout
+    """How rows become the tensors that the loss reads."""
+    weights_file: str
+    """Name of the checkpoint file that holds the network: `unet.safetensors` or `text_encoder.safetensors`."""
+    module: torch.nn.Module
+    """The network that is trained, wholly or in part; a checkpoint holds its whole state dict."""
+    trained: list[tuple[str, torch.nn.Parameter]]
+    """What is trained of it, by its name in the state dict, in the network's own order."""
+
+    def loss(self, samples: Samples) -> Tensor:
+        """Mean loss of some samples (float32 scalar), with everything drawn for them keyed by their positions."""
+        ...
