@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from altdiffusion.curation.config import EncodeConfig
-from altdiffusion.curation.encode import EncodeWork, Target, plan_encode
-from altdiffusion.curation.latent import LatentEncoder, square
-from altdiffusion.curation.picture import open_rgb
+from altdiffusion.curation.encoding.encode import EncodeWork, Target, plan_encode
+from altdiffusion.curation.encoding.latent import LatentEncoder, square
+from altdiffusion.curation.pictures.picture import open_rgb
 from altdiffusion.storage.dataset import Version
 from tests.curation_lake import save_tokenizer, write_images
 

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from altdiffusion.config import load_config
 from altdiffusion.curation.assets import local_pinned
 from altdiffusion.curation.config import LanguageConfig
-from altdiffusion.curation.language import LanguageIdentifier, Weights
+from altdiffusion.curation.language.decide import LanguageIdentifier, Weights
 from altdiffusion.languages import CODES
 from demo.concepts import OFF_TARGET, annotations
 from demo.crawl import build_crawl, truth

@@ -115,8 +115,8 @@ sources:
     units = f"""
 import sys
 from altdiffusion.config import load_config
-from altdiffusion.curation.source import scan_source
-from altdiffusion.curation.sources import plan_sources
+from altdiffusion.curation.links.source import scan_source
+from altdiffusion.curation.links.sources import plan_sources
 from pipelines.curate import CurateConfig
 sources = load_config(CurateConfig, {str(config)!r}).sources
 units = plan_sources([scan_source(entry.source, entry.select) for entry in sources])

@@ -12,9 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from altdiffusion.config import operational, semantic
-from altdiffusion.curation import distinct, retry
-from altdiffusion.curation.balance import BalanceWork, plan_balance
-from altdiffusion.curation.blocklist import blocklist_refs
 from altdiffusion.curation.config import (
     BalanceConfig,
     DistinctConfig,
@@ -26,11 +23,15 @@ from altdiffusion.curation.config import (
     SelectConfig,
     SourceConfig,
 )
-from altdiffusion.curation.dedup import DedupWork, plan_dedup
-from altdiffusion.curation.download import DownloadWork, plan_download
-from altdiffusion.curation.select import SelectWork
-from altdiffusion.curation.source import SourceScan, scan_source
-from altdiffusion.curation.sources import SelectSourcesWork, describe_sources, plan_sources
+from altdiffusion.curation.download import retry
+from altdiffusion.curation.download.work import DownloadWork, plan_download
+from altdiffusion.curation.links.balance import BalanceWork, plan_balance
+from altdiffusion.curation.links.blocklist import blocklist_refs
+from altdiffusion.curation.links.dedup import DedupWork, plan_dedup
+from altdiffusion.curation.links.select import SelectWork
+from altdiffusion.curation.links.source import SourceScan, scan_source
+from altdiffusion.curation.links.sources import SelectSourcesWork, describe_sources, plan_sources
+from altdiffusion.curation.pictures import distinct
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.boundary import Boundary, published
 from altdiffusion.refs import Ref

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from altdiffusion.config import fingerprint, operational, semantic
 from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import EncodeConfig, FilterConfig
-from altdiffusion.curation.encode import EncodeWork, Target, check_stored_size, plan_encode
-from altdiffusion.curation.scored import check_scores
+from altdiffusion.curation.encoding.encode import EncodeWork, Target, check_stored_size, plan_encode
+from altdiffusion.curation.scoring.scored import check_scores
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from altdiffusion.config import operational, semantic
 from altdiffusion.curation.config import ScoreConfig
-from altdiffusion.curation.score import ScoreWork, plan_score
+from altdiffusion.curation.scoring.score import ScoreWork, plan_score
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake

@@ -1,7 +1,7 @@
 """A decoder with the faults that codecs have had: for pictures that ask for one in the bytes behind their end.
 
 SEGV crashes, HANG never returns, SLEEP does not either, KILL is somebody else's kill, once: the next process decodes
-the picture. Run like `altdiffusion.curation.decode`, whose code it is otherwise.
+the picture. Run like `altdiffusion.curation.pictures.decode`, whose code it is otherwise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from altdiffusion.curation import decode
+from altdiffusion.curation.pictures import decode
 
 
 class Decoder(decode.Decoder):

@@ -10,7 +10,7 @@ import pyarrow as pa
 from PIL import Image
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.download import DownloadWork, plan_download
+from altdiffusion.curation.download.work import DownloadWork, plan_download
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord

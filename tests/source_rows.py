@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from altdiffusion.curation.columns import SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-from altdiffusion.curation.filters import judge, number_filters
-from altdiffusion.curation.reader import open_unit
-from altdiffusion.curation.select import SelectWork
-from altdiffusion.curation.source import Part, plan_select, scan_source
+from altdiffusion.curation.links.columns import SCORES, SIZES, TEXTS, numbers, texts
+from altdiffusion.curation.links.filters import judge, number_filters
+from altdiffusion.curation.links.reader import open_unit
+from altdiffusion.curation.links.select import SelectWork
+from altdiffusion.curation.links.source import Part, plan_select, scan_source
 from altdiffusion.storage.ledger import Unit
 
 

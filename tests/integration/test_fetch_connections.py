@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from altdiffusion.curation.addresses import Refused
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.fetch import Fetcher
+from altdiffusion.curation.network.addresses import Refused
+from altdiffusion.curation.network.fetch import Fetcher
 from tests.fetch_server import Site, canary, certificate, reply, serving
 
 A = "http://a.test"

@@ -18,10 +18,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from altdiffusion.curation import decoder
-from altdiffusion.curation.addresses import Refused
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.decoder import DecoderPool
+from altdiffusion.curation.network.addresses import Refused
+from altdiffusion.curation.pictures import decoder
+from altdiffusion.curation.pictures.decoder import DecoderPool
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import HOST, config, download, picture, publish_links
 from tests.fetch_server import Site, reply, serving
@@ -257,7 +257,7 @@ def test_a_decoder_that_hangs_ends_itself_when_its_worker_is_gone(tmp_path: Path
     script = tmp_path / "worker.py"
     script.write_text(
         "import os, sys, threading, time\n"
-        "from altdiffusion.curation import decoder\n"
+        "from altdiffusion.curation.pictures import decoder\n"
         "from altdiffusion.curation.config import DownloadConfig\n"
         f"decoder.COMMAND = {BAD!r}\n"
         "pool = decoder.DecoderPool(DownloadConfig(image_size=32, decode_timeout_s=1.0))\n"

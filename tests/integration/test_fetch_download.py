@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from altdiffusion.curation.spool import Spool
+from altdiffusion.curation.download.spool import Spool
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import IMAGES
 from altdiffusion.storage.dataset import Version
@@ -126,7 +126,7 @@ def test_a_long_unit_is_several_shards_of_img2dataset_under_one_schedule(
         site.answers[f"/{number}"] = reply(picture(number)) if number % 7 else reply(status="500 No")
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(50)])
     whole = download(str(tmp_path), links, config(site), "whole")
-    monkeypatch.setattr("altdiffusion.curation.download._ROWS", 7)
+    monkeypatch.setattr("altdiffusion.curation.download.work._ROWS", 7)
     cut = download(str(tmp_path), links, config(site, decoders=2), "cut")
     assert cut.shards == whole.shards and cut.rejects == whole.rejects and cut.rows == 42
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from altdiffusion.curation.config import DownloadConfig, RetryConfig
-from altdiffusion.curation.retry import RetryWork, carried, plan_retry
+from altdiffusion.curation.download.retry import RetryWork, carried, plan_retry
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Lake, Version
 from tests.download_lake import HOST, config, download, picture, publish_links

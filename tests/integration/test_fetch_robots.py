@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from altdiffusion.curation.addresses import Refused
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.fetch import Fetcher
-from altdiffusion.curation.robots import MAX_BYTES, RobotsCache
-from altdiffusion.curation.schedule import Paces, Schedule
+from altdiffusion.curation.network.addresses import Refused
+from altdiffusion.curation.network.fetch import Fetcher
+from altdiffusion.curation.network.robots import MAX_BYTES, RobotsCache
+from altdiffusion.curation.network.schedule import Paces, Schedule
 from tests.download_lake import config as download_config
 from tests.download_lake import download, picture, publish_links
 from tests.fetch_server import Site, canary, certificate, reply, serving

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from altdiffusion.curation.addresses import Refused
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.fetch import Fetched, Fetcher
-from altdiffusion.curation.robots import RobotsCache
-from altdiffusion.curation.schedule import Paces, Result, Schedule
+from altdiffusion.curation.network.addresses import Refused
+from altdiffusion.curation.network.fetch import Fetched, Fetcher
+from altdiffusion.curation.network.robots import RobotsCache
+from altdiffusion.curation.network.schedule import Paces, Result, Schedule
 from tests.fetch_server import Answer, Site, reply, serving
 
 A, B = "http://a.test", "http://b.test"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altdiffusion.curation import addresses
-from altdiffusion.curation.addresses import Refused, check, is_public, literal, parse_url, redirected
+from altdiffusion.curation.network import addresses
+from altdiffusion.curation.network.addresses import Refused, check, is_public, literal, parse_url, redirected
 
 PORTS = (80, 443, 8080)
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.decode import DONE, REFUSED, TELL, Decoder, pixels, scale
-from altdiffusion.curation.decode_guard import Header, inspect
+from altdiffusion.curation.pictures.decode import DONE, REFUSED, TELL, Decoder, pixels, scale
+from altdiffusion.curation.pictures.decode_guard import Header, inspect
 
 CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
 SETTINGS = {

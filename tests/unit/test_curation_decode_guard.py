@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from altdiffusion.curation.addresses import Refused
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.decode_guard import inspect, read_header
+from altdiffusion.curation.network.addresses import Refused
+from altdiffusion.curation.pictures.decode_guard import inspect, read_header
 
 CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
 RED = (200, 30, 40)

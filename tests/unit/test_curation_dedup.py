@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altdiffusion.curation import dedup
-from altdiffusion.curation.dedup import DedupWork, duplicates, plan_dedup
-from altdiffusion.curation.select import buckets_of, by_bucket
+from altdiffusion.curation.links import dedup
+from altdiffusion.curation.links.dedup import DedupWork, duplicates, plan_dedup
+from altdiffusion.curation.links.select import buckets_of, by_bucket
+from altdiffusion.curation.links.urls import url_key, url_keys
 from altdiffusion.curation.tally import histogram
-from altdiffusion.curation.urls import url_key, url_keys
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake, Version

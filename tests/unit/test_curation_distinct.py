@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altdiffusion.config import fingerprint, semantic
-from altdiffusion.curation import near
 from altdiffusion.curation.config import DistinctConfig
-from altdiffusion.curation.distinct import (
+from altdiffusion.curation.pictures import near
+from altdiffusion.curation.pictures.distinct import (
     CompareWork,
     DistinctWork,
     FingerprintWork,

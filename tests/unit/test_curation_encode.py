@@ -14,10 +14,10 @@ from PIL import Image
 
 from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import EncodeConfig
-from altdiffusion.curation.encode import EncodeWork, Target, check_stored_size, plan_encode
-from altdiffusion.curation.latent import LATENT_SAMPLE, square
-from altdiffusion.curation.picture import open_rgb
-from altdiffusion.curation.tokens import token_ids
+from altdiffusion.curation.encoding.encode import EncodeWork, Target, check_stored_size, plan_encode
+from altdiffusion.curation.encoding.latent import LATENT_SAMPLE, square
+from altdiffusion.curation.encoding.tokens import token_ids
+from altdiffusion.curation.pictures.picture import open_rgb
 from altdiffusion.diffusion.noise import keyed_normal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
@@ -215,8 +215,8 @@ def test_published_captions_reach_the_tokenizer_without_their_language(tmp_path:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-    from altdiffusion.curation.select import SelectWork
-    from altdiffusion.curation.source import plan_select, scan_source
+    from altdiffusion.curation.links.select import SelectWork
+    from altdiffusion.curation.links.source import plan_select, scan_source
 
     rows = len(PUBLISHED)
     columns = {

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altdiffusion.curation import language as language_module
-from altdiffusion.curation import scripts
 from altdiffusion.curation.assets import local_pinned, read_pinned
 from altdiffusion.curation.config import LanguageConfig
-from altdiffusion.curation.language import UNKNOWN, LanguageIdentifier, clean_caption
-from altdiffusion.curation.lid.fasttext_model import FastTextModel
-from altdiffusion.curation.lid.word_lists import LISTS, WordLists, own_list
-from altdiffusion.curation.lid.words import WordTable, code_points, tokens, words_of
+from altdiffusion.curation.language import decide as language_module
+from altdiffusion.curation.language import scripts
+from altdiffusion.curation.language.decide import UNKNOWN, LanguageIdentifier, clean_caption
+from altdiffusion.curation.language.fasttext_model import FastTextModel
+from altdiffusion.curation.language.word_lists import LISTS, WordLists, own_list
+from altdiffusion.curation.language.words import WordTable, code_points, tokens, words_of
 from altdiffusion.errors import AltDiffusionError
 
 SENTENCES = {

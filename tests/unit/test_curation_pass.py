@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pytest
 
 from altdiffusion.config import from_dict
-from altdiffusion.curation import encode as encoding
 from altdiffusion.curation.assets import folder_digest
-from altdiffusion.curation.latent import LatentEncoder
-from altdiffusion.curation.score import ScoreWork
+from altdiffusion.curation.encoding import encode as encoding
+from altdiffusion.curation.encoding.latent import LatentEncoder
+from altdiffusion.curation.scoring.score import ScoreWork
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.boundary import Boundary, run_boundary
 from altdiffusion.execution.progress import Progress

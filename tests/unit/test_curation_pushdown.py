@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altdiffusion.curation import reader
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-from altdiffusion.curation.filters import Bounds, first_proved, number_filters
-from altdiffusion.curation.reader import RowGroup, UnitReader, open_unit
-from altdiffusion.curation.select import Decided, SelectWork
-from altdiffusion.curation.source import plan_select, scan_source
+from altdiffusion.curation.links import reader
+from altdiffusion.curation.links.filters import Bounds, first_proved, number_filters
+from altdiffusion.curation.links.reader import RowGroup, UnitReader, open_unit
+from altdiffusion.curation.links.select import Decided, SelectWork
+from altdiffusion.curation.links.source import plan_select, scan_source
 from altdiffusion.storage.ledger import Unit
 from tests.source_rows import read_unit, split
 

@@ -605,8 +605,8 @@ def test_round_ticks() -> None:
 
 
 def test_every_reason_that_curation_gives_is_explained() -> None:
-    from altdiffusion.curation.distinct import REASONS as DUPLICATES
-    from altdiffusion.curation.filters import REASONS as FILTERS
+    from altdiffusion.curation.links.filters import REASONS as FILTERS
+    from altdiffusion.curation.pictures.distinct import REASONS as DUPLICATES
 
     for reason in (*FILTERS, *DUPLICATES, "takedown", "http_404", "http_503", "http_301", "opt_out:tdm-reservation"):
         assert explain(reason), reason

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from altdiffusion.curation.robots import parse, product_token
+from altdiffusion.curation.network.robots import parse, product_token
 
 # RFC 9309, 5.1
 SIMPLE = """

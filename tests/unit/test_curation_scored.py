@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from altdiffusion.curation.config import SCORE_NAMES, FilterConfig
-from altdiffusion.curation.scored import Scored, check_scores, failing, row_detail
+from altdiffusion.curation.scoring.scored import Scored, check_scores, failing, row_detail
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.records import SCORES

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-from altdiffusion.curation.filters import REASONS
-from altdiffusion.curation.select import SelectWork, buckets_of, by_bucket
-from altdiffusion.curation.source import plan_select, scan_source
-from altdiffusion.curation.urls import url_keys
+from altdiffusion.curation.links.filters import REASONS
+from altdiffusion.curation.links.select import SelectWork, buckets_of, by_bucket
+from altdiffusion.curation.links.source import plan_select, scan_source
+from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage.dataset import Lake
 from tests.source_rows import GOOD, reasons, split, table

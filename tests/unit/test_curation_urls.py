@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altdiffusion.curation.urls import TRACKING, url_key, url_keys
+from altdiffusion.curation.links.urls import TRACKING, url_key, url_keys
 
 
 def keys(*urls: str | None) -> list[str | None]:

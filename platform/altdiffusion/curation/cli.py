@@ -41,7 +41,7 @@ def cmd_remove(arguments: argparse.Namespace) -> int:
     Raises:
         AltDiffusionError: no such version, an unusable list, or a shard that cannot be read.
     """
-    from altdiffusion.curation import takedown
+    from altdiffusion.curation.links import takedown
     from altdiffusion.lineage import graph as graphs
     from altdiffusion.lineage import impact as impacts
     from altdiffusion.storage import files
@@ -93,7 +93,7 @@ def cmd_impact(arguments: argparse.Namespace) -> int:
     Raises:
         AltDiffusionError: the lake or the list is not usable.
     """
-    from altdiffusion.curation import takedown
+    from altdiffusion.curation.links import takedown
     from altdiffusion.lineage import graph as graphs
     from altdiffusion.lineage import impact as impacts
     from altdiffusion.storage.dataset import Lake

@@ -19,7 +19,7 @@ from altdiffusion.curation.report.measures import Distribution
 from altdiffusion.curation.report.pairs import Pair, duplicate_pairs
 from altdiffusion.curation.report.sample import Sample, accepted, keyed_order, read_sample, rejected
 from altdiffusion.curation.report.words import withheld
-from altdiffusion.curation.scored import check_scores, measured
+from altdiffusion.curation.scoring.scored import check_scores, measured
 from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.languages import BY_CODE, CODES

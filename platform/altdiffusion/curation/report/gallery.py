@@ -28,7 +28,7 @@ from altdiffusion.curation.report.sample import (
     keyed_order,
     read_groups,
 )
-from altdiffusion.curation.scored import Scored
+from altdiffusion.curation.scoring.scored import Scored
 from altdiffusion.storage.dataset import Version
 
 MIN_GROUPS, MAX_GROUPS = 4, 64

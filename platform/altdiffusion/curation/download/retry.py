@@ -1,0 +1,165 @@
+"""A later pass over what a download rejected for a reason that time may mend: images -> images, with more rows.
+
+Nothing that was done is done again: the version before keeps its shards (`carried`), and a unit is a run of its
+rejects shards. Rows whose reason `RetryConfig` covers are fetched once more, by the same rules; those that come are
+accepted now, those that fail again keep the new reason, all others their old one. A reject names the download unit
+and the row in it, which leads back to its link; it keeps both, so that a further pass finds it too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from altdiffusion.curation.config import DownloadConfig, RetryConfig, ScoreConfig
+from altdiffusion.curation.download.spool import Rows
+from altdiffusion.curation.download.work import Crawler, plan_download, write_unit
+from altdiffusion.curation.network.addresses import Resolver
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.ranges import read_range, unit_id
+from altdiffusion.records import LINKS, REJECTS
+from altdiffusion.storage import files, shards
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.ledger import Unit, UnitRecord
+
+
+def plan_retry(links: Version, images: Version, download: DownloadConfig) -> list[Unit]:
+    """Units over the rejects of an images version, in its order: as many shards each as hold `rows_per_unit` rows.
+
+    Args:
+        links: the version that `images` was downloaded from.
+    """
+    units: list[Unit] = []
+    first = rows = 0
+    for number, shard in enumerate(images.rejects):
+        if number > first and rows + shard.rows > download.rows_per_unit:
+            units.append(_unit(links, images, len(units), first, number))
+            first, rows = number, 0
+        rows += shard.rows
+    if images.rejects:
+        units.append(_unit(links, images, len(units), first, len(images.rejects)))
+    return units
+
+
+def _unit(links: Version, images: Version, index: int, first: int, stop: int) -> Unit:
+    reads = [links.ref.digest, *(shard.sha256 for shard in images.rejects[first:stop])]
+    payload = {
+        "links": str(links.ref),
+        "images": str(images.ref),
+        "first": first,
+        "stop": stop,
+        "input_digest": files.sha256_hex(files.canonical_json(reads)),
+    }
+    return Unit(id=unit_id(index, *reads), index=index, payload=payload)
+
+
+def carried(images: Version) -> UnitRecord:
+    """The record of what a version had already accepted, taken over unchanged and in front."""
+    return UnitRecord(
+        unit_id=f"carried-{images.ref.digest[:16]}",
+        index=-1,
+        input_digest=images.ref.digest,
+        rows_in=images.rows,
+        shards=images.shards,
+        rows_by_language=images.manifest.rows_by_language,
+        tally=images.manifest.tally,
+    )
+
+
+class RetryWork:
+    """Works a run of rejects shards: rows in are all their rows, accepted are those that came this time."""
+
+    def __init__(
+        self,
+        *,
+        lake: str,
+        dataset: str,
+        download: DownloadConfig,
+        retry: RetryConfig,
+        score: ScoreConfig | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self.lake, self.dataset, self.download, self.retry = lake, dataset, download, retry
+        self._crawler = Crawler(download, score or ScoreConfig(), resolver)
+        self._versions: dict[str, Version] = {}
+        self._plans: dict[str, list[Unit]] = {}
+
+    def setup(self) -> None:
+        """Makes the fetcher and loads scorer and blocklist."""
+        self._crawler.setup()
+
+    def close(self) -> None:
+        """Ends the decoders and closes connections; the end of the process does the same."""
+        self._crawler.close()
+
+    def run(self, unit: Unit) -> UnitRecord:
+        """Fetches what may be there by now, and writes it and what is still missing."""
+        rejects = self._rejects(unit)
+        again = self._retriable(rejects)
+        with self._crawler.crawl(self._links(unit, rejects.take(pa.array(again)))) as crawled:
+            rows, reasons, details = crawled.refused()
+            return write_unit(
+                Lake(self.lake).dataset(self.dataset),
+                unit,
+                rows_in=rejects.num_rows,
+                accepted=crawled.tables(),
+                rejects=_still_missing(rejects, again, rows, reasons, details),
+            )
+
+    def _version(self, ref: str) -> Version:
+        if ref not in self._versions:
+            self._versions[ref] = Lake(self.lake).version(ref)
+        return self._versions[ref]
+
+    def _rejects(self, unit: Unit) -> pa.Table:
+        images = self._version(str(unit.payload["images"]))
+        folder = files.join(images.folder_uri, "rejects")
+        infos = images.rejects[int(unit.payload["first"]) : int(unit.payload["stop"])]
+        return pa.concat_tables([shards.read_table(folder, info.sha256) for info in infos]).cast(REJECTS)
+
+    def _retriable(self, rejects: pa.Table) -> Rows:
+        reasons = rejects["reason"].combine_chunks().dictionary_encode()
+        covered = np.array([self.retry.covers(reason) for reason in reasons.dictionary.to_pylist()], bool)
+        return np.flatnonzero(covered[reasons.indices.to_numpy()])
+
+    def _links(self, unit: Unit, rejects: pa.Table) -> pa.Table:
+        """The links of rejected rows, in their order."""
+        ref = str(unit.payload["links"])
+        if ref not in self._plans:
+            self._plans[ref] = plan_download(self._version(ref), self.download.rows_per_unit)
+        plan = self._plans[ref]
+        ids = rejects["unit_id"].combine_chunks().dictionary_encode()
+        numbers = ids.indices.to_numpy()
+        tables = [LINKS.empty_table()]
+        places = [np.empty(0, np.int64)]
+        for number, name in enumerate(ids.dictionary.to_pylist()):
+            index = int(name[:8]) if name[:8].isdigit() else -1
+            if not 0 <= index < len(plan) or plan[index].id != name:
+                raise AltDiffusionError(
+                    f"{unit.payload['images']}",
+                    f"was not downloaded from {ref} by {self.download.rows_per_unit} rows a unit: {name} is none",
+                    "give the links version and the rows_per_unit that it was made with",
+                )
+            mine = np.flatnonzero(numbers == number)
+            rows = rejects["row"].take(pa.array(mine))
+            tables.append(read_range(self.lake, plan[index], self._versions).take(rows))
+            places.append(mine)
+        return pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(places), kind="stable")))
+
+
+def _still_missing(
+    rejects: pa.Table, again: Rows, refused: Rows, reasons: pa.Array, details: pa.Array
+) -> pa.Table:  # fmt: skip
+    """The rejects without those that came: `again` were fetched, `refused` of these did not come, and why."""
+    rows = rejects.num_rows
+    source = np.arange(rows)
+    source[again[refused]] = rows + np.arange(len(refused))
+    came = np.ones(len(again), bool)
+    came[refused] = False
+    kept = np.ones(rows, bool)
+    kept[again[came]] = False
+    columns = {name: rejects[name] for name in rejects.column_names}
+    for name, new in (("reason", reasons), ("detail", details)):
+        both = pa.chunked_array([*rejects[name].chunks, new.cast(pa.string())], pa.string())
+        columns[name] = both.take(pa.array(source))
+    return pa.table(columns, schema=REJECTS).filter(pa.array(kept))

@@ -1,0 +1,1 @@
+"""Which language a caption is in: letters, a fastText model, word lists."""

@@ -1,0 +1,368 @@
+"""Which language a caption is in: letters first, then a model and word lists among what the letters leave open.
+
+- Letters. A script of one language decides alone; an alphabet rules languages out; a text without letters is
+  `unknown` (fastText would answer `en 0.12`).
+- fastText's lid.176 (Joulin et al., arXiv 1607.01759; model under CC-BY-SA 3.0): the probabilities of all its labels,
+  not the best one's. They come from a mean over n-grams, which says the same for five n-grams as for five hundred;
+  so their logarithms are sharpened by a power of the number of n-grams (`Weights`).
+- Word lists (`lid.word_lists`): in which languages the words are frequent.
+- Their sum, renormalised over the labels that script and alphabet allow, is the probability of a language; times the
+  share of the text in that script it is the score, from whose threshold on a language is believed.
+
+Shapes: T captions, L labels, C columns of word-list evidence.
+"""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from altdiffusion.curation.assets import read_pinned
+from altdiffusion.curation.config import LanguageConfig
+from altdiffusion.curation.language import scripts, word_lists
+from altdiffusion.curation.language.fasttext_model import MAX_LETTERS, FastTextModel
+from altdiffusion.curation.language.word_lists import WordLists
+from altdiffusion.curation.language.words import Tokens, spans, tokens, totals
+from altdiffusion.errors import AltDiffusionError
+
+UNKNOWN = "unknown"
+_AT_ONCE = 65536  # captions; bounds the memory
+_COLUMNS = 1024  # captions whose [L, T] arrays fit a core's cache
+_MARKUP = r"<[^<>]{0,200}>|&[a-zA-Z]{2,8};|&#\d{1,6};"
+_ADDRESS = r"(?i)(?:https?://|www\.)[!-~]+|[!-~]+@[!-~]+\.[!-~]+"
+_FILE = r"(?i)[\w\-]+\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|pdf|html?|com|net|org)\b"
+# Scripts of several languages each: the model decides within them.
+_ASKED = (scripts.LATIN, scripts.CYRILLIC, scripts.ARABIC, scripts.DEVANAGARI, scripts.HEBREW, scripts.OTHER)
+_ALONE = ((scripts.THAI, "th"), (scripts.HANGUL, "ko"), (scripts.GREEK, "el"))
+_CONTROL = r"[\p{Cc}\p{Co}\x{200E}\x{200F}\x{2028}-\x{202E}\x{2060}-\x{2069}\x{FEFF}\x{FFFD}]+"
+# Whatever `clean_caption` changes holds one of these; most captions do not.
+_UNCLEAN = _CONTROL + r"|  |^\p{Z}|\p{Z}$"
+# The published training data appends a tab and a language code to captions (FACTS 1): never part of the text.
+_SUFFIX = r"\t[A-Za-z]{2,3}(?:[-_][A-Za-z]{2,4})?\s*$"
+# Labels that a caption found on the web can be expected to have; of the others the model gives far too many.
+_COMMON = (
+    "af ar az be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn ko ky "
+    "lt lv mk ml mn mr ms my ne nl nn no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh"
+)
+_SMALLEST = 1e-6  # a probability that the model means
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """How the evidence adds up, in natural logarithms; `benchmarks/language_id.py --fit` searches better ones."""
+
+    sharpness: float = 1.0
+    """Factor of the model's log-probabilities for a caption of 30 n-grams."""
+    growth: float = 0.33
+    """... times (n-grams / 30) to this power."""
+    words: float = 0.6
+    """Factor of the word lists' log-likelihoods."""
+    listed: float = 0.6
+    """A label without a list is credited with this share of what the best list says of a word that is listed,"""
+    nearest: float = 0.9
+    """or with this share of what the nearest languages' lists say where it has such,"""
+    unlisted: float = 1.5
+    """and with this much for a word that is on no list."""
+    rare: float = 2.0
+    """Taken off labels that are rare on the web,"""
+    foreign: float = 5.0
+    """and off languages whose alphabet lacks a letter of the caption: names are often foreign ones."""
+
+
+def clean_caption(captions: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Captions as stored: no language suffix, no control or direction characters, single spaces; null stays null."""
+    if isinstance(captions, pa.ChunkedArray):
+        captions = captions.combine_chunks()
+    unclean = pc.fill_null(pc.match_substring_regex(captions, _UNCLEAN), False)
+    some = captions.filter(unclean)
+    if not len(some):
+        return captions
+    cleaned = pc.replace_substring_regex(some, _SUFFIX, "")
+    cleaned = pc.replace_substring_regex(cleaned, _CONTROL, " ")
+    cleaned = pc.utf8_trim_whitespace(pc.replace_substring_regex(cleaned, r"\s+", " "))
+    return pc.replace_with_mask(captions, unclean, cleaned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """The best language of T captions, whether or not it is believed."""
+
+    labels: npt.NDArray[np.object_]
+    """[L + 1] the model's labels, then UNKNOWN."""
+    number: npt.NDArray[np.intp]
+    """[T] which of them."""
+    score: npt.NDArray[np.float32]
+    """[T] probability among what the letters allow, times the share of the text in that script; 0 to 1."""
+    letters: npt.NDArray[np.int32]
+    """[T] weighted number of letters."""
+
+    @property
+    def code(self) -> npt.NDArray[np.object_]:
+        """[T] label, UNKNOWN where there is nothing to judge."""
+        return self.labels[self.number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidates:
+    """The labels of one script."""
+
+    number: npt.NDArray[np.intp]
+    """[K] of each label."""
+    own: dict[int, int]
+    """Place among them -> column of its list; of those that have one."""
+    nearest: dict[int, int]
+    """Place -> column of the lists nearest to it; of those that have none of their own."""
+    others: npt.NDArray[np.intp]
+    """Places of the rest."""
+    bits: dict[int, int]
+    """Place -> bit of its alphabet, of those whose alphabet is known."""
+    rare: npt.NDArray[np.bool_]
+    """[K]"""
+
+
+class LanguageIdentifier:
+    """Loads model and lists once in the worker; works on columns."""
+
+    def __init__(self, config: LanguageConfig, weights: Weights | None = None) -> None:
+        self.config = config
+        self.weights = weights or Weights()
+        self._model = _load_model(config.model, config.model_sha256)
+        self._lists = _load_lists(config.words, config.words_sha256) if config.words_sha256 is not None else None
+        scripts.load()
+        labels = self._model.labels
+        missing = [code for code in (*config.languages, *config.thresholds) if code not in labels]
+        if missing:
+            raise AltDiffusionError(
+                f"languages {', '.join(missing)}",
+                "are no labels of the language model",
+                f"choose among: {' '.join(sorted(labels))}",
+            )
+        self._labels = np.array([*labels, UNKNOWN], object)
+        self._unknown = len(labels)
+        self._number = {label: number for number, label in enumerate(labels)}
+        self._candidates = {script: self._of_script(script) for script in (*_ASKED, scripts.HAN)}
+
+    def _of_script(self, script: int) -> _Candidates:
+        labels = [label for label in self._model.labels if scripts.may_write(label, script)]
+        latin = script == scripts.LATIN
+        own = {place: word_lists.own_list(label, latin) for place, label in enumerate(labels)}
+        nearest = {place: word_lists.nearest(label) for place, label in enumerate(labels) if own[place] is None}
+        bits = {place: scripts.bit(label) for place, label in enumerate(labels)}
+        common = _COMMON.split()
+        return _Candidates(
+            number=np.array([self._number[label] for label in labels], np.intp),
+            own={place: column for place, column in own.items() if column is not None},
+            nearest={place: column for place, column in nearest.items() if column is not None},
+            others=np.array([place for place, column in nearest.items() if column is None], np.intp),
+            bits={place: bit for place, bit in bits.items() if bit is not None},
+            rare=np.array([label not in common for label in labels]),
+        )
+
+    def guess(self, captions: pa.Array) -> Guess:
+        """The best language of each caption (string, nulls allowed)."""
+        text = pc.fill_null(captions.cast(pa.string()), "")
+        parts = [self._guess(text.slice(start, _AT_ONCE)) for start in range(0, max(len(text), 1), _AT_ONCE)]
+        number, score, letters = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Guess(labels=self._labels, number=number, score=score, letters=letters)
+
+    def _guess(self, captions: pa.Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        number = np.full(len(captions), self._unknown, np.intp)
+        score = np.zeros(len(captions), np.float32)
+        letters = np.zeros(len(captions), np.int32)
+        text = _without_markup(captions)
+        there = np.flatnonzero(pc.binary_length(text).to_numpy(zero_copy_only=False))
+        if not len(there):
+            return number, score, letters
+        text = text if len(there) == len(text) else text.take(pa.array(there))
+        cut = tokens(text)
+        signs = scripts.letters(_readable(cut.different))
+        found = scripts.evidence(cut, signs)
+        best = np.full(len(there), self._unknown, np.intp)
+        sure = np.zeros(len(there), np.float32)
+        for script, language in _ALONE:
+            mine = found.script == script
+            best[mine], sure[mine] = self._number.get(language, self._unknown), 1.0
+        silent = self._judge_han(found, best, sure)
+        asked = silent | np.isin(found.script, _ASKED)
+        for capitals in (False, True):
+            rows = np.flatnonzero(asked & (found.capitals == capitals))
+            if len(rows):
+                best[rows], sure[rows] = self._ask(cut.choose(rows), signs, found, rows, capitals)
+        sure = np.minimum(sure * found.share, np.float32(1))
+        best[sure <= 0] = self._unknown
+        number[there], score[there], letters[there] = best, sure, found.letters
+        return number, score, letters
+
+    def _judge_han(
+        self, found: scripts.Evidence, best: npt.NDArray[np.intp], sure: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.bool_]:
+        """Kana is Japanese; without kana the repertoires of the national standards decide.
+
+        Returns [T] where ideographs say nothing, so that the model has to be asked.
+        """
+        han = found.script == scripts.HAN
+        chinese = found.simplified + found.traditional
+        japanese = found.kana * 2 + found.japanese
+        spoken = chinese + japanese
+        zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
+        best[han] = np.where(japanese > chinese, ja, zh)[han]
+        sure[han] = (np.maximum(chinese, japanese) / np.maximum(spoken, 1))[han]
+        return np.asarray(han & (spoken == 0))
+
+    def _ask(
+        self,
+        cut: Tokens,
+        signs: scripts.Letters,
+        found: scripts.Evidence,
+        rows: npt.NDArray[np.intp],
+        capitals: bool,
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+        """Best label and its probability of the captions `cut`, which are `rows` of `found`."""
+        used = np.zeros(len(cut.different), bool)
+        used[cut.code] = True
+        chosen = np.flatnonzero(used[signs.token])
+        words, number = signs.words.choose(chosen).distinct()
+        small = scripts.lower(words)
+        sums, count = self._model.sums(small if capitals else words)
+        of_word = [*sums, count]
+        if self._lists is not None:
+            of_word += [*word_lists.pack(self._lists.gains(small, scripts.listed(small)))]
+        edges = np.searchsorted(signs.token[chosen], np.arange(len(used) + 1))
+        per_token = np.diff(edges)[cut.code]
+        at, _ = spans(edges[cut.code], edges[cut.code + 1])
+        ends = np.add.reduceat(per_token, cut.first).cumsum()
+        total = totals(of_word, number[at], np.append(0, ends[:-1]))
+        best = np.empty(len(rows), np.intp)
+        sure = np.empty(len(rows), np.float32)
+        for script in np.unique(found.script[rows]):
+            mine = np.flatnonzero(found.script[rows] == script)
+            for start in range(0, len(mine), _COLUMNS):
+                some = mine[start : start + _COLUMNS]
+                best[some], sure[some] = self._judge(
+                    self._candidates[int(script)], total[:, some], found.allowed[rows[some]]
+                )
+        return best, sure
+
+    def _judge(
+        self, candidates: _Candidates, total: npt.NDArray[np.int64], allowed: npt.NDArray[np.uint64]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+        """Best label of captions in one script, and its probability."""
+        weights, lanes = self.weights, self._model.lanes
+        count = total[lanes]
+        log = self._model.probabilities(total[:lanes], count)[candidates.number]
+        log += np.float32(_SMALLEST)
+        np.log(log, out=log)
+        log *= (weights.sharpness * (np.maximum(count, 1) / 30.0) ** weights.growth).astype(np.float32)
+        log -= (weights.rare * candidates.rare).astype(np.float32)[:, None]
+        if self._lists is not None:
+            self._add_words(log, candidates, total[lanes + 1 :])
+        foreign = np.float32(weights.foreign)
+        for place, bit in candidates.bits.items():
+            log[place] -= foreign * (~allowed >> np.uint64(bit) & np.uint64(1)).astype(np.float32)
+        best = log.argmax(axis=0)
+        # Row by row: NumPy's own sum along an axis adds in another order where there is but one caption.
+        sure = np.float32(1) / sum(np.exp(log - log.max(axis=0)))
+        return candidates.number[best], sure
+
+    def _add_words(self, log: npt.NDArray[np.float32], candidates: _Candidates, lanes: npt.NDArray[np.int64]) -> None:
+        weights = self.weights
+        nat = np.float32(weights.words * word_lists.UNIT * np.log(10) / 100)
+        best, unlisted = word_lists.unpack(lanes, (word_lists.BEST, word_lists.UNLISTED))
+        strange = np.float32(weights.words * weights.unlisted) * unlisted
+        for place, column in candidates.own.items():
+            log[place] += nat * word_lists.unpack(lanes, (column,))[0]
+        for place, column in candidates.nearest.items():
+            log[place] += nat * np.float32(weights.nearest) * word_lists.unpack(lanes, (column,))[0] + strange
+        log[candidates.others] += nat * np.float32(weights.listed) * best + strange
+
+    def identify(self, captions: pa.Array, source_labels: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """The decision for each caption.
+
+        Returns:
+            language: string, null where none of the configured languages is believed.
+            score: float32, the confidence.
+            guess: string, the best label all the same, for the rejects.
+        """
+        guess = self.guess(captions)
+        configured = np.isin(self._labels, self.config.languages)
+        accepted = configured[guess.number] & (guess.score >= self.needed(guess, source_labels))
+        names = pa.array(self._labels, pa.string())
+        language = names.take(pa.array(guess.number, mask=~accepted))
+        return language, pa.array(guess.score, pa.float32()), names.take(pa.array(guess.number))
+
+    def needed(self, guess: Guess, source_labels: pa.Array) -> npt.NDArray[np.float32]:
+        """[T] the score each caption must reach: by language and length, less where the source's label agrees."""
+        config = self.config
+        base = np.array([config.thresholds.get(label, config.threshold) for label in self._labels], np.float32)
+        missing = np.maximum(1.0 - guess.letters / max(config.short_letters, 1), 0.0)
+        needed = base[guess.number] + config.short_penalty * missing
+        given = pc.index_in(source_labels, value_set=pa.array(self._labels[:-1], pa.string()))
+        given = pc.fill_null(given, -1).to_numpy(zero_copy_only=False)
+        agrees = given == guess.number
+        differs = np.isin(given, [self._number[code] for code in config.languages]) & ~agrees
+        needed -= np.where(agrees, config.agreement_bonus, 0.0)
+        needed += np.where(differs, config.difference_penalty, 0.0)
+        return np.minimum(needed, 1.0).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_model(uri: str, sha256: str) -> FastTextModel:
+    """One a process, however many sources are worked."""
+    return FastTextModel(read_pinned(uri, sha256), uri)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_lists(uri: str, sha256: str) -> WordLists:
+    return WordLists(uri, sha256)
+
+
+def _without_markup(captions: pa.Array) -> pa.Array:
+    """Captions (no nulls) without tags and entities, at most MAX_LETTERS of each."""
+    data = np.frombuffer(captions.buffers()[2] or b"", np.uint8)
+    if not ((data == ord("<")) | (data == ord("&"))).any() and not _longer(captions):
+        return captions
+    some = pc.match_substring_regex(captions, "[<&]")
+    cleaned = pc.replace_substring_regex(captions.filter(some), _MARKUP, " ")
+    captions = pc.replace_with_mask(captions, some, cleaned)
+    return pc.utf8_slice_codeunits(captions, 0, MAX_LETTERS) if _longer(captions) else captions
+
+
+def _longer(captions: pa.Array) -> bool:
+    return len(captions) > 0 and bool(pc.max(pc.binary_length(captions)).as_py() > MAX_LETTERS)
+
+
+def _readable(different: pa.StringArray) -> pa.StringArray:
+    """Tokens without URLs, e-mail addresses and file names, letters and their accents in one; none becomes empty."""
+    _, offsets, data = different.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[different.offset : different.offset + len(different) + 1]
+    raw = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
+    after = np.append(raw[1:], np.uint8(0))
+    sign = (raw == ord("@")) | ((raw == ord(".")) & (after >= ord("0"))) | ((raw == ord(":")) & (after == ord("/")))
+    accent = (raw == 0xCC) | (raw == 0xCD)  # the first byte of the combining ones
+    written, accented = (_holding(which, bounds - bounds[0]) for which in (sign, accent))
+    if written is not None:
+        cleaned = different.filter(written)
+        for pattern in (_ADDRESS, _FILE):
+            cleaned = pc.replace_substring_regex(cleaned, pattern, " ")
+        different = pc.replace_with_mask(different, written, cleaned)
+    if accented is not None:
+        # Arrow's utf8_normalize leaves letters and accents apart (pyarrow 25)
+        whole = [unicodedata.normalize("NFC", token) for token in different.filter(accented).to_pylist()]
+        different = pc.replace_with_mask(different, accented, pa.array(whole, pa.string()))
+    return different
+
+
+def _holding(bytes_: npt.NDArray[np.bool_], bounds: npt.NDArray[np.int32]) -> pa.BooleanArray | None:
+    """Which texts hold one of some bytes; None if no text does."""
+    at = np.flatnonzero(bytes_)
+    if not len(at):
+        return None
+    some = np.zeros(len(bounds) - 1, bool)
+    some[np.searchsorted(bounds, at, side="right") - 1] = True
+    return pa.array(some)

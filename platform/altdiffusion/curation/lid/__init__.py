@@ -1,1 +1,0 @@
-"""What language identification rests on: words and their letters, a fastText model, word lists."""

@@ -1,0 +1,121 @@
+"""Rows that must go: what a list of hashes, pictures and links means in a lake, and how they are kept from returning.
+
+The list is written like a blocklist, and read as one: what `dataset remove` takes out is what select and download
+refuse once the same lines stand in their blocklists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from altdiffusion.curation.links.blocklist import Blocklist, DigestSet, TextSet, load_blocklist
+from altdiffusion.curation.links.urls import url_keys
+from altdiffusion.curation.tally import tally
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.holdings import Holdings, Mask, search
+from altdiffusion.storage.removal import Removal, remove
+
+_NO_IDS = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakedownList:
+    """A list as rows are searched by it (`holdings.Wanted`)."""
+
+    blocklist: Blocklist
+    lines: tuple[str, ...]
+    """As written, without comments."""
+    sha256: str
+    """Of the file."""
+
+    @property
+    def sample_ids(self) -> pa.Array:
+        """int64: rows by id."""
+        return pa.array(self.blocklist.hashes)
+
+    @property
+    def pictures(self) -> pa.Array:
+        """string: rows by the SHA-256 (hex) of their picture."""
+        return pa.array(list(self.blocklist.image_sha256), pa.string())
+
+    def links(self, urls: pa.ChunkedArray) -> Mask:
+        """Which of these links are listed, by link or by domain."""
+        only_links = dataclasses.replace(self.blocklist, hashes=_NO_IDS)
+        return only_links.blocks(url_keys(urls), pa.nulls(len(urls), pa.int64()))
+
+
+def read_list(uri: str) -> TakedownList:
+    """A file of `hash:`, `sha256:`, `url:` and `domain:` lines.
+
+    Raises:
+        AltDiffusionError: it is missing or malformed, or lists nothing.
+    """
+    text = _text(uri)
+    sha256 = files.sha256_hex(text)
+    found = load_blocklist(uri, sha256)
+    return _checked(TakedownList(blocklist=found, lines=_lines(text), sha256=sha256), uri)
+
+
+def read_urls(uri: str) -> TakedownList:
+    """A file of one link a line.
+
+    Raises:
+        AltDiffusionError: it is missing or lists nothing.
+    """
+    text = _text(uri)
+    lines = _lines(text)
+    found = Blocklist(
+        urls=TextSet(url_keys(pa.array(lines, pa.string()))),
+        domains=TextSet(pa.array([], pa.string())),
+        hashes=_NO_IDS,
+        image_sha256=DigestSet(),
+    )
+    listed = tuple(f"url:{line}" for line in lines)
+    return _checked(TakedownList(blocklist=found, lines=listed, sha256=files.sha256_hex(text)), uri)
+
+
+def take_down(lake: Lake, before: Version, wanted: TakedownList) -> tuple[Removal, Holdings]:
+    """Makes the version after `before` without the listed rows; also says where else in the lake they are."""
+    holdings = search(lake, wanted)
+    counts = tally if before.manifest.kind == "links" else None
+    removal = remove(lake.dataset(before.manifest.name), before, holdings, wanted.sha256, tally=counts)
+    return removal, holdings
+
+
+def blocklist_lines(wanted: TakedownList, holdings: Holdings) -> list[str]:
+    """Lines that keep the rows from coming back: the list itself, and the ids of the rows that its pictures came by,
+    so that these are not even asked for again."""
+    return sorted({*wanted.lines, *(f"hash:{sample_id}" for sample_id in holdings.pictured.tolist())})
+
+
+def _text(uri: str) -> bytes:
+    try:
+        return files.read_bytes(uri)
+    except FileNotFoundError as error:
+        raise AltDiffusionError(f"list {uri}", "is not there", "give the path of a text file") from error
+
+
+def _lines(text: bytes) -> tuple[str, ...]:
+    lines = (line.strip() for line in text.decode(errors="replace").splitlines())
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+def _checked(wanted: TakedownList, uri: str) -> TakedownList:
+    if not wanted.lines:
+        raise AltDiffusionError(
+            f"list {uri}", "lists nothing", "write hash:<id>, sha256:<hex>, url:<link> or domain:<name> lines"
+        )
+    return wanted
+
+
+def described(lines: Sequence[str]) -> str:
+    """How many entries of which kind."""
+    kinds = [line.partition(":")[0] for line in lines]
+    return ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))

@@ -1,0 +1,1 @@
+"""Pictures as bytes: their headers, their decoding in child processes, their hashes and duplicates."""
