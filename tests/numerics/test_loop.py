@@ -226,11 +226,34 @@ def test_a_skipped_step_changes_nothing(lake: str) -> None:
     before = {file: {k: v.clone() for k, v in named.items()} for file, named in trainer.tensors().items()}
     samples = read(order, rows, 1)
     samples["latents"][3] = math.inf
-    assert trainer.update(samples) is None
+    assert bool(trainer.update(samples).isnan())
     assert trainer.counters.step == 2
     assert trainer.counters.updates == 1
     for file, named in trainer.tensors().items():
         assert all(torch.equal(tensor, before[file][name]) for name, tensor in named.items())
+
+
+def test_an_update_that_is_decided_on_the_device_equals_one_that_is_decided_here(lake: str) -> None:
+    """The way of a GPU, where the host never waits, run on the CPU: averages and counters lag, nothing else differs."""
+    ends = []
+    for on_device in (False, True):
+        run = resolve(config(lake), lake)
+        trainer = Trainer(run, DiffusionTask(run.config, load_models(run), CPU), device=CPU)
+        trainer.on_device = on_device
+        order, rows = open_data(run)
+        for step in range(6):
+            samples = read(order, rows, step)
+            if step in (1, 2, 4):
+                samples["latents"][3] = math.inf
+            assert bool(trainer.update(samples).isnan()) == (step in (1, 2, 4))
+            assert trainer.counters.updates == [1, 1, 1, 2, 2, 3][step] - (on_device and step in (0, 3, 5))
+        tensors = trainer.tensors()
+        assert (trainer.counters.updates, trainer.counters.skipped, trainer.counters.bad_in_a_row) == (3, 3, 0)
+        ends.append((tensors, [float(state["step"]) for state in trainer.optimizer.state.values()]))
+    (one, steps), (other, other_steps) = ends
+    assert steps == other_steps == [3.0] * len(steps)
+    for file, named in one.items():
+        assert all(torch.equal(tensor, other[file][name]) for name, tensor in named.items()), file
 
 
 def test_steps_that_stay_not_finite_end_the_run(lake: str) -> None:
@@ -246,11 +269,15 @@ def test_reports_hold_what_a_person_needs(lake: str) -> None:
     last = said.reports[-1]
     assert [report.step for report in said.reports] == [4, 8, 12]
     assert (last.samples_seen, last.epochs, last.lr, last.skipped_steps) == (96, pytest.approx(96 / 180), 1e-3, 0)
-    assert last.images_per_second > 0
+    assert last.images_per_second == last.images_per_second_per_worker > 0
+    assert 0 < last.mfu < 1
+    assert 10 << 20 < last.memory_bytes < 64 << 30
     assert 0 <= last.data_wait < 1
     assert last.seconds_left == 0
     assert "12/12 steps" in last.line("train align")
     assert "images/s" in last.line("train align")
+    assert "MFU" in last.line("train align")
+    assert {"train/mfu", "train/memory_gib", "train/images_per_second_per_worker"} <= last.metrics().keys()
 
 
 def test_bf16_stays_near_fp32(lake: str) -> None:

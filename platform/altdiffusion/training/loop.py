@@ -108,7 +108,7 @@ def _steps(
     written = found
     for samples in loader:
         loss = trainer.update(samples)
-        window.add(loss)
+        window.add(loss, samples)
         if counters.bad_in_a_row >= config.max_bad_steps:
             raise AltDiffusionError(
                 f"run {config.run}, step {counters.step}",
@@ -128,10 +128,10 @@ def _steps(
 
 
 def _save(
-    run: ResolvedRun, trainer: Trainer, loss: Tensor | None, reporter: Reporter, rank: int, world: int, last: bool
+    run: ResolvedRun, trainer: Trainer, loss: Tensor, reporter: Reporter, rank: int, world: int, last: bool
 ) -> Checkpoint | None:
     """Writes a checkpoint on rank 0; all ranks call it. A failed write ends the run only where it is the last one."""
-    value = float("nan") if loss is None else float(mean_over_ranks(loss.detach().clone(), world))
+    value = float(mean_over_ranks(loss.detach().clone(), world))
 
     def write() -> Checkpoint | None:
         try:

@@ -1,4 +1,4 @@
-"""What a run did since it last said so: loss, throughput, waiting."""
+"""What a run did since it last said so: loss, throughput, utilisation, waiting, memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from altdiffusion.training.data import Loader
+from altdiffusion.training.data import Loader, Samples
+from altdiffusion.training.memory import peak_bytes
 from altdiffusion.training.order import Order
+from altdiffusion.training.peak import find_peak
 from altdiffusion.training.report import Progress
 from altdiffusion.training.trainer import Trainer
 
@@ -23,33 +25,50 @@ class Meter:
         self._began = self._start = time.perf_counter()
         self._first = self._since = trainer.counters.step
         self._waited = 0.0
-        self._sums = torch.zeros(2, device=trainer.device)  # loss, steps that have one
+        self._losses: list[Tensor] = []  # on the device: summing them up waits for the report
+        self._flops = 0.0  # of this rank
+        self._peak = find_peak(trainer.device, trainer.config.precision, trainer.config.compute.peak_tflops)
 
-    def add(self, loss: Tensor | None) -> None:
-        if loss is not None:
-            self._sums[0] += loss
-            self._sums[1] += 1
+    def add(self, loss: Tensor, samples: Samples) -> None:
+        """One step: this rank's loss (NaN if it was skipped) of these samples."""
+        self._losses.append(loss)
+        self._flops += self._trainer.task.flops(samples) * len(samples.positions)
 
     def close(self, order: Order) -> Progress:
         """The report on all ranks' steps; every rank calls it at the same steps."""
-        trainer, now = self._trainer, time.perf_counter()
-        config, counters = trainer.config, trainer.counters
-        sums = torch.cat([self._sums, torch.tensor([self._loader.waited_s - self._waited], device=trainer.device)])
-        if trainer.world > 1:
+        trainer = self._trainer
+        config, counters, world = trainer.config, trainer.counters, trainer.world
+        trainer.settle()
+        losses = torch.stack(self._losses) if self._losses else torch.zeros(0, device=trainer.device)
+        known = losses.isfinite()
+        sums = torch.cat(
+            [
+                torch.stack([losses.where(known, 0.0).sum(), known.sum()]),
+                torch.tensor([self._loader.waited_s - self._waited, self._flops / 1e12], device=trainer.device),
+            ]
+        )
+        memory = torch.tensor(float(peak_bytes(trainer.device)), dtype=torch.float64, device=trainer.device)
+        if world > 1:
             dist.all_reduce(sums)
-        loss, count, waited = sums.tolist()
+            dist.all_reduce(memory, op=dist.ReduceOp.MAX)
+        loss, count, waited, tflop = sums.tolist()  # waits for the device: what follows is measured when it is done
+        now = time.perf_counter()
         seconds = max(now - self._start, 1e-9)
         done, pace = counters.step - self._since, (now - self._began) / max(1, counters.step - self._first)
         self._start, self._since, self._waited = now, counters.step, self._loader.waited_s
-        self._sums.zero_()
+        self._losses, self._flops = [], 0.0
         return Progress(
             step=counters.step,
             steps=config.steps,
             loss=loss / count if count else math.nan,
-            grad_norm=trainer.grad_norm,
+            grad_norm=float(trainer.grad_norm),
             lr=config.optimizer.lr_at(counters.step - 1),
             images_per_second=done * config.global_batch / seconds,
-            data_wait=waited / trainer.world / seconds,
+            images_per_second_per_worker=done * config.global_batch / seconds / world,
+            mfu=tflop / seconds / world / self._peak.tflops,
+            peak=self._peak,
+            memory_bytes=int(memory),
+            data_wait=waited / world / seconds,
             epochs=order.epochs(counters.step)[0],
             samples_seen=counters.step * config.global_batch,
             skipped_steps=counters.skipped,

@@ -9,6 +9,7 @@ from typing import Protocol
 from altdiffusion.lineage.spool import MetricSpool
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.peak import Peak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,13 @@ class Progress:
     """Of the last step, L2 over all that is trained."""
     lr: float
     images_per_second: float
+    images_per_second_per_worker: float
+    mfu: float
+    """Model FLOPs utilisation: operations that the steps needed, over what the workers could do in that time."""
+    peak: Peak
+    """What a worker could do, and who says so."""
+    memory_bytes: int
+    """Peak of the worker that took most: of its GPU, else of its process."""
     data_wait: float
     """Share of the time that the workers waited for data, 0 to 1."""
     epochs: float
@@ -39,6 +47,10 @@ class Progress:
             "train/grad_norm": self.grad_norm,
             "train/lr": self.lr,
             "train/images_per_second": self.images_per_second,
+            "train/images_per_second_per_worker": self.images_per_second_per_worker,
+            "train/mfu": self.mfu,
+            "train/peak_tflops": self.peak.tflops,
+            "train/memory_gib": self.memory_bytes / 2**30,
             "train/data_wait": self.data_wait,
             "train/epochs": self.epochs,
             "train/samples_seen": float(self.samples_seen),
@@ -51,6 +63,8 @@ class Progress:
         skipped = f"  {self.skipped_steps} steps skipped" if self.skipped_steps else ""
         return (
             f"[{name}] {self.step}/{self.steps} steps  loss {self.loss:.4f}  {self.images_per_second:,.1f} images/s  "
+            f"{self.images_per_second_per_worker:,.1f} a worker  MFU {self.mfu:.1%} of {self.peak.tflops:.3g} TFLOP/s "
+            f"({self.peak.name})  {self.memory_bytes / 2**30:.2f} GiB  "
             f"data wait {self.data_wait:.1%}{skipped}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         )
 

@@ -20,6 +20,25 @@ from altdiffusion.training.resolve import ResolvedRun, check_shapes
 from altdiffusion.training.tasks import Task
 
 
+class Flag:
+    """A boolean on a device, on its way to the host."""
+
+    def __init__(self, on_device: Tensor) -> None:
+        self._event = None
+        self._host = on_device
+        if on_device.is_cuda:
+            self._host = torch.empty((), dtype=on_device.dtype, pin_memory=True)
+            self._host.copy_(on_device, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def value(self) -> bool:
+        """Waits until it has come, at most."""
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self._host)
+
+
 @dataclass(kw_only=True)
 class Counters:
     """Numbers that a checkpoint carries beside tensors."""
@@ -51,7 +70,7 @@ class Trainer:
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
             self.parameters,
-            lr=torch.tensor(0.0) if device.type == "cuda" else 0.0,
+            lr=0.0,
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
@@ -64,15 +83,58 @@ class Trainer:
                 "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
             }
         self._gradients = SummedGradients(self.parameters) if world > 1 else None
-        self.grad_norm = math.nan
+        self.grad_norm: Tensor = torch.tensor(math.nan)
+        """Of the last update, L2 over all that is trained; on the device."""
+        self.on_device = device.type != "cpu" and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        """Whether the optimizer itself skips an update that is not finite."""
+        self._bad: Flag | None = None  # of an update that is not settled yet
 
-    def update(self, samples: Samples) -> Tensor | None:
+    def update(self, samples: Samples) -> Tensor:
         """One update with this rank's samples of a global batch.
 
+        Nothing here waits for a GPU: whether the gradient is finite is decided there (see `settle`).
+
         Returns:
-            Mean loss of this rank's samples (float32 scalar on the device), or None if a loss or gradient of any
-            rank is not finite: then nothing changes but the counters.
+            Mean loss of this rank's samples (float32 scalar on the device). NaN if a loss or gradient of any rank is
+            not finite: then nothing changes but the counters.
         """
+        loss = self._backward(samples)
+        self.settle()  # the update before: its averages are taken before this one moves the weights
+        self.grad_norm = self._norm()
+        bad = ~torch.isfinite(self.grad_norm)
+        self.counters.step += 1
+        self._set_lr(self.config.optimizer.lr_at(self.counters.step - 1))
+        if self.on_device:
+            self.optimizer.found_inf = bad.to(torch.float32)  # the fused kernels leave all as it is where it is 1
+            self.optimizer.step()
+            self._bad = Flag(bad)
+        else:
+            self._bad = Flag(bad)
+            if not self._bad.value():
+                self.optimizer.step()
+            self.settle()
+        return torch.where(bad, math.nan, loss)
+
+    def settle(self) -> None:
+        """Brings counters and averages up to the last update.
+
+        On a GPU they lag behind by one: the host learns whether an update was skipped while the GPU is busy with the
+        next one, and never waits for it. On the CPU there is nothing to wait for, and they never lag.
+        """
+        if self._bad is None:
+            return
+        counters, bad = self.counters, self._bad.value()
+        self._bad = None
+        if bad:
+            counters.skipped += 1
+            counters.bad_in_a_row += 1
+            return
+        counters.updates += 1
+        counters.bad_in_a_row = 0
+        self.ema.update(self.config.optimizer.ema_decay_at(counters.updates))
+
+    def _backward(self, samples: Samples) -> Tensor:
+        """Sums the gradients of all micro-batches and ranks; returns this rank's mean loss."""
         total = torch.zeros((), device=self.device)
         share = 1.0 / (self.config.accumulation_of(self.world) * self.world)
         if self._gradients is not None:
@@ -88,35 +150,20 @@ class Trainer:
             total += loss.detach()
         if self._gradients is not None:
             self._gradients.wait()
-        counters = self.counters
-        counters.step += 1
-        if not self._finite():
-            counters.skipped += 1
-            counters.bad_in_a_row += 1
-            return None
-        counters.updates += 1
-        counters.bad_in_a_row = 0
-        self._set_lr(self.config.optimizer.lr_at(counters.step - 1))
-        self.optimizer.step()
-        self.ema.update(self.config.optimizer.ema_decay_at(counters.updates))
         return total / len(pieces)
 
-    def _finite(self) -> bool:
-        """Whether the gradient's norm is finite; the gradient is the sum over ranks, so all ranks answer the same."""
+    def _norm(self) -> Tensor:
+        """L2 norm of the gradient, on the device; the gradient is the sum over ranks, so all ranks find the same."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        self.grad_norm = float(norm)
-        return math.isfinite(self.grad_norm)
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+            group["lr"] = lr
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of a checkpoint, by file and name."""
+        self.settle()
         moments = {}
         for name, parameter in zip(self.names, self.parameters, strict=True):
             state = self.optimizer.state[parameter]
@@ -144,6 +191,7 @@ class Trainer:
 
     def state(self, loss: float | None) -> dict[str, Any]:
         """The content of state.json."""
+        self.settle()
         counters = self.counters
         return {
             "format": checkpoints.FORMAT,

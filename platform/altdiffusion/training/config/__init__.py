@@ -1,5 +1,6 @@
 """The config of a training run: what decides the weights, and what decides only where and how fast."""
 
+from altdiffusion.training.config.compute import ComputeConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
@@ -8,6 +9,7 @@ from altdiffusion.training.config.start import StartConfig
 from altdiffusion.training.config.workers import WorkersConfig
 
 __all__ = [
+    "ComputeConfig",
     "DatasetConfig",
     "ObjectiveConfig",
     "OptimizerConfig",

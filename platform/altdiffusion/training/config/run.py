@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from altdiffusion.config import operational
+from altdiffusion.training.config.compute import ComputeConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
@@ -50,6 +51,7 @@ class TrainConfig:
     keep_last: int = operational(3)
     log_every: int = operational(10)
     workers: WorkersConfig = operational(factory=WorkersConfig)
+    compute: ComputeConfig = operational(factory=ComputeConfig)
 
     def __post_init__(self) -> None:
         if not _RUN.fullmatch(self.run):

@@ -15,6 +15,7 @@ from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data import Samples
+from altdiffusion.training.flops import step_flops
 from altdiffusion.training.layout import LATENTS
 from altdiffusion.training.text_cache import TextCache
 
@@ -39,6 +40,7 @@ class DiffusionTask:
         self.pad_id = int(bundle.tokenizer.pad_token_id)
         self.empty_ids = tokenize(bundle.tokenizer, [""])[0].to(device)
         self.schedule = Schedule.scaled_linear(device, zero_terminal_snr=config.objective.zero_terminal_snr)
+        self._flops: dict[tuple[int, ...], float] = {}
         cache_mb = config.workers.text_cache_mb
         self.encode = TextCache(self._encode, cache_mb << 20) if cache_mb else self._encode
 
@@ -61,6 +63,20 @@ class DiffusionTask:
         if objective.min_snr_gamma is not None:
             errors = errors * self.schedule.min_snr_weights(objective.prediction, objective.min_snr_gamma, timesteps)
         return errors.mean()
+
+    def flops(self, samples: Samples) -> float:
+        """The UNet's alone, as published figures have it: text encoder and drawing of noise count as time, not work."""
+        shape = tuple(samples["latents"].shape[1:])
+        if shape not in self._flops:
+            context = (1, samples["token_ids"].shape[1], int(self.unet.config.cross_attention_dim))
+            self._flops[shape] = step_flops(
+                self.unet,
+                torch.empty(1, *shape, device="meta"),
+                torch.zeros(1, dtype=torch.int64, device="meta"),
+                encoder_hidden_states=torch.empty(context, device="meta"),
+                return_dict=False,
+            )
+        return self._flops[shape]
 
     def _encode(self, token_ids: Tensor) -> Tensor:
         """The UNet's context: [B, T, D] of int64 [B, T]."""

@@ -26,3 +26,7 @@ class Task(Protocol):
     def loss(self, samples: Samples) -> Tensor:
         """Mean loss of some samples (float32 scalar), with everything drawn for them keyed by their positions."""
         ...
+
+    def flops(self, samples: Samples) -> float:
+        """Floating-point operations of one sample of these, forward and backward of what is trained; 0 if unknown."""
+        ...
