@@ -1,15 +1,22 @@
-"""A published AltDiffusion-m18 text encoder -> transformers' own `AltCLIPTextModel`, exactly.
+"""A published AltDiffusion-m18 or AltCLIP-m18 text encoder -> transformers' own `AltCLIPTextModel`, exactly.
 
-The published form (FlagAI `examples/AltDiffusion-m18`; the class `RobertaSeriesModelWithTransformation`) is XLM-R
-with N layers, `pre_LN`, `transformation` and `transformation_pre`; the UNet reads
+AltDiffusion-m18 (FlagAI `examples/AltDiffusion-m18`; the class `RobertaSeriesModelWithTransformation`) is XLM-R with
+N layers, `pre_LN`, `transformation` and `transformation_pre`; the UNet reads
 `transformation_pre(pre_LN(hidden_states[-2]))`. `AltCLIPTextModel` computes
 `transformation(pre_LN(last hidden state))`. Hence: one layer fewer, and `transformation := transformation_pre`. The
-last layer and the published `transformation` serve the CLIP feature only and are left out by name; any other key that
-is missing or left over is an error: a silently dropped head once gave users images unrelated to their prompts.
+last layer and the published `transformation` serve the CLIP feature only and are left out by name.
+
+AltCLIP-m18 is a CLIP model whose text tower stands below `text_model.` (transformers' `AltCLIPModel`). With
+`transformation_pre` it is read as above. Without, its only trained head is the CLIP feature's: all N layers are kept
+and the UNet gets `transformation(pre_LN(last hidden state))` of every position, as the earlier AltDiffusion models do.
+
+Any other key that is missing or left over is an error: a silently dropped head once gave users images unrelated to
+their prompts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,14 +26,25 @@ import torch
 from altdiffusion.diffusion.models import build_text_encoder
 from altdiffusion.diffusion.text_encoder import save_text_encoder
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
 
-# Never read on the way to the UNet's context: a constant buffer, and the pooler that XLM-R's class may carry.
+# Never read on the way to the UNet's context: constant buffers, the pooler that XLM-R's class may carry, and the
+# temperature of the contrastive loss.
 _NOT_READ = (
     "roberta.embeddings.position_ids",
     "roberta.embeddings.token_type_ids",
     "roberta.pooler.dense.weight",
     "roberta.pooler.dense.bias",
+    "logit_scale",
 )
+_TOWER = "text_model."
+"""Where the text encoder stands in a CLIP model; beside it are the picture's tower and the two projections."""
+_BESIDE_TOWER = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
+_SPELLED_OUT = "roberta.encoder.layers."
+_CLIP = "text_config"
+"""Key of a CLIP model's config that holds the text encoder's."""
+POSITIONS = 77
+"""Of a caption, as the published UNet was trained."""
 _COPIED = (
     "vocab_size",
     "hidden_size",
@@ -55,8 +73,9 @@ def convert_text_encoder(folder: str | Path) -> Any:
         AltDiffusionError: no config, no weights, a shard missing, a key missing or unused, or a wrong shape.
     """
     published = _read_config(Path(folder))
-    layers = int(published["num_hidden_layers"]) - 1
-    weights = read_weights(folder)
+    weights = _text_tower(read_weights(folder), folder)
+    pre = "transformation_pre.weight" in weights or not published.get(_CLIP)
+    layers = int(published["num_hidden_layers"]) - (1 if pre else 0)
     config = {name: published[name] for name in _COPIED} | {
         name: published.get(name, default) for name, default in _DEFAULTS.items()
     }
@@ -72,7 +91,7 @@ def convert_text_encoder(folder: str | Path) -> Any:
     wanted = encoder.state_dict()
     renamed: dict[str, torch.Tensor] = {}
     for name in wanted:
-        source = _published_name(name)
+        source = _published_name(name, pre)
         if source not in weights:
             raise AltDiffusionError(
                 f"text encoder {folder}", f"lacks the key {source}", "give the published m18 weights"
@@ -85,14 +104,14 @@ def convert_text_encoder(folder: str | Path) -> Any:
             )
         renamed[name] = weights.pop(source)
     for name in sorted(weights):
-        clip_feature = name.startswith(last_layer) or name in ("transformation.weight", "transformation.bias")
+        clip_feature = pre and (name.startswith(last_layer) or name in ("transformation.weight", "transformation.bias"))
         if not clip_feature and name not in _NOT_READ:
             raise AltDiffusionError(
                 f"text encoder {folder}",
                 f"holds the key {name}, which nothing uses",
                 "give the published m18 weights",
             )
-    if not any(name.startswith(last_layer) for name in weights):
+    if pre and not any(name.startswith(last_layer) for name in weights):
         raise AltDiffusionError(
             f"text encoder {folder}",
             f"lacks the keys {last_layer}*",
@@ -104,32 +123,62 @@ def convert_text_encoder(folder: str | Path) -> Any:
     return encoder
 
 
-def _published_name(name: str) -> str:
+def _published_name(name: str, pre: bool) -> str:
     """The published key of a key of `AltCLIPTextModel`."""
-    if name.startswith("transformation."):
+    if pre and name.startswith("transformation."):
         return name.replace("transformation.", "transformation_pre.", 1)
     return name.replace("roberta.encoder.layers.", "roberta.encoder.layer.", 1)
 
 
+def _text_tower(weights: dict[str, torch.Tensor], folder: str | Path) -> dict[str, torch.Tensor]:
+    """The text encoder's own weights, under the published names, of an encoder or of a whole CLIP model."""
+    if any(name.startswith(_TOWER) for name in weights):
+        for name in weights:
+            if not name.startswith((_TOWER, *_BESIDE_TOWER)):
+                raise AltDiffusionError(
+                    f"text encoder {folder}",
+                    f"holds the key {name}, which nothing uses",
+                    "give the published m18 weights",
+                )
+        weights = {name[len(_TOWER) :]: tensor for name, tensor in weights.items() if name.startswith(_TOWER)}
+    # transformers 5 writes the layers as `encoder.layers`, the published files say `encoder.layer`
+    return {name.replace(_SPELLED_OUT, "roberta.encoder.layer.", 1): tensor for name, tensor in weights.items()}
+
+
+def is_published(folder: str) -> bool:
+    """Whether a folder (any URI) holds a text encoder as it was published, which has to be converted."""
+    with contextlib.suppress(FileNotFoundError):
+        config = files.read_json(files.join(folder, "text_encoder", "config.json"))
+        return config.get("model_type") not in ("altclip_text_model", "clip_text_model")
+    with contextlib.suppress(FileNotFoundError):
+        return _CLIP in files.read_json(files.join(folder, "config.json"))
+    return False
+
+
 def convert_folder(source: str | Path, target: str | Path) -> None:
-    """A published model folder (`text_encoder`, `tokenizer`) -> one that `load_text_encoder` opens.
+    """A published model folder -> one that `load_text_encoder` opens.
+
+    Args:
+        source: AltDiffusion's (`text_encoder`, `tokenizer`), or AltCLIP's with everything at the top.
 
     Raises:
         AltDiffusionError: as `convert_text_encoder`, or there is no tokenizer.
     """
     from transformers import XLMRobertaTokenizer
 
+    nested = (Path(source) / "text_encoder").is_dir()
+    encoder, words = (Path(source) / "text_encoder", Path(source) / "tokenizer") if nested else (Path(source),) * 2
     try:
-        tokenizer = XLMRobertaTokenizer.from_pretrained(Path(source) / "tokenizer", local_files_only=True)
+        tokenizer = XLMRobertaTokenizer.from_pretrained(words, local_files_only=True)
     except Exception as error:
         raise AltDiffusionError(
-            f"tokenizer {Path(source) / 'tokenizer'}",
+            f"tokenizer {words}",
             f"cannot be opened ({(str(error).splitlines() or ['no message'])[0][:200]})",
             "give the published folder with its tokenizer",
         ) from error
-    if tokenizer.model_max_length > 512:  # XLM-R's own; the UNet was trained on 77 positions
-        tokenizer.model_max_length = 77
-    save_text_encoder(convert_text_encoder(Path(source) / "text_encoder"), tokenizer, target)
+    if tokenizer.model_max_length > POSITIONS:  # XLM-R's own is 512
+        tokenizer.model_max_length = POSITIONS
+    save_text_encoder(convert_text_encoder(encoder), tokenizer, target)
 
 
 def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -182,12 +231,15 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    """config.json of an encoder; of a CLIP model its text part, which still says that it is one (`text_config`)."""
     path = folder / "config.json"
     if not path.is_file():
         raise AltDiffusionError(
             f"text encoder {folder}", "holds no config.json", "give the folder with config and weights"
         )
-    config: dict[str, Any] = json.loads(path.read_text())
+    config: dict[str, Any] = files.read_json(str(path))
+    if isinstance(config.get(_CLIP), dict):
+        config = {**config[_CLIP], _CLIP: True}
     for name in (*_COPIED, "num_hidden_layers"):
         if name not in config:
             raise AltDiffusionError(f"config {path}", f"lacks {name}", "give the published config.json")

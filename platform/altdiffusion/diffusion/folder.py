@@ -1,10 +1,17 @@
-"""Model folders as inputs: the digest of what is in them, and how lineage names them."""
+"""Model folders: the digest of what is in them, how lineage names them, and how one comes into its place whole."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
@@ -12,10 +19,12 @@ from altdiffusion.storage import files
 
 LINEAGE = "lineage.json"
 """Says what a folder was made from; it is about the content, not of it."""
+CARD = "README.md"
+"""The model card, for people. About the content as well: an evaluation may add to it, the model stays the same."""
 
 
 def content_digest(folder: str) -> str:
-    """SHA-256 (hex) over names and contents of the files of a model folder, without its lineage.json.
+    """SHA-256 (hex) over names and contents of the files of a model folder, without lineage.json and card.
 
     Raises:
         AltDiffusionError: there is no such folder, or it is empty.
@@ -27,7 +36,7 @@ def content_digest(folder: str) -> str:
         raise AltDiffusionError(f"model folder {folder}", "is missing or empty", "give the folder of a model")
     listing = {}
     for name in names:
-        if name != LINEAGE:
+        if name not in (LINEAGE, CARD):
             with fs.open(f"{root}/{name}", "rb") as file:
                 listing[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return files.sha256_hex(files.canonical_json(listing))
@@ -36,8 +45,50 @@ def content_digest(folder: str) -> str:
 def model_ref(folder: str, content: str) -> Ref:
     """How lineage names a model folder: by the digest in its lineage.json, else by its content."""
     name = re.sub(r"[^A-Za-z0-9._\-]", "-", posixpath.basename(folder.rstrip("/"))) or "model"
+    document = read_lineage(folder)
+    if document is None:
+        return Ref("model", name, content)
+    return Ref("model", name, str(document.get("digest") or files.sha256_hex(files.canonical_json(document))))
+
+
+def read_lineage(folder: str) -> dict[str, Any] | None:
+    """lineage.json of a model folder, or None if it has none."""
     try:
         document = files.read_json(files.join(folder, LINEAGE))
     except FileNotFoundError:
-        return Ref("model", name, content)
-    return Ref("model", name, str(document.get("digest") or files.sha256_hex(files.canonical_json(document))))
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, Any]) -> None:
+    """Writes a model folder beside its place and moves it there, lineage.json last; an older one makes way.
+
+    Args:
+        target: URI of the folder.
+        write: fills an empty local folder.
+        lineage: what it is made from; the digest of what was written joins it as `content`.
+    """
+    local = files.is_local(target)
+    parent = os.path.dirname(files.local_path(target)) if local else tempfile.gettempdir()
+    os.makedirs(parent, exist_ok=True)
+    staging = Path(parent) / f".tmp-{uuid.uuid4().hex}"
+    staging.mkdir()
+    try:
+        write(staging)
+        document = {**lineage, "content": content_digest(str(staging))}
+        (staging / LINEAGE).write_bytes(files.canonical_json(document))
+        files.remove_tree(target)
+        if local:
+            os.rename(staging, files.local_path(target))
+        else:
+            _upload(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _upload(folder: Path, target: str) -> None:
+    """Copies a local folder to another file system, lineage.json last."""
+    fs, path = files.filesystem(target)
+    names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
+    for name in sorted(names, key=lambda name: name == LINEAGE):
+        fs.put_file(str(folder / name), f"{path}/{name}")

@@ -263,7 +263,12 @@ def load_bundle(
             )
         try:
             pipeline = DiffusionPipeline.from_pretrained(
-                str(local), dtype=dtype, use_safetensors=True, local_files_only=True
+                str(local),
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                safety_checker=None,  # never used; Stable Diffusion's index names them, and loading them costs
+                feature_extractor=None,  # torchvision and a gigabyte
             )
         except Exception as error:  # every kind of damage has its own class there
             raise AltDiffusionError(

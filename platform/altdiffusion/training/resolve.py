@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from altdiffusion.config import resolved, semantic
-from altdiffusion.diffusion.folder import content_digest, model_ref
+from altdiffusion.diffusion.folder import model_ref
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
@@ -21,6 +20,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.starts import absolute, checked_digest, start_folder
 
 RECORD = "run.json"
 
@@ -56,12 +56,13 @@ class ResolvedRun:
 
 
 def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
-    """Finds what the config names. Reads manifests, and the model folders once for their digests.
+    """Finds what the config names, and makes it a folder of the lake where it is none yet (training.starts). Reads
+    manifests, and the model folders once for their digests.
 
     Raises:
         AltDiffusionError: something is missing, or the run's name belongs to a run with another config.
     """
-    lake = _absolute(lake)
+    lake = absolute(lake)
     datasets = tuple(Lake(lake).version(dataset.name).ref for dataset in config.datasets)
     record = read_record(lake, config.run)
     meaning = semantic(config)
@@ -76,10 +77,11 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         models = tuple(Ref.parse(ref) for ref in earlier["models"])
         content: dict[str, Any] = {"checkpoint": str(start)}
     else:
-        base = _absolute(str(config.start.base))
-        text_encoder = _absolute(config.start.text_encoder) if config.start.text_encoder else None
+        base = start_folder(str(config.start.base), lake, "base")
+        encoder = config.start.text_encoder
+        text_encoder = start_folder(encoder, lake, "text_encoder") if encoder else None
         folders = [base, *([text_encoder] if text_encoder else [])]
-        digests = [content_digest(folder) for folder in folders]
+        digests = [checked_digest(folder) for folder in folders]
         models = tuple(model_ref(folder, digest) for folder, digest in zip(folders, digests, strict=True))
         content = {"models": digests}
     fingerprint = files.sha256_hex(files.canonical_json({"config": meaning, "start": content}))
@@ -253,8 +255,3 @@ def _differences(before: Any, now: Any, key: str = "") -> list[str]:
     if isinstance(before, Sequence) and isinstance(now, (list, tuple)) and list(before) == list(now):
         return []
     return [] if before == now else [f"{key} ({before!r}, now {now!r})"]
-
-
-def _absolute(uri: str) -> str:
-    """Local paths made absolute, since workers run in other folders; other URIs as they are."""
-    return str(Path(uri).expanduser().resolve()) if "://" not in uri else uri.rstrip("/")

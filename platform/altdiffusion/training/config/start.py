@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from altdiffusion.config import operational
+from altdiffusion.diffusion.hub import HubId, is_hub_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,9 +17,10 @@ class StartConfig:
     """
 
     base: str | None = operational(None)
-    """URI of a model folder (diffusers layout)."""
+    """URI of a model folder (diffusers layout), or a hub model at one commit: hf://owner/name@<40 hex digits>."""
     text_encoder: str | None = operational(None)
-    """URI of a folder with another text encoder and its tokenizer; null keeps the base's."""
+    """URI of a folder with another text encoder and its tokenizer, or a hub model at one commit; null keeps the
+    base's. AltDiffusion-m18 and AltCLIP-m18 are taken as published and converted."""
     checkpoint: str | None = None
     """Name of a run in the same lake: starts from its newest verified checkpoint, and keeps its other models."""
     weights: Literal["ema", "raw"] = "ema"
@@ -27,6 +29,13 @@ class StartConfig:
     def __post_init__(self) -> None:
         if (self.base is None) == (self.checkpoint is None):
             raise ValueError("base: exactly one of base and checkpoint must be given; name a model folder or a run")
+        for name in ("base", "text_encoder"):
+            uri = getattr(self, name)
+            if uri is not None and is_hub_id(uri):
+                try:
+                    HubId.parse(uri)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
         if self.checkpoint is not None and self.text_encoder is not None:
             raise ValueError(
                 "text_encoder: a checkpoint brings its own text encoder; leave it out, or start from a base"

@@ -1,0 +1,230 @@
+"""Models on the Hugging Face hub as inputs: `hf://owner/name@<commit>`, fetched once, checked, kept as a model folder.
+
+A name without its commit means something else tomorrow, so only a full commit id is taken. What is fetched is what
+the pipeline reads and nothing else: no other precision, no single-file copy, no safety checker. Every file is held
+against the commit's own listing (SHA-256 of large files, git's blob id of small ones).
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from altdiffusion.diffusion.folder import publish, read_lineage
+from altdiffusion.diffusion.licence import licence_of
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+
+SCHEME = "hf://"
+Part = Literal["base", "text_encoder"]
+
+_ID = re.compile(r"hf://(?P<repo>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)@(?P<revision>[0-9a-f]{40})")
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
+_PICKLED = re.compile(r"pytorch_model(?:-\d{5}-of-\d{5})?\.bin(?:\.index\.json)?")
+_TOKENIZER = re.compile(r"[\w.\-]+\.(?:json|txt|model)")
+_NETWORKS = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A repository of models at one commit."""
+
+    repo: str
+    revision: str
+
+    @classmethod
+    def parse(cls, text: str) -> HubId:
+        """Reads `hf://owner/name@<40 hex digits>`; ValueError with problem and remedy for anything else."""
+        match = _ID.fullmatch(text)
+        if match is None:
+            pinned = f"{text.partition('@')[0]}@<commit>"
+            raise ValueError(
+                "is a hub id without its commit, which may mean another model tomorrow; "
+                f"write {pinned} with the 40 hex digits of a commit in the repository's history"
+            )
+        return cls(match["repo"], match["revision"])
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the folder that holds it in a lake."""
+        return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.repo}@{self.revision}"
+
+
+def is_hub_id(uri: str) -> bool:
+    """Whether the text means a hub repository rather than a folder."""
+    return uri.startswith(SCHEME)
+
+
+def fetch(hub_id: HubId, models: str, part: Part) -> str:
+    """The folder of a hub model below `models` (a folder or URI); fetched if it is not there yet.
+
+    The hub is asked once in the life of a lake: afterwards the model is there whether the hub has it or not. It goes
+    through huggingface_hub's own cache, which carries on where a broken download stopped; HF_ENDPOINT, HF_TOKEN and
+    HF_HOME mean what they mean there.
+
+    Args:
+        part: a whole pipeline, or a text encoder with its tokenizer (also as published: see diffusion.convert).
+
+    Raises:
+        AltDiffusionError: the hub cannot be reached, lacks repository or commit or asks for a token, or the
+            repository lacks a part.
+    """
+    target = files.join(models, hub_id.folder_name + ("" if part == "base" else "--text-encoder"))
+    if read_lineage(target) is not None:
+        return target
+    listing = _listing(hub_id)
+    wanted = (_base_files if part == "base" else _text_encoder_files)(hub_id, listing)
+    snapshot = _download(hub_id, [*wanted, *(["README.md"] if "README.md" in listing else [])])
+
+    def write(folder: Path) -> None:
+        for name in wanted:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(snapshot / name, folder / name)
+            _check(hub_id, folder / name, listing[name])
+
+    licence = licence_of(str(snapshot)) if "README.md" in listing else None
+    publish(target, write, {"hub": str(hub_id), "licence": licence, "parents": []})
+    return target
+
+
+def _listing(hub_id: HubId) -> dict[str, Any]:
+    """Every file of the commit, by path."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    with _Naming(hub_id):
+        tree = HfApi(endpoint=_endpoint()).list_repo_tree(hub_id.repo, recursive=True, revision=hub_id.revision)
+        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
+def _download(hub_id: HubId, names: Iterable[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with _Naming(hub_id):
+        return Path(
+            snapshot_download(
+                hub_id.repo,
+                revision=hub_id.revision,
+                allow_patterns=[glob.escape(name) for name in names],
+                endpoint=_endpoint(),
+            )
+        )
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None  # read here: huggingface_hub reads it once, when it is imported
+
+
+def _base_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
+    """A Stable Diffusion folder: index, networks in safetensors, tokenizer, scheduler."""
+    names = set(listing)
+    if "model_index.json" not in names:
+        raise _unfit(hub_id, "holds no model_index.json", "name a repository in diffusers' layout")
+    chosen = ["model_index.json"]
+    for part in _NETWORKS:
+        found = sorted(name for name in names if name.startswith(f"{part}/") and _WEIGHTS.fullmatch(_last(name)))
+        if not found or f"{part}/config.json" not in names:
+            raise _unfit(hub_id, f"holds no {part} in safetensors", "use a mirror or a commit that has safetensors")
+        chosen += [f"{part}/config.json", *found]
+    tokenizer = [name for name in names if name.startswith("tokenizer/") and _TOKENIZER.fullmatch(_last(name))]
+    if not tokenizer or "scheduler/scheduler_config.json" not in names:
+        raise _unfit(hub_id, "lacks tokenizer or scheduler", "name a repository in diffusers' layout")
+    return sorted([*chosen, *tokenizer, "scheduler/scheduler_config.json"])
+
+
+def _text_encoder_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
+    """An encoder and its tokenizer: in folders of their own, or at the top as transformers publishes a CLIP model."""
+    names = set(listing)
+    nested = "text_encoder/config.json" in names
+    encoder, tokenizer = ("text_encoder/", "tokenizer/") if nested else ("", "")
+    here = [name for name in names if name.startswith(encoder) and "/" not in name[len(encoder) :]]
+    weights = [name for name in here if _WEIGHTS.fullmatch(_last(name))]
+    weights = weights or [name for name in here if _PICKLED.fullmatch(_last(name))]  # opened with weights_only
+    words = [
+        name
+        for name in names
+        if name.startswith(tokenizer) and "/" not in name[len(tokenizer) :] and _TOKENIZER.fullmatch(_last(name))
+    ]
+    words = [name for name in words if name not in weights]
+    if f"{encoder}config.json" not in names or not weights or not words:
+        raise _unfit(
+            hub_id,
+            "holds no text encoder with its tokenizer",
+            "name a published AltDiffusion-m18 or AltCLIP-m18, or a model folder of ours",
+        )
+    return sorted({f"{encoder}config.json", *weights, *words})
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _unfit(hub_id: HubId, problem: str, remedy: str) -> AltDiffusionError:
+    return AltDiffusionError(f"hub model {hub_id}", problem, remedy)
+
+
+def _check(hub_id: HubId, path: Path, entry: Any) -> None:
+    """A file against the commit's listing: SHA-256 of a large (LFS) file, git's blob id of a small one."""
+    if entry.lfs is not None:
+        with open(path, "rb") as file:
+            found, promised = hashlib.file_digest(file, "sha256").hexdigest(), entry.lfs.sha256
+    else:
+        data = path.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        promised = entry.blob_id
+    if found != promised:
+        raise AltDiffusionError(
+            f"hub model {hub_id}, file {entry.path}",
+            f"arrived damaged: its hash is {found[:12]}, the commit says {str(promised)[:12]}",
+            "remove it from huggingface_hub's cache (`hf cache rm`) and run the same command again",
+        )
+
+
+class _Naming:
+    """Turns what huggingface_hub raises into one error that names the model and what to do."""
+
+    def __init__(self, hub_id: HubId) -> None:
+        self._id = hub_id
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        from huggingface_hub import errors
+
+        what = f"hub model {self._id}"
+        lasting = "use a mirror of it, or name a local copy of the folder"
+        gone = "is not on the hub any more, or asks for a token"
+        if isinstance(error, errors.GatedRepoError):
+            problem, remedy = "asks to accept its terms", "accept them on the hub's page and set HF_TOKEN"
+        elif isinstance(error, errors.RevisionNotFoundError):
+            problem, remedy = "has no such commit", "take the 40 digits from the repository's history"
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            problem, remedy = gone, f"{lasting}; a private one needs HF_TOKEN"
+        elif isinstance(error, errors.HfHubHTTPError):
+            status = error.response.status_code if error.response is not None else 0
+            missing = status in (404, 410)
+            problem = gone if missing else f"cannot be fetched (the hub answered {status})"
+            remedy = lasting if missing else "run the same command again later; what has arrived is kept"
+        elif isinstance(error, errors.OfflineModeIsEnabled):
+            problem = "is not in the lake yet, and HF_HUB_OFFLINE forbids to fetch it"
+            remedy = "unset HF_HUB_OFFLINE, or name a local copy of the folder"
+        elif isinstance(error, (OSError, RuntimeError)) or type(error).__module__.startswith(("httpx", "httpcore")):
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            problem = f"cannot be fetched: the hub cannot be reached ({first})"
+            remedy = "check the connection and HF_ENDPOINT, or name a local copy of the folder"
+        else:
+            return
+        raise AltDiffusionError(what, problem, remedy) from error

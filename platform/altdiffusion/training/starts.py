@@ -1,0 +1,62 @@
+"""The model folders that a run starts from: fetched from the hub or converted first, where that is needed.
+
+Both are done once, by the driver, into `<lake>/models`, where every worker reaches them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from altdiffusion.diffusion.convert import convert_folder, is_published
+from altdiffusion.diffusion.folder import content_digest, model_ref, publish, read_lineage
+from altdiffusion.diffusion.hub import HubId, Part, fetch, is_hub_id
+from altdiffusion.diffusion.licence import licence_of
+from altdiffusion.diffusion.models import local_folder
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+
+
+def start_folder(uri: str, lake: str, part: Part) -> str:
+    """URI of the folder that a run loads: `uri` itself, or what was fetched or converted from it.
+
+    Raises:
+        AltDiffusionError: the hub cannot give it, or it is published in a form that cannot be converted.
+    """
+    models = files.join(lake, "models")
+    folder = fetch(HubId.parse(uri), models, part) if is_hub_id(uri) else absolute(uri)
+    if part == "base" or not is_published(folder):
+        return folder
+    return converted(folder, models)
+
+
+def converted(folder: str, models: str) -> str:
+    """The stock form of a published text encoder, below `models`; made once for each content."""
+    digest = content_digest(folder)
+    origin = model_ref(folder, digest)
+    target = files.join(models, f"{origin.name}--{digest[:12]}")
+    if read_lineage(target) is None:
+        with local_folder(folder) as local:
+            publish(
+                target,
+                lambda staging: convert_folder(local, staging),
+                {"converted_from": str(origin), "licence": licence_of(folder), "parents": [str(origin)]},
+            )
+    return target
+
+
+def checked_digest(folder: str) -> str:
+    """Content digest of a model folder; refused where its lineage.json promises another content."""
+    found = content_digest(folder)
+    promised = (read_lineage(folder) or {}).get("content")
+    if promised is not None and promised != found:
+        raise AltDiffusionError(
+            f"model folder {folder}",
+            f"was changed or damaged: its content is {found[:12]}, its lineage.json says {str(promised)[:12]}",
+            "remove the folder and run the same command again (what was fetched, converted or exported is made anew)",
+        )
+    return found
+
+
+def absolute(uri: str) -> str:
+    """Local paths made absolute, since workers run in other folders; other URIs as they are."""
+    return str(Path(uri).expanduser().resolve()) if "://" not in uri else uri.rstrip("/")
