@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,15 +78,21 @@ def write_latents(
     shard_rows: int = 50,
     group_rows: int = 16,
     spoiled: Sequence[int] = (),
+    shape: tuple[int, int, int] = SHAPE,
+    languages: Sequence[str] = ("en",),
 ) -> Version:
-    """A version of `latents`: sample i has the latent keyed by i (NaN if spoiled) and a caption of letters."""
+    """A version of `latents`: sample i has the latent keyed by i (NaN if spoiled) and a caption of letters.
+
+    The languages of the samples are `languages`, over and over.
+    """
     from altdiffusion.diffusion.text_encoder import tokenize
 
     dataset = Lake(lake).dataset(name)
     reader, records = tokenizer(), []
-    latents = noise.keyed_normal(seed, torch.arange(rows), 7, SHAPE).to(torch.float16).numpy()
+    latents = noise.keyed_normal(seed, torch.arange(rows), 7, shape).to(torch.float16).numpy()
     latents[list(spoiled)] = np.nan
     captions = [LETTERS[i % 26] + LETTERS[i // 26 % 26] for i in range(rows)]
+    spoken = [languages[i % len(languages)] for i in range(rows)]
     ids = tokenize(reader, captions).tolist() if captions else []
     for index, first in enumerate(range(0, rows, shard_rows)):
         chosen = range(first, min(rows, first + shard_rows))
@@ -93,9 +100,9 @@ def write_latents(
             [
                 {
                     "sample_id": i, "image_sha256": hashlib.sha256(b"%d" % i).hexdigest(), "caption": captions[i],
-                    "language": "en", "latent": latents[i].tobytes(), "channels": SHAPE[0], "height": SHAPE[1],
-                    "width": SHAPE[2], "resolution": 16, "crop_top": 0, "crop_left": 0, "token_ids": ids[i],
-                    "aesthetic": None,
+                    "language": spoken[i], "latent": latents[i].tobytes(), "channels": shape[0],
+                    "height": shape[1], "width": shape[2], "resolution": 16, "crop_top": 0, "crop_left": 0,
+                    "token_ids": ids[i], "aesthetic": None,
                 }
                 for i in chosen
             ],
@@ -105,7 +112,7 @@ def write_latents(
         records.append(
             UnitRecord(
                 unit_id=f"u{index}", index=index, input_digest="0" * 64, rows_in=len(chosen), shards=(shard,),
-                rejects=(), rejects_by_reason={}, rows_by_language={"en": len(chosen)},
+                rejects=(), rejects_by_reason={}, rows_by_language=dict(Counter(spoken[i] for i in chosen)),
             )
         )  # fmt: skip
     return dataset.publish(kind="latents", records=records, parents=[], config={"seed": seed}, fingerprint="f")

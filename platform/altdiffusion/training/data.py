@@ -26,7 +26,10 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shards import REMEDY
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.language_rows import ChosenRows, choose
 from altdiffusion.training.layout import Layout, Rows
+from altdiffusion.training.mixture import Source
 from altdiffusion.training.order import Batch, Order
 from altdiffusion.training.permutation import I64
 
@@ -65,10 +68,13 @@ class RowGroups:
         versions: all of the layout's kind, with rows of one shape.
         layout: how their rows become tensors.
         cache_bytes: memory for decoded row groups; the one that was used longest ago goes first.
+        chosen: only these rows, numbered among themselves; of a row group no others are kept.
     """
 
-    def __init__(self, versions: Sequence[Version], layout: Layout, *, cache_bytes: int) -> None:
-        self._layout = layout
+    def __init__(
+        self, versions: Sequence[Version], layout: Layout, *, cache_bytes: int, chosen: ChosenRows | None = None
+    ) -> None:
+        self._layout, self._chosen = layout, chosen
         self._files: list[tuple[Version, int]] = []
         starts: list[int] = [0]
         shard_of: list[int] = []
@@ -94,7 +100,8 @@ class RowGroups:
                 self._files.append((version, number))
         self._starts = np.asarray(starts, dtype=np.int64)
         self._shard_of, self._group_of = shard_of, group_of
-        self._cache: OrderedDict[int, Rows] = OrderedDict()
+        self._cache: OrderedDict[int, tuple[int, Rows]] = OrderedDict()
+        self._shapes: Rows | None = None
         self._cache_bytes = cache_bytes
         self._open: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
         self.cached_bytes = 0
@@ -102,26 +109,30 @@ class RowGroups:
 
     @property
     def rows(self) -> int:
-        return int(self._starts[-1])
+        return int(self._starts[-1]) if self._chosen is None else len(self._chosen)
 
     def empty(self, count: int) -> Rows:
         """Tensors for `count` samples, as the first row group has them."""
-        return {name: tensor.new_empty((count, *tensor.shape[1:])) for name, tensor in self._group(0).items()}
+        if self._shapes is None:
+            _, first = self._group(int(self._groups_of(np.zeros(1, np.int64))[0]))
+            self._shapes = {name: tensor.new_empty((0, *tensor.shape[1:])) for name, tensor in first.items()}
+        return {name: tensor.new_empty((count, *tensor.shape[1:])) for name, tensor in self._shapes.items()}
 
     def gather(self, rows: I64, into: Rows) -> None:
         """Writes the samples of `rows` (any order) into tensors [K, ...] like those of `empty(K)`."""
-        group = np.searchsorted(self._starts, rows, side="right") - 1
+        group = self._groups_of(rows)
         for number in np.unique(group).tolist():
             places = np.flatnonzero(group == number)
-            index = torch.from_numpy(rows[places] - self._starts[number])
+            first, tensors = self._group(number)
+            index = torch.from_numpy(rows[places] - first)
             here = torch.from_numpy(places)
-            for name, tensor in self._group(number).items():
+            for name, tensor in tensors.items():
                 if tensor.shape[1:] != into[name].shape[1:]:
                     version, _ = self._files[self._shard_of[number]]
                     raise AltDiffusionError(
                         f"dataset {version.ref.short}",
                         f"mixes {name} of shape {tuple(tensor.shape[1:])} with {tuple(into[name].shape[1:])}",
-                        "train on datasets of one resolution and one tokenizer",
+                        "train on datasets of one resolution and one tokenizer, or set order.buckets",
                     )
                 into[name].index_copy_(0, here, tensor.index_select(0, index))
 
@@ -130,27 +141,36 @@ class RowGroups:
         while self._open:
             self._open.popitem()[1][1].close()
 
-    def _group(self, number: int) -> Rows:
+    def _groups_of(self, rows: I64) -> I64:
+        """The row groups of some rows."""
+        numbers = rows if self._chosen is None else self._chosen.rows(rows)
+        return np.searchsorted(self._starts, numbers, side="right") - 1
+
+    def _group(self, number: int) -> tuple[int, Rows]:
+        """Number of the first row that is kept of a row group, and what is kept."""
         found = self._cache.get(number)
         if found is not None:
             self._cache.move_to_end(number)
             return found
         found = self._read(number)
         self.groups_read += 1
-        self.cached_bytes += sum(tensor.nbytes for tensor in found.values())
+        self.cached_bytes += _bytes(found[1])
         self._cache[number] = found
         while self.cached_bytes > self._cache_bytes and len(self._cache) > 1:
-            _, old = self._cache.popitem(last=False)
-            self.cached_bytes -= sum(tensor.nbytes for tensor in old.values())
+            self.cached_bytes -= _bytes(self._cache.popitem(last=False)[1][1])
         return found
 
-    def _read(self, number: int) -> Rows:
+    def _read(self, number: int) -> tuple[int, Rows]:
         version, shard = self._files[self._shard_of[number]]
         uri = version.shard_uri(shard)
         try:
             file = self._parquet(self._shard_of[number], uri, version.shards[shard].bytes)
             table = file.read_row_group(self._group_of[number], columns=list(self._layout.columns))
-            return self._layout.decode(table)
+            start, stop = self._starts[number], self._starts[number + 1]
+            if self._chosen is None:
+                return int(start), self._layout.decode(table)
+            first, rows = self._chosen.between(int(start), int(stop))
+            return first, self._layout.decode(table.take(pa.array(rows - start)))
         except FileNotFoundError as error:
             raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
@@ -168,6 +188,34 @@ class RowGroups:
         if len(self._open) > OPEN_FILES:
             self._open.popitem(last=False)[1][1].close()
         return self._open[number][0]
+
+
+def prepare_sources(sources: Sequence[Source]) -> None:
+    """Makes the files of row numbers that `open_sources` will map: for one process to call before all others open."""
+    for source in sources:
+        if source.language is not None:
+            choose(source.versions, source.language)
+
+
+def open_sources(config: TrainConfig, sources: Sequence[Source], layout: Layout) -> list[RowGroups]:
+    """The rows of each source. Groups share the cache equally, the languages of a group by their rows."""
+    groups: dict[tuple[Version, ...], int] = {}
+    for source in sources:
+        groups[source.versions] = groups.get(source.versions, 0) + source.rows
+    cache_bytes = (config.workers.cache_mb << 20) // len(groups)
+    return [
+        RowGroups(
+            source.versions,
+            layout,
+            cache_bytes=cache_bytes * source.rows // max(1, groups[source.versions]),
+            chosen=None if source.language is None else choose(source.versions, source.language),
+        )
+        for source in sources
+    ]
+
+
+def _bytes(rows: Rows) -> int:
+    return sum(tensor.nbytes for tensor in rows.values())
 
 
 def _first_line(error: Exception) -> str:
@@ -244,7 +292,7 @@ class Loader:
 
     def _read(self, step: int) -> Samples:
         batch: Batch = self._order.share(step, self._rank, self._world)
-        tensors = self._parts[0].empty(len(batch))
+        tensors = self._parts[int(batch.part[0])].empty(len(batch))  # one shape a batch: see BucketOrder
         for number, part in enumerate(self._parts):
             places = np.flatnonzero(batch.part == number)
             if not places.size:

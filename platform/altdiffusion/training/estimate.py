@@ -33,7 +33,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.mixture import make_order, parts_of
+from altdiffusion.training.mixture import make_order, sources_of
 from altdiffusion.training.resolve import read_record
 
 GIB = 2**30
@@ -196,8 +196,8 @@ def epochs_line(config: TrainConfig, lake: str, look: bool) -> str:
     if not versions:
         return "epochs      unknown: the lake is not on this machine (--remote looks)"
     order = make_order(config, versions)
-    told = zip(parts_of(config, versions), order.epochs(config.steps), strict=True)
-    return "epochs      " + ", ".join(f"{e:.2f} of {' + '.join(v.ref.name for v in g)}" for g, e in told)
+    told = zip(sources_of(config, versions), order.epochs(config.steps), strict=True)
+    return "epochs      " + ", ".join(f"{epochs:.2f} of {source.name}" for source, epochs in told)
 
 
 def resolution_of(config: TrainConfig, lake: str, look: bool) -> int:

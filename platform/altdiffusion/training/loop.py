@@ -16,10 +16,10 @@ from torch import Tensor
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
-from altdiffusion.training.data import Loader, RowGroups
+from altdiffusion.training.data import Loader, RowGroups, open_sources, prepare_sources
 from altdiffusion.training.layout import LATENTS, Layout
 from altdiffusion.training.meter import Meter
-from altdiffusion.training.mixture import make_order, parts_of
+from altdiffusion.training.mixture import make_order, sources_of
 from altdiffusion.training.order import Order
 from altdiffusion.training.ranks import agree, mean_over_ranks
 from altdiffusion.training.report import Reporter
@@ -34,13 +34,9 @@ def open_task(run: ResolvedRun, found: Checkpoint | None, device: torch.device) 
 
 
 def open_data(run: ResolvedRun, layout: Layout = LATENTS) -> tuple[Order, list[RowGroups]]:
-    """The order of a run, and the rows of its parts: one part for each weighted dataset, else all in a row as one."""
+    """The order of a run, and the rows of its parts."""
     config, versions = run.config, run.versions()
-    groups = parts_of(config, versions)
-    cache_bytes = (config.workers.cache_mb << 20) // len(groups)
-    order = make_order(config, versions)
-    rows = [RowGroups(group, layout, cache_bytes=cache_bytes) for group in groups]
-    return order, rows
+    return make_order(config, versions), open_sources(config, sources_of(config, versions), layout)
 
 
 def train_loop(
@@ -77,6 +73,7 @@ def train_loop(
         trainer.counters = counters
     if found is not None:
         trainer.load(found)
+    agree(lambda: prepare_sources(sources_of(config, run.versions())), rank, world)
     order, rows = open_data(run, trainer.task.layout)
     loader = Loader(
         order,

@@ -69,8 +69,13 @@ class Meter:
             peak=self._peak,
             memory_bytes=int(memory),
             data_wait=waited / world / seconds,
-            epochs=order.epochs(counters.step)[0],
+            epochs=_epochs(order, counters.step),
             samples_seen=counters.step * config.global_batch,
             skipped_steps=counters.skipped,
             seconds_left=(config.steps - counters.step) * pace,
         )
+
+
+def _epochs(order: Order, step: int) -> float:
+    """Samples seen for each row that there is."""
+    return step * order.global_batch / sum(part.rows for part in order.parts)

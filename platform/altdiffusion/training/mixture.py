@@ -3,28 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from altdiffusion.storage.dataset import Version
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.order import Order, Part
+from altdiffusion.training.language_rows import rows_by_language
+from altdiffusion.training.order import BucketOrder, Order, Part
 
 
-def parts_of(config: TrainConfig, versions: Sequence[Version]) -> list[list[Version]]:
-    """The versions of each part: one a dataset where they have weights; else all in one, row after row."""
-    weighted = config.datasets[0].weight is not None
-    return [[version] for version in versions] if weighted else [list(versions)]
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What one part of an order draws from: rows of some versions that are numbered in sequence."""
+
+    versions: tuple[Version, ...]
+    rows: int
+    language: str | None = None
+    """Only the rows in this language, numbered among themselves; None is all rows."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        names = " + ".join(version.ref.name for version in self.versions)
+        return names if self.language is None else f"{names} ({self.language})"
+
+
+def groups_of(config: TrainConfig, versions: Sequence[Version]) -> list[tuple[Version, ...]]:
+    """The versions that are drawn from apart: one a dataset where they have weights or are buckets; else all in one
+    group, row after row."""
+    apart = config.datasets[0].weight is not None or config.order.buckets
+    return [(version,) for version in versions] if apart else [tuple(versions)]
+
+
+def sources_of(config: TrainConfig, versions: Sequence[Version]) -> list[Source]:
+    """What each part of the order draws from: each group as a whole, or a part for each of its languages."""
+    return [source for group in groups_of(config, versions) for source in _sources(config, group)]
 
 
 def make_order(config: TrainConfig, versions: Sequence[Version]) -> Order:
     """The order of a run: which row of which part stands at each position. Needs manifests only."""
-    parts = [
-        Part(
-            digest="+".join(version.ref.digest for version in group),
-            rows=sum(version.rows for version in group),
-            weight=config.datasets[number].weight or 1.0,
-        )
-        for number, group in enumerate(parts_of(config, versions))
-    ]
+    groups = groups_of(config, versions)
+    weights = [config.datasets[number].weight for number in range(len(groups))]
+    if config.order.buckets:
+        each = [_order(config, _parts(config, group, 1.0)) for group in groups]
+        shares = [float(sum(v.rows for v in g)) if w is None else w for g, w in zip(groups, weights, strict=True)]
+        return BucketOrder(each, shares, seed=config.seed)
+    return _order(
+        config, [part for g, w in zip(groups, weights, strict=True) for part in _parts(config, g, w if w else 1.0)]
+    )
+
+
+def _order(config: TrainConfig, parts: Sequence[Part]) -> Order:
     return Order(
         parts,
         seed=config.seed,
@@ -32,3 +60,34 @@ def make_order(config: TrainConfig, versions: Sequence[Version]) -> Order:
         chunk_rows=config.order.chunk_rows,
         window_chunks=config.order.window_chunks,
     )
+
+
+def _sources(config: TrainConfig, group: tuple[Version, ...]) -> list[Source]:
+    if config.order.language_temperature is None:
+        return [Source(versions=group, rows=sum(version.rows for version in group))]
+    return [Source(versions=group, rows=rows, language=language) for language, rows in rows_by_language(group).items()]
+
+
+def _parts(config: TrainConfig, group: tuple[Version, ...], weight: float) -> list[Part]:
+    """The parts of a group, which together have its weight.
+
+    Languages have shares proportional to rows ** (1 / T) (multilingual BERT's and XLM's exponential smoothing: Conneau
+    and Lample, "Cross-lingual language model pretraining", 2019, section 3.1, with alpha = 1 / T). A language's chunk
+    is what a row group holds of it on average: so a window of all languages takes the memory of one of the dataset.
+    """
+    sources = _sources(config, group)
+    digest = "+".join(version.ref.digest for version in group)
+    temperature = config.order.language_temperature
+    if temperature is None:
+        return [Part(digest=digest, rows=sources[0].rows, weight=weight)]
+    rows = sum(source.rows for source in sources)
+    heat = [(source.rows / rows) ** (1.0 / temperature) for source in sources]
+    return [
+        Part(
+            digest=f"{digest}#{source.language}",
+            rows=source.rows,
+            weight=weight * share / sum(heat),
+            chunk_rows=max(1, round(config.order.chunk_rows * source.rows / rows)),
+        )
+        for source, share in zip(sources, heat, strict=True)
+    ]

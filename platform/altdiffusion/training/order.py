@@ -18,7 +18,7 @@ not change it: its noise is keyed by its position, which travels with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,8 @@ class Part:
     digest: str
     rows: int
     weight: float = 1.0
+    chunk_rows: int | None = None
+    """In place of the order's: for a part whose rows lie thin among others, those of a row group are fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,10 @@ class Batch:
     def take(self, index: slice | I64) -> Batch:
         """Some of the samples."""
         return Batch(position=self.position[index], part=self.part[index], epoch=self.epoch[index], row=self.row[index])
+
+
+CHUNK = 1 << 20
+"""Samples that are enumerated at a time."""
 
 
 class PartOrder:
@@ -98,12 +104,38 @@ class PartOrder:
         return start
 
 
-class Order:
-    """The samples of every global batch.
+class Mixture:
+    """Which part each item of an endless sequence belongs to, and the how-manieth of that part it is.
 
-    With several parts, each run of T samples (T: the sum of the whole-number shares that the weights are rounded to)
-    holds exactly its share of every part, in an order of its own; each part has its own epochs.
+    Each run of T items (T: the sum of the whole-number shares that the weights are rounded to) holds exactly its share
+    of every part, in an order of its own.
     """
+
+    def __init__(self, weights: Sequence[float], key: np.uint64) -> None:
+        self.shares = whole_shares(weights)
+        self.turn = sum(self.shares)
+        self._key = key
+        self._starts = np.concatenate(([0], np.cumsum(self.shares)))
+
+    def draws(self, items: I64) -> tuple[I64, I64]:
+        """Part of each item, and the number of the draw within the part: int64 [K] -> int64 [K], int64 [K]."""
+        if len(self.shares) == 1:
+            return np.zeros_like(items), items
+        block, offset = items // self.turn, items % self.turn
+        mixed = permute(offset, self.turn, derive(self._key, block))
+        part = np.searchsorted(self._starts, mixed, side="right").astype(np.int64) - 1
+        draw = block * np.asarray(self.shares, dtype=np.int64)[part] + mixed - self._starts[part]
+        return part, draw
+
+    def counts(self, items: int) -> list[int]:
+        """How many of the first items are of each part."""
+        rest = np.arange(items - items % self.turn, items, dtype=np.int64)
+        left = np.bincount(self.draws(rest)[0], minlength=len(self.shares))
+        return [items // self.turn * share + int(e) for share, e in zip(self.shares, left, strict=True)]
+
+
+class Order:
+    """The samples of every global batch: parts are mixed sample by sample, and each part has its own epochs."""
 
     def __init__(
         self, parts: Sequence[Part], *, seed: int, global_batch: int, chunk_rows: int, window_chunks: int
@@ -112,16 +144,22 @@ class Order:
             raise ValueError("an order needs at least one part and a positive batch")
         self.global_batch = global_batch
         self.parts = tuple(parts)
-        self.shares = whole_shares([part.weight for part in parts])
+        self._mixture = Mixture(
+            [part.weight for part in parts], key_of(*(part.digest for part in parts), seed, "mixture")
+        )
         self._orders = [
-            PartOrder(part, seed=seed, chunk_rows=chunk_rows, window_chunks=window_chunks) for part in parts
+            PartOrder(part, seed=seed, chunk_rows=part.chunk_rows or chunk_rows, window_chunks=window_chunks)
+            for part in parts
         ]
-        self._mixture_key = key_of(*(part.digest for part in parts), seed, "mixture")
-        self._starts = np.concatenate(([0], np.cumsum(self.shares)))
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """Whole numbers in whose proportion the parts are drawn."""
+        return self._mixture.shares
 
     def samples(self, positions: I64) -> Batch:
         """The samples at any positions of the stream, in the given order."""
-        part, draw = self._draws(positions)
+        part, draw = self._mixture.draws(positions)
         epoch, row = np.empty_like(positions), np.empty_like(positions)
         for number, order in enumerate(self._orders):
             chosen = np.flatnonzero(part == number)
@@ -142,28 +180,92 @@ class Order:
         size = self.global_batch // world
         return self.batch(n).take(slice(rank * size, (rank + 1) * size))
 
+    def drawn(self, batches: int) -> list[int]:
+        """How many samples of each part the first batches hold."""
+        return self._mixture.counts(batches * self.global_batch)
+
     def epochs(self, batches: int) -> tuple[float, ...]:
         """How many epochs of each part the first batches hold."""
-        total, turn = batches * self.global_batch, sum(self.shares)
-        counts = [total // turn * share for share in self.shares]
-        rest = np.arange(total - total % turn, total, dtype=np.int64)
-        left = np.bincount(self._draws(rest)[0], minlength=len(self.parts))
-        return tuple((c + int(e)) / p.rows for c, e, p in zip(counts, left, self.parts, strict=True))
+        return tuple(count / part.rows for count, part in zip(self.drawn(batches), self.parts, strict=True))
 
-    def first_position(self, part: int, epoch: int) -> int:
-        """A position before which no sample of that epoch of the part stands, at most one turn too early."""
-        return epoch * self.parts[part].rows // self.shares[part] * int(self._starts[-1])
+    def times(self, batches: int) -> list[I64]:
+        """How often each row of each part is in the first batches: int64 [rows] for each part.
 
-    def _draws(self, positions: I64) -> tuple[I64, I64]:
-        """Part of each position, and the number of the draw within the part."""
-        turn = int(self._starts[-1])
-        if len(self.parts) == 1:
-            return np.zeros_like(positions), positions
-        block, offset = positions // turn, positions % turn
-        mixed = permute(offset, turn, derive(self._mixture_key, block))
-        part = np.searchsorted(self._starts, mixed, side="right").astype(np.int64) - 1
-        draw = block * np.asarray(self.shares, dtype=np.int64)[part] + mixed - self._starts[part]
-        return part, draw
+        Whole turns of the mixture hold the first draws of every part, without gaps: of those, whole epochs count each
+        row once and only the epoch that was begun is enumerated. The turn that was begun is enumerated as it is.
+        """
+        total = batches * self.global_batch
+        turns = total // self._mixture.turn
+        found = []
+        for order, share in zip(self._orders, self.shares, strict=True):
+            whole = turns * share // order.rows
+            times = np.full(order.rows, whole, dtype=np.int64)
+            for draws in _ranges(whole * order.rows, turns * share):
+                times += np.bincount(order.rows_at(draws)[1], minlength=order.rows)
+            found.append(times)
+        for positions in _ranges(turns * self._mixture.turn, total):
+            _count(self.samples(positions), found)
+        return found
+
+
+class BucketOrder(Order):
+    """An order whose every global batch comes from one bucket: rows of one shape, so that they fit one tensor.
+
+    Buckets are drawn batch by batch in shares of their weights, as an `Order` draws samples; a bucket's own order says
+    which of its samples its j-th batch holds. Each part of each bucket keeps its own exact epochs.
+
+    Args:
+        buckets: the order of each bucket, with one global batch; `parts` are theirs, in sequence.
+        weights: of the buckets.
+    """
+
+    def __init__(self, buckets: Sequence[Order], weights: Sequence[float], *, seed: int) -> None:
+        if not buckets or len({bucket.global_batch for bucket in buckets}) != 1:
+            raise ValueError("an order of buckets needs at least one, all of one batch")
+        self.global_batch = buckets[0].global_batch
+        self.parts = tuple(part for bucket in buckets for part in bucket.parts)
+        self._buckets = tuple(buckets)
+        self._first_part = np.cumsum([0, *(len(bucket.parts) for bucket in buckets)]).tolist()
+        self._mixture = Mixture(weights, key_of(*(part.digest for part in self.parts), seed, "buckets"))
+
+    def samples(self, positions: I64) -> Batch:
+        bucket, batch = self._mixture.draws(positions // self.global_batch)
+        within = batch * self.global_batch + positions % self.global_batch
+        part, epoch, row = (np.empty_like(positions) for _ in range(3))
+        for number, order in enumerate(self._buckets):
+            chosen = np.flatnonzero(bucket == number)
+            if chosen.size:
+                found = order.samples(within[chosen])
+                part[chosen] = found.part + self._first_part[number]
+                epoch[chosen], row[chosen] = found.epoch, found.row
+        return Batch(position=positions, part=part, epoch=epoch, row=row)
+
+    def drawn(self, batches: int) -> list[int]:
+        counts = zip(self._buckets, self._mixture.counts(batches), strict=True)
+        return [count for order, mine in counts for count in order.drawn(mine)]
+
+    def times(self, batches: int) -> list[I64]:
+        turns, turn = batches // self._mixture.turn, self._mixture.turn
+        found = [
+            times
+            for order, share in zip(self._buckets, self.shares, strict=True)
+            for times in order.times(turns * share)
+        ]
+        for positions in _ranges(turns * turn * self.global_batch, batches * self.global_batch):
+            _count(self.samples(positions), found)
+        return found
+
+
+def _ranges(start: int, stop: int) -> Iterator[I64]:
+    """The numbers start .. stop - 1, some at a time."""
+    for first in range(start, stop, CHUNK):
+        yield np.arange(first, min(first + CHUNK, stop), dtype=np.int64)
+
+
+def _count(batch: Batch, times: list[I64]) -> None:
+    """Adds samples to the counts of their rows."""
+    for number, counts in enumerate(times):
+        counts += np.bincount(batch.row[batch.part == number], minlength=len(counts))
 
 
 def whole_shares(weights: Sequence[float]) -> tuple[int, ...]:

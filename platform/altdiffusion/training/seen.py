@@ -21,11 +21,11 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.mixture import make_order, parts_of
+from altdiffusion.training.language_rows import language_rows
+from altdiffusion.training.mixture import Source, make_order, sources_of
 from altdiffusion.training.permutation import I64
 from altdiffusion.training.resolve import read_record
 
-_CHUNK = 1 << 20
 _COLUMNS = ("sample_id", "image_sha256", "language", "caption")
 SEEN = pa.schema(
     [
@@ -117,23 +117,21 @@ def _start(lake: str, record: Mapping[str, Any]) -> Checkpoint | None:
 def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
     config = from_dict(TrainConfig, record["config"])
     versions = [Lake(lake).version(ref) for ref in record["datasets"]]
-    order = make_order(config, versions)
-    times = [np.zeros(part.rows, np.int64) for part in order.parts]
-    samples = at.step * config.global_batch
-    whole = [int(epochs) for epochs in order.epochs(at.step)]
-    for number, epochs in enumerate(whole):
-        times[number] += epochs
-    # Only rows of the epochs that were begun and not finished are left to count.
-    first = min((order.first_position(number, epochs) for number, epochs in enumerate(whole)), default=0)
-    for start in range(first, samples, _CHUNK):
-        batch = order.samples(np.arange(start, min(start + _CHUNK, samples), dtype=np.int64))
-        for number, epochs in enumerate(whole):
-            mine = (batch.part == number) & (batch.epoch == epochs)
-            times[number] += np.bincount(batch.row[mine], minlength=len(times[number]))
-    result = []
-    for group, counts in zip(parts_of(config, versions), times, strict=True):
-        begin = 0
-        for version in group:
-            result.append(Seen(run=at.run, steps=at.step, version=version, times=counts[begin : begin + version.rows]))
+    opened = {version.ref: version for version in versions}  # a dataset may be named twice
+    found = {ref: np.zeros(version.rows, np.int64) for ref, version in opened.items()}
+    for source, counts in zip(sources_of(config, versions), make_order(config, versions).times(at.step), strict=True):
+        _add(found, source, counts)
+    return [Seen(run=at.run, steps=at.step, version=opened[ref], times=times) for ref, times in found.items()]
+
+
+def _add(found: Mapping[Ref, I64], source: Source, counts: I64) -> None:
+    """Adds the counts of a source's rows to those of its versions' rows."""
+    begin = 0
+    for version in source.versions:
+        if source.language is None:
+            found[version.ref][:] += counts[begin : begin + version.rows]
             begin += version.rows
-    return result
+        elif version.manifest.rows_by_language.get(source.language):
+            numbers = language_rows(version)[source.language]
+            found[version.ref][numbers] += counts[begin : begin + len(numbers)]
+            begin += len(numbers)

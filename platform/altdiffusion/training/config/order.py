@@ -25,9 +25,18 @@ class OrderConfig:
 
     chunk_rows: int = 1024
     window_chunks: int = 32
+    language_temperature: float | None = None
+    """T: languages are drawn in shares proportional to rows ** (1 / T), each with its own epochs. 1 keeps their
+    natural shares, more lifts the small ones, towards equal shares. Null draws rows, whatever their language."""
+    buckets: bool = False
+    """Every global batch comes from one dataset: they may differ in shape. Shares by weight, else by rows."""
 
     def __post_init__(self) -> None:
         if self.chunk_rows < 1:
             raise ValueError("chunk_rows: must be positive; use the datasets' rows per row group")
         if self.window_chunks < 1:
             raise ValueError("window_chunks: must be positive; more mixes better and needs more memory")
+        if self.language_temperature is not None and not self.language_temperature >= 1:
+            raise ValueError(
+                "language_temperature: must be at least 1 (natural shares); 5 lifts small languages, null is off"
+            )
