@@ -8,8 +8,10 @@ import numpy as np
 
 from altdiffusion.evaluation import pictures, retrieval, table
 from altdiffusion.evaluation.judge import train_judge
-from altdiffusion.storage import files
+from altdiffusion.generation.model import resolve_model
+from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.training.export import renew_card
 from jobs.harness import Job, Session, already_published, leave, main
 from pipelines.evaluate import EvaluateConfig, boundaries, plan
 
@@ -17,7 +19,8 @@ from pipelines.evaluate import EvaluateConfig, boundaries, plan
 def result(config: EvaluateConfig, lake: Lake) -> str | None:
     drawn = already_published(lake, [boundary for state in config.states for boundary in boundaries(config, state)])
     written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
-    return f"{config.output}.md of {drawn}" if drawn and written else None
+    kept = files.exists(evaluations.uri_of(lake.uri, config.name))
+    return f"{config.output}.md of {drawn}" if drawn and written and kept else None
 
 
 def run(config: EvaluateConfig, session: Session) -> None:
@@ -45,6 +48,12 @@ def run(config: EvaluateConfig, session: Session) -> None:
     ):
         files.write_atomic(f"{config.output}.{suffix}", data)
         session.run.artifact(f"{config.output}.{suffix}")
+    models = {state.name: resolve_model(state.model, session.lake.uri) for state in config.states}
+    evaluations.write(
+        session.lake.uri, config.name, report.to_json(), {name: model.content for name, model in models.items()}
+    )
+    for model in models.values():
+        renew_card(session.lake.uri, model.uri)
     print(report.to_text(), flush=True)
     if config.require is not None:
         table.require(

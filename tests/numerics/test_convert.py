@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from altdiffusion.diffusion.convert import convert_text_encoder
-from altdiffusion.diffusion.text_encoder import encode_text
+from altdiffusion.diffusion.convert import convert_folder, convert_text_encoder, is_published
+from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder
 from altdiffusion.errors import AltDiffusionError
 
 CONFIG: dict[str, Any] = {
@@ -139,6 +139,58 @@ def test_a_missing_shard_is_named(published: Published, tmp_path: Path) -> None:
     folder = write(tmp_path / "m18", published.state_dict(), "safetensors-shards")
     (folder / "part-1.safetensors").unlink()
     with pytest.raises(AltDiffusionError, match=r"part-1\.safetensors"):
+        convert_text_encoder(folder)
+
+
+def clip_model(published: Published, tmp_path: Path, head: bool) -> Path:
+    """AltCLIP's layout: one folder, the text tower below `text_model.`, the tokenizer beside it."""
+    from tests.training_lake import tokenizer
+
+    tower = {name: tensor for name, tensor in published.state_dict().items() if head or "_pre." not in name}
+    weights = {f"text_model.{name}": tensor for name, tensor in tower.items()}
+    weights |= {
+        "vision_model.embeddings.class_embedding": torch.zeros(8),
+        "visual_projection.weight": torch.zeros(24, 8),
+        "text_projection.weight": torch.zeros(24, 24),
+        "logit_scale": torch.tensor(2.6),
+    }
+    folder = write(tmp_path / "AltCLIP-m18", weights, "bin-one")
+    (folder / "config.json").write_text(json.dumps({"model_type": "altclip", "text_config": CONFIG}))
+    words = tokenizer()
+    words.model_max_length = 512
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_clip_model_gives_its_text_tower(published: Published, tmp_path: Path, head: bool) -> None:
+    """With the diffusion head it is AltDiffusion's encoder; without, the CLIP head at every position."""
+    folder = clip_model(published, tmp_path, head)
+    assert is_published(str(folder))
+    convert_folder(folder, tmp_path / "stock")
+    assert not is_published(str(tmp_path / "stock"))
+    encoder, words = load_text_encoder(tmp_path / "stock")
+    assert words.model_max_length == 77
+    ids = torch.randint(3, 97, (3, 12), generator=torch.Generator().manual_seed(1))
+    ids[1, 7:] = 1
+    mask = (ids != 1).long()
+    with torch.no_grad():
+        ours = encode_text(encoder, ids, pad_id=1)
+        if head:
+            theirs = published(ids, mask)
+        else:
+            last = published.roberta(ids, attention_mask=mask).last_hidden_state
+            theirs = published.transformation(published.pre_LN(last))
+    assert len(encoder.roberta.encoder.layers) == (2 if head else 3)
+    assert float((theirs - ours).abs().max()) == 0.0
+
+
+def test_a_clip_model_of_another_kind_is_refused(published: Published, tmp_path: Path) -> None:
+    folder = clip_model(published, tmp_path, head=True)
+    torch.save(
+        torch.load(folder / "pytorch_model.bin") | {"audio_model.w": torch.zeros(1)}, folder / "pytorch_model.bin"
+    )
+    with pytest.raises(AltDiffusionError, match=r"audio_model\.w, which nothing uses"):
         convert_text_encoder(folder)
 
 

@@ -22,6 +22,12 @@ from tests.training_lake import Recorder, bundle, config
 ID = f"hf://someone/small-diffusion@{REVISION}"
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub tries again with growing pauses, which prove nothing here."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A small Stable Diffusion repository with the clutter of a real one."""

@@ -1,4 +1,4 @@
-"""`altdiffusion seen CHECKPOINT`."""
+"""`altdiffusion seen CHECKPOINT`; the commands on model folders are in training.export_cli."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.training import export_cli
 
 if TYPE_CHECKING:
     from altdiffusion.training.seen import Seen
@@ -18,7 +19,7 @@ _NAME = re.compile(r"(?:checkpoint:)?(?P<run>[^@/]+)(?:/step-(?P<step>\d+))?(?:@
 
 
 def register(subparsers: Any) -> None:
-    """Adds `seen` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned)."""
+    """Adds this package's commands to the command line (`subparsers`: what ArgumentParser.add_subparsers returned)."""
     one = subparsers.add_parser("seen", help="count or list exactly the samples that a checkpoint has seen")
     one.add_argument("checkpoint", metavar="CHECKPOINT", help="a run (its newest checkpoint), or run/step-NNNNNNNN")
     default = os.environ.get("ALTDIFFUSION_LAKE")
@@ -32,6 +33,19 @@ def register(subparsers: Any) -> None:
     one.add_argument("--out", metavar="FILE", help="write every sample with the number of times it was seen (Parquet)")
     one.add_argument("--json", action="store_true", help="the counts, for programs")
     one.set_defaults(run=cmd_seen)
+    export_cli.register(subparsers)
+
+
+def checkpoint_name(text: str) -> tuple[str, int | None]:
+    """(run, step or None for the newest) of what a person typed.
+
+    Raises:
+        AltDiffusionError: it is no name of a checkpoint.
+    """
+    match = _NAME.fullmatch(text)
+    if match is None:
+        raise AltDiffusionError(f"checkpoint {text!r}", "is no name of one", "write a run, or run/step-00001000")
+    return match["run"], int(match["step"]) if match["step"] else None
 
 
 def cmd_seen(arguments: argparse.Namespace) -> int:
@@ -42,12 +56,7 @@ def cmd_seen(arguments: argparse.Namespace) -> int:
     """
     from altdiffusion.training.seen import seen  # with torch, which other commands need not wait for
 
-    match = _NAME.fullmatch(arguments.checkpoint)
-    if match is None:
-        raise AltDiffusionError(
-            f"checkpoint {arguments.checkpoint!r}", "is no name of one", "write a run, or run/step-00001000"
-        )
-    parts = seen(arguments.lake, match["run"], int(match["step"]) if match["step"] else None)
+    parts = seen(arguments.lake, *checkpoint_name(arguments.checkpoint))
     if arguments.out:
         _write(parts, arguments.out)
     facts = [_facts(part) for part in parts]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import uuid
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
-from altdiffusion.diffusion.folder import LINEAGE, content_digest
-from altdiffusion.diffusion.models import ModelBundle, load_bundle, save_bundle
+from altdiffusion.diffusion.folder import CARD, content_digest, publish, read_lineage
+from altdiffusion.diffusion.models import load_bundle, save_bundle
 from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.card import model_card
 from altdiffusion.training.checkpoint import Checkpoint, Warn
 from altdiffusion.training.resolve import (
     ResolvedRun,
@@ -36,6 +33,7 @@ def export_checkpoint(
 
     VAE, text encoder, tokenizer and scheduler are those that the run was trained with. `lineage.json`, written last,
     names the checkpoint, the datasets of its run and of the runs before it, and the digest of the folder's content.
+    `README.md` is its model card (training.card).
 
     Args:
         step: of a checkpoint; by default the newest verified one.
@@ -53,14 +51,27 @@ def export_checkpoint(
     target = files.join(lake, "exports", run, name)
     lineage = _lineage(lake, found, weights)
     if _present(target, lineage):
+        renew_card(lake, target)
         return target
     bundle = load_bundle(record["base"])
     if record["text_encoder"] is not None:
         bundle = bundle.with_text_encoder(*load_text_encoder(record["text_encoder"]))
     load_weights(bundle.unet, found, weights)
     bundle = replace(bundle, scheduler=scheduler_for(bundle.scheduler, record["meaning"]["objective"]))
-    _publish(bundle, target, lineage)
+    publish(target, lambda folder: save_bundle(bundle, folder), lineage)
+    renew_card(lake, target)
     return target
+
+
+def renew_card(lake: str, folder: str) -> None:
+    """Writes an export's README.md from what the lake holds now: an evaluation may have come since. Of a folder that
+    is no export of a checkpoint, nothing is touched."""
+    lineage = read_lineage(folder)
+    if lineage is None or "checkpoint" not in lineage or "content" not in lineage:
+        return
+    uri, card = files.join(folder, CARD), model_card(lake, lineage).encode()
+    if not files.exists(uri) or files.read_bytes(uri) != card:
+        files.write_atomic(uri, card)
 
 
 def export_start(run: ResolvedRun) -> str:
@@ -78,35 +89,27 @@ def export_start(run: ResolvedRun) -> str:
         "parents": [str(ref) for ref in origin],
     }
     if not _present(target, lineage):
-        _publish(load_models(run), target, lineage)
+        bundle = load_models(run)
+        publish(target, lambda folder: save_bundle(bundle, folder), lineage)
     return target
 
 
 def scheduler_for(scheduler: Any, objective: Mapping[str, Any]) -> Any:
-    """The base's scheduler, told what the run has learned to predict: samplers read it from the export."""
+    """The base's scheduler, told what the run has learned to predict: samplers read it from the export.
+
+    A schedule that ends without signal needs a scheduler that knows of it and starts at its last step: where the
+    base's has no such setting (PNDM, which Stable Diffusion 2.1 ships), DDIM takes its place.
+    """
+    from diffusers import DDIMScheduler
+
     changes: dict[str, Any] = {"prediction_type": objective["prediction"]}
+    kind: Any = type(scheduler)
     if objective["zero_terminal_snr"]:
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return type(scheduler).from_config(scheduler.config, **changes)
-
-
-def _publish(bundle: ModelBundle, target: str, lineage: dict[str, Any]) -> None:
-    """Writes the folder beside its place, then moves it there; the digest of its content enters lineage.json."""
-    local = files.is_local(target)
-    parent = os.path.dirname(files.local_path(target)) if local else tempfile.gettempdir()
-    os.makedirs(parent, exist_ok=True)
-    staging = Path(parent) / f".tmp-{uuid.uuid4().hex}"
-    try:
-        save_bundle(bundle, staging)
-        lineage["content"] = content_digest(str(staging))
-        (staging / LINEAGE).write_bytes(files.canonical_json(lineage))
-        files.remove_tree(target)
-        if local:
-            os.rename(staging, files.local_path(target))
-        else:
-            _upload(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if not changes.keys() <= inspect.signature(kind.__init__).parameters.keys():
+            kind = DDIMScheduler
+            changes |= {"clip_sample": False, "set_alpha_to_one": False}  # Stable Diffusion's own values for it
+    return kind.from_config(scheduler.config, **changes)
 
 
 def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:
@@ -142,17 +145,8 @@ def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:
 
 
 def _present(target: str, lineage: dict[str, Any]) -> bool:
-    try:
-        present = files.read_json(files.join(target, LINEAGE))
-    except FileNotFoundError:
+    present = read_lineage(target)
+    if present is None:
         return False
     content = present.pop("content", None)
     return bool(present == lineage and content == content_digest(target))
-
-
-def _upload(folder: Path, target: str) -> None:
-    """Copies a local folder to another file system, lineage.json last."""
-    fs, path = files.filesystem(target)
-    names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
-    for name in sorted(names, key=lambda name: name == LINEAGE):
-        fs.put_file(str(folder / name), f"{path}/{name}")

@@ -1,0 +1,38 @@
+"""What evaluations found, kept in the lake, so that a model's card can quote it.
+
+<lake>/evaluations/<name>.json     the newest report of that name; `models` says which content each state had
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from altdiffusion.storage import files
+
+FOLDER = "evaluations"
+
+
+def uri_of(lake: str, name: str) -> str:
+    """Where the report of an evaluation is kept."""
+    return files.join(lake, FOLDER, f"{name}.json")
+
+
+def write(lake: str, name: str, report: Mapping[str, Any], models: Mapping[str, str]) -> None:
+    """Keeps a report.
+
+    Args:
+        report: as evaluation.table.Report.to_json gives it.
+        models: content digest of the model folder of each state.
+    """
+    files.write_atomic(uri_of(lake, name), files.canonical_json({**report, "models": dict(models)}))
+
+
+def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """(name, report, its state) of every evaluation of a model folder with this content digest, by name."""
+    for name in files.list_names(files.join(lake, FOLDER)):
+        if name.endswith(".json"):
+            report = files.read_json(files.join(lake, FOLDER, name))
+            for state in report["states"]:
+                if report["models"].get(state["state"]) == content:
+                    yield name.removesuffix(".json"), report, state

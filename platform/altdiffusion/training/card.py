@@ -1,0 +1,232 @@
+"""The model card of an export: what it is, what it was made from, under which licence, and how well it does.
+
+Everything in it is read from the lake: records of the runs, manifests of the datasets, reports of evaluations. No
+time, host or path stands in it, so the same lake gives the same card. Its head is the YAML that the Hugging Face hub
+reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from altdiffusion.diffusion.folder import read_lineage
+from altdiffusion.diffusion.hub import HubId, is_hub_id
+from altdiffusion.diffusion.licence import licence_of
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.languages import BY_CODE, CODES
+from altdiffusion.refs import Ref
+from altdiffusion.storage import evaluations
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.training.resolve import read_record
+
+UNKNOWN = "unknown"
+"""The hub's word for a licence that nobody has named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """One run of the chain that led to the model."""
+
+    run: str
+    step: int
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    """A model that the first run started from."""
+
+    role: str
+    ref: Ref
+    hub: str | None
+    licence: str | None
+
+
+def model_card(lake: str, lineage: Mapping[str, Any]) -> str:
+    """README.md of an export.
+
+    Args:
+        lineage: the export's lineage.json.
+    """
+    stages = _stages(lake, str(lineage["checkpoint"]))
+    origins = list(_origins(stages[0].record)) if stages else []
+    versions = {ref: _version(lake, ref) for stage in stages for ref in stage.record["datasets"]}
+    languages = _languages(versions.values())
+    parts = [
+        _front(origins, languages),
+        _title(lineage, stages),
+        _use(stages[-1].record if stages else {}),
+        _made_from(origins, stages),
+        _data(stages, versions),
+        _scores(lake, str(lineage["content"])),
+        _licences(origins),
+        _settings(stages),
+        _identity(lineage),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _stages(lake: str, checkpoint: str) -> list[_Stage]:
+    """The runs up to a checkpoint, the first one first."""
+    found: list[_Stage] = []
+    ref: str | None = checkpoint
+    while ref is not None:
+        run, _, step = Ref.parse(ref).name.rpartition("/")
+        record = read_record(lake, run)
+        if record is None or any(stage.run == run for stage in found):
+            break
+        found.insert(0, _Stage(run=run, step=int(step.removeprefix("step-")), record=record))
+        ref = record["start"]
+    return found
+
+
+def _origins(record: Mapping[str, Any]) -> Iterator[_Origin]:
+    folders = [("base model", record["base"]), ("text encoder", record["text_encoder"])]
+    present = [(role, folder) for role, folder in folders if folder is not None]
+    for (role, folder), text in zip(present, record["models"], strict=False):
+        document = read_lineage(folder) or {}
+        yield _Origin(role=role, ref=Ref.parse(text), hub=document.get("hub"), licence=licence_of(folder))
+
+
+def _version(lake: str, ref: str) -> Version | None:
+    try:
+        return Lake(lake).version(ref.removeprefix("dataset:"))
+    except AltDiffusionError:
+        return None
+
+
+def _languages(versions: Any) -> list[str]:
+    """Codes of the languages with training rows, the platform's own order first."""
+    codes = {
+        code for version in versions if version for code, rows in version.manifest.rows_by_language.items() if rows
+    }
+    return [code for code in CODES if code in codes] + sorted(codes - set(CODES))
+
+
+def _front(origins: Sequence[_Origin], languages: Sequence[str]) -> str:
+    bases = [HubId.parse(origin.hub).repo for origin in origins if origin.hub and is_hub_id(origin.hub)]
+    licences = [origin.licence for origin in origins if origin.licence]
+    head: dict[str, Any] = {
+        "license": licences[0] if licences else UNKNOWN,
+        "language": [code for code in languages if len(code) == 2],  # the hub takes ISO 639-1 codes only
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["stable-diffusion", "text-to-image", "multilingual"],
+    }
+    if bases:
+        head["base_model"] = bases
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
+
+
+def _title(lineage: Mapping[str, Any], stages: Sequence[_Stage]) -> str:
+    kind = "averaged (EMA)" if lineage["weights"] == "ema" else "raw, not averaged"
+    chain = " -> ".join(str(stage.record["stage"]) for stage in stages) or str(lineage["stage"])
+    return (
+        f"# {lineage['run']}, step {int(lineage['step']):,}\n\n"
+        f"A multilingual text-to-image model in Stable Diffusion's layout; stages: {chain}. Weights: {kind}."
+    )
+
+
+def _use(record: Mapping[str, Any]) -> str:
+    objective = record.get("meaning", {}).get("objective", {})
+    note = ""
+    if objective.get("prediction", "epsilon") != "epsilon":
+        note = f"\n\nThe UNet predicts `{objective['prediction']}`; the scheduler's config says so."
+        if objective.get("zero_terminal_snr"):
+            note += " Its schedule ends without signal (`rescale_betas_zero_snr`): keep `timestep_spacing: trailing`."
+    return (
+        "## Use\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
+        'pipeline = DiffusionPipeline.from_pretrained("this/folder")\npicture = pipeline("a prompt").images[0]\n```'
+        + note
+    )
+
+
+def _made_from(origins: Sequence[_Origin], stages: Sequence[_Stage]) -> str:
+    lines = ["## Made from", ""]
+    for origin in origins:
+        place = f", from {origin.hub}" if origin.hub else ""
+        lines.append(f"- {origin.role}: {origin.ref.name}, digest `{origin.ref.digest}`{place}")
+    rows = [["stage", "run", "updates", "samples seen", "trained", "started from"]]
+    for stage in stages:
+        meaning = stage.record["meaning"]
+        rows.append(
+            [
+                str(stage.record["stage"]),
+                stage.run,
+                f"{stage.step:,}",
+                f"{stage.step * int(meaning['global_batch']):,}",
+                str(meaning["trainable"]),
+                Ref.parse(stage.record["start"]).short if stage.record["start"] else "the models above",
+            ]
+        )
+    return "\n".join([*lines, "", _table(rows)])
+
+
+def _data(stages: Sequence[_Stage], versions: Mapping[str, Version | None]) -> str:
+    lines = ["## Training data", ""]
+    for ref, version in versions.items():
+        used = ", ".join(stage.run for stage in stages if ref in stage.record["datasets"])
+        size = f"{version.rows:,} rows" if version else "no longer in the lake"
+        parsed = Ref.parse(ref)
+        lines.append(f"- {parsed.name}: {size}; digest `{parsed.digest}`; used by {used}")
+    here = [version for version in versions.values() if version]
+    languages = _languages(here)
+    if languages:
+        rows = [["language", *(version.ref.name for version in here)]]
+        for code in languages:
+            name = f"{code} {BY_CODE[code].name}" if code in BY_CODE else code
+            rows.append([name, *(f"{version.manifest.rows_by_language.get(code, 0):,}" for version in here)])
+        lines += ["", "Rows by language:", "", _table(rows)]
+    return "\n".join(lines)
+
+
+def _scores(lake: str, content: str) -> str:
+    lines = ["## Evaluation"]
+    for name, report, state in evaluations.of_model(lake, content):
+        rates = state["languages"]["all"]
+        rows = [["language", "pictures named right", f"{report['level']:.0%} interval", "pictures"]]
+        for code in [code for code in CODES if code in rates]:
+            rate = rates[code]
+            interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
+            rows.append(
+                [f"{code} {BY_CODE[code].name}", f"{100 * rate['value']:.1f} %", interval, f"{rate['total']:,}"]
+            )
+        about = (
+            f"{name}, state {state['state']}: a judge names the concept that a picture was asked for; "
+            f"{state['concepts']} concepts, chance {100 * report['chance']:.1f} %."
+        )
+        lines += [about, _table(rows)]
+    if len(lines) == 1:
+        lines.append("No evaluation of this model was run.")
+    return "\n\n".join(lines)
+
+
+def _licences(origins: Sequence[_Origin]) -> str:
+    lines = ["## Licence", ""]
+    for origin in origins:
+        lines.append(f"- {origin.role} {origin.ref.name}: {origin.licence or 'not recorded'}")
+    lines.append("- datasets: their manifests record no licence; pictures and captions stay under their owners' terms")
+    return "\n".join([*lines, "", "What the base model's licence asks for, this model has to keep as well."])
+
+
+def _settings(stages: Sequence[_Stage]) -> str:
+    lines = ["## Training settings"]
+    for stage in stages:
+        meaning = {key: value for key, value in stage.record["meaning"].items() if key not in ("run", "datasets")}
+        text = yaml.safe_dump(meaning, sort_keys=True, allow_unicode=True, default_flow_style=None, width=110)
+        lines.append(f"Run {stage.run}, fingerprint `{stage.record['fingerprint']}`:\n\n```yaml\n{text}```")
+    return "\n\n".join(lines)
+
+
+def _identity(lineage: Mapping[str, Any]) -> str:
+    return f"## Identity\n\n- checkpoint: `{lineage['checkpoint']}`\n- content of this folder: `{lineage['content']}`"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    marks = ["---", *["---:"] * (len(rows[0]) - 1)]
+    return "\n".join([lines[0], f"| {' | '.join(marks)} |", *lines[1:]])

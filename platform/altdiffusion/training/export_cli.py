@@ -1,0 +1,81 @@
+"""`altdiffusion export RUN` and `altdiffusion convert SOURCE TARGET`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from altdiffusion.errors import AltDiffusionError
+
+
+def register(subparsers: Any) -> None:
+    """Adds both commands."""
+    one = subparsers.add_parser("export", help="write a checkpoint as a diffusers folder with its model card")
+    one.add_argument("checkpoint", metavar="RUN", help="a run (its newest checkpoint), or run/step-NNNNNNNN")
+    one.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step")
+    one.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averages (the default) or as trained")
+    default = os.environ.get("ALTDIFFUSION_LAKE")
+    one.add_argument(
+        "--lake",
+        metavar="URI",
+        default=default,
+        required=default is None,
+        help="folder or address that the jobs write to (or set ALTDIFFUSION_LAKE)",
+    )
+    one.set_defaults(run=cmd_export)
+    one = subparsers.add_parser("convert", help="make a published m18 text encoder one that stock transformers reads")
+    one.add_argument("source", metavar="SOURCE", help="folder of AltDiffusion-m18 or AltCLIP-m18 as published")
+    one.add_argument("target", metavar="TARGET", help="folder to write; it must not exist")
+    one.set_defaults(run=cmd_convert)
+
+
+def cmd_export(arguments: argparse.Namespace) -> int:
+    """Writes the folder and prints its place.
+
+    Raises:
+        AltDiffusionError: no such run or checkpoint.
+    """
+    from altdiffusion.training.cli import checkpoint_name  # here: it registers this module
+    from altdiffusion.training.export import export_checkpoint
+
+    run, step = checkpoint_name(arguments.checkpoint)
+    if step is not None and arguments.step not in (None, step):
+        raise AltDiffusionError(
+            f"checkpoint {arguments.checkpoint!r}", f"is not of step {arguments.step}", "give the step once"
+        )
+    print(
+        export_checkpoint(arguments.lake, run, step=arguments.step if step is None else step, weights=arguments.weights)
+    )
+    return 0
+
+
+def cmd_convert(arguments: argparse.Namespace) -> int:
+    """Writes the folder.
+
+    Raises:
+        AltDiffusionError: the source is no published encoder, or the target is there.
+    """
+    from altdiffusion.diffusion.convert import convert_folder, is_published
+    from altdiffusion.diffusion.folder import content_digest, model_ref, publish
+    from altdiffusion.diffusion.licence import licence_of
+    from altdiffusion.diffusion.models import local_folder
+
+    source, target = arguments.source, Path(arguments.target)
+    digest = content_digest(source)
+    if not is_published(source):
+        raise AltDiffusionError(
+            f"folder {source}", "is no published text encoder", "give a folder of AltDiffusion-m18 or AltCLIP-m18"
+        )
+    if target.exists():
+        raise AltDiffusionError(f"folder {target}", "is there already", "choose another one, or remove it")
+    origin = str(model_ref(source, digest))
+    with local_folder(source) as local:
+        publish(
+            str(target),
+            lambda staging: convert_folder(local, staging),
+            {"converted_from": origin, "licence": licence_of(source), "parents": [origin]},
+        )
+    print(target)
+    return 0
