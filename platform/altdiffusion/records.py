@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-Kind = Literal["links", "images", "keys", "drops", "scores", "latents", "prompts", "generations"]
+Kind = Literal["links", "images", "keys", "drops", "scores", "latents", "parallel", "prompts", "generations"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -110,6 +110,20 @@ LATENTS = pa.schema(
     ]
 )
 
+PARALLEL = pa.schema(
+    [
+        _field("sample_id", pa.int64(), "mmh3.hash64(caption + tab + translation)[0], signed"),
+        _field("caption", pa.string(), "the English text, which the teacher reads"),
+        _field("translation", pa.string(), "the same in `language`, which the student reads; for English the caption"),
+        _field("language", pa.string(), "language of the translation"),
+        _field("language_score", pa.float32(), "confidence that it is, 0 to 1"),
+        _field("score", pa.float32(), "how sure the source is of the pair, on its scale", nullable=True),
+        _field("source", pa.string(), "name of the source in the config"),
+        _field("token_ids", pa.list_(pa.int32()), "the student's ids of the translation, padded; none until encoded"),
+        _field("teacher_ids", pa.list_(pa.int32()), "the teacher's ids of the caption, padded; none until encoded"),
+    ]
+)
+
 PROMPTS = pa.schema(
     [
         _field("id", pa.string(), "the prompt's name, unique in its file"),
@@ -152,6 +166,7 @@ SCHEMAS: dict[Kind, pa.Schema] = {
     "drops": DROPS,
     "scores": SCORES,
     "latents": LATENTS,
+    "parallel": PARALLEL,
     "prompts": PROMPTS,
     "generations": GENERATIONS,
 }

@@ -18,7 +18,8 @@ import torch
 
 from altdiffusion.training.launch import quiet
 from altdiffusion.training.local import run_local
-from tests.training_lake import Recorder, config
+from tests import distillation_lake, training_lake
+from tests.training_lake import Recorder
 
 
 def die() -> None:
@@ -61,7 +62,8 @@ def arm(death: str) -> None:
 
 def main(lake: str, deaths: list[str]) -> None:
     quiet()
-    settings = config(lake)
+    stage = distillation_lake if os.environ.get("STAGE") == "distillation" else training_lake
+    settings = stage.config(lake)
     for death in deaths:
         child = os.fork()
         if child == 0:

@@ -31,6 +31,8 @@ INITIAL_NOISE = 3
 """Stream of the noise from which a picture is generated."""
 CROP = 4
 """Stream of a random crop."""
+QUERY = 5
+"""Stream of the queries that compare two texts (diffusion.readout)."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

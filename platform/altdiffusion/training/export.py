@@ -20,6 +20,7 @@ from altdiffusion.training.resolve import (
     ResolvedRun,
     load_models,
     load_weights,
+    new_student,
     read_record,
 )
 
@@ -54,9 +55,14 @@ def export_checkpoint(
         renew_card(lake, target)
         return target
     bundle = load_bundle(record["base"])
-    if record["text_encoder"] is not None:
-        bundle = bundle.with_text_encoder(*load_text_encoder(record["text_encoder"]))
-    load_weights(bundle.unet, found, weights)
+    if record["stage"] == "distillation":
+        student, tokenizer = new_student(record["text_encoder"], record["teacher"], bundle, record["meaning"]["seed"])
+        load_weights(student, found, weights, checkpoints.TEXT_ENCODER)
+        bundle = bundle.with_text_encoder(student.reader(), tokenizer)
+    else:
+        if record["text_encoder"] is not None:
+            bundle = bundle.with_text_encoder(*load_text_encoder(record["text_encoder"]))
+        load_weights(bundle.unet, found, weights)
     bundle = replace(bundle, scheduler=scheduler_for(bundle.scheduler, record["meaning"]["objective"]))
     publish(target, lambda folder: save_bundle(bundle, folder), lineage)
     renew_card(lake, target)

@@ -45,14 +45,25 @@ def decode_latents(table: pa.Table) -> Rows:
     raw = np.frombuffer(latent.buffers()[2], dtype=np.uint8)
     start = _check_lengths(latent, "latent", 2 * shape[0] * shape[1] * shape[2])
     latents = raw[start : start + rows * 2 * shape[0] * shape[1] * shape[2]].view("<f2").reshape(rows, *shape)
-    ids = _one_array(table, "token_ids")
+    return {"latents": torch.from_numpy(latents.copy()), "token_ids": _ids(table, "token_ids")}
+
+
+def decode_parallel(table: pa.Table) -> Rows:
+    """`token_ids` int32 [R, T] (the student's) and `teacher_ids` int32 [R, U] of a row group.
+
+    Raises:
+        ValueError: rows differ in number of tokens, or a value is null.
+    """
+    return {name: _ids(table, name) for name in ("token_ids", "teacher_ids")}
+
+
+def _ids(table: pa.Table, name: str) -> Tensor:
+    """int32 [R, T] of a column of lists."""
+    ids = _one_array(table, name)
     length = len(ids[0])
-    _check_lengths(ids, "token_ids", length)
-    token_ids = ids.flatten().to_numpy(zero_copy_only=False).reshape(rows, length)
-    return {
-        "latents": torch.from_numpy(latents.copy()),
-        "token_ids": torch.from_numpy(token_ids.astype(np.int32)),
-    }
+    _check_lengths(ids, name, length)
+    flat = ids.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, length)
+    return torch.from_numpy(flat.astype(np.int32))
 
 
 def _one_array(table: pa.Table, name: str) -> Any:
@@ -77,4 +88,11 @@ LATENTS = Layout(
     columns=("latent", "channels", "height", "width", "token_ids"),
     decode=decode_latents,
     remedy="name the dataset that the encode job wrote",
+)
+
+PARALLEL = Layout(
+    kind="parallel",
+    columns=("token_ids", "teacher_ids"),
+    decode=decode_parallel,
+    remedy="name the dataset that jobs.parallel wrote",
 )

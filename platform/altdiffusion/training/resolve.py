@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from altdiffusion.config import resolved, semantic
-from altdiffusion.diffusion.folder import model_ref
+from altdiffusion.diffusion.folder import LINEAGE, model_ref
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
+from altdiffusion.diffusion.student import Student, load_student
+from altdiffusion.diffusion.teacher import projection_width
 from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
@@ -20,7 +22,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.starts import absolute, checked_digest, start_folder
+from altdiffusion.training.starts import absolute, checked_digest, fetched, start_folder
 
 RECORD = "run.json"
 
@@ -44,6 +46,8 @@ class ResolvedRun:
     """Fingerprint of the run of that checkpoint."""
     models: tuple[Ref, ...]
     """The model folders that it rests on."""
+    teacher: str | None = None
+    """URI of the folder of a distillation's text tower with projection, or None for the base's own encoder."""
 
     @property
     def parents(self) -> tuple[Ref, ...]:
@@ -71,16 +75,21 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
     ]
     start: Ref | None = None
     start_fingerprint: str | None = None
+    teacher = config.distillation.teacher if config.distillation is not None else None
+    teacher = fetched(teacher, lake, "text_encoder") if teacher else None
     if config.start.checkpoint is not None:
         earlier, start = _start_checkpoint(config, lake, record)
         base, text_encoder, start_fingerprint = earlier["base"], earlier["text_encoder"], earlier["fingerprint"]
         models = tuple(Ref.parse(ref) for ref in earlier["models"])
         content: dict[str, Any] = {"checkpoint": str(start)}
+        if teacher is None:
+            teacher = earlier.get("teacher")
+        else:
+            content["teacher"] = checked_digest(teacher)
     else:
         base = start_folder(str(config.start.base), lake, "base")
-        encoder = config.start.text_encoder
-        text_encoder = start_folder(encoder, lake, "text_encoder") if encoder else None
-        folders = [base, *([text_encoder] if text_encoder else [])]
+        text_encoder = _text_encoder(config, lake, record)
+        folders = [base, *([text_encoder] if text_encoder else []), *([teacher] if teacher else [])]
         digests = [checked_digest(folder) for folder in folders]
         models = tuple(model_ref(folder, digest) for folder, digest in zip(folders, digests, strict=True))
         content = {"models": digests}
@@ -95,6 +104,7 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         start=start,
         start_fingerprint=start_fingerprint,
         models=models,
+        teacher=teacher,
     )
     _refuse_another(run, record)
     return run
@@ -109,6 +119,7 @@ def write_record(run: ResolvedRun) -> None:
         "datasets": [str(ref) for ref in run.datasets],
         "base": run.base,
         "text_encoder": run.text_encoder,
+        "teacher": run.teacher,
         "start": str(run.start) if run.start is not None else None,
         "start_fingerprint": run.start_fingerprint,
         "models": [str(ref) for ref in run.models],
@@ -150,12 +161,42 @@ def check_checkpoint(run: ResolvedRun, found: Checkpoint) -> None:
 
 
 def load_models(run: ResolvedRun, resume: Checkpoint | None = None) -> ModelBundle:
-    """The models of a run in float32 on the CPU, with the weights it starts from or those of its own checkpoint."""
+    """The models of a run in float32 on the CPU, with the weights it starts from or those of its own checkpoint.
+
+    Of the distillation stage that is the base behind the student as it stands.
+    """
     bundle = load_bundle(run.base)
+    if run.config.stage == "distillation":
+        student, tokenizer = load_student_of(run, bundle, resume)
+        return bundle.with_text_encoder(student.reader(), tokenizer)
     if run.text_encoder is not None:
         bundle = bundle.with_text_encoder(*load_text_encoder(run.text_encoder))
+    _begin(run, bundle.unet, checkpoints.UNET, resume)
+    return bundle
+
+
+def load_student_of(run: ResolvedRun, base: ModelBundle, resume: Checkpoint | None = None) -> tuple[Student, Any]:
+    """(student, its tokenizer) of a run of the distillation stage, in float32 on the CPU."""
+    student, tokenizer = new_student(str(run.text_encoder), run.teacher, base, run.config.seed)
+    _begin(run, student, checkpoints.TEXT_ENCODER, resume)
+    return student, tokenizer
+
+
+def new_student(folder: str, teacher: str | None, base: ModelBundle, seed: int) -> tuple[Student, Any]:
+    """(student, its tokenizer) as a distillation begins: of two heads where there is a teacher with a projection."""
+    return load_student(
+        folder,
+        context=int(base.unet.config.cross_attention_dim),
+        feature=projection_width(teacher) if teacher is not None else None,
+        tokens=int(base.tokenizer.model_max_length),
+        seed=seed,
+    )
+
+
+def _begin(run: ResolvedRun, network: torch.nn.Module, file: str, resume: Checkpoint | None) -> None:
+    """Puts the weights of the run's own checkpoint, or of the one that it starts from, into what is trained."""
     if resume is not None:
-        load_weights(bundle.unet, resume, "raw")
+        load_weights(network, resume, "raw", file)
     elif run.start is not None:
         name, _, step = run.start.name.rpartition("/")
         found = checkpoints.open_step(run.lake, name, int(step.removeprefix("step-")))
@@ -165,21 +206,20 @@ def load_models(run: ResolvedRun, resume: Checkpoint | None = None) -> ModelBund
                 f"was replaced by one with digest {found.digest[:12]}",
                 "use another run name to start from the new one",
             )
-        load_weights(bundle.unet, found, run.config.start.weights)
-    return bundle
+        load_weights(network, found, run.config.start.weights, file)
 
 
-def load_weights(unet: torch.nn.Module, found: Checkpoint, weights: str) -> None:
-    """Puts a checkpoint's weights (`ema` or `raw`) into a UNet.
+def load_weights(network: torch.nn.Module, found: Checkpoint, weights: str, file: str = checkpoints.UNET) -> None:
+    """Puts a checkpoint's weights (`ema` or `raw`) into a UNet, or a student by its file's name.
 
     Raises:
         AltDiffusionError: the checkpoint is of another architecture.
     """
-    tensors = found.tensors(checkpoints.UNET)
+    tensors = found.tensors(file)
     if weights == "ema":
         tensors.update(found.tensors(checkpoints.EMA))
-    check_shapes(dict(unet.state_dict()), tensors, f"checkpoint {found.folder}")
-    unet.load_state_dict(tensors)
+    check_shapes(dict(network.state_dict()), tensors, f"checkpoint {found.folder}")
+    network.load_state_dict(tensors)
 
 
 def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
@@ -212,6 +252,14 @@ def _start_checkpoint(
             f"is not in the lake {lake}",
             f"train it first; runs with checkpoints: {known}",
         )
+    if (earlier["stage"] == "distillation") != (config.stage == "distillation"):
+        raise AltDiffusionError(
+            f"run {name}, named by start.checkpoint of run {config.run}",
+            f"is of stage {earlier['stage']}: stage {config.stage} cannot go on with its weights",
+            f"give start.base and start.text_encoder: {name}"
+            if earlier["stage"] == "distillation"
+            else "name a run of the distillation stage, or give start.base and start.text_encoder",
+        )
     if record is not None and record["start"] is not None:
         pinned = Ref.parse(record["start"])
         if pinned.name.rpartition("/")[0] == name and record["start_fingerprint"] == earlier["fingerprint"]:
@@ -222,6 +270,35 @@ def _start_checkpoint(
             f"run {name}, named by start.checkpoint of run {config.run}", "has no checkpoint yet", "train it first"
         )
     return earlier, found.ref
+
+
+def _text_encoder(config: TrainConfig, lake: str, record: Mapping[str, Any] | None) -> str | None:
+    """URI of the folder that start.text_encoder names: itself, or the export of a run of distillation, at every
+    restart the same."""
+    given = config.start.text_encoder
+    if given is None:
+        return None
+    earlier = read_record(lake, given) if "/" not in given else None
+    if earlier is None:
+        # A student may begin with XLM-R, and keeps both heads of a published encoder: it is not converted.
+        find = fetched if config.stage == "distillation" else start_folder
+        return find(given, lake, "text_encoder")
+    what = f"run {given}, named by start.text_encoder of run {config.run}"
+    if earlier["stage"] != "distillation" or given == config.run:
+        raise AltDiffusionError(
+            what,
+            f"is of stage {earlier['stage']} and trains no text encoder",
+            "name a run of the distillation stage, or the folder of a text encoder",
+        )
+    exports = files.join(lake, "exports", given)
+    pinned = record["text_encoder"] if record is not None else None
+    if pinned is not None and pinned.startswith(exports + "/"):
+        return str(pinned)
+    found = checkpoints.latest_verified(lake, given)
+    folder = files.join(exports, checkpoints.step_name(found.step)) if found is not None else None
+    if folder is None or not files.exists(files.join(folder, LINEAGE)):
+        raise AltDiffusionError(what, "has no export of a checkpoint", "run its job to the end: it exports them")
+    return folder
 
 
 def _refuse_another(run: ResolvedRun, record: Mapping[str, Any] | None) -> None:

@@ -22,11 +22,15 @@ def start_folder(uri: str, lake: str, part: Part) -> str:
     Raises:
         AltDiffusionError: the hub cannot give it, or it is published in a form that cannot be converted.
     """
-    models = files.join(lake, "models")
-    folder = fetch(HubId.parse(uri), models, part) if is_hub_id(uri) else absolute(uri)
+    folder = fetched(uri, lake, part)
     if part == "base" or not is_published(folder):
         return folder
-    return converted(folder, models)
+    return converted(folder, files.join(lake, "models"))
+
+
+def fetched(uri: str, lake: str, part: Part) -> str:
+    """URI of the folder as it is published: `uri` itself, or what was fetched from the hub."""
+    return fetch(HubId.parse(uri), files.join(lake, "models"), part) if is_hub_id(uri) else absolute(uri)
 
 
 def converted(folder: str, models: str) -> str:

@@ -1,6 +1,7 @@
 """The config of a training run: what decides the weights, and what decides only where and how fast."""
 
 from altdiffusion.training.config.compute import ComputeConfig
+from altdiffusion.training.config.distillation import DistillationConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
@@ -11,6 +12,7 @@ from altdiffusion.training.config.workers import WorkersConfig
 __all__ = [
     "ComputeConfig",
     "DatasetConfig",
+    "DistillationConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "OrderConfig",

@@ -8,13 +8,14 @@ from typing import Literal
 
 from altdiffusion.config import operational
 from altdiffusion.training.config.compute import ComputeConfig
+from altdiffusion.training.config.distillation import DistillationConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
 from altdiffusion.training.config.start import StartConfig
 from altdiffusion.training.config.workers import WorkersConfig
 
-Stage = Literal["alignment", "quality", "guidance"]
+Stage = Literal["distillation", "alignment", "quality", "guidance"]
 Trainable = Literal["kv", "attn2", "all"]
 Precision = Literal["fp32", "bf16"]
 
@@ -43,16 +44,14 @@ class TrainConfig:
     caption_drop: float = 0.0
     """Probability that a caption is replaced by the empty one."""
     objective: ObjectiveConfig = ObjectiveConfig()
+    distillation: DistillationConfig | None = None
+    """For the distillation stage, and for no other."""
     optimizer: OptimizerConfig = OptimizerConfig()
     order: OrderConfig = OrderConfig()
     max_bad_steps: int = operational(5)
     """Updates in a row with a loss or gradient that is not finite before the run stops; each of them is skipped."""
     checkpoint_every: int = operational(1000)
-    checkpoint_async: bool = operational(True)
-    """Writes checkpoints beside the training, which stands still for the copy to host memory only."""
     keep_last: int = operational(3)
-    keep_every: int = operational(0)
-    """Checkpoints whose step divides by this are kept for good; 0 keeps the last ones only."""
     log_every: int = operational(10)
     workers: WorkersConfig = operational(factory=WorkersConfig)
     compute: ComputeConfig = operational(factory=ComputeConfig)
@@ -69,17 +68,39 @@ class TrainConfig:
                 raise ValueError(f"{name}: must be at least 1; give a positive whole number")
         if self.keep_last < 2:
             raise ValueError("keep_last: must be at least 2; the one before is needed when the newest is damaged")
-        if self.keep_every < 0 or self.keep_every % self.checkpoint_every:
-            raise ValueError("keep_every: must be a multiple of checkpoint_every, or 0 to keep the last ones only")
         if not 0 <= self.caption_drop <= 1:
             raise ValueError("caption_drop: must lie in [0, 1]; the published recipe has 0.1 in the guidance stage")
         if not 0 <= self.seed < 2**63:
             raise ValueError("seed: must lie in [0, 2**63); use e.g. 0")
+        self._check_stage()
         if self.global_batch % (self.workers.count * self.micro_batch):
             raise ValueError(
                 f"global_batch: does not divide among {self.workers.count} workers with micro-batches of "
                 f"{self.micro_batch}; use a multiple of {self.workers.count * self.micro_batch}, "
                 f"like {self._nearest_batch()}, or change workers.count or micro_batch"
+            )
+
+    def _check_stage(self) -> None:
+        if self.stage != "distillation":
+            if self.distillation is not None:
+                raise ValueError(
+                    "distillation: is for the stage of that name; leave it out, or use stage: distillation"
+                )
+            return
+        if self.distillation is None:
+            raise ValueError("distillation: is missing; write `distillation: {}` for its defaults")
+        if self.trainable != "all":
+            raise ValueError("trainable: the student is trained whole; use all")
+        if self.caption_drop:
+            raise ValueError("caption_drop: is for the UNet's stages; the empty caption is a pair like any other here")
+        if self.objective != ObjectiveConfig():
+            raise ValueError("objective: is for the UNet's stages; leave it out")
+        if self.workers.text_cache_mb:
+            raise ValueError("workers.text_cache_mb: is for the UNet's stages; leave it 0")
+        if self.start.checkpoint is None and self.start.text_encoder is None:
+            raise ValueError(
+                "start.text_encoder: is missing; give the folder of the student, e.g. of xlm-roberta-large, "
+                "or go on from a run of this stage by start.checkpoint"
             )
 
     @property

@@ -1,0 +1,95 @@
+"""The English text tower that a student learns from, frozen.
+
+The published teacher is OpenCLIP ViT-H-14 `laion2b_s32b_b79k`: in transformers a `CLIPTextModelWithProjection`. Its
+vector of a caption is `text_projection(final_layer_norm(hidden[-1]))` at the first EOS, un-normalised. The encoder
+inside a base model has no projection; its vector is that of its last layer at the first EOS. The position is looked
+for here, since `CLIPTextModel` takes the largest id for the EOS where a config says 2.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altdiffusion.diffusion.models import local_folder
+from altdiffusion.diffusion.quiet import quiet_libraries
+from altdiffusion.errors import AltDiffusionError
+
+
+def eos_vectors(hidden: Tensor, token_ids: Tensor, eos_id: int) -> Tensor:
+    """[B, D]: of [B, T, D], the vector at the first EOS of int64 [B, T]."""
+    first = (token_ids == eos_id).to(torch.int64).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), first]
+
+
+def projection_width(folder: str | Path) -> int:
+    """Width F of a tower's vectors, from its config alone.
+
+    Raises:
+        AltDiffusionError: there is no config.
+    """
+    with local_folder(folder) as local:
+        return int(_config(_root(local), folder).projection_dim)
+
+
+def load_tower(folder: str | Path) -> Any:
+    """`CLIPTextModelWithProjection` in evaluation mode, frozen, from a folder of transformers; safetensors only.
+
+    Weights lie in the folder itself or in its `text_encoder`. A whole CLIP serves as well.
+
+    Raises:
+        AltDiffusionError: a part is missing or damaged, or there is no projection.
+    """
+    quiet_libraries()
+    from transformers import CLIPTextModelWithProjection
+
+    with local_folder(folder) as local:
+        root = _root(local)
+        config = _config(root, folder)
+        try:
+            model, report = CLIPTextModelWithProjection.from_pretrained(
+                root,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except Exception as error:
+            raise AltDiffusionError(
+                f"teacher {folder}", f"cannot be opened ({_first_line(error)})", "give the folder of a CLIP"
+            ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise AltDiffusionError(
+            f"teacher {folder}",
+            f"lacks {len(missing)} tensors of a text tower with projection, like {missing[0]}",
+            "give a CLIP of transformers; to learn from the base's own encoder leave distillation.teacher out",
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _root(local: Path) -> Path:
+    return local / "text_encoder" if (local / "text_encoder").is_dir() else local
+
+
+def _config(root: Path, folder: str | Path) -> Any:
+    """The tower's `CLIPTextConfig`. In a whole CLIP's config it stands one level down, but for the projection."""
+    from transformers import CLIPTextConfig
+
+    try:
+        whole: dict[str, Any] = json.loads((root / "config.json").read_text())
+        width = {"projection_dim": whole["projection_dim"]} if "projection_dim" in whole else {}
+        return CLIPTextConfig(**{**(whole.get("text_config") or whole), **width})
+    except (OSError, ValueError, TypeError) as error:
+        raise AltDiffusionError(
+            f"teacher {folder}", f"has no readable config.json ({_first_line(error)})", "give the folder of a CLIP"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
