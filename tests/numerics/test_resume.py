@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ import torch
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training import failures
+from altdiffusion.training.checkpoint_write import write
 from altdiffusion.training.config import StartConfig
 from altdiffusion.training.local import run_local
 from altdiffusion.training.resolve import finished, read_record
@@ -37,8 +39,6 @@ def flip(path: Path, at: int = -3) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(pristine_lake: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Hashes of the files of the last checkpoint of a run that nothing happened to, in another folder."""
-    import shutil
-
     lake = str(shutil.copytree(pristine_lake, tmp_path_factory.mktemp("undisturbed") / "somewhere" / "else"))
     torch.set_num_threads(1)
     run_local(config(lake), lake, reporter=Recorder())
@@ -234,16 +234,16 @@ def test_a_step_is_never_overwritten(lake: str) -> None:
         "state": found.state(),
     }
     before = {path: path.stat().st_mtime_ns for path in folder(lake, 3).iterdir()}
-    assert checkpoints.write(lake, **same).digest == found.digest
+    assert write(lake, **same).digest == found.digest
     with pytest.raises(AltDiffusionError, match="is there already, whole and with other content"):
-        checkpoints.write(lake, **{**same, "state": {"step": 3}})
+        write(lake, **{**same, "state": {"step": 3}})
     assert {path: path.stat().st_mtime_ns for path in folder(lake, 3).iterdir()} == before
 
 
 def test_checkpoints_on_an_object_store() -> None:
     lake = "memory://checkpoints-test"
     for step in (1, 2, 3):
-        checkpoints.write(
+        write(
             lake,
             run="r",
             step=step,

@@ -5,14 +5,18 @@
         ema.safetensors        averages of the trained weights
         optimizer.safetensors  first and second moments of the trained weights (AdamW)
         state.json             step, counters, the config that decides the result, parents, metrics
+        tensors.json           dtype, shape and SHA-256 of every tensor
         COMPLETE.json          written last: size and SHA-256 of every file, and the checkpoint's digest
+
+With several workers each writes its share of the tensors: unet-00001-of-00004.safetensors and so on. How many wrote it
+is no part of what it is: the digest is over state.json and tensors.json, so N workers and one that hold the same
+tensors write the same checkpoint, and any number of workers continues from it.
 
 There is no generator state: order, noise, timesteps and caption drop are keyed by the step and the position in the
 training stream. Nothing in a checkpoint depends on time, host or path, so equal runs have equal digests.
 
-On a local file system the folder is written under another name and renamed; on an object store the files are put in
-place and COMPLETE.json makes them count. A step is never overwritten. A resume takes the newest checkpoint whose
-files all have the recorded SHA-256; Ray's own record of checkpoints plays no part.
+A step is never overwritten. A resume takes the newest checkpoint whose files all have the recorded SHA-256; Ray's own
+record of checkpoints plays no part. `checkpoint_write` writes one, `saver` does so beside the training.
 """
 
 from __future__ import annotations
@@ -20,12 +24,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -36,15 +37,17 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
-FORMAT = "altdiffusion-checkpoint-1"
+FORMAT = "altdiffusion-checkpoint-2"
 COMPLETE = "COMPLETE.json"
 STATE = "state.json"
+TENSORS = "tensors.json"
 UNET = "unet.safetensors"
 TEXT_ENCODER = "text_encoder.safetensors"
 EMA = "ema.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 _STEP = "step-"
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}\.safetensors")
 
 Warn = Callable[[str], None]
 
@@ -61,6 +64,8 @@ class Checkpoint:
     config_fingerprint: str
     parents: tuple[str, ...]
     digest: str
+    files: tuple[str, ...]
+    """Names of its files."""
 
     @property
     def ref(self) -> Ref:
@@ -72,7 +77,16 @@ class Checkpoint:
         return state
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """One of its safetensors files, in host memory."""
+        """The tensors of one name (`unet.safetensors`), from all its shards, in host memory."""
+        found: dict[str, Tensor] = {}
+        for file in self.files:
+            if whole_name(file) == name:
+                found |= self._read(file)
+        if not found:
+            raise AltDiffusionError(f"checkpoint {self.folder}", f"holds no {name}", "it is of another kind of run")
+        return dict(sorted(found.items()))
+
+    def _read(self, name: str) -> dict[str, Tensor]:
         uri = files.join(self.folder, name)
         try:
             if files.is_local(uri):
@@ -86,6 +100,18 @@ class Checkpoint:
             ) from error
 
 
+def shard_name(name: str, rank: int, world: int) -> str:
+    """The file in which one of `world` workers writes its share of `name`."""
+    stem = name.removesuffix(".safetensors")
+    return name if world == 1 else f"{stem}-{rank + 1:05d}-of-{world:05d}.safetensors"
+
+
+def whole_name(file: str) -> str:
+    """The name that a file is a shard of."""
+    match = _SHARD.fullmatch(file)
+    return f"{match['stem']}.safetensors" if match else file
+
+
 def step_name(step: int) -> str:
     """Folder name of a step."""
     return f"{_STEP}{step:08d}"
@@ -94,6 +120,11 @@ def step_name(step: int) -> str:
 def run_folder(lake: str, run: str) -> str:
     """URI of a run's checkpoints."""
     return files.join(lake, "checkpoints", run)
+
+
+def folder_of(lake: str, run: str, step: int) -> str:
+    """URI of one checkpoint."""
+    return files.join(run_folder(lake, run), step_name(step))
 
 
 def run_names(lake: str) -> list[str]:
@@ -108,83 +139,43 @@ def steps(lake: str, run: str) -> list[int]:
     return sorted(int(name.removeprefix(_STEP)) for name in names if name.startswith(_STEP) and name[5:].isdigit())
 
 
-def write(
-    lake: str,
-    *,
-    run: str,
-    step: int,
-    stage: str,
-    config_fingerprint: str,
-    parents: Sequence[str],
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    state: Mapping[str, Any],
-) -> Checkpoint:
-    """Writes a checkpoint, or leaves nothing that counts as one.
+def seal(head: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of COMPLETE.json: `head` with the checkpoint's digest and a checksum of the document itself.
 
-    Args:
-        tensors: file name -> tensor name -> tensor.
-        state: becomes state.json.
-
-    Raises:
-        AltDiffusionError: a whole checkpoint with other content is there for this step.
-        OSError: the storage failed (no space, no permission, no connection).
+    The digest leaves out `files`, which say how the tensors were cut up.
     """
-    final = files.join(run_folder(lake, run), step_name(step))
-    local = files.is_local(final)
-    parent = os.path.dirname(files.local_path(final)) if local else tempfile.gettempdir()
-    os.makedirs(parent, exist_ok=True)
-    staging = Path(parent) / f"{_TEMPORARY}{uuid.uuid4().hex}"
-    staging.mkdir()
-    try:
-        listing = {}
-        for name, named in sorted(tensors.items()):
-            data = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in named.items()})
-            listing[name] = _put(staging / name, data)
-            del data
-        listing[STATE] = _put(staging / STATE, files.canonical_json(state))
-        head: dict[str, Any] = {
-            "format": FORMAT,
-            "files": listing,
-            "parents": list(parents),
-            "run": run,
-            "step": step,
-            "stage": stage,
-            "config_fingerprint": config_fingerprint,
-        }
-        digest = files.sha256_hex(files.canonical_json(head))
-        complete = files.canonical_json({**head, "digest": digest})
-        _put(staging / COMPLETE, complete)
-        written = _checkpoint(final, {**head, "digest": digest})
-        old = _set_aside(written, local)
-        if old is not None:
-            return old
-        if local:
-            _sync_folder(staging)
-            os.rename(staging, files.local_path(final))
-            _sync_folder(Path(parent))
-        else:
-            fs, path = files.filesystem(final)
-            for name in listing:
-                fs.put_file(str(staging / name), f"{path}/{name}")
-            files.write_atomic(files.join(final, COMPLETE), complete)
-        return written
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    digest = files.sha256_hex(files.canonical_json({key: value for key, value in head.items() if key != "files"}))
+    document = {**head, "digest": digest}
+    return {**document, "checksum": files.sha256_hex(files.canonical_json(document))}
 
 
 def verify(folder: str) -> list[str]:
-    """Reads every file of a checkpoint folder and says what is wrong with it; nothing if it is whole."""
+    """Reads every file of a checkpoint folder and says what is wrong with it; nothing if it is whole.
+
+    Raises:
+        AltDiffusionError: another version of this software wrote it.
+    """
     try:
-        head = files.read_json(files.join(folder, COMPLETE))
-        digest = head.pop("digest")
+        document = files.read_json(files.join(folder, COMPLETE))
+        if document.get("format") == "altdiffusion-checkpoint-1":
+            raise AltDiffusionError(
+                f"checkpoint {folder}",
+                "is of the format altdiffusion-checkpoint-1, which is read no more",
+                "export it with the version that wrote it and name the export as start.base, or use another run name",
+            )
+        head = {key: value for key, value in document.items() if key not in ("digest", "checksum")}
         listing = head["files"].items()
-        wrong = files.sha256_hex(files.canonical_json(head)) != digest
+        wrong = seal(head) != document
     except FileNotFoundError:
         return [f"{COMPLETE} is missing"]
-    except (AltDiffusionError, AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
+        return [f"{COMPLETE} is damaged ({error})"]
+    except AltDiffusionError as error:
+        if not error.problem.startswith("is not JSON"):
+            raise
         return [f"{COMPLETE} is damaged ({error})"]
     if wrong:
-        return [f"{COMPLETE} is damaged: its digest is not that of its content"]
+        return [f"{COMPLETE} is damaged: its checksum is not that of its content"]
     problems = []
     for name, expected in listing:
         try:
@@ -210,10 +201,10 @@ def latest_verified(lake: str, run: str, warn: Warn = lambda text: None) -> Chec
     """
     damaged = []
     for step in reversed(steps(lake, run)):
-        folder = files.join(run_folder(lake, run), step_name(step))
+        folder = folder_of(lake, run, step)
         problems = verify(folder)
         if not problems:
-            return _checkpoint(folder, files.read_json(files.join(folder, COMPLETE)))
+            return of_document(folder, files.read_json(files.join(folder, COMPLETE)))
         warn(f"checkpoint {folder} is not whole and is not used: {'; '.join(problems)}; looking for the one before")
         if files.exists(files.join(folder, COMPLETE)):
             damaged.append(folder)
@@ -232,75 +223,62 @@ def open_step(lake: str, run: str, step: int) -> Checkpoint:
     Raises:
         AltDiffusionError: it is not there or not whole.
     """
-    folder = files.join(run_folder(lake, run), step_name(step))
+    folder = folder_of(lake, run, step)
     problems = verify(folder)
     if problems:
         known = ", ".join(str(s) for s in steps(lake, run)) or "none"
         raise AltDiffusionError(
             f"checkpoint {folder}", "; ".join(problems), f"use another step; those of this run: {known}"
         )
-    return _checkpoint(folder, files.read_json(files.join(folder, COMPLETE)))
+    return of_document(folder, files.read_json(files.join(folder, COMPLETE)))
 
 
-def prune(lake: str, run: str, keep: int) -> None:
-    """Removes all but the newest `keep` complete checkpoints."""
-    folders = [files.join(run_folder(lake, run), step_name(step)) for step in steps(lake, run)]
-    complete = [folder for folder in folders if files.exists(files.join(folder, COMPLETE))]
-    for folder in complete[: max(0, len(complete) - keep)]:
-        files.remove_tree(files.join(folder, COMPLETE))  # first: half-removed, it counts no more
-        files.remove_tree(folder)
+def prune(lake: str, run: str, keep_last: int, keep_every: int = 0) -> None:
+    """Removes all but the newest `keep_last` complete checkpoints and those whose step divides by `keep_every`."""
+    complete = [step for step in steps(lake, run) if files.exists(files.join(folder_of(lake, run, step), COMPLETE))]
+    for step in complete[: max(0, len(complete) - keep_last)]:
+        if not keep_every or step % keep_every:
+            remove(lake, run, step)
 
 
-def sweep(lake: str, run: str) -> None:
-    """Removes what killed writers left behind. A run has one writer, which calls this first."""
+def remove(lake: str, run: str, step: int) -> None:
+    """Removes a checkpoint."""
+    folder = folder_of(lake, run, step)
+    files.remove_tree(files.join(folder, COMPLETE))  # first: half-removed, it counts no more
+    files.remove_tree(folder)
+
+
+def sweep(lake: str, run: str, step: int) -> None:
+    """Removes what killed writers left behind. A run has one set of writers, of which one calls this first.
+
+    Args:
+        step: of the newest whole checkpoint, or 0: on an object store, whose files are written in place, everything
+            after it is a remainder. (A damaged folder on a local file system stays until its step is written again.)
+    """
     folder = run_folder(lake, run)
     if files.is_local(folder):
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(files.local_path(folder)):
-                if entry.name.startswith(_TEMPORARY):
+                if entry.name.startswith(TEMPORARY):
                     files.remove_tree(entry.path)
+    else:
+        for later in steps(lake, run):
+            if later > step:
+                remove(lake, run, later)
 
 
-def _checkpoint(folder: str, head: Mapping[str, Any]) -> Checkpoint:
+def of_document(folder: str, document: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint that a COMPLETE.json describes."""
     return Checkpoint(
         folder=folder,
-        run=head["run"],
-        step=head["step"],
-        stage=head["stage"],
-        config_fingerprint=head["config_fingerprint"],
-        parents=tuple(head["parents"]),
-        digest=head["digest"],
+        run=document["run"],
+        step=document["step"],
+        stage=document["stage"],
+        config_fingerprint=document["config_fingerprint"],
+        parents=tuple(document["parents"]),
+        digest=document["digest"],
+        files=tuple(sorted(document["files"])),
     )
-
-
-def _set_aside(new: Checkpoint, local: bool) -> Checkpoint | None:
-    """Makes room for `new`: an equal checkpoint in its place is returned, a broken one is removed."""
-    if not files.exists(new.folder):
-        return None
-    if verify(new.folder):
-        if local:  # first out of the way at once, then removed
-            grave = os.path.join(os.path.dirname(files.local_path(new.folder)), f"{_TEMPORARY}{uuid.uuid4().hex}")
-            os.rename(files.local_path(new.folder), grave)
-            shutil.rmtree(grave, ignore_errors=True)
-        else:
-            files.remove_tree(new.folder)
-        return None
-    old = _checkpoint(new.folder, files.read_json(files.join(new.folder, COMPLETE)))
-    if old.digest != new.digest:
-        raise AltDiffusionError(
-            f"checkpoint {new.folder}",
-            "is there already, whole and with other content",
-            "a step is never overwritten: use another run name, or remove that folder",
-        )
-    return old
-
-
-def _put(path: Path, data: bytes) -> dict[str, Any]:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"sha256": files.sha256_hex(data), "bytes": len(data)}
 
 
 def describe(uri: str) -> dict[str, Any]:
@@ -312,11 +290,3 @@ def describe(uri: str) -> dict[str, Any]:
             digest.update(piece)
             size += len(piece)
     return {"sha256": digest.hexdigest(), "bytes": size}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

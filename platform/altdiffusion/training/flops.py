@@ -29,7 +29,7 @@ def step_flops(module: torch.nn.Module, *inputs: Tensor, **named: Any) -> float:
         for name, parameter in module.named_parameters()
     }
     state |= {name: torch.empty_like(buffer, device="meta") for name, buffer in module.named_buffers()}
-    with _without_checkpointing(module), FlopCounterMode(display=False) as counter, torch.enable_grad():
+    with _as_written(module), FlopCounterMode(display=False) as counter, torch.enable_grad():
         answer = torch.func.functional_call(module, state, inputs, named)[0]
         if answer.requires_grad:
             answer.sum().backward()
@@ -37,12 +37,15 @@ def step_flops(module: torch.nn.Module, *inputs: Tensor, **named: Any) -> float:
 
 
 @contextmanager
-def _without_checkpointing(module: torch.nn.Module) -> Iterator[None]:
+def _as_written(module: torch.nn.Module) -> Iterator[None]:
+    """Not compiled, and nothing computed twice."""
     switched = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+    compiled, module._compiled_call_impl = module._compiled_call_impl, None
     for part in switched:
         part.gradient_checkpointing = False
     try:
         yield
     finally:
+        module._compiled_call_impl = compiled
         for part in switched:
             part.gradient_checkpointing = True

@@ -53,7 +53,7 @@ def train(config: TrainConfig, lake: str, *, spool_path: str | None = None) -> R
     if found is not None:
         check_checkpoint(run, found)
         if found.step >= config.steps:
-            checkpoints.sweep(run.lake, config.run)
+            checkpoints.sweep(run.lake, config.run, found.step)
             return found.ref
     write_record(run)
     failures.clear(run.lake, config.run)

@@ -9,6 +9,7 @@ workers changes the rounding of sums and nothing else.
 from __future__ import annotations
 
 import math
+import uuid
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from altdiffusion.training.order import Order
 from altdiffusion.training.ranks import agree, mean_over_ranks
 from altdiffusion.training.report import Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, load_models
+from altdiffusion.training.saver import Saver
 from altdiffusion.training.tasks import DiffusionTask, DistillationTask, Task
 from altdiffusion.training.tasks.pair import load_pair
 from altdiffusion.training.trainer import Counters, Trainer
@@ -65,9 +67,7 @@ def train_loop(
     """
     config = run.config
     config.accumulation_of(world)  # raises where the batch does not divide among the workers that are there
-    found = agree(lambda: _find(run, reporter), rank, world)
-    if rank == 0:
-        checkpoints.sweep(run.lake, config.run)
+    found, attempt = agree(lambda: (_find(run, reporter), uuid.uuid4().hex), rank, world)
     if found is not None and found.step >= config.steps:
         return found
     on = torch.device(device)
@@ -87,34 +87,29 @@ def train_loop(
         stop=config.steps,
         ahead=config.workers.prefetch,
     )
+    saver = Saver(run, reporter=reporter, attempt=attempt, rank=rank, world=world, newest=found)
     try:
-        return _steps(run, trainer, loader, order, reporter, rank, world, found)
+        return _steps(run, trainer, loader, order, reporter, saver, rank)
     finally:
+        saver.close()
         loader.close()
 
 
 def _steps(
-    run: ResolvedRun,
-    trainer: Trainer,
-    loader: Loader,
-    order: Order,
-    reporter: Reporter,
-    rank: int,
-    world: int,
-    found: Checkpoint | None,
+    run: ResolvedRun, trainer: Trainer, loader: Loader, order: Order, reporter: Reporter, saver: Saver, rank: int
 ) -> Checkpoint:
     config, counters = run.config, trainer.counters
     window = Meter(trainer, loader)
-    written = found
     for samples in loader:
         loss = trainer.update(samples)
         window.add(loss, samples)
+        saver.poll()
         if counters.bad_in_a_row >= config.max_bad_steps:
             raise AltDiffusionError(
                 f"run {config.run}, step {counters.step}",
                 f"loss or gradient was not finite in {counters.bad_in_a_row} steps in a row",
                 "lower optimizer.lr, use precision fp32 or look at the data of these steps; "
-                f"the last checkpoint is of step {written.step if written else 0}",
+                f"the last checkpoint is of step {saver.newest.step if saver.newest else 0}",
             )
         last = counters.step == config.steps
         if counters.step % config.log_every == 0 or last:
@@ -122,46 +117,20 @@ def _steps(
             if rank == 0:
                 reporter.progress(progress)
         if counters.step % config.checkpoint_every == 0 or last:
-            written = _save(run, trainer, loss, reporter, rank, world, last) or written
-    assert written is not None
-    return written
+            saver.save(trainer.tensors(), trainer.state(_finite(loss, trainer.world)), last=last)
+    assert saver.newest is not None
+    return saver.newest
 
 
-def _save(
-    run: ResolvedRun, trainer: Trainer, loss: Tensor, reporter: Reporter, rank: int, world: int, last: bool
-) -> Checkpoint | None:
-    """Writes a checkpoint on rank 0; all ranks call it. A failed write ends the run only where it is the last one."""
+def _finite(loss: Tensor, world: int) -> float | None:
+    """The loss of the last step over all ranks, where it is a number."""
     value = float(mean_over_ranks(loss.detach().clone(), world))
-
-    def write() -> Checkpoint | None:
-        try:
-            written = checkpoints.write(
-                run.lake,
-                run=run.config.run,
-                step=trainer.counters.step,
-                stage=run.config.stage,
-                config_fingerprint=run.fingerprint,
-                parents=[str(ref) for ref in run.parents],
-                tensors=trainer.tensors(),
-                state=trainer.state(value if math.isfinite(value) else None),
-            )
-        except OSError as error:
-            what = f"checkpoint of step {trainer.counters.step} in {checkpoints.run_folder(run.lake, run.config.run)}"
-            if last:
-                raise AltDiffusionError(
-                    what, f"could not be written ({error})", "free space there, then run the same command again"
-                ) from error
-            reporter.warning(f"{what} could not be written ({error}); the one before is kept, training goes on")
-            return None
-        checkpoints.prune(run.lake, run.config.run, run.config.keep_last)
-        reporter.checkpoint(written)
-        return written
-
-    return agree(write, rank, world)
+    return value if math.isfinite(value) else None
 
 
 def _find(run: ResolvedRun, reporter: Reporter) -> Checkpoint | None:
     found = checkpoints.latest_verified(run.lake, run.config.run, reporter.warning)
     if found is not None:
         check_checkpoint(run, found)
+    checkpoints.sweep(run.lake, run.config.run, found.step if found is not None else 0)
     return found

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
 
 from altdiffusion.config import operational
+
+Attention = Literal["sdpa", "xformers", "eager"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,6 +18,18 @@ class ComputeConfig:
     nothing else. `precision`, which changes more than that, stands in the run itself and is part of its fingerprint.
     """
 
+    attention: Attention = operational("sdpa")
+    """`sdpa`: PyTorch's own fused kernels. `xformers`: an extra of this package, GPU only. `eager`: products and
+    softmax, one after the other."""
+    channels_last: bool | None = operational(None)
+    """Whether convolutions run on channels-last tensors. Null: on a GPU, where tensor cores want it; on the CPU it
+    gains nothing."""
+    lean: bool = operational(True)
+    """Frozen convolutions keep no input for the backward pass; exact."""
+    compile: bool = operational(False)
+    """torch.compile for the UNet: minutes at the start, faster steps on a GPU."""
+    cuda_graphs: bool = operational(False)
+    """Records a micro-batch as CUDA graphs (with `compile`): pays where micro-batches are small."""
     peak_tflops: float | None = operational(None)
     """Peak of one worker in TFLOP/s, for the MFU that is logged. Null: the data sheet's of a known GPU (A100, H100,
     H200), else that of a matrix product, measured at the start."""
@@ -20,3 +37,9 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError("peak_tflops: must be positive; null takes the data sheet's, or measures")
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("cuda_graphs: are made by the compiler; set compile: true too")
+
+    def channels_last_on(self, device: torch.device) -> bool:
+        """Whether convolutions run on channels-last tensors on that device."""
+        return device.type == "cuda" if self.channels_last is None else self.channels_last

@@ -51,7 +51,11 @@ class TrainConfig:
     max_bad_steps: int = operational(5)
     """Updates in a row with a loss or gradient that is not finite before the run stops; each of them is skipped."""
     checkpoint_every: int = operational(1000)
+    checkpoint_async: bool = operational(True)
+    """Writes checkpoints beside the training, which stands still for the copy to host memory only."""
     keep_last: int = operational(3)
+    keep_every: int = operational(0)
+    """Checkpoints whose step divides by this are kept for good; 0 keeps the last ones only."""
     log_every: int = operational(10)
     workers: WorkersConfig = operational(factory=WorkersConfig)
     compute: ComputeConfig = operational(factory=ComputeConfig)
@@ -68,6 +72,8 @@ class TrainConfig:
                 raise ValueError(f"{name}: must be at least 1; give a positive whole number")
         if self.keep_last < 2:
             raise ValueError("keep_last: must be at least 2; the one before is needed when the newest is damaged")
+        if self.keep_every < 0 or self.keep_every % self.checkpoint_every:
+            raise ValueError("keep_every: must be a multiple of checkpoint_every, or 0 to keep the last ones only")
         if not 0 <= self.caption_drop <= 1:
             raise ValueError("caption_drop: must lie in [0, 1]; the published recipe has 0.1 in the guidance stage")
         if not 0 <= self.seed < 2**63:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,6 +14,7 @@ from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data import Samples
 from altdiffusion.training.flops import step_flops
 from altdiffusion.training.layout import LATENTS
+from altdiffusion.training.network import prepare_network
 from altdiffusion.training.text_cache import TextCache
 
 
@@ -34,9 +32,10 @@ class DiffusionTask:
 
     def __init__(self, config: TrainConfig, bundle: ModelBundle, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.module = self.unet = bundle.unet.to(device).train()
+        self.module = self.unet = bundle.unet.train()
         self.trained = trainable_parameters(self.unet, config.trainable)
-        self.text_encoder = bundle.text_encoder.to(device).eval().requires_grad_(False)
+        self.dtype = prepare_network(self.unet, precision=config.precision, compute=config.compute, device=device)
+        self.text_encoder = bundle.text_encoder.eval().requires_grad_(False).to(device, self.dtype)
         self.pad_id = int(bundle.tokenizer.pad_token_id)
         self.empty_ids = tokenize(bundle.tokenizer, [""])[0].to(device)
         self.schedule = Schedule.scaled_linear(device, zero_terminal_snr=config.objective.zero_terminal_snr)
@@ -54,10 +53,12 @@ class DiffusionTask:
         if config.caption_drop > 0:
             drop = noise.keyed_uniform(config.seed, positions, noise.CAPTION_DROP) < config.caption_drop
             ids = torch.where(drop.unsqueeze(1), self.empty_ids, ids)
-        with self._autocast():
-            context = self.encode(ids)
-            noisy = self.schedule.add_noise(latents, eps, timesteps)
-            predicted = self.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
+        noisy = self.schedule.add_noise(latents, eps, timesteps).to(self.dtype)
+        if config.compute.channels_last_on(self.device):
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+        if config.compute.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        predicted = self.unet(noisy, timesteps, encoder_hidden_states=self.encode(ids), return_dict=False)[0]
         target = self.schedule.target(objective.prediction, latents, eps, timesteps)
         errors = squared_error(predicted, target)
         if objective.min_snr_gamma is not None:
@@ -71,9 +72,9 @@ class DiffusionTask:
             context = (1, samples["token_ids"].shape[1], int(self.unet.config.cross_attention_dim))
             self._flops[shape] = step_flops(
                 self.unet,
-                torch.empty(1, *shape, device="meta"),
+                torch.empty(1, *shape, device="meta", dtype=self.dtype),
                 torch.zeros(1, dtype=torch.int64, device="meta"),
-                encoder_hidden_states=torch.empty(context, device="meta"),
+                encoder_hidden_states=torch.empty(context, device="meta", dtype=self.dtype),
                 return_dict=False,
             )
         return self._flops[shape]
@@ -82,9 +83,3 @@ class DiffusionTask:
         """The UNet's context: [B, T, D] of int64 [B, T]."""
         with torch.no_grad():
             return encode_text(self.text_encoder, token_ids, self.pad_id)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.config.precision == "bf16":
-            context: contextlib.AbstractContextManager[Any] = torch.autocast(self.device.type, dtype=torch.bfloat16)
-            return context
-        return contextlib.nullcontext()

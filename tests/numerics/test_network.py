@@ -1,0 +1,182 @@
+"""What is done to a network for speed: gradients stay as they are, names stay, less is kept."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from altdiffusion.diffusion import models
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.training.config import ComputeConfig
+from altdiffusion.training.config.run import Precision
+from altdiffusion.training.local import run_local
+from altdiffusion.training.network import prepare_network
+from tests import training_lake
+from tests.training_lake import Recorder
+
+CPU = torch.device("cpu")
+PLAIN = ComputeConfig(lean=False)
+
+
+def inputs(batch: int = 3, side: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(batch, 4, side, side, generator=generator).to(dtype)
+    return latents, torch.tensor([1, 500, 999]), torch.randn(batch, 8, 16, generator=generator).to(dtype)
+
+
+def prepared(which: models.Trains, compute: ComputeConfig, precision: Precision = "fp32") -> tuple[Any, torch.dtype]:
+    unet = training_lake.bundle().unet.train()
+    models.trainable_parameters(unet, which)
+    return unet, prepare_network(unet, precision=precision, compute=compute, device=CPU)
+
+
+def kept(unet: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
+    """Loss, gradients by name, and the bytes that a forward pass keeps beside the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
+    held: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage
+        return tensor
+
+    latents, timesteps, context = inputs(dtype=next(unet.parameters()).dtype)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = unet(latents, timesteps, encoder_hidden_states=context, return_dict=False)[0].float().square().mean()
+    loss.backward()
+    gradients = {name: p.grad for name, p in unet.named_parameters() if p.grad is not None}
+    return loss.detach(), gradients, sum(storage.nbytes() for storage in held.values())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("which", ["kv", "attn2"])
+def test_lean_convolutions_are_exact_and_keep_less(which: models.Trains, channels_last: bool) -> None:
+    plain, _ = prepared(which, replace(PLAIN, channels_last=channels_last))
+    lean, _ = prepared(which, ComputeConfig(channels_last=channels_last))
+    assert list(plain.state_dict()) == list(lean.state_dict())
+    (loss, gradients, much), (lean_loss, lean_gradients, less) = kept(plain), kept(lean)
+    assert torch.equal(loss, lean_loss)
+    assert gradients.keys() == lean_gradients.keys() == {n for n, p in plain.named_parameters() if p.requires_grad}
+    assert all(torch.equal(gradients[name], lean_gradients[name]) for name in gradients)
+    assert less < 0.9 * much
+
+
+def test_convolutions_with_strides_and_groups_are_exact() -> None:
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(8, 8, 3, stride=2, padding=1), torch.nn.Conv2d(8, 8, (3, 1), groups=4, dilation=2)]
+    network = torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 2, 1, bias=False)).requires_grad_(False)
+    lean = copy.deepcopy(network)
+    from altdiffusion.training.network.lean import keep_no_frozen_inputs
+
+    assert keep_no_frozen_inputs(lean) == 3
+    one, other = (torch.randn(2, 8, 13, 11, generator=torch.Generator().manual_seed(2)) for _ in range(2))
+    for sample, which in ((one, network), (other, lean)):
+        which(sample.requires_grad_()).square().sum().backward()
+    assert one.grad is not None and other.grad is not None
+    assert torch.equal(one.grad, other.grad)
+
+
+def test_trained_convolutions_are_left_alone() -> None:
+    whole, _ = prepared("all", ComputeConfig())
+    assert {type(part) for part in whole.modules() if isinstance(part, torch.nn.Conv2d)} == {torch.nn.Conv2d}
+
+
+def test_nothing_below_the_first_cross_attention_has_a_graph() -> None:
+    """In K/V-only training: the first block whose keys and values are trained is where the graph begins."""
+    unet, _ = prepared("kv", ComputeConfig())
+    graph: list[tuple[str, bool]] = []
+    for name, part in unet.named_modules():
+        if not list(part.children()):
+            part.register_forward_hook(lambda m, i, out, name=name: graph.append((name, out.requires_grad)))
+    latents, timesteps, context = inputs()
+    unet(latents, timesteps, encoder_hidden_states=context)
+    first = next(number for number, (_, has) in enumerate(graph) if has)
+    assert graph[first][0].endswith("attn2.to_k")
+    below = {name for name, has in graph[:first] if not has}
+    assert "conv_in" in below and any("down_blocks.0.resnets" in name for name in below)
+
+
+@pytest.mark.parametrize("which", ["kv", "attn2", "all"])
+def test_bf16_rounds_trained_weights_where_they_are_used(which: models.Trains) -> None:
+    """Against autocast over float32 weights: the same to bf16's rounding; frozen weights take half the memory."""
+    full, _ = prepared(which, PLAIN)
+    original = {name: tensor.clone() for name, tensor in full.state_dict().items()}
+    latents, timesteps, context = inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        answer = full(latents, timesteps, encoder_hidden_states=context, return_dict=False)[0]
+    answer.float().square().mean().backward()
+    half, dtype = prepared(which, ComputeConfig(), "bf16")
+    assert dtype == torch.bfloat16
+    ours = half(latents.to(dtype), timesteps, encoder_hidden_states=context.to(dtype), return_dict=False)[0]
+    assert ours.dtype == torch.bfloat16
+    ours.float().square().mean().backward()
+    torch.testing.assert_close(ours.float(), answer.float(), rtol=0.05, atol=0.05)
+    for (name, parameter), mine in zip(full.named_parameters(), half.parameters(), strict=True):
+        assert mine.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), name
+        if parameter.grad is not None:
+            assert mine.grad is not None and mine.grad.dtype == torch.float32
+            scale = float(parameter.grad.abs().max())
+            assert float((mine.grad - parameter.grad).abs().max()) < 0.05 * scale + 1e-4, name
+    # What a checkpoint gets is the network in float32, to the last bit.
+    state = half.state_dict()
+    assert list(state) == list(original)
+    assert all(torch.equal(state[name], tensor) for name, tensor in original.items())
+
+
+def test_bf16_refuses_what_it_cannot_round() -> None:
+    from altdiffusion.training.network.precision import to_bf16
+
+    with pytest.raises(AltDiffusionError, match="Embedding"):
+        to_bf16(torch.nn.Sequential(torch.nn.Embedding(3, 4)))
+
+
+def test_a_checkpoint_of_a_bf16_run_keeps_frozen_weights_whole(pristine_lake: str, tmp_path: Any) -> None:
+    import shutil
+
+    lake = str(shutil.copytree(pristine_lake, tmp_path / "lake"))
+    settings = training_lake.config(lake, trainable="kv", precision="bf16", steps=2)
+    found = run_local(settings, lake, reporter=Recorder()).tensors("unet.safetensors")
+    base = models.load_bundle(f"{lake}/models/base").unet.state_dict()
+    changed = {name for name, tensor in base.items() if not torch.equal(tensor, found[name])}
+    assert changed == {name for name in base if ".attn2.to_k." in name or ".attn2.to_v." in name}
+
+
+def test_attention_backends_agree() -> None:
+    answers = []
+    for attention in ("sdpa", "eager"):
+        unet, _ = prepared("all", ComputeConfig(attention=attention))
+        latents, timesteps, context = inputs()
+        answers.append(unet(latents, timesteps, encoder_hidden_states=context, return_dict=False)[0])
+    assert not torch.equal(answers[0], answers[1])
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-4, atol=1e-5)
+
+
+def test_xformers_that_is_not_there_is_said_with_a_remedy() -> None:
+    with pytest.raises(AltDiffusionError, match="xformers") as caught:
+        prepared("all", ComputeConfig(attention="xformers"))
+    assert "sdpa" in caught.value.remedy
+
+
+def test_graphs_without_a_compiler_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"cuda_graphs.*compile"):
+        ComputeConfig(cuda_graphs=True)
+    assert ComputeConfig(compile=True, cuda_graphs=True).cuda_graphs
+
+
+def test_a_compiled_network_is_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and run by PyTorch's own `aot_eager`: the graphs, forward and backward, without the C++ compiler."""
+    own = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **said: own(self, backend="aot_eager", **said))
+    plain, _ = prepared("kv", ComputeConfig())
+    compiled, _ = prepared("kv", ComputeConfig(compile=True))
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    (loss, gradients, _), (other, others, _) = kept(plain), kept(compiled)
+    torch.testing.assert_close(loss, other, rtol=1e-5, atol=1e-6)
+    assert gradients.keys() == others.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
