@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ from altdiffusion.training.order import Batch, Order
 from altdiffusion.training.permutation import I64
 
 OPEN_FILES = 16
+READ_THREADS = 2
+PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +72,17 @@ class RowGroups:
         layout: how their rows become tensors.
         cache_bytes: memory for decoded row groups; the one that was used longest ago goes first.
         chosen: only these rows, numbered among themselves; of a row group no others are kept.
+        pool: threads that read row groups beside each other; its own of READ_THREADS by default.
     """
 
     def __init__(
-        self, versions: Sequence[Version], layout: Layout, *, cache_bytes: int, chosen: ChosenRows | None = None
+        self,
+        versions: Sequence[Version],
+        layout: Layout,
+        *,
+        cache_bytes: int,
+        chosen: ChosenRows | None = None,
+        pool: ThreadPoolExecutor | None = None,
     ) -> None:
         self._layout, self._chosen = layout, chosen
         self._files: list[tuple[Version, int]] = []
@@ -103,7 +113,10 @@ class RowGroups:
         self._cache: OrderedDict[int, tuple[int, Rows]] = OrderedDict()
         self._shapes: Rows | None = None
         self._cache_bytes = cache_bytes
-        self._open: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
+        self._pool = pool or reading_threads()
+        self._reading: dict[int, Future[tuple[int, Rows]]] = {}
+        self._readers = threading.local()  # a Parquet reader serves one thread
+        self._opened: list[OrderedDict[int, tuple[Any, Any]]] = []
         self.cached_bytes = 0
         self.groups_read = 0
 
@@ -119,27 +132,42 @@ class RowGroups:
         return {name: tensor.new_empty((count, *tensor.shape[1:])) for name, tensor in self._shapes.items()}
 
     def gather(self, rows: I64, into: Rows) -> None:
-        """Writes the samples of `rows` (any order) into tensors [K, ...] like those of `empty(K)`."""
+        """Writes the samples of `rows`, in ascending order, into tensors [K, ...] like those of `empty(K)`."""
         group = self._groups_of(rows)
-        for number in np.unique(group).tolist():
-            places = np.flatnonzero(group == number)
-            first, tensors = self._group(number)
-            index = torch.from_numpy(rows[places] - first)
-            here = torch.from_numpy(places)
+        firsts = np.flatnonzero(np.diff(group, prepend=-1))
+        for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(rows)], strict=True):
+            kept_from, tensors = self._group(int(group[first]))
+            index = torch.from_numpy(rows[first:last] - kept_from)
             for name, tensor in tensors.items():
                 if tensor.shape[1:] != into[name].shape[1:]:
-                    version, _ = self._files[self._shard_of[number]]
+                    version, _ = self._files[self._shard_of[int(group[first])]]
                     raise AltDiffusionError(
                         f"dataset {version.ref.short}",
                         f"mixes {name} of shape {tuple(tensor.shape[1:])} with {tuple(into[name].shape[1:])}",
                         "train on datasets of one resolution and one tokenizer, or set order.buckets",
                     )
-                into[name].index_copy_(0, here, tensor.index_select(0, index))
+                torch.index_select(tensor, 0, index, out=into[name][first:last])
+
+    def begin(self, rows: I64) -> None:
+        """Begins to read the row groups of rows that will be gathered soon, as far as the memory for them goes."""
+        numbers = np.unique(self._groups_of(rows)).tolist()
+        for number in numbers:
+            if number not in self._cache and number not in self._reading:
+                room = self._cache_bytes - self._group_bytes() * (len(numbers) + len(self._reading))
+                if room < 0 and self._reading:
+                    return
+                self._reading[number] = self._pool.submit(self._read, number)
 
     def close(self) -> None:
-        """Closes the open shards."""
-        while self._open:
-            self._open.popitem()[1][1].close()
+        """Ends the reading threads and closes the open shards."""
+        self._pool.shutdown(cancel_futures=True)
+        for opened in self._opened:
+            while opened:
+                opened.popitem()[1][1].close()
+
+    def _group_bytes(self) -> int:
+        """Of one decoded row group, as far as is known."""
+        return self.cached_bytes // len(self._cache) if self._cache else 0
 
     def _groups_of(self, rows: I64) -> I64:
         """The row groups of some rows."""
@@ -152,7 +180,8 @@ class RowGroups:
         if found is not None:
             self._cache.move_to_end(number)
             return found
-        found = self._read(number)
+        reading = self._reading.pop(number, None) or self._pool.submit(self._read, number)
+        found = reading.result()
         self.groups_read += 1
         self.cached_bytes += _bytes(found[1])
         self._cache[number] = found
@@ -165,7 +194,7 @@ class RowGroups:
         uri = version.shard_uri(shard)
         try:
             file = self._parquet(self._shard_of[number], uri, version.shards[shard].bytes)
-            table = file.read_row_group(self._group_of[number], columns=list(self._layout.columns))
+            table = file.read_row_group(self._group_of[number], columns=list(self._layout.columns), use_threads=False)
             start, stop = self._starts[number], self._starts[number + 1]
             if self._chosen is None:
                 return int(start), self._layout.decode(table)
@@ -177,17 +206,32 @@ class RowGroups:
             raise AltDiffusionError(f"shard {uri}", f"is damaged ({_first_line(error)})", REMEDY) from error
 
     def _parquet(self, number: int, uri: str, size: int) -> Any:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number][0]
-        fs, path = files.filesystem(uri)
-        if fs.size(path) != size:
-            raise ValueError(f"it has {fs.size(path)} bytes instead of {size}")
-        handle = fs.open(path, "rb")
-        self._open[number] = (pq.ParquetFile(handle, page_checksum_verification=True), handle)
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)[1][1].close()
-        return self._open[number][0]
+        """A shard's reader of this thread."""
+        if not hasattr(self._readers, "open"):
+            self._readers.open = OrderedDict()
+            self._opened.append(self._readers.open)
+        opened: OrderedDict[int, tuple[Any, Any]] = self._readers.open
+        if number in opened:
+            opened.move_to_end(number)
+            return opened[number][0]
+        if files.size_bytes(uri) != size:
+            raise ValueError(f"it has {files.size_bytes(uri)} bytes instead of {size}")
+        if files.is_local(uri):  # Arrow's own file, in pieces: no detour through Python, no second copy in memory
+            handle: Any = pa.OSFile(files.local_path(uri))
+            reader = pq.ParquetFile(handle, page_checksum_verification=True, buffer_size=PIECE_BYTES, pre_buffer=False)
+        else:
+            fs, path = files.filesystem(uri)
+            handle = fs.open(path, "rb")
+            reader = pq.ParquetFile(handle, page_checksum_verification=True)
+        opened[number] = (reader, handle)
+        if len(opened) > OPEN_FILES:
+            opened.popitem(last=False)[1][1].close()
+        return reader
+
+
+def reading_threads() -> ThreadPoolExecutor:
+    """Threads that read and decode row groups."""
+    return ThreadPoolExecutor(READ_THREADS, thread_name_prefix="row-groups")
 
 
 def prepare_sources(sources: Sequence[Source]) -> None:
@@ -203,12 +247,14 @@ def open_sources(config: TrainConfig, sources: Sequence[Source], layout: Layout)
     for source in sources:
         groups[source.versions] = groups.get(source.versions, 0) + source.rows
     cache_bytes = (config.workers.cache_mb << 20) // len(groups)
+    pool = reading_threads()
     return [
         RowGroups(
             source.versions,
             layout,
             cache_bytes=cache_bytes * source.rows // max(1, groups[source.versions]),
             chosen=None if source.language is None else choose(source.versions, source.language),
+            pool=pool,
         )
         for source in sources
     ]
@@ -247,6 +293,7 @@ class Loader:
         self._rank, self._world, self._start, self._stop = rank, world, start, stop
         self._queue: queue.Queue[Samples | BaseException | None] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
+        self._next: Batch | None = None
         self.waited_s = 0.0
         """Seconds for which the loop has waited for data."""
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
@@ -291,12 +338,25 @@ class Loader:
         return False
 
     def _read(self, step: int) -> Samples:
-        batch: Batch = self._order.share(step, self._rank, self._world)
+        batch = self._next if self._next is not None else self._share(step)
+        self._next = self._share(step + 1) if step + 1 < self._stop else None
         tensors = self._parts[int(batch.part[0])].empty(len(batch))  # one shape a batch: see BucketOrder
-        for number, part in enumerate(self._parts):
-            places = np.flatnonzero(batch.part == number)
-            if not places.size:
-                continue
-            first, last = int(places[0]), int(places[-1]) + 1  # a batch is sorted by part
-            part.gather(batch.row[first:last], {name: tensor[first:last] for name, tensor in tensors.items()})
+        for number, first, last in _parts(batch):
+            self._parts[number].begin(batch.row[first:last])
+        if self._next is not None:
+            for number, first, last in _parts(self._next):
+                self._parts[number].begin(self._next.row[first:last])
+        for number, first, last in _parts(batch):
+            part = {name: tensor[first:last] for name, tensor in tensors.items()}
+            self._parts[number].gather(batch.row[first:last], part)
         return Samples(step=step, positions=torch.from_numpy(batch.position), tensors=tensors)
+
+    def _share(self, step: int) -> Batch:
+        return self._order.share(step, self._rank, self._world)
+
+
+def _parts(batch: Batch) -> list[tuple[int, int, int]]:
+    """Part, first and one after its last sample, of a batch sorted by part."""
+    firsts = np.flatnonzero(np.diff(batch.part, prepend=-1)).tolist()
+    ends = [*firsts[1:], len(batch)]
+    return [(int(batch.part[first]), first, last) for first, last in zip(firsts, ends, strict=True)]

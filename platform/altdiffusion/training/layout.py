@@ -42,10 +42,13 @@ def decode_latents(table: pa.Table) -> Rows:
         shape.append(int(values[0]))
     rows = table.num_rows
     latent = _one_array(table, "latent")
-    raw = np.frombuffer(latent.buffers()[2], dtype=np.uint8)
     start = _check_lengths(latent, "latent", 2 * shape[0] * shape[1] * shape[2])
+    buffer = latent.buffers()[2]
+    raw = np.frombuffer(buffer, dtype=np.uint8)
     latents = raw[start : start + rows * 2 * shape[0] * shape[1] * shape[2]].view("<f2").reshape(rows, *shape)
-    return {"latents": torch.from_numpy(latents.copy()), "token_ids": _ids(table, "token_ids")}
+    # Arrow's own memory: a copy of a row group costs as much as reading it.
+    found = torch.from_numpy(latents if buffer.is_mutable else latents.copy())
+    return {"latents": found, "token_ids": _ids(table, "token_ids")}
 
 
 def decode_parallel(table: pa.Table) -> Rows:
@@ -67,9 +70,8 @@ def _ids(table: pa.Table, name: str) -> Tensor:
 
 
 def _one_array(table: pa.Table, name: str) -> Any:
-    array = table.column(name).combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0)
+    column = table.column(name)
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if array.null_count:
         raise ValueError(f"column {name} holds nulls")
     return array

@@ -1,0 +1,234 @@
+"""Loading: shuffled batches of latents from local disk, ours beside Ray Data, WebDataset and PyTorch's DataLoader.
+
+    python -m benchmarks.loading [--rows N] [--side PIXELS] [--batch B] [--repeats N]
+
+All read the same rows (float16 latents [4, S/8, S/8] and 77 token ids), as Parquet shards of a dataset version or, for
+WebDataset, as tars; the files are in the page cache. Each gives shuffled batches of torch tensors to one consumer, one
+thread of computation each, for one pass over the rows:
+
+    ours        `training.data.Loader`: a global shuffle by window, one thread ahead of the consumer
+    Ray Data    `read_parquet(shuffle="files")`, `iter_torch_batches` with a local shuffle buffer and a vectorised
+                collate function, two CPUs
+    WebDataset  shards shuffled, a shuffle buffer, `.npy` members, DataLoader in the same process
+    DataLoader  an `IterableDataset` that turns the rows of shuffled row groups into tensors, out of a shuffle buffer,
+                `num_workers=0`
+    the same, our decoder   instead of a row at a time: no peer, it shows what the decoder brings and what the rest
+
+Wall-clock samples/s from the first request to the last batch, processes and imports ready; in turn, medians. Only ours
+verifies the pages' checksums, and only ours knows which samples batch n holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import random
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from altdiffusion.records import LATENTS as SCHEMA
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.training.data import Loader, RowGroups
+from altdiffusion.training.layout import LATENTS, decode_latents
+from altdiffusion.training.order import Order, Part
+
+TOKENS, SHARD_ROWS, GROUP_ROWS = 77, 2048, 1024
+BUFFER = 1000
+AT_LEAST, SAMPLES_PER_S = 2.0, 5000
+
+
+def write(lake: str, rows: int, side: int, tars: Path) -> Version:
+    """The dataset `latents` and the same rows as tars."""
+    dataset, records = Lake(lake).dataset("latents"), []
+    draw, shape = np.random.default_rng(0), (4, side // 8, side // 8)
+    for index, first in enumerate(range(0, rows, SHARD_ROWS)):
+        count = min(rows, first + SHARD_ROWS) - first
+        latents = draw.standard_normal((count, *shape), dtype=np.float32).astype("<f2")
+        ids = draw.integers(0, 250_000, (count, TOKENS), dtype=np.int32)
+        columns: dict[str, Any] = {
+            "sample_id": np.arange(first, first + count),
+            "latent": [latent.tobytes() for latent in latents],
+            "token_ids": list(ids),
+        }
+        fixed = {"channels": 4, "height": shape[1], "width": shape[2], "resolution": side}
+        words = {"caption": "a picture of something", "language": "en", "image_sha256": "0" * 64}
+        columns |= {name: [value] * count for name, value in {**fixed, **words, "crop_top": 0, "crop_left": 0}.items()}
+        columns |= {name: [None] * count for name in SCHEMA.names if name not in columns}
+        table = pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+        shard = dataset.write_shard(table, GROUP_ROWS)
+        records.append(
+            UnitRecord(
+                unit_id=f"u{index}", index=index, input_digest="0" * 64, rows_in=count, shards=(shard,), rejects=(),
+                rejects_by_reason={}, rows_by_language={"en": count},
+            )
+        )  # fmt: skip
+        with tarfile.open(tars / f"{index:05d}.tar", "w") as tar:
+            for row in range(count):
+                for name, value in (("latent.npy", latents[row]), ("ids.npy", ids[row])):
+                    data = io.BytesIO()
+                    np.save(data, value)
+                    member = tarfile.TarInfo(f"{first + row:09d}.{name}")
+                    member.size = data.tell()
+                    data.seek(0)
+                    tar.addfile(member, data)
+    return dataset.publish(kind="latents", records=records, parents=[], config={}, fingerprint="f")
+
+
+def ours(version: Version, batch: int, seed: int) -> Iterator[int]:
+    part = Part(digest=version.ref.digest, rows=version.rows)
+    order = Order([part], seed=seed, global_batch=batch, chunk_rows=GROUP_ROWS, window_chunks=32)
+    rows = RowGroups([version], LATENTS, cache_bytes=2 << 30)
+    loader = Loader(order, [rows], stop=version.rows // batch)
+    for samples in loader:
+        yield len(samples["latents"])
+    loader.close()
+
+
+def ray_data(version: Version, batch: int, seed: int) -> Iterator[int]:
+    import ray
+
+    paths = [version.shard_uri(number) for number in range(len(version.shards))]
+    dataset = ray.data.read_parquet(paths, columns=list(LATENTS.columns), shuffle="files")
+    batches = dataset.iter_torch_batches(
+        batch_size=batch,
+        local_shuffle_buffer_size=BUFFER,
+        local_shuffle_seed=seed,
+        drop_last=True,
+        collate_fn=Collate(),
+    )
+    for tensors in batches:
+        yield len(tensors["latents"])
+
+
+def Collate() -> Any:
+    """Arrow to tensors without a loop over rows: our own decoder, so that the peer is not slowed by it."""
+    from ray.data.collate_fn import ArrowBatchCollateFn
+
+    class Vectorised(ArrowBatchCollateFn):  # type: ignore[misc]
+        def __call__(self, batch: pa.Table) -> dict[str, torch.Tensor]:
+            return decode_latents(batch)
+
+    return Vectorised()
+
+
+def web_dataset(tars: Path, batch: int, seed: int) -> Iterator[int]:
+    import webdataset as wds
+
+    urls = sorted(str(path) for path in tars.glob("*.tar"))
+    random.Random(seed).shuffle(urls)
+    data = (
+        wds.WebDataset(urls, shardshuffle=False, seed=seed)
+        .shuffle(BUFFER)
+        .decode()
+        .to_tuple("latent.npy", "ids.npy")
+        .batched(batch, partial=False)
+    )
+    for latents, _ in wds.WebLoader(data, batch_size=None, num_workers=0):
+        yield len(latents)
+
+
+class Shards(IterableDataset):  # type: ignore[misc]
+    """One sample after the other, out of a shuffle buffer over shuffled row groups."""
+
+    def __init__(self, paths: list[str], seed: int, decoder: bool) -> None:
+        self.paths, self.seed, self.decoder = paths, seed, decoder
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        draw = random.Random(self.seed)
+        paths = list(self.paths)
+        draw.shuffle(paths)
+        buffer: list[dict[str, torch.Tensor]] = []
+        for path in paths:
+            file = pq.ParquetFile(path)
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=list(LATENTS.columns))
+                for sample in self.vectorised(table) if self.decoder else self.plain(table):
+                    if len(buffer) < BUFFER:
+                        buffer.append(sample)
+                        continue
+                    place = draw.randrange(BUFFER)
+                    buffer[place], sample = sample, buffer[place]
+                    yield sample
+        draw.shuffle(buffer)
+        yield from buffer
+
+    def plain(self, table: pa.Table) -> Iterator[dict[str, torch.Tensor]]:
+        for row in table.to_pylist():
+            latent = np.frombuffer(row["latent"], dtype="<f2").reshape(row["channels"], row["height"], row["width"])
+            yield {"latents": torch.from_numpy(latent.copy()), "token_ids": torch.tensor(row["token_ids"])}
+
+    def vectorised(self, table: pa.Table) -> Iterator[dict[str, torch.Tensor]]:
+        tensors = decode_latents(table)
+        for row in range(table.num_rows):
+            yield {name: tensor[row] for name, tensor in tensors.items()}
+
+
+def data_loader(version: Version, batch: int, seed: int, decoder: bool = False) -> Iterator[int]:
+    paths = [version.shard_uri(number) for number in range(len(version.shards))]
+    for tensors in DataLoader(Shards(paths, seed, decoder), batch_size=batch, drop_last=True):
+        yield len(tensors["latents"])
+
+
+def rate(batches: Iterator[int]) -> float:
+    began = time.perf_counter()
+    count = sum(batches)
+    return count / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=16_384)
+    parser.add_argument("--side", type=int, default=512, help="pixels")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        tars = Path(folder) / "tars"
+        tars.mkdir()
+        version = write(f"{folder}/lake", given.rows, given.side, tars)
+        import ray
+
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=f"{folder}/ray")
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        ways: dict[str, Callable[[int], Iterator[int]]] = {
+            "ours": lambda seed: ours(version, given.batch, seed),
+            "Ray Data": lambda seed: ray_data(version, given.batch, seed),
+            "WebDataset": lambda seed: web_dataset(tars, given.batch, seed),
+            "DataLoader": lambda seed: data_loader(version, given.batch, seed),
+            "the same, our decoder": lambda seed: data_loader(version, given.batch, seed, decoder=True),
+        }
+        for way in ways.values():  # files into the page cache, processes started
+            rate(way(0))
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(given.repeats):
+            for name, way in ways.items():
+                found[name].append(rate(way(turn + 1)))
+        ray.shutdown()
+    medians = {name: statistics.median(rates) for name, rates in found.items()}
+    best = max(medians[name] for name in ("Ray Data", "WebDataset", "DataLoader"))
+    print(f"latents of {given.side} px, {given.rows:,} rows, batches of {given.batch}")
+    print(f"{'':22}{'samples/s':>12}{'ours / it':>12}   to reach")
+    for name, value in medians.items():
+        goal = f"{SAMPLES_PER_S:,} samples/s" if name == "ours" else f"{AT_LEAST:g}" if value == best else ""
+        print(f"{name:22}{value:>12,.0f}{medians['ours'] / value:>12.2f}   {goal}")
+
+
+if __name__ == "__main__":
+    main()
