@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,8 +159,9 @@ class RowGroups:
                 self._reading[number] = self._pool.submit(self._read, number)
 
     def close(self) -> None:
-        """Ends the reading threads and closes the open shards."""
-        self._pool.shutdown(cancel_futures=True)
+        """Waits for what is being read and closes the open shards; what comes after opens them again."""
+        wait([reading for reading in self._reading.values() if not reading.cancel()])
+        self._reading.clear()
         for opened in self._opened:
             while opened:
                 opened.popitem()[1][1].close()
