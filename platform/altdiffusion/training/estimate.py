@@ -29,6 +29,7 @@ from altdiffusion.diffusion.models import (
     trainable_parameters,
     unet_config_sd21,
 )
+from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
@@ -86,6 +87,7 @@ def estimate(config: TrainConfig, resolution: int, unet: dict[str, Any] | None, 
         unet: its config; None takes Stable Diffusion 2.1's.
         text: the text encoder's config; None takes AltDiffusion-m18's.
     """
+    quiet_libraries()
     unet_config, text_config = unet or unet_config_sd21(), text or text_config_m18()
     network = build_unet(unet_config, "meta").train()
     trained = sum(parameter.numel() for _, parameter in trainable_parameters(network, config.trainable))
