@@ -23,8 +23,8 @@ from PIL import Image
 
 from altdiffusion.curation.config import EncodeConfig
 from altdiffusion.curation.encoding.encode import EncodeWork, Target, plan_encode
-from altdiffusion.curation.encoding.latent import LatentEncoder, square
-from altdiffusion.curation.pictures.picture import open_rgb
+from altdiffusion.curation.encoding.latent import LatentEncoder
+from altdiffusion.diffusion.pictures import cut, open_rgb
 from altdiffusion.storage.dataset import Version
 from tests.curation_lake import save_tokenizer, write_images
 
@@ -79,7 +79,7 @@ def measure(images: Version, lake: str, bodies: list[bytes], arguments: argparse
         for body in bodies:
             rgb = open_rgb(body)
             for side in sides:
-                square(rgb, side, place)
+                cut(rgb, (side, side), place)
 
     def encode() -> None:
         for side in sides:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from altdiffusion.config import fingerprint, operational, semantic
 from altdiffusion.curation.assets import folder_digest
-from altdiffusion.curation.config import EncodeConfig, FilterConfig
+from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConfig
+from altdiffusion.curation.encoding.buckets import bucket_sizes
 from altdiffusion.curation.encoding.encode import EncodeWork, Target, check_stored_size, plan_encode
 from altdiffusion.curation.scoring.scored import check_scores
 from altdiffusion.execution.boundary import Boundary
@@ -17,6 +19,9 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import Unit
 from pipelines.common import JobConfig, Plan, Workers, make_boundary
+
+MIRRORED = "-mirrored"
+"""What is added to the name of a dataset for that of its mirrored pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +52,10 @@ class EncodeJobConfig(JobConfig):
     encode: EncodeConfig
     also: tuple[AlsoConfig, ...] = ()
     """Further resolutions from the same pass, each a dataset of its own."""
+    buckets: BucketsConfig | None = None
+    """Shapes of about one area, in place of each resolution's square: a dataset <name>-<width>x<height> for each."""
+    mirrored: bool = False
+    """Also makes each dataset of mirrored pictures, <name>-mirrored, row by row beside it (train.flip reads both)."""
     workers: Workers = operational(factory=Workers)
 
     def __post_init__(self) -> None:
@@ -57,6 +66,11 @@ class EncodeJobConfig(JobConfig):
             raise ValueError("scores: a filter has a threshold; name the dataset that jobs.score made")
         if any(also.resolution < 8 or also.resolution % 8 for also in self.also):
             raise ValueError("also: holds a resolution that is not a multiple of 8; give e.g. 256")
+        sides = [self.encode.resolution, *(also.resolution for also in self.also)]
+        if self.buckets is not None and any(side % self.buckets.step for side in sides):
+            raise ValueError(
+                f"buckets: a resolution is no multiple of step {self.buckets.step}; choose a smaller step, like 8"
+            )
 
     @property
     def run_name(self) -> str:
@@ -72,17 +86,10 @@ def boundaries(config: EncodeJobConfig) -> tuple[Boundary, ...]:
 
     The scores, the autoencoder and the tokenizer are parents: other ones make another version.
     """
-    wanted = [(config.latents, config.encode, config.filter)]
-    for also in config.also:
-        wanted.append((also.latents, dataclasses.replace(config.encode, resolution=also.resolution), also.filter))
-    settings = [
-        {"encode": semantic(encode)} | ({"filter": semantic(chosen)} if config.scores is not None else {})
-        for _, encode, chosen in wanted
-    ]
-    targets = [
-        Target(dataset=name, fingerprint=fingerprint(setting), resolution=encode.resolution, filter=chosen)
-        for (name, encode, chosen), setting in zip(wanted, settings, strict=True)
-    ]
+    targets, settings = [], []
+    for target, setting in _wanted(config):
+        targets.append(dataclasses.replace(target, fingerprint=fingerprint(setting)))
+        settings.append(setting)
 
     def parents(lake: Lake) -> Sequence[Ref]:
         encode = config.encode
@@ -96,7 +103,7 @@ def boundaries(config: EncodeJobConfig) -> tuple[Boundary, ...]:
     def units(lake: Lake) -> Sequence[Unit]:
         images, scores = lake.version(config.images), config.scores
         for target in targets:
-            check_stored_size(lake, images, target.resolution)
+            check_stored_size(lake, images, min(target.cut))
         scored = None if scores is None else lake.version(scores)
         if scored is not None:
             check_scores(scored, images, config.filters)
@@ -119,6 +126,32 @@ def boundaries(config: EncodeJobConfig) -> tuple[Boundary, ...]:
     )
 
 
+def _wanted(config: EncodeJobConfig) -> Iterator[tuple[Target, dict[str, Any]]]:
+    """Each dataset that is made (its fingerprint still to come), and the settings that its fingerprint covers."""
+    resolutions = [(config.latents, config.encode.resolution, config.filter)]
+    resolutions += [(also.latents, also.resolution, also.filter) for also in config.also]
+    for name, resolution, chosen in resolutions:
+        encode = semantic(dataclasses.replace(config.encode, resolution=resolution))
+        common = {"encode": encode} | ({"filter": semantic(chosen)} if config.scores is not None else {})
+        plain = Target(dataset=name, fingerprint="", resolution=resolution, filter=chosen)
+        for target, shape in _shapes(config, plain):
+            yield target, common | shape
+            if config.mirrored:
+                other = dataclasses.replace(target, dataset=f"{target.dataset}{MIRRORED}", mirrored=True)
+                yield other, common | shape | {"mirrored": True}
+
+
+def _shapes(config: EncodeJobConfig, square: Target) -> Iterator[tuple[Target, dict[str, Any]]]:
+    if config.buckets is None:
+        yield square, {}
+        return
+    sizes = bucket_sizes(square.resolution, config.buckets.step, config.buckets.max_aspect)
+    for width, height in sizes:
+        name = f"{square.dataset}-{width}x{height}"
+        target = dataclasses.replace(square, dataset=name, size=(width, height), buckets=sizes)
+        yield target, {"bucket": [width, height], "buckets": semantic(config.buckets)}
+
+
 def model_name(uri: str, part: str) -> str:
     """What a model folder is called in lineage: its own name, or its parent's if it is only `vae` or `tokenizer`."""
     path = PurePosixPath(uri.rstrip("/"))
@@ -129,8 +162,9 @@ def plan(config: EncodeJobConfig) -> Plan:
     """What the job will do."""
     encode = config.encode
     sides = [encode.resolution, *(also.resolution for also in config.also)]
+    shape = "square" if config.buckets is None else "bucket"
     facts = {
-        "resolution": f"{' and '.join(map(str, sides))} px, keyed random square crop",
+        "resolution": f"{' and '.join(map(str, sides))} px, keyed random {shape} crop",
         "autoencoder": f"{encode.vae} ({encode.dtype}, {encode.latent})",
         "token ids": f"{encode.max_length} per caption, {encode.tokenizer}",
     }

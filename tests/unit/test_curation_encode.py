@@ -15,10 +15,9 @@ from PIL import Image
 from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import EncodeConfig
 from altdiffusion.curation.encoding.encode import EncodeWork, Target, check_stored_size, plan_encode
-from altdiffusion.curation.encoding.latent import LATENT_SAMPLE, square
 from altdiffusion.curation.encoding.tokens import token_ids
-from altdiffusion.curation.pictures.picture import open_rgb
-from altdiffusion.diffusion.noise import keyed_normal
+from altdiffusion.diffusion.noise import LATENT_SAMPLE, keyed_normal
+from altdiffusion.diffusion.pictures import cut, open_rgb
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
@@ -87,9 +86,9 @@ def test_crops_are_spread_over_the_free_pixels_and_keyed_by_the_seed(tmp_path: P
 
 def test_a_square_at_the_edges_of_its_range() -> None:
     rgb = open_rgb(picture(1, (50, 32)))
-    assert square(rgb, 32, np.array([0.0, 0.0], np.float32))[1] == (0, 0)
-    assert square(rgb, 32, np.array([1 - 2**-24] * 2, np.float32))[1] == (0, 18)
-    pixels, _ = square(rgb, 32, np.array([0.5, 0.5], np.float32))
+    assert cut(rgb, (32, 32), np.array([0.0, 0.0], np.float32))[1] == (0, 0)
+    assert cut(rgb, (32, 32), np.array([1 - 2**-24] * 2, np.float32))[1] == (0, 18)
+    pixels, _ = cut(rgb, (32, 32), np.array([0.5, 0.5], np.float32))
     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
 
 

@@ -33,6 +33,10 @@ CROP = 4
 """Stream of a random crop."""
 QUERY = 5
 """Stream of the queries that compare two texts (diffusion.readout)."""
+MIRROR = 6
+"""Stream of the decision whether a picture is mirrored."""
+LATENT_SAMPLE = 16
+"""Stream of the noise in a sampled latent."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

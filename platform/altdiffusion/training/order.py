@@ -184,6 +184,17 @@ class Order:
         """How many samples of each part the first batches hold."""
         return self._mixture.counts(batches * self.global_batch)
 
+    def drawn_in(self, batches: I64) -> list[int]:
+        """The same of the batches with these numbers."""
+        if len(self.parts) == 1:
+            return [len(batches) * self.global_batch]
+        counts, some = np.zeros(len(self.parts), np.int64), max(1, CHUNK // self.global_batch)
+        for first in range(0, len(batches), some):
+            starts = batches[first : first + some, None] * self.global_batch
+            positions = (starts + np.arange(self.global_batch)).reshape(-1)
+            counts += np.bincount(self._mixture.draws(positions)[0], minlength=len(counts))
+        return [int(count) for count in counts]
+
     def epochs(self, batches: int) -> tuple[float, ...]:
         """How many epochs of each part the first batches hold."""
         return tuple(count / part.rows for count, part in zip(self.drawn(batches), self.parts, strict=True))
@@ -241,8 +252,14 @@ class BucketOrder(Order):
         return Batch(position=positions, part=part, epoch=epoch, row=row)
 
     def drawn(self, batches: int) -> list[int]:
-        counts = zip(self._buckets, self._mixture.counts(batches), strict=True)
-        return [count for order, mine in counts for count in order.drawn(mine)]
+        turns, turn = batches // self._mixture.turn, self._mixture.turn
+        # The turn that was begun holds some of a bucket's next batches, not the first of them.
+        bucket, begun = self._mixture.draws(np.arange(turns * turn, batches, dtype=np.int64))
+        return [
+            whole + rest
+            for number, (order, share) in enumerate(zip(self._buckets, self.shares, strict=True))
+            for whole, rest in zip(order.drawn(turns * share), order.drawn_in(begun[bucket == number]), strict=True)
+        ]
 
     def times(self, batches: int) -> list[I64]:
         turns, turn = batches // self._mixture.turn, self._mixture.turn

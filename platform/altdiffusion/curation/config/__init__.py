@@ -3,7 +3,7 @@
 from altdiffusion.curation.config.balance import BalanceConfig
 from altdiffusion.curation.config.distinct import DistinctConfig
 from altdiffusion.curation.config.download import DownloadConfig, RetryConfig
-from altdiffusion.curation.config.encode import EncodeConfig, FilterConfig
+from altdiffusion.curation.config.encode import BucketsConfig, EncodeConfig, FilterConfig
 from altdiffusion.curation.config.language import THRESHOLDS, LanguageConfig
 from altdiffusion.curation.config.presets import PRESETS, Preset
 from altdiffusion.curation.config.report import ReportConfig
@@ -16,6 +16,7 @@ __all__ = [
     "SCORE_NAMES",
     "THRESHOLDS",
     "BalanceConfig",
+    "BucketsConfig",
     "ClassifierConfig",
     "DistinctConfig",
     "DownloadConfig",

@@ -46,6 +46,22 @@ class EncodeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BucketsConfig:
+    """Shapes of one area to choose from, in place of the square (see curation.encoding.buckets)."""
+
+    step: int = 64
+    """Sides are multiples of this; 64 suits a UNet that halves three times behind a VAE of factor 8."""
+    max_aspect: float = 2.0
+    """Longer side to shorter side of the longest bucket."""
+
+    def __post_init__(self) -> None:
+        if self.step < 8 or self.step % 8:
+            raise ValueError("step: is not a multiple of 8; give e.g. 64")
+        if not 1 <= self.max_aspect <= 8:
+            raise ValueError("max_aspect: must lie in [1, 8]; give e.g. 2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FilterConfig:
     """Which scores a picture needs. A null threshold switches its filter off; comparisons are strict, like LAION's."""
 

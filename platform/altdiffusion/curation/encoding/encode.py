@@ -1,6 +1,6 @@
-"""Encode: images -> latents and token ids, for one resolution or for several in one pass.
+"""Encode: images -> latents and token ids, for one resolution or shape or for several in one pass.
 
-A pass reads and decodes a picture once and cuts a square for each `Target` that takes the row. A row's latent depends
+A pass reads and decodes a picture once and cuts a piece for each `Target` that takes the row. A row's latent depends
 on the picture, its row id and the config: on no unit, neighbour or order, but for a last bit of float16 that a kernel
 may round differently at another place of a micro-batch; and on nothing else that the pass makes. Text is stored as
 token ids: the encoder's output would be ten times the latent.
@@ -25,16 +25,21 @@ import pyarrow.compute as pc
 from altdiffusion.curation.ahead import ahead
 from altdiffusion.curation.assets import check_folder
 from altdiffusion.curation.config import EncodeConfig, FilterConfig
-from altdiffusion.curation.encoding.latent import LatentEncoder, places, square
+from altdiffusion.curation.encoding.buckets import nearest
+from altdiffusion.curation.encoding.latent import LatentEncoder
 from altdiffusion.curation.encoding.tokens import token_ids
 from altdiffusion.curation.outcome import finish_unit, rejects_table
-from altdiffusion.curation.pictures.picture import Unreadable, binary_rows, open_rgb
+from altdiffusion.curation.pictures.picture import binary_rows
 from altdiffusion.curation.scoring.scored import REASONS, Scored, failing, row_detail
+from altdiffusion.diffusion.pictures import Size, Unreadable, cut, open_rgb, places
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import open_version, plan_ranges, read_range
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
+
+Piece = tuple[npt.NDArray[np.uint8], tuple[int, int]]
+"""What was cut out of a picture, uint8 [H, W, 3], and where: top and left in the resized picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,17 @@ class Target:
     """Of its boundary: names its ledger."""
     resolution: int
     filter: FilterConfig = FilterConfig()
+    size: Size | None = None
+    """Width and height of what is cut out, one of `buckets`; None is the square."""
+    buckets: tuple[Size, ...] = ()
+    """All shapes of the resolution: a picture goes to the nearest of them only."""
+    mirrored: bool = False
+    """Left and right exchanged before the VAE, which is not what exchanging them in a latent would give."""
+
+    @property
+    def cut(self) -> Size:
+        """Width and height of what is cut out, pixels."""
+        return self.size or (self.resolution, self.resolution)
 
 
 def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Version | None = None) -> list[Unit]:
@@ -122,27 +138,29 @@ class EncodeWork:
         return self._scored[ref].beside(images, int(unit.payload["shard"]), int(unit.payload["start"]))
 
     def _fill(self, images: pa.Table, trays: Sequence[_Tray]) -> None:
-        """Decodes each picture that any tray takes, once, and lays its squares on the trays."""
+        """Decodes each picture that any tray takes, once, and lays its pieces on the trays."""
         where, bodies = places(self.config.seed, images["sample_id"].to_numpy()), images["image"]
         rows = np.flatnonzero(np.any([tray.takes for tray in trays], axis=0)).tolist()
 
-        def prepare(row: int) -> list[tuple[npt.NDArray[np.uint8], tuple[int, int]] | None] | Unreadable:
+        def prepare(row: int) -> list[Piece | None] | Unreadable:
             try:
                 rgb = open_rgb(bodies[row].as_py())
             except Unreadable as unreadable:
                 return unreadable
-            return [square(rgb, tray.target.resolution, where[row]) if tray.takes[row] else None for tray in trays]
+            sizes = {tray.target.cut for tray in trays if tray.takes[row]}  # a mirrored one is cut once
+            pieces = {size: cut(rgb, size, where[row]) for size in sizes}
+            return [pieces[tray.target.cut] if tray.takes[row] else None for tray in trays]
 
         prepared = ahead(prepare, rows, threads=self.config.threads, depth=2 * self.config.micro_batch)
-        for row, squares in zip(rows, prepared, strict=True):
-            if isinstance(squares, Unreadable):
+        for row, pieces in zip(rows, prepared, strict=True):
+            if isinstance(pieces, Unreadable):
                 for tray in trays:
                     if tray.takes[row]:
-                        tray.drop(row, "decode", str(squares))
+                        tray.drop(row, "decode", str(pieces))
                 continue
-            for tray, cut in zip(trays, squares, strict=True):
-                if cut is not None:
-                    tray.lay(row, *cut)
+            for tray, piece in zip(trays, pieces, strict=True):
+                if piece is not None:
+                    tray.lay(row, *piece)
         for tray in trays:
             tray.flush()
 
@@ -188,7 +206,7 @@ def _aesthetic(images: pa.Table, scores: pa.Table | None) -> pa.ChunkedArray:
 
 
 class _Tray:
-    """The rows of a unit that one target takes, on their way through the VAE: a micro-batch of squares at a time."""
+    """The rows of a unit that one target takes, on their way through the VAE: a micro-batch at a time."""
 
     def __init__(self, target: Target, images: pa.Table, scores: pa.Table | None, encoder: LatentEncoder) -> None:
         self.target = target
@@ -207,11 +225,18 @@ class _Tray:
         self.takes[list(self.dropped)] = False
 
     def _sift(self, images: pa.Table, scores: pa.Table | None) -> None:
+        target, (width, height) = self.target, self.target.cut
+        wide, high = (images[f"stored_{side}"].to_numpy().astype(np.int64) for side in ("width", "height"))
+        if target.buckets:
+            number = nearest(target.buckets, wide, high)
+            for row in np.flatnonzero(number != target.buckets.index((width, height))).tolist():
+                self.dropped[row] = ("bucket", f"nearest to {'{} x {}'.format(*target.buckets[number[row]])}")
         # A picture that download enlarged is a small one: both sizes count.
-        sides = [images[f"{size}_{side}"] for size in ("stored", "original") for side in ("width", "height")]
-        short = pc.min_element_wise(*sides).to_numpy()
-        for row in np.flatnonzero(short < self.target.resolution).tolist():
-            self.dropped[row] = ("resolution", f"{short[row]} px")
+        original = [images[f"original_{side}"].to_numpy() for side in ("width", "height")]
+        short = np.minimum.reduce([wide, high, *original])
+        for row in np.flatnonzero((wide < width) | (high < height) | (short < min(width, height))).tolist():
+            said = f"{short[row]} px" if not target.buckets else f"{wide[row]} x {high[row]} px"
+            self.dropped.setdefault(row, ("resolution", said))
         for name, fails in failing(scores, self.target.filter) if scores is not None else ():
             for row in np.flatnonzero(fails).tolist():
                 self.dropped.setdefault(row, (REASONS[name], row_detail(scores, name, row)))
@@ -221,10 +246,10 @@ class _Tray:
         self.dropped[row] = (reason, detail)
 
     def lay(self, row: int, pixels: npt.NDArray[np.uint8], crop: tuple[int, int]) -> None:
-        """Takes the next row's square, uint8 [R, R, 3]."""
+        """Takes the next row's piece, uint8 [H, W, 3]."""
         self.rows.append(row)
         self.crops.append(crop)
-        self._pixels.append(pixels)
+        self._pixels.append(pixels[:, ::-1] if self.target.mirrored else pixels)
         if len(self._pixels) == self._encoder.config.micro_batch:
             self.flush()
 

@@ -1,42 +1,13 @@
-"""Stored pictures in and out of Arrow: bytes to RGB, arrays to binary columns."""
+"""Pictures and arrays in and out of Arrow's binary columns."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of an object, in a message: it would make each run's rejects another file
-
-
-class Unreadable(Exception):
-    """A picture that cannot be decoded; its text says why, the same at every run."""
-
-
-def open_rgb(body: bytes) -> Image:
-    """An encoded picture, decoded whole, as RGB.
-
-    Raises:
-        Unreadable: whatever the decoder found wrong with it.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(body)) as image:
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise what they like: OSError, ValueError, SyntaxError, struct.error, ...
-        raise Unreadable(_ADDRESS.sub("", f"{type(error).__name__}: {error}")[:200]) from error
 
 
 def bodies_of(column: pa.ChunkedArray) -> Iterator[bytes]:

@@ -22,10 +22,11 @@ import pyarrow as pa
 from altdiffusion.curation.ahead import ahead
 from altdiffusion.curation.config import SCORE_NAMES, ScoreConfig
 from altdiffusion.curation.outcome import finish_unit, rejects_table
-from altdiffusion.curation.pictures.picture import Unreadable, binary_rows, bodies_of, open_rgb
+from altdiffusion.curation.pictures.picture import binary_rows, bodies_of
 from altdiffusion.curation.scoring.classifier import Classifier
 from altdiffusion.curation.scoring.embedding import ClipEmbedder
 from altdiffusion.curation.scoring.heads import Head
+from altdiffusion.diffusion.pictures import Unreadable, open_rgb
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import plan_ranges, read_range
 from altdiffusion.records import SCORES

@@ -1,0 +1,47 @@
+"""Aspect-ratio buckets: shapes of about one area, of which a picture takes the one nearest to its own.
+
+The list follows NovelAI's published rule ("Aspect ratio bucketing", 2022): for each width that is a multiple of
+`step`, the largest height that is one and keeps the area at or below resolution squared; and the same turned round.
+A picture is then cropped by a few percent on average where a square would cost it a third.
+
+Shapes are (W, H), pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+from altdiffusion.diffusion.pictures import Size
+
+
+@functools.cache
+def bucket_sizes(resolution: int, step: int, max_aspect: float) -> tuple[Size, ...]:
+    """The buckets, from the tallest to the widest; of several with one shorter side, that of the largest area.
+
+    Raises:
+        ValueError: the resolution is no multiple of `step`: the square would not be among them.
+    """
+    if resolution % step:
+        raise ValueError(f"a resolution of {resolution} is no multiple of the buckets' step of {step}")
+    wide: dict[int, Size] = {}
+    width = resolution
+    while (height := resolution**2 // width // step * step) and width <= max_aspect * height:
+        wide[height] = (width, height)  # a wider one of this height comes later
+        width += step
+    tall = [(height, width) for width, height in wide.values() if width != height]
+    return tuple(sorted({*wide.values(), *tall}, key=lambda size: size[0] / size[1]))
+
+
+def nearest(
+    sizes: tuple[Size, ...], widths: npt.NDArray[np.int64], heights: npt.NDArray[np.int64]
+) -> npt.NDArray[np.intp]:
+    """The number of the bucket whose aspect ratio is nearest to each picture's, as a ratio of ratios: int [pictures].
+
+    |log(w / h) - log(W / H)| treats tall and wide alike; of two equally near ones the first.
+    """
+    aspects = np.log(np.array([width / height for width, height in sizes]))
+    found: npt.NDArray[np.intp] = np.abs(np.log(widths / heights)[:, None] - aspects).argmin(axis=1)
+    return found

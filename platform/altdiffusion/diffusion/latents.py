@@ -1,0 +1,35 @@
+"""A picture's latent: the autoencoder's distribution, its mean or a keyed sample of it, scaled.
+
+Shapes: B pictures of W x H pixels, C x h x w latent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from altdiffusion.diffusion.noise import LATENT_SAMPLE, keyed_normal
+
+LatentKind = Literal["mode", "sample"]
+"""`mode`: the mean of the autoencoder's distribution; `sample`: mean + std x keyed normal noise."""
+
+
+def moments(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the latents, float32 [B, C, h, w], of uint8 [B, H, W, 3] on the VAE's device."""
+    planes = pixels.permute(0, 3, 1, 2).contiguous()
+    found = vae.encode((planes.float() / 127.5 - 1.0).to(next(vae.encoder.parameters()).dtype)).latent_dist
+    return found.mean.float(), found.std.float()
+
+
+def scaled(vae: Any, mean: Tensor, std: Tensor, kind: LatentKind, *, seed: int, keys: Tensor) -> Tensor:
+    """What the UNet learns from, float32 [B, C, h, w]: (latent - shift) x scale, as the VAE's config has them.
+
+    Args:
+        keys: int64 [B]: with `seed`, the key of the noise of a sample.
+    """
+    if kind == "sample":
+        mean = mean + std * keyed_normal(seed, keys.to(mean.device), LATENT_SAMPLE, tuple(mean.shape[1:]))
+    shift = vae.config.shift_factor
+    return torch.mul(mean - float(shift or 0.0), float(vae.config.scaling_factor))
