@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
 from altdiffusion.config import fingerprint, load_config, resolved, to_yaml
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.execution.boundary import Boundary, published, run_boundary
 from altdiffusion.storage import files
@@ -116,6 +116,9 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
             print(f"fingerprint: {fingerprint(config)}")
             return 0
         _run(job, config, plan)
+    except Resumable as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        return 143
     except AltDiffusionError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2

@@ -78,10 +78,13 @@ def write_latents(
     shard_rows: int = 50,
     group_rows: int = 16,
     spoiled: Sequence[int] = (),
+    loud: Sequence[int] = (),
     shape: tuple[int, int, int] = SHAPE,
     languages: Sequence[str] = ("en",),
 ) -> Version:
-    """A version of `latents`: sample i has the latent keyed by i (NaN if spoiled) and a caption of letters.
+    """A version of `latents`: sample i has the latent keyed by i and a caption of letters.
+
+    The latent is NaN if spoiled, 30 times as large if loud.
 
     The languages of the samples are `languages`, over and over.
     """
@@ -91,6 +94,7 @@ def write_latents(
     reader, records = tokenizer(), []
     latents = noise.keyed_normal(seed, torch.arange(rows), 7, shape).to(torch.float16).numpy()
     latents[list(spoiled)] = np.nan
+    latents[list(loud)] *= 30
     captions = [LETTERS[i % 26] + LETTERS[i // 26 % 26] for i in range(rows)]
     spoken = [languages[i % len(languages)] for i in range(rows)]
     ids = tokenize(reader, captions).tolist() if captions else []

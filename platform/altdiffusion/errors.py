@@ -22,3 +22,7 @@ class AltDiffusionError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.problem}. Remedy: {self.remedy}"
+
+
+class Resumable(AltDiffusionError):
+    """The work was told to stop and has left everything to go on from. Jobs exit with status 143, as after SIGTERM."""

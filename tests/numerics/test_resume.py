@@ -73,7 +73,12 @@ def test_killed_at_any_moment_and_resumed_equals_undisturbed(lake: str, undistur
     assert lines[-1] == "finished []", f"seed {seed}\n{done.stdout}"
     assert file_hashes(folder(lake, 12)) == undisturbed, f"seed {seed}"
     run_folder = folder(lake, 12).parent
-    assert sorted(path.name for path in run_folder.iterdir()) == ["run.json", "step-00000009", "step-00000012"]
+    assert sorted(path.name for path in run_folder.iterdir()) == [
+        "journal",
+        "run.json",
+        "step-00000009",
+        "step-00000012",
+    ]
 
 
 def test_a_finished_run_is_left_alone(lake: str) -> None:
@@ -219,7 +224,7 @@ def test_no_space_for_a_checkpoint_ends_nothing_but_the_last(lake: str) -> None:
     assert len(said.warnings) == 2  # of steps 6 and 9
     assert "the one before is kept, training goes on" in said.warnings[0]
     assert file_hashes(folder(lake, 3)) == before
-    assert sorted(path.name for path in folder(lake, 3).parent.iterdir()) == ["run.json", "step-00000003"]
+    assert sorted(path.name for path in folder(lake, 3).parent.iterdir()) == ["journal", "run.json", "step-00000003"]
 
 
 def test_a_step_is_never_overwritten(lake: str) -> None:

@@ -33,6 +33,7 @@ from altdiffusion.training.layout import Layout, Rows
 from altdiffusion.training.mixture import Source
 from altdiffusion.training.order import Batch, Order
 from altdiffusion.training.permutation import I64
+from altdiffusion.training.skips import Windows, batch_at
 
 OPEN_FILES = 16
 READ_THREADS = 2
@@ -275,8 +276,9 @@ class Loader:
     Args:
         order: what batch n is.
         parts: the rows of each part of the order.
-        start, stop: first batch, and the one after the last.
+        start, stop: first step, and the one after the last.
         ahead: batches that may wait; the memory they take is bounded by it.
+        skips: batches that are left out (see skips).
     """
 
     def __init__(
@@ -289,7 +291,9 @@ class Loader:
         start: int = 0,
         stop: int,
         ahead: int = 2,
+        skips: Windows = (),
     ) -> None:
+        self._skips = skips
         self._order, self._parts = order, list(parts)
         self._rank, self._world, self._start, self._stop = rank, world, start, stop
         self._queue: queue.Queue[Samples | BaseException | None] = queue.Queue(maxsize=ahead)
@@ -325,7 +329,7 @@ class Loader:
         last: BaseException | None = None
         try:
             for step in range(self._start, self._stop):
-                if not self._put(self._read(step)):
+                if not self._put(self._read(batch_at(self._skips, step))):
                     return
         except BaseException as error:  # it is raised again in the loop
             last = error

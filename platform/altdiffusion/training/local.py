@@ -7,6 +7,7 @@ import torch
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.loop import train_loop
+from altdiffusion.training.notice import Notice, on_sigterm
 from altdiffusion.training.report import LineReporter, Reporter
 from altdiffusion.training.resolve import resolve, write_record
 
@@ -29,9 +30,14 @@ def run_local(
 
     Returns:
         The checkpoint of the last step.
+
+    Raises:
+        Resumable: after SIGTERM, with a checkpoint of that very step.
     """
     run = resolve(config, lake)
     write_record(run)
     if device is None:
         device = "cuda" if config.workers.gpus else "cpu"
-    return train_loop(run, reporter=reporter or LineReporter(config, spool_path), device=device)
+    notice = Notice()
+    with on_sigterm(notice):
+        return train_loop(run, reporter=reporter or LineReporter(config, spool_path), device=device, notice=notice)

@@ -8,27 +8,36 @@ workers changes the rounding of sums and nothing else.
 
 from __future__ import annotations
 
+import gc
 import math
+import time
 import uuid
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.data import Loader, RowGroups, open_sources, prepare_sources
+from altdiffusion.training.guards import LossSpiked, SpikeGuard
+from altdiffusion.training.journal import Journal
 from altdiffusion.training.layout import LATENTS, Layout
 from altdiffusion.training.meter import Meter
 from altdiffusion.training.mixture import make_order, sources_of
+from altdiffusion.training.notice import NONE, SAVE, STOP, Agreement, Notice
 from altdiffusion.training.order import Order
 from altdiffusion.training.ranks import agree, mean_over_ranks
 from altdiffusion.training.report import Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, load_models
 from altdiffusion.training.saver import Saver
+from altdiffusion.training.skips import Windows, merged, step_of
 from altdiffusion.training.tasks import DiffusionTask, DistillationTask, Task
 from altdiffusion.training.tasks.pair import load_pair
 from altdiffusion.training.trainer import Counters, Trainer
+from altdiffusion.training.watch import Watch
 
 
 def open_task(run: ResolvedRun, found: Checkpoint | None, device: torch.device) -> Task:
@@ -52,11 +61,13 @@ def train_loop(
     rank: int = 0,
     world: int = 1,
     counters: Counters | None = None,
+    notice: Notice | None = None,
 ) -> Checkpoint:
     """Trains from the newest verified checkpoint of the run, or from its start, to `config.steps`.
 
     All ranks call it; with `world` > 1 inside an initialised process group. `counters`, where given, are kept up to
-    date, so that the caller knows at which step it failed.
+    date, so that the caller knows at which step it failed. `notice` is how the caller asks for a checkpoint, or for a
+    checkpoint and the end.
 
     Returns:
         The checkpoint of the last step (the same on all ranks).
@@ -64,16 +75,54 @@ def train_loop(
     Raises:
         AltDiffusionError: what a user can mend: wrong data, checkpoint or config, no space for the last checkpoint,
             or a loss that stays not finite.
+        Resumable: notice to stop was given to some rank; the checkpoint is there.
     """
     config = run.config
     config.accumulation_of(world)  # raises where the batch does not divide among the workers that are there
+    began = time.time()
     found, attempt = agree(lambda: (_find(run, reporter), uuid.uuid4().hex), rank, world)
     if found is not None and found.step >= config.steps:
         return found
-    on = torch.device(device)
-    trainer = Trainer(run, open_task(run, found, on), device=on, world=world)
-    if counters is not None:
-        trainer.counters = counters
+    place = _Place(run, reporter, torch.device(device), rank, world, attempt, notice or Notice())
+    counters = counters or Counters()
+    skipped = windows_of(found)
+    while True:
+        try:
+            return _train(place, found, skipped, counters, began)
+        except LossSpiked as error:
+            spike = (error.first, error.after, str(error))
+        gc.collect()  # the networks of this turn go before those of the next come
+        began = time.time()
+        found, skipped = agree(partial(_go_back, run, reporter, skipped, *spike), rank, world)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What stays the same for a process of the run."""
+
+    run: ResolvedRun
+    reporter: Reporter
+    device: torch.device
+    rank: int
+    world: int
+    attempt: str
+    notice: Notice
+
+
+def _train(place: _Place, found: Checkpoint | None, skipped: Windows, counters: Counters, began: float) -> Checkpoint:
+    """Trains from one checkpoint to the last step.
+
+    Args:
+        found: None is the start of the run.
+        skipped: batches left out because the loss spiked there.
+        began: seconds since 1970 when this turn began.
+    """
+    run, rank, world = place.run, place.rank, place.world
+    config = run.config
+    for field in fields(Counters):
+        setattr(counters, field.name, field.default)
+    trainer = Trainer(run, open_task(run, found, place.device), device=place.device, world=world)
+    trainer.counters = counters
     if found is not None:
         trainer.load(found)
     agree(lambda: prepare_sources(sources_of(config, run.versions())), rank, world)
@@ -83,43 +132,113 @@ def train_loop(
         rows,
         rank=rank,
         world=world,
-        start=trainer.counters.step,
+        start=counters.step,
         stop=config.steps,
         ahead=config.workers.prefetch,
+        skips=merged([*config.guards.skip_batches, *skipped]),
     )
-    saver = Saver(run, reporter=reporter, attempt=attempt, rank=rank, world=world, newest=found)
+    saver = Saver(run, reporter=place.reporter, attempt=place.attempt, rank=rank, world=world, newest=found)
     try:
-        return _steps(run, trainer, loader, order, reporter, saver, rank)
+        return _steps(place, trainer, loader, order, saver, found, skipped, began)
     finally:
         saver.close()
         loader.close()
 
 
 def _steps(
-    run: ResolvedRun, trainer: Trainer, loader: Loader, order: Order, reporter: Reporter, saver: Saver, rank: int
+    place: _Place,
+    trainer: Trainer,
+    loader: Loader,
+    order: Order,
+    saver: Saver,
+    found: Checkpoint | None,
+    skipped: Windows,
+    began: float,
 ) -> Checkpoint:
+    run, rank, world = place.run, place.rank, place.world
     config, counters = run.config, trainer.counters
-    window = Meter(trainer, loader)
-    for samples in loader:
-        loss = trainer.update(samples)
-        window.add(loss, samples)
-        saver.poll()
-        if counters.bad_in_a_row >= config.max_bad_steps:
-            raise AltDiffusionError(
-                f"run {config.run}, step {counters.step}",
-                f"loss or gradient was not finite in {counters.bad_in_a_row} steps in a row",
-                "lower optimizer.lr, use precision fp32 or look at the data of these steps; "
-                f"the last checkpoint is of step {saver.newest.step if saver.newest else 0}",
-            )
-        last = counters.step == config.steps
-        if counters.step % config.log_every == 0 or last:
-            progress = window.close(order)
-            if rank == 0:
-                reporter.progress(progress)
-        if counters.step % config.checkpoint_every == 0 or last:
-            saver.save(trainer.tensors(), trainer.state(_finite(loss, trainer.world)), last=last)
+    guard = SpikeGuard(config.guards.spike) if config.guards.spike is not None else None
+    if guard is not None and found is not None:
+        guard.load(found.state()["guard"])
+    agreement, meter = Agreement(world), Meter(trainer, loader)
+    journal = Journal(run.lake, config.run, step=counters.step, world=world, began=began) if rank == 0 else None
+    watch = Watch(
+        *(run.lake, config.run), rank=rank, world=world, timeout_s=config.workers.stall_timeout_s,
+        say=place.reporter.warning,
+    )  # fmt: skip
+    answered = 0
+    with watch:
+        for samples in loader:
+            watch.step(counters.step)
+            loss = trainer.update(samples)
+            meter.add(loss, samples)
+            saver.poll()
+            if counters.bad_in_a_row >= config.max_bad_steps:
+                raise AltDiffusionError(
+                    f"run {config.run}, step {counters.step}",
+                    f"loss or gradient was not finite in {counters.bad_in_a_row} steps in a row",
+                    "lower optimizer.lr, use precision fp32 or look at the data of these steps; "
+                    f"the last checkpoint is of step {saver.newest.step if saver.newest else 0}",
+                )
+            if guard is not None:
+                guard.judge(float(mean_over_ranks(loss.detach().clone(), world)), samples.step)
+            last = counters.step == config.steps
+            level = agreement.level(place.notice.level)
+            if level == SAVE and answered and counters.step == answered + 1:
+                level = NONE  # what was given at the step of the answer is answered
+            if counters.step % config.log_every == 0 or last:
+                progress = meter.close(order, saver.stall_s)
+                if journal is not None:
+                    done = journal.note(counters.step, stall_s=saver.stall_s, finished=last)
+                    place.reporter.progress(replace(progress, goodput=done))
+            if counters.step % config.checkpoint_every == 0 or last or level != NONE:
+                state = trainer.state(_finite(loss, world)) | {"skipped_batches": skipped}
+                if guard is not None:
+                    state["guard"] = guard.state()
+                saver.save(trainer.tensors(), state, last=last or level == STOP)
+            if level == SAVE:
+                answered = counters.step
+                place.notice.answered()
+            elif level == STOP and not last:
+                if journal is not None:
+                    journal.note(counters.step, stall_s=saver.stall_s)
+                raise Resumable(
+                    f"run {config.run}",
+                    f"was told to stop and did so at step {counters.step}, whose checkpoint is written",
+                    "run the same command again to go on",
+                )
+        agreement.close()
     assert saver.newest is not None
     return saver.newest
+
+
+def windows_of(found: Checkpoint | None) -> Windows:
+    """The batches that a run had left out, up to a checkpoint, because the loss spiked there."""
+    return () if found is None else tuple((int(a), int(b)) for a, b in found.state()["skipped_batches"])
+
+
+def _go_back(
+    run: ResolvedRun, reporter: Reporter, skipped: Windows, first: int, after: int, why: str
+) -> tuple[Checkpoint | None, Windows]:
+    """The last checkpoint before a spike, and the batches that are left out from now on."""
+    config = run.config
+    assert config.guards.spike is not None
+    if len(skipped) >= config.guards.spike.max_rollbacks:
+        raise AltDiffusionError(
+            f"run {config.run}",
+            f"{why}, after it had gone back {len(skipped)} times",
+            "look at the data of these batches, lower optimizer.lr, or raise guards.spike.max_rollbacks",
+        )
+    step = step_of(merged([*config.guards.skip_batches, *skipped]), first)
+    for later in reversed(checkpoints.steps(run.lake, config.run)):
+        if later > step:  # it was made from what is left out now
+            checkpoints.remove(run.lake, config.run, later)
+    found = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
+    reporter.warning(
+        f"{why}: going back to {f'the checkpoint of step {found.step}' if found else 'the start'}, "
+        f"batches {first} to {after - 1} are left out"
+    )
+    return found, (*skipped, (first, after))
 
 
 def _finite(loss: Tensor, world: int) -> float | None:

@@ -24,7 +24,7 @@ class Meter:
         self._trainer, self._loader = trainer, loader
         self._began = self._start = time.perf_counter()
         self._first = self._since = trainer.counters.step
-        self._waited = 0.0
+        self._waited = self._stalled = 0.0
         self._losses: list[Tensor] = []  # on the device: summing them up waits for the report
         self._flops = 0.0  # of this rank
         self._peak = find_peak(trainer.device, trainer.config.precision, trainer.config.compute.peak_tflops)
@@ -34,8 +34,12 @@ class Meter:
         self._losses.append(loss)
         self._flops += self._trainer.task.flops(samples) * len(samples.positions)
 
-    def close(self, order: Order) -> Progress:
-        """The report on all ranks' steps; every rank calls it at the same steps."""
+    def close(self, order: Order, stall_s: float = 0.0) -> Progress:
+        """The report on all ranks' steps; every rank calls it at the same steps.
+
+        Args:
+            stall_s: for which training has stood still for checkpoints, since the process began.
+        """
         trainer = self._trainer
         config, counters, world = trainer.config, trainer.counters, trainer.world
         trainer.settle()
@@ -55,7 +59,9 @@ class Meter:
         now = time.perf_counter()
         seconds = max(now - self._start, 1e-9)
         done, pace = counters.step - self._since, (now - self._began) / max(1, counters.step - self._first)
+        stalled = stall_s - self._stalled
         self._start, self._since, self._waited = now, counters.step, self._loader.waited_s
+        self._stalled = stall_s
         self._losses, self._flops = [], 0.0
         return Progress(
             step=counters.step,
@@ -72,6 +78,7 @@ class Meter:
             epochs=_epochs(order, counters.step),
             samples_seen=counters.step * config.global_batch,
             skipped_steps=counters.skipped,
+            checkpoint_stall=stalled / seconds,
             seconds_left=(config.steps - counters.step) * pace,
         )
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from altdiffusion.lineage.spool import MetricSpool
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.journal import NO_GOODPUT, Goodput
 from altdiffusion.training.peak import Peak
 
 
@@ -39,6 +40,10 @@ class Progress:
     skipped_steps: int
     """Steps whose loss or gradient was not finite, since the run began."""
     seconds_left: float
+    checkpoint_stall: float = 0.0
+    """Share of the time that training stood still for checkpoints, 0 to 1, of rank 0."""
+    goodput: Goodput = NO_GOODPUT
+    """What the run's time was worth since it began, over all restarts."""
 
     def metrics(self) -> dict[str, float]:
         """Names and values as they are logged."""
@@ -55,22 +60,30 @@ class Progress:
             "train/epochs": self.epochs,
             "train/samples_seen": float(self.samples_seen),
             "train/skipped_steps": float(self.skipped_steps),
+            "train/checkpoint_stall": self.checkpoint_stall,
+            "train/goodput": self.goodput.share,
+            "train/wasted_steps": float(self.goodput.wasted_steps),
+            "train/restarts": float(self.goodput.restarts),
         }
 
     def line(self, name: str) -> str:
         """One line for people."""
         left = round(self.seconds_left)
+        again = self.goodput.wasted_steps
+        wasted = f"  {again} steps done again" if again else ""
         skipped = f"  {self.skipped_steps} steps skipped" if self.skipped_steps else ""
         return (
             f"[{name}] {self.step}/{self.steps} steps  loss {self.loss:.4f}  {self.images_per_second:,.1f} images/s  "
             f"{self.images_per_second_per_worker:,.1f} a worker  MFU {self.mfu:.1%} of {self.peak.tflops:.3g} TFLOP/s "
             f"({self.peak.name})  {self.memory_bytes / 2**30:.2f} GiB  "
-            f"data wait {self.data_wait:.1%}{skipped}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+            f"data wait {self.data_wait:.1%}  checkpoints {self.checkpoint_stall:.1%}{skipped}  "
+            f"goodput {self.goodput.share:.1%}{wasted}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         )
 
 
 class Reporter(Protocol):
-    """Receives what happens in a run; called on rank 0 only. It must not raise and must not block."""
+    """Receives what happens in a run; called on rank 0, but for the warning about a rank
+    that stands still. It must not raise and must not block."""
 
     def progress(self, progress: Progress) -> None: ...
 
@@ -88,6 +101,8 @@ class LineReporter:
 
     def progress(self, progress: Progress) -> None:
         self._print(progress.line(self._name))
+        if progress.step == progress.steps:
+            self._print(f"[{self._name}] {progress.goodput.line()}")
         if self._spool is not None:
             self._spool.append(step=progress.step, metrics=progress.metrics())
 

@@ -25,6 +25,7 @@ from altdiffusion.training.language_rows import language_rows
 from altdiffusion.training.mixture import Source, make_order, sources_of
 from altdiffusion.training.permutation import I64
 from altdiffusion.training.resolve import read_record
+from altdiffusion.training.skips import batch_at, merged
 
 _COLUMNS = ("sample_id", "image_sha256", "language", "caption")
 SEEN = pa.schema(
@@ -119,9 +120,22 @@ def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
     versions = [Lake(lake).version(ref) for ref in record["datasets"]]
     opened = {version.ref: version for version in versions}  # a dataset may be named twice
     found = {ref: np.zeros(version.rows, np.int64) for ref, version in opened.items()}
-    for source, counts in zip(sources_of(config, versions), make_order(config, versions).times(at.step), strict=True):
+    for source, counts in zip(sources_of(config, versions), _times(config, versions, at), strict=True):
         _add(found, source, counts)
     return [Seen(run=at.run, steps=at.step, version=opened[ref], times=times) for ref, times in found.items()]
+
+
+def _times(config: TrainConfig, versions: list[Version], at: Checkpoint) -> list[I64]:
+    """How often each row of each source was in the batches of a checkpoint's steps."""
+    order = make_order(config, versions)
+    skips = merged([*config.guards.skip_batches, *at.state().get("skipped_batches", [])])
+    end = batch_at(skips, at.step - 1) + 1
+    times = order.times(end)
+    for first, after in skips:
+        if first < end:
+            for counts, before, until in zip(times, order.times(first), order.times(after), strict=True):
+                counts -= until - before
+    return times
 
 
 def _add(found: Mapping[Ref, I64], source: Source, counts: I64) -> None:

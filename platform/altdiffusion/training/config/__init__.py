@@ -2,6 +2,7 @@
 
 from altdiffusion.training.config.compute import ComputeConfig
 from altdiffusion.training.config.distillation import DistillationConfig
+from altdiffusion.training.config.guards import GuardsConfig, SpikeConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
@@ -13,10 +14,12 @@ __all__ = [
     "ComputeConfig",
     "DatasetConfig",
     "DistillationConfig",
+    "GuardsConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "OrderConfig",
     "Precision",
+    "SpikeConfig",
     "Stage",
     "StartConfig",
     "TrainConfig",

@@ -9,6 +9,7 @@ from typing import Literal
 from altdiffusion.config import operational
 from altdiffusion.training.config.compute import ComputeConfig
 from altdiffusion.training.config.distillation import DistillationConfig
+from altdiffusion.training.config.guards import GuardsConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
@@ -48,6 +49,7 @@ class TrainConfig:
     """For the distillation stage, and for no other."""
     optimizer: OptimizerConfig = OptimizerConfig()
     order: OrderConfig = OrderConfig()
+    guards: GuardsConfig = GuardsConfig()
     max_bad_steps: int = operational(5)
     """Updates in a row with a loss or gradient that is not finite before the run stops; each of them is skipped."""
     checkpoint_every: int = operational(1000)
@@ -79,6 +81,16 @@ class TrainConfig:
         if not 0 <= self.seed < 2**63:
             raise ValueError("seed: must lie in [0, 2**63); use e.g. 0")
         self._check_stage()
+        if self.guards.spike is not None and self.guards.spike.steps > self.checkpoint_every:
+            raise ValueError("guards.spike.steps: is more than checkpoint_every; a spike must end between checkpoints")
+        for count in range(self.workers.min_count or self.workers.count, self.workers.count):
+            if self.global_batch % (count * self.micro_batch):
+                raise ValueError(
+                    f"workers.min_count: lets the run go on with {count} workers, among which a batch of "
+                    f"{self.global_batch} does not divide in micro-batches of {self.micro_batch}; "
+                    f"take a global_batch or micro_batch that divides for every number from min_count to count, "
+                    f"or a min_count of {self._least_count()}"
+                )
         if self.global_batch % (self.workers.count * self.micro_batch):
             raise ValueError(
                 f"global_batch: does not divide among {self.workers.count} workers with micro-batches of "
@@ -119,6 +131,13 @@ class TrainConfig:
         if self.global_batch % (world * self.micro_batch):
             raise ValueError(f"a batch of {self.global_batch} does not divide by {world} x {self.micro_batch}")
         return self.global_batch // (world * self.micro_batch)
+
+    def _least_count(self) -> int:
+        """The smallest min_count that is possible with this batch."""
+        least = self.workers.count
+        while least > 1 and self.global_batch % ((least - 1) * self.micro_batch) == 0:
+            least -= 1
+        return least
 
     def _nearest_batch(self) -> int:
         unit = self.workers.count * self.micro_batch

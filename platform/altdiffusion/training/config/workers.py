@@ -12,12 +12,17 @@ class WorkersConfig:
     """Where it runs; nothing of it changes the samples or what is drawn for them, only the rounding of sums."""
 
     count: int = operational(1)
+    min_count: int | None = operational(None)
+    """Goes on with so few while machines are missing, and grows back to `count`; null waits for all of them. The
+    batch must divide among every number of workers from this to `count`."""
     cpus: float = operational(1.0)
     """CPUs per worker; also its number of threads."""
     gpus: float = operational(0.0)
     """GPUs per worker: 0 or 1."""
     max_failures: int = operational(10)
     """Restarts before the job gives up; the same step failing three times ends it sooner."""
+    stall_timeout_s: float = operational(240.0)
+    """A worker that ends no step and gives no sign for so long is named, and the workers are started anew."""
     prefetch: int = operational(2)
     """Batches read ahead."""
     cache_mb: int = operational(2048)
@@ -29,6 +34,10 @@ class WorkersConfig:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError("count: must be at least 1; give the number of workers")
+        if self.min_count is not None and not 1 <= self.min_count <= self.count:
+            raise ValueError("min_count: must lie in 1 to count; null waits for all workers")
+        if self.stall_timeout_s <= 0:
+            raise ValueError("stall_timeout_s: must be positive; 240 is four minutes")
         if self.cpus <= 0:
             raise ValueError("cpus: must be positive; give the CPUs of one worker")
         if self.gpus not in (0, 1):

@@ -1,0 +1,151 @@
+"""Names the rank that stands still.
+
+    <lake>/checkpoints/<run>/ranks/00003.json    the last sign of life of rank 3: host, process, step, place in the code
+
+In a step all ranks wait for each other, so one that hangs stops all of them and none can say which. Therefore a thread
+of every rank writes where its loop is, and the threads of the first two ranks read it. A rank whose thread is silent
+was stopped, or its machine is gone; if all threads live and no step ends, the ones that do not wait for the others are
+named. Whoever notices it ends its own process: connections break, and the supervisor (Ray, torchrun) starts all anew.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from altdiffusion.storage import files
+from altdiffusion.training.checkpoint import run_folder
+
+FOLDER = "ranks"
+SLOW = 5.0
+"""Times the slowest step so far that a step may take, where that is more than the setting."""
+EXIT_STATUS = 75
+WATCHERS = 2
+_WAITING = ("gradients.py", "ranks.py", "notice.py", "meter.py", "saver.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign:
+    """What a rank last said."""
+
+    rank: int
+    host: str
+    process: int
+    step: int
+    since: float
+    """Seconds since 1970: when the step began."""
+    place: str
+    """Innermost line of ours that the loop is in."""
+    count: int
+
+    def who(self) -> str:
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since))
+        return (
+            f"rank {self.rank} on host {self.host} (process {self.process}) has been in step {self.step} "
+            f"since {moment} UTC, at {self.place}"
+        )
+
+
+class Watch:
+    """Use as a context manager around the steps, with `step(n)` at the beginning of each.
+
+    Args:
+        timeout_s: time without a sign, or without the end of a step, after which a rank is named.
+        say: told who stands still.
+        end: called after that.
+    """
+
+    def __init__(
+        self, lake: str, run: str, *, rank: int, world: int, timeout_s: float,
+        say: Callable[[str], None], end: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._folder = files.join(run_folder(lake, run), FOLDER)
+        self._rank, self._world, self._timeout_s = rank, world, timeout_s
+        self._say, self._end = say, end or (lambda: os._exit(EXIT_STATUS))
+        self._loop = threading.get_ident()
+        self._step, self._since, self._moment = -1, time.time(), time.monotonic()
+        self._slowest = 0.0
+        self._steps = 0
+        self._count = 0
+        self._seen: dict[int, tuple[Sign, float]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        if self._world > 1:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+
+    def step(self, step: int) -> None:
+        """The loop begins a step."""
+        now = time.monotonic()
+        if self._steps > 1:  # the first has compiled kernels and filled caches
+            self._slowest = max(self._slowest, now - self._moment)
+        self._step, self._since, self._moment, self._steps = step, time.time(), now, self._steps + 1
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(self._timeout_s / 5, 60.0)):
+            try:
+                self._beat()
+                named = self._look() if self._rank < WATCHERS else None
+            except Exception:  # storage that is away for a moment is no stalled rank
+                continue
+            if named and not self._stop.is_set():
+                self._say(named)
+                self._end()
+                return
+
+    def _beat(self) -> None:
+        self._count += 1
+        sign = {
+            "rank": self._rank, "host": socket.gethostname(), "process": os.getpid(), "step": self._step,
+            "since": self._since, "place": self._place(), "count": self._count,
+        }  # fmt: skip
+        files.write_atomic(files.join(self._folder, f"{self._rank:05d}.json"), files.canonical_json(sign))
+
+    def _look(self) -> str | None:
+        """Who stands still, if anybody does."""
+        now, limit = time.monotonic(), max(self._timeout_s, SLOW * self._slowest)
+        silent = []
+        for rank in range(self._world):
+            if rank == self._rank:
+                continue
+            try:
+                sign = Sign(**files.read_json(files.join(self._folder, f"{rank:05d}.json")))
+            except FileNotFoundError:
+                continue
+            before = self._seen.get(rank)
+            if before is None or before[0].count != sign.count or before[0].process != sign.process:
+                self._seen[rank] = (sign, now)
+            elif now - before[1] > limit:
+                silent.append(sign)
+            else:
+                self._seen[rank] = (sign, before[1])
+        if silent:
+            return "; ".join(f"{sign.who()}, and gives no sign of life" for sign in silent)
+        if self._steps > 1 and now - self._moment > limit:
+            signs = [sign for sign, _ in self._seen.values() if sign.step <= self._step]
+            guilty = [sign for sign in signs if not sign.place.startswith(_WAITING)]
+            if guilty or self._place().startswith(_WAITING):
+                named = "; ".join(sign.who() for sign in guilty) or "all ranks wait for each other"
+                return f"no step has ended for {now - self._moment:.0f} s: {named}"
+        return None
+
+    def _place(self) -> str:
+        frame: Any = sys._current_frames().get(self._loop)
+        while frame is not None:
+            if "altdiffusion" in frame.f_code.co_filename:
+                return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}"
+            frame = frame.f_back
+        return "its end"
