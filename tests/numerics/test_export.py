@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from altdiffusion.diffusion import models
+from altdiffusion.diffusion.objective import Schedule
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.sampler import Sampler
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.config import StartConfig
@@ -82,6 +84,43 @@ def test_another_text_encoder_travels_through_the_stages(lake: str, tmp_path: Pa
     assert lineage["datasets"] == [str(Lake(lake).version(name).ref) for name in ("fine", "latents")]
     assert [model.partition("@")[0] for model in lineage["models"]] == ["model:base", "model:encoder"]
     assert second.parents == (str(Lake(lake).version("fine").ref), str(first.ref))
+
+
+@pytest.mark.parametrize("base", ["PNDMScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize("zero", [True, False])
+def test_velocity_and_a_schedule_without_signal_reach_the_stock_pipeline(lake: str, base: str, zero: bool) -> None:
+    """Trained on v, with or without signal in the last step: the export's own scheduler knows, whatever the base had
+    (Stable Diffusion 2.1 ships PNDM, which has no such setting), and our sampler draws what the pipeline draws."""
+    import diffusers
+
+    kind = getattr(diffusers, base)
+    scheduler = kind.from_config(models.scheduler_config(), skip_prk_steps=True)
+    models.save_bundle(replace(bundle(), scheduler=scheduler), f"{lake}/models/base")
+    objective = {"prediction": "v_prediction", "zero_terminal_snr": zero, "min_snr_gamma": 5.0}
+    run_local(config(lake, objective=objective, steps=6, caption_drop=0.1), lake, reporter=Recorder())
+    folder = export_checkpoint(lake, "align")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    told = pipeline.scheduler.config
+    assert told.prediction_type == "v_prediction"
+    if not zero:
+        assert type(pipeline.scheduler) is kind
+        return
+    assert type(pipeline.scheduler) is diffusers.DDIMScheduler
+    assert (told.rescale_betas_zero_snr, told.timestep_spacing) == (True, "trailing")
+    trained_on = Schedule.scaled_linear(zero_terminal_snr=True).signal ** 2
+    torch.testing.assert_close(pipeline.scheduler.alphas_cumprod, trained_on, rtol=2e-4, atol=1e-6)
+    sampler = Sampler(models.load_bundle(folder), sampler="ddim", steps=5, guidance_scale=3.0, batch_rows=2)
+    drawn = sampler.draw(["cat", "dog"], [1, 2], 16, 16)
+    theirs = pipeline(
+        ["cat", "dog"], latents=sampler.initial_latents([1, 2], 16, 16), num_inference_steps=5, guidance_scale=3.0,
+        height=16, width=16, output_type="np",
+    ).images  # fmt: skip
+    np.testing.assert_array_equal(drawn, (theirs * 255).round().astype(np.uint8))
+    assert int(pipeline.scheduler.timesteps[0]) == 999  # it begins where there is no signal
+    assert drawn.std() > 0
+    other = Sampler(models.load_bundle(folder), sampler="dpmpp", steps=5, guidance_scale=3.0, batch_rows=2)
+    assert int(other._scheduler.timesteps[0] if other.draw(["cat"], [1], 16, 16).std() > 0 else 0) == 999
 
 
 def test_a_run_without_checkpoints_is_named(lake: str) -> None:

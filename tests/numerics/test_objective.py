@@ -121,3 +121,48 @@ def test_min_snr_weights_are_the_closed_form(gamma: float) -> None:
         assert math.isclose(float(weights["v_prediction"][t]), min(snr, gamma) / (snr + 1), rel_tol=1e-3)
     ended = Schedule.scaled_linear(zero_terminal_snr=True)
     assert float(ended.min_snr_weights("v_prediction", gamma, torch.tensor([999]))) == 0.0
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+@pytest.mark.parametrize("zero", [False, True])
+def test_min_snr_weights_are_those_of_diffusers_trainers(gamma: float, zero: bool) -> None:
+    """With diffusers' own signal-to-noise ratio and the weights that its training scripts take."""
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import compute_snr
+
+    theirs = DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, rescale_betas_zero_snr=zero
+    )
+    steps = torch.arange(999 if zero else 1000)  # at no signal their ratio is 0 and their epsilon weight 0 / 0
+    snr = compute_snr(theirs, steps)
+    capped = snr.clamp(max=gamma)
+    schedule = Schedule.scaled_linear(zero_terminal_snr=zero)
+    epsilon, velocity = (schedule.min_snr_weights(kind, gamma, steps) for kind in ("epsilon", "v_prediction"))
+    torch.testing.assert_close(epsilon, capped / snr, rtol=2e-3, atol=1e-6)
+    torch.testing.assert_close(velocity, capped / (snr + 1), rtol=2e-3, atol=1e-6)
+
+
+def test_zero_terminal_snr_is_the_published_algorithm() -> None:
+    """Against diffusers' transcription of algorithm 1 of arXiv 2305.08891, applied to our betas."""
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    betas = rescale_zero_terminal_snr(scaled_linear_betas())
+    product = torch.cumprod(1.0 - betas, dim=0)
+    ours = Schedule.scaled_linear(zero_terminal_snr=True)
+    torch.testing.assert_close(ours.signal.double(), product.sqrt(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(ours.noise.double(), (1 - product).sqrt(), rtol=1e-6, atol=1e-7)
+    assert float(product[-1]) == 0.0
+
+
+def test_velocity_of_weighted_losses_is_the_noise_loss() -> None:
+    """(v_hat - v)^2 = (eps_hat - eps)^2 / abar for one and the same belief: so Min-SNR's two weights agree but for
+    min(snr, gamma) / snr against min(snr, gamma) / (snr + 1): their ratio is 1 / abar (section 3.4 of the paper)."""
+    schedule, steps = Schedule.scaled_linear(), torch.arange(1000)
+    ratio = schedule.min_snr_weights("epsilon", 5.0, steps) / schedule.min_snr_weights("v_prediction", 5.0, steps)
+    torch.testing.assert_close(ratio, 1 / schedule.signal**2, rtol=1e-3, atol=1e-4)
+    latents, eps, believed = torch.randn(3, 1000, 4, 1, 1).unbind()
+    noisy = schedule.add_noise(latents, eps, steps)
+    signal, share = schedule.signal.view(-1, 1, 1, 1), schedule.noise.view(-1, 1, 1, 1)
+    as_velocity = (believed - share * noisy) / signal  # eps = share x_t + signal v
+    error_v = squared_error(as_velocity, schedule.target("v_prediction", latents, eps, steps))
+    torch.testing.assert_close(error_v, squared_error(believed, eps) / schedule.signal**2, rtol=1e-3, atol=1e-3)

@@ -16,6 +16,7 @@ from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.data import Samples
 from altdiffusion.training.ema import Ema
 from altdiffusion.training.gradients import SummedGradients
+from altdiffusion.training.optimizers import make_optimizer
 from altdiffusion.training.resolve import ResolvedRun, check_shapes
 from altdiffusion.training.tasks import Task
 
@@ -67,21 +68,7 @@ class Trainer:
         self.names = [name for name, _ in task.trained]
         self.parameters = [parameter for _, parameter in task.trained]
         self.ema = Ema(self.parameters)
-        settings = config.optimizer
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=0.0,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        for parameter in self.parameters:  # from the start, so that a checkpoint always holds all of it
-            self.optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=device),
-                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            }
+        self.optimizer = make_optimizer(config.optimizer, self.parameters)
         self._gradients = SummedGradients(self.parameters) if world > 1 else None
         self.grad_norm: Tensor = torch.tensor(math.nan)
         """Of the last update, L2 over all that is trained; on the device."""
@@ -166,9 +153,9 @@ class Trainer:
         self.settle()
         moments = {}
         for name, parameter in zip(self.names, self.parameters, strict=True):
-            state = self.optimizer.state[parameter]
-            moments[f"exp_avg/{name}"] = state["exp_avg"]
-            moments[f"exp_avg_sq/{name}"] = state["exp_avg_sq"]
+            for key, tensor in self.optimizer.state[parameter].items():
+                if key != "step":  # which is `updates`
+                    moments[f"{key}/{name}"] = tensor
         return {
             self.task.weights_file: dict(self.task.module.state_dict()),
             checkpoints.EMA: dict(zip(self.names, self.ema.averages, strict=True)),

@@ -26,6 +26,9 @@ class ComputeConfig:
     gains nothing."""
     lean: bool = operational(True)
     """Frozen convolutions keep no input for the backward pass; exact."""
+    gradient_checkpointing: bool = operational(False)
+    """Keeps the inputs of the UNet's blocks alone and computes the rest anew in the backward pass: much less memory
+    for about a third more time. Exact."""
     compile: bool = operational(False)
     """torch.compile for the UNet: minutes at the start, faster steps on a GPU."""
     cuda_graphs: bool = operational(False)

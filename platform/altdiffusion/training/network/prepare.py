@@ -30,6 +30,8 @@ def prepare_network(unet: Any, *, precision: Precision, compute: ComputeConfig, 
         unet.to(memory_format=torch.channels_last)
     if compute.attention != "sdpa":  # which is diffusers' own choice
         set_attention(unet, compute.attention, device)
+    if compute.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
     if compute.compile:
         _compile(unet, compute, device)
     return dtype
