@@ -206,7 +206,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(lake: str, tmp_path: Pa
 
     found = run_local(config(lake, steps=3), lake, reporter=Recorder())
     with pytest.raises(AltDiffusionError, match="does not fit this model"):
-        load_weights(models.build_unet(models.unet_config_demo()), found, "ema")
+        load_weights(lake, models.build_unet(models.unet_config_demo()), found, "ema")
 
 
 def test_no_space_for_a_checkpoint_ends_nothing_but_the_last(lake: str) -> None:

@@ -21,6 +21,7 @@ from altdiffusion.languages import BY_CODE, CODES
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.training.lora import STOCK_FILE
 from altdiffusion.training.resolve import read_record
 
 UNKNOWN = "unknown"
@@ -85,7 +86,11 @@ def _stages(lake: str, checkpoint: str) -> list[_Stage]:
 
 
 def _origins(record: Mapping[str, Any]) -> Iterator[_Origin]:
-    folders = [("base model", record["base"]), ("text encoder", record["text_encoder"])]
+    folders = [
+        ("base model", record["base"]),
+        ("text encoder", record["text_encoder"]),
+        ("teacher", record.get("teacher")),
+    ]
     present = [(role, folder) for role, folder in folders if folder is not None]
     for (role, folder), text in zip(present, record["models"], strict=False):
         document = read_lineage(folder) or {}
@@ -138,6 +143,12 @@ def _use(record: Mapping[str, Any]) -> str:
         note = f"\n\nThe UNet predicts `{objective['prediction']}`; the scheduler's config says so."
         if objective.get("zero_terminal_snr"):
             note += " Its schedule ends without signal (`rescale_betas_zero_snr`): keep `timestep_spacing: trailing`."
+    if record.get("meaning", {}).get("lora"):
+        start = Ref.parse(record["start"]).short if record["start"] else "its base model"
+        note += (
+            f"\n\nThe adapters are part of the UNet. `{STOCK_FILE}` holds them alone, for "
+            f"`pipeline.load_lora_weights` on what the run started from: {start}."
+        )
     return (
         "## Use\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
         'pipeline = DiffusionPipeline.from_pretrained("this/folder")\npicture = pipeline("a prompt").images[0]\n```'
@@ -159,7 +170,7 @@ def _made_from(origins: Sequence[_Origin], stages: Sequence[_Stage]) -> str:
                 stage.run,
                 f"{stage.step:,}",
                 f"{stage.step * int(meaning['global_batch']):,}",
-                str(meaning["trainable"]),
+                str(meaning["trainable"]) + (", adapters" if meaning.get("lora") else ""),
                 Ref.parse(stage.record["start"]).short if stage.record["start"] else "the models above",
             ]
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
+from altdiffusion.config import from_dict
 from altdiffusion.diffusion.folder import CARD, content_digest, publish, read_lineage
 from altdiffusion.diffusion.models import load_bundle, save_bundle
 from altdiffusion.diffusion.text_encoder import load_text_encoder
@@ -16,6 +18,8 @@ from altdiffusion.storage import files
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.card import model_card
 from altdiffusion.training.checkpoint import Checkpoint, Warn
+from altdiffusion.training.config import LoraConfig
+from altdiffusion.training.lora import write_stock_file
 from altdiffusion.training.resolve import (
     ResolvedRun,
     load_models,
@@ -34,7 +38,8 @@ def export_checkpoint(
 
     VAE, text encoder, tokenizer and scheduler are those that the run was trained with. `lineage.json`, written last,
     names the checkpoint, the datasets of its run and of the runs before it, and the digest of the folder's content.
-    `README.md` is its model card (training.card).
+    `README.md` is its model card (training.card). Of a run of adapters the UNet has them fused into it; beside it
+    stands `pytorch_lora_weights.safetensors` with the adapters alone.
 
     Args:
         step: of a checkpoint; by default the newest verified one.
@@ -57,14 +62,22 @@ def export_checkpoint(
     bundle = load_bundle(record["base"])
     if record["stage"] == "distillation":
         student, tokenizer = new_student(record["text_encoder"], record["teacher"], bundle, record["meaning"]["seed"])
-        load_weights(student, found, weights, checkpoints.TEXT_ENCODER)
+        load_weights(lake, student, found, weights, checkpoints.TEXT_ENCODER)
         bundle = bundle.with_text_encoder(student.reader(), tokenizer)
     else:
         if record["text_encoder"] is not None:
             bundle = bundle.with_text_encoder(*load_text_encoder(record["text_encoder"]))
-        load_weights(bundle.unet, found, weights)
+        load_weights(lake, bundle.unet, found, weights)
     bundle = replace(bundle, scheduler=scheduler_for(bundle.scheduler, record["meaning"]["objective"]))
-    publish(target, lambda folder: save_bundle(bundle, folder), lineage)
+    settings = record["meaning"].get("lora")
+
+    def write(folder: Path) -> None:
+        save_bundle(bundle, folder)
+        if settings is not None:
+            adapters = found.tensors(checkpoints.EMA if weights == "ema" else checkpoints.LORA)
+            write_stock_file(folder, adapters, from_dict(LoraConfig, settings))
+
+    publish(target, write, lineage)
     renew_card(lake, target)
     return target
 

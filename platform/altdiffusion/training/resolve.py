@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altdiffusion.config import resolved, semantic
+from altdiffusion.config import from_dict, resolved, semantic
 from altdiffusion.diffusion.folder import LINEAGE, model_ref
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.diffusion.student import Student, load_student
@@ -21,7 +21,8 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
-from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.config import LoraConfig, TrainConfig
+from altdiffusion.training.lora import add_adapters, fuse, load_adapters
 from altdiffusion.training.starts import absolute, checked_digest, fetched, start_folder
 
 RECORD = "run.json"
@@ -172,6 +173,10 @@ def load_models(run: ResolvedRun, resume: Checkpoint | None = None) -> ModelBund
     if run.text_encoder is not None:
         bundle = bundle.with_text_encoder(*load_text_encoder(run.text_encoder))
     _begin(run, bundle.unet, checkpoints.UNET, resume)
+    if run.config.lora is not None:
+        add_adapters(bundle.unet, run.config.lora, run.config.trainable, run.config.seed)
+        if resume is not None:
+            load_adapters(bundle.unet, resume.tensors(checkpoints.LORA), f"checkpoint {resume.folder}")
     return bundle
 
 
@@ -195,26 +200,47 @@ def new_student(folder: str, teacher: str | None, base: ModelBundle, seed: int) 
 
 def _begin(run: ResolvedRun, network: torch.nn.Module, file: str, resume: Checkpoint | None) -> None:
     """Puts the weights of the run's own checkpoint, or of the one that it starts from, into what is trained."""
-    if resume is not None:
-        load_weights(network, resume, "raw", file)
+    if resume is not None and run.config.lora is None:
+        load_weights(run.lake, network, resume, "raw", file)
     elif run.start is not None:
-        name, _, step = run.start.name.rpartition("/")
-        found = checkpoints.open_step(run.lake, name, int(step.removeprefix("step-")))
-        if found.ref != run.start:
-            raise AltDiffusionError(
-                f"checkpoint {run.start.short}",
-                f"was replaced by one with digest {found.digest[:12]}",
-                "use another run name to start from the new one",
-            )
-        load_weights(network, found, run.config.start.weights, file)
+        load_weights(run.lake, network, _pinned(run.lake, run.start), run.config.start.weights, file)
 
 
-def load_weights(network: torch.nn.Module, found: Checkpoint, weights: str, file: str = checkpoints.UNET) -> None:
+def _pinned(lake: str, ref: Ref) -> Checkpoint:
+    """The checkpoint that a run was started from, verified to be the same one."""
+    name, _, step = ref.name.rpartition("/")
+    found = checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
+    if found.ref != ref:
+        raise AltDiffusionError(
+            f"checkpoint {ref.short}",
+            f"was replaced by one with digest {found.digest[:12]}",
+            "use another run name to start from the new one",
+        )
+    return found
+
+
+def load_weights(
+    lake: str, network: torch.nn.Module, found: Checkpoint, weights: str, file: str = checkpoints.UNET
+) -> None:
     """Puts a checkpoint's weights (`ema` or `raw`) into a UNet, or a student by its file's name.
 
+    A run of adapters has its own weights nowhere: they are what it started from, with the adapters fused into it.
+
+    Args:
+        network: as the run's base has it.
+
     Raises:
-        AltDiffusionError: the checkpoint is of another architecture.
+        AltDiffusionError: the checkpoint is of another architecture, or what its adapters belong to is gone.
     """
+    settings = found.state()["config"].get("lora")
+    if settings is not None:
+        record = read_record(lake, found.run)
+        if record is not None and record["start"] is not None:
+            below = record["meaning"]["start"]["weights"]
+            load_weights(lake, network, _pinned(lake, Ref.parse(record["start"])), below, file)
+        adapters = found.tensors(checkpoints.EMA if weights == "ema" else checkpoints.LORA)
+        fuse(network, adapters, from_dict(LoraConfig, settings))
+        return
     tensors = found.tensors(file)
     if weights == "ema":
         tensors.update(found.tensors(checkpoints.EMA))

@@ -157,7 +157,7 @@ class Trainer:
                 if key != "step":  # which is `updates`
                     moments[f"{key}/{name}"] = tensor
         return {
-            self.task.weights_file: dict(self.task.module.state_dict()),
+            self.task.weights_file: self.task.weights(),
             checkpoints.EMA: dict(zip(self.names, self.ema.averages, strict=True)),
             checkpoints.OPTIMIZER: moments,
         }

@@ -3,6 +3,7 @@
 from altdiffusion.training.config.compute import ComputeConfig
 from altdiffusion.training.config.distillation import DistillationConfig
 from altdiffusion.training.config.guards import GuardsConfig, SpikeConfig
+from altdiffusion.training.config.lora import LoraConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
@@ -15,6 +16,7 @@ __all__ = [
     "DatasetConfig",
     "DistillationConfig",
     "GuardsConfig",
+    "LoraConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "OrderConfig",

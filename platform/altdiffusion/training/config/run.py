@@ -10,6 +10,7 @@ from altdiffusion.config import operational
 from altdiffusion.training.config.compute import ComputeConfig
 from altdiffusion.training.config.distillation import DistillationConfig
 from altdiffusion.training.config.guards import GuardsConfig
+from altdiffusion.training.config.lora import LoraConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
@@ -47,6 +48,8 @@ class TrainConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     distillation: DistillationConfig | None = None
     """For the distillation stage, and for no other."""
+    lora: LoraConfig | None = None
+    """Trains low-rank adapters instead of the weights that `trainable` names; null trains those."""
     optimizer: OptimizerConfig = OptimizerConfig()
     order: OrderConfig = OrderConfig()
     guards: GuardsConfig = GuardsConfig()
@@ -107,6 +110,8 @@ class TrainConfig:
             return
         if self.distillation is None:
             raise ValueError("distillation: is missing; write `distillation: {}` for its defaults")
+        if self.lora is not None:
+            raise ValueError("lora: is for the UNet's stages; leave it out")
         if self.trainable != "all":
             raise ValueError("trainable: the student is trained whole; use all")
         if self.caption_drop:

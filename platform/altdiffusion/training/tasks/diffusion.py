@@ -14,6 +14,7 @@ from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data import Samples
 from altdiffusion.training.flops import step_flops
 from altdiffusion.training.layout import LATENTS
+from altdiffusion.training.lora import adapters
 from altdiffusion.training.network import prepare_network
 from altdiffusion.training.text_cache import TextCache
 
@@ -24,16 +25,19 @@ class DiffusionTask:
     Samples: `latents` float16 [B, C, H, W], scaled; `token_ids` int32 [B, T].
 
     Args:
-        bundle: the models on the CPU; what is needed moves to `device`.
+        bundle: the models on the CPU, the UNet with its adapters where such are trained; what is needed moves to
+            `device`.
     """
 
     layout = LATENTS
-    weights_file = checkpoints.UNET
 
     def __init__(self, config: TrainConfig, bundle: ModelBundle, device: torch.device) -> None:
         self.config, self.device = config, device
         self.module = self.unet = bundle.unet.train()
-        self.trained = trainable_parameters(self.unet, config.trainable)
+        if config.lora is None:
+            self.weights_file, self.trained = checkpoints.UNET, trainable_parameters(self.unet, config.trainable)
+        else:
+            self.weights_file, self.trained = checkpoints.LORA, adapters(self.unet)
         self.dtype = prepare_network(self.unet, precision=config.precision, compute=config.compute, device=device)
         self.text_encoder = bundle.text_encoder.eval().requires_grad_(False).to(device, self.dtype)
         self.pad_id = int(bundle.tokenizer.pad_token_id)
@@ -42,6 +46,9 @@ class DiffusionTask:
         self._flops: dict[tuple[int, ...], float] = {}
         cache_mb = config.workers.text_cache_mb
         self.encode = TextCache(self._encode, cache_mb << 20) if cache_mb else self._encode
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.unet.state_dict() if self.config.lora is None else self.trained)
 
     def loss(self, samples: Samples) -> Tensor:
         config, objective = self.config, self.config.objective

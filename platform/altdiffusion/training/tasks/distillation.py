@@ -49,6 +49,9 @@ class DistillationTask:
         self._flops: dict[int, float] = {}
         self.readout = ReadOut(pair.unet).to(device) if self.settings.token_term == "readout" else None
 
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.student.state_dict())
+
     def loss(self, samples: Samples) -> Tensor:
         weight = self.settings.token_weight
         ids = samples["token_ids"]

@@ -17,11 +17,16 @@ class Task(Protocol):
     layout: Layout
     """How rows become the tensors that the loss reads."""
     weights_file: str
-    """Name of the checkpoint file that holds the network: `unet.safetensors` or `text_encoder.safetensors`."""
+    """Name of the checkpoint file that holds the network: `unet.safetensors`, `text_encoder.safetensors`, or
+    `lora.safetensors` where adapters alone are trained."""
     module: torch.nn.Module
-    """The network that is trained, wholly or in part; a checkpoint holds its whole state dict."""
+    """The network that is trained, wholly or in part."""
     trained: list[tuple[str, torch.nn.Parameter]]
-    """What is trained of it, by its name in the state dict, in the network's own order."""
+    """What is trained of it, by its name in `weights`, in the network's own order."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the network: all that its start does not give."""
+        ...
 
     def loss(self, samples: Samples) -> Tensor:
         """Mean loss of some samples (float32 scalar), with everything drawn for them keyed by their positions."""
