@@ -8,10 +8,9 @@ import numpy as np
 
 from altdiffusion.evaluation import pictures, retrieval, table
 from altdiffusion.evaluation.judge import train_judge
-from altdiffusion.generation.model import resolve_model
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.training.export import renew_card
+from jobs.cards import record_scores
 from jobs.harness import Job, Session, already_published, leave, main
 from pipelines.evaluate import EvaluateConfig, boundaries, plan
 
@@ -48,12 +47,7 @@ def run(config: EvaluateConfig, session: Session) -> None:
     ):
         files.write_atomic(f"{config.output}.{suffix}", data)
         session.run.artifact(f"{config.output}.{suffix}")
-    models = {state.name: resolve_model(state.model, session.lake.uri) for state in config.states}
-    evaluations.write(
-        session.lake.uri, config.name, report.to_json(), {name: model.content for name, model in models.items()}
-    )
-    for model in models.values():
-        renew_card(session.lake.uri, model.uri)
+    record_scores(config, session, report)
     print(report.to_text(), flush=True)
     if config.require is not None:
         table.require(
