@@ -14,8 +14,7 @@ from altdiffusion.training.estimate import (
     epochs_line,
     estimate,
     lines,
-    model_configs,
-    resolution_of,
+    shapes_of,
 )
 from pipelines.common import JobConfig, Plan, Workers
 from pipelines.generate import generation_boundaries
@@ -79,9 +78,11 @@ def survey(config: TrainJobConfig, remote: bool = False) -> list[str]:
     """Memory, sizes, epochs, hours: what can be counted before anything runs."""
     train = config.train
     look = remote or is_local(config.lake)
-    resolution = resolution_of(train, config.lake, look)
-    cost = estimate(train, resolution, *model_configs(train, config.lake, look))
-    return [epochs_line(train, config.lake, look), *lines(train, config.estimate, cost, resolution)]
+    shapes = shapes_of(train, config.lake, look)
+    return [
+        epochs_line(train, config.lake, look),
+        *lines(train, config.estimate, estimate(train, shapes), shapes),
+    ]
 
 
 def sample_boundaries(config: TrainJobConfig, step: int) -> tuple[Boundary, ...]:

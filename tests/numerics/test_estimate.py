@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from altdiffusion.config import load_config
 from altdiffusion.diffusion import models
-from altdiffusion.training.estimate import best_interval_s, estimate, kept_bytes
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.estimate import (
+    GIB,
+    EstimateConfig,
+    Shapes,
+    best_interval_s,
+    epochs_line,
+    estimate,
+    kept_bytes,
+    lines,
+    shapes_of,
+)
+from pipelines.train import TrainJobConfig
 from tests import training_lake
 
 
@@ -39,14 +56,121 @@ def test_kept_bytes_are_those_of_a_real_pass(which: models.Trains) -> None:
     assert math.isclose(sum(storage.nbytes() for storage in held.values()), two, rel_tol=0.05)
 
 
+PUBLISHED = Shapes(unet=models.unet_config_sd21(), text=models.text_config_m18(), resolution=256)
+
+
+def settings(tmp_path: Path, **changes: Any) -> TrainConfig:
+    return training_lake.config(str(tmp_path), **({"trainable": "kv", "precision": "bf16"} | changes))
+
+
 def test_published_counts(tmp_path: Path) -> None:
-    settings = training_lake.config(training_lake.make_lake(tmp_path), trainable="kv", precision="bf16")
-    cost = estimate(settings, 256, None, None)
+    cost = estimate(settings(tmp_path), PUBLISHED)
     assert (cost.parameters, cost.trained) == (865_910_724, 25_559_040)
     assert cost.checkpoint == 4 * 865_910_724 + 12 * 25_559_040
     assert cost.training_state == 16 * 25_559_040
-    whole = estimate(training_lake.replace(settings, trainable="all"), 512, None, None)
+    encoder = sum(p.numel() for p in models.build_text_encoder(models.text_config_m18(), "meta").parameters())
+    assert cost.weights == 2 * (865_910_724 - 25_559_040 + encoder) + 4 * 25_559_040  # bf16 but for what is trained
+    whole = estimate(settings(tmp_path, trainable="all"), replace(PUBLISHED, resolution=512))
     assert whole.trained == whole.parameters and whole.activations > 4 * cost.activations
+    assert whole.weights == 4 * 865_910_724 + 2 * encoder
+
+
+def test_8_bit_moments_are_counted(tmp_path: Path) -> None:
+    plain = estimate(settings(tmp_path), PUBLISHED)
+    eight = estimate(settings(tmp_path, optimizer={"kind": "adamw_8bit"}), PUBLISHED)
+    saved = plain.training_state - eight.training_state
+    assert saved == plain.checkpoint - eight.checkpoint
+    assert math.isclose(saved, (8 - 2 - 2 * 4 / 256) * 25_559_040, rel_tol=1e-6)
+
+
+def test_checkpointing_is_counted_as_a_real_pass_keeps_it(tmp_path: Path) -> None:
+    """The inputs of the blocks, as a real pass on the CPU keeps them, and one block more; far less than without."""
+    shapes = Shapes(unet=dict(training_lake.bundle().unet.config), text=models.text_config_demo(32), resolution=64)
+    plain = estimate(settings(tmp_path, precision="fp32", trainable="all", micro_batch=8), shapes).activations
+    compute = {"gradient_checkpointing": True}
+    switched = settings(tmp_path, precision="fp32", trainable="all", micro_batch=8, compute=compute)
+    found = estimate(switched, shapes).activations
+    real = models.build_unet(shapes.unet).train()
+    models.trainable_parameters(real, "all")
+    real.enable_gradient_checkpointing()
+    weights = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
+    held: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            held[storage._cdata] = storage
+        return tensor
+
+    inputs = torch.randn(8, 4, 8, 8), torch.zeros(8, dtype=torch.int64), torch.randn(8, shapes.tokens, 16)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out = real(*inputs, return_dict=False)
+    kept = sum(storage.nbytes() for storage in held.values())
+    del out
+    assert kept < found < plain
+    assert found - kept < plain / 2  # one block, not all
+
+
+def test_adapters_are_counted(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    lora = {"rank": 16}
+    cost = estimate(settings(tmp_path, trainable="all", lora=lora), PUBLISHED)
+    widths = {320: 5, 640: 5, 1280: 6}  # transformer blocks by width
+    own = sum(count * 4 * 16 * (width + width) for width, count in widths.items())
+    cross = sum(count * 16 * (2 * (width + width) + 2 * (1024 + width)) for width, count in widths.items())
+    assert cost.trained == own + cross
+    assert cost.checkpoint == 16 * cost.trained
+    assert cost.parameters == 865_910_724
+    assert cost.activations < estimate(settings(tmp_path, trainable="all"), PUBLISHED).activations
+
+
+def test_what_is_at_hand_is_looked_at_and_the_rest_is_said(tmp_path: Path) -> None:
+    lake = training_lake.make_lake(tmp_path)
+    shapes = shapes_of(training_lake.config(lake), lake, look=True)
+    assert shapes.unet["block_out_channels"] == [8, 16] and shapes.text["hidden_size"] == 16
+    assert (shapes.latent_factor, shapes.tokens) == (4, 8)
+    assert shapes.assumed == ("latents of the published resolution (their dataset is not here yet)",)
+    encoder = Path(lake) / "models" / "encoder"
+    shutil.copytree(Path(lake) / "models" / "base" / "text_encoder", encoder / "text_encoder")
+    start = {"base": f"hf://someone/small@{'ab' * 20}", "text_encoder": str(encoder)}
+    config = training_lake.config(lake, start=start)
+    missing = shapes_of(config, lake, look=True)
+    assert "the UNet of Stable Diffusion 2.1 (what the run starts from is not here yet)" in missing.assumed
+    assert missing.text["hidden_size"] == 16
+    fetched = Path(lake) / "models" / f"someone--small--{'ab' * 6}"
+    shutil.copytree(Path(lake) / "models" / "base", fetched)
+    assert shapes_of(config, lake, look=True).unet["block_out_channels"] == [8, 16]
+    later = training_lake.config(lake, run="later", start={"checkpoint": "nothing"})
+    assert len(shapes_of(later, lake, look=True).assumed) == 3
+    told = lines(later, EstimateConfig(), estimate(later, PUBLISHED), shapes_of(later, lake, look=True))
+    assert told[-1].startswith("assumed     the UNet of Stable Diffusion 2.1")
+
+
+def stages() -> list[Path]:
+    folder = Path(__file__).parents[2] / "jobs" / "configs" / "m18"
+    return sorted(path for path in folder.glob("*.yaml") if "train" in yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize("path", stages(), ids=lambda path: path.stem)
+def test_a_published_stage_fits_64_workers_of_40_gb(path: Path) -> None:
+    job = load_config(TrainJobConfig, str(path))
+    train = job.train
+    assert train.workers.count == 64 and train.workers.gpus == 1
+    assert train.micro_batch * train.accumulation * 64 == train.global_batch
+    shapes = shapes_of(train, job.lake, look=False)
+    cost = estimate(train, shapes)
+    assert cost.total + 3 * GIB < 40e9  # the kernels' workspace and the allocator's slack on top
+    if train.stage != "distillation":
+        assert train.global_batch == (3072 if train.stage == "alignment" else 3840)
+        assert {"alignment": 330_000, "quality": 270_000, "guidance": 150_000}[train.stage] == train.steps
+
+
+def test_epochs_of_a_mixture_are_told_by_source(tmp_path: Path) -> None:
+    lake = training_lake.make_lake(tmp_path)
+    training_lake.write_latents(lake, "more", 60, seed=2)
+    datasets = [{"name": "latents", "weight": 3.0}, {"name": "more", "weight": 1.0}]
+    told = epochs_line(training_lake.config(lake, datasets=datasets, steps=90), lake, look=True)
+    assert told == "epochs      3.00 of latents, 3.00 of more"
 
 
 def test_young_interval() -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from altdiffusion.config import operational
+from altdiffusion.diffusion.convert import POSITIONS
+from altdiffusion.diffusion.hub import HubId, is_hub_id
 from altdiffusion.diffusion.models import (
     build_english_text_encoder,
     build_text_encoder,
@@ -34,7 +36,10 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.lora import adapters, add_adapters
 from altdiffusion.training.mixture import make_order, sources_of
+from altdiffusion.training.network import prepare_network
+from altdiffusion.training.optimizers import state_bytes
 from altdiffusion.training.resolve import read_record
 
 GIB = 2**30
@@ -59,79 +64,169 @@ class EstimateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What a run trains, as far as its cost goes."""
+
+    unet: dict[str, Any]
+    text: dict[str, Any]
+    resolution: int
+    """Pixels of a side."""
+    latent_factor: int = 8
+    """Pixels of a side for one of the latent's."""
+    assumed: tuple[str, ...] = ()
+    """What could not be looked at, and is taken as the published model has it."""
+
+    @property
+    def tokens(self) -> int:
+        """Positions of a caption: the published 77, or what a smaller encoder has."""
+        reserved = 0 if self.text.get("model_type") == "clip_text_model" else 2
+        return min(POSITIONS, int(self.text["max_position_embeddings"]) - reserved)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """Counts of one worker, in bytes where not said otherwise."""
 
     parameters: int
+    """Of the network that is trained, wholly or in part, without adapters."""
     trained: int
     """Number of parameters that are trained."""
     weights: int
-    """Weights as the loop holds them: UNet and text encoder in float32, and autocast's copies in bf16."""
+    """Weights as the loop holds them: float32; with bf16 the frozen ones in bf16."""
     training_state: int
-    """Gradients, AdamW's two moments and the averages, in float32, of what is trained."""
+    """Gradients and averages in float32 and the optimizer's moments, of what is trained."""
     activations: int
-    """What autograd keeps of one micro-batch."""
+    """What autograd keeps of one micro-batch, and with gradient checkpointing the largest block computed anew."""
     checkpoint: int
-    """All of the UNet; moments and averages of what is trained."""
+    """The network, or its adapters alone; moments and averages of what is trained."""
 
     @property
     def total(self) -> int:
         return self.weights + self.training_state + self.activations
 
 
-def estimate(config: TrainConfig, resolution: int, unet: dict[str, Any] | None, text: dict[str, Any] | None) -> Cost:
-    """Counts a run.
-
-    Args:
-        resolution: S.
-        unet: its config; None takes Stable Diffusion 2.1's.
-        text: the text encoder's config; None takes AltDiffusion-m18's.
-    """
+def estimate(config: TrainConfig, shapes: Shapes) -> Cost:
+    """Counts a run."""
     quiet_libraries()
-    unet_config, text_config = unet or unet_config_sd21(), text or text_config_m18()
-    network = build_unet(unet_config, "meta").train()
-    trained = sum(parameter.numel() for _, parameter in trainable_parameters(network, config.trainable))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    context = int(unet_config["cross_attention_dim"])
+    encoder = _text_encoder(shapes.text)
+    encoder_count = sum(parameter.numel() for parameter in encoder.parameters())
     half = config.precision == "bf16"
-    build = build_english_text_encoder if text_config.get("model_type") == "clip_text_model" else build_text_encoder
-    encoder = sum(parameter.numel() for parameter in build(text_config, "meta").parameters())
-    factor = 2 if half else 0
+    if config.stage == "distillation":
+        return _student_cost(config, encoder, encoder_count, shapes.tokens)
+    network = build_unet(shapes.unet, "meta").train()
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if config.lora is not None:
+        add_adapters(network, config.lora, config.trainable, config.seed)
+        trained = adapters(network)
+    else:
+        trained = trainable_parameters(network, config.trainable)
+    counts = [parameter.numel() for _, parameter in trained]
+    compute = replace(config.compute, attention="sdpa", compile=False, cuda_graphs=False)
+    dtype = prepare_network(network, precision=config.precision, compute=compute, device=torch.device("meta"))
+    moments = state_bytes(config.optimizer, counts)
     return Cost(
         parameters=parameters,
-        trained=trained,
-        weights=(4 + factor) * (parameters + encoder),
-        training_state=(4 + 8 + 4) * trained,
+        trained=sum(counts),
+        weights=sum(weight.numel() * weight.element_size() for weight in network.parameters())
+        + (2 if half else 4) * encoder_count,
+        training_state=(4 + 4) * sum(counts) + moments,
         activations=kept_bytes(
-            network.to(torch.bfloat16) if half else network, config.micro_batch, resolution // 8, context
+            network,
+            config.micro_batch,
+            shapes.resolution // shapes.latent_factor,
+            int(shapes.unet["cross_attention_dim"]),
+            shapes.tokens,
+            dtype,
         ),
-        checkpoint=4 * parameters + (8 + 4) * trained,
+        checkpoint=4 * (sum(counts) if config.lora is not None else parameters) + moments + 4 * sum(counts),
     )
 
 
-def kept_bytes(unet: Any, batch: int, side: int, context: int, tokens: int = 77) -> int:
+def _student_cost(config: TrainConfig, student: Any, count: int, tokens: int) -> Cost:
+    """Of the distillation stage: the student alone; its teachers come on top."""
+    moments = state_bytes(config.optimizer, [parameter.numel() for parameter in student.parameters()])
+    network = student.to(torch.bfloat16) if config.precision == "bf16" else student
+    ids = torch.zeros(config.micro_batch, tokens, dtype=torch.int64, device="meta")
+    return Cost(
+        parameters=count,
+        trained=count,
+        weights=4 * count,
+        training_state=(4 + 4) * count + moments,
+        activations=_kept(network.train(), lambda: network(ids, return_dict=False)),
+        checkpoint=4 * count + moments + 4 * count,
+    )
+
+
+def _text_encoder(config: dict[str, Any]) -> Any:
+    build = build_english_text_encoder if config.get("model_type") == "clip_text_model" else build_text_encoder
+    return build(config, "meta")
+
+
+def kept_bytes(
+    unet: Any, batch: int, side: int, context: int, tokens: int = POSITIONS, dtype: torch.dtype = torch.float32
+) -> int:
     """Bytes that a training forward pass of a UNet on the `meta` device keeps for its backward pass.
 
     Each storage counts once, the weights do not count. Attention keeps queries, keys, values and its output, as fused
-    kernels do.
+    kernels do. With gradient checkpointing the largest block is added: the backward pass holds one anew at a time.
     """
-    weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
-    kept: dict[int, Any] = {}
+    latents = torch.empty(batch, unet.config.in_channels, side, side, device="meta", dtype=dtype)
+    timesteps = torch.zeros(batch, dtype=torch.int64, device="meta")
+    text = torch.empty(batch, tokens, context, device="meta", dtype=dtype)
+
+    def run() -> Any:
+        return unet(latents, timesteps, encoder_hidden_states=text, return_dict=False)
+
+    kept = _kept(unet, run)
+    if not unet.is_gradient_checkpointing:
+        return kept
+    unet.disable_gradient_checkpointing()
+    try:
+        return kept + _largest_block(unet, run)
+    finally:
+        unet.enable_gradient_checkpointing()
+
+
+def _kept(network: Any, run: Callable[[], Any], kept: dict[int, Any] | None = None) -> int:
+    """Bytes of the storages that a pass keeps; `kept`, where given, is filled as it goes on."""
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    held: dict[int, Any] = {} if kept is None else kept
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            kept[storage._cdata] = storage  # held, so that no other storage takes its address
+            held[storage._cdata] = storage  # held, so that no other storage takes its address
         return tensor
 
-    dtype = next(unet.parameters()).dtype
-    latents = torch.empty(batch, unet.config.in_channels, side, side, device="meta", dtype=dtype)
-    timesteps = torch.zeros(batch, dtype=torch.int64, device="meta")
-    text = torch.empty(batch, tokens, context, device="meta", dtype=dtype)
     with _fused_attention(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        answer = unet(latents, timesteps, encoder_hidden_states=text, return_dict=False)
+        answer = run()
     del answer
-    return sum(int(storage.nbytes()) for storage in kept.values())
+    return sum(int(storage.nbytes()) for storage in held.values())
+
+
+def _largest_block(unet: Any, run: Callable[[], Any]) -> int:
+    """Bytes that the largest of the blocks that diffusers checkpoints keeps of one pass."""
+    kept: dict[int, Any] = {}
+    before: dict[int, int] = {}
+    largest = 0
+
+    def enter(block: Any, _: Any) -> None:
+        before[id(block)] = sum(int(storage.nbytes()) for storage in kept.values())
+
+    def leave(block: Any, *_: Any) -> None:
+        nonlocal largest
+        largest = max(largest, sum(int(storage.nbytes()) for storage in kept.values()) - before[id(block)])
+
+    hooks = []
+    for part in unet.modules():
+        if type(part).__name__ in ("ResnetBlock2D", "BasicTransformerBlock"):
+            hooks += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
+    try:
+        _kept(unet, run, kept)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest
 
 
 class _Attention(torch.autograd.Function):  # type: ignore[misc]
@@ -159,13 +254,20 @@ def best_interval_s(stall_s: float, mean_s_between_failures: float) -> float:
     return math.sqrt(2 * stall_s * mean_s_between_failures)
 
 
-def lines(config: TrainConfig, given: EstimateConfig, cost: Cost, resolution: int) -> list[str]:
+def lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shapes) -> list[str]:
     """The estimate for people."""
+    told = _lines(config, given, cost, shapes)
+    if shapes.assumed:
+        told.append(f"assumed     {'; '.join(shapes.assumed)}")
+    return told
+
+
+def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shapes) -> list[str]:
     workers, images = config.workers.count, config.steps * config.global_batch
     found = [
         f"memory      {cost.total / GIB:.1f} GiB a worker: {cost.weights / GIB:.1f} weights + "
         f"{cost.training_state / GIB:.1f} gradients, moments and averages + {cost.activations / GIB:.1f} kept of "
-        f"{config.micro_batch} pictures of {resolution} px (counted; kernels' workspace not included)",
+        f"{_unit(config, shapes)} (counted; kernels' workspace not included)",
         f"parameters  {cost.trained:,} of {cost.parameters:,} are trained",
         f"checkpoint  {cost.checkpoint / 1e9:.2f} GB, {config.keep_last} kept: "
         f"{config.keep_last * cost.checkpoint / 1e9:.1f} GB",
@@ -202,31 +304,67 @@ def epochs_line(config: TrainConfig, lake: str, look: bool) -> str:
     return "epochs      " + ", ".join(f"{epochs:.2f} of {source.name}" for source, epochs in told)
 
 
-def resolution_of(config: TrainConfig, lake: str, look: bool) -> int:
-    """Pixels of the latents: as their dataset says, else what the published stage has."""
-    try:
-        if look:
-            return int(Lake(lake).version(config.datasets[0].name).manifest.config["encode"]["resolution"])
-    except (AltDiffusionError, KeyError):
-        pass
-    return 256 if config.stage == "alignment" else 512
+def _unit(config: TrainConfig, shapes: Shapes) -> str:
+    if config.stage == "distillation":
+        return f"{config.micro_batch} pairs; teachers come on top"
+    return f"{config.micro_batch} pictures of {shapes.resolution} px"
 
 
-def model_configs(config: TrainConfig, lake: str, look: bool) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The configs of the UNet and of the text encoder that a run starts from, None for what is not there (yet)."""
+def shapes_of(config: TrainConfig, lake: str, look: bool) -> Shapes:
+    """What can be found out of a run's shapes without fetching anything; the rest is assumed, and said so.
+
+    Args:
+        look: whether one may look into the lake.
+    """
     base, text_encoder = config.start.base, config.start.text_encoder
-    if config.start.checkpoint is not None and look:
-        earlier = read_record(lake, config.start.checkpoint)
+    if config.start.checkpoint is not None:
+        earlier = read_record(lake, config.start.checkpoint) if look else None
         base, text_encoder = (earlier["base"], earlier["text_encoder"]) if earlier else (None, None)
-    text = text_encoder if text_encoder is not None else files.join(base, "text_encoder") if base else None
-    return _config(files.join(base, "unet") if base else None, look), _config(text, look)
+    base = _at_hand(base, lake, "")
+    assumed = []
+    unet = _config(base, "unet", look)
+    if unet is None:
+        assumed.append("the UNet of Stable Diffusion 2.1 (what the run starts from is not here yet)")
+    beside = _at_hand(text_encoder, lake, "--text-encoder") if text_encoder else base
+    text = _config(beside, "text_encoder", look) or (_config(beside, "", look) if text_encoder else None)
+    text = text["text_config"] if text and isinstance(text.get("text_config"), dict) else text
+    if text is None or not {"max_position_embeddings", "hidden_size", "vocab_size"} <= text.keys():
+        text = None
+        assumed.append("the text encoder of AltDiffusion-m18")
+    vae = _config(base, "vae", look)
+    resolution = _resolution_of(config, lake) if look else None
+    if resolution is None and config.stage != "distillation":
+        assumed.append("latents of the published resolution (their dataset is not here yet)")
+    published = 256 if config.stage == "alignment" else 512
+    return Shapes(
+        unet=unet or unet_config_sd21(),
+        text=text or text_config_m18(),
+        resolution=resolution or published,
+        latent_factor=2 ** (len(vae["block_out_channels"]) - 1) if vae else 8,
+        assumed=tuple(assumed),
+    )
 
 
-def _config(folder: str | None, look: bool) -> dict[str, Any] | None:
+def _resolution_of(config: TrainConfig, lake: str) -> int | None:
+    """Pixels of the latents, as their dataset says."""
+    try:
+        return int(Lake(lake).version(config.datasets[0].name).manifest.config["encode"]["resolution"])
+    except (AltDiffusionError, KeyError, TypeError):
+        return None
+
+
+def _at_hand(uri: str | None, lake: str, suffix: str) -> str | None:
+    """The folder of a model; of a hub model the place where it is kept once it was fetched."""
+    if uri is None or not is_hub_id(uri):
+        return uri
+    return files.join(lake, "models", HubId.parse(uri).folder_name + suffix)
+
+
+def _config(folder: str | None, part: str, look: bool) -> dict[str, Any] | None:
     if folder is None or not (look or files.is_local(folder)):
         return None
     try:
-        found: dict[str, Any] = json.loads(files.read_bytes(files.join(folder, "config.json")))
+        found: dict[str, Any] = json.loads(files.read_bytes(files.join(folder, part, "config.json")))
     except (FileNotFoundError, AltDiffusionError):
         return None
     return found
