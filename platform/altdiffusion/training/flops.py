@@ -8,8 +8,7 @@ of MFU: Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from typing import Any
 
 import torch
@@ -17,35 +16,31 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 
+def on_meta(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy without data: the same code on the `meta` device, what is trained of it too; nothing computed twice."""
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        shape_only = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = torch.nn.Parameter(shape_only, requires_grad=parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    copied = copy.deepcopy(module, memo)
+    for part in copied.modules():
+        if getattr(part, "gradient_checkpointing", False):
+            part.gradient_checkpointing = False
+    return copied
+
+
 def step_flops(module: torch.nn.Module, *inputs: Tensor, **named: Any) -> float:
-    """Operations of a forward and backward pass of a network as it stands: its parameters' `requires_grad` decides.
+    """Operations of a forward and backward pass of a network: its parameters' `requires_grad` says what is trained.
 
     Args:
         inputs, named: tensors on the `meta` device, and other arguments; the network returns a tuple whose first
             item is a tensor.
     """
-    state: dict[str, Tensor] = {
-        name: torch.empty_like(parameter, device="meta").requires_grad_(parameter.requires_grad)
-        for name, parameter in module.named_parameters()
-    }
-    state |= {name: torch.empty_like(buffer, device="meta") for name, buffer in module.named_buffers()}
-    with _as_written(module), FlopCounterMode(display=False) as counter, torch.enable_grad():
-        answer = torch.func.functional_call(module, state, inputs, named)[0]
+    twin = on_meta(module)
+    with FlopCounterMode(display=False) as counter, torch.enable_grad():
+        answer = twin(*inputs, **named)[0]
         if answer.requires_grad:
             answer.sum().backward()
     return float(counter.get_total_flops())
-
-
-@contextmanager
-def _as_written(module: torch.nn.Module) -> Iterator[None]:
-    """Not compiled, and nothing computed twice."""
-    switched = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
-    compiled, module._compiled_call_impl = module._compiled_call_impl, None
-    for part in switched:
-        part.gradient_checkpointing = False
-    try:
-        yield
-    finally:
-        module._compiled_call_impl = compiled
-        for part in switched:
-            part.gradient_checkpointing = True

@@ -9,7 +9,7 @@ the first step of a process, which changes the rounding of sums over more than t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,49 @@ from torch import Tensor
 BUCKET_BYTES = 32 << 20
 
 
-class SummedGradients:
-    """Gradients of `parameters` (one dtype, one device), summed over all ranks.
+class Gradients(Protocol):
+    """Gradients of one update. Use: `zero()`, backward of each micro-batch with `last()` called before the last one,
+    then `wait()`."""
 
-    Use: `zero()`, backward of each micro-batch with `last()` called before the last one, then `wait()`.
+    def zero(self) -> None: ...
+
+    def last(self) -> None:
+        """The next backward is the last of this update."""
+
+    def wait(self) -> None:
+        """Returns when every gradient holds the sum over all ranks."""
+
+    def norm(self) -> Tensor:
+        """L2 norm of all gradients, on the device; all ranks find the same."""
+        ...
+
+
+class OwnGradients:
+    """Gradients of the only rank, as autograd leaves them."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._parameters = list(parameters)
+
+    def zero(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def last(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+    def norm(self) -> Tensor:
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+class SummedGradients:
+    """Gradients of `parameters` (one dtype, one device) in one buffer, summed over all ranks; see Gradients.
+
+    With one rank nothing is summed, and the gradients' memory stays where it is from update to update, as CUDA graphs
+    want it.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], bucket_bytes: int = BUCKET_BYTES) -> None:
@@ -43,22 +82,27 @@ class SummedGradients:
         self._missing: list[int] = []
         self._works: list[Any] = []
         self._counting = False
+        self._alone = not dist.is_initialized() or dist.get_world_size() == 1
 
     def zero(self) -> None:
         self._flat.zero_()
 
     def last(self) -> None:
-        """The next backward is the last of this update: sums start as soon as they can."""
+        """Sums start as soon as they can."""
         self._missing = list(self._sizes)
-        self._counting = True
+        self._counting = not self._alone
 
     def wait(self) -> None:
-        """Returns when every gradient holds the sum over all ranks."""
+        if self._alone:
+            return
         self._counting = False
         self._start(len(self._buckets))  # a parameter that the loss does not reach never reports
         for work in self._works:
             work.wait()
         self._works = []
+
+    def norm(self) -> Tensor:
+        return torch.linalg.vector_norm(self._flat)
 
     def _hook(self, bucket: int) -> Any:
         def ready(_: Tensor) -> None:

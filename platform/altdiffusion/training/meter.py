@@ -32,7 +32,11 @@ class Meter:
     def add(self, loss: Tensor, samples: Samples) -> None:
         """One step: this rank's loss (NaN if it was skipped) of these samples."""
         self._losses.append(loss)
+        began = time.perf_counter()
         self._flops += self._trainer.task.flops(samples) * len(samples.positions)
+        counting = time.perf_counter() - began  # seconds for a shape that comes the first time: no training
+        self._start += counting
+        self._began += counting
 
     def close(self, order: Order, stall_s: float = 0.0) -> Progress:
         """The report on all ranks' steps; every rank calls it at the same steps.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from altdiffusion.config import semantic
 from altdiffusion.storage import files
@@ -15,9 +16,10 @@ from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.data import Samples
 from altdiffusion.training.ema import Ema
-from altdiffusion.training.gradients import SummedGradients
+from altdiffusion.training.gradients import Gradients, OwnGradients, SummedGradients
 from altdiffusion.training.optimizers import make_optimizer
 from altdiffusion.training.resolve import ResolvedRun, check_shapes
+from altdiffusion.training.sharding import ShardedGradients, Shards
 from altdiffusion.training.tasks import Task
 
 
@@ -66,10 +68,19 @@ class Trainer:
         self.run, self.config, self.task, self.device, self.world = run, config, task, device, world
         self.counters = Counters()
         self.names = [name for name, _ in task.trained]
-        self.parameters = [parameter for _, parameter in task.trained]
+        trained = [parameter for _, parameter in task.trained]
+        self._shards = Shards(trained) if any(isinstance(parameter, DTensor) for parameter in trained) else None
+        self.parameters = self._shards.local if self._shards is not None else trained
+        """What the optimizer moves: what is trained, or this rank's rows of it."""
         self.ema = Ema(self.parameters)
         self.optimizer = make_optimizer(config.optimizer, self.parameters)
-        self._gradients = SummedGradients(self.parameters) if world > 1 else None
+        self._gradients: Gradients
+        if self._shards is not None:
+            self._gradients = ShardedGradients(task.module, self._shards, trained)
+        elif world > 1 or config.compute.cuda_graphs:
+            self._gradients = SummedGradients(self.parameters)
+        else:
+            self._gradients = OwnGradients(self.parameters)
         self.grad_norm: Tensor = torch.tensor(math.nan)
         """Of the last update, L2 over all that is trained; on the device."""
         self.on_device = device.type != "cpu" and getattr(self.optimizer, "_step_supports_amp_scaling", False)
@@ -87,7 +98,7 @@ class Trainer:
         """
         loss = self._backward(samples)
         self.settle()  # the update before: its averages are taken before this one moves the weights
-        self.grad_norm = self._norm()
+        self.grad_norm = self._gradients.norm()
         bad = ~torch.isfinite(self.grad_norm)
         self.counters.step += 1
         self._set_lr(self.config.optimizer.lr_at(self.counters.step - 1))
@@ -124,41 +135,34 @@ class Trainer:
         """Sums the gradients of all micro-batches and ranks; returns this rank's mean loss."""
         total = torch.zeros((), device=self.device)
         share = 1.0 / (self.config.accumulation_of(self.world) * self.world)
-        if self._gradients is not None:
-            self._gradients.zero()
-        else:
-            self.optimizer.zero_grad(set_to_none=True)
+        self._gradients.zero()
         pieces = list(samples.micro(self.config.micro_batch))
         for number, piece in enumerate(pieces):
             loss = self.task.loss(piece)
-            if self._gradients is not None and number + 1 == len(pieces):
+            if number + 1 == len(pieces):
                 self._gradients.last()
             (loss * share).backward()
             total += loss.detach()
-        if self._gradients is not None:
-            self._gradients.wait()
+        self._gradients.wait()
         return total / len(pieces)
-
-    def _norm(self) -> Tensor:
-        """L2 norm of the gradient, on the device; the gradient is the sum over ranks, so all ranks find the same."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of a checkpoint, by file and name."""
+        """The tensors of a checkpoint, by file and name; sharded ones can be put together (`full_tensor`)."""
         self.settle()
+        whole = self._shards.whole if self._shards is not None else lambda number, tensor: tensor
         moments = {}
-        for name, parameter in zip(self.names, self.parameters, strict=True):
+        for number, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             for key, tensor in self.optimizer.state[parameter].items():
                 if key != "step":  # which is `updates`
-                    moments[f"{key}/{name}"] = tensor
+                    moments[f"{key}/{name}"] = whole(number, tensor)
+        averages = enumerate(zip(self.names, self.ema.averages, strict=True))
         return {
             self.task.weights_file: self.task.weights(),
-            checkpoints.EMA: dict(zip(self.names, self.ema.averages, strict=True)),
+            checkpoints.EMA: {name: whole(number, average) for number, (name, average) in averages},
             checkpoints.OPTIMIZER: moments,
         }
 
@@ -168,11 +172,18 @@ class Trainer:
         for key in Counters.__dataclass_fields__:
             setattr(self.counters, key, int(state[key]))
         mine = self.tensors()
-        for name in (checkpoints.EMA, checkpoints.OPTIMIZER):
-            tensors = found.tensors(name)
-            check_shapes(mine[name], tensors, f"checkpoint file {files.join(found.folder, name)}")
+        places = {name: number for number, name in enumerate(self.names)}
+        for file in (checkpoints.EMA, checkpoints.OPTIMIZER):
+            tensors = found.tensors(file)
+            check_shapes(mine[file], tensors, f"checkpoint file {files.join(found.folder, file)}")
             for key, tensor in tensors.items():
-                mine[name][key].detach().copy_(tensor)
+                number = places[key.split("/", 1)[-1]]
+                if self._shards is not None:
+                    tensor = self._shards.rows(number, tensor.to(self.device))
+                if file == checkpoints.EMA:
+                    self.ema.averages[number].copy_(tensor)
+                else:
+                    self.optimizer.state[self.parameters[number]][key.split("/", 1)[0]].copy_(tensor)
         for parameter in self.parameters:  # AdamW counts its updates in a tensor of each parameter
             self.optimizer.state[parameter]["step"].fill_(float(self.counters.updates))
 

@@ -33,6 +33,9 @@ class ComputeConfig:
     """torch.compile for the UNet: minutes at the start, faster steps on a GPU."""
     cuda_graphs: bool = operational(False)
     """Records a micro-batch as CUDA graphs (with `compile`): pays where micro-batches are small."""
+    sharding: Literal["ddp", "fsdp"] = operational("ddp")
+    """With several workers: `ddp` keeps all weights on each; `fsdp` cuts weights, gradients, moments and averages up
+    between them (FSDP2), for networks or GPUs where they do not fit."""
     peak_tflops: float | None = operational(None)
     """Peak of one worker in TFLOP/s, for the MFU that is logged. Null: the data sheet's of a known GPU (A100, H100,
     H200), else that of a matrix product, measured at the start."""
@@ -42,7 +45,11 @@ class ComputeConfig:
             raise ValueError("peak_tflops: must be positive; null takes the data sheet's, or measures")
         if self.cuda_graphs and not self.compile:
             raise ValueError("cuda_graphs: are made by the compiler; set compile: true too")
+        if self.sharding == "fsdp" and (self.compile or self.channels_last):
+            raise ValueError("sharding: fsdp goes with neither compile nor channels_last; leave them off, or use ddp")
 
     def channels_last_on(self, device: torch.device) -> bool:
         """Whether convolutions run on channels-last tensors on that device."""
+        if self.sharding == "fsdp":  # FSDP2 cuts contiguous weights only
+            return False
         return device.type == "cuda" if self.channels_last is None else self.channels_last

@@ -66,6 +66,8 @@ class TrainConfig:
     compute: ComputeConfig = operational(factory=ComputeConfig)
 
     def __post_init__(self) -> None:
+        if self.compute.sharding == "fsdp" and (self.lora is not None or self.optimizer.kind != "adamw"):
+            raise ValueError("compute.sharding: fsdp goes with kind adamw and without lora; use ddp")
         if not _RUN.fullmatch(self.run):
             raise ValueError("run: is not a usable name; use lower-case letters, digits, '.', '_' and '-'")
         if not self.datasets:

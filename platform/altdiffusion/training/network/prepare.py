@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from altdiffusion.training.config.compute import ComputeConfig
 from altdiffusion.training.config.run import Precision
 from altdiffusion.training.network.attention import set_attention
 from altdiffusion.training.network.lean import keep_no_frozen_inputs
 from altdiffusion.training.network.precision import to_bf16
+from altdiffusion.training.sharding import shard
 
 
 def prepare_network(unet: Any, *, precision: Precision, compute: ComputeConfig, device: torch.device) -> torch.dtype:
-    """Makes a UNet ready on a device, in place. What is trained of it is settled before (`requires_grad`).
+    """Makes a UNet ready on a device, in place. What is trained of it is settled before (`requires_grad`); sharding
+    puts other parameter objects in the places of these, under the same names.
 
     Returns:
         The dtype that it wants its inputs in.
@@ -32,6 +35,8 @@ def prepare_network(unet: Any, *, precision: Precision, compute: ComputeConfig, 
         set_attention(unet, compute.attention, device)
     if compute.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
+    if compute.sharding == "fsdp" and dist.is_initialized() and dist.get_world_size() > 1:
+        shard(unet, dtype)
     if compute.compile:
         _compile(unet, compute, device)
     return dtype

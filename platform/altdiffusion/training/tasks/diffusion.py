@@ -12,7 +12,7 @@ from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data import Samples
-from altdiffusion.training.flops import step_flops
+from altdiffusion.training.flops import on_meta, step_flops
 from altdiffusion.training.layout import LATENTS
 from altdiffusion.training.lora import adapters
 from altdiffusion.training.network import prepare_network
@@ -35,10 +35,13 @@ class DiffusionTask:
         self.config, self.device = config, device
         self.module = self.unet = bundle.unet.train()
         if config.lora is None:
-            self.weights_file, self.trained = checkpoints.UNET, trainable_parameters(self.unet, config.trainable)
+            self.weights_file, trained = checkpoints.UNET, trainable_parameters(self.unet, config.trainable)
         else:
-            self.weights_file, self.trained = checkpoints.LORA, adapters(self.unet)
+            self.weights_file, trained = checkpoints.LORA, adapters(self.unet)
+        self._plain = on_meta(self.unet)  # before kernels, layouts and shards, which the count is not about
         self.dtype = prepare_network(self.unet, precision=config.precision, compute=config.compute, device=device)
+        sharded = dict(self.unet.named_parameters())  # sharding has put others in their places, by the same names
+        self.trained = [(name, sharded.get(name, parameter)) for name, parameter in trained]
         self.text_encoder = bundle.text_encoder.eval().requires_grad_(False).to(device, self.dtype)
         self.pad_id = int(bundle.tokenizer.pad_token_id)
         self.empty_ids = tokenize(bundle.tokenizer, [""])[0].to(device)
@@ -78,10 +81,10 @@ class DiffusionTask:
         if shape not in self._flops:
             context = (1, samples["token_ids"].shape[1], int(self.unet.config.cross_attention_dim))
             self._flops[shape] = step_flops(
-                self.unet,
-                torch.empty(1, *shape, device="meta", dtype=self.dtype),
+                self._plain,
+                torch.empty(1, *shape, device="meta"),
                 torch.zeros(1, dtype=torch.int64, device="meta"),
-                encoder_hidden_states=torch.empty(context, device="meta", dtype=self.dtype),
+                encoder_hidden_states=torch.empty(context, device="meta"),
                 return_dict=False,
             )
         return self._flops[shape]
