@@ -164,21 +164,56 @@ def convert_folder(source: str | Path, target: str | Path) -> None:
     Raises:
         AltDiffusionError: as `convert_text_encoder`, or there is no tokenizer.
     """
-    from transformers import XLMRobertaTokenizer
-
     nested = (Path(source) / "text_encoder").is_dir()
     encoder, words = (Path(source) / "text_encoder", Path(source) / "tokenizer") if nested else (Path(source),) * 2
-    try:
-        tokenizer = XLMRobertaTokenizer.from_pretrained(words, local_files_only=True)
-    except Exception as error:
+    tokenizer, stock = read_tokenizer(words), convert_text_encoder(encoder)
+    if len(tokenizer) > stock.config.vocab_size:
         raise AltDiffusionError(
             f"tokenizer {words}",
+            f"knows {len(tokenizer)} words, its text encoder {stock.config.vocab_size}",
+            "give tokenizer and weights of one model",
+        )
+    if tokenizer.model_max_length > POSITIONS:  # XLM-R's own is 512
+        tokenizer.model_max_length = POSITIONS
+    save_text_encoder(stock, tokenizer, target)
+
+
+def read_tokenizer(folder: str | Path) -> Any:
+    """XLM-R's tokenizer from `tokenizer.json`, or from `sentencepiece.bpe.model` where a publisher gives nothing else.
+
+    XLM-R's ids are not SentencePiece's own (fairseq put `<pad>` among the special ones): `<s>` 0, `<pad>` 1, `</s>` 2,
+    `<unk>` 3, the pieces after SentencePiece's first three, `<mask>` last. They are laid out here, since transformers 5
+    reads such a file only where the sentencepiece package is installed.
+
+    Raises:
+        AltDiffusionError: there is none, or it cannot be read.
+    """
+    from transformers import XLMRobertaTokenizer
+
+    root, told = Path(folder), {}
+    try:
+        pieces = root / "sentencepiece.bpe.model"
+        if (root / "tokenizer.json").is_file() or not pieces.is_file():
+            return XLMRobertaTokenizer.from_pretrained(root, local_files_only=True)
+        if (root / "tokenizer_config.json").is_file():
+            told = json.loads((root / "tokenizer_config.json").read_text())
+        from transformers.convert_slow_tokenizer import import_protobuf
+
+        model = import_protobuf().ModelProto()
+        model.ParseFromString(pieces.read_bytes())
+        special = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+        learned = [(piece.piece, piece.score) for piece in model.pieces][3:]
+        return XLMRobertaTokenizer(
+            vocab=[*special, *learned, ("<mask>", 0.0)],
+            _spm_precompiled_charsmap=model.normalizer_spec.precompiled_charsmap or None,
+            model_max_length=int(told.get("model_max_length", POSITIONS)),
+        )
+    except Exception as error:  # each library has its own
+        raise AltDiffusionError(
+            f"tokenizer {folder}",
             f"cannot be opened ({(str(error).splitlines() or ['no message'])[0][:200]})",
             "give the published folder with its tokenizer",
         ) from error
-    if tokenizer.model_max_length > POSITIONS:  # XLM-R's own is 512
-        tokenizer.model_max_length = POSITIONS
-    save_text_encoder(convert_text_encoder(encoder), tokenizer, target)
 
 
 def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
