@@ -8,7 +8,7 @@ from altdiffusion.config import operational
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.storage.files import is_local
-from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.config import ObjectiveConfig, TrainConfig
 from altdiffusion.training.estimate import (
     EstimateConfig,
     epochs_line,
@@ -58,7 +58,7 @@ def plan(config: TrainJobConfig) -> Plan:
         title=f"train stage {train.stage}, run {train.run}",
         steps=(
             f"start from {start}",
-            f"{train.steps:,} updates of {train.trainable} on {', '.join(d.name for d in train.datasets)}",
+            f"{train.steps:,} updates of {_trained(train)} on {', '.join(d.name for d in train.datasets)}",
             f"a checkpoint every {train.checkpoint_every:,} updates, the last {train.keep_last} kept",
             "export every kept checkpoint (EMA weights) as a diffusers folder",
             f"draw samples of {config.samples.prompts.file}" if config.samples else "draw no samples",
@@ -67,11 +67,28 @@ def plan(config: TrainJobConfig) -> Plan:
             "images": f"{train.steps * train.global_batch:,}",
             "global batch": f"{train.global_batch:,} = {workers.count} workers x {train.micro_batch} x "
             f"{train.accumulation} accumulated",
-            "learning rate": f"{train.optimizer.lr:g} after {train.optimizer.warmup_steps:,} warm-up updates",
+            "learning rate": f"{train.optimizer.lr:g} after {train.optimizer.warmup_steps:,} warm-up updates, "
+            f"{train.optimizer.kind}",
+            "objective": _objective(train.objective),
             "caption drop": f"{train.caption_drop:g}",
             "workers": f"{where}, {train.precision}",
         },
     )
+
+
+def _trained(train: TrainConfig) -> str:
+    if train.lora is None:
+        return train.trainable
+    return f"adapters of rank {train.lora.rank} on {', '.join(train.lora.targets)} of {train.trainable}"
+
+
+def _objective(objective: ObjectiveConfig) -> str:
+    told: list[str] = [objective.prediction]
+    if objective.min_snr_gamma is not None:
+        told.append(f"Min-SNR {objective.min_snr_gamma:g}")
+    if objective.zero_terminal_snr:
+        told.append("no signal in the last step")
+    return ", ".join(told)
 
 
 def survey(config: TrainJobConfig, remote: bool = False) -> list[str]:

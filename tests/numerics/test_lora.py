@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, multiprocessing
 
 from altdiffusion.diffusion import models
 from altdiffusion.errors import AltDiffusionError
@@ -21,6 +22,7 @@ from altdiffusion.training.export import export_checkpoint
 from altdiffusion.training.local import run_local
 from altdiffusion.training.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
 from altdiffusion.training.resolve import load_weights
+from tests.numerics.test_loop import rank_of_two
 from tests.training_lake import Recorder, bundle, config, replace
 
 
@@ -146,6 +148,20 @@ def test_only_adapters_train_and_resume_is_bit_exact(lake: str) -> None:
     base = bundle().unet.state_dict()
     moved = {name for name in base if not torch.equal(base[name], raw[name])}
     assert moved == {f"{layer}.weight" for layer in layers}
+
+
+def test_two_workers_train_the_adapters_of_one(lake: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    settings = lora_config(
+        lake, steps=4, checkpoint_every=4, micro_batch=2, optimizer={"lr": 1e-2, "warmup_steps": 2, "eps": 1e-4}
+    )
+    one = run_local(settings, lake, reporter=Recorder())
+    two_settings = replace(settings, run="two", workers=dataclasses.replace(settings.workers, count=2))
+    multiprocessing.spawn(rank_of_two, args=(lake, two_settings, str(tmp_path / "store")), nprocs=2)
+    two = checkpoints.open_step(lake, "two", 4)
+    for file in (checkpoints.LORA, checkpoints.EMA):
+        for name, tensor in one.tensors(file).items():
+            torch.testing.assert_close(two.tensors(file)[name], tensor, rtol=0, atol=1e-5)
 
 
 def test_a_stage_goes_on_from_fused_adapters(lake: str) -> None:
