@@ -14,7 +14,7 @@ import yaml
 
 from altdiffusion.config import load_config
 from altdiffusion.diffusion import models
-from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.config import ComputeConfig, Precision, TrainConfig
 from altdiffusion.training.estimate import (
     GIB,
     EstimateConfig,
@@ -26,6 +26,7 @@ from altdiffusion.training.estimate import (
     lines,
     shapes_of,
 )
+from altdiffusion.training.network import prepare_network
 from pipelines.train import TrainJobConfig
 from tests import training_lake
 
@@ -73,6 +74,38 @@ def test_published_counts(tmp_path: Path) -> None:
     whole = estimate(settings(tmp_path, trainable="all"), replace(PUBLISHED, resolution=512))
     assert whole.trained == whole.parameters and whole.activations > 4 * cost.activations
     assert whole.weights == 4 * 865_910_724 + 2 * encoder
+
+
+@pytest.mark.parametrize("which", ["kv", "all"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_are_those_of_the_network_as_the_loop_prepares_it(
+    tmp_path: Path, which: models.Trains, precision: Precision
+) -> None:
+    """Counted without data, beside what a real pass of the prepared network keeps: bf16, lean frozen convolutions."""
+    shapes = Shapes(unet=dict(training_lake.bundle().unet.config), text=models.text_config_demo(32), resolution=64)
+    found = estimate(settings(tmp_path, precision=precision, trainable=which, micro_batch=8), shapes)
+    real = models.build_unet(shapes.unet).train()
+    models.trainable_parameters(real, which)
+    dtype = prepare_network(real, precision=precision, compute=ComputeConfig(), device=torch.device("cpu"))
+    weights = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
+    held: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            held[storage._cdata] = storage
+        return tensor
+
+    text = torch.randn(8, shapes.tokens, 16).to(dtype)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out = real(torch.randn(8, 4, 8, 8).to(dtype), torch.zeros(8, dtype=torch.int64), text, return_dict=False)
+    kept = sum(storage.nbytes() for storage in held.values())
+    del out
+    assert math.isclose(found.activations, kept, rel_tol=0.05)
+    encoder = models.build_text_encoder(shapes.text, "meta").parameters()
+    each = 2 if precision == "bf16" else 4
+    own = sum(weight.nbytes for weight in real.parameters())
+    assert found.weights == own + each * sum(weight.numel() for weight in encoder)
 
 
 def test_8_bit_moments_are_counted(tmp_path: Path) -> None:

@@ -59,10 +59,17 @@ def cmd_convert(arguments: argparse.Namespace) -> int:
     """
     from altdiffusion.diffusion.convert import convert_folder, is_published
     from altdiffusion.diffusion.folder import content_digest, model_ref, publish
+    from altdiffusion.diffusion.hub import is_hub_id
     from altdiffusion.diffusion.licence import licence_of
     from altdiffusion.diffusion.models import local_folder
 
     source, target = arguments.source, Path(arguments.target)
+    if is_hub_id(source):
+        raise AltDiffusionError(
+            f"source {source}",
+            "is a hub model, and this command takes a folder",
+            "name it in start.text_encoder, where it is fetched and converted, or download it first",
+        )
     digest = content_digest(source)
     if not is_published(source):
         raise AltDiffusionError(
