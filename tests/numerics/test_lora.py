@@ -21,7 +21,7 @@ from altdiffusion.training.config import LoraConfig, TrainConfig
 from altdiffusion.training.export import export_checkpoint
 from altdiffusion.training.local import run_local
 from altdiffusion.training.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
-from altdiffusion.training.resolve import load_weights
+from altdiffusion.training.resolve import load_weights, resolve
 from tests.numerics.test_loop import rank_of_two
 from tests.training_lake import Recorder, bundle, config, replace
 
@@ -200,7 +200,8 @@ def test_adapters_in_bf16_with_checkpointing_and_8_bit_moments(lake: str) -> Non
     assert recorder.reports[-1].loss < recorder.reports[0].loss
 
 
-def test_without_peft_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_the_remedy_is_said_before_anything_runs(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(AltDiffusionError, match=r"(?s)lora: needs the package peft.*\[lora\]"):
-        add_adapters(bundle().unet, LoraConfig(), "all", seed=0)
+        resolve(lora_config(lake), lake)
+    assert not (Path(lake) / "checkpoints").exists()

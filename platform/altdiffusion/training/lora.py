@@ -51,20 +51,30 @@ def target_layers(unet: Any, config: LoraConfig, trainable: Trains) -> list[str]
     return found
 
 
+def require_peft() -> Any:
+    """The package peft.
+
+    Raises:
+        AltDiffusionError: it is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise AltDiffusionError(
+            "lora", "needs the package peft", "install it: pip install 'altdiffusion-platform[lora]'"
+        ) from error
+    return peft
+
+
 def add_adapters(unet: Any, config: LoraConfig, trainable: Trains, seed: int) -> None:
     """Puts fresh adapters into a UNet and freezes all else.
 
     Raises:
         AltDiffusionError: peft is not installed.
     """
-    try:
-        from peft import LoraConfig as PeftConfig
-    except ImportError as error:
-        raise AltDiffusionError(
-            "lora", "needs the package peft", "install it: pip install 'altdiffusion-platform[lora]'"
-        ) from error
+    peft = require_peft()
     unet.add_adapter(
-        PeftConfig(
+        peft.LoraConfig(
             r=config.rank,
             lora_alpha=config.scale * config.rank,
             target_modules=target_layers(unet, config, trainable),

@@ -22,7 +22,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import LoraConfig, TrainConfig
-from altdiffusion.training.lora import add_adapters, fuse, load_adapters
+from altdiffusion.training.lora import add_adapters, fuse, load_adapters, require_peft
 from altdiffusion.training.starts import absolute, checked_digest, fetched, start_folder
 
 RECORD = "run.json"
@@ -68,6 +68,8 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         AltDiffusionError: something is missing, or the run's name belongs to a run with another config.
     """
     lake = absolute(lake)
+    if config.lora is not None:
+        require_peft()  # said here, before any worker starts
     datasets = tuple(Lake(lake).version(dataset.name).ref for dataset in config.datasets)
     record = read_record(lake, config.run)
     meaning = semantic(config)
