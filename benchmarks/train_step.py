@@ -36,7 +36,7 @@ from benchmarks.training import Case, Contender, Size
 
 Make = Callable[[Size, Case, torch.device], Contender]
 MEMORY_STEPS = 3
-WEIGHED = ("ours", "plain", "bare", "frozen convolutions keep inputs", "compiled", "compiled, CUDA graphs")
+WEIGHED = ("ours", "plain", "bare", "not lean", "compiled", "compiled, CUDA graphs")
 """Whose memory is measured: of the others it is as ours."""
 
 
@@ -49,11 +49,10 @@ def variants(device: torch.device, size: Size, case: Case, compiled: bool) -> di
         "bare": training.bare,
         "AdamW not fused": training.with_plain_optimizer,
         "averages one by one": training.with_plain_ema,
+        "not lean": lambda s, c, d: training.ours(s, c, d, lean=False),
         "eager attention": lambda s, c, d: training.ours(s, c, d, attention="eager"),
         f"channels_last {'off' if last else 'on'}": lambda s, c, d: training.ours(s, c, d, channels_last=not last),
     }
-    if case.trainable != "all":
-        found["frozen convolutions keep inputs"] = lambda s, c, d: training.ours(s, c, d, lean=False)
     if compiled:
         found["compiled"] = lambda s, c, d: training.ours(s, c, d, compile=True)
     if compiled and last:

@@ -66,6 +66,20 @@ def test_lean_convolutions_are_exact_and_keep_less(which: models.Trains, channel
     assert less < 0.9 * much
 
 
+def test_divisions_by_one_are_left_out_and_nothing_changes() -> None:
+    plain, _ = prepared("all", PLAIN)
+    lean, _ = prepared("all", ComputeConfig())
+    divisions = []
+    for unet in (plain, lean):
+        with torch.profiler.profile() as profile:
+            kept(unet)
+        divisions.append(sum(event.count for event in profile.key_averages() if event.key == "aten::div"))
+    assert divisions[1] < divisions[0] - 10
+    for (name, parameter), other in zip(plain.named_parameters(), lean.parameters(), strict=True):
+        assert parameter.grad is not None and other.grad is not None
+        assert torch.equal(parameter.grad, other.grad), name
+
+
 def test_convolutions_with_strides_and_groups_are_exact() -> None:
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(8, 8, 3, stride=2, padding=1), torch.nn.Conv2d(8, 8, (3, 1), groups=4, dilation=2)]

@@ -25,7 +25,7 @@ class ComputeConfig:
     """Whether convolutions run on channels-last tensors. Null: on a GPU, where tensor cores want it; on the CPU it
     gains nothing."""
     lean: bool = operational(True)
-    """Frozen convolutions keep no input for the backward pass; exact."""
+    """Frozen convolutions keep no input for the backward pass, and no block divides by 1; exact."""
     gradient_checkpointing: bool = operational(False)
     """Keeps the inputs of the UNet's blocks alone and computes the rest anew in the backward pass: much less memory
     for about a third more time. Exact."""

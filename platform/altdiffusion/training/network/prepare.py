@@ -12,6 +12,7 @@ from altdiffusion.training.config.run import Precision
 from altdiffusion.training.network.attention import set_attention
 from altdiffusion.training.network.lean import keep_no_frozen_inputs
 from altdiffusion.training.network.precision import to_bf16
+from altdiffusion.training.network.scales import skip_unit_scales
 from altdiffusion.training.sharding import shard
 
 
@@ -28,6 +29,8 @@ def prepare_network(unet: Any, *, precision: Precision, compute: ComputeConfig, 
         dtype = torch.bfloat16
     if compute.lean:
         keep_no_frozen_inputs(unet)
+        if not compute.compile:  # the compiler sees to it itself
+            skip_unit_scales(unet)
     unet.to(device)
     if compute.channels_last_on(device):
         unet.to(memory_format=torch.channels_last)
