@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,17 @@ def cipher(text: str, language: str) -> str:
     return "".join(LETTERS[(LETTERS.index(letter) + shift) % 26] for letter in text)
 
 
-def write_parallel(lake: str, name: str, captions: list[str], *, shard_rows: int = 50) -> Version:
+def write_parallel(lake: str, name: str, captions: list[str]) -> Version:
     """A version of kind `parallel`: every caption in every language of SHIFTS."""
-    dataset, reader, records = Lake(lake).dataset(name), training_lake.tokenizer(), []
     rows = [(caption, cipher(caption, language), language) for caption in captions for language in SHIFTS]
+    return write_pairs(lake, name, rows, training_lake.tokenizer(), group_rows=16, shard_rows=50)
+
+
+def write_pairs(
+    lake: str, name: str, rows: list[tuple[str, str, str]], reader: Any, *, group_rows: int, shard_rows: int
+) -> Version:
+    """A version of kind `parallel` of (caption, translation, language) rows; one tokenizer reads both."""
+    dataset, records = Lake(lake).dataset(name), []
     theirs = tokenize(reader, [translation for _, translation, _ in rows]).tolist()
     ours = tokenize(reader, [caption for caption, _, _ in rows]).tolist()
     for index, first in enumerate(range(0, len(rows), shard_rows)):
@@ -75,12 +83,12 @@ def write_parallel(lake: str, name: str, captions: list[str], *, shard_rows: int
             ],
             schema=PARALLEL,
         )  # fmt: skip
-        shard = dataset.write_shard(table, 16)
-        counts = {language: sum(rows[i][2] == language for i in chosen) for language in SHIFTS}
+        counts = Counter(rows[i][2] for i in chosen)
         records.append(
             UnitRecord(
-                unit_id=f"u{index}", index=index, input_digest="0" * 64, rows_in=len(chosen), shards=(shard,),
-                rejects=(), rejects_by_reason={}, rows_by_language={k: v for k, v in counts.items() if v},
+                unit_id=f"u{index}", index=index, input_digest="0" * 64, rows_in=len(chosen),
+                shards=(dataset.write_shard(table, group_rows),), rejects=(), rejects_by_reason={},
+                rows_by_language=dict(sorted(counts.items())),
             )
         )  # fmt: skip
     return dataset.publish(kind="parallel", records=records, parents=[], config={}, fingerprint="f")
