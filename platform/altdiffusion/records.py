@@ -116,7 +116,7 @@ PARALLEL = pa.schema(
         _field("caption", pa.string(), "the English text, which the teacher reads"),
         _field("translation", pa.string(), "the same in `language`, which the student reads; for English the caption"),
         _field("language", pa.string(), "language of the translation"),
-        _field("language_score", pa.float32(), "confidence that it is, 0 to 1"),
+        _field("language_score", pa.float32(), "confidence that it is, 0 to 1; null: not checked", nullable=True),
         _field("score", pa.float32(), "how sure the source is of the pair, on its scale", nullable=True),
         _field("source", pa.string(), "name of the source in the config"),
         _field("token_ids", pa.list_(pa.int32()), "the student's ids of the translation, padded; none until encoded"),

@@ -5,6 +5,7 @@ from altdiffusion.curation.config.distinct import DistinctConfig
 from altdiffusion.curation.config.download import DownloadConfig, RetryConfig
 from altdiffusion.curation.config.encode import BucketsConfig, EncodeConfig, FilterConfig
 from altdiffusion.curation.config.language import THRESHOLDS, LanguageConfig
+from altdiffusion.curation.config.parallel import CorpusConfig, IdsConfig, PairsConfig
 from altdiffusion.curation.config.presets import PRESETS, Preset
 from altdiffusion.curation.config.report import ReportConfig
 from altdiffusion.curation.config.score import SCORE_NAMES, ClassifierConfig, HeadConfig, ScoreConfig, ScorerConfig
@@ -18,12 +19,15 @@ __all__ = [
     "BalanceConfig",
     "BucketsConfig",
     "ClassifierConfig",
+    "CorpusConfig",
     "DistinctConfig",
     "DownloadConfig",
     "EncodeConfig",
     "FilterConfig",
     "HeadConfig",
+    "IdsConfig",
     "LanguageConfig",
+    "PairsConfig",
     "Preset",
     "ReportConfig",
     "RetryConfig",

@@ -1,0 +1,138 @@
+"""Parallel texts: corpora -> candidates (checked pairs) -> pairs with token ids [and pairs held out]."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from altdiffusion.config import operational, semantic
+from altdiffusion.curation.assets import folder_digest
+from altdiffusion.curation.config import CorpusConfig, IdsConfig, LanguageConfig, PairsConfig
+from altdiffusion.curation.parallel.corpus import Corpus, plan_corpora, scan_corpus
+from altdiffusion.curation.parallel.encode import EncodePairsWork, plan_pairs
+from altdiffusion.curation.parallel.pairs import PairsWork
+from altdiffusion.execution.boundary import Boundary
+from altdiffusion.refs import Ref
+from altdiffusion.storage.dataset import Lake
+from pipelines.common import JobConfig, Plan, Workers, make_boundary
+from pipelines.encode import model_name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParallelConfig(JobConfig):
+    """`jobs/parallel.py`."""
+
+    name: str = operational("parallel")
+    """Name of the run in MLflow."""
+    corpora: tuple[CorpusConfig, ...]
+    """Of equal pairs the one of the corpus named first stays."""
+    filter: PairsConfig = PairsConfig()
+    language: LanguageConfig = LanguageConfig()
+    ids: IdsConfig
+    pairs: str = "pairs"
+    """Name of the dataset it makes; beside it `<name>-candidates` and, where asked for, `<name>-held-out`."""
+    workers: Workers = operational(factory=Workers)
+
+    def __post_init__(self) -> None:
+        names = [corpus.name for corpus in self.corpora]
+        if not names or len(set(names)) != len(names):
+            raise ValueError("corpora: must be at least one, each with its own name; name each once")
+        unknown = sorted({corpus.language for corpus in self.corpora} - set(self.language.languages))
+        if self.filter.check_languages and unknown:
+            raise ValueError(
+                f"language.languages: lacks {', '.join(unknown)}, which corpora are in; "
+                "add them, or set filter.check_languages to false"
+            )
+
+    @property
+    def run_name(self) -> str:
+        return self.name
+
+    @property
+    def candidates(self) -> str:
+        return f"{self.pairs}-candidates"
+
+    @property
+    def held_out(self) -> str:
+        return f"{self.pairs}-held-out"
+
+
+def boundaries(config: ParallelConfig) -> tuple[Boundary, ...]:
+    """All boundaries, in order."""
+    filtered = config.filter
+
+    @functools.cache  # files are looked at once for parents and units
+    def corpora() -> tuple[Corpus, ...]:
+        return tuple(scan_corpus(corpus) for corpus in config.corpora)
+
+    first = make_boundary(
+        name="pair",
+        output=config.candidates,
+        settings={
+            "corpora": [semantic(corpus) for corpus in config.corpora],
+            "filter": {key: value for key, value in semantic(filtered).items() if key != "held_out"},
+            "language": semantic(config.language) if filtered.check_languages else None,
+        },
+        workers=config.workers,
+        noun="pairs",
+        kind="parallel",
+        parents=lambda _: [corpus.ref for corpus in corpora()],
+        units=lambda _: plan_corpora(corpora()),
+        work=lambda _: PairsWork(
+            lake=config.lake,
+            dataset=config.candidates,
+            corpora={corpus.name: corpus for corpus in config.corpora},
+            pairs=filtered,
+            language=config.language,
+        ),
+        when_empty="loosen the filter that rejected most, or check the corpora's columns and languages",
+    )
+    learned = range(filtered.buckets - filtered.held_out)
+    sides = [(config.pairs, learned)]
+    if filtered.held_out:
+        sides.append((config.held_out, range(len(learned), filtered.buckets)))
+    return (first, *(_encode(config, name, chosen) for name, chosen in sides))
+
+
+def _encode(config: ParallelConfig, name: str, chosen: range) -> Boundary:
+    ids = config.ids
+    folders = ((ids.tokenizer, ids.tokenizer_digest), (ids.teacher_tokenizer, ids.teacher_tokenizer_digest))
+
+    def models() -> list[Ref]:
+        return [
+            Ref("model", model_name(folder, "tokenizer"), digest or folder_digest(folder)) for folder, digest in folders
+        ]
+
+    def parents(lake: Lake) -> Sequence[Ref]:
+        return [lake.version(config.candidates).ref, *models()]
+
+    return make_boundary(
+        name="encode",
+        output=name,
+        settings={"ids": semantic(ids), "buckets": [chosen.start, chosen.stop, config.filter.buckets]},
+        workers=config.workers,
+        noun="pairs",
+        kind="parallel",
+        parents=parents,
+        units=lambda lake: plan_pairs(
+            lake.version(config.candidates), config.filter.buckets, chosen, *(str(ref) for ref in models())
+        ),
+        work=lambda _: EncodePairsWork(lake=config.lake, dataset=name, ids=ids),
+        when_empty="give more pairs, or fewer buckets",
+    )
+
+
+def plan(config: ParallelConfig) -> Plan:
+    """What the job will do."""
+    filtered, ids = config.filter, config.ids
+    held = f"{filtered.held_out} of {filtered.buckets} buckets" if filtered.held_out else "none"
+    return Plan(
+        title=f"pair {', '.join(corpus.name for corpus in config.corpora)}",
+        steps=tuple(boundary.describe() for boundary in boundaries(config)),
+        facts={
+            "languages": " ".join(dict.fromkeys(corpus.language for corpus in config.corpora)),
+            "held out": held,
+            "token ids": f"{ids.max_length} of {ids.tokenizer}, {ids.teacher_max_length} of {ids.teacher_tokenizer}",
+        },
+    )

@@ -1,0 +1,1 @@
+"""Texts and their translations: from corpora as published to token ids for distillation."""
