@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from altdiffusion.training.local import run_local
-from tests import training_lake
+from tests import distillation_lake, training_lake
 
 FILE = Path(__file__).with_name("golden_losses.json")
 STEPS = 100
@@ -44,7 +44,11 @@ def losses(root: Path) -> dict[str, list[float]]:
         config = training_lake.config(lake, run=f"golden-{stage}", stage=stage, **{**fresh, **changes})
         run_local(config, lake, reporter=recorder)
         found[stage] = [report.loss for report in recorder.reports]
-    return found
+    pairs = distillation_lake.make_lake(root / "pairs")
+    recorder = training_lake.Recorder()
+    config = distillation_lake.config(pairs, steps=STEPS, checkpoint_every=STEPS, log_every=1)
+    run_local(config, pairs, reporter=recorder)
+    return {"distillation": [report.loss for report in recorder.reports], **found}
 
 
 def main() -> None:

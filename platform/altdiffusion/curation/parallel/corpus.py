@@ -258,12 +258,14 @@ def _split(texts: tuple[bytes, ...], *, config: CorpusConfig) -> tuple[str | Non
     def cell(column: int | str | None) -> bytes | None:
         return cells[int(column)] if column is not None and int(column) < len(cells) else None
 
-    score = None
+    return _decode(cell(config.english)), _decode(cell(config.translation)), _number(cell(config.score))
+
+
+def _number(text: bytes | None) -> float | None:
     try:
-        score = float(cell(config.score) or b"nan")
+        return None if text is None else float(text)
     except ValueError:
-        score = None
-    return _decode(cell(config.english)), _decode(cell(config.translation)), score
+        return None
 
 
 def _decode(text: bytes | None) -> str | None:

@@ -71,9 +71,8 @@ class EncodePairsWork:
         bucket, buckets = int(unit.payload["bucket"]), int(unit.payload["buckets"])
         shards = range(bucket, len(version.shards), buckets)
         table = pa.concat_tables([PARALLEL.empty_table(), *(version.read_shard(shard) for shard in shards)])
-        numbered = table.select(["caption", "translation", "language"]).append_column(
-            "row", pa.array(range(len(table)))
-        )
+        numbers = pa.array(np.arange(table.num_rows))
+        numbered = table.select(["caption", "translation", "language"]).append_column("row", numbers)
         firsts = numbered.group_by(["caption", "translation", "language"]).aggregate([("row", "min")])["row_min"]
         first = np.zeros(table.num_rows, bool)
         first[firsts.to_numpy()] = True
