@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.export import export_checkpoint, export_start
-from altdiffusion.training.resolve import finished, resolve
+from altdiffusion.training.resolve import ResolvedRun, finished, resolve
+from altdiffusion.training.retrieval import retrieval
 from jobs.harness import Job, Session, leave, main
 from jobs.pictures import log_samples
 from pipelines.train import TrainJobConfig, plan, survey
@@ -40,13 +44,26 @@ def run(config: TrainJobConfig, session: Session) -> None:
         run_local(train, lake, spool_path=session.run.metrics_path)
     if config.samples is not None:
         log_samples(config, session, 0)
-    for step in checkpoints.steps(lake, train.run):
-        found = checkpoints.open_step(lake, train.run, step)
-        session.run.checkpoint(found.ref, found.folder, step=step, metrics=found.state()["metrics"])
+    kept = [checkpoints.open_step(lake, train.run, step) for step in checkpoints.steps(lake, train.run)]
+    for found, measured in zip(kept, _measured(resolved, kept), strict=True):
+        step, metrics = found.step, {**found.state()["metrics"], **measured}
+        session.run.checkpoint(found.ref, found.folder, step=step, metrics=metrics)
         print(f"[export] {export_checkpoint(lake, train.run, step=step)}", flush=True)
         if config.samples is not None:
             log_samples(config, session, step)
     session.run.picture(found.ref)
+
+
+def _measured(resolved: ResolvedRun, kept: Sequence[Checkpoint]) -> list[dict[str, float]]:
+    """What a distillation's checkpoints do with pairs that are held out, where there are such."""
+    settings = resolved.config.distillation
+    if settings is None or settings.held_out is None:
+        return [{} for _ in kept]
+    found = retrieval(resolved, kept, settings.held_out)
+    for checkpoint, scores in zip(kept, found, strict=True):
+        told = ", ".join(f"{name.removeprefix('retrieval/')} {score:.1%}" for name, score in scores.items())
+        print(f"[retrieval] step {checkpoint.step}: {told}", flush=True)
+    return found
 
 
 JOB = Job(name="train", config=TrainJobConfig, plan=plan, result=result, run=run, survey=survey)

@@ -16,6 +16,7 @@ from altdiffusion.training.estimate import (
     lines,
     shapes_of,
 )
+from altdiffusion.training.estimate_student import estimate_student
 from pipelines.common import JobConfig, Plan, Workers
 from pipelines.generate import generation_boundaries
 
@@ -64,13 +65,12 @@ def plan(config: TrainJobConfig) -> Plan:
             f"draw samples of {config.samples.prompts.file}" if config.samples else "draw no samples",
         ),
         facts={
-            "images": f"{train.steps * train.global_batch:,}",
+            "pairs" if train.stage == "distillation" else "images": f"{train.steps * train.global_batch:,}",
             "global batch": f"{train.global_batch:,} = {workers.count} workers x {train.micro_batch} x "
             f"{train.accumulation} accumulated",
             "learning rate": f"{train.optimizer.lr:g} after {train.optimizer.warmup_steps:,} warm-up updates, "
             f"{train.optimizer.kind}",
-            "objective": _objective(train.objective),
-            "caption drop": f"{train.caption_drop:g}",
+            **_learns(train),
             "workers": f"{where}, {train.precision}",
         },
     )
@@ -91,15 +91,25 @@ def _objective(objective: ObjectiveConfig) -> str:
     return ", ".join(told)
 
 
+def _learns(train: TrainConfig) -> dict[str, str]:
+    settings = train.distillation
+    if settings is None:
+        return {"objective": _objective(train.objective), "caption drop": f"{train.caption_drop:g}"}
+    term = f"{settings.token_weight:g} x {settings.token_term}" if settings.token_weight else "none"
+    return {
+        "teacher": settings.teacher or "the base's own encoder",
+        "token term": term,
+        "held out": settings.held_out or "nothing is measured",
+    }
+
+
 def survey(config: TrainJobConfig, remote: bool = False) -> list[str]:
     """Memory, sizes, epochs, hours: what can be counted before anything runs."""
     train = config.train
     look = remote or is_local(config.lake)
     shapes = shapes_of(train, config.lake, look)
-    return [
-        epochs_line(train, config.lake, look),
-        *lines(train, config.estimate, estimate(train, shapes), shapes),
-    ]
+    cost = estimate_student(train, shapes) if train.stage == "distillation" else estimate(train, shapes)
+    return [epochs_line(train, config.lake, look), *lines(train, config.estimate, cost, shapes)]
 
 
 def sample_boundaries(config: TrainJobConfig, step: int) -> tuple[Boundary, ...]:

@@ -18,18 +18,23 @@ import torch
 import torch.multiprocessing as multiprocessing
 from safetensors.torch import save_file
 
+from altdiffusion.config import from_dict
 from altdiffusion.diffusion import models, noise
 from altdiffusion.diffusion.convert import convert_text_encoder
 from altdiffusion.diffusion.readout import ReadOut, readout_error
 from altdiffusion.diffusion.student import load_student
-from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder
+from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder, tokenize
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.config import DistillationConfig, TrainConfig
 from altdiffusion.training.data import Loader, Samples
+from altdiffusion.training.estimate import shapes_of
+from altdiffusion.training.estimate_student import estimate_student
 from altdiffusion.training.export import export_checkpoint
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, open_task, train_loop
 from altdiffusion.training.resolve import finished, resolve
+from altdiffusion.training.retrieval import retrieval
 from altdiffusion.training.tasks import DistillationTask
 from tests import distillation_lake, training_lake
 from tests.distillation_lake import config
@@ -403,3 +408,47 @@ def test_another_teacher_is_another_run(lake: str) -> None:
     changed.write_bytes(bytes(data))
     with pytest.raises(AltDiffusionError, match="another start model"):
         resolve(two_heads(lake), lake)
+
+
+def test_retrieval_is_the_share_whose_own_text_is_nearest(lake: str) -> None:
+    """Against a search by hand."""
+    settings = config(lake, steps=30, checkpoint_every=15, optimizer={"lr": 3e-3, "warmup_steps": 4, "ema_decay": 0.9})
+    last = run_local(settings, lake, reporter=Recorder())
+    first = checkpoints.open_step(lake, "distil", 15)
+    found = retrieval(resolve(settings, lake), [first, last], "pairs-held-out", device="cpu")
+    assert [set(scores) for scores in found] == [{f"retrieval/{name}" for name in ("en", "de", "fr", "mean")}] * 2
+    encoder, reader = load_text_encoder(export_checkpoint(lake, "distil"))
+    base = models.load_bundle(f"{lake}/models/base")
+    words = distillation_lake.words(10, 60)
+    with torch.no_grad():
+        ids = tokenize(base.tokenizer, words)
+        teacher = [base.text_encoder(row[None])[0][0, row.tolist().index(2)] for row in ids]
+        for language in distillation_lake.SHIFTS:
+            hits = 0
+            for word in words:
+                mine = encode_text(encoder, tokenize(reader, [distillation_lake.cipher(word, language)]), 1)[0, 0]
+                near = [float(torch.cosine_similarity(mine, other, dim=0)) for other in teacher]
+                hits += words[near.index(max(near))] == word
+            assert found[1][f"retrieval/{language}"] == pytest.approx(hits / 10)
+    assert found[1]["retrieval/mean"] == pytest.approx((found[1]["retrieval/de"] + found[1]["retrieval/fr"]) / 2)
+    assert any(score > 0 for scores in found for score in scores.values())
+
+
+def test_the_estimate_counts_what_is_there() -> None:
+    """XLM-R large is known to have 559,890,432 parameters with its pooler, which is as large as a head."""
+    m18 = from_dict(
+        TrainConfig,
+        {
+            "run": "m18", "stage": "distillation", "trainable": "all", "start": {"base": "b", "text_encoder": "x"},
+            "distillation": {}, "datasets": [{"name": "p"}], "steps": 1, "global_batch": 2, "micro_batch": 2,
+        },
+    )  # fmt: skip
+    shapes = shapes_of(m18, "/lake", False)
+    one = estimate_student(m18, shapes)
+    assert one.parameters == one.trained == 559_890_432 + 2 * 1024
+    assert one.checkpoint == 16 * one.parameters
+    both = estimate_student(replace(m18, distillation=DistillationConfig(teacher="t")), shapes)
+    assert both.parameters == one.parameters + 1024 * 1024 + 1024
+    assert both.weights > one.weights + 4 * 300_000_000
+    more = estimate_student(replace(m18, micro_batch=4, global_batch=4), shapes)
+    assert more.activations == pytest.approx(2 * one.activations, rel=0.02)

@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-JOBS = ("curate", "score", "encode", "train", "generate", "evaluate")
+JOBS = ("curate", "score", "encode", "parallel", "train", "generate", "evaluate")
 
 
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -65,6 +65,7 @@ CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "jobs/configs").rglo
 
 def test_there_is_a_config_for_every_job_and_stage() -> None:
     names = {str(path.relative_to("jobs/configs")) for path in CONFIGS}
+    assert {"m18/parallel.yaml", "m18/distillation.yaml"} <= names
     stages = ("curate", "encode", "alignment", "quality", "guidance", "generate", "evaluate")
     assert {f"{size}/{stage}.yaml" for size in ("demo", "m18") for stage in stages} <= names
 

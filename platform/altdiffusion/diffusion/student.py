@@ -56,16 +56,17 @@ class Student(nn.Module):  # type: ignore[misc]
     Args:
         config: of an `AltCLIPTextModel` with all layers; dropout is 0 in it.
         context: width D of the UNet's context where a head of its own gives it; None for a single head.
+        device: "meta" costs no memory.
     """
 
-    def __init__(self, config: dict[str, Any], context: int | None = None) -> None:
+    def __init__(self, config: dict[str, Any], context: int | None = None, device: str = "cpu") -> None:
         super().__init__()
-        model = build_text_encoder(config)
+        model = build_text_encoder(config, device)
         self.config, self.pad_id = dict(config), int(config["pad_token_id"])
         self.roberta, self.pre_LN, self.transformation = model.roberta, model.pre_LN, model.transformation
         self.two_heads = context is not None
         if context is not None:
-            self.transformation_pre = nn.Linear(int(config["hidden_size"]), context)
+            self.transformation_pre = nn.Linear(int(config["hidden_size"]), context, device=device)
 
     def forward(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """(feature [B, F], context [B, T, D]) of int64 [B, T]; pads are masked, and have a context all the same."""

@@ -106,13 +106,11 @@ class Cost:
 
 
 def estimate(config: TrainConfig, shapes: Shapes) -> Cost:
-    """Counts a run."""
+    """Counts a run; of the distillation stage `training.estimate_student` does."""
     quiet_libraries()
     encoder = _text_encoder(shapes.text)
     encoder_count = sum(parameter.numel() for parameter in encoder.parameters())
     half = config.precision == "bf16"
-    if config.stage == "distillation":
-        return _student_cost(config, encoder, encoder_count, shapes.tokens)
     network = build_unet(shapes.unet, "meta").train()
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if config.lora is not None:
@@ -142,21 +140,6 @@ def estimate(config: TrainConfig, shapes: Shapes) -> Cost:
     )
 
 
-def _student_cost(config: TrainConfig, student: Any, count: int, tokens: int) -> Cost:
-    """Of the distillation stage: the student alone; its teachers come on top."""
-    moments = state_bytes(config.optimizer, [parameter.numel() for parameter in student.parameters()])
-    network = student.to(torch.bfloat16) if config.precision == "bf16" else student
-    ids = torch.zeros(config.micro_batch, tokens, dtype=torch.int64, device="meta")
-    return Cost(
-        parameters=count,
-        trained=count,
-        weights=4 * count,
-        training_state=(4 + 4) * count + moments,
-        activations=_kept(network.train(), lambda: network(ids, return_dict=False)),
-        checkpoint=4 * count + moments + 4 * count,
-    )
-
-
 def _text_encoder(config: dict[str, Any]) -> Any:
     build = build_english_text_encoder if config.get("model_type") == "clip_text_model" else build_text_encoder
     return build(config, "meta")
@@ -177,7 +160,7 @@ def kept_bytes(
     def run() -> Any:
         return unet(latents, timesteps, encoder_hidden_states=text, return_dict=False)
 
-    kept = _kept(unet, run)
+    kept = kept_by(unet, run)
     if not unet.is_gradient_checkpointing:
         return kept
     unet.disable_gradient_checkpointing()
@@ -187,7 +170,7 @@ def kept_bytes(
         unet.enable_gradient_checkpointing()
 
 
-def _kept(network: Any, run: Callable[[], Any], kept: dict[int, Any] | None = None) -> int:
+def kept_by(network: Any, run: Callable[[], Any], kept: dict[int, Any] | None = None) -> int:
     """Bytes of the storages that a pass keeps; `kept`, where given, is filled as it goes on."""
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     held: dict[int, Any] = {} if kept is None else kept
@@ -222,7 +205,7 @@ def _largest_block(unet: Any, run: Callable[[], Any]) -> int:
         if type(part).__name__ in ("ResnetBlock2D", "BasicTransformerBlock"):
             hooks += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     try:
-        _kept(unet, run, kept)
+        kept_by(unet, run, kept)
     finally:
         for hook in hooks:
             hook.remove()
@@ -306,7 +289,7 @@ def epochs_line(config: TrainConfig, lake: str, look: bool) -> str:
 
 def _unit(config: TrainConfig, shapes: Shapes) -> str:
     if config.stage == "distillation":
-        return f"{config.micro_batch} pairs; teachers come on top"
+        return f"{config.micro_batch} pairs"
     return f"{config.micro_batch} pictures of {shapes.resolution} px"
 
 

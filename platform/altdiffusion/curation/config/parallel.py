@@ -35,7 +35,7 @@ class CorpusConfig:
     score: Column | None = None
     """Column of the source's own score of a pair, if it has one (LASER margin)."""
     score_above: float | None = None
-    """On the source's scale, strict. CCMatrix and WikiMatrix take 1.04."""
+    """On the source's scale, strict; WikiMatrix recommends 1.04."""
     rows_per_unit: int = 500_000
 
     def __post_init__(self) -> None:

@@ -120,6 +120,9 @@ class TrainConfig:
             raise ValueError("caption_drop: is for the UNet's stages; the empty caption is a pair like any other here")
         if self.objective != ObjectiveConfig():
             raise ValueError("objective: is for the UNet's stages; leave it out")
+        compute = self.compute
+        if compute.gradient_checkpointing or compute.compile or compute.attention != "sdpa":
+            raise ValueError("compute: attention, gradient_checkpointing and compile are for the UNet; leave them out")
         if self.workers.text_cache_mb:
             raise ValueError("workers.text_cache_mb: is for the UNet's stages; leave it 0")
         if self.start.checkpoint is None and self.start.text_encoder is None:
