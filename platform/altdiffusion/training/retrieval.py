@@ -39,7 +39,7 @@ def retrieval(
     wanted = {language: (first, _vectors(teacher, task.teach, on)) for language, (first, teacher, _) in texts.items()}
     results = []
     for checkpoint in found:
-        load_weights(task.student, checkpoint, "ema", checkpoints.TEXT_ENCODER)
+        load_weights(run.lake, task.student, checkpoint, "ema", checkpoints.TEXT_ENCODER)
         task.student.eval()
         scores = {}
         for language, (_, _, student) in texts.items():
