@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -19,6 +21,8 @@ from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.export import export_checkpoint, renew_card
 from altdiffusion.training.local import run_local
+from jobs.cards import record_scores
+from pipelines.evaluate import StateConfig
 from tests.training_lake import Recorder, config, write_latents
 
 
@@ -78,6 +82,18 @@ def test_an_evaluation_enters_the_card_and_not_the_content(trained: str) -> None
     (Path(trained) / "evaluations" / "emoji.json").unlink()
     export_checkpoint(trained, "quality")  # the same command mends it
     assert (Path(folder) / "README.md").read_bytes() == first
+
+
+def test_an_evaluation_job_tells_the_cards_of_its_models(trained: str) -> None:
+    """What the job does at its end: the report into the lake, the card of each state's model anew."""
+    folder = Path(export_checkpoint(trained, "quality"))
+    config: Any = SimpleNamespace(name="emoji", states=[StateConfig(name="final", model=ModelConfig(run="quality"))])
+    session: Any = SimpleNamespace(lake=Lake(trained))
+    record_scores(config, session, report_of("final"))
+    text = (folder / "README.md").read_text()
+    assert "| en English | 87.5 % | 80.0 to 90.0 % | 64 |" in text and "64 concepts, chance 1.6 %" in text
+    raw = Path(export_checkpoint(trained, "quality", weights="raw"))  # other weights: not the model that was judged
+    assert "No evaluation of this model was run." in (raw / "README.md").read_text()
 
 
 def test_the_base_on_the_hub_is_named(trained: str) -> None:
