@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from altdiffusion.training import optimizers
 from altdiffusion.training.checkpoint import OPTIMIZER
 from altdiffusion.training.config import OptimizerConfig
 from altdiffusion.training.local import run_local
@@ -20,7 +21,7 @@ from altdiffusion.training.optimizers import (
     make_optimizer,
     state_bytes,
 )
-from tests.training_lake import Recorder, config, replace
+from tests.training_lake import Recorder, bundle, config, replace
 
 CPU = torch.device("cpu")
 
@@ -98,8 +99,12 @@ def test_an_update_stays_bounded_where_a_gradient_ends() -> None:
     assert float(weight.detach().abs().max()) < 20 * 1e-3 * 1.1
 
 
-def test_it_trains_as_adamw_does(lake: str) -> None:
-    """The same small run with both: the losses stay within a fraction of what was learned."""
+def test_it_trains_as_adamw_does(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same small run with both, nearly all weights of the small network in 8 bits: the losses stay within 1 % of
+    what was learned (measured: 0.03 %)."""
+    monkeypatch.setattr(optimizers, "SMALLEST", 64)
+    counts = [parameter.numel() for parameter in bundle().unet.parameters()]
+    assert sum(count for count in counts if count >= 64) > 0.95 * sum(counts)
     losses = {}
     for kind in ("adamw", "adamw_8bit"):
         recorder = Recorder()
@@ -111,9 +116,9 @@ def test_it_trains_as_adamw_does(lake: str) -> None:
         losses[kind] = [report.loss for report in recorder.reports]
     learned = losses["adamw"][0] - losses["adamw"][-1]
     assert learned > 0.05
-    assert losses["adamw"] != losses["adamw_8bit"]
+    assert max(abs(a - b) for a, b in zip(losses["adamw"], losses["adamw_8bit"], strict=True)) > 1e-6  # it did round
     for plain, eight in zip(losses["adamw"], losses["adamw_8bit"], strict=True):
-        assert abs(plain - eight) < 0.1 * learned
+        assert abs(plain - eight) < 0.01 * learned
 
 
 def test_the_state_is_a_quarter() -> None:
@@ -129,7 +134,8 @@ def test_the_state_is_a_quarter() -> None:
     assert 0.25 < sizes["adamw_8bit"] / sizes["adamw"] < 0.26
 
 
-def test_resume_is_bit_exact(lake: str) -> None:
+def test_resume_is_bit_exact(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizers, "SMALLEST", 64)
     kind = {"kind": "adamw_8bit", "lr": 1e-3, "warmup_steps": 4, "ema_decay": 0.9}
     whole = run_local(config(lake, run="whole", optimizer=kind), lake, reporter=Recorder())
     stopped = config(lake, run="stopped", optimizer=kind)
