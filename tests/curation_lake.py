@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,14 @@ def write_images(
     shards = tuple(
         dataset.write_shard(table.slice(start, rows_per_shard)) for start in range(0, len(order), rows_per_shard)
     )
-    record = UnitRecord(unit_id="u", index=0, input_digest="d", rows_in=len(order), shards=shards)
+    record = UnitRecord(
+        unit_id="u",
+        index=0,
+        input_digest="d",
+        rows_in=len(order),
+        shards=shards,
+        rows_by_language=dict(Counter(columns["language"])),
+    )
     return dataset.publish(
         kind="images",
         records=[record],

@@ -81,12 +81,14 @@ def write_latents(
     loud: Sequence[int] = (),
     shape: tuple[int, int, int] = SHAPE,
     languages: Sequence[str] = ("en",),
+    mirrored: bool = False,
 ) -> Version:
     """A version of `latents`: sample i has the latent keyed by i and a caption of letters.
 
     The latent is NaN if spoiled, 30 times as large if loud.
 
-    The languages of the samples are `languages`, over and over.
+    The languages of the samples are `languages`, over and over. `mirrored` stands for mirrored pictures' latents: the
+    same ones plus 1, so that nobody takes them for the latents turned round.
     """
     from altdiffusion.diffusion.text_encoder import tokenize
 
@@ -94,6 +96,7 @@ def write_latents(
     reader, records = tokenizer(), []
     latents = noise.keyed_normal(seed, torch.arange(rows), 7, shape).to(torch.float16).numpy()
     latents[list(spoiled)] = np.nan
+    latents += int(mirrored)
     latents[list(loud)] *= 30
     captions = [LETTERS[i % 26] + LETTERS[i // 26 % 26] for i in range(rows)]
     spoken = [languages[i % len(languages)] for i in range(rows)]
@@ -119,7 +122,8 @@ def write_latents(
                 rejects=(), rejects_by_reason={}, rows_by_language=dict(Counter(spoken[i] for i in chosen)),
             )
         )  # fmt: skip
-    return dataset.publish(kind="latents", records=records, parents=[], config={"seed": seed}, fingerprint="f")
+    settings = {"seed": seed, **({"mirrored": True} if mirrored else {})}
+    return dataset.publish(kind="latents", records=records, parents=[], config=settings, fingerprint="f")
 
 
 def make_lake(root: Path, rows: int = 180) -> str:

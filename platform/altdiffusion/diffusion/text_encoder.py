@@ -25,6 +25,21 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
     return torch.as_tensor(ids, dtype=torch.int64)
 
 
+def check_captions(captions: Sequence[str]) -> None:
+    """Refuses captions with the tab that published data puts before a language code (`caption\\tlang`).
+
+    Raises:
+        AltDiffusionError: it would reach the text encoder as part of the caption.
+    """
+    leaking = next((caption for caption in captions if "\t" in caption), None)
+    if leaking is not None:
+        raise AltDiffusionError(
+            f"caption {leaking[:80]!r}",
+            "holds a tab: a language suffix would reach the text encoder",
+            "run select again: it removes such suffixes",
+        )
+
+
 def encode_text(text_encoder: Any, token_ids: torch.Tensor, pad_id: int) -> torch.Tensor:
     """The UNet's context.
 

@@ -12,24 +12,27 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from altdiffusion.diffusion.pictures import Unreadable
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shards import REMEDY
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.language_rows import ChosenRows, choose
-from altdiffusion.training.layout import Layout, Rows
+from altdiffusion.training.layout import Layout, Mixed, Rows
 from altdiffusion.training.mixture import Source
 from altdiffusion.training.order import Batch, Order
 from altdiffusion.training.permutation import I64
@@ -38,6 +41,9 @@ from altdiffusion.training.skips import Windows, batch_at
 OPEN_FILES = 16
 READ_THREADS = 2
 PIECE_BYTES = 1 << 20
+
+Coins = npt.NDArray[np.bool_]
+"""One for each sample: whether it is to be mirrored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,25 +135,40 @@ class RowGroups:
         """Tensors for `count` samples, as the first row group has them."""
         if self._shapes is None:
             _, first = self._group(int(self._groups_of(np.zeros(1, np.int64))[0]))
-            self._shapes = {name: tensor.new_empty((0, *tensor.shape[1:])) for name, tensor in first.items()}
+            self._shapes = self._layout.empty(first, 0)
         return {name: tensor.new_empty((count, *tensor.shape[1:])) for name, tensor in self._shapes.items()}
 
-    def gather(self, rows: I64, into: Rows) -> None:
+    def gather(self, rows: I64, into: Rows, mirrored: Coins | None = None) -> None:
         """Writes the samples of `rows`, in ascending order, into tensors [K, ...] like those of `empty(K)`."""
         group = self._groups_of(rows)
         firsts = np.flatnonzero(np.diff(group, prepend=-1))
+        waiting: list[tuple[Future[None], int]] = []
         for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(rows)], strict=True):
-            kept_from, tensors = self._group(int(group[first]))
+            number = int(group[first])
+            kept_from, tensors = self._group(number)
             index = torch.from_numpy(rows[first:last] - kept_from)
-            for name, tensor in tensors.items():
-                if tensor.shape[1:] != into[name].shape[1:]:
-                    version, _ = self._files[self._shard_of[int(group[first])]]
-                    raise AltDiffusionError(
-                        f"dataset {version.ref.short}",
-                        f"mixes {name} of shape {tuple(tensor.shape[1:])} with {tuple(into[name].shape[1:])}",
-                        "train on datasets of one resolution and one tokenizer, or set order.buckets",
-                    )
-                torch.index_select(tensor, 0, index, out=into[name][first:last])
+            here = {name: tensor[first:last] for name, tensor in into.items()}
+            try:
+                filling = self._layout.fill(tensors, index, here, None if mirrored is None else mirrored[first:last])
+            except Mixed as error:
+                raise AltDiffusionError(
+                    self._dataset(number),
+                    str(error),
+                    "train on datasets of one resolution and one tokenizer, or set order.buckets",
+                ) from None
+            waiting += [(future, number) for future in filling]
+        for future, number in waiting:
+            try:
+                future.result()
+            except Unreadable as error:
+                raise AltDiffusionError(
+                    self._dataset(number),
+                    f"holds a picture that cannot be decoded ({error})",
+                    "train on latents: the encode job leaves such pictures out and counts them",
+                ) from error
+
+    def _dataset(self, group: int) -> str:
+        return f"dataset {self._files[self._shard_of[group]][0].ref.short}"
 
     def begin(self, rows: I64) -> None:
         """Begins to read the row groups of rows that will be gathered soon, as far as the memory for them goes."""
@@ -231,6 +252,37 @@ class RowGroups:
         return reader
 
 
+class Twins:
+    """Rows of latents and of the mirrored pictures' latents beside them, behind the one interface of `RowGroups`."""
+
+    def __init__(self, plain: RowGroups, mirrored: RowGroups) -> None:
+        self._plain, self._mirrored = plain, mirrored
+
+    def empty(self, count: int) -> Rows:
+        return self._plain.empty(count)
+
+    def begin(self, rows: I64) -> None:
+        self._plain.begin(rows)
+        self._mirrored.begin(rows)
+
+    def gather(self, rows: I64, into: Rows, mirrored: Coins | None = None) -> None:
+        """As RowGroups.gather: each row from the one or the other."""
+        if mirrored is None:
+            self._plain.gather(rows, into)
+            return
+        for source, chosen in ((self._plain, ~mirrored), (self._mirrored, mirrored)):
+            places = np.flatnonzero(chosen)
+            if places.size:
+                found = source.empty(len(places))
+                source.gather(rows[places], found)
+                for name, tensor in found.items():
+                    into[name].index_copy_(0, torch.from_numpy(places), tensor)
+
+    def close(self) -> None:
+        self._plain.close()
+        self._mirrored.close()
+
+
 def reading_threads() -> ThreadPoolExecutor:
     """Threads that read and decode row groups."""
     return ThreadPoolExecutor(READ_THREADS, thread_name_prefix="row-groups")
@@ -243,23 +295,30 @@ def prepare_sources(sources: Sequence[Source]) -> None:
             choose(source.versions, source.language)
 
 
-def open_sources(config: TrainConfig, sources: Sequence[Source], layout: Layout) -> list[RowGroups]:
-    """The rows of each source. Groups share the cache equally, the languages of a group by their rows."""
+def open_sources(
+    config: TrainConfig, sources: Sequence[Source], layout: Layout, twins: Mapping[Ref, Version] | None = None
+) -> list[RowGroups | Twins]:
+    """The rows of each source. Groups share the cache equally, the languages of a group by their rows.
+
+    Args:
+        twins: by its dataset, the version of mirrored latents, where there are any.
+    """
     groups: dict[tuple[Version, ...], int] = {}
     for source in sources:
         groups[source.versions] = groups.get(source.versions, 0) + source.rows
-    cache_bytes = (config.workers.cache_mb << 20) // len(groups)
+    cache_bytes = (config.workers.cache_mb << 20) // len(groups) // (2 if twins else 1)
     pool = reading_threads()
-    return [
-        RowGroups(
-            source.versions,
-            layout,
-            cache_bytes=cache_bytes * source.rows // max(1, groups[source.versions]),
-            chosen=None if source.language is None else choose(source.versions, source.language),
-            pool=pool,
-        )
-        for source in sources
-    ]
+    found: list[RowGroups | Twins] = []
+    for source in sources:
+        chosen = None if source.language is None else choose(source.versions, source.language)
+        own_bytes = cache_bytes * source.rows // max(1, groups[source.versions])
+
+        def rows(versions: Sequence[Version], chosen: Any = chosen, own_bytes: int = own_bytes) -> RowGroups:
+            return RowGroups(versions, layout, cache_bytes=own_bytes, chosen=chosen, pool=pool)
+
+        plain = rows(source.versions)
+        found.append(Twins(plain, rows([twins[version.ref] for version in source.versions])) if twins else plain)
+    return found
 
 
 def _bytes(rows: Rows) -> int:
@@ -279,12 +338,13 @@ class Loader:
         start, stop: first step, and the one after the last.
         ahead: batches that may wait; the memory they take is bounded by it.
         skips: batches that are left out (see skips).
+        mirrored: which of the samples at some positions are to be mirrored; None mirrors none.
     """
 
     def __init__(
         self,
         order: Order,
-        parts: Sequence[RowGroups],
+        parts: Sequence[RowGroups | Twins],
         *,
         rank: int = 0,
         world: int = 1,
@@ -292,8 +352,9 @@ class Loader:
         stop: int,
         ahead: int = 2,
         skips: Windows = (),
+        mirrored: Callable[[I64], Coins] | None = None,
     ) -> None:
-        self._skips = skips
+        self._skips, self._mirrored = skips, mirrored
         self._order, self._parts = order, list(parts)
         self._rank, self._world, self._start, self._stop = rank, world, start, stop
         self._queue: queue.Queue[Samples | BaseException | None] = queue.Queue(maxsize=ahead)
@@ -329,7 +390,7 @@ class Loader:
         last: BaseException | None = None
         try:
             for step in range(self._start, self._stop):
-                if not self._put(self._read(batch_at(self._skips, step))):
+                if not self._put(self._read(step)):
                     return
         except BaseException as error:  # it is raised again in the loop
             last = error
@@ -351,13 +412,16 @@ class Loader:
         if self._next is not None:
             for number, first, last in _parts(self._next):
                 self._parts[number].begin(self._next.row[first:last])
+        coins = self._mirrored(batch.position) if self._mirrored is not None else None
         for number, first, last in _parts(batch):
             part = {name: tensor[first:last] for name, tensor in tensors.items()}
-            self._parts[number].gather(batch.row[first:last], part)
-        return Samples(step=step, positions=torch.from_numpy(batch.position), tensors=tensors)
+            self._parts[number].gather(batch.row[first:last], part, None if coins is None else coins[first:last])
+        number = batch_at(self._skips, step)
+        return Samples(step=number, positions=torch.from_numpy(batch.position), tensors=tensors)
 
     def _share(self, step: int) -> Batch:
-        return self._order.share(step, self._rank, self._world)
+        """This rank's share of the batch that a step takes."""
+        return self._order.share(batch_at(self._skips, step), self._rank, self._world)
 
 
 def _parts(batch: Batch) -> list[tuple[int, int, int]]:

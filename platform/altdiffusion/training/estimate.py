@@ -315,7 +315,9 @@ def shapes_of(config: TrainConfig, lake: str, look: bool) -> Shapes:
         text = None
         assumed.append("the text encoder of AltDiffusion-m18")
     vae = _config(base, "vae", look)
-    resolution = _resolution_of(config, lake) if look else None
+    resolution = config.online.resolution if config.online is not None else None
+    if resolution is None and look:
+        resolution = _resolution_of(config, lake)
     if resolution is None and config.stage != "distillation":
         assumed.append("latents of the published resolution (their dataset is not here yet)")
     published = 256 if config.stage == "alignment" else 512

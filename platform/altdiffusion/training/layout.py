@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -27,6 +29,31 @@ class Layout:
     remedy: str
     """What to do where a dataset is of another kind."""
 
+    def empty(self, group: Rows, count: int) -> Rows:
+        """Tensors for `count` samples of rows like a row group's."""
+        return {name: tensor.new_empty((count, *tensor.shape[1:])) for name, tensor in group.items()}
+
+    def fill(
+        self, group: Rows, index: Tensor, into: Rows, mirrored: npt.NDArray[np.bool_] | None = None
+    ) -> list[Future[None]]:
+        """Writes the rows `index` (int64 [K]) of a row group into tensors [K, ...] like those of `empty`.
+
+        Args:
+            mirrored: which of the samples are to be mirrored; for layouts of pictures.
+
+        Returns:
+            What still has to be waited for.
+        """
+        for name, tensor in group.items():
+            if tensor.shape[1:] != into[name].shape[1:]:
+                raise Mixed(f"mixes {name} of shape {tuple(tensor.shape[1:])} with {tuple(into[name].shape[1:])}")
+            torch.index_select(tensor, 0, index, out=into[name])
+        return []
+
+
+class Mixed(ValueError):
+    """Rows of one part that do not fit one tensor; its text says which."""
+
 
 def decode_latents(table: pa.Table) -> Rows:
     """`latents` float16 [R, C, H, W] and `token_ids` int32 [R, T] of a row group, without a loop over rows.
@@ -41,7 +68,7 @@ def decode_latents(table: pa.Table) -> Rows:
             raise ValueError(f"column {name} differs between rows")
         shape.append(int(values[0]))
     rows = table.num_rows
-    latent = _one_array(table, "latent")
+    latent = one_array(table, "latent")
     start = _check_lengths(latent, "latent", 2 * shape[0] * shape[1] * shape[2])
     buffer = latent.buffers()[2]
     raw = np.frombuffer(buffer, dtype=np.uint8)
@@ -62,14 +89,15 @@ def decode_parallel(table: pa.Table) -> Rows:
 
 def _ids(table: pa.Table, name: str) -> Tensor:
     """int32 [R, T] of a column of lists."""
-    ids = _one_array(table, name)
+    ids = one_array(table, name)
     length = len(ids[0])
     _check_lengths(ids, name, length)
     flat = ids.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, length)
     return torch.from_numpy(flat.astype(np.int32))
 
 
-def _one_array(table: pa.Table, name: str) -> Any:
+def one_array(table: pa.Table, name: str) -> Any:
+    """A column in one piece; ValueError where it holds nulls."""
     column = table.column(name)
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if array.null_count:

@@ -21,7 +21,7 @@ from torch import Tensor
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
-from altdiffusion.training.data import Loader, RowGroups, open_sources, prepare_sources
+from altdiffusion.training.data import Loader, RowGroups, Twins, open_sources, prepare_sources
 from altdiffusion.training.guards import LossSpiked, SpikeGuard
 from altdiffusion.training.journal import Journal
 from altdiffusion.training.layout import LATENTS, Layout
@@ -37,6 +37,7 @@ from altdiffusion.training.skips import Windows, merged, step_of
 from altdiffusion.training.tasks import DiffusionTask, DistillationTask, Task
 from altdiffusion.training.tasks.pair import load_pair
 from altdiffusion.training.trainer import Counters, Trainer
+from altdiffusion.training.twins import mirrored_at
 from altdiffusion.training.watch import Watch
 
 
@@ -47,10 +48,11 @@ def open_task(run: ResolvedRun, found: Checkpoint | None, device: torch.device) 
     return DiffusionTask(run.config, load_models(run, found), device)
 
 
-def open_data(run: ResolvedRun, layout: Layout = LATENTS) -> tuple[Order, list[RowGroups]]:
+def open_data(run: ResolvedRun, layout: Layout = LATENTS) -> tuple[Order, list[RowGroups | Twins]]:
     """The order of a run, and the rows of its parts."""
     config, versions = run.config, run.versions()
-    return make_order(config, versions), open_sources(config, sources_of(config, versions), layout)
+    rows = open_sources(config, sources_of(config, versions), layout, run.twins())
+    return make_order(config, versions), rows
 
 
 def train_loop(
@@ -136,6 +138,7 @@ def _train(place: _Place, found: Checkpoint | None, skipped: Windows, counters: 
         stop=config.steps,
         ahead=config.workers.prefetch,
         skips=merged([*config.guards.skip_batches, *skipped]),
+        mirrored=partial(mirrored_at, config.seed, probability=config.flip) if config.flip else None,
     )
     saver = Saver(run, reporter=place.reporter, attempt=place.attempt, rank=rank, world=world, newest=found)
     try:

@@ -24,6 +24,7 @@ from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import LoraConfig, TrainConfig
 from altdiffusion.training.lora import add_adapters, fuse, load_adapters, require_peft
 from altdiffusion.training.starts import absolute, checked_digest, fetched, start_folder
+from altdiffusion.training.twins import check_twins
 
 RECORD = "run.json"
 
@@ -47,17 +48,23 @@ class ResolvedRun:
     """Fingerprint of the run of that checkpoint."""
     models: tuple[Ref, ...]
     """The model folders that it rests on."""
+    mirrored: tuple[Ref, ...] = ()
+    """Beside each dataset that of its mirrored pictures, where the run flips latents."""
     teacher: str | None = None
     """URI of the folder of a distillation's text tower with projection, or None for the base's own encoder."""
 
     @property
     def parents(self) -> tuple[Ref, ...]:
         """What a checkpoint of this run is made from."""
-        return (*self.datasets, *((self.start,) if self.start is not None else self.models))
+        return (*self.datasets, *self.mirrored, *((self.start,) if self.start is not None else self.models))
 
     def versions(self) -> list[Version]:
         """The datasets, open for reading."""
         return [Lake(self.lake).version(ref) for ref in self.datasets]
+
+    def twins(self) -> dict[Ref, Version]:
+        """By its dataset, the version of mirrored latents."""
+        return {ref: Lake(self.lake).version(other) for ref, other in zip(self.datasets, self.mirrored, strict=False)}
 
 
 def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
@@ -76,6 +83,9 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
     meaning["datasets"] = [
         {"ref": str(ref), "weight": dataset.weight} for ref, dataset in zip(datasets, config.datasets, strict=True)
     ]
+    mirrored = _mirrored(config, lake, datasets)
+    if mirrored:
+        meaning["mirrored"] = [str(ref) for ref in mirrored]
     start: Ref | None = None
     start_fingerprint: str | None = None
     teacher = config.distillation.teacher if config.distillation is not None else None
@@ -107,6 +117,7 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         start=start,
         start_fingerprint=start_fingerprint,
         models=models,
+        mirrored=mirrored,
         teacher=teacher,
     )
     _refuse_another(run, record)
@@ -120,6 +131,7 @@ def write_record(run: ResolvedRun) -> None:
         "stage": run.config.stage,
         "fingerprint": run.fingerprint,
         "datasets": [str(ref) for ref in run.datasets],
+        "mirrored": [str(ref) for ref in run.mirrored],
         "base": run.base,
         "text_encoder": run.text_encoder,
         "teacher": run.teacher,
@@ -261,6 +273,17 @@ def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what
             f"does not fit this model: {len(wrong)} tensors are missing, unused or of another shape, like {wrong[0]}",
             "use the base model that the run was started from, or another run name",
         )
+
+
+def _mirrored(config: TrainConfig, lake: str, datasets: Sequence[Ref]) -> tuple[Ref, ...]:
+    """The datasets of mirrored latents, each checked to stand row by row beside its own."""
+    found = []
+    for ref, dataset in zip(datasets, config.datasets, strict=True):
+        if dataset.mirrored is not None:
+            twin = Lake(lake).version(dataset.mirrored)
+            check_twins(Lake(lake).version(ref), twin)
+            found.append(twin.ref)
+    return tuple(found)
 
 
 def _start_checkpoint(

@@ -19,13 +19,9 @@ def token_ids(tokenizer: Any, captions: list[str], max_length: int) -> pa.Array:
     Raises:
         AltDiffusionError: a caption still holds the tab that published data puts before a language code.
     """
-    leaking = next((caption for caption in captions if "\t" in caption), None)
-    if leaking is not None:
-        raise AltDiffusionError(
-            f"caption {leaking[:80]!r}",
-            "holds a tab: a language suffix would reach the text encoder",
-            "run select again: it removes such suffixes",
-        )
+    from altdiffusion.diffusion.text_encoder import check_captions  # with torch, which planning need not wait for
+
+    check_captions(captions)
     if not captions:
         return pa.array([], pa.list_(pa.int32()))
     ids = tokenizer(captions, padding="max_length", truncation=True, max_length=max_length)["input_ids"]

@@ -5,6 +5,7 @@ from altdiffusion.training.config.distillation import DistillationConfig
 from altdiffusion.training.config.guards import GuardsConfig, SpikeConfig
 from altdiffusion.training.config.lora import LoraConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
+from altdiffusion.training.config.online import OnlineConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
 from altdiffusion.training.config.run import Precision, Stage, Trainable, TrainConfig
@@ -18,6 +19,7 @@ __all__ = [
     "GuardsConfig",
     "LoraConfig",
     "ObjectiveConfig",
+    "OnlineConfig",
     "OptimizerConfig",
     "OrderConfig",
     "Precision",

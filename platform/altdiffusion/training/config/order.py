@@ -14,6 +14,9 @@ class DatasetConfig:
     weight: float | None = None
     """Share of the samples, relative to the other weights. Null in all: one row after the other, exact epochs."""
 
+    mirrored: str | None = None
+    """The dataset of the mirrored pictures' latents, for `flip`: what the encode job made beside it."""
+
     def __post_init__(self) -> None:
         if self.weight is not None and self.weight <= 0:
             raise ValueError("weight: must be positive; leave the dataset out instead of weighing it 0")

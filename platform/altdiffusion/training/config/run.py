@@ -12,6 +12,7 @@ from altdiffusion.training.config.distillation import DistillationConfig
 from altdiffusion.training.config.guards import GuardsConfig
 from altdiffusion.training.config.lora import LoraConfig
 from altdiffusion.training.config.objective import ObjectiveConfig
+from altdiffusion.training.config.online import OnlineConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
 from altdiffusion.training.config.start import StartConfig
@@ -45,6 +46,10 @@ class TrainConfig:
     precision: Precision = "fp32"
     caption_drop: float = 0.0
     """Probability that a caption is replaced by the empty one."""
+    flip: float = 0.0
+    """Probability that a sample is mirrored left to right. Latents need each dataset's `mirrored` one beside it."""
+    online: OnlineConfig | None = None
+    """Trains on pictures, with the VAE in the loop. Null trains on latents."""
     objective: ObjectiveConfig = ObjectiveConfig()
     distillation: DistillationConfig | None = None
     """For the distillation stage, and for no other."""
@@ -86,6 +91,7 @@ class TrainConfig:
         if not 0 <= self.seed < 2**63:
             raise ValueError("seed: must lie in [0, 2**63); use e.g. 0")
         self._check_stage()
+        self._check_flip()
         if self.guards.spike is not None and self.guards.spike.steps > self.checkpoint_every:
             raise ValueError("guards.spike.steps: is more than checkpoint_every; a spike must end between checkpoints")
         for count in range(self.workers.min_count or self.workers.count, self.workers.count):
@@ -129,6 +135,21 @@ class TrainConfig:
             raise ValueError(
                 "start.text_encoder: is missing; give the folder of the student, e.g. of xlm-roberta-large, "
                 "or go on from a run of this stage by start.checkpoint"
+            )
+
+    def _check_flip(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise ValueError("flip: must lie in [0, 1]; 0.5 mirrors half of the samples")
+        if self.stage == "distillation" and (self.flip or self.online is not None):
+            raise ValueError("flip: the distillation stage sees no pictures; leave flip and online out")
+        given = [dataset.mirrored is not None for dataset in self.datasets]
+        if self.online is not None or not self.flip:
+            if any(given):
+                raise ValueError("datasets: mirrored latents are read with flip and without online; leave them out")
+        elif not all(given):
+            raise ValueError(
+                "flip: a mirrored latent is not the latent of the mirrored picture; make the encode job's "
+                "`mirrored` datasets and name one for each dataset, or train on pictures (online)"
             )
 
     @property

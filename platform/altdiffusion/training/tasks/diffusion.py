@@ -13,23 +13,21 @@ from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data import Samples
 from altdiffusion.training.flops import on_meta, step_flops
-from altdiffusion.training.layout import LATENTS
 from altdiffusion.training.lora import adapters
 from altdiffusion.training.network import prepare_network
+from altdiffusion.training.tasks.latents import LatentSource, OnlineLatents, StoredLatents
 from altdiffusion.training.text_cache import TextCache
 
 
 class DiffusionTask:
     """A UNet behind a frozen text encoder.
 
-    Samples: `latents` float16 [B, C, H, W], scaled; `token_ids` int32 [B, T].
+    Samples: what the source of latents reads (tasks.latents), and `token_ids` int32 [B, T].
 
     Args:
         bundle: the models on the CPU, the UNet with its adapters where such are trained; what is needed moves to
             `device`.
     """
-
-    layout = LATENTS
 
     def __init__(self, config: TrainConfig, bundle: ModelBundle, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -46,6 +44,10 @@ class DiffusionTask:
         self.pad_id = int(bundle.tokenizer.pad_token_id)
         self.empty_ids = tokenize(bundle.tokenizer, [""])[0].to(device)
         self.schedule = Schedule.scaled_linear(device, zero_terminal_snr=config.objective.zero_terminal_snr)
+        self.latents_of: LatentSource = (
+            StoredLatents(device) if config.online is None else OnlineLatents(config.online, bundle, device)
+        )
+        self.layout = self.latents_of.layout
         self._flops: dict[tuple[int, ...], float] = {}
         cache_mb = config.workers.text_cache_mb
         self.encode = TextCache(self._encode, cache_mb << 20) if cache_mb else self._encode
@@ -56,7 +58,7 @@ class DiffusionTask:
     def loss(self, samples: Samples) -> Tensor:
         config, objective = self.config, self.config.objective
         positions = samples.positions.to(self.device, non_blocking=True)
-        latents = samples["latents"].to(self.device, non_blocking=True).float()
+        latents = self.latents_of(samples)
         ids = samples["token_ids"].to(self.device, non_blocking=True).to(torch.int64)
         eps = noise.keyed_normal(config.seed, positions, noise.NOISE, latents.shape[1:])
         timesteps = noise.keyed_timesteps(config.seed, positions, self.schedule.steps)
@@ -77,7 +79,7 @@ class DiffusionTask:
 
     def flops(self, samples: Samples) -> float:
         """The UNet's alone, as published figures have it: text encoder and drawing of noise count as time, not work."""
-        shape = tuple(samples["latents"].shape[1:])
+        shape = self.latents_of.shape(samples)
         if shape not in self._flops:
             context = (1, samples["token_ids"].shape[1], int(self.unet.config.cross_attention_dim))
             self._flops[shape] = step_flops(

@@ -1,0 +1,70 @@
+"""Where a diffusion stage's latents come from: stored ones, or pictures through the VAE in the loop."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from altdiffusion.diffusion.latents import moments, scaled
+from altdiffusion.diffusion.models import ModelBundle
+from altdiffusion.training.config import OnlineConfig
+from altdiffusion.training.data import Samples
+from altdiffusion.training.layout import LATENTS, Layout
+from altdiffusion.training.pictures import picture_layout
+
+
+class LatentSource(Protocol):
+    """How samples become latents."""
+
+    layout: Layout
+
+    def __call__(self, samples: Samples) -> Tensor:
+        """float32 [B, C, H, W] on the device, scaled."""
+        ...
+
+    def shape(self, samples: Samples) -> tuple[int, ...]:
+        """(C, H, W)."""
+        ...
+
+
+class StoredLatents:
+    """What the encode job wrote: `latents` float16 [B, C, H, W]."""
+
+    layout = LATENTS
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __call__(self, samples: Samples) -> Tensor:
+        return samples["latents"].to(self._device, non_blocking=True).float()
+
+    def shape(self, samples: Samples) -> tuple[int, ...]:
+        return tuple(samples["latents"].shape[1:])
+
+
+class OnlineLatents:
+    """The VAE's encoder in the loop: `pixels` uint8 [B, R, R, 3] and `sample_ids` int64 [B].
+
+    With the encode job's settings these are the latents that it would have written, rounded to float16 as it does;
+    kernels may round the last bit differently for another number of pictures at once.
+    """
+
+    def __init__(self, config: OnlineConfig, bundle: ModelBundle, device: torch.device) -> None:
+        self._config, self._device, self._vae = config, device, bundle.vae.eval().requires_grad_(False)
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
+        for part in (self._vae.encoder, self._vae.quant_conv):  # the decoder stays where it is
+            if part is not None:
+                part.to(device, dtype)
+        self.layout: Layout = picture_layout(config, bundle.tokenizer)
+
+    def __call__(self, samples: Samples) -> Tensor:
+        config, keys = self._config, samples["sample_ids"]
+        with torch.no_grad():
+            mean, std = moments(self._vae, samples["pixels"].to(self._device, non_blocking=True))
+            return scaled(self._vae, mean, std, config.latent, seed=config.seed, keys=keys).half().float()
+
+    def shape(self, samples: Samples) -> tuple[int, ...]:
+        side = samples["pixels"].shape[1] // 2 ** (len(self._vae.config.block_out_channels) - 1)
+        return (int(self._vae.config.latent_channels), side, side)
