@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
@@ -35,6 +36,7 @@ from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, open_task, train_loop
 from altdiffusion.training.resolve import finished, resolve
 from altdiffusion.training.retrieval import retrieval
+from altdiffusion.training.seen import seen
 from altdiffusion.training.tasks import DistillationTask
 from tests import distillation_lake, training_lake
 from tests.distillation_lake import config
@@ -452,3 +454,13 @@ def test_the_estimate_counts_what_is_there() -> None:
     assert both.weights > one.weights + 4 * 300_000_000
     more = estimate_student(replace(m18, micro_batch=4, global_batch=4), shapes)
     assert more.activations == pytest.approx(2 * one.activations, rel=0.02)
+
+
+def test_what_a_student_has_seen_can_be_told(lake: str) -> None:
+    run_local(config(lake, steps=30, checkpoint_every=30), lake, reporter=Recorder())
+    (part,) = seen(lake, "distil")
+    assert (part.samples, part.distinct) == (240, 180)  # 60 words in three languages, and a third of an epoch more
+    assert sum(part.by_language().values()) == 240
+    rows = pa.concat_tables(part.tables())
+    assert rows["image_sha256"].null_count == rows.num_rows == 180
+    assert set(rows["times"].to_pylist()) == {1, 2}

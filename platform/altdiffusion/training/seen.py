@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from altdiffusion.config import from_dict
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import SCHEMAS
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training import checkpoint as checkpoints
@@ -34,13 +35,13 @@ SEEN = pa.schema(
         pa.field("dataset", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
         pa.field("sample_id", pa.int64(), nullable=False),
-        pa.field("image_sha256", pa.string(), nullable=False),
+        pa.field("image_sha256", pa.string(), nullable=True),
         pa.field("language", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
         pa.field("times", pa.int32(), nullable=False),
     ]
 )
-"""One row a sample that was seen at least once."""
+"""One row a sample that was seen at least once; a pair of texts has no picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,13 @@ class Seen:
     def tables(self) -> Iterator[pa.Table]:
         """SEEN rows, shard by shard."""
         starts = self.version.shard_starts
-        for number, table in enumerate(self.version.iter_tables(_COLUMNS)):
+        names = [name for name in _COLUMNS if name in SCHEMAS[self.version.manifest.kind].names]
+        for number, table in enumerate(self.version.iter_tables(names)):
             times = self.times[starts[number] : starts[number + 1]]
             kept = np.flatnonzero(times)
             rows = table.take(pa.array(kept))
-            columns: dict[str, Any] = {name: rows[name] for name in _COLUMNS}
+            columns: dict[str, Any] = {"image_sha256": pa.nulls(len(kept), pa.string())}
+            columns |= {name: rows[name] for name in names}
             columns["run"] = pa.repeat(self.run, len(kept))
             columns["dataset"] = pa.repeat(str(self.version.ref), len(kept))
             columns["row"] = pa.array(kept + starts[number])
