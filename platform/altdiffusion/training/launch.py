@@ -16,15 +16,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training import failures
+from altdiffusion.training import failures, ray_notice
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.loop import train_loop
 from altdiffusion.training.mailbox import Mailbox, MailReporter, Postman
+from altdiffusion.training.notice import Notice
 from altdiffusion.training.report import LineReporter, Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, resolve, write_record
 from altdiffusion.training.trainer import Counters
@@ -80,11 +81,12 @@ def _fit(run: ResolvedRun, reporter: Reporter) -> Exception | None:
     workers = run.config.workers
     if cluster.is_embedded():
         have = ray.cluster_resources()
+        least = workers.min_count or workers.count
         for kind, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
-            if workers.count * each > have.get(kind, 0):
+            if least * each > have.get(kind, 0):
                 raise AltDiffusionError(
                     f"config of run {run.config.run}, key workers",
-                    f"asks for {workers.count * each:g} {kind}s, this machine has {have.get(kind, 0):g}",
+                    f"asks for {least * each:g} {kind}s, this machine has {have.get(kind, 0):g}",
                     "lower workers.count, or connect to a cluster",
                 )
     name = f"{run.config.run}-{run.fingerprint[:12]}"
@@ -97,7 +99,8 @@ def _fit(run: ResolvedRun, reporter: Reporter) -> Exception | None:
         train_loop_config={"run": run, "mailbox": mailbox},
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=workers.count,
+            num_workers=(workers.min_count, workers.count) if workers.min_count is not None else workers.count,
+            elastic_resize_monitor_interval_s=workers.grow_check_s,
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
         ),
@@ -133,7 +136,8 @@ def worker(settings: dict[str, Any]) -> None:
         dist.broadcast_object_list(attempt, src=0)
     if failures.final(failures.read(run.lake, config.run)) is not None:
         return  # the driver reads the same notes and ends the run
-    counters = Counters()
+    counters, notice = Counters(), Notice()
+    ray_notice.listen(notice)
     try:
         train_loop(
             run,
@@ -142,7 +146,10 @@ def worker(settings: dict[str, Any]) -> None:
             rank=rank,
             world=world,
             counters=counters,
+            notice=notice,
         )
+    except Resumable:
+        raise  # Ray starts the workers again, here or elsewhere
     except Exception as error:
         failures.record(run.lake, config.run, attempt=attempt[0], rank=rank, step=counters.step, error=error)
         raise

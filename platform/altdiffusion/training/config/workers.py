@@ -15,6 +15,8 @@ class WorkersConfig:
     min_count: int | None = operational(None)
     """Goes on with so few while machines are missing, and grows back to `count`; null waits for all of them. The
     batch must divide among every number of workers from this to `count`."""
+    grow_check_s: float = operational(60.0)
+    """How often it is looked whether there are machines again for more workers."""
     cpus: float = operational(1.0)
     """CPUs per worker; also its number of threads."""
     gpus: float = operational(0.0)
@@ -36,6 +38,8 @@ class WorkersConfig:
             raise ValueError("count: must be at least 1; give the number of workers")
         if self.min_count is not None and not 1 <= self.min_count <= self.count:
             raise ValueError("min_count: must lie in 1 to count; null waits for all workers")
+        if self.grow_check_s <= 0:
+            raise ValueError("grow_check_s: must be positive; 60 looks every minute")
         if self.stall_timeout_s <= 0:
             raise ValueError("stall_timeout_s: must be positive; 240 is four minutes")
         if self.cpus <= 0:

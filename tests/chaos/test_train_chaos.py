@@ -1,0 +1,77 @@
+"""Training on a Ray cluster that loses nodes, gets them back and is told so: the weights are those of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from altdiffusion.config import from_dict
+from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training import journal
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.local import run_local
+from tests.chaos.train_cluster import STEPS, settings
+from tests.training_lake import Recorder, make_lake
+
+ROOT = Path(__file__).parents[2]
+
+
+def trained(lake: str, event: str) -> dict[str, Any]:
+    """Steps of the checkpoints, and how many workers wrote each."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
+        env = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.chaos.train_cluster", "--lake", lake, "--event", event],
+            cwd=ROOT,
+            env={**os.environ, **env, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def assert_like_one_process(lake: str, event: str) -> None:
+    torch.set_num_threads(1)
+    tree = settings(lake, event) | {"run": "alone", "micro_batch": 4, "workers": {}}
+    alone = run_local(from_dict(TrainConfig, tree), lake, reporter=Recorder())
+    together = checkpoints.open_step(lake, "align", STEPS[event])
+    for name in (checkpoints.UNET, checkpoints.EMA):
+        one, other = alone.tensors(name), together.tensors(name)
+        for key in one:
+            torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_node_is_lost_and_another_comes(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path)
+    found = trained(lake, "loss")
+    writers = [writers for at, writers in enumerate(found["writers"]) if at == 0 or found["writers"][at - 1] != writers]
+    assert writers == [2, 1, 2]
+    assert found["steps"] == list(range(10, STEPS["loss"] + 1, 10))
+    assert_like_one_process(lake, "loss")
+
+
+@pytest.mark.slow
+def test_a_node_that_is_announced_to_go_costs_no_step_before_the_word(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path)
+    found = trained(lake, "drain")
+    just_in_time, last = found["steps"]
+    assert 20 <= just_in_time < last == STEPS["drain"]
+    assert found["writers"][0] == 2
+    starts = journal.read(lake, "align")
+    assert [start.first for start in starts][:2] == [0, just_in_time]
+    assert_like_one_process(lake, "drain")
