@@ -21,6 +21,7 @@ from altdiffusion.training import checkpoint as checkpoints
 from altdiffusion.training.checkpoint import Checkpoint
 from altdiffusion.training.config import OptimizerConfig
 from altdiffusion.training.ema import Ema
+from altdiffusion.training.gradients import SummedGradients
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, train_loop
 from altdiffusion.training.resolve import load_models, resolve
@@ -185,6 +186,24 @@ def test_two_workers_equal_one(lake: str, tmp_path: Path) -> None:
     assert_close(weights(one), weights(two), 2e-6)
     assert_close(weights(one, checkpoints.EMA), weights(two, checkpoints.EMA), 2e-6)
     assert one.state()["metrics"]["train/loss"] == pytest.approx(two.state()["metrics"]["train/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_gradients_in_one_buffer_are_those_of_autograd(lake: str, channels_last: bool) -> None:
+    """The way of several workers and of CUDA graphs, with one: the same weights, in either layout."""
+    ends = []
+    for one_buffer in (False, True):
+        run = resolve(config(lake, compute={"channels_last": channels_last}), lake)
+        trainer = Trainer(run, DiffusionTask(run.config, load_models(run), CPU), device=CPU)
+        if one_buffer:
+            trainer._gradients = SummedGradients(trainer.parameters)
+        order, rows = open_data(run)
+        for step in range(3):
+            trainer.update(read(order, rows, step))
+        for parameter in trainer.parameters:
+            assert parameter.grad is not None and parameter.grad.stride() == parameter.stride()
+        ends.append({name: tensor.clone() for name, tensor in trainer.task.weights().items()})
+    assert_close(ends[0], ends[1], 1e-6)
 
 
 def test_caption_drop_is_keyed_by_the_sample(lake: str) -> None:

@@ -72,7 +72,8 @@ class SummedGradients:
         self._sizes: list[int] = []  # parameters in each bucket
         first = end = members = 0
         for number, parameter in enumerate(backward_order):
-            parameter.grad = self._flat[end : end + parameter.numel()].view_as(parameter)
+            # As the weight lies in memory (channels_last, say): fused optimizers go through both side by side.
+            parameter.grad = self._flat.as_strided(parameter.shape, parameter.stride(), end)
             end, members = end + parameter.numel(), members + 1
             parameter.register_post_accumulate_grad_hook(self._hook(len(self._buckets)))
             if (end - first) * self._flat.element_size() >= bucket_bytes or number + 1 == len(backward_order):
