@@ -53,6 +53,20 @@ def test_samples_are_those_of_the_order(version: Version, world: int, ahead: int
             assert samples["token_ids"].dtype == torch.int32
 
 
+def test_batches_that_are_left_out_are_not_read_ahead(version: Version) -> None:
+    """Each step gets the samples of the batch that it takes, behind a gap too, where the next batch is not n + 1."""
+    order, skips = order_of(300), ((2, 5), (8, 20))
+    truth = noise.keyed_normal(0, torch.arange(300), 7, SHAPE).to(torch.float16)
+    loader = Loader(order, [RowGroups([version], layout.LATENTS, cache_bytes=1 << 20)], stop=8, skips=skips)
+    found = list(loader)
+    loader.close()
+    assert [samples.step for samples in found] == [0, 1, 5, 6, 7, 20, 21, 22]
+    for samples in found:
+        batch = order.batch(samples.step)
+        assert samples.positions.tolist() == batch.position.tolist()
+        assert torch.equal(samples["latents"], truth[batch.row])
+
+
 def test_two_versions_in_a_row_are_one_part(version: Version, tmp_path: Path) -> None:
     more = write_latents(str(tmp_path), "more", 40, seed=5)
     rows = RowGroups([version, more], layout.LATENTS, cache_bytes=1 << 20)
