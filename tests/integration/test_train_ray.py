@@ -44,19 +44,20 @@ def embedded_ray() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def kill_a_worker(lake: str, killed: list[int]) -> None:
-    """SIGKILL to one rank as soon as the run has its first checkpoint."""
+def kill_a_worker(lake: str, killed: list[int], how: signal.Signals) -> None:
+    """A signal to one rank as soon as the run has its first checkpoint."""
     while not checkpoints.steps(lake, "align"):
         time.sleep(0.05)
     for process in psutil.Process().children(recursive=True):
         if process.is_running() and "RayTrainWorker" in process.name() + " ".join(process.cmdline()):
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(how)
             killed.append(process.pid)
             return
 
 
 @pytest.mark.timeout(240)
-def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: None) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: None, how: signal.Signals) -> None:
     lake = make_lake(tmp_path)
     settings = config(
         lake,
@@ -68,13 +69,17 @@ def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: Non
     )
     spool = tmp_path / "metrics.jsonl"
     killed: list[int] = []
-    threading.Thread(target=kill_a_worker, args=(lake, killed), daemon=True).start()
+    threading.Thread(target=kill_a_worker, args=(lake, killed, how), daemon=True).start()
     ref = train(settings, lake, spool_path=str(spool))
     assert len(killed) == 1
     assert ref.name == f"align/{checkpoints.step_name(STEPS)}"
     points = [json.loads(line) for line in spool.read_text().splitlines()]
     assert {point["step"] for point in points} == set(range(10, STEPS + 1, 10))
     assert all(point["metrics"]["train/images_per_second"] > 0 for point in points)
+
+    if how == signal.SIGTERM:  # a checkpoint of that very step: nothing is done again
+        assert points[-1]["metrics"]["train/wasted_steps"] == 0
+        assert points[-1]["metrics"]["train/restarts"] == 1
 
     again = train(settings, lake)  # the same command finds everything there
     assert again == ref
