@@ -6,7 +6,7 @@ All read the same rows (float16 latents [4, S/8, S/8] and 77 token ids), as Parq
 WebDataset, as tars; the files are in the page cache. Each gives shuffled batches of torch tensors to one consumer, one
 thread of computation each, for one pass over the rows:
 
-    ours        `training.data.Loader`: a global shuffle by window, one thread ahead of the consumer
+    ours        `training.data.loader.Loader`: a global shuffle by window, one thread ahead of the consumer
     Ray Data    `read_parquet(shuffle="files")`, `iter_torch_batches` with a local shuffle buffer and a vectorised
                 collate function, two CPUs
     WebDataset  shards shuffled, a shuffle buffer, `.npy` members, DataLoader in the same process
@@ -44,9 +44,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from altdiffusion.records import LATENTS as SCHEMA
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
-from altdiffusion.training.data import Loader, RowGroups
-from altdiffusion.training.layout import LATENTS, decode_latents
-from altdiffusion.training.order import Order, Part
+from altdiffusion.training.data.layout import LATENTS, decode_latents
+from altdiffusion.training.data.loader import Loader, RowGroups
+from altdiffusion.training.order.batches import Order, Part
 
 TOKENS, SHARD_ROWS, GROUP_ROWS = 77, 2048, 1024
 BUFFER = 1000

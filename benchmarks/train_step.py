@@ -29,8 +29,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.training.memory import peak_bytes
-from altdiffusion.training.peak import Peak, find_peak
+from altdiffusion.training.reporting.memory import peak_bytes
+from altdiffusion.training.reporting.peak import Peak, find_peak
 from benchmarks import training
 from benchmarks.training import Case, Contender, Size
 

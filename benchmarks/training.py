@@ -18,10 +18,10 @@ from altdiffusion.config import from_dict
 from altdiffusion.diffusion import models
 from altdiffusion.diffusion.text_encoder import encode_text
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.data import Samples
+from altdiffusion.training.data.loader import Samples
 from altdiffusion.training.resolve import ResolvedRun
 from altdiffusion.training.tasks import DiffusionTask
-from altdiffusion.training.trainer import Trainer
+from altdiffusion.training.update.trainer import Trainer
 
 PAD = 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from altdiffusion.evaluation.table import Report
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.storage import evaluations
-from altdiffusion.training.export import renew_card
+from altdiffusion.training.exports.export import renew_card
 from jobs.harness import Session
 from pipelines.evaluate import EvaluateConfig
 

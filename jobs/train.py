@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.checkpoint import Checkpoint
-from altdiffusion.training.export import export_checkpoint, export_start
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.exports.export import export_checkpoint, export_start
 from altdiffusion.training.resolve import ResolvedRun, finished, resolve
-from altdiffusion.training.retrieval import retrieval
+from altdiffusion.training.tasks.retrieval import retrieval
 from jobs.harness import Job, Session, leave, main
 from jobs.pictures import log_samples
 from pipelines.train import TrainJobConfig, plan, survey

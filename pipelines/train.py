@@ -9,14 +9,14 @@ from altdiffusion.execution.boundary import Boundary
 from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.storage.files import is_local
 from altdiffusion.training.config import ObjectiveConfig, TrainConfig
-from altdiffusion.training.estimate import (
+from altdiffusion.training.estimate.cost import (
     EstimateConfig,
     epochs_line,
     estimate,
     lines,
     shapes_of,
 )
-from altdiffusion.training.estimate_student import estimate_student
+from altdiffusion.training.estimate.student import estimate_student
 from pipelines.common import JobConfig, Plan, Workers
 from pipelines.generate import generation_boundaries
 

@@ -19,9 +19,9 @@ from altdiffusion.diffusion import models, noise
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
-from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.report import Progress
+from altdiffusion.training.reporting.report import Progress
 
 SHAPE = (4, 4, 4)
 TOKENS = 8

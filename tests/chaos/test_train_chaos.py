@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from altdiffusion.config import from_dict
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training import journal
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.local import run_local
+from altdiffusion.training.supervision import journal
 from tests.chaos.train_cluster import STEPS, settings
 from tests.training_lake import Recorder, make_lake
 

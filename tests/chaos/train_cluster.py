@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from tests.training_lake import config
 
 GIVE_UP_S = 400.0

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.launch import train
 from altdiffusion.training.local import run_local
 from tests.training_lake import Recorder, config, make_lake

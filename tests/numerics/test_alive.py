@@ -16,19 +16,19 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from altdiffusion.errors import AltDiffusionError, Resumable
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training import journal
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import SpikeConfig
-from altdiffusion.training.data import Loader
-from altdiffusion.training.guards import LossSpiked, SpikeGuard
-from altdiffusion.training.journal import Start, goodput
+from altdiffusion.training.data.loader import Loader
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, train_loop
-from altdiffusion.training.notice import SAVE, STOP, Notice
-from altdiffusion.training.report import Progress
+from altdiffusion.training.order.seen import seen
+from altdiffusion.training.order.skips import batch_at, merged, step_of
+from altdiffusion.training.reporting.report import Progress
 from altdiffusion.training.resolve import resolve
-from altdiffusion.training.seen import seen
-from altdiffusion.training.skips import batch_at, merged, step_of
+from altdiffusion.training.supervision import journal
+from altdiffusion.training.supervision.guards import LossSpiked, SpikeGuard
+from altdiffusion.training.supervision.journal import Start, goodput
+from altdiffusion.training.supervision.notice import SAVE, STOP, Notice
 from tests.training_lake import Recorder, config, file_hashes, write_latents
 
 NAMES = (checkpoints.UNET, checkpoints.EMA, checkpoints.OPTIMIZER)
@@ -327,7 +327,7 @@ def test_a_worker_that_hangs_is_named(lake: str, tmp_path: Path, how: str) -> No
         text = Path(f"{store}-said").read_text()
         assert f"rank 1 on host {os.uname().nodename} (process {processes[1].pid}) has been in step " in text
         assert "rank 0" not in text
-        assert ("gives no sign of life" if how == "stopped" else "at data.py:") in text
+        assert ("gives no sign of life" if how == "stopped" else "at loader.py:") in text
     finally:
         for process in processes:
             if process.is_alive():

@@ -19,7 +19,7 @@ from altdiffusion.generation.config import ModelConfig
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.training.export import export_checkpoint, renew_card
+from altdiffusion.training.exports.export import export_checkpoint, renew_card
 from altdiffusion.training.local import run_local
 from jobs.cards import record_scores
 from pipelines.evaluate import StateConfig

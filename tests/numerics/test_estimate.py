@@ -15,7 +15,7 @@ import yaml
 from altdiffusion.config import load_config
 from altdiffusion.diffusion import models
 from altdiffusion.training.config import ComputeConfig, Precision, TrainConfig
-from altdiffusion.training.estimate import (
+from altdiffusion.training.estimate.cost import (
     GIB,
     EstimateConfig,
     Shapes,
@@ -26,7 +26,7 @@ from altdiffusion.training.estimate import (
     lines,
     shapes_of,
 )
-from altdiffusion.training.estimate_student import estimate_student
+from altdiffusion.training.estimate.student import estimate_student
 from altdiffusion.training.network import prepare_network
 from pipelines.train import TrainJobConfig
 from tests import training_lake

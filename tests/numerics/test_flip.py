@@ -12,15 +12,15 @@ import torch
 
 from altdiffusion.diffusion import noise
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training import layout
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.data import Loader
+from altdiffusion.training.data import layout
+from altdiffusion.training.data.loader import Loader
+from altdiffusion.training.data.twins import mirrored_at
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data
+from altdiffusion.training.order.seen import seen
 from altdiffusion.training.resolve import read_record, resolve
-from altdiffusion.training.seen import seen
-from altdiffusion.training.twins import mirrored_at
 from tests import training_lake
 from tests.training_lake import SHAPE, Recorder, write_latents
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from altdiffusion.diffusion import models
 from altdiffusion.training.config import ComputeConfig
-from altdiffusion.training.flops import step_flops
-from altdiffusion.training.peak import PUBLISHED, find_peak
+from altdiffusion.training.reporting.flops import step_flops
+from altdiffusion.training.reporting.peak import PUBLISHED, find_peak
 
 
 class Tuple(nn.Module):

@@ -17,17 +17,17 @@ from altdiffusion.diffusion.objective import Schedule
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.config import OptimizerConfig
-from altdiffusion.training.ema import Ema
-from altdiffusion.training.gradients import SummedGradients
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, train_loop
+from altdiffusion.training.network.text_cache import TextCache
 from altdiffusion.training.resolve import load_models, resolve
 from altdiffusion.training.tasks import DiffusionTask
-from altdiffusion.training.text_cache import TextCache
-from altdiffusion.training.trainer import Trainer
+from altdiffusion.training.update.ema import Ema
+from altdiffusion.training.update.gradients import SummedGradients
+from altdiffusion.training.update.trainer import Trainer
 from tests.training_lake import SHAPE, Recorder, config, write_latents
 
 Tensors = dict[str, torch.Tensor]
@@ -153,7 +153,7 @@ def test_keys_and_values_alone_are_trained_and_get_gradients(lake: str) -> None:
 
 
 def read(order: Any, rows: Any, step: int) -> Any:
-    from altdiffusion.training.data import Loader
+    from altdiffusion.training.data.loader import Loader
 
     loader = Loader(order, rows, start=step, stop=step + 1)
     samples = next(iter(loader))

@@ -16,11 +16,11 @@ from torch import Tensor, multiprocessing
 
 from altdiffusion.diffusion import models
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import LoraConfig, TrainConfig
-from altdiffusion.training.export import export_checkpoint
+from altdiffusion.training.exports.export import export_checkpoint
 from altdiffusion.training.local import run_local
-from altdiffusion.training.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
+from altdiffusion.training.network.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
 from altdiffusion.training.resolve import load_weights, resolve
 from tests.numerics.test_loop import rank_of_two
 from tests.training_lake import Recorder, bundle, config, replace

@@ -19,16 +19,16 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.boundary import run_boundary
 from altdiffusion.execution.progress import Progress
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training import layout
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import OnlineConfig, TrainConfig
-from altdiffusion.training.data import Loader, RowGroups, Samples
+from altdiffusion.training.data import layout
+from altdiffusion.training.data.loader import Loader, RowGroups, Samples
+from altdiffusion.training.data.pictures import picture_layout
+from altdiffusion.training.data.twins import mirrored_at
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, open_task
-from altdiffusion.training.pictures import picture_layout
 from altdiffusion.training.resolve import resolve
 from altdiffusion.training.tasks.latents import OnlineLatents
-from altdiffusion.training.twins import mirrored_at
 from pipelines.encode import EncodeJobConfig, boundaries
 from tests import training_lake
 from tests.curation_lake import picture, write_images

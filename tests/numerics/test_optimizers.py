@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from altdiffusion.training import optimizers
-from altdiffusion.training.checkpoint import OPTIMIZER
+from altdiffusion.training.checkpoints.checkpoint import OPTIMIZER
 from altdiffusion.training.config import OptimizerConfig
 from altdiffusion.training.local import run_local
-from altdiffusion.training.optimizers import (
+from altdiffusion.training.update import optimizers
+from altdiffusion.training.update.optimizers import (
     BLOCK,
     SMALLEST,
     AdamW8bit,

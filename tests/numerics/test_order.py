@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altdiffusion.training.order import Order, Part, whole_shares
-from altdiffusion.training.permutation import derive, key_of, permute
+from altdiffusion.training.order.batches import Order, Part, whole_shares
+from altdiffusion.training.order.permutation import derive, key_of, permute
 
 sizes = st.integers(1, 700)
 

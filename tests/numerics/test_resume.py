@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training import failures
-from altdiffusion.training.checkpoint_write import write
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.write import write
 from altdiffusion.training.config import StartConfig
 from altdiffusion.training.local import run_local
 from altdiffusion.training.resolve import finished, read_record
+from altdiffusion.training.supervision import failures
 from tests.training_lake import Recorder, config, file_hashes, write_latents
 
 ROOT = Path(__file__).parents[2]

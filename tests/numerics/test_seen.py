@@ -13,8 +13,8 @@ from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data
+from altdiffusion.training.order.seen import seen
 from altdiffusion.training.resolve import resolve
-from altdiffusion.training.seen import seen
 from tests import training_lake
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import multiprocessing
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import ComputeConfig
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import train_loop

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from altdiffusion.training.order import BucketOrder, Order, Part
+from altdiffusion.training.order.batches import BucketOrder, Order, Part
 
 I64 = NDArray[np.int64]
 ROWS, SHARD, SEEDS = 20_011, 256, range(20)  # a prime: the last shard is short

@@ -15,7 +15,7 @@ from altdiffusion.diffusion import models
 from altdiffusion.diffusion.convert import convert_folder, read_tokenizer
 from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.export import export_checkpoint
+from altdiffusion.training.exports.export import export_checkpoint
 from altdiffusion.training.local import run_local
 from altdiffusion.training.resolve import resolve
 from tests.hub_server import REVISION, Hub, serve

@@ -14,11 +14,11 @@ from altdiffusion.diffusion import noise
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.training import layout
-from altdiffusion.training.data import Loader, RowGroups
-from altdiffusion.training.layout import decode_latents
+from altdiffusion.training.data import layout
+from altdiffusion.training.data.layout import decode_latents
+from altdiffusion.training.data.loader import Loader, RowGroups
 from altdiffusion.training.local import run_local
-from altdiffusion.training.order import Order, Part
+from altdiffusion.training.order.batches import Order, Part
 from tests.training_lake import SHAPE, Recorder, config, write_latents
 
 ROW_BYTES = 2 * 64 + 4 * 8

@@ -20,15 +20,15 @@ from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training import failures, ray_notice
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.loop import train_loop
-from altdiffusion.training.mailbox import Mailbox, MailReporter, Postman
-from altdiffusion.training.notice import Notice
-from altdiffusion.training.report import LineReporter, Reporter
+from altdiffusion.training.reporting.mailbox import Mailbox, MailReporter, Postman
+from altdiffusion.training.reporting.report import LineReporter, Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, resolve, write_record
-from altdiffusion.training.trainer import Counters
+from altdiffusion.training.supervision import failures, ray_notice
+from altdiffusion.training.supervision.notice import Notice
+from altdiffusion.training.update.trainer import Counters
 
 COLLECTIVE_TIMEOUT_S = 600
 

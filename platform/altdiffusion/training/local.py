@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.loop import train_loop
-from altdiffusion.training.notice import Notice, on_sigterm
-from altdiffusion.training.report import LineReporter, Reporter
+from altdiffusion.training.reporting.report import LineReporter, Reporter
 from altdiffusion.training.resolve import resolve, write_record
+from altdiffusion.training.supervision.notice import Notice, on_sigterm
 
 
 def run_local(

@@ -19,26 +19,26 @@ import torch
 from torch import Tensor
 
 from altdiffusion.errors import AltDiffusionError, Resumable
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.checkpoint import Checkpoint
-from altdiffusion.training.data import Loader, RowGroups, Twins, open_sources, prepare_sources
-from altdiffusion.training.guards import LossSpiked, SpikeGuard
-from altdiffusion.training.journal import Journal
-from altdiffusion.training.layout import LATENTS, Layout
-from altdiffusion.training.meter import Meter
-from altdiffusion.training.mixture import make_order, sources_of
-from altdiffusion.training.notice import NONE, SAVE, STOP, Agreement, Notice
-from altdiffusion.training.order import Order
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints.saver import Saver
+from altdiffusion.training.data.layout import LATENTS, Layout
+from altdiffusion.training.data.loader import Loader, RowGroups, Twins, open_sources, prepare_sources
+from altdiffusion.training.data.twins import mirrored_at
+from altdiffusion.training.order.batches import Order
+from altdiffusion.training.order.mixture import make_order, sources_of
+from altdiffusion.training.order.skips import Windows, merged, step_of
 from altdiffusion.training.ranks import agree, mean_over_ranks
-from altdiffusion.training.report import Reporter
+from altdiffusion.training.reporting.meter import Meter
+from altdiffusion.training.reporting.report import Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, load_models
-from altdiffusion.training.saver import Saver
-from altdiffusion.training.skips import Windows, merged, step_of
+from altdiffusion.training.supervision.guards import LossSpiked, SpikeGuard
+from altdiffusion.training.supervision.journal import Journal
+from altdiffusion.training.supervision.notice import NONE, SAVE, STOP, Agreement, Notice
+from altdiffusion.training.supervision.watch import Watch
 from altdiffusion.training.tasks import DiffusionTask, DistillationTask, Task
 from altdiffusion.training.tasks.pair import load_pair
-from altdiffusion.training.trainer import Counters, Trainer
-from altdiffusion.training.twins import mirrored_at
-from altdiffusion.training.watch import Watch
+from altdiffusion.training.update.trainer import Counters, Trainer
 
 
 def open_task(run: ResolvedRun, found: Checkpoint | None, device: torch.device) -> Task:

@@ -19,12 +19,12 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.config import LoraConfig, TrainConfig
-from altdiffusion.training.lora import add_adapters, fuse, load_adapters, require_peft
+from altdiffusion.training.data.twins import check_twins
+from altdiffusion.training.network.lora import add_adapters, fuse, load_adapters, require_peft
 from altdiffusion.training.starts import absolute, checked_digest, fetched, start_folder
-from altdiffusion.training.twins import check_twins
 
 RECORD = "run.json"
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import unicodedata
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -291,7 +292,7 @@ def _table() -> _Table:
     for point in range(0x4E00, 0xA000):
         repertoire = tuple(_encodes(chr(point), name) for name in ("gb2312", "shift_jis", "big5"))
         ideograph[point] = _KINDS.get(repertoire, 0)
-    features = (script, group, digit, upper, lower, ideograph, which)
+    features: tuple[npt.NDArray[Any], ...] = (script, group, digit, upper, lower, ideograph, which)
     key = np.zeros(_TABLE, np.int64)
     for feature, size in zip(features, (16, 4, 2, 2, 2, 4, len(allowed)), strict=True):
         key = key * size + feature

@@ -13,7 +13,7 @@ class OptimizerConfig:
     """AdamW with linear warm-up to a constant learning rate (the published recipe's values by default)."""
 
     kind: OptimizerKind = "adamw"
-    """`adamw_8bit` keeps the two moments in one byte each (training.optimizers): 2 bytes a weight instead of 8."""
+    """`adamw_8bit` keeps the two moments in one byte each (training.update.optimizers): 2 bytes a weight, not 8."""
     lr: float = 1e-4
     warmup_steps: int = 10_000
     betas: tuple[float, float] = (0.9, 0.999)

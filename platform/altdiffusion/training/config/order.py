@@ -24,7 +24,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrderConfig:
-    """How the samples are shuffled (see training.order)."""
+    """How the samples are shuffled (see training.order.batches)."""
 
     chunk_rows: int = 1024
     window_chunks: int = 32

@@ -13,7 +13,7 @@ from altdiffusion.training.network.attention import set_attention
 from altdiffusion.training.network.lean import keep_no_frozen_inputs
 from altdiffusion.training.network.precision import to_bf16
 from altdiffusion.training.network.scales import skip_unit_scales
-from altdiffusion.training.sharding import shard
+from altdiffusion.training.update.sharding import shard
 
 
 def prepare_network(unet: Any, *, precision: Precision, compute: ComputeConfig, device: torch.device) -> torch.dtype:

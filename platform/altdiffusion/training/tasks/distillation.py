@@ -20,11 +20,11 @@ from altdiffusion.diffusion import noise
 from altdiffusion.diffusion.readout import ReadOut, readout_error
 from altdiffusion.diffusion.teacher import eos_vectors
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
-from altdiffusion.training import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.data import Samples
-from altdiffusion.training.flops import step_flops
-from altdiffusion.training.layout import PARALLEL
+from altdiffusion.training.data.layout import PARALLEL
+from altdiffusion.training.data.loader import Samples
+from altdiffusion.training.reporting.flops import step_flops
 from altdiffusion.training.tasks.pair import Pair
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from altdiffusion.diffusion.latents import moments, scaled
 from altdiffusion.diffusion.models import ModelBundle
 from altdiffusion.training.config import OnlineConfig
-from altdiffusion.training.data import Samples
-from altdiffusion.training.layout import LATENTS, Layout
-from altdiffusion.training.pictures import picture_layout
+from altdiffusion.training.data.layout import LATENTS, Layout
+from altdiffusion.training.data.loader import Samples
+from altdiffusion.training.data.pictures import picture_layout
 
 
 class LatentSource(Protocol):

@@ -9,7 +9,7 @@ from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.diffusion.student import Student
 from altdiffusion.diffusion.teacher import load_tower
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.resolve import ResolvedRun, load_student_of
 
 

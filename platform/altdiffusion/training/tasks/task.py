@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from altdiffusion.training.data import Samples
-from altdiffusion.training.layout import Layout
+from altdiffusion.training.data.layout import Layout
+from altdiffusion.training.data.loader import Samples
 
 
 class Task(Protocol):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.training.checkpoint import (
+from altdiffusion.training.checkpoints.checkpoint import (
     COMPLETE,
     FORMAT,
     STATE,
@@ -30,7 +30,7 @@ from altdiffusion.training.checkpoint import (
     verify,
     whole_name,
 )
-from altdiffusion.training.tensor_file import write_tensors
+from altdiffusion.training.checkpoints.tensor_file import write_tensors
 
 Exchange = Callable[[Any], list[Any]]
 """Gives every rank the values of all ranks, in their order."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from altdiffusion.storage.dataset import Version
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.language_rows import rows_by_language
-from altdiffusion.training.order import BucketOrder, Order, Part
+from altdiffusion.training.order.batches import BucketOrder, Order, Part
+from altdiffusion.training.order.language_rows import rows_by_language
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from altdiffusion.diffusion.pictures import Unreadable, cut, open_rgb, places
 from altdiffusion.diffusion.text_encoder import check_captions, tokenize
 from altdiffusion.training.config.online import OnlineConfig
-from altdiffusion.training.layout import Layout, Rows, one_array
+from altdiffusion.training.data.layout import Layout, Rows, one_array
 
 
 @dataclass(frozen=True, kw_only=True)

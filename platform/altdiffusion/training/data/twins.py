@@ -13,7 +13,7 @@ import torch
 from altdiffusion.diffusion.noise import MIRROR, keyed_uniform
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Version
-from altdiffusion.training.permutation import I64
+from altdiffusion.training.order.permutation import I64
 
 
 def mirrored_at(seed: int, positions: I64, probability: float) -> npt.NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.storage import files
-from altdiffusion.training.checkpoint import run_folder
+from altdiffusion.training.checkpoints.checkpoint import run_folder
 
 FOLDER = "ranks"
 SLOW = 5.0

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from altdiffusion.training.permutation import I64, derive, key_of, permute
+from altdiffusion.training.order.permutation import I64, derive, key_of, permute
 
 SHARES = 10_000
 """Resolution of mixture weights: each part gets a whole number of every SHARES samples, before reduction."""

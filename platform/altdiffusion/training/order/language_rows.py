@@ -28,7 +28,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shards import REMEDY
-from altdiffusion.training.permutation import I64
+from altdiffusion.training.order.permutation import I64
 
 FACTS, ROWS = "languages.json", "languages.rows"
 _BLOCK = 1 << 20

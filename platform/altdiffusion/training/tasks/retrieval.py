@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.checkpoint import Checkpoint
-from altdiffusion.training.layout import PARALLEL
-from altdiffusion.training.permutation import I64
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.data.layout import PARALLEL
+from altdiffusion.training.order.permutation import I64
 from altdiffusion.training.resolve import ResolvedRun, load_weights
 from altdiffusion.training.tasks.distillation import DistillationTask
 from altdiffusion.training.tasks.pair import load_pair

@@ -12,15 +12,15 @@ from torch.distributed.tensor import DTensor
 
 from altdiffusion.config import semantic
 from altdiffusion.storage import files
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.checkpoint import Checkpoint
-from altdiffusion.training.data import Samples
-from altdiffusion.training.ema import Ema
-from altdiffusion.training.gradients import Gradients, OwnGradients, SummedGradients
-from altdiffusion.training.optimizers import make_optimizer
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.data.loader import Samples
 from altdiffusion.training.resolve import ResolvedRun, check_shapes
-from altdiffusion.training.sharding import ShardedGradients, Shards
 from altdiffusion.training.tasks import Task
+from altdiffusion.training.update.ema import Ema
+from altdiffusion.training.update.gradients import Gradients, OwnGradients, SummedGradients
+from altdiffusion.training.update.optimizers import make_optimizer
+from altdiffusion.training.update.sharding import ShardedGradients, Shards
 
 
 class Flag:

@@ -31,12 +31,12 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shards import REMEDY
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.language_rows import ChosenRows, choose
-from altdiffusion.training.layout import Layout, Mixed, Rows
-from altdiffusion.training.mixture import Source
-from altdiffusion.training.order import Batch, Order
-from altdiffusion.training.permutation import I64
-from altdiffusion.training.skips import Windows, batch_at
+from altdiffusion.training.data.layout import Layout, Mixed, Rows
+from altdiffusion.training.order.batches import Batch, Order
+from altdiffusion.training.order.language_rows import ChosenRows, choose
+from altdiffusion.training.order.mixture import Source
+from altdiffusion.training.order.permutation import I64
+from altdiffusion.training.order.skips import Windows, batch_at
 
 OPEN_FILES = 16
 READ_THREADS = 2

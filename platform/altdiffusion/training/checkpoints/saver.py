@@ -22,10 +22,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.checkpoint import Checkpoint
-from altdiffusion.training.checkpoint_write import CheckpointConflict, alone, share_out, write
-from altdiffusion.training.report import Reporter
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints.write import CheckpointConflict, alone, share_out, write
+from altdiffusion.training.reporting.report import Reporter
 from altdiffusion.training.resolve import ResolvedRun
 
 WRITE_TIMEOUT_S = 1800

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from altdiffusion.training.notice import SAVE, STOP, Notice
+from altdiffusion.training.supervision.notice import SAVE, STOP, Notice
 
 POLL_S = 2.0
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)

@@ -15,11 +15,11 @@ from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.card import model_card
-from altdiffusion.training.checkpoint import Checkpoint, Warn
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint, Warn
 from altdiffusion.training.config import LoraConfig
-from altdiffusion.training.lora import write_stock_file
+from altdiffusion.training.exports.card import model_card
+from altdiffusion.training.network.lora import write_stock_file
 from altdiffusion.training.resolve import (
     ResolvedRun,
     load_models,
@@ -38,7 +38,7 @@ def export_checkpoint(
 
     VAE, text encoder, tokenizer and scheduler are those that the run was trained with. `lineage.json`, written last,
     names the checkpoint, the datasets of its run and of the runs before it, and the digest of the folder's content.
-    `README.md` is its model card (training.card). Of a run of adapters the UNet has them fused into it; beside it
+    `README.md` is its model card (exports.card). Of a run of adapters the UNet has them fused into it; beside it
     stands `pytorch_lora_weights.safetensors` with the adapters alone.
 
     Args:

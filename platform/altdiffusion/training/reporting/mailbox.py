@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the actor's process needs none of torch, and so does not load it
-    from altdiffusion.training.checkpoint import Checkpoint
-    from altdiffusion.training.report import Progress, Reporter
+    from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+    from altdiffusion.training.reporting.report import Progress, Reporter
 
 POLL_S = 0.5
 

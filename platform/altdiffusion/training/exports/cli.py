@@ -38,7 +38,7 @@ def cmd_export(arguments: argparse.Namespace) -> int:
         AltDiffusionError: no such run or checkpoint.
     """
     from altdiffusion.training.cli import checkpoint_name  # here: it registers this module
-    from altdiffusion.training.export import export_checkpoint
+    from altdiffusion.training.exports.export import export_checkpoint
 
     run, step = checkpoint_name(arguments.checkpoint)
     if step is not None and arguments.step not in (None, step):

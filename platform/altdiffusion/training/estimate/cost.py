@@ -36,11 +36,11 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.lora import adapters, add_adapters
-from altdiffusion.training.mixture import make_order, sources_of
 from altdiffusion.training.network import prepare_network
-from altdiffusion.training.optimizers import state_bytes
+from altdiffusion.training.network.lora import adapters, add_adapters
+from altdiffusion.training.order.mixture import make_order, sources_of
 from altdiffusion.training.resolve import read_record
+from altdiffusion.training.update.optimizers import state_bytes
 
 GIB = 2**30
 
@@ -54,12 +54,14 @@ class EstimateConfig:
     failures_per_worker_day: float = operational(0.003)
     """Interruptions of one worker; published rates for A100 and H100 clusters lie between 0.0003 and 0.003."""
     checkpoint_gb_per_s: float = operational(1.0)
-    """Rate at which a checkpoint is written while training waits, in GB/s."""
+    """Rate at which a worker writes its share of a checkpoint, in GB/s."""
+    copy_gb_per_s: float = operational(5.0)
+    """Rate at which it copies its share to host memory, in GB/s: with `checkpoint_async` all that training waits for."""
 
     def __post_init__(self) -> None:
         if self.images_per_s_per_worker is not None and self.images_per_s_per_worker <= 0:
             raise ValueError("images_per_s_per_worker: must be positive; null leaves the hours out")
-        if self.failures_per_worker_day <= 0 or self.checkpoint_gb_per_s <= 0:
+        if min(self.failures_per_worker_day, self.checkpoint_gb_per_s, self.copy_gb_per_s) <= 0:
             raise ValueError("failures_per_worker_day: rates must be positive; published ones are near 0.001")
 
 
@@ -106,7 +108,7 @@ class Cost:
 
 
 def estimate(config: TrainConfig, shapes: Shapes) -> Cost:
-    """Counts a run; of the distillation stage `training.estimate_student` does."""
+    """Counts a run; of the distillation stage `training.estimate.student` does."""
     quiet_libraries()
     encoder = _text_encoder(shapes.text)
     encoder_count = sum(parameter.numel() for parameter in encoder.parameters())
@@ -255,11 +257,13 @@ def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shape
         f"checkpoint  {cost.checkpoint / 1e9:.2f} GB, {config.keep_last} kept: "
         f"{config.keep_last * cost.checkpoint / 1e9:.1f} GB",
     ]
-    stall_s = cost.checkpoint / 1e9 / given.checkpoint_gb_per_s
+    share_gb = cost.checkpoint / 1e9 / workers
+    write_s = share_gb / given.checkpoint_gb_per_s
+    stall_s = share_gb / given.copy_gb_per_s if config.checkpoint_async else write_s
     between_s = 86400 / (workers * given.failures_per_worker_day)
-    best_s = best_interval_s(stall_s, between_s)
+    best_s = max(best_interval_s(stall_s, between_s), write_s)  # one at a time is written
     told = (
-        f"one every {best_s / 60:.0f} min loses the least at {stall_s:.1f} s a checkpoint and a failure every "
+        f"one every {best_s / 60:.1f} min loses the least at {stall_s:.2g} s of standstill and a failure every "
         f"{between_s / 3600:.0f} h"
     )
     rate = given.images_per_s_per_worker

@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from altdiffusion.training.data import Loader, Samples
-from altdiffusion.training.memory import peak_bytes
-from altdiffusion.training.order import Order
-from altdiffusion.training.peak import find_peak
-from altdiffusion.training.report import Progress
-from altdiffusion.training.trainer import Trainer
+from altdiffusion.training.data.loader import Loader, Samples
+from altdiffusion.training.order.batches import Order
+from altdiffusion.training.reporting.memory import peak_bytes
+from altdiffusion.training.reporting.peak import find_peak
+from altdiffusion.training.reporting.report import Progress
+from altdiffusion.training.update.trainer import Trainer
 
 
 class Meter:

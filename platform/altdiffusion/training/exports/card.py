@@ -21,7 +21,7 @@ from altdiffusion.languages import BY_CODE, CODES
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.training.lora import STOCK_FILE
+from altdiffusion.training.network.lora import STOCK_FILE
 from altdiffusion.training.resolve import read_record
 
 UNKNOWN = "unknown"

@@ -1,4 +1,4 @@
-"""What a run of the distillation stage will cost: counted like the others (training.estimate).
+"""What a run of the distillation stage will cost: counted like the others (training.estimate.cost).
 
 Where the folders cannot be looked at, the published shapes are taken: XLM-R large, OpenCLIP ViT-H-14's text tower
 (`laion/CLIP-ViT-H-14-laion2B-s32B-b79K`) and Stable Diffusion 2.1's UNet and encoder, which is that tower without its
@@ -17,8 +17,8 @@ from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.diffusion.readout import ReadOut
 from altdiffusion.diffusion.student import Student
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.estimate import Cost, Shapes, kept_by
-from altdiffusion.training.optimizers import state_bytes
+from altdiffusion.training.estimate.cost import Cost, Shapes, kept_by
+from altdiffusion.training.update.optimizers import state_bytes
 
 TOWER: dict[str, Any] = {
     "vocab_size": 49408,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.training.checkpoint import run_folder
+from altdiffusion.training.checkpoints.checkpoint import run_folder
 
 LIMIT = 3
 

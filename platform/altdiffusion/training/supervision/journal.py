@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.training.checkpoint import run_folder
+from altdiffusion.training.checkpoints.checkpoint import run_folder
 
 FOLDER = "journal"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from altdiffusion.lineage.spool import MetricSpool
-from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.journal import NO_GOODPUT, Goodput
-from altdiffusion.training.peak import Peak
+from altdiffusion.training.reporting.peak import Peak
+from altdiffusion.training.supervision.journal import NO_GOODPUT, Goodput
 
 
 @dataclass(frozen=True, kw_only=True)

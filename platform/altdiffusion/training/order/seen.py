@@ -19,14 +19,14 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCHEMAS
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.training import checkpoint as checkpoints
-from altdiffusion.training.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.language_rows import language_rows
-from altdiffusion.training.mixture import Source, make_order, sources_of
-from altdiffusion.training.permutation import I64
+from altdiffusion.training.order.language_rows import language_rows
+from altdiffusion.training.order.mixture import Source, make_order, sources_of
+from altdiffusion.training.order.permutation import I64
+from altdiffusion.training.order.skips import batch_at, merged
 from altdiffusion.training.resolve import read_record
-from altdiffusion.training.skips import batch_at, merged
 
 _COLUMNS = ("sample_id", "image_sha256", "language", "caption")
 SEEN = pa.schema(

@@ -1,0 +1,1 @@
+"""What goes wrong while a run goes on, and what it costs: notices, stalls, spikes, failures, goodput."""

@@ -1,0 +1,1 @@
+"""One update of the weights: gradients over ranks, optimizers, averages."""
