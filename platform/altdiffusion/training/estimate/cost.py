@@ -56,7 +56,7 @@ class EstimateConfig:
     checkpoint_gb_per_s: float = operational(1.0)
     """Rate at which a worker writes its share of a checkpoint, in GB/s."""
     copy_gb_per_s: float = operational(5.0)
-    """Rate at which it copies its share to host memory, in GB/s: with `checkpoint_async` all that training waits for."""
+    """Rate at which it copies its share to host memory, in GB/s; with `checkpoint_async` training waits for no more."""
 
     def __post_init__(self) -> None:
         if self.images_per_s_per_worker is not None and self.images_per_s_per_worker <= 0:
