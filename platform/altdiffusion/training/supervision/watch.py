@@ -10,6 +10,7 @@ named. Whoever notices it ends its own process: connections break, and the super
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -25,6 +26,8 @@ from altdiffusion.training.checkpoints.checkpoint import run_folder
 FOLDER = "ranks"
 SLOW = 5.0
 """Times the slowest step so far that a step may take, where that is more than the setting."""
+LATE = 2.5
+"""Beats without a sign after which nothing can be said of a rank but that it is late."""
 EXIT_STATUS = 75
 WATCHERS = 2
 _WAITING = ("gradients.py", "ranks.py", "notice.py", "meter.py", "saver.py")
@@ -68,8 +71,10 @@ class Watch:
         self._folder = files.join(run_folder(lake, run), FOLDER)
         self._rank, self._world, self._timeout_s = rank, world, timeout_s
         self._say, self._end = say, end or (lambda: os._exit(EXIT_STATUS))
+        self._beat_s = min(timeout_s / 5, 60.0)
         self._loop = threading.get_ident()
         self._step, self._since, self._moment = -1, time.time(), time.monotonic()
+        self._began = time.monotonic()
         self._slowest = 0.0
         self._steps = 0
         self._count = 0
@@ -79,6 +84,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if self._world > 1:
+            with contextlib.suppress(Exception):  # the thread tries again
+                self._beat()  # at once: a rank that stops soon shall have a name
             self._thread.start()
         return self
 
@@ -95,7 +102,7 @@ class Watch:
         self._step, self._since, self._moment, self._steps = step, time.time(), now, self._steps + 1
 
     def _run(self) -> None:
-        while not self._stop.wait(min(self._timeout_s / 5, 60.0)):
+        while not self._stop.wait(self._beat_s):
             try:
                 self._beat()
                 named = self._look() if self._rank < WATCHERS else None
@@ -117,24 +124,27 @@ class Watch:
     def _look(self) -> str | None:
         """Who stands still, if anybody does."""
         now, limit = time.monotonic(), max(self._timeout_s, SLOW * self._slowest)
-        silent = []
+        silent: list[str] = []
         for rank in range(self._world):
             if rank == self._rank:
                 continue
             try:
                 sign = Sign(**files.read_json(files.join(self._folder, f"{rank:05d}.json")))
             except FileNotFoundError:
+                if now - self._began > limit:
+                    silent.append(f"rank {rank} has given no sign of life at all")
                 continue
             before = self._seen.get(rank)
             if before is None or before[0].count != sign.count or before[0].process != sign.process:
                 self._seen[rank] = (sign, now)
             elif now - before[1] > limit:
-                silent.append(sign)
+                silent.append(f"{sign.who()}, and gives no sign of life")
             else:
                 self._seen[rank] = (sign, before[1])
         if silent:
-            return "; ".join(f"{sign.who()}, and gives no sign of life" for sign in silent)
-        if self._steps > 1 and now - self._moment > limit:
+            return "; ".join(silent)
+        late = any(now - seen > LATE * self._beat_s for _, seen in self._seen.values())
+        if self._steps > 1 and now - self._moment > limit and not late:  # else its silence will tell
             signs = [sign for sign, _ in self._seen.values() if sign.step <= self._step]
             guilty = [sign for sign in signs if not sign.place.startswith(_WAITING)]
             if guilty or self._place().startswith(_WAITING):
