@@ -6,7 +6,7 @@ All read the same rows (float16 latents [4, S/8, S/8] and 77 token ids), as Parq
 WebDataset, as tars; the files are in the page cache. Each gives shuffled batches of torch tensors to one consumer, one
 thread of computation each, for one pass over the rows:
 
-    ours        `training.data.loader.Loader`: a global shuffle by window, one thread ahead of the consumer
+    ours        `training.data.loader.Loader`: chunks shuffled globally, rows in windows of 8,192; reads ahead
     Ray Data    `read_parquet(shuffle="files")`, `iter_torch_batches` with a local shuffle buffer and a vectorised
                 collate function, two CPUs
     WebDataset  shards shuffled, a shuffle buffer, `.npy` members, DataLoader in the same process
@@ -50,6 +50,7 @@ from altdiffusion.training.order.batches import Order, Part
 
 TOKENS, SHARD_ROWS, GROUP_ROWS = 77, 2048, 1024
 BUFFER = 1000
+WINDOW_CHUNKS, CACHE_BYTES = 8, 512 << 20
 AT_LEAST, SAMPLES_PER_S = 2.0, 5000
 
 
@@ -92,8 +93,8 @@ def write(lake: str, rows: int, side: int, tars: Path) -> Version:
 
 def ours(version: Version, batch: int, seed: int) -> Iterator[int]:
     part = Part(digest=version.ref.digest, rows=version.rows)
-    order = Order([part], seed=seed, global_batch=batch, chunk_rows=GROUP_ROWS, window_chunks=32)
-    rows = RowGroups([version], LATENTS, cache_bytes=2 << 30)
+    order = Order([part], seed=seed, global_batch=batch, chunk_rows=GROUP_ROWS, window_chunks=WINDOW_CHUNKS)
+    rows = RowGroups([version], LATENTS, cache_bytes=CACHE_BYTES)
     loader = Loader(order, [rows], stop=version.rows // batch)
     for samples in loader:
         yield len(samples["latents"])
@@ -193,7 +194,7 @@ def rate(batches: Iterator[int]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=16_384)
+    parser.add_argument("--rows", type=int, default=32_768)
     parser.add_argument("--side", type=int, default=512, help="pixels")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -41,6 +41,8 @@ from altdiffusion.training.order.skips import Windows, batch_at
 OPEN_FILES = 16
 READ_THREADS = 2
 PIECE_BYTES = 1 << 20
+LOOKAHEAD = 16
+"""Batches whose row groups are being read while earlier ones are gathered: at the end of a window none waits."""
 
 Coins = npt.NDArray[np.bool_]
 """One for each sample: whether it is to be mirrored."""
@@ -175,9 +177,8 @@ class RowGroups:
         numbers = np.unique(self._groups_of(rows)).tolist()
         for number in numbers:
             if number not in self._cache and number not in self._reading:
-                room = self._cache_bytes - self._group_bytes() * (len(numbers) + len(self._reading))
-                if room < 0 and self._reading:
-                    return
+                if self._reading and self._group_bytes() * (len(self._reading) + 1) > self._cache_bytes // 2:
+                    return  # a later call begins it
                 self._reading[number] = self._pool.submit(self._read, number)
 
     def close(self) -> None:
@@ -359,7 +360,7 @@ class Loader:
         self._rank, self._world, self._start, self._stop = rank, world, start, stop
         self._queue: queue.Queue[Samples | BaseException | None] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
-        self._next: Batch | None = None
+        self._coming: deque[Batch] = deque()
         self.waited_s = 0.0
         """Seconds for which the loop has waited for data."""
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
@@ -404,20 +405,22 @@ class Loader:
         return False
 
     def _read(self, step: int) -> Samples:
-        batch = self._next if self._next is not None else self._share(step)
-        self._next = self._share(step + 1) if step + 1 < self._stop else None
+        while len(self._coming) < LOOKAHEAD and step + len(self._coming) < self._stop:
+            self._coming.append(self._share(step + len(self._coming)))
+            self._begin(self._coming[-1])
+        batch = self._coming.popleft()
+        self._begin(batch)
         tensors = self._parts[int(batch.part[0])].empty(len(batch))  # one shape a batch: see BucketOrder
-        for number, first, last in _parts(batch):
-            self._parts[number].begin(batch.row[first:last])
-        if self._next is not None:
-            for number, first, last in _parts(self._next):
-                self._parts[number].begin(self._next.row[first:last])
         coins = self._mirrored(batch.position) if self._mirrored is not None else None
         for number, first, last in _parts(batch):
             part = {name: tensor[first:last] for name, tensor in tensors.items()}
             self._parts[number].gather(batch.row[first:last], part, None if coins is None else coins[first:last])
         number = batch_at(self._skips, step)
         return Samples(step=number, positions=torch.from_numpy(batch.position), tensors=tensors)
+
+    def _begin(self, batch: Batch) -> None:
+        for number, first, last in _parts(batch):
+            self._parts[number].begin(batch.row[first:last])
 
     def _share(self, step: int) -> Batch:
         """This rank's share of the batch that a step takes."""
