@@ -1,12 +1,12 @@
 """Loading: shuffled batches of latents from local disk, ours beside Ray Data, WebDataset and PyTorch's DataLoader.
 
-    python -m benchmarks.loading [--rows N] [--side PIXELS] [--batch B] [--repeats N]
+    python -m benchmarks.loading [--rows N] [--side PIXELS] [--batch B] [--passes N] [--repeats N]
 
 All read the same rows (float16 latents [4, S/8, S/8] and 77 token ids), as Parquet shards of a dataset version or, for
 WebDataset, as tars; the files are in the page cache. Each gives shuffled batches of torch tensors to one consumer, one
-thread of computation each, for one pass over the rows:
+thread of computation each, for some passes over the rows (ours keeps half of them in memory at most):
 
-    ours        `training.data.loader.Loader`: chunks shuffled globally, rows in windows of 8,192; reads ahead
+    ours        `training.data.loader.Loader`: chunks shuffled globally, rows in windows of 8,192; two threads read
     Ray Data    `read_parquet(shuffle="files")`, `iter_torch_batches` with a local shuffle buffer and a vectorised
                 collate function, two CPUs
     WebDataset  shards shuffled, a shuffle buffer, `.npy` members, DataLoader in the same process
@@ -91,11 +91,11 @@ def write(lake: str, rows: int, side: int, tars: Path) -> Version:
     return dataset.publish(kind="latents", records=records, parents=[], config={}, fingerprint="f")
 
 
-def ours(version: Version, batch: int, seed: int) -> Iterator[int]:
+def ours(version: Version, batch: int, seed: int, passes: int) -> Iterator[int]:
     part = Part(digest=version.ref.digest, rows=version.rows)
     order = Order([part], seed=seed, global_batch=batch, chunk_rows=GROUP_ROWS, window_chunks=WINDOW_CHUNKS)
     rows = RowGroups([version], LATENTS, cache_bytes=CACHE_BYTES)
-    loader = Loader(order, [rows], stop=version.rows // batch)
+    loader = Loader(order, [rows], stop=passes * version.rows // batch)
     for samples in loader:
         yield len(samples["latents"])
     loader.close()
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32_768)
     parser.add_argument("--side", type=int, default=512, help="pixels")
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--passes", type=int, default=3, help="over the rows, in a row")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -208,12 +209,17 @@ def main() -> None:
 
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=f"{folder}/ray")
         ray.data.DataContext.get_current().enable_progress_bars = False
+
+        def again(way: Callable[[int], Iterator[int]]) -> Callable[[int], Iterator[int]]:
+            """Pass after pass, each with a seed of its own."""
+            return lambda seed: (count for number in range(given.passes) for count in way(given.passes * seed + number))
+
         ways: dict[str, Callable[[int], Iterator[int]]] = {
-            "ours": lambda seed: ours(version, given.batch, seed),
-            "Ray Data": lambda seed: ray_data(version, given.batch, seed),
-            "WebDataset": lambda seed: web_dataset(tars, given.batch, seed),
-            "DataLoader": lambda seed: data_loader(version, given.batch, seed),
-            "the same, our decoder": lambda seed: data_loader(version, given.batch, seed, decoder=True),
+            "ours": lambda seed: ours(version, given.batch, seed, given.passes),
+            "Ray Data": again(lambda seed: ray_data(version, given.batch, seed)),
+            "WebDataset": again(lambda seed: web_dataset(tars, given.batch, seed)),
+            "DataLoader": again(lambda seed: data_loader(version, given.batch, seed)),
+            "the same, our decoder": again(lambda seed: data_loader(version, given.batch, seed, decoder=True)),
         }
         for way in ways.values():  # files into the page cache, processes started
             rate(way(0))
