@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from altdiffusion.storage.verification import damages_of
 from demo import server, site
 from tests.chaos.ray_cluster import records
 from tests.e2e.conftest import ROOT, Workspace, digests, prepared
+from tests.ray_folder import ray_folder
 
 __all__ = ["prepared"]  # a fixture of the end-to-end tests
 
@@ -103,7 +103,7 @@ def test_kills_on_three_nodes_leave_the_digest_as_it_is(
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     curate(prepared, "jobs.curate", "execution.backend=inline", f"lake={undisturbed}", port=port)
     log.clear()
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
+    with ray_folder() as folder:
         chaos = ["--seed", str(seed), "--units", str(records(undisturbed)), "--lake", str(disturbed)]
         env = {"RAY_TMPDIR": folder, "PYTHONPATH": f"platform:.:{ROOT}"}
         said = curate(prepared, "tests.chaos.ray_cluster", *chaos, port=port, **env)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.local import run_local
 from altdiffusion.training.supervision import journal
 from tests.chaos.train_cluster import STEPS, settings
+from tests.ray_folder import ray_folder
 from tests.training_lake import Recorder, make_lake
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 def trained(lake: str, event: str) -> dict[str, Any]:
     """Steps of the checkpoints, and how many workers wrote each."""
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
+    with ray_folder() as folder:
         env = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
         path = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
         done = subprocess.run(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import CONCEPTS, SMALL, Workspace, digests, make_workspace
+from tests.ray_folder import ray_folder
 
 BIN = Path(sys.executable).parent
 
@@ -82,7 +81,7 @@ def test_the_demo_on_ray_makes_the_same_datasets(line: Workspace, tmp_path: Path
     changes = [
         part for config, overrides in SMALL.items() for text in overrides for part in ("--set", f"{config}:{text}")
     ]
-    with short_folder() as ray_tmp:
+    with ray_folder() as ray_tmp:
         done = workspace.run("-m", "demo", "--concepts", str(CONCEPTS), *changes, timeout_s=580, RAY_TMPDIR=ray_tmp)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         again = workspace.run("-m", "demo", "--concepts", str(CONCEPTS), *changes, timeout_s=120, RAY_TMPDIR=ray_tmp)
@@ -92,16 +91,6 @@ def test_the_demo_on_ray_makes_the_same_datasets(line: Workspace, tmp_path: Path
     assert {name: ours[name] for name in data} == {name: theirs[name] for name in data}
     for heading in ("lineage", "Picture grid", "MLflow", "mean of 17 others"):
         assert heading in done.stdout
-
-
-@contextlib.contextmanager
-def short_folder() -> Iterator[str]:
-    """Ray's sockets need a path of less than 108 bytes."""
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -117,7 +106,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     token.touch(mode=0o600)
     token.write_text("0123456789abcdef" * 4)
     dashboard = free_port()
-    with short_folder() as ray_tmp:
+    with ray_folder() as ray_tmp:
         env = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),

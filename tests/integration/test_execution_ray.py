@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from altdiffusion.storage.ledger import Unit
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
 from tests.failing_work import Failing
+from tests.ray_folder import ray_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 POOL = Pool(min_size=1, max_size=2)
@@ -30,8 +30,8 @@ POOL = Pool(min_size=1, max_size=2)
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)  # short: a socket's path has at most 107 bytes
+    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_AUTH_MODE", "disabled")
         cluster.connect(num_cpus=2)
         yield
@@ -121,7 +121,7 @@ def test_a_killed_driver_loses_nothing(undisturbed: tuple[str, Version]) -> None
         "from altdiffusion.execution.units import Pool; cluster.connect(num_cpus=2);"
         "g.generate(sys.argv[1], g.config(sys.argv[1]), backend='ray', pool=Pool(min_size=1, max_size=2))"
     )
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
+    with ray_folder() as folder:
         environment = os.environ | {
             "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"
         }  # fmt: skip

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +17,7 @@ import torch
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.launch import train
 from altdiffusion.training.local import run_local
+from tests.ray_folder import ray_folder
 from tests.training_lake import Recorder, config, make_lake
 
 STEPS = 60
@@ -27,21 +25,14 @@ STEPS = 60
 
 @pytest.fixture
 def embedded_ray() -> Iterator[None]:
-    import ray
-
     from altdiffusion.execution import cluster
 
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie below it
-    before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "RAY_AUTH_MODE")}
-    os.environ |= {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
-    try:
+    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         cluster.connect(num_cpus=2)
         yield
-    finally:
-        ray.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-        shutil.rmtree(folder, ignore_errors=True)
+        cluster.shutdown()
 
 
 def kill_a_worker(lake: str, killed: list[int], how: signal.Signals) -> None:

@@ -1,0 +1,51 @@
+"""A place for Ray's sessions that outlives no test: neither the folder nor a process that writes into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+
+import psutil
+
+GRACE_S = 20.0
+
+
+@contextlib.contextmanager
+def ray_folder() -> Iterator[str]:
+    """A folder to be given to Ray as RAY_TMPDIR: under /tmp, as a socket's path has at most 107 bytes.
+
+    A node that was killed leaves its agents behind for some seconds; they are ended before the folder is removed.
+
+    Raises:
+        RuntimeError: a process still uses the folder after GRACE_S.
+    """
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    try:
+        yield folder
+    finally:
+        ends = time.monotonic() + GRACE_S
+        while left := users(folder):  # again, for one of them may have started another meanwhile
+            if time.monotonic() > ends:
+                raise RuntimeError(f"{left} still use {folder} after {GRACE_S:g} s")
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
+        shutil.rmtree(folder)
+
+
+def users(folder: str) -> list[psutil.Process]:
+    """Processes other than this one that have the folder on their command line, or a file in it open."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            words = [*process.cmdline(), *(file.path for file in process.open_files())]  # workers rename themselves
+            if any(folder in word for word in words):
+                found.append(process)
+    return found
