@@ -24,6 +24,8 @@ class Layout:
     kind: str
     columns: tuple[str, ...]
     """Those that are read."""
+    equal: str | None = None
+    """One of them, whose values are byte strings of one length (see ShardReader.read)."""
     decode: Callable[[pa.Table], Rows]
     """A row group as tensors; ValueError where rows differ in shape or a value is null."""
     remedy: str
@@ -68,13 +70,10 @@ def decode_latents(table: pa.Table) -> Rows:
             raise ValueError(f"column {name} differs between rows")
         shape.append(int(values[0]))
     rows = table.num_rows
-    latent = one_array(table, "latent")
-    start = _check_lengths(latent, "latent", 2 * shape[0] * shape[1] * shape[2])
-    buffer = latent.buffers()[2]
-    raw = np.frombuffer(buffer, dtype=np.uint8)
-    latents = raw[start : start + rows * 2 * shape[0] * shape[1] * shape[2]].view("<f2").reshape(rows, *shape)
-    # Arrow's own memory: a copy of a row group costs as much as reading it.
-    found = torch.from_numpy(latents if buffer.is_mutable else latents.copy())
+    values = _bytes(table, "latent", 2 * shape[0] * shape[1] * shape[2])
+    latents = values.view("<f2").reshape(rows, *shape)
+    # The table's own memory: a copy of a row group costs as much as reading it.
+    found = torch.from_numpy(latents if latents.flags.writeable else latents.copy())
     return {"latents": found, "token_ids": _ids(table, "token_ids")}
 
 
@@ -85,6 +84,18 @@ def decode_parallel(table: pa.Table) -> Rows:
         ValueError: rows differ in number of tokens, or a value is null.
     """
     return {name: _ids(table, name) for name in ("token_ids", "teacher_ids")}
+
+
+def _bytes(table: pa.Table, name: str, length: int) -> npt.NDArray[np.uint8]:
+    """uint8 [R * length] of a column of byte strings of that length, without a copy."""
+    array = one_array(table, name)
+    if pa.types.is_fixed_size_binary(array.type):
+        if array.type.byte_width != length:
+            raise ValueError(f"column {name} does not hold {length} items in every row")
+        start, buffer = array.offset * length, array.buffers()[1]
+    else:
+        start, buffer = _check_lengths(array, name, length), array.buffers()[2]
+    return np.frombuffer(buffer, dtype=np.uint8)[start : start + len(array) * length]
 
 
 def _ids(table: pa.Table, name: str) -> Tensor:
@@ -116,6 +127,7 @@ def _check_lengths(array: Any, name: str, length: int) -> int:
 LATENTS = Layout(
     kind="latents",
     columns=("latent", "channels", "height", "width", "token_ids"),
+    equal="latent",
     decode=decode_latents,
     remedy="name the dataset that the encode job wrote",
 )

@@ -20,15 +20,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from altdiffusion.diffusion.pictures import Unreadable
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
-from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.shard_reader import ShardReader
 from altdiffusion.storage.shards import REMEDY
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.layout import Layout, Mixed, Rows
@@ -40,7 +39,6 @@ from altdiffusion.training.order.skips import Windows, batch_at
 
 OPEN_FILES = 16
 READ_THREADS = 2
-PIECE_BYTES = 1 << 20
 LOOKAHEAD = 16
 """Batches whose row groups are being read while earlier ones are gathered: at the end of a window none waits."""
 
@@ -124,8 +122,8 @@ class RowGroups:
         self._cache_bytes = cache_bytes
         self._pool = pool or reading_threads()
         self._reading: dict[int, Future[tuple[int, Rows]]] = {}
-        self._readers = threading.local()  # a Parquet reader serves one thread
-        self._opened: list[OrderedDict[int, tuple[Any, Any]]] = []
+        self._readers = threading.local()  # a reader serves one thread
+        self._opened: list[OrderedDict[int, ShardReader]] = []
         self.cached_bytes = 0
         self.groups_read = 0
 
@@ -187,7 +185,7 @@ class RowGroups:
         self._reading.clear()
         for opened in self._opened:
             while opened:
-                opened.popitem()[1][1].close()
+                opened.popitem()[1].close()
 
     def _group_bytes(self) -> int:
         """Of one decoded row group, as far as is known."""
@@ -217,39 +215,32 @@ class RowGroups:
         version, shard = self._files[self._shard_of[number]]
         uri = version.shard_uri(shard)
         try:
-            file = self._parquet(self._shard_of[number], uri, version.shards[shard].bytes)
-            table = file.read_row_group(self._group_of[number], columns=list(self._layout.columns), use_threads=False)
-            start, stop = self._starts[number], self._starts[number + 1]
-            if self._chosen is None:
-                return int(start), self._layout.decode(table)
-            first, rows = self._chosen.between(int(start), int(stop))
-            return first, self._layout.decode(table.take(pa.array(rows - start)))
+            reader = self._reader(self._shard_of[number], uri, version.shards[shard].bytes)
+            first, stop = int(self._starts[number]), int(self._starts[number + 1])
+            rows = None
+            if self._chosen is not None:
+                start = first
+                first, rows = self._chosen.between(start, stop)
+                rows -= start
+            columns, equal = self._layout.columns, self._layout.equal
+            return first, self._layout.decode(reader.read(self._group_of[number], columns, equal=equal, rows=rows))
         except FileNotFoundError as error:
             raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise AltDiffusionError(f"shard {uri}", f"is damaged ({_first_line(error)})", REMEDY) from error
 
-    def _parquet(self, number: int, uri: str, size: int) -> Any:
+    def _reader(self, number: int, uri: str, size_bytes: int) -> ShardReader:
         """A shard's reader of this thread."""
         if not hasattr(self._readers, "open"):
             self._readers.open = OrderedDict()
             self._opened.append(self._readers.open)
-        opened: OrderedDict[int, tuple[Any, Any]] = self._readers.open
+        opened: OrderedDict[int, ShardReader] = self._readers.open
         if number in opened:
             opened.move_to_end(number)
-            return opened[number][0]
-        if files.size_bytes(uri) != size:
-            raise ValueError(f"it has {files.size_bytes(uri)} bytes instead of {size}")
-        if files.is_local(uri):  # Arrow's own file, in pieces: no detour through Python, no second copy in memory
-            handle: Any = pa.OSFile(files.local_path(uri))
-            reader = pq.ParquetFile(handle, page_checksum_verification=True, buffer_size=PIECE_BYTES, pre_buffer=False)
-        else:
-            fs, path = files.filesystem(uri)
-            handle = fs.open(path, "rb")
-            reader = pq.ParquetFile(handle, page_checksum_verification=True)
-        opened[number] = (reader, handle)
+            return opened[number]
+        reader = opened[number] = ShardReader(uri, size_bytes)
         if len(opened) > OPEN_FILES:
-            opened.popitem(last=False)[1][1].close()
+            opened.popitem(last=False)[1].close()
         return reader
 
 

@@ -1,0 +1,79 @@
+"""Row groups of a shard, every page verified: the reader of those who read a shard again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from altdiffusion.storage import files, pages
+
+_PIECE_BYTES = 1 << 20
+
+
+class ShardReader:
+    """An open shard. For one thread.
+
+    Args:
+        uri: of the shard.
+        size_bytes: what its dataset says.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError, ValueError, pa.ArrowException: it is damaged; so for `read`.
+    """
+
+    def __init__(self, uri: str, size_bytes: int) -> None:
+        if files.size_bytes(uri) != size_bytes:
+            raise ValueError(f"it has {files.size_bytes(uri)} bytes instead of {size_bytes}")
+        if files.is_local(uri):  # Arrow's own file, in pieces: no detour through Python, no second copy in memory
+            path = files.local_path(uri)
+            self._file: BinaryIO = open(path, "rb", buffering=0)  # noqa: SIM115
+            source: Any = pa.OSFile(path)
+            self._parquet = pq.ParquetFile(
+                source, page_checksum_verification=True, buffer_size=_PIECE_BYTES, pre_buffer=False
+            )
+        else:
+            fs, path = files.filesystem(uri)
+            source = self._file = cast(BinaryIO, fs.open(path, "rb"))
+            self._parquet = pq.ParquetFile(source, page_checksum_verification=True)
+        self._source = source
+        leaves = self._parquet.schema
+        self._place = {leaves.column(place).path: place for place in range(len(leaves))}
+
+    def read(
+        self,
+        group: int,
+        columns: Sequence[str],
+        *,
+        equal: str | None = None,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> pa.Table:
+        """Columns of a row group.
+
+        Args:
+            equal: one of them, whose values are byte strings of one length: it is read in the fast way of `pages`,
+                and comes as fixed-size binary, where the shard holds it in the form for that.
+            rows: numbers of the only rows that are wanted, ascending.
+        """
+        chunk = None if equal is None else self._parquet.metadata.row_group(group).column(self._place[equal])
+        if chunk is not None and not pages.is_readable(chunk):
+            chunk = None
+        others = [name for name in columns if chunk is None or name != equal]
+        table = self._parquet.read_row_group(group, columns=others, use_threads=False)
+        if rows is not None:
+            table = table.take(pa.array(rows))
+        if chunk is not None:
+            values = pages.read_equal(self._file, chunk, rows)
+            kind = pa.binary(values.shape[1])
+            array = pa.FixedSizeBinaryArray.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+            table = table.append_column(equal, array)
+        return table
+
+    def close(self) -> None:
+        self._file.close()
+        self._source.close()
