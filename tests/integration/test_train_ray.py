@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +17,15 @@ import psutil
 import pytest
 import torch
 
+from altdiffusion.config import resolved
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.launch import train
 from altdiffusion.training.local import run_local
+from altdiffusion.training.supervision import journal
 from tests.ray_folder import ray_folder
 from tests.training_lake import Recorder, config, make_lake
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 60
 
 
@@ -83,3 +89,48 @@ def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: Non
         assert one.keys() == other.keys()
         for name in one:
             torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)
+
+
+DRIVER = """
+import json, sys
+from altdiffusion.config import from_dict
+from altdiffusion.errors import Resumable
+from altdiffusion.execution import cluster
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.launch import train
+cluster.connect(num_cpus=2)
+try:
+    train(from_dict(TrainConfig, json.loads(sys.argv[2])), sys.argv[1])
+except Resumable as stopped:
+    cluster.shutdown()
+    sys.exit(f"stopped: {stopped}")
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_job_that_is_told_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: Path) -> None:
+    """As `ray job stop` does it: SIGTERM to the driver. No checkpoint is due for long; nothing is done again."""
+    lake = make_lake(tmp_path)
+    changes = {
+        "steps": 2000, "checkpoint_every": 100_000, "log_every": 10,
+        "workers": {"count": 2, "max_failures": 3}, "optimizer": {"lr": 1e-3, "warmup_steps": 2, "eps": 1e-4},
+    }  # fmt: skip
+    settings = config(lake, **changes)
+    with ray_folder() as folder:
+        path = os.pathsep.join(str(ROOT / name) for name in ("platform", "."))
+        env = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        command = [sys.executable, "-c", DRIVER, lake, json.dumps(resolved(settings))]
+        driver = subprocess.Popen(
+            command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert driver.stdout is not None
+        seen = next((line for line in driver.stdout if "/2000 steps" in line), "")
+        driver.send_signal(signal.SIGTERM)
+        said, errors = driver.communicate(timeout=120)
+    assert seen and driver.returncode == 1, said + errors
+    (step,) = checkpoints.steps(lake, "align")
+    assert 10 <= step < 2000
+    assert f"stopped: run align: was told to stop; the checkpoint of step {step} is there" in errors
+    assert checkpoints.verify(checkpoints.open_step(lake, "align", step).folder) == []
+    (start,) = journal.read(lake, "align")  # the workers were not started again
+    assert start.step == step

@@ -18,7 +18,7 @@ import torch.multiprocessing as multiprocessing
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import SpikeConfig
-from altdiffusion.training.data.loader import Loader
+from altdiffusion.training.data.loader import Loader, Samples
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, train_loop
 from altdiffusion.training.order.seen import seen
@@ -29,6 +29,7 @@ from altdiffusion.training.supervision import journal
 from altdiffusion.training.supervision.guards import LossSpiked, SpikeGuard
 from altdiffusion.training.supervision.journal import Start, goodput
 from altdiffusion.training.supervision.notice import SAVE, STOP, Notice
+from altdiffusion.training.update.trainer import Trainer
 from tests.training_lake import Recorder, config, file_hashes, write_latents
 
 NAMES = (checkpoints.UNET, checkpoints.EMA, checkpoints.OPTIMIZER)
@@ -369,3 +370,23 @@ def test_goodput_outlives_restarts(lake: str) -> None:
     assert "2 steps done again" in last.line("train align")
     assert "after 1 restarts" in last.goodput.line()
     assert journal.read(lake, "align")[-1].finished
+
+
+def test_steps_between_two_reports_are_known_too(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that is killed in step 6 of a run that reports every 100 steps has wasted 4 and 5, not nothing."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(journal, "BEAT_S", 0.0)
+    update = Trainer.update
+
+    def fail(trainer: Trainer, samples: Samples) -> torch.Tensor:
+        if trainer.counters.step == 5:
+            raise RuntimeError("the power fails")
+        return update(trainer, samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", fail)
+        with pytest.raises(RuntimeError, match="the power fails"):
+            run_local(config(lake, log_every=100), lake, reporter=Recorder())
+    said = Recorder()
+    run_local(config(lake, log_every=100), lake, reporter=said)
+    assert said.reports[-1].goodput.wasted_steps == 2

@@ -288,7 +288,7 @@ def test_reports_hold_what_a_person_needs(lake: str) -> None:
     last = said.reports[-1]
     assert [report.step for report in said.reports] == [4, 8, 12]
     assert (last.samples_seen, last.epochs, last.lr, last.skipped_steps) == (96, pytest.approx(96 / 180), 1e-3, 0)
-    assert last.images_per_second == last.images_per_second_per_worker > 0
+    assert last.samples_per_second == last.samples_per_second_per_worker > 0
     assert 0 < last.mfu < 1
     assert 10 << 20 < last.memory_bytes < 64 << 30
     assert 0 <= last.data_wait < 1

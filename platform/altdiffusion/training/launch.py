@@ -27,7 +27,7 @@ from altdiffusion.training.reporting.mailbox import Mailbox, MailReporter, Postm
 from altdiffusion.training.reporting.report import LineReporter, Reporter
 from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, resolve, write_record
 from altdiffusion.training.supervision import failures, ray_notice
-from altdiffusion.training.supervision.notice import Notice
+from altdiffusion.training.supervision.notice import STOP, Notice, on_sigterm
 from altdiffusion.training.update.trainer import Counters
 
 COLLECTIVE_TIMEOUT_S = 600
@@ -46,6 +46,7 @@ def train(config: TrainConfig, lake: str, *, spool_path: str | None = None) -> R
 
     Raises:
         AltDiffusionError: what a user can mend.
+        Resumable: this process was sent SIGTERM; the workers have written a checkpoint of the step they were at.
         TrainingFailed: the workers failed too often; its text holds the original traceback.
     """
     run = resolve(config, lake)
@@ -58,21 +59,30 @@ def train(config: TrainConfig, lake: str, *, spool_path: str | None = None) -> R
             return found.ref
     write_record(run)
     failures.clear(run.lake, config.run)
-    error = _fit(run, LineReporter(config, spool_path))
+    notice = Notice()
+    with on_sigterm(notice):
+        error = _fit(run, LineReporter(config, spool_path), notice)
+    last = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
+    if notice.level == STOP and (last is None or last.step < config.steps):
+        raise Resumable(
+            f"run {config.run}",
+            f"was told to stop; {f'the checkpoint of step {last.step}' if last else 'no checkpoint'} is there",
+            "run the same command again to go on",
+        )
     noted = failures.read(run.lake, config.run)
     ended = failures.final(noted)
     if ended is not None:
         raise ended.error()
     if error is not None:
         raise (failures.cause(noted).error() if noted else error) from error
-    last = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
     if last is None or last.step < config.steps:
         raise failures.TrainingFailed(f"run {config.run} ended without the checkpoint of step {config.steps}")
     return last.ref
 
 
-def _fit(run: ResolvedRun, reporter: Reporter) -> Exception | None:
-    """Runs the workers to their end; returns Ray's error after the last of its restarts."""
+def _fit(run: ResolvedRun, reporter: Reporter, notice: Notice) -> Exception | None:
+    """Runs the workers to their end, or to the next step where notice to stop is given; returns Ray's error after the
+    last of its restarts."""
     cluster.connect()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -108,8 +118,13 @@ def _fit(run: ResolvedRun, reporter: Reporter) -> Exception | None:
             name=name, storage_path=storage, failure_config=FailureConfig(max_failures=workers.max_failures)
         ),
     )
+
+    def forward() -> None:
+        if notice.level == STOP:  # again and again: a mailbox that was lost and came back has forgotten it
+            mailbox.stop.remote()
+
     try:
-        with Postman(lambda: ray.get(mailbox.take.remote(), timeout=30), reporter):
+        with Postman(lambda: ray.get(mailbox.take.remote(), timeout=30), reporter, forward):
             result = trainer.fit()
     except Exception as error:
         return error
@@ -134,14 +149,15 @@ def worker(settings: dict[str, Any]) -> None:
     attempt = [uuid.uuid4().hex]
     if world > 1:
         dist.broadcast_object_list(attempt, src=0)
-    if failures.final(failures.read(run.lake, config.run)) is not None:
-        return  # the driver reads the same notes and ends the run
+    mailbox = settings["mailbox"]
+    if failures.final(failures.read(run.lake, config.run)) is not None or ray_notice.stopping(mailbox):
+        return  # the driver reads the same notes, or was told to stop itself, and ends the run
     counters, notice = Counters(), Notice()
-    ray_notice.listen(notice)
+    ray_notice.listen(notice, mailbox if rank == 0 else None)
     try:
         train_loop(
             run,
-            reporter=MailReporter(settings["mailbox"]),
+            reporter=MailReporter(mailbox),
             device=get_device(),
             rank=rank,
             world=world,

@@ -186,6 +186,8 @@ def _steps(
             if guard is not None:
                 guard.judge(float(mean_over_ranks(loss.detach().clone(), world)), samples.step)
             last = counters.step == config.steps
+            if journal is not None:
+                journal.beat(counters.step, stall_s=saver.stall_s)
             level = agreement.level(place.notice.level)
             if level == SAVE and answered and counters.step == answered + 1:
                 level = NONE  # what was given at the step of the answer is answered

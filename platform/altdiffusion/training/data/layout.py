@@ -30,6 +30,8 @@ class Layout:
     """A row group as tensors; ValueError where rows differ in shape or a value is null."""
     remedy: str
     """What to do where a dataset is of another kind."""
+    rows_name: str = "images"
+    """What its rows are, for people."""
 
     def empty(self, group: Rows, count: int) -> Rows:
         """Tensors for `count` samples of rows like a row group's."""
@@ -137,4 +139,5 @@ PARALLEL = Layout(
     columns=("token_ids", "teacher_ids"),
     decode=decode_parallel,
     remedy="name the dataset that jobs.parallel wrote",
+    rows_name="pairs",
 )

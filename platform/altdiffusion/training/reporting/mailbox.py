@@ -1,7 +1,7 @@
-"""From rank 0 to the driver: what happens in a run, through one small actor.
+"""Between rank 0 and the driver, through one small actor: what happens in a run, and the word that it is to stop.
 
-The driver prints and spools it, so that progress and metrics are where the person and the shipping thread are,
-whatever machine rank 0 runs on. Sending returns at once; a mailbox that died takes nothing with it but lines.
+The driver prints and spools what happens, so that progress and metrics are where the person and the shipping thread
+are, whatever machine rank 0 runs on. Sending returns at once; a mailbox that died takes nothing with it but lines.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ POLL_S = 0.5
 
 
 class Mailbox:
-    """The actor: a list that one writes and one empties. Letters are closed: it never opens one."""
+    """The actor: a list that one writes and one empties, and a flag. Letters are closed: it never opens one."""
 
     def __init__(self) -> None:
         self._letters: list[bytes] = []
+        self._stopping = False
 
     def put(self, letter: bytes) -> None:
         self._letters.append(letter)
@@ -31,6 +32,13 @@ class Mailbox:
     def take(self) -> list[bytes]:
         taken, self._letters = self._letters, []
         return taken
+
+    def stop(self) -> None:
+        """The run is to write a checkpoint and end."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        return self._stopping
 
 
 class MailReporter:
@@ -59,10 +67,13 @@ class Postman:
     Args:
         take: empties the mailbox.
         reporter: gets every letter, in order.
+        forward: called as often as the mailbox is emptied: what the driver has to say.
     """
 
-    def __init__(self, take: Callable[[], list[bytes]], reporter: Reporter) -> None:
-        self._take, self._reporter = take, reporter
+    def __init__(
+        self, take: Callable[[], list[bytes]], reporter: Reporter, forward: Callable[[], None] = lambda: None
+    ) -> None:
+        self._take, self._reporter, self._forward = take, reporter, forward
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="postman", daemon=True)
 
@@ -78,6 +89,8 @@ class Postman:
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
             self._deliver()
+            with contextlib.suppress(Exception):  # the next turn says it again
+                self._forward()
 
     def _deliver(self) -> None:
         try:

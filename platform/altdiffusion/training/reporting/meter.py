@@ -68,13 +68,14 @@ class Meter:
         self._stalled = stall_s
         self._losses, self._flops = [], 0.0
         return Progress(
+            rows_name=trainer.task.layout.rows_name,
             step=counters.step,
             steps=config.steps,
             loss=loss / count if count else math.nan,
             grad_norm=float(trainer.grad_norm),
             lr=config.optimizer.lr_at(counters.step - 1),
-            images_per_second=done * config.global_batch / seconds,
-            images_per_second_per_worker=done * config.global_batch / seconds / world,
+            samples_per_second=done * config.global_batch / seconds,
+            samples_per_second_per_worker=done * config.global_batch / seconds / world,
             mfu=tflop / seconds / world / self._peak.tflops,
             peak=self._peak,
             memory_bytes=int(memory),

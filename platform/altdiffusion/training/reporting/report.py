@@ -24,8 +24,8 @@ class Progress:
     grad_norm: float
     """Of the last step, L2 over all that is trained."""
     lr: float
-    images_per_second: float
-    images_per_second_per_worker: float
+    samples_per_second: float
+    samples_per_second_per_worker: float
     mfu: float
     """Model FLOPs utilisation: operations that the steps needed, over what the workers could do in that time."""
     peak: Peak
@@ -42,6 +42,8 @@ class Progress:
     seconds_left: float
     checkpoint_stall: float = 0.0
     """Share of the time that training stood still for checkpoints, 0 to 1, of rank 0."""
+    rows_name: str = "images"
+    """What the samples are: images, or pairs of captions."""
     goodput: Goodput = NO_GOODPUT
     """What the run's time was worth since it began, over all restarts."""
 
@@ -51,8 +53,8 @@ class Progress:
             "train/loss": self.loss,
             "train/grad_norm": self.grad_norm,
             "train/lr": self.lr,
-            "train/images_per_second": self.images_per_second,
-            "train/images_per_second_per_worker": self.images_per_second_per_worker,
+            f"train/{self.rows_name}_per_second": self.samples_per_second,
+            f"train/{self.rows_name}_per_second_per_worker": self.samples_per_second_per_worker,
             "train/mfu": self.mfu,
             "train/peak_tflops": self.peak.tflops,
             "train/memory_gib": self.memory_bytes / 2**30,
@@ -73,9 +75,10 @@ class Progress:
         wasted = f"  {again} steps done again" if again else ""
         skipped = f"  {self.skipped_steps} steps skipped" if self.skipped_steps else ""
         return (
-            f"[{name}] {self.step}/{self.steps} steps  loss {self.loss:.4f}  {self.images_per_second:,.1f} images/s  "
-            f"{self.images_per_second_per_worker:,.1f} a worker  MFU {self.mfu:.1%} of {self.peak.tflops:.3g} TFLOP/s "
-            f"({self.peak.name})  {self.memory_bytes / 2**30:.2f} GiB  "
+            f"[{name}] {self.step}/{self.steps} steps  loss {self.loss:.4f}  "
+            f"{self.samples_per_second:,.1f} {self.rows_name}/s  {self.samples_per_second_per_worker:,.1f} a worker  "
+            f"MFU {self.mfu:.1%} of {self.peak.tflops:.3g} TFLOP/s ({self.peak.name})  "
+            f"{self.memory_bytes / 2**30:.2f} GiB  "
             f"data wait {self.data_wait:.1%}  checkpoints {self.checkpoint_stall:.1%}{skipped}  "
             f"goodput {self.goodput.share:.1%}{wasted}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         )

@@ -3,8 +3,8 @@
     <lake>/checkpoints/<run>/journal/00000.json   one for each start of the workers (and each return to a checkpoint)
 
 Each says when and at which step it began, how far it came, how long it computed and how long it stood still for
-checkpoints. It is rewritten with every report, so what is not known of a start that was killed is the time since its
-last report. No digest covers it.
+checkpoints. It is rewritten with every report and at least every `BEAT_S` between, so that is all that is not known
+of a start that was killed. No digest covers it.
 
 goodput = time of the steps that count / time since the run began. A step that is done again after a restart counts
 once; loading, waiting for machines and for checkpoints do not count. The time between the end of a finished run and
@@ -22,6 +22,7 @@ from altdiffusion.storage import files
 from altdiffusion.training.checkpoints.checkpoint import run_folder
 
 FOLDER = "journal"
+BEAT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Journal:
         self._earlier = read(lake, run)
         self._uri = files.join(folder, f"{len(files.list_names(folder)):05d}.json")
         self._start = Start(world=world, began=began, until=began, first=step, step=step)
-        self._loop = time.perf_counter()
+        self._loop = self._written = time.perf_counter()
         self._write()
 
     def note(self, step: int, *, stall_s: float, finished: bool = False) -> Goodput:
@@ -126,7 +127,13 @@ class Journal:
         self._write()
         return goodput([*self._earlier, self._start])
 
+    def beat(self, step: int, *, stall_s: float) -> None:
+        """A step has ended: notes it if nothing was noted for BEAT_S."""
+        if time.perf_counter() - self._written >= BEAT_S:
+            self.note(step, stall_s=stall_s)
+
     def _write(self) -> None:
+        self._written = time.perf_counter()
         try:
             files.write_atomic(self._uri, files.canonical_json(asdict(self._start)))
         except (AltDiffusionError, OSError):

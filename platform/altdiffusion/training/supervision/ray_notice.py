@@ -1,4 +1,4 @@
-"""Notice to a worker on Ray: SIGTERM, and Ray's word that a machine is being taken back.
+"""Notice to a worker on Ray: SIGTERM, the driver's word to stop, and Ray's that a machine is being taken back.
 
 `ray.train.get_preemption_info` is alpha and changes; nothing else here knows it.
 """
@@ -18,10 +18,33 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 _KEPT: list[Any] = []  # what C will call must not be collected
 
 
-def listen(notice: Notice) -> None:
-    """Gives notice as soon as this worker hears of it. All ranks call it: they ask Ray in step with each other."""
+def listen(notice: Notice, mailbox: Any = None) -> None:
+    """Gives notice as soon as this worker hears of it. All ranks call it: they ask Ray in step with each other.
+
+    Args:
+        mailbox: handle of the `Mailbox` actor, on the one rank that listens to the driver.
+    """
     _on_sigterm(notice)
     threading.Thread(target=_ask, args=(notice,), name="preemption", daemon=True).start()
+    if mailbox is not None:
+        threading.Thread(target=_hear, args=(notice, mailbox), name="driver", daemon=True).start()
+
+
+def stopping(mailbox: Any) -> bool:
+    """Whether the driver was told to stop; False too while the mailbox cannot be reached."""
+    import ray
+
+    try:
+        return bool(ray.get(mailbox.stopping.remote(), timeout=30))
+    except Exception:  # it is being started again; who listens asks again
+        return False
+
+
+def _hear(notice: Notice, mailbox: Any) -> None:
+    while notice.level != STOP:
+        time.sleep(POLL_S)
+        if stopping(mailbox):
+            notice.give(STOP, "the job was sent SIGTERM")
 
 
 def _on_sigterm(notice: Notice) -> None:
