@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -182,12 +183,15 @@ def test_graphs_without_a_compiler_are_refused() -> None:
     assert ComputeConfig(compile=True, cuda_graphs=True).cuda_graphs
 
 
-def test_a_compiled_network_is_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced and run by PyTorch's own `aot_eager`: the graphs, forward and backward, without the C++ compiler."""
+@pytest.mark.parametrize(("backend", "trainable"), [("aot_eager", "kv"), ("inductor", "all")])
+def test_a_compiled_network_is_the_same_network(monkeypatch: pytest.MonkeyPatch, backend: str, trainable: Any) -> None:
+    """The graphs alone, forward and backward, and what Inductor makes of them with the C++ compiler (a minute)."""
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("no C++ compiler on this machine")
     own = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **said: own(self, backend="aot_eager", **said))
-    plain, _ = prepared("kv", ComputeConfig())
-    compiled, _ = prepared("kv", ComputeConfig(compile=True))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **said: own(self, backend=backend, **said))
+    plain, _ = prepared(trainable, ComputeConfig())
+    compiled, _ = prepared(trainable, ComputeConfig(compile=True))
     assert list(plain.state_dict()) == list(compiled.state_dict())
     (loss, gradients, _), (other, others, _) = kept(plain), kept(compiled)
     torch.testing.assert_close(loss, other, rtol=1e-5, atol=1e-6)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from altdiffusion.diffusion import noise
+from altdiffusion.diffusion import models, noise
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
@@ -185,3 +188,20 @@ def test_a_slice_of_a_table_decodes_right() -> None:
     found = decode_latents(table.slice(2, 3))
     assert found["latents"][:, 0, 0, 0].tolist() == [2, 3, 4]
     assert found["token_ids"].tolist() == [[2, -2], [3, -3], [4, -4]]
+
+
+def test_ids_of_another_tokenizer_are_refused(lake: str) -> None:
+    """The dataset stays as it is; the model's tokenizer gives two letters each other's ids."""
+    from transformers import XLMRobertaTokenizer
+
+    folder = Path(lake) / "models" / "base"
+    base = models.load_bundle(str(folder))
+    pieces = json.loads(base.tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
+    a, b = (next(place for place, (piece, _) in enumerate(pieces) if piece == letter) for letter in "ab")
+    pieces[a], pieces[b] = pieces[b], pieces[a]
+    vocab = [(piece, score) for piece, score in pieces]
+    other = XLMRobertaTokenizer(vocab=vocab, model_max_length=base.tokenizer.model_max_length)
+    shutil.rmtree(folder)
+    models.save_bundle(replace(base, tokenizer=other), folder)
+    with pytest.raises(AltDiffusionError, match=r"dataset:latents@\w+, column token_ids: holds the ids .* for 'aa'"):
+        run_local(config(lake), lake, reporter=Recorder())

@@ -12,6 +12,7 @@ import gc
 import math
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.checkpoints.saver import Saver
 from altdiffusion.training.data.layout import LATENTS, Layout
 from altdiffusion.training.data.loader import Loader, RowGroups, Twins, open_sources, prepare_sources
+from altdiffusion.training.data.tokens import TokenColumn, check_token_ids
 from altdiffusion.training.data.twins import mirrored_at
 from altdiffusion.training.order.batches import Order
 from altdiffusion.training.order.mixture import make_order, sources_of
@@ -129,6 +131,7 @@ def _train(place: _Place, found: Checkpoint | None, skipped: Windows, counters: 
         trainer.load(found)
     agree(lambda: prepare_sources(sources_of(config, run.versions())), rank, world)
     order, rows = open_data(run, trainer.task.layout)
+    agree(lambda: _check_tokens(run, trainer.task.tokens), rank, world)
     loader = Loader(
         order,
         rows,
@@ -244,6 +247,11 @@ def _go_back(
         f"batches {first} to {after - 1} are left out"
     )
     return found, (*skipped, (first, after))
+
+
+def _check_tokens(run: ResolvedRun, tokens: Sequence[TokenColumn]) -> None:
+    for version in run.versions():
+        check_token_ids(version, tokens)
 
 
 def _finite(loss: Tensor, world: int) -> float | None:

@@ -226,7 +226,7 @@ def _pinned(lake: str, ref: Ref) -> Checkpoint:
     found = checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
     if found.ref != ref:
         raise AltDiffusionError(
-            f"checkpoint {ref.short}",
+            ref.short,
             f"was replaced by one with digest {found.digest[:12]}",
             "use another run name to start from the new one",
         )

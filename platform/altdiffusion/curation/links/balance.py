@@ -77,7 +77,7 @@ def shares(links: Version, config: BalanceConfig) -> dict[str, Share]:
     counts = links.manifest.tally
     if links.rows and not counts and any(config.quantile(language) for language in links.manifest.rows_by_language):
         raise AltDiffusionError(
-            f"dataset {links.ref.short}",
+            links.ref.short,
             "has no tally in its manifest, so that no quantile of similarity can be told",
             "balance what the deduplicate boundary makes",
         )

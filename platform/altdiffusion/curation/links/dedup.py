@@ -44,7 +44,7 @@ def plan_dedup(candidates: Version, buckets: int) -> list[Unit]:
     """
     if len(candidates.shards) % buckets:
         raise AltDiffusionError(
-            f"dataset {candidates.ref.short}",
+            candidates.ref.short,
             f"has {len(candidates.shards)} shards, which are not {buckets} buckets a unit",
             "give the number of buckets that select wrote it with",
         )

@@ -28,7 +28,7 @@ def plan_pairs(candidates: Version, buckets: int, chosen: range, *models: str) -
     """One unit for each of the chosen buckets; `models` name the tokenizers."""
     if len(candidates.shards) % buckets:
         raise AltDiffusionError(
-            f"dataset {candidates.ref.short}",
+            candidates.ref.short,
             f"has {len(candidates.shards)} shards, which are not {buckets} buckets a unit",
             "give the number of buckets that it was written with",
         )

@@ -139,7 +139,7 @@ def plan_compare(keys: Version, config: DistinctConfig) -> list[Unit]:
     """
     if len(keys.shards) % config.buckets:
         raise AltDiffusionError(
-            f"dataset {keys.ref.short}",
+            keys.ref.short,
             f"has {len(keys.shards)} shards, which are not {config.buckets} buckets a unit",
             "give the number of buckets that fingerprint wrote it with",
         )

@@ -117,7 +117,7 @@ def collect(lake: Lake, images: Version, config: ReportConfig, name: str, scores
     images = after_takedowns(lake.dataset(images.ref.name), images)
     if images.manifest.kind != "images":
         raise AltDiffusionError(
-            f"dataset {images.ref.short}", f"holds {images.manifest.kind}, not images", "name a dataset of pictures"
+            images.ref.short, f"holds {images.manifest.kind}, not images", "name a dataset of pictures"
         )
     if scores is not None:
         check_scores(scores, images, ())

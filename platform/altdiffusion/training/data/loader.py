@@ -99,13 +99,13 @@ class RowGroups:
         for version in versions:
             if version.manifest.kind != layout.kind:
                 raise AltDiffusionError(
-                    f"dataset {version.ref.short}",
+                    version.ref.short,
                     f"holds {version.manifest.kind}, not {layout.kind}",
                     layout.remedy,
                 )
             if version.rows == 0:
                 raise AltDiffusionError(
-                    f"dataset {version.ref.short}",
+                    version.ref.short,
                     "holds no rows",
                     "look at its rejects by reason, then curate again",
                 )
@@ -168,7 +168,7 @@ class RowGroups:
                 ) from error
 
     def _dataset(self, group: int) -> str:
-        return f"dataset {self._files[self._shard_of[group]][0].ref.short}"
+        return self._files[self._shard_of[group]][0].ref.short
 
     def begin(self, rows: I64) -> None:
         """Begins to read the row groups of rows that will be gathered soon, as far as the memory for them goes."""

@@ -34,7 +34,7 @@ def check_twins(version: Version, twin: Version) -> None:
     beside = other.config.get("mirrored") is True and dict(one.config) == plain and one.parents == other.parents
     if not beside or [shard.rows for shard in version.shards] != [shard.rows for shard in twin.shards]:
         raise AltDiffusionError(
-            f"dataset {twin.ref.short}",
+            twin.ref.short,
             f"is not the mirrored one of {version.ref.short}",
             "make both with one run of the encode job with `mirrored: true`",
         )

@@ -48,7 +48,7 @@ def rows_by_language(versions: Sequence[Version]) -> dict[str, int]:
         counts = version.manifest.rows_by_language
         if sum(counts.values()) != version.rows:
             raise AltDiffusionError(
-                f"dataset {version.ref.short}",
+                version.ref.short,
                 f"counts {sum(counts.values()):,} rows by language and holds {version.rows:,}",
                 "make the dataset again, or leave order.language_temperature out",
             )
@@ -185,7 +185,7 @@ def _fill(version: Version, counts: Mapping[str, int], path: str) -> None:
 
 def _other_counts(version: Version, language: str) -> AltDiffusionError:
     return AltDiffusionError(
-        f"dataset {version.ref.short}", f"holds another number of rows in {language} than its manifest says", REMEDY
+        version.ref.short, f"holds another number of rows in {language} than its manifest says", REMEDY
     )
 
 

@@ -45,9 +45,12 @@ class DiffusionTask:
         self.empty_ids = tokenize(bundle.tokenizer, [""])[0].to(device)
         self.schedule = Schedule.scaled_linear(device, zero_terminal_snr=config.objective.zero_terminal_snr)
         self.latents_of: LatentSource = (
-            StoredLatents(device) if config.online is None else OnlineLatents(config.online, bundle, device)
+            StoredLatents(bundle.tokenizer, device)
+            if config.online is None
+            else OnlineLatents(config.online, bundle, device)
         )
         self.layout = self.latents_of.layout
+        self.tokens = self.latents_of.tokens
         self._flops: dict[tuple[int, ...], float] = {}
         cache_mb = config.workers.text_cache_mb
         self.encode = TextCache(self._encode, cache_mb << 20) if cache_mb else self._encode

@@ -11,6 +11,7 @@ vector, un-normalised. The second is ours, see `token_error`.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.layout import PARALLEL
 from altdiffusion.training.data.loader import Samples
+from altdiffusion.training.data.tokens import TokenColumn
 from altdiffusion.training.reporting.flops import step_flops
 from altdiffusion.training.tasks.pair import Pair
 
@@ -46,6 +48,10 @@ class DistillationTask:
         self.tower = pair.tower.to(device).eval().requires_grad_(False) if pair.tower is not None else None
         self.eos_id, self.english_pad_id = pair.eos_id, pair.english_pad_id
         self.empty_ids = tokenize(pair.english_tokenizer, [""]).to(device)
+        self.tokens: Sequence[TokenColumn] = [
+            TokenColumn(ids="token_ids", text="translation", tokenizer=pair.tokenizer),
+            TokenColumn(ids="teacher_ids", text="caption", tokenizer=pair.english_tokenizer),
+        ]
         self._flops: dict[int, float] = {}
         self.readout = ReadOut(pair.unet).to(device) if self.settings.token_term == "readout" else None
 

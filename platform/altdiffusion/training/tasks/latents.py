@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,12 +14,15 @@ from altdiffusion.training.config import OnlineConfig
 from altdiffusion.training.data.layout import LATENTS, Layout
 from altdiffusion.training.data.loader import Samples
 from altdiffusion.training.data.pictures import picture_layout
+from altdiffusion.training.data.tokens import TokenColumn
 
 
 class LatentSource(Protocol):
     """How samples become latents."""
 
     layout: Layout
+    tokens: Sequence[TokenColumn]
+    """Where the rows hold token ids; none where captions are tokenized as they are read."""
 
     def __call__(self, samples: Samples) -> Tensor:
         """float32 [B, C, H, W] on the device, scaled."""
@@ -34,8 +38,9 @@ class StoredLatents:
 
     layout = LATENTS
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, tokenizer: Any, device: torch.device) -> None:
         self._device = device
+        self.tokens: Sequence[TokenColumn] = [TokenColumn(ids="token_ids", text="caption", tokenizer=tokenizer)]
 
     def __call__(self, samples: Samples) -> Tensor:
         return samples["latents"].to(self._device, non_blocking=True).float()
@@ -50,6 +55,8 @@ class OnlineLatents:
     With the encode job's settings these are the latents that it would have written, rounded to float16 as it does;
     kernels may round the last bit differently for another number of pictures at once.
     """
+
+    tokens: Sequence[TokenColumn] = ()
 
     def __init__(self, config: OnlineConfig, bundle: ModelBundle, device: torch.device) -> None:
         self._config, self._device, self._vae = config, device, bundle.vae.eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from altdiffusion.training.data.layout import Layout
 from altdiffusion.training.data.loader import Samples
+from altdiffusion.training.data.tokens import TokenColumn
 
 
 class Task(Protocol):
@@ -21,6 +23,8 @@ class Task(Protocol):
     `lora.safetensors` where adapters alone are trained."""
     module: torch.nn.Module
     """The network that is trained, wholly or in part."""
+    tokens: Sequence[TokenColumn]
+    """The token ids of the layout's rows, and by which tokenizer the networks know them."""
     trained: list[tuple[str, torch.nn.Parameter]]
     """What is trained of it, by its name in `weights`, in the network's own order."""
 
