@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from altdiffusion.generation.sheet import write_sheet
 from altdiffusion.storage.dataset import Lake
 from jobs.harness import Job, Session, already_published, leave, main
-from jobs.pictures import write_sheet
 from pipelines.generate import GenerateJobConfig, boundaries, plan
 
 

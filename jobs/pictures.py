@@ -12,10 +12,11 @@ from pipelines.train import TrainJobConfig, sample_boundaries
 
 
 def log_samples(config: TrainJobConfig, session: Session, step: int) -> None:
-    """Draws the samples of one checkpoint in this process and logs their sheet at its step."""
+    """Draws the samples of one checkpoint and logs their sheet at its step."""
     assert config.samples is not None
+    backend = "inline" if config.samples.workers is None else config.execution.backend
     for boundary in sample_boundaries(config, step):
-        version = run_boundary(session.lake, boundary, backend="inline")
+        version = run_boundary(session.lake, boundary, backend=backend)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sheet.png"
         write_sheet(version, file, config.samples.fonts, title=f"{config.train.run}, step {step:,}", zoom=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from altdiffusion.execution import cluster
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
@@ -45,7 +46,7 @@ def run(config: TrainJobConfig, session: Session) -> None:
     if config.samples is not None:
         log_samples(config, session, 0)
     kept = [checkpoints.open_step(lake, train.run, step) for step in checkpoints.steps(lake, train.run)]
-    for found, measured in zip(kept, _measured(resolved, kept), strict=True):
+    for found, measured in zip(kept, _measured(config, resolved, kept), strict=True):
         step, metrics = found.step, {**found.state()["metrics"], **measured}
         session.run.checkpoint(found.ref, found.folder, step=step, metrics=metrics)
         print(f"[export] {export_checkpoint(lake, train.run, step=step)}", flush=True)
@@ -54,12 +55,17 @@ def run(config: TrainJobConfig, session: Session) -> None:
     session.run.picture(found.ref)
 
 
-def _measured(resolved: ResolvedRun, kept: Sequence[Checkpoint]) -> list[dict[str, float]]:
+def _measured(config: TrainJobConfig, resolved: ResolvedRun, kept: Sequence[Checkpoint]) -> list[dict[str, float]]:
     """What a distillation's checkpoints do with pairs that are held out, where there are such."""
     settings = resolved.config.distillation
     if settings is None or settings.held_out is None:
         return [{} for _ in kept]
-    found = retrieval(resolved, kept, settings.held_out)
+    if config.execution.backend == "ray":  # where the training ran: the driver's machine may have no GPU
+        workers = config.train.workers
+        need = {"num_cpus": workers.cpus, "num_gpus": workers.gpus}
+        found = cluster.call(retrieval, resolved, kept, settings.held_out, **need)
+    else:
+        found = retrieval(resolved, kept, settings.held_out)
     for checkpoint, scores in zip(kept, found, strict=True):
         told = ", ".join(f"{name.removeprefix('retrieval/')} {score:.1%}" for name, score in scores.items())
         print(f"[retrieval] step {checkpoint.step}: {told}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from altdiffusion.config import operational
 from altdiffusion.execution.boundary import Boundary
@@ -32,6 +33,14 @@ class SamplesConfig:
     steps: int = 20
     guidance_scale: float = 3.0
     batch_rows: int = 32
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    workers: Workers | None = None
+    """A pool on the cluster that draws them; the job's own process does where there is none."""
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and (self.workers is None or self.workers.gpus == 0):
+            raise ValueError("device: cuda needs workers that have GPUs; give samples.workers.gpus")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +132,9 @@ def sample_boundaries(config: TrainJobConfig, step: int) -> tuple[Boundary, ...]
         guidance_scale=samples.guidance_scale,
         batch_rows=samples.batch_rows,
         rows_per_unit=samples.batch_rows,
+        device=samples.device,
+        dtype=samples.dtype,
         image_files=False,
     )
     name = f"{config.train.run}-samples"
-    return generation_boundaries(config.lake, f"{name}-prompts", name, generate, Workers(max=1))
+    return generation_boundaries(config.lake, f"{name}-prompts", name, generate, samples.workers or Workers(max=1))

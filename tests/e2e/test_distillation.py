@@ -11,6 +11,7 @@ import yaml
 from altdiffusion.diffusion import models
 from tests import distillation_lake, training_lake
 from tests.e2e.conftest import make_workspace
+from tests.ray_folder import ray_folder
 
 
 def write(path: Path, tree: dict[str, Any]) -> str:
@@ -39,6 +40,7 @@ def test_a_table_of_translations_becomes_an_alignment(tmp_path: Path) -> None:
     }
     distillation = {
         **common,
+        "execution": {"backend": "ray", "num_cpus": 1},
         "train": {
             "run": "distil", "stage": "distillation", "trainable": "all", "seed": 1, "steps": 20, "global_batch": 16,
             "start": {"base": f"{lake}/models/base", "text_encoder": f"{lake}/models/student"},
@@ -57,7 +59,8 @@ def test_a_table_of_translations_becomes_an_alignment(tmp_path: Path) -> None:
         run = ["-m", f"jobs.{job}", "--config", write(workspace.path / f"{len(str(tree))}.yaml", tree)]
         dry = workspace.run(*run, "--dry-run")
         assert dry.returncode == 0 and "plan:" in dry.stdout, dry.stdout + dry.stderr
-        done = workspace.run(*run)
+        with ray_folder() as folder:
+            done = workspace.run(*run, RAY_TMPDIR=folder)
         assert done.returncode == 0, done.stdout + done.stderr
         if job == "parallel":
             assert "rejected: identical 1, text 1" in done.stdout, done.stdout

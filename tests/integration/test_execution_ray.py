@@ -113,6 +113,21 @@ def test_a_worker_that_fits_nowhere_is_refused(ray_here: None, tmp_path: Path) -
         )  # fmt: skip
 
 
+def divided(number: int, by: int) -> int:
+    return number // by
+
+
+def refuse(key: str) -> None:
+    raise AltDiffusionError(f"key {key}", "is wrong", "mend it")
+
+
+def test_a_call_gives_its_result_or_its_own_error(ray_here: None) -> None:
+    assert cluster.call(divided, 17, 5, num_cpus=0.5) == 3
+    with pytest.raises(AltDiffusionError, match=r"key x: is wrong. Remedy: mend it") as caught:
+        cluster.call(refuse, "x")
+    assert type(caught.value) is AltDiffusionError
+
+
 def test_a_killed_driver_loses_nothing(undisturbed: tuple[str, Version]) -> None:
     lake, expected = undisturbed
     drop_ledger(lake)

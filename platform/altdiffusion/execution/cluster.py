@@ -11,11 +11,14 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import altdiffusion
 from altdiffusion.errors import AltDiffusionError
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20  # descriptors only pass through it
@@ -99,6 +102,21 @@ def _start(num_cpus: int, num_gpus: int) -> Any:
                     "this machine is short of CPU or memory now: try again, or use execution.backend=inline",
                 ) from error
     raise AssertionError("unreachable")
+
+
+def call(function: Callable[..., T], *arguments: Any, num_cpus: float = 1, num_gpus: float = 0) -> T:
+    """Runs a function once on a worker of the cluster, which has what the driver may lack, and waits for its result.
+
+    Raises:
+        Exception: the function's own.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=2)(function)
+    try:
+        return cast(T, ray.get(task.remote(*arguments)))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
 
 
 def shutdown() -> None:
