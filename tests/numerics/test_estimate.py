@@ -14,7 +14,7 @@ import yaml
 
 from altdiffusion.config import load_config
 from altdiffusion.diffusion import models
-from altdiffusion.training.config import ComputeConfig, Precision, TrainConfig
+from altdiffusion.training.config import ComputeConfig, OnlineConfig, Precision, TrainConfig
 from altdiffusion.training.estimate.cost import (
     GIB,
     EstimateConfig,
@@ -26,6 +26,7 @@ from altdiffusion.training.estimate.cost import (
     lines,
     shapes_of,
 )
+from altdiffusion.training.estimate.online import vae_bytes
 from altdiffusion.training.estimate.student import estimate_student
 from altdiffusion.training.network import prepare_network
 from pipelines.train import TrainJobConfig
@@ -209,3 +210,18 @@ def test_epochs_of_a_mixture_are_told_by_source(tmp_path: Path) -> None:
 
 def test_young_interval() -> None:
     assert math.isclose(best_interval_s(10.0, 72_000.0), 1200.0)
+
+
+def test_a_vae_in_the_loop_is_counted(tmp_path: Path) -> None:
+    """Stable Diffusion's encoder: 34,163,592 weights, 72 of `quant_conv`; the widest layers hold 128 channels at full
+    size, input and output, in bf16."""
+    online = OnlineConfig(resolution=512, dtype="bfloat16")
+    weights, encoding = vae_bytes(models.vae_config_sd21(), online, 2)
+    assert weights == 2 * (34_163_592 + 72)
+    assert encoding == 2 * (2 * 128 * 512 * 512) * 2
+    lake = training_lake.make_lake(tmp_path)
+    stored = training_lake.config(lake)
+    shapes = shapes_of(stored, lake, True)
+    pictures = replace(stored, online=OnlineConfig(resolution=16))
+    added = estimate(pictures, shapes).total - estimate(stored, shapes).total
+    assert added >= vae_bytes(shapes.vae, pictures.online or online, stored.micro_batch)[0] > 0

@@ -50,6 +50,11 @@ def test_published_unet_has_the_published_counts() -> None:
     assert all(parameter.is_meta for parameter in unet.parameters())
 
 
+def test_published_vae_has_the_published_count() -> None:
+    vae = models.build_vae(models.vae_config_sd21(), "meta")
+    assert sum(parameter.numel() for parameter in vae.parameters()) == 83_653_863
+
+
 def test_published_text_encoder_is_xlm_r_large_without_its_last_layer() -> None:
     encoder = models.build_text_encoder(models.text_config_m18(), device="meta")
     width, inner, vocabulary, positions = 1024, 4096, 250_002, 514

@@ -151,6 +151,23 @@ def english_text_config_demo(vocab_size: int) -> dict[str, Any]:
     }
 
 
+def vae_config_sd21() -> dict[str, Any]:
+    """Stable Diffusion's autoencoder: 83,653,863 parameters, pictures [3, R, R] in -1..1 <-> latents [4, R/8, R/8]."""
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "sample_size": 768,
+        "latent_channels": 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "act_fn": "silu",
+        "scaling_factor": 0.18215,
+    }
+
+
 def vae_config_demo() -> dict[str, Any]:
     """The demo's autoencoder: pictures [3, 32, 32] in -1..1 <-> latents [16, 8, 8]."""
     return {

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,12 +30,14 @@ from altdiffusion.diffusion.models import (
     text_config_m18,
     trainable_parameters,
     unet_config_sd21,
+    vae_config_sd21,
 )
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.estimate.online import vae_bytes
 from altdiffusion.training.network import prepare_network
 from altdiffusion.training.network.lora import adapters, add_adapters
 from altdiffusion.training.order.mixture import make_order, sources_of
@@ -73,10 +75,14 @@ class Shapes:
     text: dict[str, Any]
     resolution: int
     """Pixels of a side."""
-    latent_factor: int = 8
-    """Pixels of a side for one of the latent's."""
+    vae: dict[str, Any] = field(default_factory=vae_config_sd21)
     assumed: tuple[str, ...] = ()
     """What could not be looked at, and is taken as the published model has it."""
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels of a side for one of the latent's."""
+        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
 
     @property
     def tokens(self) -> int:
@@ -94,11 +100,12 @@ class Cost:
     trained: int
     """Number of parameters that are trained."""
     weights: int
-    """Weights as the loop holds them: float32; with bf16 the frozen ones in bf16."""
+    """Weights as the loop holds them: float32; with bf16 the frozen ones in bf16. With the VAE's, of online runs."""
     training_state: int
     """Gradients and averages in float32 and the optimizer's moments, of what is trained."""
     activations: int
-    """What autograd keeps of one micro-batch, and with gradient checkpointing the largest block computed anew."""
+    """What autograd keeps of one micro-batch, and with gradient checkpointing the largest block computed anew; or what
+    a VAE in the loop takes while it encodes, where that is more."""
     checkpoint: int
     """The network, or its adapters alone; moments and averages of what is trained."""
 
@@ -124,19 +131,26 @@ def estimate(config: TrainConfig, shapes: Shapes) -> Cost:
     compute = replace(config.compute, attention="sdpa", compile=False, cuda_graphs=False)
     dtype = prepare_network(network, precision=config.precision, compute=compute, device=torch.device("meta"))
     moments = state_bytes(config.optimizer, counts)
+    vae_weights, encoding = (
+        (0, 0) if config.online is None else vae_bytes(shapes.vae, config.online, config.micro_batch)
+    )
     return Cost(
         parameters=parameters,
         trained=sum(counts),
         weights=sum(weight.numel() * weight.element_size() for weight in network.parameters())
-        + (2 if half else 4) * encoder_count,
+        + (2 if half else 4) * encoder_count
+        + vae_weights,
         training_state=(4 + 4) * sum(counts) + moments,
-        activations=kept_bytes(
-            network,
-            config.micro_batch,
-            shapes.resolution // shapes.latent_factor,
-            int(shapes.unet["cross_attention_dim"]),
-            shapes.tokens,
-            dtype,
+        activations=max(
+            encoding,
+            kept_bytes(
+                network,
+                config.micro_batch,
+                shapes.resolution // shapes.latent_factor,
+                int(shapes.unet["cross_attention_dim"]),
+                shapes.tokens,
+                dtype,
+            ),
         ),
         checkpoint=4 * (sum(counts) if config.lora is not None else parameters) + moments + 4 * sum(counts),
     )
@@ -329,7 +343,7 @@ def shapes_of(config: TrainConfig, lake: str, look: bool) -> Shapes:
         unet=unet or unet_config_sd21(),
         text=text or text_config_m18(),
         resolution=resolution or published,
-        latent_factor=2 ** (len(vae["block_out_channels"]) - 1) if vae else 8,
+        vae=vae or vae_config_sd21(),
         assumed=tuple(assumed),
     )
 
