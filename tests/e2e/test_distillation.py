@@ -77,3 +77,8 @@ def test_a_table_of_translations_becomes_an_alignment(tmp_path: Path) -> None:
     student = models.load_bundle(f"{lake}/exports/distil/step-00000020").text_encoder.state_dict()
     behind = models.load_bundle(f"{lake}/exports/align/step-00000002").text_encoder.state_dict()
     assert all((behind[name] == tensor).all() for name, tensor in student.items())
+    counted = workspace.run("-m", "altdiffusion.cli", "seen", "align", "--lake", lake, "--json")
+    assert counted.returncode == 0, counted.stdout + counted.stderr
+    assert [(part["run"], part["steps"], part["samples"]) for part in json.loads(counted.stdout)] == [
+        ("align", 2, 8), ("distil", 20, 320)
+    ]  # fmt: skip

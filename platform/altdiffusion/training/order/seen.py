@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from altdiffusion.config import from_dict
+from altdiffusion.diffusion.folder import read_lineage
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCHEMAS
 from altdiffusion.refs import Ref
@@ -88,7 +89,8 @@ class Seen:
 
 
 def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
-    """What a checkpoint's run has seen, then what the runs before it had, nearest first.
+    """What a checkpoint's run has seen, then what the runs before it had, nearest first: those whose checkpoints it
+    was started from, and the distillation whose student it reads.
 
     Args:
         step: of the checkpoint; None is the newest verified one.
@@ -101,21 +103,29 @@ def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
         known = ", ".join(checkpoints.run_names(lake)) or "none"
         raise AltDiffusionError(f"run {run}", f"has no checkpoint in {lake}", f"runs here: {known}")
     result: list[Seen] = []
-    at: Checkpoint | None = found
-    while at is not None:
+    waiting, told = [found], {found.ref}
+    while waiting:
+        at = waiting.pop(0)
         record = read_record(lake, at.run)
         if record is None:
             raise AltDiffusionError(f"run {at.run}", f"has no run.json in {lake}", "restore it: it names the datasets")
         result += _of_run(lake, record, at)
-        at = _start(lake, record)
+        for earlier in _starts(lake, record):  # later stages name the same student again
+            if earlier.ref not in told:
+                told.add(earlier.ref)
+                waiting.append(earlier)
     return result
 
 
-def _start(lake: str, record: Mapping[str, Any]) -> Checkpoint | None:
-    if record["start"] is None:
-        return None
-    name, _, step = Ref.parse(record["start"]).name.rpartition("/")
-    return checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
+def _starts(lake: str, record: Mapping[str, Any]) -> Iterator[Checkpoint]:
+    """The checkpoints that a run began with: a stage's, and that of an exported student."""
+    refs = [record["start"]]
+    if record["text_encoder"] is not None:
+        refs.append((read_lineage(record["text_encoder"]) or {}).get("checkpoint"))
+    for text in refs:
+        if text is not None:
+            name, _, step = Ref.parse(text).name.rpartition("/")
+            yield checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
 
 
 def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
