@@ -162,6 +162,9 @@ class Recorder:
     def warning(self, text: str) -> None:
         self.warnings.append(text)
 
+    def flush(self) -> None:
+        pass
+
 
 def file_hashes(folder: str | Path) -> dict[str, str]:
     """SHA-256 of every file below a folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def trained(lake: str, event: str) -> dict[str, Any]:
-    """Steps of the checkpoints, and how many workers wrote each."""
+    """Steps of the checkpoints, how many workers wrote each, and what was said."""
     with ray_folder() as folder:
         env = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
         path = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
@@ -41,7 +42,7 @@ def trained(lake: str, event: str) -> dict[str, Any]:
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return found | {"said": done.stdout}
 
 
 def assert_like_one_process(lake: str, event: str) -> None:
@@ -75,3 +76,15 @@ def test_a_node_that_is_announced_to_go_costs_no_step_before_the_word(tmp_path: 
     starts = journal.read(lake, "align")
     assert [start.first for start in starts][:2] == [0, just_in_time]
     assert_like_one_process(lake, "drain")
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
+    lake = make_lake(tmp_path)
+    found = trained(lake, "stall")
+    stopped = re.search(r"stopped: rank 1 \(process (\d+)\)", found["said"])
+    assert stopped
+    assert f"(process {stopped[1]}) has been in step" in found["said"]
+    assert found["steps"] == list(range(10, STEPS["stall"] + 1, 10))
+    assert found["writers"][-1] == 2
+    assert_like_one_process(lake, "stall")

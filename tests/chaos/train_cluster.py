@@ -1,9 +1,11 @@
-"""Trains on a Ray cluster of two nodes that are lost, come back, or are announced to go. Started by test_train_chaos.
+"""Trains on a Ray cluster of two nodes that are lost, come back, or are announced to go, or of which one stands still.
+Started by test_train_chaos.
 
-    python -m tests.chaos.train_cluster --lake LAKE --event {loss,drain}
+    python -m tests.chaos.train_cluster --lake LAKE --event {loss,drain,stall}
 
 loss   a node is killed, the run goes on with one worker; a new node comes, and it goes on with two
 drain  Ray is told that a node will be taken back, then it is: what was computed until the word is not done again
+stall  a worker is stopped, not killed: it is named, and all are started anew
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +26,8 @@ from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from tests.training_lake import config
 
 GIVE_UP_S = 400.0
-STEPS = {"loss": 400, "drain": 600}
+STEPS = {"loss": 400, "drain": 600, "stall": 300}
+STALL_TIMEOUT_S = 15
 DRIVER = """
 import json, sys
 from altdiffusion.config import from_dict
@@ -42,8 +46,10 @@ def settings(lake: str, event: str) -> dict[str, object]:
         "datasets": [{"name": "latents"}], "seed": 5, "steps": STEPS[event], "global_batch": 8, "micro_batch": 2,
         "caption_drop": 0.25, "optimizer": {"lr": 1e-3, "warmup_steps": 2, "eps": 1e-4, "ema_decay": 0.9},
         "order": {"chunk_rows": 16, "window_chunks": 4}, "keep_last": 1000, "log_every": 10,
-        "checkpoint_every": 10 if event == "loss" else 100_000,
-        "workers": {"count": 2, "min_count": 1, "grow_check_s": 3, "max_failures": 5},
+        "checkpoint_every": 100_000 if event == "drain" else 10,
+        "workers": {
+            "count": 2, "min_count": 1, "grow_check_s": 3, "max_failures": 5, "stall_timeout_s": STALL_TIMEOUT_S
+        },
     }  # fmt: skip
 
 
@@ -101,6 +107,17 @@ def drain(harness: Harness) -> None:
     harness.cluster.remove_node(node, allow_graceful=False)
 
 
+def stall(harness: Harness) -> None:
+    harness.until("two workers train", lambda: len(harness.steps()) >= 2)
+    run = Path(harness.lake) / "checkpoints" / "align"
+    sign = json.loads((run / "ranks" / "00001.json").read_text())
+    os.kill(sign["process"], signal.SIGSTOP)
+    stopped = time.monotonic()
+    print(f"stopped: rank 1 (process {sign['process']})", flush=True)
+    harness.until("the workers are started anew", lambda: len(list((run / "journal").glob("0*.json"))) == 2)
+    print(f"after {time.monotonic() - stopped:.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lake", required=True)
@@ -109,7 +126,7 @@ def main() -> None:
     config(options.lake)
     harness = Harness(options.lake, options.event)
     try:
-        {"loss": loss, "drain": drain}[options.event](harness)
+        {"loss": loss, "drain": drain, "stall": stall}[options.event](harness)
         status = harness.job.wait(timeout=max(1.0, harness.ends - time.monotonic()))
         if status:
             raise RuntimeError(f"the job ended with {status}")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from altdiffusion.config import resolved
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.launch import train
 from altdiffusion.training.local import run_local
+from altdiffusion.training.reporting.mailbox import Mailbox, MailReporter, Postman
 from altdiffusion.training.supervision import journal
 from tests.ray_folder import ray_folder
 from tests.training_lake import Recorder, config, make_lake
@@ -89,6 +91,25 @@ def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: Non
         assert one.keys() == other.keys()
         for name in one:
             torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)
+
+
+def last_words(mailbox: Any) -> None:
+    reporter = MailReporter(mailbox)
+    reporter.warning("rank 1 stands still")
+    reporter.flush()
+    os._exit(75)
+
+
+def test_what_a_worker_says_as_it_ends_itself_arrives(embedded_ray: None) -> None:
+    import ray
+
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(ray.remote(max_retries=0)(last_words).remote(mailbox))
+    said = Recorder()
+    with Postman(lambda: ray.get(mailbox.take.remote()), said):
+        pass
+    assert said.warnings == ["rank 1 stands still"]
 
 
 DRIVER = """

@@ -169,8 +169,8 @@ def _steps(
     agreement, meter = Agreement(world), Meter(trainer, loader)
     journal = Journal(run.lake, config.run, step=counters.step, world=world, began=began) if rank == 0 else None
     watch = Watch(
-        *(run.lake, config.run), rank=rank, world=world, timeout_s=config.workers.stall_timeout_s,
-        say=place.reporter.warning,
+        *(run.lake, config.run), rank=rank, world=world, timeout_s=config.workers.stall_timeout_s, step=counters.step,
+        say=partial(_say_last, place.reporter),
     )  # fmt: skip
     answered = 0
     with watch:
@@ -247,6 +247,12 @@ def _go_back(
         f"batches {first} to {after - 1} are left out"
     )
     return found, (*skipped, (first, after))
+
+
+def _say_last(reporter: Reporter, text: str) -> None:
+    """A warning after which the process may end at once."""
+    reporter.warning(text)
+    reporter.flush()
 
 
 def _check_tokens(run: ResolvedRun, tokens: Sequence[TokenColumn]) -> None:

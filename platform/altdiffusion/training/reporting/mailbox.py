@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the actor's process needs none of torch, and so does not lo
     from altdiffusion.training.reporting.report import Progress, Reporter
 
 POLL_S = 0.5
+FLUSH_S = 10.0
 
 
 class Mailbox:
@@ -46,6 +47,7 @@ class MailReporter:
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
+        self._last: Any = None
 
     def progress(self, progress: Progress) -> None:
         self._post("progress", progress)
@@ -56,9 +58,16 @@ class MailReporter:
     def warning(self, text: str) -> None:
         self._post("warning", text)
 
+    def flush(self) -> None:
+        import ray
+
+        if self._last is not None:
+            with contextlib.suppress(Exception):  # the actor is gone: nothing will arrive
+                ray.wait([self._last], timeout=FLUSH_S)
+
     def _post(self, kind: str, content: Any) -> None:
         with contextlib.suppress(Exception):  # a report that is lost must not end the training
-            self._mailbox.put.remote(pickle.dumps((kind, content)))
+            self._last = self._mailbox.put.remote(pickle.dumps((kind, content)))
 
 
 class Postman:

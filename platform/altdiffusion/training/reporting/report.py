@@ -85,14 +85,18 @@ class Progress:
 
 
 class Reporter(Protocol):
-    """Receives what happens in a run; called on rank 0, but for the warning about a rank
-    that stands still. It must not raise and must not block."""
+    """Receives what happens in a run; called on rank 0, but for the warning about a rank that stands still. It must
+    not raise and, but for `flush`, must not block."""
 
     def progress(self, progress: Progress) -> None: ...
 
     def checkpoint(self, checkpoint: Checkpoint) -> None: ...
 
     def warning(self, text: str) -> None: ...
+
+    def flush(self) -> None:
+        """Waits, some seconds at most, until what was said has arrived: the process is about to end."""
+        ...
 
 
 class LineReporter:
@@ -114,6 +118,9 @@ class LineReporter:
 
     def warning(self, text: str) -> None:
         self._print(f"[{self._name}] WARNING: {text}")
+
+    def flush(self) -> None:
+        pass  # every line is
 
     def _print(self, text: str) -> None:
         print(text, flush=True, file=sys.stdout)

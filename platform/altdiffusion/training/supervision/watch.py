@@ -60,12 +60,13 @@ class Watch:
 
     Args:
         timeout_s: time without a sign, or without the end of a step, after which a rank is named.
+        step: with which the loop begins.
         say: told who stands still.
         end: called after that.
     """
 
     def __init__(
-        self, lake: str, run: str, *, rank: int, world: int, timeout_s: float,
+        self, lake: str, run: str, *, rank: int, world: int, timeout_s: float, step: int,
         say: Callable[[str], None], end: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self._folder = files.join(run_folder(lake, run), FOLDER)
@@ -73,7 +74,7 @@ class Watch:
         self._say, self._end = say, end or (lambda: os._exit(EXIT_STATUS))
         self._beat_s = min(timeout_s / 5, 60.0)
         self._loop = threading.get_ident()
-        self._step, self._since, self._moment = -1, time.time(), time.monotonic()
+        self._step, self._since, self._moment = step, time.time(), time.monotonic()
         self._began = time.monotonic()
         self._slowest = 0.0
         self._steps = 0
@@ -155,7 +156,7 @@ class Watch:
     def _place(self) -> str:
         frame: Any = sys._current_frames().get(self._loop)
         while frame is not None:
-            if "altdiffusion" in frame.f_code.co_filename:
+            if "altdiffusion" in frame.f_code.co_filename and frame.f_code.co_filename != __file__:
                 return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}"
             frame = frame.f_back
         return "its end"
