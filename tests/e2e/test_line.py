@@ -138,10 +138,12 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def wait_for(address: str, token: str) -> None:
-    request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
+    """Until a job is accepted: the head answers some seconds before the agent is there that starts jobs."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/api/jobs/", data=b'{"entrypoint": "true"}', headers=headers)
     for _ in range(120):
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(request, timeout=2).close()
+            urllib.request.urlopen(request, timeout=30).close()
             return
         time.sleep(1)
     raise TimeoutError(address)
