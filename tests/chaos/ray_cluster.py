@@ -71,7 +71,7 @@ class Chaos:
             if time.monotonic() > ends:
                 raise TimeoutError(f"{records(self.lake)} records, {wanted} wanted; killed so far: {self.killed}")
             time.sleep(0.02)
-        time.sleep(self.draw.random() * 0.1)
+        time.sleep(self.draw.random() * 0.4)
         return job.poll() is None
 
     def kill(self, kind: str, job: subprocess.Popen[bytes]) -> None:
@@ -91,12 +91,12 @@ class Chaos:
         self.killed.append(kind)
 
     def run(self, units: int) -> None:
-        """Four kills at four of the first 60 % of the units' records, then to the end."""
+        """Four kills at four of the first 80 % of the units' records, then to the end."""
         ends = time.monotonic() + GIVE_UP_S
         job = self.start()
         plan = [*KINDS, self.draw.choice(KINDS)]
         self.draw.shuffle(plan)
-        moments = sorted(self.draw.sample(range(units * 3 // 5), len(plan)))
+        moments = sorted(self.draw.sample(range(units * 4 // 5), len(plan)))
         for kind, moment in zip(plan, moments, strict=True):
             if not self.wait_for(job, moment, ends):
                 break

@@ -108,17 +108,14 @@ def test_the_thread_reads_ahead_and_no_further(version: Version) -> None:
     assert not loader._thread.is_alive()
 
 
-def shard_path(lake: str, version: Version) -> Path:
-    return Path(version.shard_uri(1))
-
-
+@pytest.mark.parametrize("shard", [0, 1])
 @pytest.mark.parametrize(
     ("damage", "message"),
     [("flip", "is damaged"), ("truncate", "is damaged .*bytes instead of"), ("delete", "is missing")],
 )
-def test_a_damaged_shard_stops_training_by_name(lake: str, damage: str, message: str) -> None:
+def test_a_damaged_shard_stops_training_by_name(lake: str, shard: int, damage: str, message: str) -> None:
     version = Lake(lake).version("latents")
-    path = shard_path(lake, version)
+    path = Path(version.shard_uri(shard))
     data = bytearray(path.read_bytes())
     if damage == "flip":
         data[len(data) // 3] ^= 4

@@ -1,10 +1,10 @@
 """A column of byte strings of one length, read from a Parquet file's pages into one array.
 
 Training reads little else than such columns (a latent of 512 pixels is 32 KiB), and Arrow's general reader copies each
-value three times and computes checksums at a tenth of what the processor can. Here a value is read from the file and
-copied once, and every page's CRC-32 is verified. What is understood is what `shards.encode` writes for these columns:
-uncompressed, PLAIN, data pages of version 2, no nulls. Formats: parquet.thrift of apache/parquet-format (PageHeader),
-Encodings.md (PLAIN), and Thrift's compact protocol.
+value several times and computes checksums without the processor's instructions for it. Here a value is read from the
+file and copied once, and every page's CRC-32 is verified. What is understood is what `shards.encode` writes for these
+columns: uncompressed, PLAIN, data pages of version 2, no nulls. Formats: parquet.thrift of apache/parquet-format
+(PageHeader), Encodings.md (PLAIN), and Thrift's compact protocol.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -10,9 +11,23 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, pages
+from altdiffusion.storage.shards import REMEDY
 
 _PIECE_BYTES = 1 << 20
+
+
+@contextlib.contextmanager
+def naming(uri: str) -> Iterator[None]:
+    """Within it, what goes wrong with reading or decoding a shard is an error that names it and says the remedy."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise AltDiffusionError(f"shard {uri}", f"is damaged ({told})", REMEDY) from error
 
 
 class ShardReader:
@@ -24,7 +39,7 @@ class ShardReader:
 
     Raises:
         FileNotFoundError: it is not there.
-        OSError, ValueError, pa.ArrowException: it is damaged; so for `read`.
+        OSError, ValueError, pa.ArrowException: it is damaged; so for `read`. See `naming`.
     """
 
     def __init__(self, uri: str, size_bytes: int) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -27,8 +26,7 @@ from altdiffusion.diffusion.pictures import Unreadable
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Version
-from altdiffusion.storage.shard_reader import ShardReader
-from altdiffusion.storage.shards import REMEDY
+from altdiffusion.storage.shard_reader import ShardReader, naming
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.layout import Layout, Mixed, Rows
 from altdiffusion.training.order.batches import Batch, Order
@@ -214,7 +212,7 @@ class RowGroups:
     def _read(self, number: int) -> tuple[int, Rows]:
         version, shard = self._files[self._shard_of[number]]
         uri = version.shard_uri(shard)
-        try:
+        with naming(uri):
             reader = self._reader(self._shard_of[number], uri, version.shards[shard].bytes)
             first, stop = int(self._starts[number]), int(self._starts[number + 1])
             rows = None
@@ -224,10 +222,6 @@ class RowGroups:
                 rows -= start
             columns, equal = self._layout.columns, self._layout.equal
             return first, self._layout.decode(reader.read(self._group_of[number], columns, equal=equal, rows=rows))
-        except FileNotFoundError as error:
-            raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            raise AltDiffusionError(f"shard {uri}", f"is damaged ({_first_line(error)})", REMEDY) from error
 
     def _reader(self, number: int, uri: str, size_bytes: int) -> ShardReader:
         """A shard's reader of this thread."""
@@ -315,10 +309,6 @@ def open_sources(
 
 def _bytes(rows: Rows) -> int:
     return sum(tensor.nbytes for tensor in rows.values())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 class Loader:

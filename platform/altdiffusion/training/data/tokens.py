@@ -10,7 +10,7 @@ import numpy as np
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Version
-from altdiffusion.storage.shard_reader import ShardReader
+from altdiffusion.storage.shard_reader import ShardReader, naming
 
 PROBED = 64
 """Rows of a version's first row group that are looked at: tokenizers that agree on so many texts are taken for one."""
@@ -29,15 +29,17 @@ def check_token_ids(version: Version, columns: Sequence[TokenColumn]) -> None:
     """Tokenizes some texts of a version again.
 
     Raises:
-        AltDiffusionError: other ids come out than are stored.
+        AltDiffusionError: other ids come out than are stored, or the shard is missing or damaged.
     """
     if not columns:
         return
-    reader = ShardReader(version.shard_uri(0), version.shards[0].bytes)
-    last = min(version.shards[0].rows, version.shards[0].row_group_rows) - 1
+    uri, shard = version.shard_uri(0), version.shards[0]
+    last = min(shard.rows, shard.row_group_rows) - 1
     names = sorted({name for column in columns for name in (column.ids, column.text)})
-    rows = reader.read(0, names, rows=np.unique(np.linspace(0, last, PROBED).astype(np.int64)))
-    reader.close()
+    with naming(uri):
+        reader = ShardReader(uri, shard.bytes)
+        rows = reader.read(0, names, rows=np.unique(np.linspace(0, last, PROBED).astype(np.int64)))
+        reader.close()
     for column in columns:
         texts, stored = rows[column.text].to_pylist(), rows[column.ids].to_pylist()
         length = len(stored[0])
