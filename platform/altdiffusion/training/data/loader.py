@@ -75,7 +75,8 @@ class RowGroups:
     Args:
         versions: all of the layout's kind, with rows of one shape.
         layout: how their rows become tensors.
-        cache_bytes: memory for decoded row groups; the one that was used longest ago goes first.
+        cache_bytes: memory for decoded row groups; the one that was used longest ago goes first. Those that are read
+            ahead take up to half as much again until they are gathered.
         chosen: only these rows, numbered among themselves; of a row group no others are kept.
         pool: threads that read row groups beside each other; its own of READ_THREADS by default.
     """
@@ -203,10 +204,11 @@ class RowGroups:
         reading = self._reading.pop(number, None) or self._pool.submit(self._read, number)
         found = reading.result()
         self.groups_read += 1
-        self.cached_bytes += _bytes(found[1])
-        self._cache[number] = found
-        while self.cached_bytes > self._cache_bytes and len(self._cache) > 1:
+        size_bytes = _bytes(found[1])
+        while self._cache and self.cached_bytes + size_bytes > self._cache_bytes:  # room first: the bound always holds
             self.cached_bytes -= _bytes(self._cache.popitem(last=False)[1][1])
+        self._cache[number] = found
+        self.cached_bytes += size_bytes
         return found
 
     def _read(self, number: int) -> tuple[int, Rows]:
