@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from altdiffusion.config import from_dict, resolved, semantic
-from altdiffusion.diffusion.folder import LINEAGE, model_ref
+from altdiffusion.diffusion.folder import LINEAGE, model_ref, read_lineage
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.diffusion.student import Student, load_student
 from altdiffusion.diffusion.teacher import projection_width
@@ -134,6 +134,7 @@ def write_record(run: ResolvedRun) -> None:
         "mirrored": [str(ref) for ref in run.mirrored],
         "base": run.base,
         "text_encoder": run.text_encoder,
+        "student": _student(run.text_encoder),
         "teacher": run.teacher,
         "start": str(run.start) if run.start is not None else None,
         "start_fingerprint": run.start_fingerprint,
@@ -143,6 +144,11 @@ def write_record(run: ResolvedRun) -> None:
     }
     uri = files.join(checkpoints.run_folder(run.lake, run.config.run), RECORD)
     files.write_atomic(uri, files.canonical_json(record))
+
+
+def _student(text_encoder: str | None) -> str | None:
+    """Ref of the checkpoint of distillation that a text encoder's folder was exported from, if it was."""
+    return None if text_encoder is None else (read_lineage(text_encoder) or {}).get("checkpoint")
 
 
 def read_record(lake: str, run: str) -> dict[str, Any] | None:

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 
 from altdiffusion.config import from_dict
-from altdiffusion.diffusion.folder import read_lineage
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCHEMAS
 from altdiffusion.refs import Ref
@@ -119,10 +118,7 @@ def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
 
 def _starts(lake: str, record: Mapping[str, Any]) -> Iterator[Checkpoint]:
     """The checkpoints that a run began with: a stage's, and that of an exported student."""
-    refs = [record["start"]]
-    if record["text_encoder"] is not None:
-        refs.append((read_lineage(record["text_encoder"]) or {}).get("checkpoint"))
-    for text in refs:
+    for text in (record["start"], record["student"]):
         if text is not None:
             name, _, step = Ref.parse(text).name.rpartition("/")
             yield checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
