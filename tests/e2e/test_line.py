@@ -169,6 +169,7 @@ def test_every_job_runs_unchanged_by_ray_job_submit(
         "alignment": [
             f"train.start.base={demo}/models/base-en",
             f"train.start.text_encoder={demo}/models/text-encoder-m18",
+            "samples.workers={max: 1}",  # on a pool of the cluster, not in the driver
             f"samples.prompts.file={demo}/out/prompts.jsonl",
             f"samples.fonts={demo}/cache/fonts",
         ],

@@ -164,7 +164,7 @@ def test_an_unreachable_address_is_told_in_time(listening: bool) -> None:
         started = time.monotonic()
         with pytest.raises(AltDiffusionError) as caught:
             cluster.probe(address)
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
     assert caught.value.what == f"Ray address {address}"
     assert ("no Ray head answers" if listening else "unreachable") in caught.value.problem
     with pytest.raises(AltDiffusionError, match="not of the form host:port"):

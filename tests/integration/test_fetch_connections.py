@@ -28,7 +28,7 @@ def site() -> Iterator[Site]:
 
 def fetcher(site: Site, **given: Any) -> Fetcher:
     usual = {
-        "deadline_s": 2.0,
+        "deadline_s": 20.0,
         "connect_to": {":80": f"127.0.0.1:{site.port}", ":443": f"127.0.0.1:{site.port}"},
         "allow_private": ("127.0.0.0/8",),
     }
@@ -78,7 +78,7 @@ def test_a_name_that_now_leads_inside_is_not_followed_by_a_kept_connection(site:
 
     with canary() as (port, seen), serving(address="127.0.0.77", port=port, keep=True) as outside:
         outside.answers["/x"] = reply(b"checked")
-        fetch = Fetcher(DownloadConfig(deadline_s=1.0, ports=(port,), allow_private=("127.0.0.77/32",)), rebinding)
+        fetch = Fetcher(DownloadConfig(deadline_s=20.0, ports=(port,), allow_private=("127.0.0.77/32",)), rebinding)
         for _ in range(3):
             assert fetch.fetch(f"http://rebind.test:{port}/x").body == b"checked"
         fetch.close()
@@ -92,13 +92,13 @@ def test_a_connection_that_was_closed_meanwhile_costs_nothing(site: Site) -> Non
     def then_close(connection: socket.socket) -> None:
         connection.sendall(reply(b"first"))
         if not closing.is_set():
-            closing.set()
             connection.shutdown(socket.SHUT_RDWR)
+            closing.set()
 
     site.answers["/close"] = then_close
     fetch = fetcher(site)
     assert fetch.fetch(f"{A}/close").body == b"first"
-    closing.wait(5)
+    assert closing.wait(30)
     time.sleep(0.05)
     assert fetch.fetch(f"{A}/x").body == b"x" and site.connections == 2
 
@@ -125,6 +125,8 @@ def test_a_connection_that_closes_on_the_second_request_is_made_anew(site: Site)
 def test_bytes_nobody_asked_for_are_not_the_next_answer(site: Site, late: bool) -> None:
     """A second answer behind the first would be taken for that of another link of the host."""
 
+    sent = threading.Event()
+
     def smuggle(connection: socket.socket) -> None:
         if late:
             connection.sendall(reply(b"first"))
@@ -132,11 +134,12 @@ def test_bytes_nobody_asked_for_are_not_the_next_answer(site: Site, late: bool) 
             connection.sendall(reply(b"smuggled"))
         else:
             connection.sendall(reply(b"first") + reply(b"smuggled"))
+        sent.set()
 
     site.answers["/first"] = smuggle
     fetch = fetcher(site)
     assert fetch.fetch(f"{A}/first").body == b"first"
-    time.sleep(0.15)
+    assert sent.wait(30)
     assert fetch.fetch(f"{A}/x").body == b"x"
     assert site.connections == 2
 
@@ -169,12 +172,12 @@ def test_a_chunked_answer_can_be_followed_by_another(site: Site) -> None:
 
 def test_the_deadline_of_one_request_is_not_the_next_ones(site: Site) -> None:
     def slow(connection: socket.socket) -> None:
-        time.sleep(0.6)
+        time.sleep(1.5)
         connection.sendall(reply(b"slow"))
 
     site.answers["/slow"] = slow
-    fetch = fetcher(site, deadline_s=1.0)
-    for _ in range(3):  # 1.8 s in all
+    fetch = fetcher(site, deadline_s=4.0)
+    for _ in range(3):  # 4.5 s in all
         assert fetch.fetch(f"{A}/slow").body == b"slow"
     assert site.connections == 1
 

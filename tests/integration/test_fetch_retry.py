@@ -39,7 +39,7 @@ def failing_once(body: bytes, failure: bytes) -> Answer:
             asked.append(1)
             first = len(asked) == 1
         if first and not failure:
-            time.sleep(0.8)
+            time.sleep(2)
             raise OSError("enough")
         connection.sendall(failure if first else reply(body))
 
@@ -88,7 +88,7 @@ def rejects(version: Version) -> list[dict[str, Any]]:
 
 
 def settings(site: Site, **given: Any) -> DownloadConfig:
-    return config(site, deadline_s=0.4, honor_robots=False, rows_per_unit=10, per_host_connections=8, **given)
+    return config(site, deadline_s=1.0, honor_robots=False, rows_per_unit=10, per_host_connections=8, **given)
 
 
 @pytest.mark.parametrize("shard_rows", [1000, 23])

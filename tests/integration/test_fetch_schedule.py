@@ -30,7 +30,7 @@ def site() -> Iterator[Site]:
 def settings(site: Site, **given: Any) -> DownloadConfig:
     """Every name is the server of the test."""
     usual = {
-        "deadline_s": 2.0,
+        "deadline_s": 20.0,
         "retries": 0,
         "retry_wait_s": 0.01,
         "threads": 8,
@@ -77,7 +77,7 @@ def test_transient_refusals_are_tried_again_and_permanent_ones_are_not(site: Sit
     site.answers["/busy"] = reply(status="503 Busy")
     site.answers["/closed"] = one_after_another(b"", reply(b"then"))
     urls = [f"http://{path}.test/{path}" for path in ("mends", "busy", "gone", "closed")]
-    run = Run(urls, settings(site, retries=2))
+    run = Run(urls, settings(site, retries=2, deadline_s=2.0))
     assert run.outcome == [b"at last", "http_503", "http_404", b"then"]
     asked = site.asked()
     assert [asked.count(path) for path in ("/mends", "/busy", "/gone")] == [3, 3, 1]
@@ -89,7 +89,7 @@ def test_one_host_is_not_asked_faster_than_allowed_however_it_is_spelled(site: S
     urls = ["http://a.test/", "http://A.TEST/", "http://a.test./", "HTTP://a.test:80/", " http://a.test/ "]
     config = settings(site, per_host_per_s=20.0)
     first = Run(urls, config, paces)
-    assert first.outcome == [b"x"] * 5 and 0.19 < first.seconds[-1] < 1.5
+    assert first.outcome == [b"x"] * 5 and first.seconds[-1] > 0.19
     second = Run(urls[:1], config, paces)  # the next unit of the worker waits for its turn too
     assert second.seconds[-1] > 0.02
 
@@ -100,7 +100,7 @@ def test_ten_thousand_rows_of_one_host_do_not_starve_the_others(site: Site) -> N
     urls = ["http://big.test/"] * 10_000
     for number in range(200):
         urls.insert(37 * number, f"http://host{number % 40}.test/")
-    config = settings(site, threads=4, per_host_per_s=100.0, host_wait_s=1.0)
+    config = settings(site, threads=4, per_host_per_s=100.0, host_wait_s=3.0)
     run = Run(urls, config)
     outcome = run.outcome
     others = [found for url, found in zip(urls, outcome, strict=True) if "host" in url]
@@ -110,20 +110,27 @@ def test_ten_thousand_rows_of_one_host_do_not_starve_the_others(site: Site) -> N
     assert arrived[-1] < 600, "the others came late"
     assert set(big) == {b"x", "host_busy"} and 50 < big.count(b"x") < 100 * run.seconds[-1] + 5
     assert len(site.asked("big.test")) == big.count(b"x")
-    assert run.seconds[-1] < 6.0
-    assert any("waited 1 s" in result.detail for result in run.results)
+    assert run.seconds[-1] < 60  # of 100
+    assert any("waited 3 s" in result.detail for result in run.results)
 
 
 def test_a_host_that_answers_slowly_holds_half_of_the_threads_at_most(site: Site) -> None:
+    others_done, waiting = threading.Event(), [0]
+
     def slow(connection: socket.socket) -> None:
-        time.sleep(0.2)
+        waiting[0] += not others_done.is_set()
+        others_done.wait(30)
         connection.sendall(reply(b"slow"))
 
-    site.answers["a.test/"] = slow
-    site.answers["b.test/"] = reply(b"fast")
-    run = Run([f"{A}/"] * 12 + [f"{B}/"] * 100, settings(site, threads=4, per_host_connections=100))
-    order = [result.body for result in run.results]
-    assert order.index(b"slow") > 90 and run.seconds[-1] > 1.1  # two at a time
+    def fast(connection: socket.socket) -> None:
+        connection.sendall(reply(b"fast"))
+        if len(site.asked("b.test")) == 100:
+            others_done.set()
+
+    site.answers.update({"a.test/": slow, "b.test/": fast})
+    run = Run([f"{A}/"] * 12 + [f"{B}/"] * 100, settings(site, threads=4, per_host_connections=100, deadline_s=60.0))
+    assert run.outcome == [b"slow"] * 12 + [b"fast"] * 100
+    assert others_done.is_set() and waiting == [2]
 
 
 def test_retry_after_pauses_the_host_and_no_thread(site: Site) -> None:
@@ -131,7 +138,7 @@ def test_retry_after_pauses_the_host_and_no_thread(site: Site) -> None:
 
     def first_busy(connection: socket.socket) -> None:
         times.append(time.monotonic())
-        busy = reply(status="429 Slow down", Retry_After="1")
+        busy = reply(status="429 Slow down", Retry_After="3")
         connection.sendall(busy if len(times) == 1 else reply(b"a"))
 
     site.answers["a.test/"] = first_busy
@@ -139,8 +146,8 @@ def test_retry_after_pauses_the_host_and_no_thread(site: Site) -> None:
     urls = [f"{A}/"] * 3 + [f"{B}/"] * 60
     run = Run(urls, settings(site, threads=1, retries=1))  # a sleeping thread would be all there is
     assert run.outcome == [b"a"] * 3 + [b"b"] * 60
-    assert all(later - times[0] >= 0.95 for later in times[1:])
-    assert max(run.seconds[:60]) < 0.9
+    assert all(later - times[0] >= 2.95 for later in times[1:])
+    assert [result.body for result in run.results] == [b"b"] * 60 + [b"a"] * 3
 
 
 def test_a_host_that_asks_for_more_time_than_there_is_is_left_alone(site: Site) -> None:
@@ -148,7 +155,7 @@ def test_a_host_that_asks_for_more_time_than_there_is_is_left_alone(site: Site) 
     site.answers["b.test/"] = reply(b"b")
     run = Run([f"{A}/"] * 50 + [f"{B}/"], settings(site, threads=2))
     assert run.outcome == ["http_429"] + ["host_busy"] * 49 + [b"b"]
-    assert len(site.asked("a.test")) == 1 and run.seconds[-1] < 1.5
+    assert len(site.asked("a.test")) == 1 and run.seconds[-1] < 60
     assert "asks to wait 86400 s" in {result.detail for result in run.results}
 
 
@@ -157,7 +164,7 @@ def test_a_storm_of_503_backs_off_and_ends(site: Site) -> None:
     run = Run([f"{A}/"] * 300, settings(site, retries=1, retry_wait_s=0.1, host_wait_s=1.5))
     counted = {reason: run.outcome.count(reason) for reason in ("http_503", "host_busy")}
     assert sum(counted.values()) == 300 and counted["host_busy"] > 200
-    assert len(site.requests) < 60 and run.seconds[-1] < 5.0
+    assert len(site.requests) < 60 and run.seconds[-1] < 60
 
 
 def test_what_is_fetched_ahead_is_bounded(site: Site) -> None:
@@ -165,8 +172,12 @@ def test_what_is_fetched_ahead_is_bounded(site: Site) -> None:
     urls = pa.array([f"http://h{number}.test/" for number in range(60)])
     config = settings(site, threads=4, lookahead_mib=3)
     with Schedule(urls, Fetcher(config), None, Paces(), config) as schedule:
+        ends = time.monotonic() + 30
+        while len(site.requests) < 3:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
         time.sleep(0.7)
-        assert 3 <= len(site.requests) <= 3 + 4
+        assert len(site.requests) <= 3 + 4
         rows = {schedule.next().row for _ in range(60)}
     assert rows == set(range(60))
 
@@ -211,7 +222,7 @@ def test_no_thread_is_left_behind(site: Site) -> None:
     site.answers["/"] = reply(b"x")
     before = threading.active_count()
     Run([f"{A}/"] * 20, settings(site))
-    ends = time.monotonic() + 5
+    ends = time.monotonic() + 30
     while any(thread.name.startswith("fetch-") for thread in threading.enumerate()):
         assert time.monotonic() < ends
     assert threading.active_count() <= before + 20  # the server's own

@@ -357,7 +357,7 @@ def test_slow_and_endless_bodies_end_when_the_client_leaves(port: int, facts: li
     reply, connection = get(port, fault_url(facts, "slow"))
     start = time.monotonic()
     assert len(reply.read(4)) == 4
-    assert 0.3 < time.monotonic() - start < 5
+    assert 0.3 < time.monotonic() - start < 60
     connection.close()
     reply, connection = get(port, fault_url(facts, "endless"))
     assert reply.headers["Content-Length"] is None
