@@ -120,6 +120,8 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
                 *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=true"),
                 *("--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--temp-dir={ray_tmp}"),
                 *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--object-store-memory=200000000"),
+                # Ray's own are fixed, and a head that finds the agent's taken never starts a job
+                *("--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}"),
             ],
             env={**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **env},
             stdout=subprocess.DEVNULL,
