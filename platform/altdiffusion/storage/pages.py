@@ -9,8 +9,11 @@ columns: uncompressed, PLAIN, data pages of version 2, no nulls. Formats: parque
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -23,6 +26,8 @@ U8 = npt.NDArray[np.uint8]
 _DATA_PAGE_V2, _PLAIN = 3, 0
 _LENGTH_BYTES = 4
 """What PLAIN puts before each byte string: its length, little-endian."""
+_HEADER_BYTES = 256
+"""Enough for a page header; a longer one is read a second time."""
 _threads = threading.local()
 
 
@@ -39,48 +44,73 @@ def is_readable(chunk: Any) -> bool:
 def read_equal(file: BinaryIO, chunk: Any, rows: npt.NDArray[np.int64] | None = None) -> U8:
     """The values of a column chunk, uint8 [R, L], or of some of its rows (ascending), uint8 [K, L].
 
+    Pages that hold none of these rows are neither read (of a local file) nor verified.
+
     Raises:
         ValueError: the pages are damaged, of another form, hold a null or values of different lengths.
     """
     found: U8 | None = None
     first = filled = 0
-    for page in _pages(_bytes_of(file, chunk.data_page_offset, chunk.total_compressed_size)):
-        values = _values(page, chunk.path_in_schema)
+    for page in _pages(_reader_of(file, chunk.data_page_offset, chunk.total_compressed_size)):
+        here: slice | npt.NDArray[np.int64] = slice(None)
+        if rows is not None:
+            low, high = np.searchsorted(rows, (first, first + page.rows)).tolist()
+            here = rows[low:high] - first
+        first += page.rows
+        if rows is not None and low == high and (len(rows) or found is not None):
+            continue  # for no rows at all, the first page tells their length
+        values = _values(page, chunk.path_in_schema)[here]
         length = values.shape[1] - _LENGTH_BYTES
         if found is None:
             found = np.empty((chunk.num_values if rows is None else len(rows), length), np.uint8)
         if found.shape[1] != length:
             raise ValueError(f"column {chunk.path_in_schema} does not hold {found.shape[1]} items in every row")
-        if rows is not None:
-            low, high = np.searchsorted(rows, (first, first + len(values))).tolist()
-            values = values[rows[low:high] - first]
         if filled + len(values) > len(found):
             raise ValueError(f"its pages hold more than {chunk.num_values} rows")
         found[filled : filled + len(values)] = values[:, _LENGTH_BYTES:]
-        first, filled = first + page.rows, filled + len(values)
+        filled += len(values)
     if found is None or first != chunk.num_values:
         raise ValueError(f"its pages hold {first} of {chunk.num_values} rows")
     return found
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """Bytes of a column chunk; what it gives is good until it is asked again."""
+
+    size: int
+    at: Callable[[int, int], U8]
+    """Of a place and a number of bytes that lie within the chunk."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Page:
     rows: int
-    values: U8
-    """PLAIN: what comes after the levels."""
+    values: Callable[[], U8]
+    """PLAIN: what comes after the levels, read and verified when it is asked for."""
 
 
 def _values(page: _Page, column: str) -> U8:
     """uint8 [R, 4 + L]: each value behind its length."""
     if page.rows == 0:
         raise ValueError("it has a page without rows")
-    length = int(page.values[:_LENGTH_BYTES].view("<u4")[0]) if len(page.values) >= _LENGTH_BYTES else -1
-    if len(page.values) != page.rows * (_LENGTH_BYTES + length):
+    found = page.values()
+    length = int(found[:_LENGTH_BYTES].view("<u4")[0]) if len(found) >= _LENGTH_BYTES else -1
+    if len(found) != page.rows * (_LENGTH_BYTES + length):
         raise ValueError(f"column {column} does not hold {length} items in every row")
-    values = page.values.reshape(page.rows, _LENGTH_BYTES + length)
+    values = found.reshape(page.rows, _LENGTH_BYTES + length)
     if (np.ascontiguousarray(values[:, :_LENGTH_BYTES]).view("<u4") != length).any():
         raise ValueError(f"column {column} does not hold {length} items in every row")
     return values
+
+
+def _reader_of(file: BinaryIO, start: int, size: int) -> _Reader:
+    """A local file is read page by page, so that a page is still in the processor's cache when it is verified and
+    copied; any other file at once, since each request costs a journey."""
+    if isinstance(file, io.FileIO):
+        return _Reader(size=size, at=lambda at, count: _bytes_of(file, start + at, count))
+    chunk = _bytes_of(file, start, size)
+    return _Reader(size=size, at=lambda at, count: chunk[at : at + count])
 
 
 def _bytes_of(file: BinaryIO, start: int, size: int) -> U8:
@@ -98,27 +128,43 @@ def _bytes_of(file: BinaryIO, start: int, size: int) -> U8:
     return scratch[:size]
 
 
-def _pages(chunk: U8) -> Iterator[_Page]:
-    """The pages of a chunk, their checksums verified."""
-    view, at = chunk.data, 0
-    while at < len(chunk):
+def _pages(chunk: _Reader) -> Iterator[_Page]:
+    """The pages of a chunk."""
+    at = 0
+    while at < chunk.size:
+        header, at = _header(chunk, at)
         try:
-            header, at = _struct(view, at)
             kind, size, body = header[1], header[3], header[8]
             levels = body[5] + body[6]
             encoding, rows, nulls = body[4], body[3], body[2]
-        except (IndexError, KeyError, TypeError, RecursionError):
+        except (KeyError, TypeError):
             raise ValueError("it has a page header that cannot be read") from None
         if kind != _DATA_PAGE_V2 or encoding != _PLAIN or size != header[2]:
             raise ValueError(f"it has a page of type {kind} in encoding {encoding}")
-        if not 0 <= levels <= size <= len(chunk) - at:
+        if not 0 <= levels <= size <= chunk.size - at:
             raise ValueError("it has a page that is larger than its column")
-        if isal_zlib.crc32(view[at : at + size]) != header.get(4, -1) & 0xFFFFFFFF:
-            raise ValueError("it has a page whose checksum is not that of its bytes")
         if nulls:
             raise ValueError("it holds nulls")
-        yield _Page(rows=rows, values=chunk[at + levels : at + size])
+        yield _Page(rows=rows, values=functools.partial(_verified, chunk, at, size, levels, header.get(4, -1)))
         at += size
+
+
+def _verified(chunk: _Reader, at: int, size: int, levels: int, checksum: int) -> U8:
+    """A page's bytes behind its levels."""
+    page = chunk.at(at, size)
+    if isal_zlib.crc32(page.data) != checksum & 0xFFFFFFFF:
+        raise ValueError("it has a page whose checksum is not that of its bytes")
+    return page[levels:]
+
+
+def _header(chunk: _Reader, at: int) -> tuple[dict[int, Any], int]:
+    """The page header at a place, and where it ends. It says nowhere how long it is."""
+    left = chunk.size - at
+    for size in (min(_HEADER_BYTES, left), left):
+        with contextlib.suppress(IndexError, TypeError, RecursionError):
+            header, end = _struct(chunk.at(at, size).data, 0)
+            return header, at + end
+    raise ValueError("it has a page header that cannot be read")
 
 
 def _struct(view: memoryview, at: int) -> tuple[dict[int, Any], int]:

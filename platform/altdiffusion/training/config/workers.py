@@ -28,7 +28,8 @@ class WorkersConfig:
     prefetch: int = operational(2)
     """Batches read ahead."""
     cache_mb: int = operational(2048)
-    """Memory of a worker for row groups that are kept, in MiB; those read ahead take up to half as much again."""
+    """Memory of a worker for row groups that are kept, in MiB; those read ahead take up to half as much again.
+    A window (order) should fit, with a language temperature two: else row groups are read again and again."""
     text_cache_mb: int = operational(0)
     """Memory of a CPU worker for the vectors of captions, in MiB; 0 encodes them in every step. It pays where
     captions come many times."""

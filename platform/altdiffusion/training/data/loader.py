@@ -343,7 +343,8 @@ class Loader:
         self._rank, self._world, self._start, self._stop = rank, world, start, stop
         self._queue: queue.Queue[Samples | BaseException | None] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
-        self._coming: deque[Batch] = deque()
+        self._coming: deque[Batch] = deque()  # their row groups are being read
+        self._known: deque[Batch] = deque()  # the ones after them
         self.waited_s = 0.0
         """Seconds for which the loop has waited for data."""
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
@@ -389,7 +390,9 @@ class Loader:
 
     def _read(self, step: int) -> Samples:
         while len(self._coming) < LOOKAHEAD and step + len(self._coming) < self._stop:
-            self._coming.append(self._share(step + len(self._coming)))
+            if not self._known:
+                self._known.extend(self._shares(step + len(self._coming)))
+            self._coming.append(self._known.popleft())
             self._begin(self._coming[-1])
         batch = self._coming.popleft()
         self._begin(batch)
@@ -405,9 +408,10 @@ class Loader:
         for number, first, last in _parts(batch):
             self._parts[number].begin(batch.row[first:last])
 
-    def _share(self, step: int) -> Batch:
-        """This rank's share of the batch that a step takes."""
-        return self._order.share(batch_at(self._skips, step), self._rank, self._world)
+    def _shares(self, first: int) -> list[Batch]:
+        """This rank's shares of the batches that the next steps take."""
+        steps = range(first, min(first + LOOKAHEAD, self._stop))
+        return self._order.shares_of([batch_at(self._skips, step) for step in steps], self._rank, self._world)
 
 
 def _parts(batch: Batch) -> list[tuple[int, int, int]]:

@@ -169,16 +169,28 @@ class Order:
 
     def batch(self, n: int) -> Batch:
         """Global batch n, sorted by part and row."""
-        first = n * self.global_batch
-        found = self.samples(np.arange(first, first + self.global_batch, dtype=np.int64))
-        return found.take(np.lexsort((found.position, found.row, found.part)))
+        return self.batches([n])[0]
+
+    def batches(self, numbers: Sequence[int]) -> list[Batch]:
+        """Global batches, each as `batch`. Where parts are many, some batches at a time cost little more than one."""
+        firsts = np.asarray(numbers, dtype=np.int64)[:, None] * self.global_batch
+        found = self.samples((firsts + np.arange(self.global_batch, dtype=np.int64)).reshape(-1))
+        result = []
+        for first in range(0, len(found), self.global_batch):
+            one = found.take(slice(first, first + self.global_batch))
+            result.append(one.take(np.lexsort((one.position, one.row, one.part))))
+        return result
 
     def share(self, n: int, rank: int, world: int) -> Batch:
         """The part of global batch n that one of `world` ranks computes; the batch must divide."""
+        return self.shares_of([n], rank, world)[0]
+
+    def shares_of(self, numbers: Sequence[int], rank: int, world: int) -> list[Batch]:
+        """The same of some global batches."""
         if self.global_batch % world:
             raise ValueError(f"a batch of {self.global_batch} does not divide among {world} ranks")
         size = self.global_batch // world
-        return self.batch(n).take(slice(rank * size, (rank + 1) * size))
+        return [batch.take(slice(rank * size, (rank + 1) * size)) for batch in self.batches(numbers)]
 
     def drawn(self, batches: int) -> list[int]:
         """How many samples of each part the first batches hold."""
