@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,24 @@ def test_values_are_those_that_arrow_reads(data: st.DataObject, rows: int, lengt
     assert whole.tobytes() == values
     chosen = np.array(sorted(data.draw(st.sets(st.integers(0, rows - 1)))), dtype=np.int64)
     assert np.array_equal(pages.read_equal(file, chunk, chosen), whole[chosen])
+    with tempfile.TemporaryFile(buffering=0) as local:  # which is read page by page
+        local.write(file.getvalue())
+        assert np.array_equal(pages.read_equal(local, chunk), whole)
+        assert np.array_equal(pages.read_equal(local, chunk, chosen), whole[chosen])
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_damaged_page_is_found_by_those_who_want_a_row_of_it(local: bool) -> None:
+    memory, chunk = write([bytes([row]) * 100 for row in range(40)], data_page_size=1000, write_batch_size=10)
+    memory.getbuffer()[memory.getvalue().index(bytes([25]) * 100)] ^= 1
+    with tempfile.TemporaryFile(buffering=0) as disk:
+        disk.write(memory.getvalue())
+        file = disk if local else memory
+        found = pages.read_equal(file, chunk, np.array([3, 39]))
+        assert found[:, 0].tolist() == [3, 39]
+        for rows in (None, np.array([3, 20, 39])):
+            with pytest.raises(ValueError, match="checksum"):
+                pages.read_equal(file, chunk, rows)
 
 
 @pytest.mark.parametrize(
