@@ -77,3 +77,13 @@ def test_a_later_stage_has_seen_what_its_start_saw(
 def test_an_unknown_run_is_named(lake: str) -> None:
     with pytest.raises(AltDiffusionError, match="nobody"):
         seen(lake, "nobody")
+
+
+def test_a_record_of_an_earlier_version_is_named(lake: str) -> None:
+    run_local(training_lake.config(lake, run="older"), lake)
+    uri = Path(lake) / "checkpoints/older/run.json"
+    record = json.loads(uri.read_text())
+    del record["student"]
+    uri.write_text(json.dumps(record))
+    with pytest.raises(AltDiffusionError, match=r'run\.json of run older.*earlier version.*add "student"'):
+        seen(lake, "older")

@@ -108,6 +108,12 @@ def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
         record = read_record(lake, at.run)
         if record is None:
             raise AltDiffusionError(f"run {at.run}", f"has no run.json in {lake}", "restore it: it names the datasets")
+        if "student" not in record:
+            raise AltDiffusionError(
+                f"run.json of run {at.run}",
+                "is of an earlier version: it does not name the checkpoint of its student",
+                'add "student": that checkpoint as lineage.json of the text encoder has it, or null if it has none',
+            )
         result += _of_run(lake, record, at)
         for earlier in _starts(lake, record):  # later stages name the same student again
             if earlier.ref not in told:
