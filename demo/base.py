@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from altdiffusion.diffusion import models
+from altdiffusion.diffusion.folder import CARD
 from altdiffusion.diffusion.text_encoder import save_text_encoder
 from altdiffusion.errors import AltDiffusionError
 
@@ -33,6 +34,17 @@ SHA256 = "5c62ba4336aff6f592dede524056b8239f76810b5ee0983d2d2fa887f1d3bc68"
 COMMAND = "python -m demo.base train --cache DIR --out demo/base.safetensors"
 ENGLISH_FOLDER, MULTILINGUAL_FOLDER = "base-en", "text-encoder-m18"
 _FORMAT = "altdiffusion-base-1"
+_CARD = """---
+license: apache-2.0
+---
+
+# {name}
+
+A small model of AltDiffusion Platform's demo, for tests and demonstrations alone; `demo/README.md` says how it was
+made. It learned from names of Unicode CLDR (Unicode License v3), Noto Emoji (Apache-2.0) and Twemoji (CC-BY-4.0,
+Twitter, Inc. and other contributors). Name Twemoji and CC-BY-4.0 where pictures drawn by it, or models made from it,
+are shown.
+"""
 
 
 def pack(parts: dict[str, Any], tokenizer_json: bytes, path: Path) -> str:
@@ -118,6 +130,8 @@ def _write_folders(data: bytes, out: Path) -> None:
     )
     models.save_bundle(bundle, out / ENGLISH_FOLDER)
     save_text_encoder(networks["m18"], tokenizer, out / MULTILINGUAL_FOLDER)
+    for name in (ENGLISH_FOLDER, MULTILINGUAL_FOLDER):
+        (out / name / CARD).write_text(_CARD.format(name=name), encoding="utf-8")
 
 
 def _positions(header: dict[str, Any]) -> int:

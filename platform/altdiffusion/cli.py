@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
 
     top = argparse.ArgumentParser(prog="altdiffusion", description=__doc__)
     top.add_argument("--version", action="version", version=f"altdiffusion {altdiffusion.__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", required=True)
     datasets = storage_cli.register(commands)
     curation_cli.register(datasets, lineage_cli.register(commands))
     report_cli.register(datasets)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from altdiffusion.diffusion import models
+from altdiffusion.diffusion.licence import licence_of
 from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder, save_text_encoder, tokenize
 from altdiffusion.errors import AltDiffusionError
 
@@ -184,6 +185,7 @@ def test_the_shipped_base_unpacks_to_stock_folders(tmp_path: Path) -> None:
     assert tokenizer("🐘 слон").input_ids == bundle.tokenizer("🐘 слон").input_ids
     swapped = bundle.with_text_encoder(encoder, tokenizer)
     assert encode_text(swapped.text_encoder, tokenize(tokenizer, ["слон"]), 1).shape == (1, 32, 128)
+    assert {licence_of(str(folder)) for folder in (english, multilingual)} == {"apache-2.0"}
     stamp = (english / "model_index.json").stat().st_mtime_ns
     assert base.unpack(tmp_path) == (english, multilingual)
     assert (english / "model_index.json").stat().st_mtime_ns == stamp  # nothing is written twice

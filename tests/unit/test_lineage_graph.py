@@ -235,6 +235,8 @@ def test_lineage_command(
     capsys.readouterr()
     assert main(["lineage", "up", "latent", "--lake", small.uri]) == 2
     assert "Remedy: nearest names" in capsys.readouterr().err
+    assert main(["lineage", "up", "checkpoint:zzzz", "--lake", small.uri]) == 2
+    assert "nearest names: checkpoint:" in capsys.readouterr().err, "names of the kind that was asked for"
     assert main(["lineage", "up", "latents", "--lake", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
 

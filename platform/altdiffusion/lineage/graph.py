@@ -161,7 +161,9 @@ class Graph:
         )
         plain = text.rpartition(":")[2].partition("@")[0]
         near = difflib.get_close_matches(text, names, n=3, cutoff=0.5) + difflib.get_close_matches(plain, names, n=3)
-        shown = list(dict.fromkeys(near))[:4] or [node.label for node in sorted(self.nodes.values(), key=_order)[:4]]
+        kind = text.rpartition(":")[0]
+        meant = [node for node in self.nodes.values() if node.kind == kind] or list(self.nodes.values())
+        shown = list(dict.fromkeys(near))[:4] or [node.label for node in sorted(meant, key=_order)[:4]]
         return AltDiffusionError(
             f"reference {text!r}",
             f"names nothing in the lake {self.lake_uri}{tried}",

@@ -161,6 +161,7 @@ class Dataset:
             )
         self.name = name
         self.folder_uri = files.join(lake_uri, "datasets", name)
+        self._lake_uri = lake_uri
 
     def write_shard(self, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
         """Writes accepted rows; the table must have a records schema."""
@@ -245,6 +246,15 @@ class Dataset:
             return None
         return self.open(digest)
 
+    def absent(self) -> AltDiffusionError:
+        """The error for a dataset that has no version."""
+        names = ", ".join(Lake(self._lake_uri).names()) or "none"
+        return AltDiffusionError(
+            f"dataset {self.name}",
+            f"has no version in {self._lake_uri}",
+            f"run the job that makes it first; datasets here: {names}",
+        )
+
     def open(self, digest: str) -> Version:
         """A version by digest or unique prefix.
 
@@ -299,9 +309,5 @@ class Lake:
         dataset = self.dataset(name)
         version = dataset.open(digest) if digest else dataset.head()
         if version is None:
-            raise AltDiffusionError(
-                f"dataset {name}",
-                f"has no version in {self.uri}",
-                f"run the job that makes it first; datasets here: {', '.join(self.names()) or 'none'}",
-            )
+            raise dataset.absent()
         return version

@@ -59,7 +59,7 @@ def verify(dataset: Dataset, prefix: str = "", *, threads: int = THREADS) -> Che
     digest = _named(dataset, prefix) if prefix else head
     if digest is None:
         if not damages:
-            raise AltDiffusionError(f"dataset {dataset.name}", "has no version here", "run the job that makes it")
+            raise dataset.absent()
         return Check(version=None, damages=tuple(damages))
     folder = files.join(dataset.folder_uri, "versions", digest)
     wrong = _manifest(files.join(folder, "manifest.json"), digest, folder)
