@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from altdiffusion.training.config import StartConfig
 from altdiffusion.training.local import run_local
 from altdiffusion.training.resolve import finished, read_record
 from altdiffusion.training.supervision import failures
+from tests.full_disk import no_file_beyond
 from tests.training_lake import Recorder, config, file_hashes, write_latents
 
 ROOT = Path(__file__).parents[2]
@@ -212,14 +212,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(lake: str, tmp_path: Pa
 def test_no_space_for_a_checkpoint_ends_nothing_but_the_last(lake: str) -> None:
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     before = file_hashes(folder(lake, 3))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     said = Recorder()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # no file may grow beyond it
-    try:
-        with pytest.raises(AltDiffusionError, match=r"checkpoint of step 12 .* could not be written") as error:
-            run_local(config(lake), lake, reporter=said)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    unwritten = pytest.raises(AltDiffusionError, match=r"checkpoint of step 12 .* could not be written")
+    with no_file_beyond(20_000), unwritten as error:
+        run_local(config(lake), lake, reporter=said)
     assert "free space" in error.value.remedy
     assert len(said.warnings) == 2  # of steps 6 and 9
     assert "the one before is kept, training goes on" in said.warnings[0]

@@ -258,3 +258,9 @@ def test_dataset_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["dataset", "verify", "links", "--lake", small.uri]) == 1
     assert shard.name in capsys.readouterr().err
     assert main(["dataset", "verify", "link", "--lake", small.uri]) == 2
+
+
+def test_the_bare_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "{dataset,lineage,seen,export,convert}" in capsys.readouterr().err

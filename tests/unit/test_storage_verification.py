@@ -218,3 +218,12 @@ def test_an_old_version_is_erased_with_what_only_it_had(tmp_path: Path, capsys: 
     Toy.ran.clear()
     assert toy_work.run(lake.uri, SETTINGS) == old  # what was erased is made again, if its job is run again
     assert Toy.ran == list(range(toy_work.UNITS))
+
+
+def test_a_dataset_that_is_not_there_is_said_with_those_that_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Lake(str(tmp_path)).dataset("images").publish(kind="images", records=[], parents=[], config={}, fingerprint="f")
+    assert main(["dataset", "verify", "imagse", "--lake", str(tmp_path)]) == 2
+    assert "dataset imagse: has no version" in (said := capsys.readouterr().err)
+    assert "datasets here: images" in said

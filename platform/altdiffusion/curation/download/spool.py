@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from altdiffusion.storage import files
+
 _ROW = np.dtype(
     [
         *(("at", np.int64), ("bytes", np.int32), ("reason", np.int16), ("verdict", np.int8)),
@@ -30,9 +32,13 @@ class Spool:
 
     Args:
         path: of a file to make; whoever gave it removes it.
+
+    Raises:
+        AltDiffusionError: by whatever writes, and by `close`: the file could not be written (no space left).
     """
 
     def __init__(self, path: str, rows: int) -> None:
+        self._path = path
         self._file = open(path, "xb", buffering=1 << 20)  # noqa: SIM115  closed by `close`
         self._reader = os.open(path, os.O_RDONLY)
         self._rows = np.zeros(rows, _ROW)
@@ -42,8 +48,11 @@ class Spool:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        self._file.close()
-        os.close(self._reader)
+        try:
+            with files.naming(self._path, "writing"):
+                self._file.close()
+        finally:
+            os.close(self._reader)
 
     def refuse(self, row: int, reason: str, detail: str) -> None:
         """The row has no picture."""
@@ -68,7 +77,8 @@ class Spool:
 
     def _append(self, row: int, data: bytes) -> None:
         self._rows["at"][row], self._rows["bytes"][row] = self._end, len(data)
-        self._file.write(data)
+        with files.naming(self._path, "writing"):
+            self._file.write(data)
         self._end += len(data)
 
     # Reading, when all rows are set:
@@ -79,7 +89,8 @@ class Spool:
         Raises:
             RuntimeError: rows are neither stored nor refused.
         """
-        self._file.flush()
+        with files.naming(self._path, "writing"):
+            self._file.flush()
         lost = int((self._rows["reason"] == _OPEN).sum())
         if lost:
             raise RuntimeError(f"{lost} of {len(self._rows)} rows have got lost")

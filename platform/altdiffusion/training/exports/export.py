@@ -34,7 +34,7 @@ Weights = Literal["ema", "raw"]
 def export_checkpoint(
     lake: str, run: str, *, step: int | None = None, weights: Weights = "ema", warn: Warn = lambda text: None
 ) -> str:
-    """Writes `<lake>/exports/<run>/step-XXXXXXXX/`, or `...-raw/` for raw weights; what is there whole is left alone.
+    """Writes `<lake>/exports/<run>/step-<n>/`, or `step-<n>-raw/` for raw weights; what is there whole is left alone.
 
     VAE, text encoder, tokenizer and scheduler are those that the run was trained with. `lineage.json`, written last,
     names the checkpoint, the datasets of its run and of the runs before it, and the digest of the folder's content.

@@ -1,0 +1,18 @@
+"""A disk that is full, as far as this process can tell."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def no_file_beyond(size_bytes: int) -> Iterator[None]:
+    """Within it the kernel refuses to let any file of this process grow larger (OSError: File too large)."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
