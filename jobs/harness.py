@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
 from altdiffusion.config import fingerprint, load_config, resolved, to_yaml
+from altdiffusion.credentials import guard_outputs
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.execution.boundary import Boundary, published, run_boundary
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.documents import optional_document
 from pipelines.common import JobConfig, Plan
 
 C = TypeVar("C", bound=JobConfig)
@@ -98,7 +100,8 @@ def already_published(lake: Lake, boundaries: Sequence[Boundary]) -> str | None:
 
 
 def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
-    """Parses the command line and runs the job."""
+    """Parse the command line and run the job."""
+    guard_outputs()
     parser = argparse.ArgumentParser(
         prog=f"python -m jobs.{job.name}", description=sys.modules[job.run.__module__].__doc__
     )
@@ -149,7 +152,8 @@ def _run(job: Job[C], config: C, plan: Plan) -> None:
     key = fingerprint(config)
     marker = files.join(lake.uri, "runs", f"{job.name}-{config.run_name}-{key[:16]}.json")
     there = job.result(config, lake)
-    if there is not None and files.exists(marker) and files.read_json(marker)["result"] == there:
+    left = optional_document(marker) if there is not None else None
+    if left is not None and left.text("result") == there:
         print(f"[{job.name}] already there: {there}", flush=True)
         return
     print("\n".join(plan.lines()), flush=True)

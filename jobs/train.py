@@ -48,7 +48,7 @@ def run(config: TrainJobConfig, session: Session) -> None:
     kept = [checkpoints.open_step(lake, train.run, step) for step in checkpoints.steps(lake, train.run)]
     for found, measured in zip(kept, _measured(config, resolved, kept), strict=True):
         step, metrics = found.step, {**found.state()["metrics"], **measured}
-        session.run.checkpoint(found.ref, found.folder, step=step, metrics=metrics)
+        session.run.checkpoint(found.ref, step=step, metrics=metrics)
         print(f"[export] {export_checkpoint(lake, train.run, step=step)}", flush=True)
         if config.samples is not None:
             log_samples(config, session, step)

@@ -9,6 +9,7 @@ import sys
 from typing import NoReturn
 
 import altdiffusion
+from altdiffusion.credentials import guard_outputs
 from altdiffusion.errors import AltDiffusionError
 
 
@@ -31,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; 2 for what the user can mend."""
+    """Run one command; 2 for what the user can fix."""
+    guard_outputs()
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(arguments) or 0)

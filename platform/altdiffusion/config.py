@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from altdiffusion.credentials import HIDDEN, holds_credential, is_secret_name, redact
 from altdiffusion.errors import AltDiffusionError
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class _Place:
 
     def error(self, value: Any, problem: str, remedy: str) -> AltDiffusionError:
         what = f"config {self.file}" + (f", key {self.key}" if self.key else "")
-        shown = repr(value)
+        shown = HIDDEN if any(is_secret_name(part) for part in self.key.split(".")) else redact(repr(value))
         shown = shown if len(shown) <= 120 else shown[:117] + "..."
         return AltDiffusionError(what, f"value {shown} {problem}", remedy)
 
@@ -264,6 +265,13 @@ def _build_scalar(hint: Any, value: Any, place: _Place) -> Any:
         if not isinstance(value, str):
             raise place.error(
                 value, "is not text", f"put it in quotes: '{value}'" if value is not None else "give a text"
+            )
+        if holds_credential(value):
+            raise place.error(
+                value,
+                "holds a credential, which would be stored and shown",
+                "name it instead: ${env:NAME} or ${file:PATH} in its place is filled in when it is used; MLflow also "
+                "reads MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, S3 its AWS_ variables",
             )
         return value
     raise TypeError(f"{place.key}: config fields of type {hint!r} are not supported")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from altdiffusion.credentials import redact
+
 
 class AltDiffusionError(Exception):
-    """A failure that its reader can mend.
+    """A failure that its reader can fix. Credentials in its texts are hidden.
 
     Args:
         what: the thing, by name: a file, a config key with its value, a dataset version, an address.
@@ -15,6 +17,7 @@ class AltDiffusionError(Exception):
     """
 
     def __init__(self, what: str, problem: str, remedy: str) -> None:
+        what, problem, remedy = redact(what), redact(problem), redact(remedy)
         super().__init__(what, problem, remedy)  # all three in args: it pickles across Ray workers
         self.what = what
         self.problem = problem

@@ -10,7 +10,9 @@ from altdiffusion.errors import AltDiffusionError
 
 RefKind = Literal["source", "blocklist", "dataset", "checkpoint", "model"]
 KINDS: tuple[RefKind, ...] = get_args(RefKind)
-_PATTERN = re.compile(r"(?P<kind>[a-z]+):(?P<name>[A-Za-z0-9._/\-]+)@(?P<digest>[0-9a-f]{8,64})")
+# A name has one or several parts, none of them a way up: it becomes a path below the lake.
+_PART = r"(?!\.{1,2}(?:[/@]|$))[A-Za-z0-9._\-]+"
+_PATTERN = re.compile(rf"(?P<kind>[a-z]+):(?P<name>{_PART}(?:/{_PART})*)@(?P<digest>[0-9a-f]{{8,64}})")
 
 
 @dataclass(frozen=True, order=True)

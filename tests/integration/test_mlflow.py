@@ -23,6 +23,7 @@ from altdiffusion.lineage.rebuild import rebuild
 from altdiffusion.lineage.run import JobRun
 from altdiffusion.lineage.spool import MetricSpool, SpoolReader
 from altdiffusion.lineage.tracking import connect
+from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from tests.lineage_lake import BASE, DRAWN, SmallLake
 
@@ -63,8 +64,7 @@ def record(small: SmallLake, run: JobRun) -> None:
     for step in range(100):
         spool.append(step=step, metrics={"train/loss": 1 / (step + 1), "train/lr": 1e-4})
     spool.append(step=100, metrics={"train/loss": math.nan, "train/norm": math.inf})
-    folder = files.join(small.uri, "checkpoints/quality/step-00000100")
-    run.checkpoint(small.quality, folder, step=100, metrics={"loss": 0.25})
+    run.checkpoint(small.quality, step=100, metrics={"loss": 0.25})
     for step in (0, 100):
         run.image("samples/de", DRAWN["de"], step=step)
         run.image("samples/_all", Image.new("RGB", (640, 480), (step, 0, 0)), step=step)
@@ -192,7 +192,7 @@ def test_status_tells_how_the_job_ended(small: SmallLake) -> None:
 
 def test_a_record_that_mlflow_refuses_costs_only_itself(small: SmallLake, caplog: pytest.LogCaptureFixture) -> None:
     with train(small) as run:
-        run.checkpoint(small.quality, files.join(small.uri, "nowhere"), step=1)
+        run.checkpoint(Ref("checkpoint", "nowhere/step-00000001", "0" * 64), step=1)
         run.image("samples/de", b"no picture", step=1)
         run.artifact("nowhere.txt")
         spool = MetricSpool(run.metrics_path)
@@ -213,8 +213,7 @@ def test_logging_does_not_wait_for_the_store(small: SmallLake) -> None:
     with closing(sqlite3.connect(f"{small.uri}/mlflow.db", isolation_level=None, timeout=60)) as holder:
         holder.execute("BEGIN EXCLUSIVE")  # whoever asks the store now waits for it
         for step in range(100):
-            folder = files.join(small.uri, "checkpoints/quality/step-00000100")
-            run.checkpoint(small.quality, folder, step=step)
+            run.checkpoint(small.quality, step=step)
             spool.append(step=step, metrics={"loss": 1.0})
         holder.execute("ROLLBACK")
     assert run.close()
@@ -291,7 +290,7 @@ def test_a_job_that_ends_in_an_outage_is_shipped_by_the_next_start(
 ) -> None:
     """Here the outage is a locked database; a killed server is in test_mlflow_server.py."""
     monkeypatch.setattr("altdiffusion.lineage.run.CLOSE_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("altdiffusion.lineage.tracking.LOCK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("altdiffusion.lineage.database.LOCK_TIMEOUT_S", 0.5)
     run = train(small)
     time.sleep(0.5)
     with closing(sqlite3.connect(f"{small.uri}/mlflow.db", isolation_level=None)) as holder:

@@ -18,7 +18,6 @@ import pytest
 
 from altdiffusion.lineage.run import JobRun
 from altdiffusion.lineage.spool import MetricSpool
-from altdiffusion.storage import files
 from tests.lineage_lake import DRAWN, SmallLake
 
 POINTS = 400
@@ -116,8 +115,7 @@ def test_every_point_once_through_a_killed_server(server: Server, tmp_path: Path
                 server.kill()
             spool.append(step=step, metrics={"loss": float(step)})
             if step == POINTS // 2:  # in the middle of the outage
-                folder = files.join(small.uri, "checkpoints/quality/step-00000100")
-                run.checkpoint(small.quality, folder, step=100, metrics={"loss": 0.25})
+                run.checkpoint(small.quality, step=100, metrics={"loss": 0.25})
                 run.image("samples/_all", DRAWN["en"], step=100)
                 run.artifact(str(Path(__file__)), "code")
             slowest = max(slowest, time.perf_counter() - start)

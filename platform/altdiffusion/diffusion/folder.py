@@ -16,6 +16,7 @@ from typing import Any
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import Document, optional_document
 
 LINEAGE = "lineage.json"
 """Says what a folder was made from; it is about the content, not of it."""
@@ -45,19 +46,25 @@ def content_digest(folder: str) -> str:
 def model_ref(folder: str, content: str) -> Ref:
     """How lineage names a model folder: by the digest in its lineage.json, else by its content."""
     name = re.sub(r"[^A-Za-z0-9._\-]", "-", posixpath.basename(folder.rstrip("/"))) or "model"
-    document = read_lineage(folder)
-    if document is None:
-        return Ref("model", name, content)
-    return Ref("model", name, str(document.get("digest") or files.sha256_hex(files.canonical_json(document))))
+    document = optional_document(files.join(folder, LINEAGE))
+    return Ref("model", name, content if document is None else lineage_digest(document))
 
 
 def read_lineage(folder: str) -> dict[str, Any] | None:
     """lineage.json of a model folder, or None if it has none."""
-    try:
-        document = files.read_json(files.join(folder, LINEAGE))
-    except FileNotFoundError:
-        return None
-    return document if isinstance(document, dict) else None
+    document = optional_document(files.join(folder, LINEAGE))
+    return None if document is None else document.value
+
+
+def lineage_digest(document: Document) -> str:
+    """Return the digest that a lineage.json names, else that of the document itself.
+
+    Raises:
+        AltDiffusionError: what it names is not a digest.
+    """
+    if document.value.get("digest"):
+        return document.digest("digest")
+    return files.sha256_hex(files.canonical_json(document.value))
 
 
 def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, Any]) -> None:
@@ -77,7 +84,7 @@ def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, An
         write(staging)
         document = {**lineage, "content": content_digest(str(staging))}
         (staging / LINEAGE).write_bytes(files.canonical_json(document))
-        files.remove_tree(target)
+        files.remove_tree(target, below=posixpath.dirname(target.rstrip("/")))
         if local:
             os.rename(staging, files.local_path(target))
         else:

@@ -13,6 +13,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import cluster
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.units import Backend, Pool, Resources, UnitWork
+from altdiffusion.storage.documents import Document
 from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
 
 MAX_RETRIES = 2
@@ -171,7 +172,7 @@ def _round(
     for row in results.iter_rows():
         if row["error"] is not None:
             _raise(row["error"])
-        yield UnitRecord.from_json(json.loads(row["record"]))
+        yield UnitRecord.of_document(Document("a worker's record", json.loads(row["record"])))
 
 
 def _check_capacity(resources: Resources) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref
+from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref, read_lineage
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.config import ModelConfig
 from altdiffusion.refs import Ref
@@ -42,7 +42,7 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
             f"has content {content[:12]}, not {config.digest[:12]} as the config demands",
             "name the right model, or take the digest out of the config to accept this one",
         )
-    document = _document(uri)
+    document = read_lineage(uri) or {}
     promised = document.get("content")
     if promised is not None and promised != content:
         raise AltDiffusionError(
@@ -88,14 +88,6 @@ def _export(config: ModelConfig, lake_uri: str) -> str:
         )
         raise AltDiffusionError(f"run {config.run}", f"has {wanted} in the lake {lake_uri}", shown)
     return files.join(folder, steps[step])
-
-
-def _document(uri: str) -> dict[str, Any]:
-    try:
-        document = files.read_json(files.join(uri, LINEAGE))
-    except FileNotFoundError:
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _origin(uri: str, content: str, document: dict[str, Any]) -> Ref:

@@ -18,6 +18,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset
+from altdiffusion.storage.documents import Document, optional_document
 
 Direction = Literal["up", "down"]
 NODE_KINDS = ("dataset", "checkpoint", "model", "export", "source", "blocklist", "image", "prompt", "row")
@@ -218,9 +219,9 @@ def scan(lake_uri: str) -> Graph:
     for name in files.list_names(datasets):
         dataset = Dataset(lake, name)
         nodes += [read_version(lake, name, digest) for digest in dataset.digests()]
-        head = files.join(dataset.folder_uri, "head.json")
-        if files.exists(head):
-            heads[name] = files.read_json(head)["digest"]
+        head = dataset.head_digest()
+        if head is not None:
+            heads[name] = head
     for folder, read in (("checkpoints", read_checkpoint), ("exports", read_export)):
         for run in files.list_names(files.join(lake, folder)):
             for step in files.list_names(files.join(lake, folder, run)):
@@ -256,45 +257,34 @@ def read_version(lake_uri: str, name: str, digest: str) -> Node:
     )
 
 
-def _document(uri: str) -> dict[str, Any] | None:
-    if not files.exists(uri):
-        return None
-    value = files.read_json(uri)
-    if not isinstance(value, dict):
-        raise AltDiffusionError(
-            f"file {uri}", "does not hold a JSON object", "it was damaged: restore or delete its folder"
-        )
-    return value
-
-
 def read_checkpoint(folder_uri: str) -> Node | None:
     """The node of a checkpoint folder; None while it is not complete."""
-    complete = _document(files.join(folder_uri, "COMPLETE.json"))
+    complete = optional_document(files.join(folder_uri, "COMPLETE.json"))
     if complete is None:
         return None
     run, step = folder_uri.rstrip("/").split("/")[-2:]
-    ref = Ref("checkpoint", f"{run}/{step}", str(complete.get("digest", "")))
-    sizes = [entry.get("bytes", 0) for entry in complete.get("files", {}).values() if isinstance(entry, dict)]
+    ref = Ref("checkpoint", f"{run}/{step}", complete.digest("digest"))
+    listing = complete.object("files")
     return Node(
         ref=str(ref),
         kind="checkpoint",
         name=ref.name,
         digest=ref.digest,
-        parents=tuple(str(parent) for parent in complete.get("parents", ())),
+        parents=complete.refs("parents"),
         uri=folder_uri,
         facts={
             "run": run,
-            "step": int(complete.get("step", 0)),
-            "stage": complete.get("stage", ""),
-            "fingerprint": complete.get("config_fingerprint", ""),
-            "bytes": sum(sizes),
+            "step": complete.count("step"),
+            "stage": complete.text("stage"),
+            "fingerprint": complete.text("config_fingerprint"),
+            "bytes": sum(listing.object(name).count("bytes") for name in listing.value),
         },
     )
 
 
 def read_export(folder_uri: str) -> Node | None:
     """The node of an exported model folder; None if it carries no lineage.json."""
-    document = _document(files.join(folder_uri, "lineage.json"))
+    document = optional_document(files.join(folder_uri, "lineage.json"))
     if document is None:
         return None
     name = "/".join(folder_uri.rstrip("/").split("/")[-2:])
@@ -303,22 +293,28 @@ def read_export(folder_uri: str) -> Node | None:
 
 def read_model(folder_uri: str, name: str) -> Node | None:
     """The node of a model folder; None if it carries no lineage.json (then only parents name it)."""
-    document = _document(files.join(folder_uri, "lineage.json"))
+    document = optional_document(files.join(folder_uri, "lineage.json"))
     return None if document is None else _folder_node("model", name, folder_uri, document)
 
 
-def _folder_node(kind: str, name: str, uri: str, document: Mapping[str, Any]) -> Node:
-    digest = str(document.get("digest") or files.sha256_hex(files.canonical_json(document)))
-    parents = document.get("parents")
-    if parents is None:
-        parents = [document["checkpoint"]] if "checkpoint" in document else []
-    facts = {key: document[key] for key in ("stage", "step", "run", "weights") if key in document}
+def _folder_node(kind: str, name: str, uri: str, document: Document) -> Node:
+    if document.value.get("digest"):
+        digest = document.digest("digest")
+    else:
+        digest = files.sha256_hex(files.canonical_json(document.value))
+    if document.value.get("parents") is not None:
+        parents = document.texts("parents")
+    else:
+        parents = (document.text("checkpoint"),) if "checkpoint" in document.value else ()
+    facts: dict[str, Any] = {key: document.text(key) for key in ("stage", "run", "weights") if key in document.value}
+    if "step" in document.value:
+        facts["step"] = document.count("step")
     return Node(
         ref=f"{kind}:{name}@{digest}",
         kind=kind,
         name=name,
         digest=digest,
-        parents=tuple(str(parent) for parent in parents),
+        parents=parents,
         uri=uri,
         facts=facts,
     )

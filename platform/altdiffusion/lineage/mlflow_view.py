@@ -16,7 +16,6 @@ import logging
 import os
 import posixpath
 import re
-import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage import page, tree
+from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.spool import Record
 from altdiffusion.lineage.tracking import Tracking, is_refusal
 from altdiffusion.storage import files
@@ -91,11 +91,14 @@ def find_or_create_run(tracking: Tracking, *, job: str, name: str, fingerprint: 
 class RunView:
     """Applies records of the journal to one MLflow run, in order."""
 
-    def __init__(self, tracking: Tracking, run_id: str, lake_uri: str, *, session: int | None = None) -> None:
+    def __init__(
+        self, tracking: Tracking, run_id: str, lake_uri: str, kept: Kept | None = None, *, session: int | None = None
+    ) -> None:
         self._tracking = tracking
         self._client = tracking.client
         self._run_id = run_id
         self._lake = lake_uri
+        self._kept = kept  # the copies of the journal whose records are applied; None: records that name no file
         self._session = session  # the end of an earlier life of the job must not end this one; None: apply all
         self._operations: dict[str, Callable[[Record], None]] = {
             "params": self._params,
@@ -127,13 +130,11 @@ class RunView:
         from mlflow.entities import Metric
 
         points = [
-            Metric(
-                key=key_name(str(key)), value=float(value), timestamp=int(record["time_ms"]), step=int(record["step"])
-            )
+            Metric(key=key_name(str(key)), value=float(value), timestamp=record["time_ms"], step=record["step"])
             for record in records
-            if isinstance(record.get("metrics"), dict) and "time_ms" in record and "step" in record
+            if isinstance(record.get("metrics"), dict) and _is_whole(record.get("time_ms"), record.get("step"))
             for key, value in record["metrics"].items()
-            if isinstance(value, (int, float))
+            if isinstance(value, float) or _is_whole(value)
         ]
         self._log_metrics(points)
 
@@ -217,9 +218,9 @@ class RunView:
     def _checkpoint(self, record: Record) -> None:
         from mlflow.entities import LoggedModelOutput, Metric
 
-        node = graphs.read_checkpoint(record["folder"])
-        if node is None:
-            raise FileNotFoundError(f"{record['folder']}/COMPLETE.json")
+        node = graphs.read_node(self._lake, record["ref"])  # by its name: a folder in a journal could be any
+        if node.missing:
+            raise FileNotFoundError(f"{record['ref']} is not in the lake")
         model_id = self._model(node, source_run=self._run_id)
         outputs = self._client.get_run(self._run_id).outputs
         linked = [output.model_id for output in outputs.model_outputs] if outputs else []
@@ -247,9 +248,10 @@ class RunView:
         """`MlflowClient.log_image(key=, step=)` as it lays out its files, under a name that a replay repeats."""
         from PIL import Image
 
-        if not os.path.exists(record["file"]):
+        path = self._copy(record)
+        if path is None:
             return  # shipped before: the journal's copy is deleted then
-        with open(record["file"], "rb") as file:
+        with open(path, "rb") as file:
             data = file.read()
         picture = Image.open(io.BytesIO(data))
         picture.load()
@@ -263,17 +265,24 @@ class RunView:
             for file_name in sorted(os.listdir(folder)):
                 self._client.log_artifact(self._run_id, os.path.join(folder, file_name), "images")
         self._tags({"mlflow.loggedImages": "True"})
-        os.unlink(record["file"])
+        self._drop(path)
 
     def _artifact(self, record: Record) -> None:
-        path = record["file"]
-        if not os.path.exists(path):
+        path = self._copy(record)
+        if path is None:
             return  # shipped before
         if os.path.isdir(path):
             self._client.log_artifacts(self._run_id, path, posixpath.join(record["path"] or "", os.path.basename(path)))
         else:
             self._client.log_artifact(self._run_id, path, record["path"])
-        shutil.rmtree(os.path.dirname(path))  # the journal's own copy, alone in its folder
+        self._drop(path)
+
+    def _copy(self, record: Record) -> str | None:
+        return None if self._kept is None else self._kept.find(record["file"])
+
+    def _drop(self, path: str) -> None:
+        if self._kept is not None:
+            self._kept.drop(path)
 
     def _picture(self, record: Record) -> None:
         whole = graphs.scan(self._lake)
@@ -287,6 +296,11 @@ class RunView:
         if record.get("error"):
             self._tags({"altdiffusion.error": str(record["error"])[:MAX_NOTE]})
         self._client.set_terminated(self._run_id, status=record["status"], end_time=int(record["time_ms"]))
+
+
+def _is_whole(*values: Any) -> bool:
+    """Whether these are whole numbers of 64 bits."""
+    return all(isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 for value in values)
 
 
 def find_model(tracking: Tracking, ref: str) -> str | None:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.lineage import graph as graphs
+from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
 from altdiffusion.lineage.run import ABOUT, JOURNAL, METRICS
 from altdiffusion.lineage.spool import SpoolReader
 from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, connect
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import NAME, optional_document
 
 JOB_OF = {"links": "curate", "images": "curate", "latents": "encode", "prompts": "prompts", "generations": "generate"}
 
@@ -63,11 +65,12 @@ def _replay(tracking: Tracking, lake: str) -> int:
     count = 0
     for name in files.list_names(root):
         folder = files.join(root, name)
-        if not files.exists(files.join(folder, ABOUT)):
+        about = optional_document(files.beneath(lake, files.join(folder, ABOUT)))
+        if about is None:
             continue
-        about = files.read_json(files.join(folder, ABOUT))
-        run_id = find_or_create_run(tracking, job=about["job"], name=about["name"], fingerprint=about["fingerprint"])
-        view = RunView(tracking, run_id, lake)
+        job, fingerprint = about.text("job", NAME, needed="the name of a job"), about.text("fingerprint")
+        run_id = find_or_create_run(tracking, job=job, name=about.text("name"), fingerprint=fingerprint)
+        view = RunView(tracking, run_id, lake, Kept(folder))
         for reader, send in (
             (SpoolReader(os.path.join(folder, METRICS), remember=False), view.metrics),
             (SpoolReader(os.path.join(folder, JOURNAL), remember=False), view.apply),
@@ -107,9 +110,8 @@ def _shown(tracking: Tracking, node: graphs.Node) -> bool:
 
 
 def _state(node: graphs.Node) -> dict[str, Any]:
-    uri = files.join(node.uri, "state.json")
-    state = files.read_json(uri) if files.exists(uri) else {}
-    return state if isinstance(state, dict) else {}
+    state = optional_document(files.beneath(node.uri, files.join(node.uri, "state.json")))
+    return {} if state is None else state.value
 
 
 def _add(tracking: Tracking, lake: str, *, job: str, name: str, node: graphs.Node, config: Any) -> None:
@@ -120,11 +122,12 @@ def _add(tracking: Tracking, lake: str, *, job: str, name: str, node: graphs.Nod
     if node.kind == "dataset":
         records.append({"op": "output", "ref": node.ref})
     else:
-        metrics = _state(node).get("metrics") or {}
+        metrics = _state(node).get("metrics")
+        metrics = metrics if isinstance(metrics, dict) else {}
         records.append(
             {
                 "op": "checkpoint",
-                "folder": node.uri,
+                "ref": node.ref,
                 "step": node.facts["step"],
                 "time_ms": int(node.facts["step"]),  # no time is recorded with a checkpoint: the order is what counts
                 "metrics": {key: value for key, value in metrics.items() if isinstance(value, (int, float))},

@@ -3,7 +3,7 @@
     with JobRun.open(job="train", name=..., fingerprint=..., config=..., lake=..., tracking_uri=None) as run:
         run.input(version, "training")
         run.ship(run.metrics_path)          # what MetricSpool(run.metrics_path) appends reaches MLflow
-        run.checkpoint(ref, folder, step=100, metrics={"loss": 0.1})
+        run.checkpoint(ref, step=100, metrics={"loss": 0.1})
         run.image("samples/_all", sheet, step=100)
 
 Only `open` talks to MLflow in the caller's thread and fails if it cannot. Everything else appends a line to a journal
@@ -13,24 +13,25 @@ and after a crash with the next start of the same job.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
-import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from altdiffusion.credentials import redact
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import RunView, find_or_create_run, run_key
 from altdiffusion.lineage.spool import JsonLines, Shipper, SpoolReader
 from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, connect, starting
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.documents import optional_document
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class JobRun:
         self._session = time.time_ns()
         self._training: list[str] = []
         self._closed = False
-        self._view = RunView(tracking, run_id, lake_uri, session=self._session)
+        self._kept = Kept(folder)
+        self._view = RunView(tracking, run_id, lake_uri, self._kept, session=self._session)
         self._journal = JsonLines(os.path.join(folder, JOURNAL))
         self._shipper = Shipper()
         self._shipper.add(SpoolReader(self._journal.path), self._view.apply)
@@ -113,12 +115,11 @@ class JobRun:
         """Records a dataset version that the job made."""
         self._note("output", ref=_ref(version))
 
-    def checkpoint(self, ref: Ref | str, folder: str, *, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Records a complete checkpoint folder; `metrics` are linked to it and to the datasets trained on."""
+    def checkpoint(self, ref: Ref | str, *, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Record a complete checkpoint of the lake; `metrics` are linked to it and to the datasets trained on."""
         self._note(
             "checkpoint",
             ref=str(ref),
-            folder=folder,
             step=step,
             metrics={key: float(value) for key, value in (metrics or {}).items()},
             datasets=list(self._training),
@@ -128,8 +129,7 @@ class JobRun:
         """Records a picture at a step; one key is one slider. `image`: encoded bytes, a path or a PIL image."""
         try:
             data = image if isinstance(image, bytes) else _encoded(image)
-            file = os.path.join(self.folder, "files", f"{files.sha256_hex(data)[:16]}-{time.time_ns()}.img")
-            files.write_atomic(file, data)
+            file = self._kept.keep(data)
         except Exception as error:  # a sample sheet is not worth a training run
             log.warning("picture %s at step %d is not recorded (%s)", key, step, error)
             return
@@ -138,13 +138,7 @@ class JobRun:
     def artifact(self, path: str, artifact_path: str | None = None) -> None:
         """Records a copy of a file (any URI) or of a local folder."""
         try:
-            folder = os.path.join(self.folder, "files", str(time.time_ns()))
-            copy = os.path.join(folder, os.path.basename(path.rstrip("/")))
-            os.makedirs(folder)
-            if os.path.isdir(path):
-                shutil.copytree(path, copy)
-            else:
-                files.write_atomic(copy, files.read_bytes(path))
+            copy = self._kept.keep_copy(path)
         except (OSError, AltDiffusionError) as error:
             log.warning("artifact %s is not recorded (%s)", path, error)
             return
@@ -166,7 +160,7 @@ class JobRun:
         if self._closed:
             return True
         self._closed = True
-        self._note("status", status=status, session=self._session, error=f"{error}" if error is not None else None)
+        self._note("status", status=status, session=self._session, error=None if error is None else redact(f"{error}"))
         shipped = self._shipper.stop(CLOSE_TIMEOUT_S)
         self._journal.close()
         if not shipped:
@@ -199,21 +193,44 @@ class JobRun:
 
 
 def tracking_folder(lake_uri: str, job: str, name: str, fingerprint: str) -> str:
-    """Where a job's journal and spool lie: in the lake, or in a temporary folder if the lake is elsewhere."""
+    """Return where a job's journal and spool are kept: in the lake, or in the user's folder if the lake is remote."""
     readable = re.sub(r"[^A-Za-z0-9._\-]", "-", f"{job}-{name}-{fingerprint[:12]}")
     if files.is_local(lake_uri):
-        return files.join(files.local_path(lake_uri), "tracking", readable)
-    return os.path.join(tempfile.gettempdir(), "altdiffusion-tracking", run_key(job, name, fingerprint))
+        lake = files.local_path(lake_uri)
+        return files.beneath(lake, files.join(lake, "tracking", readable))
+    return os.path.join(state_folder(), "tracking", run_key(job, name, fingerprint))
+
+
+def state_folder() -> str:
+    """Return the folder of this user for what outlives a job and cannot lie in a remote lake; only the user enters it.
+
+    It is `altdiffusion` in XDG_STATE_HOME, by default ~/.local/state.
+
+    Raises:
+        AltDiffusionError: it belongs to another user, or others may enter it.
+    """
+    home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    folder = os.path.join(home, "altdiffusion")
+    with files.naming(folder, "making the folder"):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    facts = os.lstat(folder)
+    if facts.st_uid != os.getuid() or not stat.S_ISDIR(facts.st_mode) or facts.st_mode & 0o077:
+        raise AltDiffusionError(
+            f"folder {folder}",
+            f"can be used by others (owner {facts.st_uid}, mode {facts.st_mode & 0o777:04o})",
+            f"run `chmod 700 {folder}`, or name another folder in XDG_STATE_HOME",
+        )
+    return folder
 
 
 def _same_run(folder: str, about: Mapping[str, str]) -> None:
     """Ships everything again if the folder's records went to another run (MLflow was emptied or moved)."""
     path = os.path.join(folder, ABOUT)
     try:
-        with open(path, encoding="utf-8") as file:
-            known = json.load(file)
-    except (OSError, ValueError):
-        known = None
+        document = optional_document(path)
+        known = None if document is None else document.value
+    except AltDiffusionError:  # torn: what it said is not known, so everything is shipped again
+        known = {}
     if known is not None and (known.get("run_id"), known.get("uri")) != (about["run_id"], about["uri"]):
         for name in os.listdir(folder):
             if name.endswith(".offset"):

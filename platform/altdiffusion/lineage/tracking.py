@@ -9,22 +9,22 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import sqlite3
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from altdiffusion.credentials import MissingCredential, redact, reveal
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.lineage.database import first_contact
 from altdiffusion.storage import files
 
 DEFAULT_EXPERIMENT = "altdiffusion"
 PROBES = 3
 PROBE_TIMEOUT_S = 2.5
-LOCK_TIMEOUT_S = 8.0
 _START = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 _LATER = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the shipping thread retries by itself, for ever
@@ -52,6 +52,7 @@ class Tracking:
     """A connection that answered once."""
 
     uri: str
+    """As it was given, without credentials: for people and records."""
     client: Any  # mlflow.MlflowClient
     experiment_id: str
 
@@ -87,14 +88,21 @@ def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_E
     """Opens MLflow and finds or creates the experiment.
 
     Args:
-        tracking_uri: an http(s) or database URI; None for the SQLite database in the lake.
+        tracking_uri: an http(s) or database URI, in which `${env:NAME}` and `${file:PATH}` stand for credentials; None
+            for the SQLite database in the lake.
         lake_uri: the lake; with a SQLite database, artifacts lie in its folder `mlartifacts`.
         experiment: name of the experiment.
 
     Raises:
         AltDiffusionError: it cannot be reached or does not let us in; within about ten seconds.
     """
-    uri = tracking_uri or default_uri(lake_uri)
+    told = tracking_uri or default_uri(lake_uri)
+    try:
+        uri = reveal(told)
+    except MissingCredential as error:
+        raise _unusable(
+            told, f"names a credential that is missing ({error})", "set it, or correct tracking.uri"
+        ) from None
     for name, value in _LATER.items():
         os.environ.setdefault(name, value)
     if uri.startswith(("http://", "https://")):
@@ -107,12 +115,14 @@ def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_E
         from mlflow import MlflowClient
 
         artifacts = None
+        alone: AbstractContextManager[None] = nullcontext()
         if uri.startswith("sqlite:///"):
-            _probe_database(uri.removeprefix("sqlite:///").partition("?")[0])
+            alone = first_contact(uri.removeprefix("sqlite:///").partition("?")[0])
             if files.is_local(lake_uri):
                 artifacts = f"file://{files.local_path(lake_uri)}/mlartifacts"
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return Tracking(uri=uri, client=client, experiment_id=_experiment(client, experiment, artifacts))
+        with alone:
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            return Tracking(uri=redact(told), client=client, experiment_id=_experiment(client, experiment, artifacts))
 
 
 @contextmanager
@@ -125,9 +135,16 @@ def starting(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors here
         text = f"{type(error).__name__}: {_first_line(error)}"
-        remedy = "start it or correct tracking_uri"
+        remedy = "start it or correct tracking.uri"
         if any(mark in text for mark in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED", "authenticated")):
             remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        elif "out-of-date database schema" in text:
+            remedy = f"make a copy of the database, then run `mlflow db upgrade {redact(uri)}`"
+        elif "already exists" in text or "no such table" in text or "not a database" in text:
+            remedy = (
+                "its tables are damaged: move the file away and run `altdiffusion lineage rebuild --lake LAKE`, which "
+                "makes it again from the lake's manifests"
+            )
         elif uri.startswith("sqlite"):
             remedy = "check that the database can be written and is not held by another program"
         raise _unusable(uri, f"does not answer as it should ({text})", remedy) from error
@@ -138,13 +155,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _unusable(uri: str, problem: str, remedy: str) -> AltDiffusionError:
-    return AltDiffusionError(f"MLflow {_without_password(uri)}", problem, remedy)
-
-
-def _without_password(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}{'***' if credentials else ''}{at}{host}"
+    return AltDiffusionError(f"MLflow {uri}", problem, remedy)  # which hides what the address must not show
 
 
 def _probe(uri: str) -> None:
@@ -164,16 +175,8 @@ def _probe(uri: str) -> None:
     raise _unusable(
         uri,
         f"cannot be reached ({reason}, {PROBES} tries)",
-        "start it (mlflow server --host 127.0.0.1) or correct tracking_uri; null is the database in the lake",
+        "start it (mlflow server --host 127.0.0.1) or correct tracking.uri; null is the database in the lake",
     )
-
-
-def _probe_database(path: str) -> None:
-    """Whether the SQLite file can be made, read and written now: MLflow itself would wait 20 s for each lock."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("ROLLBACK")
 
 
 @contextmanager

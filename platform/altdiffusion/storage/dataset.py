@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import altdiffusion
@@ -25,6 +26,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import REJECTS, SCHEMAS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.documents import DIGEST, Document, read_document
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
 
@@ -61,6 +63,28 @@ class Manifest:
 
     def canonical(self) -> bytes:
         return files.canonical_json(asdict(self))
+
+    @classmethod
+    def of_document(cls, document: Document) -> Manifest:
+        """Return the manifest that a file of a lake describes; AltDiffusionError where a value is not usable."""
+        kind = document.text("kind")
+        if kind not in SCHEMAS:
+            raise document.wrong("kind", f"one of {', '.join(SCHEMAS)}")
+        return cls(
+            format=document.text("format"),
+            name=document.text("name", _NAME, needed="a dataset name"),
+            kind=kind,
+            parents=document.refs("parents"),
+            config=document.object("config").value,
+            fingerprint=document.name("fingerprint"),
+            code_version=document.text("code_version"),
+            schema=document.texts("schema"),
+            rows=document.count("rows"),
+            rows_by_language=document.counts("rows_by_language"),
+            rejects_by_reason=document.counts("rejects_by_reason"),
+            tally=document.counts("tally"),
+            shards_table_sha256=document.digest("shards_table_sha256"),
+        )
 
     @property
     def digest(self) -> str:
@@ -100,7 +124,7 @@ class Version:
             raise AltDiffusionError(f"file {uri}", "is missing", shards.REMEDY) from error
         if files.sha256_hex(data) != self.manifest.shards_table_sha256:
             raise AltDiffusionError(f"file {uri}", "is damaged: its SHA-256 is not the manifest's", shards.REMEDY)
-        return pq.read_table(pa.BufferReader(data))
+        return _checked_table(uri, data)
 
     def _role(self, role: str) -> tuple[ShardInfo, ...]:
         rows = self._table.to_pylist()
@@ -151,6 +175,31 @@ class Version:
             yield shards.read_table(files.join(self.folder_uri, "rejects"), info.sha256)
 
 
+def _checked_table(uri: str, data: bytes) -> pa.Table:
+    """The table of shards, every value of it usable: its names become paths."""
+
+    def damaged(problem: str) -> AltDiffusionError:
+        return AltDiffusionError(f"file {uri}", f"is damaged: {problem}", shards.REMEDY)
+
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(str(error).partition("\n")[0][:200]) from error
+    if not table.schema.equals(_TABLE):
+        raise damaged("its columns are not those of a table of shards")
+    if any(column.null_count for column in table.columns):
+        raise damaged("a value is missing")
+    if not pc.all(pc.is_in(table["role"], value_set=pa.array(["shard", "reject"]))).as_py() and table.num_rows:
+        raise damaged("a role is neither shard nor reject")
+    for name in pc.unique(table["sha256"]).to_pylist():
+        if not DIGEST.fullmatch(name):
+            raise damaged(f"{name[:80]!r} is not a SHA-256 in hex")
+    for column, least in (("rows", 0), ("bytes", 0), ("row_group_rows", 1)):
+        if table.num_rows and pc.min(table[column]).as_py() < least:
+            raise damaged(f"{column} holds a value below {least}")
+    return table
+
+
 class Dataset:
     """A named series of versions in a lake; the writing side."""
 
@@ -162,6 +211,8 @@ class Dataset:
         self.name = name
         self.folder_uri = files.join(lake_uri, "datasets", name)
         self._lake_uri = lake_uri
+        for part in ("shards", "rejects", "ledger", "versions"):
+            files.beneath(lake_uri, files.join(self.folder_uri, part))
 
     def write_shard(self, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
         """Writes accepted rows; the table must have a records schema."""
@@ -239,12 +290,20 @@ class Dataset:
 
     def head(self) -> Version | None:
         """The version that the bare name means: the one published last; None before the first."""
-        uri = files.join(self.folder_uri, "head.json")
+        digest = self.head_digest()
+        return None if digest is None else self.open(digest)
+
+    def head_digest(self) -> str | None:
+        """The digest in head.json; None where the file is not there.
+
+        Raises:
+            AltDiffusionError: it names no digest.
+        """
+        remedy = f"run `altdiffusion dataset verify {self.name} --forget`, then the job that made the dataset again"
         try:
-            digest = files.read_json(uri)["digest"]
+            return read_document(files.join(self.folder_uri, "head.json"), remedy=remedy).digest("digest")
         except FileNotFoundError:
             return None
-        return self.open(digest)
 
     def absent(self) -> AltDiffusionError:
         """The error for a dataset that has no version."""
@@ -274,15 +333,19 @@ class Dataset:
             raise AltDiffusionError(
                 f"manifest {uri}", "is damaged: its SHA-256 is not its version's digest", shards.REMEDY
             )
-        value = files.read_json(uri)
-        if value.get("format") != FORMAT:
+        document = read_document(uri, remedy=shards.REMEDY)
+        if document.value.get("format") != FORMAT:
             raise AltDiffusionError(
                 f"manifest {uri}",
-                f"is of format {value.get('format')!r}, this version of altdiffusion reads {FORMAT!r}",
+                f"is of format {str(document.value.get('format'))[:80]!r}, this version reads {FORMAT!r}",
                 "use the version of altdiffusion that wrote it, or make the dataset again in a new lake",
             )
-        value["parents"], value["schema"] = tuple(value["parents"]), tuple(value["schema"])
-        return Version(self.folder_uri, Manifest(**value))
+        manifest = Manifest.of_document(document)
+        if manifest.name != self.name:
+            raise document.wrong("name", repr(self.name))
+        if manifest.digest != found[0]:
+            raise AltDiffusionError(f"manifest {uri}", "is damaged: it holds more than a manifest does", shards.REMEDY)
+        return Version(self.folder_uri, manifest)
 
 
 class Lake:

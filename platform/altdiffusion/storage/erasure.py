@@ -8,6 +8,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.columns import read_columns
 from altdiffusion.storage.dataset import Dataset, Version
+from altdiffusion.storage.documents import DIGEST
 from altdiffusion.storage.holdings import ROLES
 from altdiffusion.storage.shards import ShardInfo
 
@@ -37,11 +38,12 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     kept = {(role, info.sha256) for other in others for role in ROLES for info in _infos(other, role)}
     gone = [(role, info) for role in ROLES for info in _infos(version, role) if (role, info.sha256) not in kept]
     pictures = _drawn(version, [info for role, info in gone if role == "shards"], others)
-    files.remove_tree(version.uri)
+    below = dataset.folder_uri
+    files.remove_tree(version.uri, below=below)
     for role, info in gone:
-        files.remove_tree(shards.shard_uri(files.join(dataset.folder_uri, role), info.sha256))
+        files.remove_tree(shards.shard_uri(files.join(below, role), info.sha256), below=below)
     for name in pictures:
-        files.remove_tree(files.join(dataset.folder_uri, "images", f"{name}.png"))
+        files.remove_tree(files.join(below, "images", f"{name}.png"), below=below)
     return Erased(files=len(gone) + len(pictures), bytes=sum(info.bytes for _, info in gone))
 
 
@@ -56,6 +58,7 @@ def _drawn(version: Version, gone: list[ShardInfo], others: list[Version]) -> se
     folder = files.join(version.folder_uri, "shards")
 
     def pictures(infos: list[ShardInfo]) -> set[str]:
-        return {name for info in infos for name in read_columns(folder, info, ["image_sha256"])[0].to_pylist()}
+        names = {name for info in infos for name in read_columns(folder, info, ["image_sha256"])[0].to_pylist()}
+        return {name for name in names if isinstance(name, str) and DIGEST.fullmatch(name)}  # a forged one is no file
 
     return pictures(gone) - pictures([info for other in others for info in other.shards])

@@ -8,13 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import NAME, read_document
 
 FOLDER = "evaluations"
 
 
 def uri_of(lake: str, name: str) -> str:
-    """Where the report of an evaluation is kept."""
+    """Return where the report of an evaluation is kept.
+
+    Raises:
+        AltDiffusionError: the name is not a plain one.
+    """
+    if not NAME.fullmatch(name):
+        raise AltDiffusionError(f"evaluation {name[:200]!r}", "is not a plain name", "give a name without a path")
     return files.join(lake, FOLDER, f"{name}.json")
 
 
@@ -32,7 +40,8 @@ def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], 
     """(name, report, its state) of every evaluation of a model folder with this content digest, by name."""
     for name in files.list_names(files.join(lake, FOLDER)):
         if name.endswith(".json"):
-            report = files.read_json(files.join(lake, FOLDER, name))
-            for state in report["states"]:
-                if report["models"].get(state["state"]) == content:
-                    yield name.removesuffix(".json"), report, state
+            report = read_document(files.join(lake, FOLDER, name))
+            models = report.object("models").value
+            for state in report.objects("states"):
+                if models.get(state.text("state")) == content:
+                    yield name.removesuffix(".json"), report.value, state.value

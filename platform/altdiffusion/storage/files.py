@@ -18,14 +18,15 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from altdiffusion.credentials import reveal
 from altdiffusion.errors import AltDiffusionError
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a URI and the path within it."""
+    """Return the fsspec filesystem of a URI and the path within it; `${env:NAME}` and `${file:PATH}` are filled in."""
     try:
-        fs, path = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
+        fs, path = fsspec.core.url_to_fs(reveal(uri))
+    except (ValueError, ImportError) as error:  # MissingCredential among them
         raise AltDiffusionError(
             f"storage {uri}", f"cannot be opened ({error})", "use a folder, file://, memory:// or s3:// address"
         ) from error
@@ -50,8 +51,53 @@ def local_path(uri: str) -> str:
 
 
 def join(uri: str, *parts: str) -> str:
-    """The URI of something below `uri`."""
+    """Return the URI of something below `uri`.
+
+    A part may come from a file of a lake, so no part leads out: this is the one place that all paths pass.
+
+    Raises:
+        AltDiffusionError: a part holds `..` or a NUL.
+    """
+    for part in parts:
+        if "\0" in part or ".." in part.split("/"):
+            raise AltDiffusionError(
+                f"name {part[:200]!r} below {uri}",
+                "leads out of its folder",
+                "use a plain name; if a file of the lake says so, that file was forged: remove it",
+            )
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def beneath(root_uri: str, uri: str) -> str:
+    """Return `uri` after a check that no symbolic link on the way from `root_uri` leads out of it.
+
+    The root itself may be a link: that is its owner's choice. On other file systems than this machine's there are no
+    links.
+
+    Raises:
+        AltDiffusionError: it lies elsewhere, or a link leads elsewhere.
+    """
+    if not is_local(root_uri):
+        if not uri.startswith(root_uri.rstrip("/") + "/"):
+            raise _outside(root_uri, uri)
+        return uri
+    root, path = os.path.abspath(local_path(root_uri)), os.path.abspath(local_path(uri))
+    if not path.startswith(root.rstrip("/") + "/"):
+        raise _outside(root_uri, uri)
+    real_root, real = os.path.realpath(root), os.path.realpath(path)
+    if not real.startswith(real_root.rstrip("/") + "/"):
+        raise AltDiffusionError(
+            f"file {uri}",
+            f"leads through a symbolic link out of {root_uri}, to {real}",
+            "remove the link; to keep data on another disk, mount it there or link the whole lake",
+        )
+    return uri
+
+
+def _outside(root_uri: str, uri: str) -> AltDiffusionError:
+    return AltDiffusionError(
+        f"file {uri}", f"does not lie below {root_uri}", "the file that names it was forged: remove that file"
+    )
 
 
 def sha256_hex(data: bytes | memoryview) -> str:
@@ -113,7 +159,7 @@ def read_json(uri: str) -> Any:
     """
     try:
         return json.loads(read_bytes(uri))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of 5,000 digits, nested too deeply
         raise AltDiffusionError(
             f"file {uri}", f"is not JSON ({error})", "it was damaged: restore or delete it"
         ) from error
@@ -166,11 +212,30 @@ def put_if_absent(uri: str, data: bytes) -> bool:
         return True
 
 
-def remove_tree(uri: str) -> None:
-    """Removes a file or folder; nothing happens if it is not there."""
+def remove_tree(uri: str, *, below: str | None = None) -> None:
+    """Remove a file or folder; nothing happens if it is not there. A symbolic link is removed, not what it leads to.
+
+    Args:
+        below: a folder that must hold it, so that no forged name and no link on the way deletes anything elsewhere.
+
+    Raises:
+        AltDiffusionError: it lies outside of that folder.
+    """
     fs, path = filesystem(uri)
-    if fs.exists(path):
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
+    if not isinstance(fs, LocalFileSystem):
+        if below is not None:
+            beneath(below, uri)
+        if fs.exists(path):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                fs.rm(path, recursive=True)
+        return
+    parent = os.path.dirname(path)
+    if below is not None and os.path.abspath(parent) != os.path.abspath(local_path(below)):
+        beneath(below, parent)
+    if os.path.islink(path):
+        os.unlink(path)
+    elif os.path.lexists(path):
+        with contextlib.suppress(FileNotFoundError):
             fs.rm(path, recursive=True)
 
 

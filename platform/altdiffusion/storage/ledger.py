@@ -11,6 +11,7 @@ from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import Document, read_document
 from altdiffusion.storage.shards import ShardInfo
 
 _SAFE = re.compile(r"[A-Za-z0-9._\-]{1,200}")
@@ -73,13 +74,23 @@ class UnitRecord:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> UnitRecord:
+    def of_document(cls, document: Document) -> UnitRecord:
+        """Return the record that a file of a lake, or a worker's answer, describes.
+
+        Raises:
+            AltDiffusionError: a value is not usable.
+            ValueError: the counts do not add up.
+        """
         return cls(
-            **{
-                **value,
-                "shards": tuple(ShardInfo.from_json(shard) for shard in value["shards"]),
-                "rejects": tuple(ShardInfo.from_json(shard) for shard in value["rejects"]),
-            }
+            unit_id=document.text("unit_id", _SAFE, needed="a unit id"),
+            index=document.count("index"),
+            input_digest=document.text("input_digest"),
+            rows_in=document.count("rows_in"),
+            shards=tuple(ShardInfo.of_document(shard) for shard in document.objects("shards")),
+            rejects=tuple(ShardInfo.of_document(shard) for shard in document.objects("rejects")),
+            rejects_by_reason=document.counts("rejects_by_reason"),
+            rows_by_language=document.counts("rows_by_language"),
+            tally=document.counts("tally"),
         )
 
 
@@ -119,7 +130,7 @@ class Ledger:
 
     def forget(self, unit_id: str) -> None:
         """Removes a record so that the unit is done again (a shard of it was damaged)."""
-        files.remove_tree(self._uri(unit_id))
+        files.remove_tree(self._uri(unit_id), below=self.folder_uri)
 
     def done_ids(self) -> set[str]:
         """Ids of all recorded units, by one listing."""
@@ -133,14 +144,15 @@ class Ledger:
 
     def _read(self, unit_id: str) -> UnitRecord:
         uri = self._uri(unit_id)
-        value = files.read_json(uri)
+        remedy = "delete this file; the unit is then done again"
+        document = read_document(uri, remedy=remedy)
+        promised = document.value.pop("sha256", None)
         try:
-            if value.pop("sha256") != files.sha256_hex(files.canonical_json(value)):
+            if promised != files.sha256_hex(files.canonical_json(document.value)):
                 raise ValueError("its SHA-256 is not what it says")
-            return UnitRecord.from_json(value)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise AltDiffusionError(
-                f"ledger record {uri}",
-                f"is not a unit record ({error})",
-                "delete this file; the unit is then done again",
-            ) from error
+            record = UnitRecord.of_document(document)
+            if record.unit_id != unit_id:
+                raise ValueError(f"it is the record of unit {record.unit_id}")
+        except ValueError as error:
+            raise AltDiffusionError(f"ledger record {uri}", f"is not a unit record ({error})", remedy) from error
+        return record

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import Document
 
 ROW_GROUP_ROWS = 1024
 NARROW_GROUP_ROWS = 65_536
@@ -39,8 +40,14 @@ class ShardInfo:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ShardInfo:
-        return cls(**value)
+    def of_document(cls, document: Document) -> ShardInfo:
+        """Return what a file of a lake says of a shard; AltDiffusionError where a value is not usable."""
+        return cls(
+            sha256=document.digest("sha256"),
+            rows=document.count("rows"),
+            bytes=document.count("bytes"),
+            row_group_rows=document.count("row_group_rows"),
+        )
 
 
 def shard_uri(folder_uri: str, sha256: str) -> str:
@@ -98,7 +105,12 @@ def read_table(folder_uri: str, sha256: str, columns: Sequence[str] | None = Non
         raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
     if verify and files.sha256_hex(data) != sha256:
         raise AltDiffusionError(f"shard {uri}", "is damaged: its SHA-256 is not its name", REMEDY)
-    return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
+    except (pa.ArrowException, OSError) as error:  # its name fits its bytes, but it was never a shard
+        raise AltDiffusionError(
+            f"shard {uri}", f"is damaged ({str(error).partition(chr(10))[0][:200]})", REMEDY
+        ) from error
 
 
 REMEDY = (

@@ -30,6 +30,8 @@ class Damage:
     problem: str
     forget: str
     """What to remove so that the next run makes it again: the file, or the version that cannot be read without it."""
+    below: str
+    """The dataset's folder: nothing outside of it is removed."""
 
     def __str__(self) -> str:
         return f"{self.uri}: {self.problem}"
@@ -62,10 +64,14 @@ def verify(dataset: Dataset, prefix: str = "", *, threads: int = THREADS) -> Che
             raise dataset.absent()
         return Check(version=None, damages=tuple(damages))
     folder = files.join(dataset.folder_uri, "versions", digest)
-    wrong = _manifest(files.join(folder, "manifest.json"), digest, folder)
+    wrong = _manifest(dataset, digest, folder)
     if wrong is not None:
         return Check(version=None, damages=(*damages, wrong))
-    version = dataset.open(digest)
+    try:
+        version = dataset.open(digest)
+    except AltDiffusionError as error:  # it is what it was when it was written, but no manifest
+        wrong = Damage(uri=error.what, problem=error.problem, forget=folder, below=dataset.folder_uri)
+        return Check(version=None, damages=(*damages, wrong))
     found = damages_of(version, threads=threads)
     return Check(version=version, damages=(*damages, *found))
 
@@ -75,7 +81,8 @@ def damages_of(version: Version, *, threads: int = THREADS) -> list[Damage]:
     try:
         infos = [(role, info) for role in ("shards", "rejects") for info in _infos(version, role)]
     except AltDiffusionError as error:  # the table of shards: nothing can be said of the files it names
-        return [Damage(uri=files.join(version.uri, "shards.parquet"), problem=error.problem, forget=version.uri)]
+        uri = files.join(version.uri, "shards.parquet")
+        return [Damage(uri=uri, problem=error.problem, forget=version.uri, below=version.folder_uri)]
     ledger = Ledger(files.join(version.folder_uri, "ledger", version.manifest.fingerprint))
     damages: list[Damage] = []
     with ThreadPoolExecutor(threads) as pool:
@@ -88,24 +95,27 @@ def damages_of(version: Version, *, threads: int = THREADS) -> list[Damage]:
 
 
 def forget(damages: Sequence[Damage]) -> None:
-    """Removes what is damaged, so that the next run of the job that made it makes it again, and nothing else."""
-    for uri in dict.fromkeys(damage.forget for damage in damages):
-        files.remove_tree(uri)
+    """Remove what is damaged, so that the next run of the job that made it makes it again, and nothing else."""
+    for uri, below in dict.fromkeys((damage.forget, damage.below) for damage in damages):
+        files.remove_tree(uri, below=below)
 
 
 def _head(dataset: Dataset) -> tuple[str | None, list[Damage]]:
     """The digest in head.json, or what is wrong with the file."""
     uri = files.join(dataset.folder_uri, "head.json")
     versions = files.list_names(files.join(dataset.folder_uri, "versions"))
+    below = dataset.folder_uri
     try:
-        digest = files.read_json(uri)["digest"]
-    except FileNotFoundError:
-        return None, [Damage(uri=uri, problem="missing", forget=uri)] if versions else []
-    except (AltDiffusionError, KeyError, TypeError) as error:
-        return None, [Damage(uri=uri, problem=f"does not name a version ({error})", forget=uri)]
+        digest = dataset.head_digest()
+    except AltDiffusionError as error:
+        problem = f"does not name a version ({error.problem})"
+        return None, [Damage(uri=uri, problem=problem, forget=uri, below=below)]
+    if digest is None:
+        return None, [Damage(uri=uri, problem="missing", forget=uri, below=below)] if versions else []
     if digest in versions:
         return digest, []
-    return None, [Damage(uri=uri, problem=f"names version {str(digest)[:12]}, which is not here", forget=uri)]
+    problem = f"names version {digest[:12]}, which is not here"
+    return None, [Damage(uri=uri, problem=problem, forget=uri, below=below)]
 
 
 def _named(dataset: Dataset, prefix: str) -> str:
@@ -113,13 +123,15 @@ def _named(dataset: Dataset, prefix: str) -> str:
     return found[0] if len(found) == 1 else dataset.open(prefix).ref.digest
 
 
-def _manifest(uri: str, digest: str, folder: str) -> Damage | None:
+def _manifest(dataset: Dataset, digest: str, folder: str) -> Damage | None:
+    uri = files.join(folder, "manifest.json")
     try:
         found = files.sha256_hex(files.read_bytes(uri))
     except FileNotFoundError:
-        return Damage(uri=uri, problem="missing", forget=folder)
+        return Damage(uri=uri, problem="missing", forget=folder, below=dataset.folder_uri)
     if found != digest:
-        return Damage(uri=uri, problem="its SHA-256 is not its version's digest", forget=folder)
+        problem = "its SHA-256 is not its version's digest"
+        return Damage(uri=uri, problem=problem, forget=folder, below=dataset.folder_uri)
     return None
 
 
@@ -136,11 +148,11 @@ def _shard(task: tuple[str, ShardInfo]) -> Damage | None:
             digest.update(block)
             size += len(block)
     except FileNotFoundError:
-        return Damage(uri=uri, problem="missing", forget=uri)
+        return Damage(uri=uri, problem="missing", forget=uri, below=folder)
     if size != info.bytes:
-        return Damage(uri=uri, problem=f"has {size} bytes instead of {info.bytes}", forget=uri)
+        return Damage(uri=uri, problem=f"has {size} bytes instead of {info.bytes}", forget=uri, below=folder)
     if digest.hexdigest() != info.sha256:
-        return Damage(uri=uri, problem="its SHA-256 is not its name", forget=uri)
+        return Damage(uri=uri, problem="its SHA-256 is not its name", forget=uri, below=folder)
     return None
 
 
@@ -154,9 +166,7 @@ def _blocks(uri: str) -> Iterator[bytes]:
 def _record(ledger: Ledger, unit_id: str) -> Damage | None:
     uri = files.join(ledger.folder_uri, f"{unit_id}.json")
     try:
-        record = ledger.get(unit_id)
+        ledger.get(unit_id)
     except AltDiffusionError as error:
-        return Damage(uri=uri, problem=error.problem, forget=uri)
-    if record is not None and record.unit_id != unit_id:
-        return Damage(uri=uri, problem=f"is the record of unit {record.unit_id}", forget=uri)
+        return Damage(uri=uri, problem=error.problem, forget=uri, below=ledger.folder_uri)
     return None

@@ -102,7 +102,7 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: Notice) -> Exception | No
     name = f"{run.config.run}-{run.fingerprint[:12]}"
     storage = files.join(run.lake, "ray")
     # Ray's record of an earlier start is no use to us, and a torn one would make the name unusable.
-    files.remove_tree(files.join(storage, name))
+    files.remove_tree(files.join(storage, name), below=storage)
     mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
     trainer = TorchTrainer(
         worker,

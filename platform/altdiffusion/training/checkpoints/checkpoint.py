@@ -25,7 +25,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from torch import Tensor
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import NAME, Document, read_document
 
 FORMAT = "altdiffusion-checkpoint-2"
 COMPLETE = "COMPLETE.json"
@@ -120,8 +121,14 @@ def step_name(step: int) -> str:
 
 
 def run_folder(lake: str, run: str) -> str:
-    """URI of a run's checkpoints."""
-    return files.join(lake, "checkpoints", run)
+    """Return the URI of a run's checkpoints.
+
+    Raises:
+        AltDiffusionError: the name is not that of a run, or a link leads out of the lake.
+    """
+    if not NAME.fullmatch(run):
+        raise AltDiffusionError(f"run {run[:200]!r}", "is not the name of a run", "give a plain name, without a path")
+    return files.beneath(lake, files.join(lake, "checkpoints", run))
 
 
 def folder_of(lake: str, run: str, step: int) -> str:
@@ -158,38 +165,54 @@ def verify(folder: str) -> list[str]:
         AltDiffusionError: another version of this software wrote it.
     """
     try:
-        document = files.read_json(files.join(folder, COMPLETE))
-        if document.get("format") == "altdiffusion-checkpoint-1":
-            raise AltDiffusionError(
+        document = read_document(files.join(folder, COMPLETE))
+        if document.value.get("format") == "altdiffusion-checkpoint-1":
+            raise _OtherFormat(
                 f"checkpoint {folder}",
-                "is of the format altdiffusion-checkpoint-1, which is read no more",
+                "is of the format altdiffusion-checkpoint-1, which is no longer read",
                 "export it with the version that wrote it and name the export as start.base, or use another run name",
             )
-        head = {key: value for key, value in document.items() if key not in ("digest", "checksum")}
-        listing = head["files"].items()
-        wrong = seal(head) != document
+        of_document(folder, document)
+        listing = dict(_files(document))
+        head = {key: value for key, value in document.value.items() if key not in ("digest", "checksum")}
+        if seal(head) != document.value:
+            return [f"{COMPLETE} is damaged: its checksum is not that of its content"]
     except FileNotFoundError:
         return [f"{COMPLETE} is missing"]
-    except (AttributeError, KeyError, TypeError) as error:
+    except _OtherFormat:
+        raise
+    except (AltDiffusionError, ValueError) as error:
         return [f"{COMPLETE} is damaged ({error})"]
-    except AltDiffusionError as error:
-        if not error.problem.startswith("is not JSON"):
-            raise
-        return [f"{COMPLETE} is damaged ({error})"]
-    if wrong:
-        return [f"{COMPLETE} is damaged: its checksum is not that of its content"]
     problems = []
-    for name, expected in listing:
+    for name, expected in listing.items():
         try:
-            found = describe(files.join(folder, name))
+            found = describe(files.beneath(folder, files.join(folder, name)))
         except FileNotFoundError:
             problems.append(f"{name} is missing")
             continue
-        if found["bytes"] != expected["bytes"]:
-            problems.append(f"{name} has {found['bytes']} bytes instead of {expected['bytes']}")
-        elif found["sha256"] != expected["sha256"]:
+        except AltDiffusionError as error:
+            problems.append(f"{name} {error.problem}")
+            continue
+        if found["bytes"] != expected.count("bytes"):
+            problems.append(f"{name} has {found['bytes']} bytes instead of {expected.count('bytes')}")
+        elif found["sha256"] != expected.digest("sha256"):
             problems.append(f"{name} is damaged: its SHA-256 is not the recorded one")
     return problems
+
+
+class _OtherFormat(AltDiffusionError):
+    """A checkpoint of an earlier version: not damaged, and not to be passed over in silence."""
+
+
+def _files(document: Document) -> Iterator[tuple[str, Document]]:
+    """(name, size and SHA-256) of every file that a COMPLETE.json lists; each name is a plain one."""
+    listing = document.object("files")
+    for name in listing.value:
+        if not NAME.fullmatch(name):
+            raise document.wrong("files", "a mapping of plain file names")
+        entry = listing.object(name)
+        entry.count("bytes"), entry.digest("sha256")
+        yield name, entry
 
 
 def latest_verified(lake: str, run: str, warn: Warn = lambda text: None) -> Checkpoint | None:
@@ -206,7 +229,7 @@ def latest_verified(lake: str, run: str, warn: Warn = lambda text: None) -> Chec
         folder = folder_of(lake, run, step)
         problems = verify(folder)
         if not problems:
-            return of_document(folder, files.read_json(files.join(folder, COMPLETE)))
+            return of_document(folder, read_document(files.join(folder, COMPLETE)))
         warn(f"checkpoint {folder} is not whole and is not used: {'; '.join(problems)}; looking for the one before")
         if files.exists(files.join(folder, COMPLETE)):
             damaged.append(folder)
@@ -232,7 +255,7 @@ def open_step(lake: str, run: str, step: int) -> Checkpoint:
         raise AltDiffusionError(
             f"checkpoint {folder}", "; ".join(problems), f"use another step; those of this run: {known}"
         )
-    return of_document(folder, files.read_json(files.join(folder, COMPLETE)))
+    return of_document(folder, read_document(files.join(folder, COMPLETE)))
 
 
 def prune(lake: str, run: str, keep_last: int, keep_every: int = 0) -> None:
@@ -246,8 +269,8 @@ def prune(lake: str, run: str, keep_last: int, keep_every: int = 0) -> None:
 def remove(lake: str, run: str, step: int) -> None:
     """Removes a checkpoint."""
     folder = folder_of(lake, run, step)
-    files.remove_tree(files.join(folder, COMPLETE))  # first: half-removed, it counts no more
-    files.remove_tree(folder)
+    files.remove_tree(files.join(folder, COMPLETE), below=folder)  # first: half-removed, it counts no more
+    files.remove_tree(folder, below=run_folder(lake, run))
 
 
 def sweep(lake: str, run: str, step: int) -> None:
@@ -262,24 +285,33 @@ def sweep(lake: str, run: str, step: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(files.local_path(folder)):
                 if entry.name.startswith(TEMPORARY):
-                    files.remove_tree(entry.path)
+                    files.remove_tree(entry.path, below=files.local_path(folder))
     else:
         for later in steps(lake, run):
             if later > step:
                 remove(lake, run, later)
 
 
-def of_document(folder: str, document: Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint that a COMPLETE.json describes."""
+def of_document(folder: str, document: Document) -> Checkpoint:
+    """Return the checkpoint that a COMPLETE.json describes.
+
+    Raises:
+        AltDiffusionError: a value is not usable, or it is the document of another folder.
+    """
+    run, step = folder.rstrip("/").split("/")[-2:]
+    if document.name("run") != run:
+        raise document.wrong("run", repr(run))
+    if step_name(document.count("step")) != step:
+        raise document.wrong("step", f"the step of {step}")
     return Checkpoint(
         folder=folder,
-        run=document["run"],
-        step=document["step"],
-        stage=document["stage"],
-        config_fingerprint=document["config_fingerprint"],
-        parents=tuple(document["parents"]),
-        digest=document["digest"],
-        files=tuple(sorted(document["files"])),
+        run=run,
+        step=document.count("step"),
+        stage=document.text("stage"),
+        config_fingerprint=document.text("config_fingerprint"),
+        parents=document.refs("parents"),
+        digest=document.digest("digest"),
+        files=tuple(sorted(name for name, _ in _files(document))),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import of_mapping, read_document
 from altdiffusion.training.checkpoints.checkpoint import (
     COMPLETE,
     FORMAT,
@@ -114,7 +115,8 @@ def write(
                 listing[name] = {"sha256": head[key], "bytes": len(data)}
                 _put(files.join(place, name), data)
             document = seal({**head, "files": listing})
-            return _publish(place, of_document(final, document), files.canonical_json(document))
+            new = of_document(final, of_mapping(final, document))
+            return _publish(place, new, files.canonical_json(document))
 
         outcomes = exchange(_attempt(publish) if rank == 0 else (None, None))
         _raise_first(outcomes[:1])
@@ -160,7 +162,7 @@ def _publish(place: str, new: Checkpoint, complete: bytes) -> Checkpoint:
     _sync_folder(files.local_path(place))
     if os.path.exists(target):
         if not verify(new.folder):
-            old = of_document(new.folder, files.read_json(files.join(new.folder, COMPLETE)))
+            old = of_document(new.folder, read_document(files.join(new.folder, COMPLETE)))
             if old.digest != new.digest:
                 raise CheckpointConflict(
                     f"checkpoint {new.folder}",

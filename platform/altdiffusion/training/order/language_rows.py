@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.documents import read_document
 from altdiffusion.storage.shards import REMEDY
 from altdiffusion.training.order.permutation import I64
 
@@ -65,10 +66,11 @@ def language_rows(version: Version) -> dict[str, Numbers]:
     """
     uri = files.join(version.uri, ROWS)
     try:
-        facts = files.read_json(files.join(version.uri, FACTS))
+        remedy = "remove this file; the next start makes it again"
+        sha256 = read_document(files.join(version.uri, FACTS), remedy=remedy).digest("sha256")
     except FileNotFoundError:
-        facts = _make(version)
-    path = _checked(uri, facts["sha256"])
+        sha256 = _make(version)["sha256"]
+    path = _checked(uri, sha256)
     found: dict[str, Numbers] = {}
     if version.rows:
         numbers: Numbers = np.memmap(path, dtype=_dtype(version), mode="r")

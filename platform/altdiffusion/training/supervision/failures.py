@@ -9,8 +9,10 @@ from __future__ import annotations
 import traceback
 from dataclasses import asdict, dataclass
 
+from altdiffusion.credentials import redact
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import read_document
 from altdiffusion.training.checkpoints.checkpoint import run_folder
 
 LIMIT = 3
@@ -49,7 +51,7 @@ def record(lake: str, run: str, *, attempt: str, rank: int, step: int, error: Ba
         attempt=attempt,
         rank=rank,
         step=step,
-        traceback="".join(traceback.format_exception(error)),
+        traceback=redact("".join(traceback.format_exception(error))),
         collateral=mendable is None and any(word in text for word in ("gloo", "nccl", "connection closed")),
         mendable=mendable,
     )
@@ -62,8 +64,22 @@ def read(lake: str, run: str) -> list[Failure]:
     folder = _folder(lake, run)
     found = []
     for name in files.list_names(folder):
-        value = files.read_json(files.join(folder, name))
-        found.append(Failure(**{**value, "mendable": tuple(value["mendable"]) if value["mendable"] else None}))
+        note = read_document(
+            files.join(folder, name), remedy="remove this file; it is only a note of an earlier failure"
+        )
+        mendable = note.texts("mendable") if note.value.get("mendable") else None
+        if mendable is not None and len(mendable) != 3:
+            raise note.wrong("mendable", "what, problem and remedy")
+        found.append(
+            Failure(
+                attempt=note.text("attempt"),
+                rank=note.count("rank"),
+                step=note.count("step"),
+                traceback=note.text("traceback"),
+                collateral=note.flag("collateral"),
+                mendable=None if mendable is None else (mendable[0], mendable[1], mendable[2]),
+            )
+        )
     return found
 
 
@@ -88,7 +104,7 @@ def cause(failures: list[Failure]) -> Failure:
 
 def clear(lake: str, run: str) -> None:
     """Forgets the failures of earlier starts of the job."""
-    files.remove_tree(_folder(lake, run))
+    files.remove_tree(_folder(lake, run), below=run_folder(lake, run))
 
 
 def _folder(lake: str, run: str) -> str:

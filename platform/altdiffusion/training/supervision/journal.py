@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import Document, read_document
 from altdiffusion.training.checkpoints.checkpoint import run_folder
 
 FOLDER = "journal"
@@ -96,10 +97,23 @@ def read(lake: str, run: str) -> list[Start]:
     found = []
     for name in files.list_names(folder):
         try:
-            found.append(Start(**files.read_json(files.join(folder, name))))
-        except (AltDiffusionError, TypeError, FileNotFoundError):
+            found.append(_start(read_document(files.join(folder, name))))
+        except (AltDiffusionError, FileNotFoundError):
             continue
     return found
+
+
+def _start(record: Document) -> Start:
+    return Start(
+        world=record.count("world"),
+        began=record.number("began"),
+        until=record.number("until"),
+        first=record.count("first"),
+        step=record.count("step"),
+        busy_s=record.number("busy_s"),
+        stall_s=record.number("stall_s"),
+        finished=record.flag("finished"),
+    )
 
 
 class Journal:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import Document, read_document
 from altdiffusion.training.checkpoints.checkpoint import run_folder
 
 FOLDER = "ranks"
@@ -53,6 +54,18 @@ class Sign:
             f"rank {self.rank} on host {self.host} (process {self.process}) has been in step {self.step} "
             f"since {moment} UTC, at {self.place}"
         )
+
+
+def _sign(record: Document) -> Sign:
+    return Sign(
+        rank=record.count("rank"),
+        host=record.text("host"),
+        process=record.count("process"),
+        step=record.count("step"),
+        since=record.number("since"),
+        place=record.text("place"),
+        count=record.count("count"),
+    )
 
 
 class Watch:
@@ -130,7 +143,7 @@ class Watch:
             if rank == self._rank:
                 continue
             try:
-                sign = Sign(**files.read_json(files.join(self._folder, f"{rank:05d}.json")))
+                sign = _sign(read_document(files.join(self._folder, f"{rank:05d}.json")))
             except FileNotFoundError:
                 if now - self._began > limit:
                     silent.append(f"rank {rank} has given no sign of life at all")

@@ -1,0 +1,91 @@
+"""Copies of pictures and artifacts that a job's journal keeps until MLflow has them.
+
+    <tracking folder>/files/<name>.img            a picture
+    <tracking folder>/files/<number>/<basename>   an artifact: a file, or a folder
+
+A journal in a shared lake is input: its lines name files that are copied into MLflow and removed. So a line counts
+only if it names such a copy, below its own journal, and no symbolic link is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+
+FOLDER = "files"
+
+
+class Kept:
+    """The copies of one journal.
+
+    Args:
+        folder: local path of the journal's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = os.path.abspath(folder)
+        self._root = os.path.join(self._folder, FOLDER)
+
+    def keep(self, data: bytes) -> str:
+        """Keep the bytes of a picture; return the name for the journal's line."""
+        name = f"{FOLDER}/{files.sha256_hex(data)[:16]}-{time.time_ns()}.img"
+        files.write_atomic(os.path.join(self._folder, name), data)
+        return name
+
+    def keep_copy(self, path: str) -> str:
+        """Keep a copy of a file (any URI) or of a local folder; return the name for the journal's line.
+
+        Raises:
+            OSError, AltDiffusionError: it cannot be read or written.
+        """
+        name = f"{FOLDER}/{time.time_ns()}/{os.path.basename(path.rstrip('/'))}"
+        copy = os.path.join(self._folder, name)
+        os.makedirs(os.path.dirname(copy))
+        if os.path.isdir(path):
+            shutil.copytree(path, copy)  # links become what they lead to: the copy has none
+        else:
+            files.write_atomic(copy, files.read_bytes(path))
+        return name
+
+    def find(self, name: object) -> str | None:
+        """Return the path of a copy that a journal's line names; None where it was shipped and removed.
+
+        Args:
+            name: as `keep` returned it, or the absolute path that earlier versions wrote.
+
+        Raises:
+            AltDiffusionError: it names anything else.
+        """
+        if not isinstance(name, str) or "\0" in name:
+            raise self._forged(name, "does not name a file")
+        path = os.path.join(self._folder, name)
+        parts = os.path.relpath(path, self._root).split("/")
+        if path != os.path.normpath(path) or not 1 <= len(parts) <= 2 or parts[0] in ("..", "."):
+            raise self._forged(name, f"does not name a copy in {self._root}")
+        for place in (self._root, os.path.join(self._root, parts[0]), path):
+            if os.path.islink(place):
+                raise self._forged(name, "leads through a symbolic link")
+        if os.path.isdir(path):
+            for folder, folders, names in os.walk(path):
+                if any(os.path.islink(os.path.join(folder, entry)) for entry in [*folders, *names]):
+                    raise self._forged(name, "holds a symbolic link")
+        return path if os.path.exists(path) else None
+
+    def drop(self, path: str) -> None:
+        """Remove a copy that `find` returned, with the folder that was made for it."""
+        own = os.path.dirname(path)
+        if own == self._root:
+            files.remove_tree(path, below=self._root)
+        else:
+            files.remove_tree(own, below=self._root)
+
+    def _forged(self, name: object, problem: str) -> AltDiffusionError:
+        return AltDiffusionError(
+            f"journal in {self._folder}, file {str(name)[:200]!r}",
+            problem,
+            "this journal was not written by a job: look who can write to the lake, and remove the line",
+        )

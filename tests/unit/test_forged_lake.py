@@ -1,0 +1,260 @@
+"""What a lake's files say is input: no forged name reads, writes or deletes anything outside, and nothing crashes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from altdiffusion import cli
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.refs import Ref
+from altdiffusion.storage import evaluations, files
+from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.order.language_rows import language_rows
+from altdiffusion.training.supervision import failures, journal
+from tests.lineage_lake import SmallLake
+
+CANARY = "a-canary-that-no-output-may-show"
+WAYS_OUT = ["../../../../victim/marker", "../victim", "..", "/victim/marker", "a/../../b", "marker\0.parquet", "./x"]
+NASTY: list[Any] = [
+    *WAYS_OUT, "", "x" * 5000, "é" * 100, None, True, -1, 2**70, 10**400, -(10**400), 1e308, [], {}, [None], ["../x"],
+    {"../x": 1}, {"a": {"b": []}}, [[[]]], "dataset:../../victim@" + "0" * 64, "model:a/../../b@" + "0" * 64,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a lake and, beside it, files of someone else."""
+    root = tmp_path_factory.mktemp("forged")
+    small = SmallLake(root / "lake")
+    evaluations.write(small.uri, "night", {"states": [{"state": "a"}]}, {"a": "0" * 64})
+    files.write_atomic(files.join(small.uri, "models", "base", "lineage.json"), b'{"parents": []}')
+    dataset = small.lake.dataset("links")
+    record = UnitRecord(unit_id="u0", index=0, input_digest="0" * 64, rows_in=3, shards=small.links.shards)
+    dataset.ledger(small.links.manifest.fingerprint).record(record)
+    failures.record(small.uri, "quality", attempt="1", rank=0, step=3, error=AltDiffusionError("a", "b", "c"))
+    journal.Journal(small.uri, "quality", step=0, world=1, began=1.0).note(3, stall_s=0.5)
+    language_rows(small.latents)
+    victim = root / "victim"
+    (victim / ".ssh").mkdir(parents=True)
+    (victim / ".ssh" / "id_key").write_text(CANARY)
+    for name in ("marker", "marker.parquet", "marker.json", "marker.png"):
+        (victim / name).write_text(CANARY)
+    return root
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths to every value of a document, the whole of it among them."""
+    yield path
+    if isinstance(value, dict):
+        for key in value:
+            yield from leaves(value[key], (*path, key))
+    elif isinstance(value, list):
+        for place in range(len(value)):
+            yield from leaves(value[place], (*path, place))
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """The document with another value at a path."""
+    if not path:
+        return new
+    value = copy.deepcopy(value)
+    inner = value
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = new
+    return value
+
+
+def forge(lake: Path, file: Path, value: Any) -> None:
+    """Writes a document as one who can write to the lake would: with every checksum right."""
+    if file.name == "manifest.json":
+        data = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        digest = files.sha256_hex(data)
+        target = file.parent.parent / digest
+        shutil.move(file.parent, target)
+        (target / "manifest.json").write_bytes(data)
+        (file.parents[2] / "head.json").write_text(json.dumps({"digest": digest}))
+        return
+    if isinstance(value, dict) and "ledger" in file.parts and "sha256" in value:
+        value = {key: item for key, item in value.items() if key != "sha256"}
+        value["sha256"] = files.sha256_hex(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+    file.write_text(json.dumps(value))
+
+
+COMMANDS = (
+    ["dataset", "list"], ["dataset", "show", "links"], ["dataset", "show", "generations", "--json"],
+    ["dataset", "verify", "links"], ["dataset", "verify", "generations", "--forget"],
+    ["dataset", "verify", "links", "--forget"], ["dataset", "verify", "latents", "--forget"],
+    ["lineage", "up", "generations"], ["lineage", "down", "links"], ["lineage", "up", "quality", "--json"],
+)  # fmt: skip
+
+
+def run_everything(lake: Path) -> None:
+    """Runs what reads a lake. A damaged one is refused with one message; nothing raises anything else."""
+    for command in COMMANDS:
+        assert cli.main([*command, "--lake", str(lake)]) in (0, 1, 2)
+    for run in ("alignment", "quality"):
+        for read in (checkpoints.latest_verified, failures.read, journal.read):
+            try:
+                read(str(lake), run)
+            except AltDiffusionError:
+                continue
+    try:
+        language_rows(Lake(str(lake)).version("latents"))
+        list(evaluations.of_model(str(lake), "0" * 64))
+        for digest in Lake(str(lake)).dataset("generations").digests():
+            cli.main(["dataset", "erase", f"generations@{digest}", "--lake", str(lake)])
+    except AltDiffusionError:
+        pass
+
+
+DOCUMENTS = st.integers(0, 10_000)
+
+
+@settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(which=DOCUMENTS, where=DOCUMENTS, nasty=st.sampled_from(NASTY))
+def test_no_document_of_a_lake_reaches_outside(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, capsys: Any, which: int, where: int, nasty: Any
+) -> None:
+    root = tmp_path_factory.mktemp("try")
+    try:
+        shutil.copytree(whole, root, dirs_exist_ok=True)
+        lake = root / "lake"
+        documents = sorted(lake.rglob("*.json"))
+        file = documents[which % len(documents)]
+        value = json.loads(file.read_text())
+        paths = list(leaves(value))
+        forge(lake, file, replaced(value, paths[where % len(paths)], nasty))
+        before = tree(root / "victim")
+        run_everything(lake)
+        assert tree(root / "victim") == before
+        out = capsys.readouterr()
+        assert CANARY not in out.out + out.err and "Traceback" not in out.err
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("name", [*WAYS_OUT, "", "A" * 64, "0" * 63])
+def test_a_table_of_shards_that_names_other_files_deletes_nothing(
+    whole: Path, tmp_path: Path, capsys: Any, name: str
+) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    lake, before = tmp_path / "lake", tree(tmp_path / "victim")
+    head = json.loads((lake / "datasets/links/head.json").read_text())["digest"]
+    folder = lake / "datasets/links/versions" / head
+    rows = pq.read_table(folder / "shards.parquet")
+    table = rows.set_column(1, rows.schema.field("sha256"), pa.array([name] * rows.num_rows))
+    pq.write_table(table, folder / "shards.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards_table_sha256"] = files.sha256_hex((folder / "shards.parquet").read_bytes())
+    forge(lake, folder / "manifest.json", manifest)
+    assert cli.main(["dataset", "verify", "links", "--forget", "--lake", str(lake)]) == 1
+    assert "is not a SHA-256 in hex" in capsys.readouterr().err
+    assert tree(tmp_path / "victim") == before
+
+
+@pytest.mark.parametrize("part", ["shards", "versions", "rejects", "."])
+def test_a_linked_folder_of_a_dataset_is_refused(whole: Path, tmp_path: Path, capsys: Any, part: str) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    lake = tmp_path / "lake"
+    place = (lake / "datasets/links" / part).resolve()
+    shutil.move(place, tmp_path / "victim/moved")
+    place.symlink_to(tmp_path / "victim/moved")
+    before = tree(tmp_path / "victim")
+    for command in (["verify", "links", "--forget"], ["show", "links"]):
+        assert cli.main(["dataset", *command, "--lake", str(lake)]) == 2
+        assert "symbolic link" in capsys.readouterr().err
+    assert tree(tmp_path / "victim") == before
+
+
+def test_the_lake_itself_may_be_a_link(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(whole / "lake")
+    assert cli.main(["dataset", "verify", "links", "--lake", str(tmp_path / "link")]) == 0
+
+
+def a_checkpoint(lake: Path, listing: dict[str, Any]) -> Path:
+    """A checkpoint folder whose COMPLETE.json lists certain files, sealed."""
+    folder = lake / "checkpoints/r/step-00000001"
+    folder.mkdir(parents=True)
+    head = {
+        "format": checkpoints.FORMAT, "run": "r", "step": 1, "stage": "quality", "config_fingerprint": "0" * 64,
+        "parents": [], "files": listing,
+    }  # fmt: skip
+    (folder / "COMPLETE.json").write_bytes(files.canonical_json(checkpoints.seal(head)))
+    return folder
+
+
+def entry(path: Path) -> dict[str, Any]:
+    return {"sha256": files.sha256_hex(path.read_bytes()), "bytes": path.stat().st_size}
+
+
+@pytest.mark.parametrize("name", ["../../../../outside.safetensors", "/outside.safetensors", "a/b", "..", ""])
+def test_a_checkpoint_reads_its_own_files_only(tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes(b"weights of someone else")
+    folder = a_checkpoint(tmp_path / "lake", {name: entry(outside)})
+    assert "plain file names" in "; ".join(checkpoints.verify(str(folder)))
+    with pytest.raises(AltDiffusionError, match="whole"):
+        checkpoints.latest_verified(str(tmp_path / "lake"), "r")
+
+
+def test_a_checkpoint_reads_no_file_through_a_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes(b"weights of someone else")
+    folder = a_checkpoint(tmp_path / "lake", {"unet.safetensors": entry(outside)})
+    (folder / "unet.safetensors").symlink_to(outside)
+    assert "symbolic link" in "; ".join(checkpoints.verify(str(folder)))
+
+
+@pytest.mark.parametrize("run", ["../x", "a/b", "..", "", "/abs", ".hidden"])
+def test_a_run_is_a_plain_name(tmp_path: Path, run: str) -> None:
+    with pytest.raises(AltDiffusionError, match="not the name of a run"):
+        checkpoints.run_folder(str(tmp_path), run)
+
+
+@pytest.mark.parametrize("name", ["..", "a/../b", "../b", "a/..", ".", "a//b", "/a", "a/"])
+def test_a_reference_holds_no_way_up(name: str) -> None:
+    with pytest.raises(AltDiffusionError, match="kind:name@digest"):
+        Ref.parse(f"model:{name}@{'0' * 64}")
+    assert Ref.parse(f"model:a..b/.c@{'0' * 64}").name == "a..b/.c"
+
+
+@pytest.mark.parametrize("text", ["1" * 5000, "[" * 100_000, "\xff", "{", "nul"])
+def test_what_is_not_json_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(AltDiffusionError, match="is not JSON"):
+        files.read_json(str(file))
+
+
+def test_a_removed_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/file").write_text("kept")
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake/link").symlink_to(tmp_path / "victim")
+    with pytest.raises(AltDiffusionError, match="symbolic link"):
+        files.remove_tree(str(tmp_path / "lake/link/file"), below=str(tmp_path / "lake"))
+    with pytest.raises(AltDiffusionError, match="does not lie below"):
+        files.remove_tree(str(tmp_path / "victim/file"), below=str(tmp_path / "lake"))
+    files.remove_tree(str(tmp_path / "lake/link"), below=str(tmp_path / "lake"))
+    assert not (tmp_path / "lake/link").exists() and (tmp_path / "victim/file").read_text() == "kept"
