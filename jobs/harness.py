@@ -26,7 +26,7 @@ from altdiffusion.execution import cluster
 from altdiffusion.execution.boundary import Boundary, published, run_boundary
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.documents import optional_document
+from altdiffusion.storage.documents import NAME, optional_document
 from pipelines.common import JobConfig, Plan
 
 C = TypeVar("C", bound=JobConfig)
@@ -112,6 +112,12 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     try:
         config = load_config(job.config, arguments.config, arguments.overrides)
+        if not NAME.fullmatch(config.run_name):
+            raise AltDiffusionError(
+                f"config {arguments.config}, name of the run {config.run_name[:200]!r}",
+                "cannot be a file name",
+                "use up to 200 letters, digits, '.', '_' and '-'",
+            )
         plan = job.plan(config)
         if arguments.dry_run:
             print(to_yaml(config))

@@ -81,9 +81,18 @@ class _Place:
 
     def error(self, value: Any, problem: str, remedy: str) -> AltDiffusionError:
         what = f"config {self.file}" + (f", key {self.key}" if self.key else "")
-        shown = HIDDEN if any(is_secret_name(part) for part in self.key.split(".")) else redact(repr(value))
+        shown = redact(repr(_masked(self.key, value)))
         shown = shown if len(shown) <= 120 else shown[:117] + "..."
         return AltDiffusionError(what, f"value {shown} {problem}", remedy)
+
+
+def _masked(key: str, value: Any) -> Any:
+    """The value for a message: what stands under the name of a credential is hidden."""
+    if any(is_secret_name(part) for part in key.split(".")):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {name: _masked(str(name), item) for name, item in value.items()}
+    return [_masked("", item) for item in value] if isinstance(value, list) else value
 
 
 def load_config(cls: type[T], path: str, overrides: Sequence[str] = ()) -> T:
@@ -183,7 +192,7 @@ def _apply_override(tree: dict[str, Any], override: str, path: str) -> None:
     for name in parents:
         node = node.setdefault(name, {}) if isinstance(node, dict) else node[_index(node, name, override)]
         if not isinstance(node, (dict, list)):
-            raise AltDiffusionError(f"override {override!r}", f"{name!r} holds a value, not a section", "check the key")
+            raise AltDiffusionError(f"override {key}", f"{name!r} holds a value, not a section", "check the key")
     value = _parse_yaml(text, f"override {key}")
     if isinstance(node, dict):
         node[last] = value
@@ -195,7 +204,9 @@ def _index(node: list[Any], name: str, override: str) -> int:
     """A place in a list, as in `datasets.0.name=latents`."""
     if not name.isdigit() or int(name) >= len(node):
         raise AltDiffusionError(
-            f"override {override!r}", f"{name!r} is no place in a list of {len(node)}", f"use 0 to {len(node) - 1}"
+            f"override {override.partition('=')[0]}",
+            f"{name!r} is not a place in a list of {len(node)}",
+            f"use 0 to {len(node) - 1}",
         )
     return int(name)
 
@@ -264,7 +275,9 @@ def _build_scalar(hint: Any, value: Any, place: _Place) -> Any:
     if hint is str:
         if not isinstance(value, str):
             raise place.error(
-                value, "is not text", f"put it in quotes: '{value}'" if value is not None else "give a text"
+                value,
+                "is not text",
+                f"put it in quotes: '{value}'" if isinstance(value, int | float) else "give a text",
             )
         if holds_credential(value):
             raise place.error(

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 _PLACEHOLDER = re.compile(r"\$\{(?P<kind>env|file):(?P<name>[^}]+)\}")
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<info>[^\s/?#'\"<>]*)@")
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<info>(?:\$\{[^}]*\}|[^\s/?#'\"<>])*)@")
 _SECRET_WORD = (
     r"password|passwd|pwd|secret|token|api_?key|access_?key(?:_?id)?|account_?key|credentials?|signature|sig"
     r"|x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid"
@@ -62,12 +62,16 @@ def _value(match: re.Match[str]) -> str:
 
 def holds_credential(text: str) -> bool:
     """Whether a text, placeholders aside, holds a password, a key or a token in an address."""
-    plain = _PLACEHOLDER.sub("", text)
-    for match in _USERINFO.finditer(plain):
-        user, colon, password = match["info"].partition(":")
-        if (colon and password) or (match["scheme"].lower() in ("http", "https") and user):
-            return True
-    return _PARAMETER.search(plain) is not None
+    return any(map(_is_secret, _USERINFO.finditer(text))) or bool(_PARAMETER.search(_PLACEHOLDER.sub("", text)))
+
+
+def _is_secret(match: re.Match[str]) -> bool:
+    """Whether what stands before the @ is more than a name: a password, or for the web a token in place of a name.
+
+    `abfs://container@account` has no secret.
+    """
+    user, colon, password = _PLACEHOLDER.sub("", match["info"]).partition(":")
+    return bool(password) or (bool(user) and not colon and match["scheme"].lower() in ("http", "https"))
 
 
 def is_secret_name(name: str) -> bool:
@@ -87,12 +91,7 @@ def redact(text: str) -> str:
 
 
 def _without_userinfo(match: re.Match[str]) -> str:
-    _user, colon, password = match["info"].partition(":")
-    if _PLACEHOLDER.fullmatch(match["info"]) or (colon and _PLACEHOLDER.fullmatch(password)):
-        return match[0]  # it is named, not shown
-    if not colon and match["scheme"].lower() not in ("http", "https"):
-        return match[0]  # a container or bucket, as in abfs://container@account
-    return f"{match['scheme']}://{HIDDEN}@"
+    return f"{match['scheme']}://{HIDDEN}@" if _is_secret(match) else match[0]
 
 
 def guard_outputs() -> None:

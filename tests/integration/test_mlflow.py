@@ -281,7 +281,7 @@ def test_an_unusable_store_is_a_clear_error(small: SmallLake, uri: str, word: st
 
 
 def test_a_lake_elsewhere_needs_a_tracking_server() -> None:
-    with pytest.raises(AltDiffusionError, match="set tracking_uri"):
+    with pytest.raises(AltDiffusionError, match=r"set tracking\.uri"):
         connect(None, "memory://elsewhere")
 
 

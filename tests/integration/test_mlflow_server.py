@@ -93,7 +93,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-def test_every_point_once_through_a_killed_server(server: Server, tmp_path: Path) -> None:
+def test_every_point_once_through_a_killed_server(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the way with a password, which is in nothing that the job has written or printed afterwards."""
+    monkeypatch.setenv("OF_BOB", "hunter2-canary")
     small = SmallLake(tmp_path / "lake")
     slowest = 0.0
     with JobRun.open(
@@ -102,7 +106,7 @@ def test_every_point_once_through_a_killed_server(server: Server, tmp_path: Path
         fingerprint="f" * 64,
         config={"stage": "quality", "steps": POINTS},
         lake=small.uri,
-        tracking_uri=server.uri,
+        tracking_uri=server.uri.replace("http://", "http://bob:${env:OF_BOB}@"),
     ) as run:
         run.input(small.latents)
         spool = MetricSpool(run.metrics_path)
@@ -123,6 +127,9 @@ def test_every_point_once_through_a_killed_server(server: Server, tmp_path: Path
                 server.start()
             time.sleep(0.002)
     assert slowest < 20, "logging blocked the job"
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 30 and not [path for path in written if b"hunter2-canary" in path.read_bytes()]
+    assert "hunter2-canary" not in caplog.text + run.url + run.tracking.command
 
     found = server.post(
         "runs/search",

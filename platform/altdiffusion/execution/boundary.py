@@ -13,7 +13,7 @@ from altdiffusion.execution.units import Pool, Resources, UnitWork
 from altdiffusion.records import Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Dataset, Lake, Version
+from altdiffusion.storage.dataset import Dataset, Lake, Version, check_name
 from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
 from altdiffusion.storage.removal import after_takedowns
 
@@ -46,6 +46,9 @@ class Boundary:
     """Whether a version without a row is a result (a list of what to drop), not a mistake."""
     when_empty: str = "loosen the filters, or check the input"
     """Remedy to print when not one row is accepted."""
+
+    def __post_init__(self) -> None:
+        check_name(self.output)  # when it is planned, not hours later when the boundary before it has ended
 
     def describe(self) -> str:
         """One line for the plan."""

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import socket
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     where = address or os.environ.get("RAY_ADDRESS")
+    check_token_file()
     if where is None:
         _embedded_settings()
     import ray
@@ -68,6 +70,30 @@ def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus
     else:
         _join(where)
     _quiet()
+
+
+def check_token_file() -> None:
+    """Refuse a token that others on this machine can read: whoever has it runs code on the whole cluster.
+
+    Ray takes it from RAY_AUTH_TOKEN, else from the file RAY_AUTH_TOKEN_PATH, else from ~/.ray/auth_token, and makes
+    that file readable for everyone.
+
+    Raises:
+        AltDiffusionError: the file's mode lets its group or others in.
+    """
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return  # Ray itself says so, with what to do
+    if mode & 0o077:
+        raise AltDiffusionError(
+            f"token file {path}",
+            f"can be read by others (mode {mode:04o})",
+            f"run `chmod 600 {path}`; a mounted secret needs its mode in the mount (Kubernetes: defaultMode: 0400)",
+        )
 
 
 def is_embedded() -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from altdiffusion.config import operational
 from altdiffusion.languages import CODES
+from altdiffusion.storage.documents import NAME
 
 SamplerName = Literal["ddim", "dpmpp"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -30,6 +31,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if (self.folder is None) == (self.run is None):
             raise ValueError("folder: exactly one of folder and run must be given; name a model folder or a run")
+        if self.run is not None and not NAME.fullmatch(self.run):
+            raise ValueError("run: is not the name of a run; give a plain name, or a path as folder")
         if self.step is not None and (self.run is None or self.step < 0):
             raise ValueError("step: goes with run, and is not negative; leave it out for the newest export")
         if self.digest is not None and not _DIGEST.fullmatch(self.digest):

@@ -147,7 +147,7 @@ def _times_of_steps(path: str) -> dict[int, int]:
 def _parse(line: bytes) -> Record | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # torn, or nested too deeply
         return None
     return record if isinstance(record, dict) else None
 

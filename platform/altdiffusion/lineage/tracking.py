@@ -7,10 +7,12 @@ seconds, and what happens later goes through the spool.
 from __future__ import annotations
 
 import errno
+import http.client
 import logging
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -79,7 +81,7 @@ def default_uri(lake_uri: str) -> str:
         raise AltDiffusionError(
             f"lake {lake_uri}",
             "cannot hold the default MLflow database, which needs a local folder",
-            "set tracking_uri to an MLflow server, like http://127.0.0.1:5000",
+            "set tracking.uri to an MLflow server, like http://127.0.0.1:5000",
         )
     return f"sqlite:///{files.local_path(lake_uri)}/mlflow.db"
 
@@ -161,14 +163,16 @@ def _unusable(uri: str, problem: str, remedy: str) -> AltDiffusionError:
 def _probe(uri: str) -> None:
     """Any HTTP answer at all, within seconds."""
     reason = ""
+    address = urllib.parse.urlsplit(uri.rstrip("/") + "/health")
+    plain = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()  # urllib takes no credentials there
     for attempt in range(PROBES):
         try:
-            opener = urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_TIMEOUT_S)
+            opener = urllib.request.urlopen(plain, timeout=PROBE_TIMEOUT_S)
             opener.close()
             return
         except urllib.error.HTTPError:
             return  # it answers; whether it lets us in shows with the first call
-        except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
+        except (OSError, ValueError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
             reason = str(getattr(error, "reason", error))
         if attempt < PROBES - 1:
             time.sleep(0.7)

@@ -200,14 +200,19 @@ def _checked_table(uri: str, data: bytes) -> pa.Table:
     return table
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a dataset with an AltDiffusionError."""
+    if not _NAME.fullmatch(name):
+        raise AltDiffusionError(
+            f"dataset name {name[:200]!r}", "is not usable", "use lower-case letters, digits, '.', '_' and '-'"
+        )
+
+
 class Dataset:
     """A named series of versions in a lake; the writing side."""
 
     def __init__(self, lake_uri: str, name: str) -> None:
-        if not _NAME.fullmatch(name):
-            raise AltDiffusionError(
-                f"dataset name {name!r}", "is not usable", "use lower-case letters, digits, '.', '_' and '-'"
-            )
+        check_name(name)
         self.name = name
         self.folder_uri = files.join(lake_uri, "datasets", name)
         self._lake_uri = lake_uri
