@@ -21,8 +21,10 @@ _SECRET_WORD = (
     r"|x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid"
 )
 _PARAMETER = re.compile(rf"(?i)(?P<name>[?&;](?:[\w\-]*[_\-])?(?:{_SECRET_WORD})=)(?P<value>[^&;#\s'\"]+)")
-_SECRET_NAME = re.compile(r"(?i)(?:^|[_\-.])(?:password|passwd|secret|token|api_?key|access_?key|credentials?)")
-_PLACE = re.compile(r"(?i)_(?:path|file|dir|mode|url|uri|expiry|ttl)$")
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|[_\-.])(?:password|passwd|secret|token|(?:api|access|account|secret|private)_?key(?:_?id)?|credential)s?$"
+)
+"""At the end of a name: `HF_TOKEN` is one, `RAY_AUTH_TOKEN_PATH` and `token_weight` are not."""
 _LEAST_LETTERS = 6
 """Shorter values are not looked for in texts: they would blot out ordinary words."""
 HIDDEN = "***"
@@ -57,6 +59,7 @@ def _value(match: re.Match[str]) -> str:
         if not value:
             raise MissingCredential(f"the file {name} is empty")
     _REVEALED.add(value)
+    guard_logs()  # from here on a library may log an address that holds it
     return value
 
 
@@ -76,7 +79,7 @@ def _is_secret(match: re.Match[str]) -> bool:
 
 def is_secret_name(name: str) -> bool:
     """Whether a key or variable of this name holds a credential rather than where to find one."""
-    return bool(_SECRET_NAME.search(name)) and not _PLACE.search(name)
+    return bool(_SECRET_NAME.search(name))
 
 
 def redact(text: str) -> str:
@@ -96,6 +99,12 @@ def _without_userinfo(match: re.Match[str]) -> str:
 
 def guard_outputs() -> None:
     """Hide credentials in what this process logs from now on, and in the traceback that may end it."""
+    guard_logs()
+    sys.excepthook = _print_exception
+
+
+def guard_logs() -> None:
+    """Hide credentials in what this process logs from now on, whichever library logs it."""
     if getattr(logging.getLogRecordFactory(), "guards", False):
         return
     before = logging.getLogRecordFactory()
@@ -111,7 +120,6 @@ def guard_outputs() -> None:
 
     record.guards = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(record)
-    sys.excepthook = _print_exception
 
 
 def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -164,25 +164,116 @@ def clip_model(published: Published, tmp_path: Path, head: bool) -> Path:
 
 @pytest.mark.parametrize("head", [True, False])
 def test_a_clip_model_gives_its_text_tower(published: Published, tmp_path: Path, head: bool) -> None:
-    """With the diffusion head it is AltDiffusion's encoder; without, the CLIP head at every position."""
+    """With the diffusion head it is AltDiffusion-m18's encoder; without, with 24 of 32 values, m9's: no layer norm."""
     folder = clip_model(published, tmp_path, head)
     assert is_published(str(folder))
     convert_folder(folder, tmp_path / "stock")
     assert not is_published(str(tmp_path / "stock"))
     encoder, words = load_text_encoder(tmp_path / "stock")
     assert words.model_max_length == 77
-    ids = torch.randint(3, 97, (3, 12), generator=torch.Generator().manual_seed(1))
-    ids[1, 7:] = 1
-    mask = (ids != 1).long()
+    ids, mask = some_ids()
     with torch.no_grad():
         ours = encode_text(encoder, ids, pad_id=1)
-        if head:
-            theirs = published(ids, mask)
-        else:
-            last = published.roberta(ids, attention_mask=mask).last_hidden_state
-            theirs = published.transformation(published.pre_LN(last))
+        last = published.roberta(ids, attention_mask=mask).last_hidden_state
+        theirs = published(ids, mask) if head else published.transformation(last)
+        wrong = published.transformation(published.pre_LN(last))
     assert len(encoder.roberta.encoder.layers) == (2 if head else 3)
-    assert float((theirs - ours).abs().max()) == 0.0
+    assert float((theirs - ours).abs().max()) <= (0.0 if head else 1e-4)
+    assert float((theirs - wrong).abs().max()) > 0.1
+
+
+def some_ids() -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids int64 [3, 12], the second text shorter, and their mask."""
+    ids = torch.randint(3, 97, (3, 12), generator=torch.Generator().manual_seed(1))
+    ids[1, 7:] = 1
+    return ids, (ids != 1).long()
+
+
+def test_altclip_m18_without_a_diffusion_head_gives_its_feature_at_every_position(
+    published: Published, tmp_path: Path
+) -> None:
+    published.transformation = nn.Linear(32, 32)
+    folder = clip_model(published, tmp_path, head=False)
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "altclip", "text_config": CONFIG | {"project_dim": 32}})
+    )
+    encoder = convert_text_encoder(folder)
+    ids, mask = some_ids()
+    with torch.no_grad():
+        last = published.roberta(ids, attention_mask=mask).last_hidden_state
+        theirs = published.transformation(published.pre_LN(last))
+        assert float((theirs - encode_text(encoder, ids, pad_id=1)).abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("pre", [True, False], ids=["m18", "m9"])
+@pytest.mark.parametrize("form", ["nested", "bare", "fp16 names", "wrapped", "ckpt"])
+def test_every_published_form_is_what_diffusers_own_class_computes(tmp_path: Path, form: str, pre: bool) -> None:
+    """The reference is the class that AltDiffusion was published with, which diffusers still carries."""
+    from diffusers.pipelines.deprecated.alt_diffusion.modeling_roberta_series import (
+        RobertaSeriesConfig,
+        RobertaSeriesModelWithTransformation,
+    )
+
+    from tests.training_lake import tokenizer
+
+    torch.manual_seed(0)
+    heads = 2 if form == "ckpt" else 4  # a checkpoint says nothing of heads: XLM-R's are 64 wide
+    width = 128 if form == "ckpt" else 32
+    config = CONFIG | {"num_attention_heads": heads, "hidden_size": width, "has_pre_transformation": pre}
+    reference = RobertaSeriesModelWithTransformation(RobertaSeriesConfig(**config)).eval()
+    for parameter in reference.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    weights = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
+    root = tmp_path / "AltDiffusion"
+    encoder_folder = root if form == "ckpt" else root / "text_encoder"
+    encoder_folder.mkdir(parents=True)
+    tokenizer().save_pretrained(root if form == "ckpt" else root / "tokenizer")
+    if form == "ckpt":
+        whole = {f"cond_stage_model.{name}": tensor for name, tensor in weights.items()}
+        whole |= {
+            "model.diffusion_model.w": torch.zeros(2),
+            "first_stage_model.w": torch.zeros(2),
+            "betas": torch.zeros(2),
+        }
+        torch.save({"state_dict": whole, "global_step": 7}, root / "model.ckpt")
+        (root / "config.yaml").write_text("model: {}\n")
+    else:
+        (encoder_folder / "config.json").write_text(json.dumps(config | {"model_type": "xlm-roberta"}))
+        name = {"fp16 names": "pytorch_model.fp16.bin", "wrapped": "pytorch_model.bin"}.get(form, "model.safetensors")
+        if name.endswith("bin"):
+            torch.save({"state_dict": weights} if form == "wrapped" else weights, encoder_folder / name)
+        else:
+            save_file(weights, encoder_folder / name)
+    source = encoder_folder if form == "bare" else root
+    assert is_published(str(source))
+    rest = convert_folder(source, tmp_path / "stock")
+    assert rest == ("other tensors (1 tensors), the UNet (1 tensors), the VAE (1 tensors)" if form == "ckpt" else "")
+    encoder, _ = load_text_encoder(tmp_path / "stock")
+    ids, mask = some_ids()
+    with torch.no_grad():
+        theirs = reference(ids, attention_mask=mask).projection_state
+        ours = encode_text(encoder, ids, pad_id=1)
+    assert float((theirs - ours).abs().max()) <= (0.0 if pre else 1e-4 * float(theirs.abs().max()))
+
+
+def test_a_checkpoint_without_a_text_encoder_says_what_it_holds(tmp_path: Path) -> None:
+    tensors = {"model.diffusion_model.a": torch.zeros(1), "model.diffusion_model.b": torch.zeros(1)}
+    torch.save({"state_dict": tensors}, tmp_path / "model.ckpt")
+    with pytest.raises(AltDiffusionError, match=r"it holds the UNet \(2 tensors\)"):
+        convert_text_encoder(tmp_path)
+
+
+def test_what_cannot_be_an_encoder_is_named(published: Published, tmp_path: Path) -> None:
+    plain = {name: tensor for name, tensor in published.state_dict().items() if name.startswith("roberta.")}
+    with pytest.raises(AltDiffusionError, match="has no head"):
+        convert_text_encoder(write(tmp_path / "xlm-r", plain, "safetensors-one"))
+    without = {name: tensor for name, tensor in published.state_dict().items() if "_pre." not in name}
+    folder = write(tmp_path / "half", without, "safetensors-one")
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"has_pre_transformation": True}))
+    with pytest.raises(AltDiffusionError, match="has_pre_transformation"):
+        convert_text_encoder(folder)
+    with pytest.raises(AltDiffusionError, match="has no tokenizer"):
+        convert_folder(folder, tmp_path / "stock")
 
 
 def test_a_clip_model_of_another_kind_is_refused(published: Published, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_the_command_converts(published: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["convert", str(published), str(target)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert main(["convert", str(target), str(tmp_path / "again")]) == 2
-    assert "is no published text encoder" in capsys.readouterr().err
+    assert "is not a published text encoder" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "nothing"), str(tmp_path / "again")]) == 2
     assert "is missing or empty" in capsys.readouterr().err
     assert main(["convert", f"hf://BAAI/AltDiffusion-m18@{REVISION}", str(tmp_path / "again")]) == 2

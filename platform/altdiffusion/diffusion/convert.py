@@ -1,14 +1,15 @@
-"""A published AltDiffusion-m18 or AltCLIP-m18 text encoder -> transformers' own `AltCLIPTextModel`, exactly.
+"""A published AltDiffusion or AltCLIP text encoder -> transformers' own `AltCLIPTextModel`.
 
-AltDiffusion-m18 (FlagAI `examples/AltDiffusion-m18`; the class `RobertaSeriesModelWithTransformation`) is XLM-R with
-N layers, `pre_LN`, `transformation` and `transformation_pre`; the UNet reads
-`transformation_pre(pre_LN(hidden_states[-2]))`. `AltCLIPTextModel` computes
-`transformation(pre_LN(last hidden state))`. Hence: one layer fewer, and `transformation := transformation_pre`. The
-last layer and the published `transformation` serve the CLIP feature only and are left out by name.
+`AltCLIPTextModel` computes `transformation(pre_LN(last hidden state))`. By the head that the UNet reads
+(`diffusion.published`):
 
-AltCLIP-m18 is a CLIP model whose text tower stands below `text_model.` (transformers' `AltCLIPModel`). With
-`transformation_pre` it is read as above. Without, its only trained head is the CLIP feature's: all N layers are kept
-and the UNet gets `transformation(pre_LN(last hidden state))` of every position, as the earlier AltDiffusion models do.
+- m18, `transformation_pre(pre_LN(hidden_states[-2]))`: one layer fewer, and `transformation := transformation_pre`. The
+  last layer and the published `transformation` serve the CLIP feature only and are left out by name. Exact.
+- AltCLIP-m18 without `transformation_pre`: as it is; the UNet gets the CLIP feature's head at every position. Exact.
+- m9 and the first model, `transformation(last hidden state)`: the last layer ends in a layer norm, and a layer norm of
+  what has mean 0 and variance 1 changes nothing. So the last layer's scale and shift move to `pre_LN`, and it is left
+  with 1 and 0. Equal up to the `layer_norm_eps` that is added to a variance of 1 once more: 5e-6 of the value. Each
+  conversion is checked against the published formula.
 
 Any other key that is missing or left over is an error: a silently dropped head once gave users images unrelated to
 their prompts.
@@ -16,157 +17,175 @@ their prompts.
 
 from __future__ import annotations
 
-import contextlib
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
+from altdiffusion.diffusion import published as forms
 from altdiffusion.diffusion.models import build_text_encoder
+from altdiffusion.diffusion.published import CLIP, LAYER, NOT_READ, Head, Published
 from altdiffusion.diffusion.text_encoder import save_text_encoder
+from altdiffusion.diffusion.weights_file import CHECKPOINT, read_weights, weights_file
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import optional_document
 
-# Never read on the way to the UNet's context: constant buffers, the pooler that XLM-R's class may carry, and the
-# temperature of the contrastive loss.
-_NOT_READ = (
-    "roberta.embeddings.position_ids",
-    "roberta.embeddings.token_type_ids",
-    "roberta.pooler.dense.weight",
-    "roberta.pooler.dense.bias",
-    "logit_scale",
-)
-_TOWER = "text_model."
-"""Where the text encoder stands in a CLIP model; beside it are the picture's tower and the two projections."""
-_BESIDE_TOWER = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
-_SPELLED_OUT = "roberta.encoder.layers."
-_CLIP = "text_config"
-"""Key of a CLIP model's config that holds the text encoder's."""
 POSITIONS = 77
 """Of a caption, as the published UNet was trained."""
-_COPIED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
-_DEFAULTS: dict[str, Any] = {
-    "layer_norm_eps": 1e-5,
-    "hidden_act": "gelu",
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
+_STOCK = ("altclip_text_model", "clip_text_model")
+_TOLERANCE = 1e-3
+"""Of the largest value: how far a folded layer norm may be from the published formula."""
 
 
 def convert_text_encoder(folder: str | Path) -> Any:
-    """The stock encoder, an `AltCLIPTextModel` with `use_attention_mask`, from a published text encoder's folder.
+    """Return the stock encoder, an `AltCLIPTextModel` with `use_attention_mask`, of a published text encoder's folder.
 
     Args:
-        folder: holds `config.json` and the weights: safetensors or torch .bin (read with `weights_only=True`), one
-            file or shards with their index.
+        folder: holds the weights in one of the layouts of `weights_file`, and `config.json` (not next to model.ckpt).
 
     Raises:
-        AltDiffusionError: no config, no weights, a shard missing, a key missing or unused, or a wrong shape.
+        AltDiffusionError: no weights, a shard missing, a key missing or unused, or a wrong shape.
     """
-    published = _read_config(Path(folder))
-    weights = _text_tower(read_weights(folder), folder)
-    pre = "transformation_pre.weight" in weights or not published.get(_CLIP)
-    layers = int(published["num_hidden_layers"]) - (1 if pre else 0)
-    config = {name: published[name] for name in _COPIED} | {
-        name: published.get(name, default) for name, default in _DEFAULTS.items()
-    }
-    config |= {
-        "num_hidden_layers": layers,
-        "project_dim": int(published.get("project_dim", published["hidden_size"])),
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "use_attention_mask": True,
-    }
-    encoder = build_text_encoder(config)
-    last_layer = f"roberta.encoder.layer.{layers}."
-    wanted = encoder.state_dict()
-    renamed: dict[str, torch.Tensor] = {}
-    for name in wanted:
-        source = _published_name(name, pre)
-        if source not in weights:
-            raise AltDiffusionError(
-                f"text encoder {folder}", f"lacks the key {source}", "give the published m18 weights"
-            )
-        if weights[source].shape != wanted[name].shape:
-            raise AltDiffusionError(
-                f"text encoder {folder}, key {source}",
-                f"has shape {tuple(weights[source].shape)}, its config asks for {tuple(wanted[name].shape)}",
-                "give weights and config.json of one model",
-            )
-        renamed[name] = weights.pop(source)
-    for name in sorted(weights):
-        clip_feature = pre and (name.startswith(last_layer) or name in ("transformation.weight", "transformation.bias"))
-        if not clip_feature and name not in _NOT_READ:
-            raise AltDiffusionError(
-                f"text encoder {folder}",
-                f"holds the key {name}, which nothing uses",
-                "give the published m18 weights",
-            )
-    if pre and not any(name.startswith(last_layer) for name in weights):
+    return _convert(_open(Path(folder)))
+
+
+def _open(folder: Path) -> Published:
+    file = weights_file(folder)
+    if not (folder / "config.json").is_file() and (file is None or file.name != CHECKPOINT):
         raise AltDiffusionError(
-            f"text encoder {folder}",
-            f"lacks the keys {last_layer}*",
-            "give the published m18 weights, all layers of them",
+            f"text encoder {folder}", "holds no config.json", "give the folder with config and weights"
         )
+    return forms.describe(folder, read_weights(folder))
+
+
+def _convert(published: Published) -> Any:
+    encoder = build_text_encoder(forms.stock_config(published))
+    sources = {name: _published_name(name, published) for name in encoder.state_dict()}
+    renamed = {name: _named(published, sources[name], tensor) for name, tensor in encoder.state_dict().items()}
+    _check_left_over(published, published.weights.keys() - set(sources.values()))
+    if published.head is Head.LAST:
+        _fold_last_norm(renamed, published.layers - 1)
     kinds = {tensor.dtype for tensor in renamed.values()}
     encoder.to(kinds.pop() if len(kinds) == 1 else torch.float32)
     encoder.load_state_dict(renamed, strict=True)
+    if published.head is Head.LAST:
+        _check_folding(encoder, published)
     return encoder
 
 
-def _published_name(name: str, pre: bool) -> str:
-    """The published key of a key of `AltCLIPTextModel`."""
-    if pre and name.startswith("transformation."):
+def _named(published: Published, source: str, wanted: torch.Tensor) -> torch.Tensor:
+    """The published tensor of this name, which must have the wanted one's shape."""
+    weights = published.weights
+    if source not in weights:
+        raise AltDiffusionError(
+            f"text encoder {published.folder}", f"lacks the key {source}", "give the published weights"
+        )
+    if weights[source].shape != wanted.shape:
+        raise AltDiffusionError(
+            f"text encoder {published.folder}, key {source}",
+            f"has shape {tuple(weights[source].shape)}, its config asks for {tuple(wanted.shape)}",
+            "give weights and config.json of one model",
+        )
+    return weights[source]
+
+
+def _published_name(name: str, published: Published) -> str:
+    """The published key of a key of `AltCLIPTextModel`; of a folded layer norm both ask for the same one."""
+    if published.head is Head.PRE and name.startswith("transformation."):
         return name.replace("transformation.", "transformation_pre.", 1)
-    return name.replace("roberta.encoder.layers.", "roberta.encoder.layer.", 1)
+    if published.head is Head.LAST and name.startswith("pre_LN."):
+        return name.replace("pre_LN.", f"{LAYER}{published.layers - 1}.output.LayerNorm.", 1)
+    return name.replace("roberta.encoder.layers.", LAYER, 1)
 
 
-def _text_tower(weights: dict[str, torch.Tensor], folder: str | Path) -> dict[str, torch.Tensor]:
-    """The text encoder's own weights, under the published names, of an encoder or of a whole CLIP model."""
-    if any(name.startswith(_TOWER) for name in weights):
-        for name in weights:
-            if not name.startswith((_TOWER, *_BESIDE_TOWER)):
-                raise AltDiffusionError(
-                    f"text encoder {folder}",
-                    f"holds the key {name}, which nothing uses",
-                    "give the published m18 weights",
-                )
-        weights = {name[len(_TOWER) :]: tensor for name, tensor in weights.items() if name.startswith(_TOWER)}
-    # transformers 5 writes the layers as `encoder.layers`, the published files say `encoder.layer`
-    return {name.replace(_SPELLED_OUT, "roberta.encoder.layer.", 1): tensor for name, tensor in weights.items()}
+def _check_left_over(published: Published, weights: Set[str]) -> None:
+    """Refuses keys that are neither used nor known to serve something else."""
+    known: tuple[str, ...] = ("pre_LN.",)  # read, or, by the head LAST, the CLIP feature's
+    last = f"{LAYER}{published.layers - 1}."
+    if published.head is Head.PRE:
+        known += (last, "transformation.weight", "transformation.bias")
+        if not any(name.startswith(last) for name in weights):
+            raise AltDiffusionError(
+                f"text encoder {published.folder}",
+                f"lacks the keys {last}*",
+                "give the published m18 weights, all layers of them",
+            )
+    for name in sorted(weights):
+        if not name.startswith(known) and name not in NOT_READ:
+            raise AltDiffusionError(
+                f"text encoder {published.folder}",
+                f"holds the key {name}, which nothing uses",
+                "give the published weights",
+            )
+
+
+def _fold_last_norm(renamed: dict[str, torch.Tensor], last: int) -> None:
+    """Leaves the last layer's norm without scale and shift, which `pre_LN` has now."""
+    for part, value in (("weight", 1.0), ("bias", 0.0)):
+        name = f"roberta.encoder.layers.{last}.output.LayerNorm.{part}"
+        renamed[name] = torch.full_like(renamed[name], value)
+
+
+def _check_folding(encoder: Any, published: Published) -> None:
+    """Compares the folded encoder with the published formula, on a few texts of chance."""
+    norm = encoder.roberta.encoder.layers[-1].output.LayerNorm
+    before: list[torch.Tensor] = []
+    handle = norm.register_forward_pre_hook(lambda _, arguments: before.append(arguments[0]))
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, int(published.config["vocab_size"]), (4, 16), generator=generator)
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            ours = encoder(ids)[0]
+            weight, bias = encoder.pre_LN.weight, encoder.pre_LN.bias
+            last = functional.layer_norm(before[0], norm.normalized_shape, weight=weight, bias=bias, eps=norm.eps)
+            theirs = functional.linear(last, encoder.transformation.weight, encoder.transformation.bias)
+    finally:
+        handle.remove()
+    limit = _TOLERANCE if ours.dtype == torch.float32 else 30 * _TOLERANCE  # half precision rounds more than that
+    off = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+    if not off <= limit:
+        raise AltDiffusionError(
+            f"text encoder {published.folder}",
+            f"cannot be folded into AltCLIPTextModel: it would be off by {off:.1e} of the largest value",
+            "give the published weights in float32",
+        )
 
 
 def is_published(folder: str) -> bool:
     """Whether a folder (any URI) holds a text encoder as it was published, which has to be converted."""
-    with contextlib.suppress(FileNotFoundError):
-        config = files.read_json(files.join(folder, "text_encoder", "config.json"))
-        return config.get("model_type") not in ("altclip_text_model", "clip_text_model")
-    with contextlib.suppress(FileNotFoundError):
-        return _CLIP in files.read_json(files.join(folder, "config.json"))
-    return False
+    nested = optional_document(files.join(folder, "text_encoder", "config.json"))
+    if nested is not None:
+        return nested.value.get("model_type") not in _STOCK
+    config = optional_document(files.join(folder, "config.json"))
+    if config is not None:
+        return CLIP in config.value or config.value.get("model_type") not in _STOCK
+    return files.exists(files.join(folder, CHECKPOINT))
 
 
-def convert_folder(source: str | Path, target: str | Path) -> None:
-    """A published model folder -> one that `load_text_encoder` opens.
+def convert_folder(source: str | Path, target: str | Path) -> str:
+    """Write a published model folder as one that `load_text_encoder` opens.
 
     Args:
-        source: AltDiffusion's (`text_encoder`, `tokenizer`), or AltCLIP's with everything at the top.
+        source: AltDiffusion's (`text_encoder`, `tokenizer`), its bare `text_encoder` (the tokenizer in it, or next to
+            it), AltCLIP's with everything at the top, or FlagAI's `model.ckpt` with the tokenizer next to it.
+
+    Returns:
+        What else the source holds, for people; empty where it is a text encoder alone.
 
     Raises:
         AltDiffusionError: as `convert_text_encoder`, or there is no tokenizer.
     """
-    nested = (Path(source) / "text_encoder").is_dir()
-    encoder, words = (Path(source) / "text_encoder", Path(source) / "tokenizer") if nested else (Path(source),) * 2
-    tokenizer, stock = read_tokenizer(words), convert_text_encoder(encoder)
+    root = Path(source)
+    nested = (root / "text_encoder").is_dir()
+    encoder = root / "text_encoder" if nested else root
+    words = _tokenizer_folder(root)
+    published = _open(encoder)
+    tokenizer, stock = read_tokenizer(words), _convert(published)
     if len(tokenizer) > stock.config.vocab_size:
         raise AltDiffusionError(
             f"tokenizer {words}",
@@ -176,6 +195,19 @@ def convert_folder(source: str | Path, target: str | Path) -> None:
     if tokenizer.model_max_length > POSITIONS:  # XLM-R's own is 512
         tokenizer.model_max_length = POSITIONS
     save_text_encoder(stock, tokenizer, target)
+    return published.rest
+
+
+def _tokenizer_folder(root: Path) -> Path:
+    """Where the tokenizer is: in its own folder, with the weights, or next to a bare `text_encoder`."""
+    for folder in (root / "tokenizer", root, root.parent / "tokenizer"):
+        if any((folder / name).is_file() for name in ("tokenizer.json", "sentencepiece.bpe.model")):
+            return folder
+    raise AltDiffusionError(
+        f"folder {root}",
+        "has no tokenizer in it or next to it (tokenizer.json, sentencepiece.bpe.model)",
+        "copy the published tokenizer/ folder next to the text encoder: XLM-R's own is the same",
+    )
 
 
 def read_tokenizer(folder: str | Path) -> Any:
@@ -214,68 +246,3 @@ def read_tokenizer(folder: str | Path) -> Any:
             f"cannot be opened ({(str(error).splitlines() or ['no message'])[0][:200]})",
             "give the published folder with its tokenizer",
         ) from error
-
-
-def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a transformers weights folder, in any of its four layouts; never runs code from a file.
-
-    Raises:
-        AltDiffusionError: no weights, or a file is missing, damaged or holds more than tensors.
-    """
-    root = Path(folder)
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (root / name).is_file():
-            return _read_file(root / name)
-        index = root / f"{name}.index.json"
-        if index.is_file():
-            weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-            merged: dict[str, torch.Tensor] = {}
-            for part in sorted(set(weight_map.values())):
-                if Path(part).name != part or not (root / part).is_file():
-                    raise AltDiffusionError(f"weights {index}", f"name {part}, which is not there", "copy every shard")
-                merged |= _read_file(root / part)
-            for key in weight_map:
-                if key not in merged:
-                    raise AltDiffusionError(
-                        f"weights {index}", f"name the key {key}, which no shard holds", "copy again"
-                    )
-            return merged
-    raise AltDiffusionError(
-        f"text encoder {folder}",
-        "holds no model.safetensors and no pytorch_model.bin",
-        "give the folder with the weights",
-    )
-
-
-def _read_file(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise AltDiffusionError(
-            f"weights {path}",
-            f"cannot be read ({(str(error).splitlines() or ['no message'])[0][:200]})",
-            "copy them again",
-        ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise AltDiffusionError(f"weights {path}", "are not a plain table of tensors", "give a state dict")
-    return {str(name): tensor for name, tensor in loaded.items()}
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """config.json of an encoder; of a CLIP model its text part, which still says that it is one (`text_config`)."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise AltDiffusionError(
-            f"text encoder {folder}", "holds no config.json", "give the folder with config and weights"
-        )
-    config: dict[str, Any] = files.read_json(str(path))
-    if isinstance(config.get(_CLIP), dict):
-        config = {**config[_CLIP], _CLIP: True}
-    for name in (*_COPIED, "num_hidden_layers"):
-        if name not in config:
-            raise AltDiffusionError(f"config {path}", f"lacks {name}", "give the published config.json")
-    return config

@@ -28,6 +28,8 @@ Part = Literal["base", "text_encoder"]
 _ID = re.compile(r"hf://(?P<repo>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)@(?P<revision>[0-9a-f]{40})")
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
 _PICKLED = re.compile(r"pytorch_model(?:-\d{5}-of-\d{5})?\.bin(?:\.index\.json)?")
+_HALF = re.compile(r"model\.fp16\.safetensors|pytorch_model\.fp16\.bin")
+"""Taken where a publisher gives nothing else."""
 _TOKENIZER = re.compile(r"[\w.\-]+\.(?:json|txt|model)")
 _NETWORKS = ("unet", "vae", "text_encoder")
 
@@ -150,6 +152,7 @@ def _text_encoder_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
     here = [name for name in names if name.startswith(encoder) and "/" not in name[len(encoder) :]]
     weights = [name for name in here if _WEIGHTS.fullmatch(_last(name))]
     weights = weights or [name for name in here if _PICKLED.fullmatch(_last(name))]  # opened with weights_only
+    weights = weights or sorted(name for name in here if _HALF.fullmatch(_last(name)))[:1]
     words = [
         name
         for name in names

@@ -42,10 +42,14 @@ def converted(folder: str, models: str) -> str:
         with local_folder(folder) as local:
             publish(
                 target,
-                lambda staging: convert_folder(local, staging),
+                lambda staging: _convert(local, staging),
                 {"converted_from": str(origin), "licence": licence_of(folder), "parents": [str(origin)]},
             )
     return target
+
+
+def _convert(folder: Path, staging: Path) -> None:
+    convert_folder(folder, staging)  # what else it holds is of no use here
 
 
 def checked_digest(folder: str) -> str:
@@ -56,7 +60,7 @@ def checked_digest(folder: str) -> str:
         raise AltDiffusionError(
             f"model folder {folder}",
             f"was changed or damaged: its content is {found[:12]}, its lineage.json says {str(promised)[:12]}",
-            "remove the folder and run the same command again (what was fetched, converted or exported is made anew)",
+            "remove the folder and run the same command again (what was fetched, converted or exported is made again)",
         )
     return found
 

@@ -25,8 +25,10 @@ def register(subparsers: Any) -> None:
         help="folder or address that the jobs write to (or set ALTDIFFUSION_LAKE)",
     )
     one.set_defaults(run=cmd_export)
-    one = subparsers.add_parser("convert", help="make a published m18 text encoder one that stock transformers reads")
-    one.add_argument("source", metavar="SOURCE", help="folder of AltDiffusion-m18 or AltCLIP-m18 as published")
+    one = subparsers.add_parser("convert", help="make a published text encoder one that stock transformers reads")
+    one.add_argument(
+        "source", metavar="SOURCE", help="folder of AltDiffusion or AltCLIP as published: m18, m9, the first"
+    )
     one.add_argument("target", metavar="TARGET", help="folder to write; it must not exist")
     one.set_defaults(run=cmd_convert)
 
@@ -73,16 +75,21 @@ def cmd_convert(arguments: argparse.Namespace) -> int:
     digest = content_digest(source)
     if not is_published(source):
         raise AltDiffusionError(
-            f"folder {source}", "is no published text encoder", "give a folder of AltDiffusion-m18 or AltCLIP-m18"
+            f"folder {source}",
+            "is not a published text encoder",
+            "give a folder of AltDiffusion or AltCLIP as published; an export of ours needs no conversion",
         )
     if target.exists():
         raise AltDiffusionError(f"folder {target}", "is there already", "choose another one, or remove it")
     origin = str(model_ref(source, digest))
+    rest: list[str] = []
     with local_folder(source) as local:
         publish(
             str(target),
-            lambda staging: convert_folder(local, staging),
+            lambda staging: rest.append(convert_folder(local, staging)),
             {"converted_from": origin, "licence": licence_of(source), "parents": [origin]},
         )
     print(target)
+    if rest[0]:
+        print(f"not converted: {rest[0]}")
     return 0

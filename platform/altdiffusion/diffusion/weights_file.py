@@ -1,0 +1,101 @@
+"""Tensors from the files that others publish, under any of the usual names; no code of a file is ever run.
+
+model.safetensors, pytorch_model.bin            one file, or shards with `<name>.index.json`
+model.fp16.safetensors, pytorch_model.fp16.bin  the same in half precision, where nothing else is there
+model.ckpt                                      a whole training checkpoint, as FlagAI publishes it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from altdiffusion.errors import AltDiffusionError
+
+CHECKPOINT = "model.ckpt"
+_PLAIN = ("model.safetensors", "pytorch_model.bin")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""Keys under which trainers keep the table of tensors, next to step counters and the like."""
+
+
+def weights_file(folder: Path) -> Path | None:
+    """Return the file, or the index of shards, that holds a folder's weights; None where there is none."""
+    for variant in ("", ".fp16"):
+        for name in _PLAIN:
+            stem, suffix = name.rsplit(".", 1)
+            one = folder / f"{stem}{variant}.{suffix}"
+            # `model.safetensors.index.fp16.json` is diffusers' spelling, the other transformers'
+            indices = (folder / f"{name}.index{variant}.json", folder / f"{stem}{variant}.{suffix}.index.json")
+            for file in (one, *indices):
+                if file.is_file():
+                    return file
+    checkpoint = folder / CHECKPOINT
+    return checkpoint if checkpoint.is_file() else None
+
+
+def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """Return every tensor of a weights folder, by name.
+
+    Raises:
+        AltDiffusionError: no weights, or a file is missing, damaged or holds more than tensors.
+    """
+    file = weights_file(Path(folder))
+    if file is None:
+        raise AltDiffusionError(
+            f"text encoder {folder}",
+            f"holds none of {', '.join(_PLAIN)}, their fp16 variants and {CHECKPOINT}",
+            "give the folder with the weights",
+        )
+    return _read_shards(file) if file.suffix == ".json" else _read_file(file)
+
+
+def _read_shards(index: Path) -> dict[str, torch.Tensor]:
+    try:
+        weight_map = json.loads(index.read_text())["weight_map"]
+        named = {str(key): str(part) for key, part in weight_map.items()}
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise AltDiffusionError(f"weights {index}", f"is not an index of shards ({error})", "copy it again") from error
+    merged: dict[str, torch.Tensor] = {}
+    for part in sorted(set(named.values())):
+        if Path(part).name != part or not (index.parent / part).is_file():
+            raise AltDiffusionError(f"weights {index}", f"name {part}, which is not there", "copy every shard")
+        merged |= _read_file(index.parent / part)
+    for key in named:
+        if key not in merged:
+            raise AltDiffusionError(f"weights {index}", f"name the key {key}, which no shard holds", "copy again")
+    return merged
+
+
+def _read_file(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each library has its own
+        raise AltDiffusionError(
+            f"weights {path}",
+            f"cannot be read ({(str(error).splitlines() or ['no message'])[0][:200]})",
+            "copy them again; a file that holds more than tensors and plain values is not opened",
+        ) from error
+    table = _unwrapped(loaded)
+    if table is None:
+        raise AltDiffusionError(f"weights {path}", "are not a plain table of tensors", "give a state dict")
+    return table
+
+
+def _unwrapped(loaded: Any) -> dict[str, torch.Tensor] | None:
+    """The table of tensors in what a trainer saved; None where there is none."""
+    while isinstance(loaded, Mapping):
+        if loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
+            return {str(name): tensor for name, tensor in loaded.items()}
+        inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)]
+        if len(inner) != 1:
+            return None
+        loaded = inner[0]
+    return None
