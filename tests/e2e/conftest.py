@@ -23,12 +23,22 @@ SMALL = {
 }
 
 
+CANARY = "canary-of-a-secret"
+SECRETS = {
+    name: f"{CANARY}-{number}"
+    for number, name in enumerate(("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "MY_DB_PASSWORD"))
+}
+"""What the environment of every job holds and nothing that it writes or prints may show."""
+
+
 @dataclass
 class Workspace:
     """Where a test runs commands; `env` is all they see beside this process's environment."""
 
     path: Path
     env: dict[str, str] = field(default_factory=dict)
+    printed: list[str] = field(default_factory=list)
+    """What all commands have printed."""
 
     @property
     def lake(self) -> Path:
@@ -36,7 +46,7 @@ class Workspace:
 
     def run(self, *arguments: str, timeout_s: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
         """`python ARGUMENTS` in the workspace; the caller looks at the exit status."""
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.path,
             env={**os.environ, **self.env, **env},
@@ -45,6 +55,8 @@ class Workspace:
             timeout=timeout_s,
             check=False,
         )
+        self.printed += [done.stdout, done.stderr]
+        return done
 
     def job(self, job: str, config: str, *overrides: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         """A job in one process, without Ray."""
@@ -60,9 +72,8 @@ def make_workspace(path: Path) -> Workspace:
         (path / name).symlink_to(ROOT / name)
     tmp = path / "t"
     tmp.mkdir()
-    return Workspace(
-        path, {"PYTHONPATH": "platform:.", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "TMPDIR": str(tmp)}
-    )
+    plain = {"PYTHONPATH": "platform:.", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "TMPDIR": str(tmp)}
+    return Workspace(path, {**plain, **SECRETS})
 
 
 @pytest.fixture(scope="session")

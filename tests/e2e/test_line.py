@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import CONCEPTS, SMALL, Workspace, digests, make_workspace
+from tests.e2e.conftest import CANARY, CONCEPTS, SMALL, Workspace, digests, make_workspace
 from tests.ray_folder import ray_folder
 
 BIN = Path(sys.executable).parent
@@ -31,6 +31,13 @@ def test_the_line_leaves_everything_it_promises(line: Workspace) -> None:
     assert (line.path / ".demo/out/grid.png").stat().st_size > 10_000
     table = json.loads((line.path / ".demo/out/evaluation.json").read_text())
     assert [state["state"] for state in table["states"]] == ["base", "swapped", "alignment", "quality", "guidance"]
+
+
+def test_nothing_that_the_jobs_left_shows_a_secret_of_their_environment(line: Workspace) -> None:
+    left = [path for path in line.path.rglob("*") if path.is_file()]  # which follows no link to the code
+    assert len(left) > 100
+    assert [str(path) for path in left if CANARY.encode() in path.read_bytes()] == []
+    assert CANARY not in "".join(line.printed)
 
 
 def test_the_curation_agrees_with_what_was_planted(line: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -18,6 +19,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import Document, optional_document
 
+_TRIES = 3
 LINEAGE = "lineage.json"
 """Says what a folder was made from; it is about the content, not of it."""
 CARD = "README.md"
@@ -68,7 +70,9 @@ def lineage_digest(document: Document) -> str:
 
 
 def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, Any]) -> None:
-    """Writes a model folder beside its place and moves it there, lineage.json last; an older one makes way.
+    """Write a model folder next to its place and move it there, lineage.json last; an older one makes way.
+
+    Of several jobs that make the same folder at once, the first one's stays: the others may be reading it.
 
     Args:
         target: URI of the folder.
@@ -84,13 +88,32 @@ def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, An
         write(staging)
         document = {**lineage, "content": content_digest(str(staging))}
         (staging / LINEAGE).write_bytes(files.canonical_json(document))
-        files.remove_tree(target, below=posixpath.dirname(target.rstrip("/")))
         if local:
-            os.rename(staging, files.local_path(target))
-        else:
+            _move(staging, target, document)
+        elif not _holds(target, document):
+            files.remove_tree(target, below=posixpath.dirname(target.rstrip("/")))
             _upload(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _holds(target: str, document: Mapping[str, Any]) -> bool:
+    """Whether the folder is there already, whole."""
+    return read_lineage(target) == document and content_digest(target) == document["content"]
+
+
+def _move(staging: Path, target: str, document: Mapping[str, Any]) -> None:
+    place = files.local_path(target)
+    for last in [False] * _TRIES + [True]:
+        try:
+            os.rename(staging, place)  # which does not replace a folder that holds something
+            return
+        except OSError as error:
+            if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if _holds(target, document):
+            return
+        files.remove_tree(target, below=posixpath.dirname(target.rstrip("/")))
 
 
 def _upload(folder: Path, target: str) -> None:
