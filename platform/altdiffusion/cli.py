@@ -9,7 +9,7 @@ import sys
 from typing import NoReturn
 
 import altdiffusion
-from altdiffusion.credentials import guard_outputs
+from altdiffusion.credentials import guard_outputs, holds_credential
 from altdiffusion.errors import AltDiffusionError
 
 
@@ -36,12 +36,24 @@ def main(argv: list[str] | None = None) -> int:
     guard_outputs()
     arguments = parser().parse_args(argv)
     try:
+        _refuse_credentials(arguments)
         return int(arguments.run(arguments) or 0)
     except AltDiffusionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `altdiffusion lineage up ... | head`
         return 0
+
+
+def _refuse_credentials(arguments: argparse.Namespace) -> None:
+    """A command line is seen by everyone on the machine, and addresses are printed and stored."""
+    for name, value in vars(arguments).items():
+        if isinstance(value, str) and holds_credential(value):
+            raise AltDiffusionError(
+                f"--{name.replace('_', '-')} {value}",
+                "holds a credential, which would be shown and stored",
+                "name it instead: '${env:NAME}' or '${file:PATH}' in its place is filled in when it is used",
+            )
 
 
 def run() -> NoReturn:
