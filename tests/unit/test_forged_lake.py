@@ -239,6 +239,18 @@ def test_a_reference_holds_no_way_up(name: str) -> None:
     assert Ref.parse(f"model:a..b/.c@{'0' * 64}").name == "a..b/.c"
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_a_thing_that_was_made_from_itself_is_refused(tmp_path: Path, capsys: Any, far: bool) -> None:
+    small = SmallLake(tmp_path / "lake")
+    one, other = (f"model:{name}@{digit * 64}" for name, digit in (("a", "1"), ("b", "2")))
+    for name, digit, parent in (("a", "1", other if far else one), ("b", "2", one)):
+        document = {"digest": digit * 64, "parents": [parent, str(small.quality)]}
+        files.write_atomic(files.join(small.uri, "models", name, "lineage.json"), json.dumps(document).encode())
+    for command in (["up", one], ["page", "quality", "--out", str(tmp_path / "p.html")], ["rebuild"]):
+        assert cli.main(["lineage", *command, "--lake", small.uri]) == 2
+        assert "was made from itself" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["1" * 5000, "[" * 100_000, "\xff", "{", "nul"])
 def test_what_is_not_json_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.json"

@@ -230,7 +230,33 @@ def scan(lake_uri: str) -> Graph:
     for name in files.list_names(files.join(lake, "models")):
         node = read_model(files.join(lake, "models", name), name)
         nodes += [node] if node is not None else []
-    return Graph(lake, nodes, heads)
+    graph = Graph(lake, nodes, heads)
+    _refuse_cycle(graph)
+    return graph
+
+
+def _refuse_cycle(graph: Graph) -> None:
+    """Refuse a lake in which a thing was made from itself: digests forbid it, a written lineage.json does not."""
+    open_, done = "open", "done"
+    state: dict[str, str] = {}
+    for start in graph.nodes:
+        waiting = [start]
+        while waiting:
+            ref = waiting[-1]
+            if ref not in state:
+                state[ref] = open_
+                for parent in graph.parents(ref):
+                    if state.get(parent) == open_:
+                        raise AltDiffusionError(
+                            f"{graph.nodes[ref].label} in the lake {graph.lake_uri}",
+                            f"was made from itself, by {graph.nodes[parent].label}",
+                            f"its manifest was forged or damaged: remove {graph.nodes[ref].uri or ref}",
+                        )
+                    if parent not in state:
+                        waiting.append(parent)
+            else:
+                state[ref] = done
+                waiting.pop()
 
 
 def read_version(lake_uri: str, name: str, digest: str) -> Node:
