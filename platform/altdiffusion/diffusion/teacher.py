@@ -17,6 +17,7 @@ from torch import Tensor
 
 from altdiffusion.diffusion.models import local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
+from altdiffusion.diffusion.weights import first_line, load_network
 from altdiffusion.errors import AltDiffusionError
 
 
@@ -50,25 +51,14 @@ def load_tower(folder: str | Path) -> Any:
     with local_folder(folder) as local:
         root = _root(local)
         config = _config(root, folder)
-        try:
-            model, report = CLIPTextModelWithProjection.from_pretrained(
-                root,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except Exception as error:
-            raise AltDiffusionError(
-                f"teacher {folder}", f"cannot be opened ({_first_line(error)})", "give the folder of a CLIP"
-            ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise AltDiffusionError(
+        model = load_network(
+            CLIPTextModelWithProjection,
+            root,
             f"teacher {folder}",
-            f"lacks {len(missing)} tensors of a text tower with projection, like {missing[0]}",
-            "give a CLIP of transformers; to learn from the base's own encoder leave distillation.teacher out",
+            remedy="give a CLIP of transformers; to learn from the base's own encoder leave distillation.teacher out",
+            beside=("vision_model.", "visual_projection.", "logit_scale"),  # of a whole CLIP
+            config=config,
+            dtype=torch.float32,
         )
     return model.eval().requires_grad_(False)
 
@@ -87,9 +77,5 @@ def _config(root: Path, folder: str | Path) -> Any:
         return CLIPTextConfig(**{**(whole.get("text_config") or whole), **width})
     except (OSError, ValueError, TypeError) as error:
         raise AltDiffusionError(
-            f"teacher {folder}", f"has no readable config.json ({_first_line(error)})", "give the folder of a CLIP"
+            f"teacher {folder}", f"has no readable config.json ({first_line(error)})", "give the folder of a CLIP"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
