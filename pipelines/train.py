@@ -51,6 +51,14 @@ class TrainJobConfig(JobConfig):
     samples: SamplesConfig | None = operational(None)
     estimate: EstimateConfig = operational(factory=EstimateConfig)
 
+    def __post_init__(self) -> None:
+        warmup, steps = self.train.optimizer.warmup_steps, self.train.steps
+        if warmup > steps:
+            raise ValueError(
+                f"train.optimizer.warmup_steps: is longer than the run of {steps:,} steps, which would never reach its "
+                f"learning rate; give at most {steps}, or more train.steps"
+            )
+
     @property
     def run_name(self) -> str:
         return self.train.run

@@ -1,16 +1,17 @@
 """The English text tower that a student learns from, frozen.
 
 The published teacher is OpenCLIP ViT-H-14 `laion2b_s32b_b79k`: in transformers a `CLIPTextModelWithProjection`. Its
-vector of a caption is `text_projection(final_layer_norm(hidden[-1]))` at the first EOS, un-normalised. The encoder
-inside a base model has no projection; its vector is that of its last layer at the first EOS. The position is looked
-for here, since `CLIPTextModel` takes the largest id for the EOS where a config says 2.
+vector of a caption is pooled, `final_layer_norm(hidden[-1])` at the first EOS (what the released distillation learns
+from), or projected, `text_projection` of that one; un-normalised either way. The encoder inside a base model has no
+projection; its vector is the pooled one. The position is looked for here, since `CLIPTextModel` takes the largest id
+for the EOS where a config says 2.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,14 +28,15 @@ def eos_vectors(hidden: Tensor, token_ids: Tensor, eos_id: int) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), first]
 
 
-def projection_width(folder: str | Path) -> int:
-    """Width F of a tower's vectors, from its config alone.
+def feature_width(folder: str | Path, output: Literal["pooled", "projected"]) -> int:
+    """Return the width F of a tower's vectors, from its config alone.
 
     Raises:
         AltDiffusionError: there is no config.
     """
     with local_folder(folder) as local:
-        return int(_config(_root(local), folder).projection_dim)
+        config = _config(_root(local), folder)
+    return int(config.projection_dim if output == "projected" else config.hidden_size)
 
 
 def load_tower(folder: str | Path) -> Any:
