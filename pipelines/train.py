@@ -100,7 +100,7 @@ def _trained(train: TrainConfig) -> str:
 
 
 def _objective(objective: ObjectiveConfig) -> str:
-    told: list[str] = [objective.prediction]
+    told: list[str] = [objective.prediction or "as the start was trained"]
     if objective.min_snr_gamma is not None:
         told.append(f"Min-SNR {objective.min_snr_gamma:g}")
     if objective.zero_terminal_snr:

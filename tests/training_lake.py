@@ -135,10 +135,11 @@ def make_lake(root: Path, rows: int = 180) -> str:
 
 
 def config(lake: str, **changes: Any) -> TrainConfig:
-    """A run of 12 updates that begins from the base; `changes` are top-level keys."""
+    """A run of 12 updates that begins from the base; `changes` are top-level keys. Whatever their names, runs have one
+    key, so that they can be compared."""
     tree: dict[str, Any] = {
         "run": "align", "stage": "alignment", "trainable": "all", "start": {"base": f"{lake}/models/base"},
-        "datasets": [{"name": "latents"}], "seed": 5, "steps": 12, "global_batch": 8, "micro_batch": 4,
+        "datasets": [{"name": "latents"}], "seed": 5, "key": "tests", "steps": 12, "global_batch": 8, "micro_batch": 4,
         "caption_drop": 0.25, "optimizer": {"lr": 1e-3, "warmup_steps": 4, "ema_decay": 0.9},
         "order": {"chunk_rows": 16, "window_chunks": 4}, "checkpoint_every": 3, "keep_last": 2, "log_every": 4,
     }  # fmt: skip

@@ -20,7 +20,8 @@ from altdiffusion.training.data.twins import mirrored_at
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data
 from altdiffusion.training.order.seen import seen
-from altdiffusion.training.resolve import read_record, resolve
+from altdiffusion.training.record import read_record
+from altdiffusion.training.resolve import resolve
 from tests import training_lake
 from tests.training_lake import SHAPE, Recorder, write_latents
 

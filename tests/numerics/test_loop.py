@@ -20,10 +20,11 @@ from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.config import OptimizerConfig
+from altdiffusion.training.loading import load_models
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, train_loop
 from altdiffusion.training.network.text_cache import TextCache
-from altdiffusion.training.resolve import load_models, resolve
+from altdiffusion.training.resolve import resolve
 from altdiffusion.training.tasks import DiffusionTask
 from altdiffusion.training.update.ema import Ema
 from altdiffusion.training.update.gradients import SummedGradients

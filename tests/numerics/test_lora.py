@@ -19,9 +19,10 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import LoraConfig, TrainConfig
 from altdiffusion.training.exports.export import export_checkpoint
+from altdiffusion.training.loading import load_weights
 from altdiffusion.training.local import run_local
 from altdiffusion.training.network.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
-from altdiffusion.training.resolve import load_weights, resolve
+from altdiffusion.training.resolve import resolve
 from tests.numerics.test_loop import rank_of_two
 from tests.training_lake import Recorder, bundle, config, replace
 

@@ -225,8 +225,8 @@ def test_billions_of_rows_cost_nothing() -> None:
 def test_each_part_of_a_mixture_has_exact_epochs_whatever_its_size(
     rows: list[int], weights: list[float], chunk_rows: int, window_chunks: int, epochs: int, buckets: bool
 ) -> None:
-    """Along the stream, a part's first E N samples are E epochs of its N rows, one after the other: also where a turn of
-    the mixture (10,000 samples) holds a hundred epochs of a small part. Of buckets, their batches."""
+    """Along the stream, a part's first E N samples are E epochs of its N rows, one after the other: also where a turn
+    of the mixture (10,000 samples) holds a hundred epochs of a small part. Of buckets, their batches."""
     given_ = {"global_batch": 4, "chunk_rows": chunk_rows, "window_chunks": window_chunks}
     parts = [Part(digest=str(i), rows=r, weight=w) for i, (r, w) in enumerate(zip(rows, weights, strict=False))]
     order = (

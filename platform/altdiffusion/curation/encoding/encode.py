@@ -105,7 +105,7 @@ class EncodeWork:
         self._tokenizer: Any = None
 
     def setup(self) -> None:
-        """Loads the VAE and the tokenizer; notes in the lake which VAE it is, for the runs that train on its latents."""
+        """Load the VAE and the tokenizer; note in the lake which VAE it is, for runs that train on its latents."""
         from transformers import AutoTokenizer
 
         self._encoder = LatentEncoder(self.config)

@@ -41,7 +41,7 @@ from altdiffusion.training.estimate.online import vae_bytes
 from altdiffusion.training.network import prepare_network
 from altdiffusion.training.network.lora import adapters, add_adapters
 from altdiffusion.training.order.mixture import make_order, sources_of
-from altdiffusion.training.resolve import read_record
+from altdiffusion.training.record import read_record
 from altdiffusion.training.update.optimizers import state_bytes
 
 GIB = 2**30

@@ -22,7 +22,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training.network.lora import STOCK_FILE
-from altdiffusion.training.resolve import read_record
+from altdiffusion.training.record import read_record
 
 UNKNOWN = "unknown"
 """The hub's word for a licence that nobody has named."""

@@ -5,7 +5,8 @@ Loss of a sample, with s(x) the student's reading of the translation and t(y) th
     mean((feature_s - eos_t)^2) + token_weight * term(context_s, context_t)
 
 The first part is the published one (Carlsson et al., LREC 2022; Chen et al., arXiv 2211.06679): CLS vector against EOS
-vector, un-normalised; the teacher's pooled vector or its projection, as `distillation.teacher_output` says. The second is ours, see `token_error`.
+vector, un-normalised; the teacher's pooled vector or its projection, as `distillation.teacher_output` says. The second
+is ours, see `token_error`.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class DistillationTask:
     def token_error(self, context: Tensor, wanted: Tensor, step: int) -> Tensor:
         """How far the student's context [B, T, D] is from the teacher's [B, U, D], as `distillation.token_term` says.
 
-        `readout`: by the UNet's own cross-attention (diffusion.readout); the queries are drawn from (run, seed, step) and
-        are the same for all samples of a batch. `mean`: by the mean over positions. `positions`: one by one.
+        `readout`: by the UNet's own cross-attention (diffusion.readout); the queries are drawn from (run, seed, step)
+        and are the same for all samples of a batch. `mean`: by the mean over positions. `positions`: one by one.
         """
         term = self.settings.token_term
         if term == "mean":
