@@ -17,6 +17,7 @@ import torch
 from altdiffusion.config import from_dict
 from altdiffusion.diffusion import models, noise
 from altdiffusion.records import LATENTS
+from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint
@@ -82,13 +83,15 @@ def write_latents(
     shape: tuple[int, int, int] = SHAPE,
     languages: Sequence[str] = ("en",),
     mirrored: bool = False,
+    made_by: Sequence[Ref] = (),
 ) -> Version:
     """A version of `latents`: sample i has the latent keyed by i and a caption of letters.
 
     The latent is NaN if spoiled, 30 times as large if loud.
 
     The languages of the samples are `languages`, over and over. `mirrored` stands for mirrored pictures' latents: the
-    same ones plus 1, so that nobody takes them for the latents turned round.
+    same ones plus 1, so that nobody takes them for the latents turned round. `made_by`, VAE and tokenizer, makes the
+    version one of the encode job's, as its manifest says.
     """
     from altdiffusion.diffusion.text_encoder import tokenize
 
@@ -122,8 +125,10 @@ def write_latents(
                 rejects=(), rejects_by_reason={}, rows_by_language=dict(Counter(spoken[i] for i in chosen)),
             )
         )  # fmt: skip
-    settings = {"seed": seed, **({"mirrored": True} if mirrored else {})}
-    return dataset.publish(kind="latents", records=records, parents=[], config=settings, fingerprint="f")
+    settings: dict[str, Any] = {"seed": seed, **({"mirrored": True} if mirrored else {})}
+    if made_by:
+        settings["encode"] = {"resolution": 4 * shape[1], "max_length": TOKENS}
+    return dataset.publish(kind="latents", records=records, parents=made_by, config=settings, fingerprint="f")
 
 
 def make_lake(root: Path, rows: int = 180) -> str:

@@ -40,7 +40,9 @@ def read_noising(folder: str) -> Noising:
     kind = getattr(diffusers, str(raw.get("_class_name")), None) if isinstance(raw, dict) else None
     if kind is None or not hasattr(kind, "from_config"):
         raise AltDiffusionError(what, "names no scheduler of diffusers under _class_name", "copy it again")
-    return Noising.of(class_defaults(kind) | raw, what)
+    known = class_defaults(kind)
+    told = {name: value for name, value in raw.items() if name in known or name == "rescale_betas_zero_snr"}
+    return Noising.of(known | told, what)  # PNDM ignores that one, but its UNet may well have been trained so
 
 
 def class_defaults(kind: Any) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _kinds(parties: Parties) -> None:
         if version.manifest.kind != kind:
             raise AltDiffusionError(
                 f"{version.ref.short}, named by datasets of run {config.run}",
-                f"is of kind {version.manifest.kind}, this run reads {kind}",
+                f"holds {version.manifest.kind}, not {kind}",
                 {
                     "parallel": "name the dataset that jobs.parallel wrote",
                     "images": "name a dataset of pictures, or leave `online` out to train on latents",
