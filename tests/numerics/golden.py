@@ -46,7 +46,7 @@ def losses(root: Path) -> dict[str, list[float]]:
         found[stage] = [report.loss for report in recorder.reports]
     pairs = distillation_lake.make_lake(root / "pairs")
     recorder = training_lake.Recorder()
-    config = distillation_lake.config(pairs, steps=STEPS, checkpoint_every=STEPS, log_every=1)
+    config = distillation_lake.config(pairs, key=None, steps=STEPS, checkpoint_every=STEPS, log_every=1)
     run_local(config, pairs, reporter=recorder)
     return {"distillation": [report.loss for report in recorder.reports], **found}
 
