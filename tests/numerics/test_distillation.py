@@ -156,7 +156,6 @@ def test_the_feature_of_a_tower_is_its_eos_vector_pooled_or_projected(lake: str,
     tower = CLIPTextModelWithProjection.from_pretrained(f"{lake}/models/tower").eval()
     hidden = tower.text_model(ids).last_hidden_state
     expected = torch.stack([hidden[i, row.index(2)] for i, row in enumerate(ids.tolist())])
-    assert torch.equal(expected, tower.text_model(ids).pooler_output)
     if output == "projected":
         expected = tower.text_projection(expected)
     assert (resolve(settings, lake).fingerprint == resolve(two_heads(lake), lake).fingerprint) == (
@@ -171,7 +170,7 @@ def test_the_feature_of_a_tower_is_its_eos_vector_pooled_or_projected(lake: str,
 
 
 def test_a_student_goes_on_with_the_vector_that_it_learned(lake: str) -> None:
-    """Other pairs, another run: what the teacher's vector was is compared; runs of before the setting had `projected`."""
+    """Other pairs, another run: the vectors are compared; runs of before the setting learned the projected one."""
     learned = {"teacher": f"{lake}/models/tower", "queries": 4, "teacher_output": "projected"}
     run_local(two_heads(lake, steps=1, checkpoint_every=1, distillation=learned), lake, reporter=Recorder())
     more = {"run": "more", "start": {"checkpoint": "distil"}}
