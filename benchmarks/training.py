@@ -99,13 +99,15 @@ class Contender:
 
 
 def bundle(size: Size) -> models.ModelBundle:
+    from diffusers import DDIMScheduler
+
     torch.manual_seed(0)
     return models.ModelBundle(
         unet=models.build_unet(size.unet),
         vae=None,
         text_encoder=models.build_text_encoder(size.text),
         tokenizer=_Tokenizer(size.tokens),
-        scheduler=None,
+        scheduler=DDIMScheduler(**models.scheduler_config()),
     )
 
 

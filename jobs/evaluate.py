@@ -12,7 +12,7 @@ from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
 from jobs.cards import record_scores
 from jobs.harness import Job, Session, already_published, leave, main
-from pipelines.evaluate import EvaluateConfig, boundaries, plan
+from pipelines.evaluate import EvaluateConfig, boundaries, plan, survey
 
 
 def result(config: EvaluateConfig, lake: Lake) -> str | None:
@@ -72,7 +72,7 @@ def _named(version: Version, cases: Any, name_pictures: Any) -> tuple[list[retri
     return retrieval.select_cases(cases, rows["id"].to_pylist()), named
 
 
-JOB = Job(name="evaluate", config=EvaluateConfig, plan=plan, result=result, run=run)
+JOB = Job(name="evaluate", config=EvaluateConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))

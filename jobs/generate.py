@@ -5,7 +5,7 @@ from __future__ import annotations
 from altdiffusion.generation.sheet import write_sheet
 from altdiffusion.storage.dataset import Lake
 from jobs.harness import Job, Session, already_published, leave, main
-from pipelines.generate import GenerateJobConfig, boundaries, plan
+from pipelines.generate import GenerateJobConfig, boundaries, plan, survey
 
 
 def result(config: GenerateJobConfig, lake: Lake) -> str | None:
@@ -21,7 +21,7 @@ def run(config: GenerateJobConfig, session: Session) -> None:
         print(f"[generate] contact sheet {config.sheet.file}", flush=True)
 
 
-JOB = Job(name="generate", config=GenerateJobConfig, plan=plan, result=result, run=run)
+JOB = Job(name="generate", config=GenerateJobConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))

@@ -2,9 +2,8 @@
 
     python -m jobs.NAME --config FILE [key=value ...] [--dry-run]
 
-Exit status: 0 done (or already there), 1 a defect (with its traceback), 2 something the caller can mend,
-130 interrupted,
-143 terminated.
+Exit status: 0 done (or already there), 1 a defect (with its traceback), 2 something the caller can mend (a dry run
+too, where the job would stop at it), 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from altdiffusion.execution.boundary import Boundary, published, run_boundary
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import NAME, optional_document
-from pipelines.common import JobConfig, Plan
+from pipelines.common import JobConfig, Plan, Survey
 
 C = TypeVar("C", bound=JobConfig)
 
@@ -43,9 +42,9 @@ class Job(Generic[C]):
     result: Callable[[C, Lake], str | None]
     """What the finished job has left in the lake, in a few words; None while there is something to do."""
     run: Callable[[C, Session], None]
-    survey: Callable[[C, bool], Sequence[str]] = lambda _, __: ()
-    """What `--dry-run` says of the inputs after a look at them: rows, units, sizes. Reads as little as that takes, and
-    only what is on this machine unless told to look further."""
+    survey: Callable[[C, bool], Survey]
+    """What `--dry-run` says of the inputs after a look at them: rows, units, sizes, and what the job would stop at.
+    Reads as little as that takes, and only what is on this machine unless told to look further."""
 
 
 class Session:
@@ -120,10 +119,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
             )
         plan = job.plan(config)
         if arguments.dry_run:
-            print(to_yaml(config))
-            print("\n".join([*plan.lines(), *(f"  {line}" for line in job.survey(config, arguments.remote))]))
-            print(f"fingerprint: {fingerprint(config)}")
-            return 0
+            return _dry_run(job, config, plan, arguments.remote)
         _run(job, config, plan)
     except Resumable as stopped:
         print(stopped, file=sys.stderr, flush=True)
@@ -138,6 +134,17 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         print("interrupted; run the same command again to go on", file=sys.stderr, flush=True)
         return 130
     return 0
+
+
+def _dry_run(job: Job[C], config: C, plan: Plan, remote: bool) -> int:
+    """Prints config, plan and survey, and changes nothing; fails where the job would."""
+    print(to_yaml(config))
+    print("\n".join(plan.lines()))
+    survey = job.survey(config, remote)
+    print("".join(f"  {line}\n" for line in survey.lines) + f"fingerprint: {fingerprint(config)}", flush=True)
+    for problem in survey.problems:
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+    return 2 if survey.problems else 0
 
 
 def leave(status: int) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from altdiffusion.storage.dataset import Lake
 from jobs.harness import Job, Session, already_published, leave, main
-from pipelines.parallel import ParallelConfig, boundaries, plan
+from pipelines.parallel import ParallelConfig, boundaries, plan, survey
 
 
 def result(config: ParallelConfig, lake: Lake) -> str | None:
@@ -16,7 +16,7 @@ def run(config: ParallelConfig, session: Session) -> None:
         session.boundary(boundary)
 
 
-JOB = Job(name="parallel", config=ParallelConfig, plan=plan, result=result, run=run)
+JOB = Job(name="parallel", config=ParallelConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))

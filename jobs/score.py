@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from altdiffusion.storage.dataset import Lake
 from jobs.harness import Job, Session, already_published, leave, main
-from pipelines.score import ScoreJobConfig, boundaries, plan
+from pipelines.score import ScoreJobConfig, boundaries, plan, survey
 
 
 def result(config: ScoreJobConfig, lake: Lake) -> str | None:
@@ -16,7 +16,7 @@ def run(config: ScoreJobConfig, session: Session) -> None:
         session.boundary(boundary)
 
 
-JOB = Job(name="score", config=ScoreJobConfig, plan=plan, result=result, run=run)
+JOB = Job(name="score", config=ScoreJobConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from altdiffusion.config import fingerprint, operational
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.execution.units import Pool, Resources
+from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.files import is_local
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +84,43 @@ class Plan:
             *(f"  {number}. {step}" for number, step in enumerate(self.steps, 1)),
             *(f"  {name:<{width}}  {value}" for name, value in self.facts.items()),
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a dry run says of a job's inputs after a look at them."""
+
+    lines: Sequence[str] = ()
+    problems: Sequence[AltDiffusionError] = ()
+    """What the job would stop at: the dry run names them and fails."""
+
+
+NOT_LOOKED_AT = "not looked at: the lake is not on this machine (--remote looks)"
+
+
+def look_at(lake: str, remote: bool, *looks: Callable[[Lake], Iterable[str]]) -> Survey:
+    """Return what some looks at a lake say, each its lines or the first thing that the job would stop at.
+
+    Args:
+        lake: URI of the lake; one that is not on this machine is looked at with `remote` only.
+        looks: each reads as little as it takes, and changes nothing.
+    """
+    if not remote and not is_local(lake):
+        return Survey(lines=[f"inputs  {NOT_LOOKED_AT}"])
+    lines: list[str] = []
+    problems: list[AltDiffusionError] = []
+    for look in looks:
+        try:
+            lines += look(Lake(lake))
+        except AltDiffusionError as error:
+            problems.append(error)
+    return Survey(lines=lines, problems=problems)
+
+
+def units_line(lake: Lake, boundary: Boundary) -> list[str]:
+    """Return how much a boundary has to do, its inputs looked for."""
+    boundary.parents(lake)
+    return [f"{boundary.name}  {len(boundary.units(lake)):,} units of {boundary.noun}"]
 
 
 def make_boundary(*, settings: dict[str, Any], workers: Workers, **given: Any) -> Boundary:

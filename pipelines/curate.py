@@ -37,7 +37,7 @@ from altdiffusion.execution.boundary import Boundary, published
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-from pipelines.common import JobConfig, Plan, Workers, make_boundary
+from pipelines.common import JobConfig, Plan, Survey, Workers, make_boundary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,11 +292,11 @@ def plan(config: CurateConfig) -> Plan:
     )
 
 
-def survey(config: CurateConfig, remote: bool = False) -> list[str]:
+def survey(config: CurateConfig, remote: bool = False) -> Survey:
     """What the sources hold, from their footers."""
     if not remote and not all(files.is_local(entry.source.uri) for entry in config.sources):
-        return ["sources  not looked at: they are not on this machine (--remote looks)"]
+        return Survey(lines=["sources  not looked at: they are not on this machine (--remote looks)"])
     try:
-        return describe_sources([scan_source(entry.source, entry.select) for entry in config.sources])
-    except AltDiffusionError as error:  # the plan stands all the same; the run will stop at it
-        return [f"sources  cannot be used yet: {error}"]
+        return Survey(lines=describe_sources([scan_source(entry.source, entry.select) for entry in config.sources]))
+    except AltDiffusionError as error:
+        return Survey(problems=[error])

@@ -14,11 +14,13 @@ from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConf
 from altdiffusion.curation.encoding.buckets import bucket_sizes
 from altdiffusion.curation.encoding.encode import EncodeWork, Target, check_stored_size, plan_encode
 from altdiffusion.curation.scoring.scored import check_scores
+from altdiffusion.diffusion.autoencoder import Autoencoder, load_autoencoder, noted
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.refs import Ref
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import Unit
-from pipelines.common import JobConfig, Plan, Workers, make_boundary
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_boundary, units_line
 
 MIRRORED = "-mirrored"
 """What is added to the name of a dataset for that of its mirrored pictures."""
@@ -150,6 +152,21 @@ def _shapes(config: EncodeJobConfig, square: Target) -> Iterator[tuple[Target, d
         name = f"{square.dataset}-{width}x{height}"
         target = dataclasses.replace(square, dataset=name, size=(width, height), buckets=sizes)
         yield target, {"bucket": [width, height], "buckets": semantic(config.buckets)}
+
+
+def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
+    """Whether pictures, scores, autoencoder and tokenizer are there, and how much there is to do."""
+    return look_at(config.lake, remote, lambda lake: units_line(lake, boundaries(config)[0]))
+
+
+def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:
+    """Note in the lake which autoencoder the latents are of, where that was not done when they were made; runs compare
+    it with that of their base (training.fit)."""
+    encode = config.encode
+    if files.is_local(encode.vae) and files.exists(encode.vae):
+        digest = folder_digest(encode.vae)
+        if noted(lake.uri, digest) is None:
+            Autoencoder.of(load_autoencoder(encode.vae)).note(lake.uri, digest)
 
 
 def model_name(uri: str, part: str) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from altdiffusion.config import operational
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig, SamplerName
+from altdiffusion.generation.model import resolve_model
+from altdiffusion.generation.prompts import read_prompts
 from altdiffusion.languages import CODES
-from pipelines.common import JobConfig, Plan, Workers
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
 from pipelines.generate import generation_boundaries
 
 
@@ -103,6 +108,22 @@ def boundaries(config: EvaluateConfig, state: StateConfig) -> Sequence[Boundary]
     return generation_boundaries(
         config.lake, f"{config.name}-prompts", f"{config.name}-{state.name}", generate, config.workers
     )
+
+
+def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
+    """Whether cases, labels, pictures, autoencoder and every state's model are there."""
+
+    def files_there(lake: Lake) -> list[str]:
+        rows = read_prompts(PromptsConfig(file=config.cases, languages=config.languages)).num_rows
+        for uri in (config.labels, files.join(config.autoencoder, "config.json")):
+            if not files.exists(uri):
+                raise AltDiffusionError(f"file {uri}", "is not there", "check labels and autoencoder in the config")
+        return [f"cases  {rows:,}", f"judge  learns from {lake.version(config.images).ref.short}"]
+
+    def model_there(state: StateConfig) -> Callable[[Lake], list[str]]:
+        return lambda lake: [f"{state.name}  {resolve_model(state.model, lake.uri).ref.short}"]
+
+    return look_at(config.lake, remote, files_there, *(model_there(state) for state in config.states))
 
 
 def plan(config: EvaluateConfig) -> Plan:

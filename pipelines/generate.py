@@ -9,9 +9,9 @@ from altdiffusion.config import operational, semantic
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.generation.config import GenerateConfig
 from altdiffusion.generation.model import Model, resolve_model
-from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units
+from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units, read_prompts
 from altdiffusion.generation.work import GenerateWork, generation_units
-from pipelines.common import JobConfig, Plan, Workers, make_boundary
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_boundary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +82,16 @@ def generation_boundaries(
             units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate),
             work=lambda lake: GenerateWork(lake_uri, generations, model(lake.uri), generate),
         ),
+    )
+
+
+def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
+    """Whether prompts and model are there, and how many pictures are asked for."""
+    return look_at(
+        config.lake,
+        remote,
+        lambda _: [f"prompts  {read_prompts(config.generate.prompts).num_rows:,}"],
+        lambda lake: [f"draws with  {resolve_model(config.generate.model, lake.uri).ref.short}"],
     )
 
 

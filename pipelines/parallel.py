@@ -15,7 +15,7 @@ from altdiffusion.curation.parallel.pairs import PairsWork
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Workers, make_boundary
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_boundary, units_line
 from pipelines.encode import model_name
 
 
@@ -121,6 +121,18 @@ def _encode(config: ParallelConfig, name: str, chosen: range) -> Boundary:
         work=lambda _: EncodePairsWork(lake=config.lake, dataset=name, ids=ids),
         when_empty="give more pairs, or fewer buckets",
     )
+
+
+def survey(config: ParallelConfig, remote: bool = False) -> Survey:
+    """Whether corpora and tokenizers are there, and how much there is to read."""
+
+    def tokenizers(_: Lake) -> list[str]:
+        ids = config.ids
+        for folder in (ids.tokenizer, ids.teacher_tokenizer):
+            folder_digest(folder)
+        return []
+
+    return look_at(config.lake, remote, lambda lake: units_line(lake, boundaries(config)[0]), tokenizers)
 
 
 def plan(config: ParallelConfig) -> Plan:

@@ -13,7 +13,7 @@ from altdiffusion.curation.scoring.score import ScoreWork, plan_score
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Workers, make_boundary
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_boundary, units_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +73,11 @@ def boundaries(config: ScoreJobConfig) -> tuple[Boundary, ...]:
             when_empty="look into the rejects: not one picture could be decoded",
         ),
     )
+
+
+def survey(config: ScoreJobConfig, remote: bool = False) -> Survey:
+    """Whether the pictures are there, and how much there is to do."""
+    return look_at(config.lake, remote, lambda lake: units_line(lake, boundaries(config)[0]))
 
 
 def plan(config: ScoreJobConfig) -> Plan:

@@ -8,6 +8,7 @@ from typing import Literal
 from altdiffusion.config import operational
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig
+from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.files import is_local
 from altdiffusion.training.config import ObjectiveConfig, TrainConfig
 from altdiffusion.training.estimate.cost import (
@@ -18,7 +19,8 @@ from altdiffusion.training.estimate.cost import (
     shapes_of,
 )
 from altdiffusion.training.estimate.student import estimate_student
-from pipelines.common import JobConfig, Plan, Workers
+from altdiffusion.training.resolve import rehearse
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
 from pipelines.generate import generation_boundaries
 
 
@@ -51,6 +53,14 @@ class TrainJobConfig(JobConfig):
     samples: SamplesConfig | None = operational(None)
     estimate: EstimateConfig = operational(factory=EstimateConfig)
 
+    def __post_init__(self) -> None:
+        warmup, steps = self.train.optimizer.warmup_steps, self.train.steps
+        if warmup > steps:
+            raise ValueError(
+                f"train.optimizer.warmup_steps: is longer than the run of {steps:,} steps, which would never reach its "
+                f"learning rate; give at most {steps}, or more train.steps"
+            )
+
     @property
     def run_name(self) -> str:
         return self.train.run
@@ -60,7 +70,9 @@ def plan(config: TrainJobConfig) -> Plan:
     """What the run will do, in a person's numbers."""
     train = config.train
     start = f"run {train.start.checkpoint}" if train.start.checkpoint else f"model {train.start.base}"
-    if train.start.text_encoder:
+    if train.continue_from is not None:
+        start = f"checkpoint {train.continue_from}, with its moments, position and key"
+    elif train.start.text_encoder:
         start += f" with text encoder {train.start.text_encoder}"
     workers = train.workers
     where = f"{workers.count} x {workers.gpus:g} GPU" if workers.gpus else f"{workers.count} x {workers.cpus:g} CPU"
@@ -92,7 +104,7 @@ def _trained(train: TrainConfig) -> str:
 
 
 def _objective(objective: ObjectiveConfig) -> str:
-    told: list[str] = [objective.prediction]
+    told: list[str] = [objective.prediction or "as the start was trained"]
     if objective.min_snr_gamma is not None:
         told.append(f"Min-SNR {objective.min_snr_gamma:g}")
     if objective.zero_terminal_snr:
@@ -112,13 +124,25 @@ def _learns(train: TrainConfig) -> dict[str, str]:
     }
 
 
-def survey(config: TrainJobConfig, remote: bool = False) -> list[str]:
-    """Memory, sizes, epochs, hours: what can be counted before anything runs."""
+def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
+    """Memory, sizes, epochs, hours: what can be counted before anything runs; and whether all of it fits."""
     train = config.train
     look = remote or is_local(config.lake)
     shapes = shapes_of(train, config.lake, look)
     cost = estimate_student(train, shapes) if train.stage == "distillation" else estimate(train, shapes)
-    return [epochs_line(train, config.lake, look), *lines(train, config.estimate, cost, shapes)]
+
+    def fits(lake: Lake) -> list[str]:
+        versions, noising, missing = rehearse(train, lake.uri)
+        told = [epochs_line(train, versions)]
+        if train.stage != "distillation":
+            told.append(
+                f"learns      {noising.prediction}, noise {noising.schedule}"
+                + (", no signal in the last step" if noising.zero_terminal_snr else "")
+            )
+        return [*told, *(f"not looked at: {what}" for what in missing)]
+
+    found = look_at(config.lake, remote, fits)
+    return Survey(lines=[*found.lines, *lines(train, config.estimate, cost, shapes)], problems=found.problems)
 
 
 def sample_boundaries(config: TrainJobConfig, step: int) -> tuple[Boundary, ...]:

@@ -136,12 +136,12 @@ def save_xlmr(lake: str, layers: int = 3) -> str:
 
 
 def config(lake: str, **changes: Any) -> TrainConfig:
-    """A run of 12 updates; `changes` are top-level keys."""
+    """A run of 12 updates; `changes` are top-level keys. All have one key, as those of training_lake."""
     tree: dict[str, Any] = {
         "run": "distil", "stage": "distillation", "trainable": "all",
         "start": {"base": f"{lake}/models/base", "text_encoder": f"{lake}/models/student"},
         "distillation": {"token_term": "readout", "queries": 4}, "datasets": [{"name": "pairs"}], "seed": 5,
-        "steps": 12, "global_batch": 8, "micro_batch": 4,
+        "key": "tests", "steps": 12, "global_batch": 8, "micro_batch": 4,
         "optimizer": {"lr": 1e-3, "warmup_steps": 4, "ema_decay": 0.9},
         "order": {"chunk_rows": 16, "window_chunks": 4}, "checkpoint_every": 3, "keep_last": 2, "log_every": 4,
     }  # fmt: skip

@@ -17,6 +17,7 @@ import torch
 from altdiffusion.config import from_dict
 from altdiffusion.diffusion import models, noise
 from altdiffusion.records import LATENTS
+from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint
@@ -82,13 +83,15 @@ def write_latents(
     shape: tuple[int, int, int] = SHAPE,
     languages: Sequence[str] = ("en",),
     mirrored: bool = False,
+    made_by: Sequence[Ref] = (),
 ) -> Version:
     """A version of `latents`: sample i has the latent keyed by i and a caption of letters.
 
     The latent is NaN if spoiled, 30 times as large if loud.
 
     The languages of the samples are `languages`, over and over. `mirrored` stands for mirrored pictures' latents: the
-    same ones plus 1, so that nobody takes them for the latents turned round.
+    same ones plus 1, so that nobody takes them for the latents turned round. `made_by`, VAE and tokenizer, makes the
+    version one of the encode job's, as its manifest says.
     """
     from altdiffusion.diffusion.text_encoder import tokenize
 
@@ -122,8 +125,10 @@ def write_latents(
                 rejects=(), rejects_by_reason={}, rows_by_language=dict(Counter(spoken[i] for i in chosen)),
             )
         )  # fmt: skip
-    settings = {"seed": seed, **({"mirrored": True} if mirrored else {})}
-    return dataset.publish(kind="latents", records=records, parents=[], config=settings, fingerprint="f")
+    settings: dict[str, Any] = {"seed": seed, **({"mirrored": True} if mirrored else {})}
+    if made_by:
+        settings["encode"] = {"resolution": 4 * shape[1], "max_length": TOKENS}
+    return dataset.publish(kind="latents", records=records, parents=made_by, config=settings, fingerprint="f")
 
 
 def make_lake(root: Path, rows: int = 180) -> str:
@@ -135,10 +140,11 @@ def make_lake(root: Path, rows: int = 180) -> str:
 
 
 def config(lake: str, **changes: Any) -> TrainConfig:
-    """A run of 12 updates that begins from the base; `changes` are top-level keys."""
+    """A run of 12 updates that begins from the base; `changes` are top-level keys. Whatever their names, runs have one
+    key, so that they can be compared."""
     tree: dict[str, Any] = {
         "run": "align", "stage": "alignment", "trainable": "all", "start": {"base": f"{lake}/models/base"},
-        "datasets": [{"name": "latents"}], "seed": 5, "steps": 12, "global_batch": 8, "micro_batch": 4,
+        "datasets": [{"name": "latents"}], "seed": 5, "key": "tests", "steps": 12, "global_batch": 8, "micro_batch": 4,
         "caption_drop": 0.25, "optimizer": {"lr": 1e-3, "warmup_steps": 4, "ema_decay": 0.9},
         "order": {"chunk_rows": 16, "window_chunks": 4}, "checkpoint_every": 3, "keep_last": 2, "log_every": 4,
     }  # fmt: skip

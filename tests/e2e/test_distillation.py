@@ -54,6 +54,7 @@ def test_a_table_of_translations_becomes_an_alignment(tmp_path: Path) -> None:
         "train": {
             "run": "align", "stage": "alignment", "trainable": "kv", "steps": 2, "global_batch": 4, "micro_batch": 4,
             "start": {"base": f"{lake}/models/base", "text_encoder": "distil"}, "datasets": [{"name": "latents"}],
+            "optimizer": {"warmup_steps": 1},
         },
     }  # fmt: skip
     for job, tree in (("parallel", parallel), ("train", distillation), ("train", alignment)):

@@ -41,12 +41,12 @@ def losses(root: Path) -> dict[str, list[float]]:
     for stage, changes in STAGES.items():
         recorder = training_lake.Recorder()
         fresh = {"caption_drop": 0.0, "steps": STEPS, "checkpoint_every": STEPS, "log_every": 1}
-        config = training_lake.config(lake, run=f"golden-{stage}", stage=stage, **{**fresh, **changes})
+        config = training_lake.config(lake, run=f"golden-{stage}", stage=stage, key=None, **{**fresh, **changes})
         run_local(config, lake, reporter=recorder)
         found[stage] = [report.loss for report in recorder.reports]
     pairs = distillation_lake.make_lake(root / "pairs")
     recorder = training_lake.Recorder()
-    config = distillation_lake.config(pairs, steps=STEPS, checkpoint_every=STEPS, log_every=1)
+    config = distillation_lake.config(pairs, key=None, steps=STEPS, checkpoint_every=STEPS, log_every=1)
     run_local(config, pairs, reporter=recorder)
     return {"distillation": [report.loss for report in recorder.reports], **found}
 

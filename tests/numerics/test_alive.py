@@ -222,8 +222,8 @@ def poison(lake: str) -> tuple[Any, list[int]]:
         rows = set(range(16 * chunk, 16 * chunk + 16))
         write_latents(lake, "latents", 180, loud=sorted(rows))
         tree = {
-            "objective": {"prediction": "v_prediction"}, "order": {"chunk_rows": 16, "window_chunks": 1},
-            "steps": 18, "keep_last": 9,
+            "objective": {"prediction": "v_prediction", "relearn": True}, "steps": 18, "keep_last": 9,
+            "order": {"chunk_rows": 16, "window_chunks": 1},
         }  # fmt: skip
         order, _ = open_data(resolve(config(lake, **tree), lake))
         batches = [batch for batch in range(22) if rows & set(order.batch(batch).row.tolist())]

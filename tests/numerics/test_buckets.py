@@ -131,7 +131,7 @@ def test_the_loader_allocates_for_the_bucket_of_each_batch(lake: str) -> None:
 
 
 def test_without_the_option_shapes_do_not_mix(lake: str) -> None:
-    with pytest.raises(AltDiffusionError, match=r"mixes latents of shape .* or set order.buckets"):
+    with pytest.raises(AltDiffusionError, match=r"shape of latents: is 4 x 4 in .* need order.buckets"):
         run_local(config(lake, buckets=False), lake, reporter=Recorder())
 
 

@@ -98,7 +98,7 @@ def by_hand(lake: str, task: DistillationTask, samples: Samples, term: str, weig
             total += weight * float(((student - teacher) ** 2).mean())
         if term == "readout":
             width = sum(block.attn2.to_q.in_features for block in blocks)
-            draw = noise.keyed_normal(5, torch.tensor([samples.step]), noise.QUERY, (4, width))[0].double()
+            draw = noise.keyed_normal(task.seed, torch.tensor([samples.step]), noise.QUERY, (4, width))[0].double()
             errors, begin = [], 0
             for block in blocks:
                 channels = block.attn2.to_q.in_features
@@ -143,21 +143,47 @@ def test_without_the_token_term_padding_is_not_computed_and_nothing_changes(lake
     assert seen == [5 + 1]  # <s> ▁ a b c </s> of 8 positions
 
 
+@pytest.mark.parametrize("output", [None, "pooled", "projected"])
 @torch.no_grad()
-def test_the_feature_of_a_tower_is_its_projected_eos_vector(lake: str) -> None:
+def test_the_feature_of_a_tower_is_its_eos_vector_pooled_or_projected(lake: str, output: str | None) -> None:
+    """Pooled, as released, unless the config says otherwise; and another run by each."""
     from transformers import CLIPTextModelWithProjection
 
-    task, samples = open_both(two_heads(lake), lake)
+    told = {} if output is None else {"teacher_output": output}
+    settings = two_heads(lake, distillation={"teacher": f"{lake}/models/tower", "queries": 4, **told})
+    task, samples = open_both(settings, lake)
     ids = samples["teacher_ids"].long()
     tower = CLIPTextModelWithProjection.from_pretrained(f"{lake}/models/tower").eval()
     hidden = tower.text_model(ids).last_hidden_state
-    expected = torch.stack([tower.text_projection(hidden[i, row.index(2)]) for i, row in enumerate(ids.tolist())])
+    expected = torch.stack([hidden[i, row.index(2)] for i, row in enumerate(ids.tolist())])
+    if output == "projected":
+        expected = tower.text_projection(expected)
+    assert (resolve(settings, lake).fingerprint == resolve(two_heads(lake), lake).fingerprint) == (
+        output != "projected"
+    )
     feature, context = task.teach(ids)
     torch.testing.assert_close(feature, expected, rtol=0, atol=1e-6)
     base = models.load_bundle(f"{lake}/models/base")
     torch.testing.assert_close(context, base.text_encoder(ids)[0], rtol=0, atol=0)
     mine, _ = task.student(samples["token_ids"].long())
-    assert mine.shape == feature.shape == (8, 12)
+    assert mine.shape == feature.shape == (8, 12 if output == "projected" else 16)
+
+
+def test_a_student_goes_on_with_the_vector_that_it_learned(lake: str) -> None:
+    """Other pairs, another run: the vectors are compared; runs of before the setting learned the projected one."""
+    learned = {"teacher": f"{lake}/models/tower", "queries": 4, "teacher_output": "projected"}
+    run_local(two_heads(lake, steps=1, checkpoint_every=1, distillation=learned), lake, reporter=Recorder())
+    more = {"run": "more", "start": {"checkpoint": "distil"}}
+    resolve(config(lake, **more, distillation={"queries": 4, "teacher_output": "projected"}), lake)
+    record = Path(lake) / "checkpoints/distil/run.json"
+    tree = json.loads(record.read_text())
+    for known in (tree["config"]["distillation"], {}):
+        tree["config"]["distillation"] = {name: value for name, value in known.items() if name != "teacher_output"}
+        with pytest.raises(
+            AltDiffusionError, match=r"teacher's vector: is projected in run distil.*but pooled in the conf"
+        ):
+            resolve(config(lake, **more, distillation={"queries": 4}), lake)
+        record.write_text(json.dumps(tree))
 
 
 @torch.no_grad()
@@ -379,7 +405,7 @@ def test_impossible_values_are_refused_by_name(changes: dict[str, Any], message:
 def test_networks_and_data_that_do_not_belong_together_are_refused(lake: str) -> None:
     with pytest.raises(AltDiffusionError, match=r"has one head, but a teacher of its own needs a second"):
         open_both(config(lake, distillation={"teacher": f"{lake}/models/tower"}), lake)
-    with pytest.raises(AltDiffusionError, match=r"teacher .*base.* lacks 1 tensors .* text_projection"):
+    with pytest.raises(AltDiffusionError, match=r"teacher .*base.*: lacks the key text_projection.weight"):
         open_both(two_heads(lake, distillation={"teacher": f"{lake}/models/base"}), lake)
     training_lake.write_latents(lake, "latents", 40)
     with pytest.raises(AltDiffusionError, match=r"holds latents, not parallel.* name the dataset that jobs.parallel"):

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import yaml
+from hypothesis import strategies as st
 
-from altdiffusion.config import load_config
+from altdiffusion.config import from_dict, load_config
 from altdiffusion.diffusion import models
+from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.config import ComputeConfig, OnlineConfig, Precision, TrainConfig
 from altdiffusion.training.estimate.cost import (
     GIB,
@@ -23,6 +26,7 @@ from altdiffusion.training.estimate.cost import (
     epochs_line,
     estimate,
     kept_bytes,
+    kept_steps,
     lines,
     shapes_of,
 )
@@ -204,8 +208,40 @@ def test_epochs_of_a_mixture_are_told_by_source(tmp_path: Path) -> None:
     lake = training_lake.make_lake(tmp_path)
     training_lake.write_latents(lake, "more", 60, seed=2)
     datasets = [{"name": "latents", "weight": 3.0}, {"name": "more", "weight": 1.0}]
-    told = epochs_line(training_lake.config(lake, datasets=datasets, steps=90), lake, look=True)
+    versions = [Lake(lake).version(name) for name in ("latents", "more")]
+    told = epochs_line(training_lake.config(lake, datasets=datasets, steps=90), versions)
     assert told == "epochs      3.00 of latents, 3.00 of more"
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(every=st.integers(1, 40), factor=st.integers(0, 5), last=st.integers(2, 6), steps=st.integers(1, 400))
+def test_kept_steps_are_those_that_pruning_leaves(every: int, factor: int, last: int, steps: int) -> None:
+    """As `checkpoints.prune` does it after every checkpoint."""
+    config = training_lake.config(
+        "/none", steps=steps, checkpoint_every=every, keep_last=last, keep_every=every * factor
+    )
+    here: list[int] = []
+    for step in range(1, steps + 1):
+        if step % every == 0 or step == steps:
+            here.append(step)
+            old = here[: max(0, len(here) - last)]
+            here = [one for one in here if one not in old or (factor and one % (every * factor) == 0)]
+    assert kept_steps(config) == here
+
+
+def test_disk_counts_checkpoints_for_good_the_averages_and_exports() -> None:
+    """Of quality.yaml: 31 checkpoints and one in the making, 32 exports; counted from shapes alone."""
+    path = Path(__file__).parents[2] / "jobs/configs/m18/quality.yaml"
+    train = from_dict(TrainConfig, yaml.safe_load(path.read_text())["train"])
+    cost = estimate(train, PUBLISHED)
+    unet, vae = 865_910_724, 83_653_863
+    assert cost.checkpoint == 16 * unet  # weights, averages, two moments
+    encoder = models.build_text_encoder(models.text_config_m18(), "meta")
+    assert cost.export == 4 * (unet + vae + sum(one.numel() for one in encoder.parameters()))
+    assert kept_steps(train) == [*range(10_000, 270_000, 10_000), 268_000, 268_500, 269_000, 269_500, 270_000]
+    told = "\n".join(lines(train, EstimateConfig(), cost, PUBLISHED))
+    assert "31 kept, the last 5 and every 10,000 steps; with the one that is being written 443.3 GB" in told
+    assert f"disk        {32 * (cost.checkpoint + cost.export) / 1e9:,.1f} GB in all" in told
 
 
 def test_young_interval() -> None:

@@ -96,7 +96,7 @@ def test_velocity_and_a_schedule_without_signal_reach_the_stock_pipeline(lake: s
     kind = getattr(diffusers, base)
     scheduler = kind.from_config(models.scheduler_config(), skip_prk_steps=True)
     models.save_bundle(replace(bundle(), scheduler=scheduler), f"{lake}/models/base")
-    objective = {"prediction": "v_prediction", "zero_terminal_snr": zero, "min_snr_gamma": 5.0}
+    objective = {"prediction": "v_prediction", "zero_terminal_snr": zero, "min_snr_gamma": 5.0, "relearn": True}
     run_local(config(lake, objective=objective, steps=6, caption_drop=0.1), lake, reporter=Recorder())
     folder = export_checkpoint(lake, "align")
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)

@@ -20,7 +20,8 @@ from altdiffusion.training.data.twins import mirrored_at
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data
 from altdiffusion.training.order.seen import seen
-from altdiffusion.training.resolve import read_record, resolve
+from altdiffusion.training.record import read_record
+from altdiffusion.training.resolve import resolve
 from tests import training_lake
 from tests.training_lake import SHAPE, Recorder, write_latents
 
@@ -71,12 +72,12 @@ def test_rows_come_from_the_one_or_the_other(lake: str, world: int, temperature:
     of_part = [np.flatnonzero(spoken == name) for name in ("de", "en")] if temperature else [np.arange(90)]
     for rank in range(world):
         loader = Loader(
-            order, rows, rank=rank, world=world, stop=25, mirrored=lambda at: mirrored_at(run.config.seed, at, 0.5)
+            order, rows, rank=rank, world=world, stop=25, mirrored=lambda at: mirrored_at(run.seed, at, 0.5)
         )
         for samples in loader:
             share = plain.share(samples.step, rank, world)  # the order does not know of mirrors
             at = [of_part[part][row] for part, row in zip(share.part, share.row, strict=True)]
-            coin = torch.from_numpy(mirrored_at(run.config.seed, share.position, 0.5)).view(-1, 1, 1, 1)
+            coin = torch.from_numpy(mirrored_at(run.seed, share.position, 0.5)).view(-1, 1, 1, 1)
             assert torch.equal(samples["latents"], torch.where(coin, truth[at] + 1, truth[at]))
         loader.close()
 

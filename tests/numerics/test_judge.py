@@ -76,3 +76,22 @@ def test_wrong_input_is_named() -> None:
         train_judge(images[:, :16], labels, 0, steps=1)
     judge = train_judge(images, labels, 0, steps=1, batch=4)
     assert judge.predict(images[:0]).shape == (0,)
+
+
+def test_a_key_that_is_missing_or_left_over_is_named(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    images, labels = shapes()
+    judge, path = train_judge(images, labels, 1, steps=1, batch=8), tmp_path / "judge.safetensors"
+    judge.save(str(path))
+    with safe_open(path, "pt") as file:
+        told = file.metadata()
+    weights = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}
+    save_file(weights | {"second.head": torch.ones(1)}, path, told)
+    with pytest.raises(AltDiffusionError, match=r"judge .*holds the key second\.head, which nothing uses"):
+        load_judge(str(path))
+    del weights["head.bias"]
+    save_file(weights, path, told)
+    with pytest.raises(AltDiffusionError, match=r"judge .*lacks the key head\.bias"):
+        load_judge(str(path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +22,11 @@ from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.config import OptimizerConfig
+from altdiffusion.training.loading import load_models
 from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, train_loop
 from altdiffusion.training.network.text_cache import TextCache
-from altdiffusion.training.resolve import load_models, resolve
+from altdiffusion.training.resolve import resolve
 from altdiffusion.training.tasks import DiffusionTask
 from altdiffusion.training.update.ema import Ema
 from altdiffusion.training.update.gradients import SummedGradients
@@ -77,8 +80,15 @@ def test_ema_is_its_closed_form() -> None:
         torch.testing.assert_close(ema.averages[number], expected, rtol=1e-5, atol=1e-6)
 
 
+def seed_by_hand(settings: Any) -> int:
+    """The seed of a run's draws, as training.order.run_key says."""
+    key = hashlib.sha256(json.dumps({"draws": 2, "key": settings.key}, separators=(",", ":")).encode()).hexdigest()
+    return int(hashlib.sha256(f"{key}\x1f{settings.seed}".encode()).hexdigest()[:16], 16)
+
+
 def by_hand(lake: str, settings: Any, steps: int) -> tuple[Tensors, Tensors]:
     """The run as its definition says, one sample at a time: (weights, averages) after `steps` updates."""
+    seed = seed_by_hand(settings)
     bundle = models.load_bundle(f"{lake}/models/base")
     unet, schedule, optimizer = bundle.unet, Schedule.scaled_linear(), settings.optimizer
     version = Lake(lake).version("latents")
@@ -97,10 +107,10 @@ def by_hand(lake: str, settings: Any, steps: int) -> tuple[Tensors, Tensors]:
             key = torch.tensor([position])
             latent = np.frombuffer(table["latent"][row].as_py(), dtype="<f2").astype(np.float32).reshape(1, *SHAPE)
             ids = torch.tensor([table["token_ids"][row].as_py()])
-            if float(noise.keyed_uniform(settings.seed, key, noise.CAPTION_DROP)) < settings.caption_drop:
+            if float(noise.keyed_uniform(seed, key, noise.CAPTION_DROP)) < settings.caption_drop:
                 ids = empty
-            eps = noise.keyed_normal(settings.seed, key, noise.NOISE, SHAPE)
-            t = noise.keyed_timesteps(settings.seed, key, 1000)
+            eps = noise.keyed_normal(seed, key, noise.NOISE, SHAPE)
+            t = noise.keyed_timesteps(seed, key, 1000)
             noisy = schedule.signal[t] * torch.from_numpy(latent) + schedule.noise[t] * eps
             with torch.no_grad():
                 context = encode_text(bundle.text_encoder, ids, 1)
@@ -212,7 +222,7 @@ def test_caption_drop_is_keyed_by_the_sample(lake: str) -> None:
     trainer = Trainer(run, DiffusionTask(run.config, load_models(run), CPU), device=CPU)
     order, rows = open_data(run)
     samples = read(order, rows, 0)
-    drop = noise.keyed_uniform(settings.seed, samples.positions, noise.CAPTION_DROP) < 0.5
+    drop = noise.keyed_uniform(seed_by_hand(settings), samples.positions, noise.CAPTION_DROP) < 0.5
     assert 15 < int(drop.sum()) < 49
     ids = torch.where(drop.unsqueeze(1), tokenize(load_models(run).tokenizer, [""]), samples["token_ids"].long())
     undropped = DiffusionTask(replace(settings, caption_drop=0.0), load_models(run), CPU)

@@ -16,12 +16,14 @@ from torch import Tensor, multiprocessing
 
 from altdiffusion.diffusion import models
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.sampler import Sampler
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import LoraConfig, TrainConfig
-from altdiffusion.training.exports.export import export_checkpoint
+from altdiffusion.training.exports.export import export_checkpoint, export_start
+from altdiffusion.training.loading import load_weights
 from altdiffusion.training.local import run_local
 from altdiffusion.training.network.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
-from altdiffusion.training.resolve import load_weights, resolve
+from altdiffusion.training.resolve import resolve
 from tests.numerics.test_loop import rank_of_two
 from tests.training_lake import Recorder, bundle, config, replace
 
@@ -205,3 +207,73 @@ def test_without_peft_the_remedy_is_said_before_anything_runs(lake: str, monkeyp
     with pytest.raises(AltDiffusionError, match=r"(?s)lora: needs the package peft.*\[lora\]"):
         resolve(lora_config(lake), lake)
     assert not (Path(lake) / "checkpoints").exists()
+
+
+def test_step_0_is_a_stock_folder_that_draws_what_the_run_starts_from(lake: str) -> None:
+    """Of a base and of a run: adapters begin at nothing, and no wrapped name reaches a file. As `samples:` draws it."""
+    from diffusers import DiffusionPipeline
+
+    pytest.importorskip("peft")
+    run_local(config(lake, steps=3), lake, reporter=Recorder())
+    first = export_checkpoint(lake, "align")
+    for name, changes, source in (
+        ("on-base", {}, f"{lake}/models/base"),
+        ("on-run", {"stage": "quality", "start": {"checkpoint": "align"}}, first),
+    ):
+        run = resolve(lora_config(lake, run=name, **changes), lake)
+        folder = export_start(run)
+        with safe_open(f"{folder}/unet/diffusion_pytorch_model.safetensors", "pt") as file:
+            assert not [key for key in file.keys() if "lora" in key or "base_layer" in key]  # noqa: SIM118
+        drawn = []
+        for path in (folder, source):
+            pipeline = DiffusionPipeline.from_pretrained(path, use_safetensors=True, local_files_only=True)
+            pipeline.set_progress_bar_config(disable=True)
+            generator = torch.Generator().manual_seed(3)
+            drawn.append(
+                pipeline("cat", height=16, width=16, num_inference_steps=3, generator=generator, output_type="np")
+            )
+        assert np.array_equal(drawn[0].images, drawn[1].images)
+        ours = [Sampler(models.load_bundle(path), sampler="ddim", steps=2, guidance_scale=2.0, batch_rows=1)
+                .draw(["cat"], [1], 16, 16) for path in (folder, source)]  # fmt: skip
+        assert np.array_equal(*ours)
+        assert export_start(run) == folder  # made once
+
+
+def test_adapters_on_a_runs_export_draw_the_fused_picture_and_the_card_says_on_what(lake: str) -> None:
+    from diffusers import DiffusionPipeline
+
+    pytest.importorskip("peft")
+    run_local(config(lake, steps=3), lake, reporter=Recorder())
+    first = export_checkpoint(lake, "align")
+    run_local(
+        lora_config(lake, run="adapt", stage="quality", steps=6, start={"checkpoint": "align"}),
+        lake,
+        reporter=Recorder(),
+    )
+    folder = export_checkpoint(lake, "adapt")
+    card = (Path(folder) / "README.md").read_text()
+    assert "do not load `pytorch_lora_weights.safetensors` on this folder" in card
+    assert "an export of checkpoint:align/step-00000003@" in card and "(ema weights)" in card
+
+    def draw(path: str, *adapters_: str) -> Any:
+        pipeline = DiffusionPipeline.from_pretrained(path, use_safetensors=True, local_files_only=True)
+        for one in adapters_:
+            pipeline.load_lora_weights(one)
+        pipeline.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(3)
+        return pipeline("cat", height=16, width=16, num_inference_steps=3, generator=generator, output_type="np").images
+
+    fused, apart, twice, without = draw(folder), draw(first, folder), draw(folder, folder), draw(first)
+    np.testing.assert_allclose(fused, apart, atol=2e-5)
+    assert np.abs(fused - without).max() > 1e-3 and np.abs(fused - twice).max() > 1e-3
+
+
+def test_an_adapter_without_its_other_half_is_named() -> None:
+    unet = bundle().unet
+    tensors = some_adapters(unet, target_layers(unet, LoraConfig(), "kv"), rank=2)
+    up = next(name for name in tensors if ".lora_B." in name)
+    one = {name: tensor for name, tensor in tensors.items() if name != up}
+    with pytest.raises(AltDiffusionError, match=f"lacks the key {up}"):
+        fuse(unet, one, LoraConfig(rank=2))
+    with pytest.raises(AltDiffusionError, match=r"holds the key stray\.alpha, which nothing uses"):
+        fuse(unet, tensors | {"stray.alpha": torch.ones(1)}, LoraConfig(rank=2))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from altdiffusion.diffusion import models
+from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.diffusion.licence import licence_of
 from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder, save_text_encoder, tokenize
 from altdiffusion.errors import AltDiffusionError
@@ -203,3 +206,77 @@ def test_another_base_file_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["altdiffusion"]
     assert "demo.base train" in json.loads(header)["command"]
+
+
+def edited(path: Path, change: str) -> str:
+    """Takes a key out of a file of weights, or puts one more in; returns its name."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path)
+    key = sorted(weights)[0] if change == "missing" else "head_of_another.weight"
+    if change == "missing":
+        del weights[key]
+    else:
+        weights[key] = torch.ones(2)
+    save_file(weights, path, {"format": "pt"})
+    return key
+
+
+@pytest.mark.parametrize("change", ["missing", "extra"])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "shards"])
+def test_a_key_that_is_missing_or_left_over_is_named_with_its_file(
+    bundle: models.ModelBundle, tmp_path: Path, part: str, change: str
+) -> None:
+    """Of every part of a model folder, also in shards, of an English encoder, and of an encoder's own folder."""
+    models.save_bundle(bundle, tmp_path / "model")
+    file = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
+    folder = tmp_path / "model" / ("unet" if part == "shards" else part)
+    if part == "shards":
+        (folder / file).unlink()
+        bundle.unet.save_pretrained(folder, max_shard_size="2MB", safe_serialization=True)
+        models.load_bundle(tmp_path / "model")
+        shard = sorted(folder.glob("*-of-*.safetensors"))[0]
+        key, file = edited(shard, change), f"{file}.index.json"
+        index = json.loads((folder / file).read_text())
+        if change == "missing":
+            del index["weight_map"][key]
+        else:
+            index["weight_map"][key] = shard.name
+        (folder / file).write_text(json.dumps(index))
+    else:
+        key = edited(folder / file, change)
+    said = rf"{file}: (lacks|holds) the key {re.escape(key)}"
+    with pytest.raises(AltDiffusionError, match=said):
+        models.load_bundle(tmp_path / "model")
+    if part == "text_encoder":
+        with pytest.raises(AltDiffusionError, match=said):
+            load_text_encoder(tmp_path / "model")
+    if part == "vae":
+        with pytest.raises(AltDiffusionError, match=said):
+            load_autoencoder(folder)
+
+
+def test_old_constant_buffers_are_no_left_over_keys(bundle: models.ModelBundle, tokenizer: Any, tmp_path: Path) -> None:
+    """Stable Diffusion 2.1's published text encoder holds `position_ids`; so do exports of earlier transformers."""
+    from safetensors.torch import load_file, save_file
+
+    english = models.build_english_text_encoder(models.english_text_config_demo(len(tokenizer)))
+    models.save_bundle(bundle.with_text_encoder(english, tokenizer), tmp_path / "model")
+    path = tmp_path / "model/text_encoder/model.safetensors"
+    weights = load_file(path)
+    prefix = "text_model." if any(name.startswith("text_model.") for name in weights) else ""
+    weights[f"{prefix}embeddings.position_ids"] = torch.arange(32)[None]
+    save_file(weights, path, {"format": "pt"})
+    assert models.load_bundle(tmp_path / "model").text_encoder.config.model_type == "clip_text_model"
+    key = edited(path, "extra")
+    with pytest.raises(AltDiffusionError, match=f"holds the key {key}, which nothing uses"):
+        models.load_bundle(tmp_path / "model")
+
+
+def test_two_sets_of_weights_in_one_folder_are_refused(bundle: models.ModelBundle, tmp_path: Path) -> None:
+    models.save_bundle(bundle, tmp_path / "model")
+    bundle.unet.save_pretrained(tmp_path / "sharded", max_shard_size="2MB", safe_serialization=True)
+    for path in (tmp_path / "sharded").glob("*safetensors*"):
+        shutil.copy(path, tmp_path / "model" / "unet" / path.name)
+    with pytest.raises(AltDiffusionError, match=r"holds .*safetensors and .*index\.json.*keep one"):
+        models.load_bundle(tmp_path / "model")

@@ -115,12 +115,12 @@ def test_a_coin_for_each_position_reaches_the_pictures(lake: str) -> None:
     task = open_task(run, None, CPU)
     order, rows = open_data(run, task.layout)
     plain = rows_of(lake, OnlineConfig(resolution=SIDE, seed=9))
-    loader = Loader(order, rows, stop=6, mirrored=lambda at: mirrored_at(run.config.seed, at, 0.5))
+    loader = Loader(order, rows, stop=6, mirrored=lambda at: mirrored_at(run.seed, at, 0.5))
     turned = 0
     for samples in loader:
         batch = order.batch(samples.step)
         straight = gathered(plain, batch.row)["pixels"]
-        coin = torch.from_numpy(mirrored_at(run.config.seed, batch.position, 0.5))
+        coin = torch.from_numpy(mirrored_at(run.seed, batch.position, 0.5))
         assert torch.equal(samples["pixels"], torch.where(coin.view(-1, 1, 1, 1), straight.flip(2), straight))
         turned += int(coin.sum())
     loader.close()

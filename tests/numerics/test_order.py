@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altdiffusion.training.order.batches import Order, Part, whole_shares
+from altdiffusion.training.order.batches import BucketOrder, Mixture, Order, Part, whole_shares
 from altdiffusion.training.order.permutation import derive, key_of, permute
 
 sizes = st.integers(1, 700)
@@ -211,3 +211,57 @@ def test_billions_of_rows_cost_nothing() -> None:
     batch = order.batch(329_999)
     assert len(np.unique(batch.row)) == 3072
     assert len(np.unique(batch.row // 1024)) <= 64 * 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 90), min_size=2, max_size=4),
+    weights=st.lists(st.floats(0.01, 100), min_size=4, max_size=4),
+    chunk_rows=st.integers(1, 40),
+    window_chunks=st.integers(1, 6),
+    epochs=st.integers(1, 3),
+    buckets=st.booleans(),
+)
+def test_each_part_of_a_mixture_has_exact_epochs_whatever_its_size(
+    rows: list[int], weights: list[float], chunk_rows: int, window_chunks: int, epochs: int, buckets: bool
+) -> None:
+    """Along the stream, a part's first E N samples are E epochs of its N rows, one after the other: also where a turn
+    of the mixture (10,000 samples) holds a hundred epochs of a small part. Of buckets, their batches."""
+    given_ = {"global_batch": 4, "chunk_rows": chunk_rows, "window_chunks": window_chunks}
+    parts = [Part(digest=str(i), rows=r, weight=w) for i, (r, w) in enumerate(zip(rows, weights, strict=False))]
+    order = (
+        BucketOrder([Order([part], seed=7, **given_) for part in parts], weights[: len(parts)], seed=7)
+        if buckets
+        else Order(parts, seed=7, **given_)
+    )
+    found = order.samples(np.arange(4 * 12_000 if buckets else 12_000))
+    for number, size in enumerate(rows):
+        mine = np.flatnonzero(found.part == number)[: epochs * size]
+        assert np.array_equal(found.epoch[mine], np.arange(len(mine)) // size)
+        for epoch in range(len(mine) // size):
+            assert sorted(found.row[mine[epoch * size : (epoch + 1) * size]].tolist()) == list(range(size))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    weights=st.lists(st.floats(0.01, 100), min_size=2, max_size=4),
+    items=st.lists(st.integers(0, 10**7), min_size=1, max_size=40),
+    mixed_draws=st.booleans(),
+)
+def test_a_mixture_answers_any_items_alike(weights: list[float], items: list[int], mixed_draws: bool) -> None:
+    """In any sequence and company, and after whatever was asked before."""
+    key = np.uint64(5)
+    one, other = (Mixture(weights, key, mixed_draws=mixed_draws) for _ in range(2))
+    together = one.draws(np.array(items, np.int64))
+    for place, item in enumerate(items):
+        part, draw = other.draws(np.array([item], np.int64))
+        assert (int(part[0]), int(draw[0])) == (int(together[0][place]), int(together[1][place]))
+    assert one.counts(items[0]) == other.counts(items[0])
+
+
+def test_a_parts_draws_ascend_along_the_stream_in_short_and_long_turns() -> None:
+    """Turns of 4 and of 10,000 items."""
+    for weights in ([1.0, 3.0], [1.0, 2.0000017]):
+        part, draw = Mixture(weights, np.uint64(3)).draws(np.arange(400_000))
+        assert np.array_equal(np.sort(draw[part == 0]), np.arange((part == 0).sum()))
+        assert (np.diff(draw[part == 1]) == 1).all()

@@ -8,8 +8,9 @@ Diffusion 2.1 base's UNet (`unet/config.json` of its repository) and AltDiffusio
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,16 @@ from typing import Any, Literal
 import torch
 
 from altdiffusion.diffusion.quiet import quiet_libraries
+from altdiffusion.diffusion.weights import first_line, load_network
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.files import filesystem, is_local, local_path
 
 Trains = Literal["kv", "attn2", "all"]
 
-_PARTS: dict[Trains, tuple[str, ...]] = {
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+"""Of a model folder."""
+_NEVER_READ = {"safety_checker", "feature_extractor", "image_encoder"}
+_TRAINED: dict[Trains, tuple[str, ...]] = {
     "kv": (".attn2.to_k.", ".attn2.to_v."),  # the alignment stage as published: 32 tensors of the real UNet
     "attn2": (".attn2.",),  # as the released code really trains: 80 tensors
     "all": ("",),
@@ -232,11 +237,11 @@ def build_english_text_encoder(config: dict[str, Any], device: str = "cpu") -> A
 
 def trainable_parameters(unet: Any, which: Trains) -> list[tuple[str, torch.nn.Parameter]]:
     """What a stage trains, by name in the UNet's own order; sets `requires_grad` on every parameter of the UNet."""
-    if which not in _PARTS:
-        raise AltDiffusionError(f"trains {which!r}", "is unknown", f"use one of {', '.join(_PARTS)}")
+    if which not in _TRAINED:
+        raise AltDiffusionError(f"trains {which!r}", "is unknown", f"use one of {', '.join(_TRAINED)}")
     chosen: list[tuple[str, torch.nn.Parameter]] = []
     for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(any(part in name for part in _PARTS[which]))
+        parameter.requires_grad_(any(part in name for part in _TRAINED[which]))
         if parameter.requires_grad:
             chosen.append((name, parameter))
     return chosen
@@ -263,33 +268,38 @@ def local_folder(uri: str | Path) -> Iterator[Path]:
 def load_bundle(
     folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> ModelBundle:
-    """Opens a model folder with stock diffusers; safetensors only, nothing is fetched.
+    """Open a model folder with stock diffusers; safetensors only, nothing is fetched.
 
     Raises:
-        AltDiffusionError: it is not a model folder, or a part of it is missing or damaged.
+        AltDiffusionError: it is not a model folder of Stable Diffusion's kind, a part of it is missing or damaged, or
+            the weights of a part are not exactly its network's (diffusion.weights).
     """
     quiet_libraries()
-    from diffusers import DiffusionPipeline
+    from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 
+    what, again = f"model folder {folder}", "write or export it again, or give the folder as published"
     with local_folder(folder) as local:
-        if not (local / "model_index.json").is_file():
-            raise AltDiffusionError(
-                f"model folder {folder}",
-                "holds no model_index.json",
-                "give the folder of an export or of a base model",
+        index = read_index(local, folder)
+        parts = {
+            name: load_network(kind, local / name, f"{what}, {name}", remedy=again, dtype=dtype)
+            for name, kind in (
+                ("unet", UNet2DConditionModel),
+                ("vae", AutoencoderKL),
+                ("text_encoder", _text_encoder_class(index, what)),
             )
+        }
         try:
             pipeline = DiffusionPipeline.from_pretrained(
                 str(local),
-                dtype=dtype,
-                use_safetensors=True,
+                **parts,
                 local_files_only=True,
+                trust_remote_code=False,
                 safety_checker=None,  # never used; Stable Diffusion's index names them, and loading them costs
                 feature_extractor=None,  # torchvision and a gigabyte
             )
         except Exception as error:  # every kind of damage has its own class there
             raise AltDiffusionError(
-                f"model folder {folder}", f"cannot be opened ({_first_line(error)})", "write or export it again"
+                what, f"cannot be opened ({first_line(error)})", "write or export it again"
             ) from error
     bundle = ModelBundle(
         unet=pipeline.unet,
@@ -301,6 +311,50 @@ def load_bundle(
     for network in (bundle.unet, bundle.vae, bundle.text_encoder):
         network.to(device).eval()
     return bundle
+
+
+def read_index(local: Path, folder: str | Path) -> dict[str, Any]:
+    """Return model_index.json of a local model folder.
+
+    Args:
+        folder: what it is called in errors.
+
+    Raises:
+        AltDiffusionError: there is none, or it is of a pipeline with other parts than Stable Diffusion's.
+    """
+    what = f"model folder {folder}"
+    if not (local / "model_index.json").is_file():
+        raise AltDiffusionError(what, "holds no model_index.json", "give the folder of an export or of a base model")
+    try:
+        index = json.loads((local / "model_index.json").read_text())
+        parts = {name: value for name, value in index.items() if isinstance(value, list) and any(value)}
+    except (ValueError, AttributeError) as error:
+        raise AltDiffusionError(
+            f"{what}, file model_index.json", f"is not JSON ({first_line(error)})", "copy it again"
+        ) from error
+    others = sorted(parts.keys() - set(PARTS) - _NEVER_READ)
+    lacking = [name for name in PARTS if name not in parts]
+    if others or lacking:
+        raise AltDiffusionError(
+            f"{what}, file model_index.json",
+            f"names {', '.join(others)}, which nothing here reads" if others else f"names no {', '.join(lacking)}",
+            f"use a model of Stable Diffusion 1's or 2's layout: {', '.join(PARTS)}",
+        )
+    return dict(index)
+
+
+def _text_encoder_class(index: Mapping[str, Any], what: str) -> Any:
+    import transformers
+
+    library, name = (index["text_encoder"] + ["", ""])[:2]
+    if library != "transformers" or name not in ("CLIPTextModel", "AltCLIPTextModel"):
+        raise AltDiffusionError(
+            f"{what}, file model_index.json",
+            f"names the text encoder {library}.{name}, which stock diffusers cannot give to this pipeline",
+            "use a base of transformers' CLIPTextModel or AltCLIPTextModel; name a published AltDiffusion encoder in "
+            "start.text_encoder, where it is converted",
+        )
+    return getattr(transformers, name)
 
 
 def save_bundle(bundle: ModelBundle, folder: str | Path) -> None:
@@ -318,8 +372,3 @@ def save_bundle(bundle: ModelBundle, folder: str | Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(str(folder), safe_serialization=True)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]

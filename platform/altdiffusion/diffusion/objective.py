@@ -3,10 +3,10 @@
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
     loss = mean over batch and elements of (eps_hat(x_t, t, text) - eps)^2
 
-(Ho, Jain, Abbeel: "Denoising diffusion probabilistic models", 2020, equations 4 and 14), with the schedule of Stable
-Diffusion: 1000 steps whose square roots of beta rise linearly from sqrt(0.00085) to sqrt(0.012).
+(Ho, Jain, Abbeel: "Denoising diffusion probabilistic models", 2020, equations 4 and 14), with the schedule of the base
+model. Stable Diffusion's: 1000 steps whose square roots of beta rise linearly from sqrt(0.00085) to sqrt(0.012).
 
-Options, all off in the published recipe:
+What differs between bases, or can be switched on; the published recipe has none of it:
 
     v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0         instead of eps (Salimans, Ho 2022, arXiv 2202.00512, appendix D)
     weight min(snr, gamma) / snr, or / (snr + 1) for v  (Hang et al. 2023, arXiv 2303.09556), snr = abar / (1 - abar)
@@ -15,12 +15,16 @@ Options, all off in the published recipe:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from altdiffusion.errors import AltDiffusionError
 
 Prediction = Literal["epsilon", "v_prediction"]
 
@@ -32,6 +36,131 @@ BETA_END = 0.012
 def scaled_linear_betas(steps: int = TIMESTEPS, beta_start: float = BETA_START, beta_end: float = BETA_END) -> Tensor:
     """beta_t = (sqrt(beta_start) + t / (steps - 1) (sqrt(beta_end) - sqrt(beta_start)))^2: float64 [steps]."""
     return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noising:
+    """What a UNet answers, and how much noise each timestep holds: what the config of its scheduler says.
+
+    The names are those of diffusers' scheduler configs, but for `zero_terminal_snr` (`rescale_betas_zero_snr`).
+    """
+
+    prediction: Prediction = "epsilon"
+    beta_schedule: str = "scaled_linear"
+    beta_start: float = BETA_START
+    beta_end: float = BETA_END
+    num_train_timesteps: int = TIMESTEPS
+    trained_betas: tuple[float, ...] | None = None
+    zero_terminal_snr: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], what: str) -> Noising:
+        """Return what a scheduler's config says, its class's defaults filled in.
+
+        Args:
+            config: of a diffusers scheduler.
+            what: names the scheduler in errors.
+
+        Raises:
+            AltDiffusionError: it is a scheduler without betas, or of a prediction, a schedule or values that no UNet
+                can be trained with here.
+        """
+        lacking = [name for name in ("beta_start", "beta_end", "num_train_timesteps") if name not in config]
+        if lacking:
+            raise AltDiffusionError(
+                what,
+                f"has no noise schedule of betas (it lacks {', '.join(lacking)})",
+                "use a base of Stable Diffusion's kind; rectified-flow and EDM models are not supported",
+            )
+        prediction = str(config.get("prediction_type", "epsilon"))
+        if prediction not in ("epsilon", "v_prediction"):
+            raise AltDiffusionError(
+                f"{what}, prediction_type",
+                f"is {prediction!r}, which cannot be trained here",
+                "use a base that predicts epsilon or v_prediction",
+            )
+        trained = config.get("trained_betas")
+        found = cls(
+            prediction="epsilon" if prediction == "epsilon" else "v_prediction",
+            beta_schedule=str(config.get("beta_schedule", "linear")),
+            beta_start=float(config["beta_start"]),
+            beta_end=float(config["beta_end"]),
+            num_train_timesteps=int(config["num_train_timesteps"]),
+            trained_betas=None if trained is None else tuple(float(beta) for beta in trained),
+            zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
+        )
+        found.check(what)
+        return found
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Noising:
+        """Return what `dataclasses.asdict` made of one."""
+        trained = tree["trained_betas"]
+        return cls(**{**tree, "trained_betas": None if trained is None else tuple(trained)})
+
+    @property
+    def schedule(self) -> str:
+        """The schedule for people; equal texts mean equal schedules."""
+        if self.trained_betas is not None:
+            return f"trained_betas {self.trained_betas[0]:g} .. {self.trained_betas[-1]:g}, {self.timesteps} steps"
+        ends = "" if self.beta_schedule == "squaredcos_cap_v2" else f" {self.beta_start:g} to {self.beta_end:g},"
+        return f"{self.beta_schedule}{ends} {self.timesteps} steps"
+
+    @property
+    def timesteps(self) -> int:
+        """Number of timesteps that noise is drawn for."""
+        return self.num_train_timesteps if self.trained_betas is None else len(self.trained_betas)
+
+    def check(self, what: str) -> None:
+        """Refuse what is not finite or not a schedule.
+
+        Raises:
+            AltDiffusionError: with what is wrong.
+        """
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise AltDiffusionError(
+                what,
+                "predicts epsilon under a schedule without signal in its last step (rescale_betas_zero_snr): the "
+                "picture that such a step means is not finite",
+                "use v_prediction with that schedule, or the schedule as it is with epsilon",
+            )
+        betas = self.betas(what)
+        if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
+            raise AltDiffusionError(
+                what, f"has betas outside of 0 to 1 ({self.schedule})", "use a scheduler_config.json as published"
+            )
+
+    def betas(self, what: str = "noise schedule") -> Tensor:
+        """Return the variances that each step adds: float64 [timesteps].
+
+        Raises:
+            AltDiffusionError: the schedule is unknown.
+        """
+        if self.trained_betas is not None:
+            return torch.tensor(self.trained_betas, dtype=torch.float64)
+        steps = self.num_train_timesteps
+        if self.beta_schedule == "scaled_linear":
+            return scaled_linear_betas(steps, self.beta_start, self.beta_end)
+        if self.beta_schedule == "linear":
+            return torch.linspace(self.beta_start, self.beta_end, steps, dtype=torch.float64)
+        if self.beta_schedule == "squaredcos_cap_v2":
+            return squared_cosine_betas(steps)
+        raise AltDiffusionError(
+            f"{what}, beta_schedule",
+            f"is {self.beta_schedule!r}, which is unknown here",
+            "use a base of scaled_linear, linear or squaredcos_cap_v2, or one that lists its trained_betas",
+        )
+
+
+SD = Noising()
+"""Stable Diffusion's own."""
+
+
+def squared_cosine_betas(steps: int = TIMESTEPS) -> Tensor:
+    """beta_t = min(1 - abar((t + 1) / steps) / abar(t / steps), 0.999), abar(u) = cos^2((u + 0.008) / 1.008 pi / 2):
+    float64 [steps] (Nichol, Dhariwal 2021, arXiv 2102.09672, equation 17)."""
+    signal = torch.cos((torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +179,19 @@ class Schedule:
         Args:
             zero_terminal_snr: moves sqrt(abar) so that the last step holds no signal and the first stays as it is.
         """
-        signal = torch.cumprod(1.0 - scaled_linear_betas(steps), dim=0).sqrt()
+        return cls.of_betas(scaled_linear_betas(steps), device, zero_terminal_snr=zero_terminal_snr)
+
+    @classmethod
+    def of(cls, noising: Noising, device: torch.device | str = "cpu") -> Schedule:
+        """Return the weights of a base's own schedule."""
+        return cls.of_betas(noising.betas(), device, zero_terminal_snr=noising.zero_terminal_snr)
+
+    @classmethod
+    def of_betas(
+        cls, betas: Tensor, device: torch.device | str = "cpu", *, zero_terminal_snr: bool = False
+    ) -> Schedule:
+        """Return the weights of any schedule, from float64 [steps]."""
+        signal = torch.cumprod(1.0 - betas, dim=0).sqrt()
         if zero_terminal_snr:
             signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
         return cls(

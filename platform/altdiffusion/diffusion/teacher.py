@@ -1,22 +1,24 @@
 """The English text tower that a student learns from, frozen.
 
 The published teacher is OpenCLIP ViT-H-14 `laion2b_s32b_b79k`: in transformers a `CLIPTextModelWithProjection`. Its
-vector of a caption is `text_projection(final_layer_norm(hidden[-1]))` at the first EOS, un-normalised. The encoder
-inside a base model has no projection; its vector is that of its last layer at the first EOS. The position is looked
-for here, since `CLIPTextModel` takes the largest id for the EOS where a config says 2.
+vector of a caption is pooled, `final_layer_norm(hidden[-1])` at the first EOS (what the released distillation learns
+from), or projected, `text_projection` of that one; un-normalised either way. The encoder inside a base model has no
+projection; its vector is the pooled one. The position is looked for here, since `CLIPTextModel` takes the largest id
+for the EOS where a config says 2.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from altdiffusion.diffusion.models import local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
+from altdiffusion.diffusion.weights import first_line, load_network
 from altdiffusion.errors import AltDiffusionError
 
 
@@ -26,14 +28,15 @@ def eos_vectors(hidden: Tensor, token_ids: Tensor, eos_id: int) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), first]
 
 
-def projection_width(folder: str | Path) -> int:
-    """Width F of a tower's vectors, from its config alone.
+def feature_width(folder: str | Path, output: Literal["pooled", "projected"]) -> int:
+    """Return the width F of a tower's vectors, from its config alone.
 
     Raises:
         AltDiffusionError: there is no config.
     """
     with local_folder(folder) as local:
-        return int(_config(_root(local), folder).projection_dim)
+        config = _config(_root(local), folder)
+    return int(config.projection_dim if output == "projected" else config.hidden_size)
 
 
 def load_tower(folder: str | Path) -> Any:
@@ -50,25 +53,14 @@ def load_tower(folder: str | Path) -> Any:
     with local_folder(folder) as local:
         root = _root(local)
         config = _config(root, folder)
-        try:
-            model, report = CLIPTextModelWithProjection.from_pretrained(
-                root,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except Exception as error:
-            raise AltDiffusionError(
-                f"teacher {folder}", f"cannot be opened ({_first_line(error)})", "give the folder of a CLIP"
-            ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise AltDiffusionError(
+        model = load_network(
+            CLIPTextModelWithProjection,
+            root,
             f"teacher {folder}",
-            f"lacks {len(missing)} tensors of a text tower with projection, like {missing[0]}",
-            "give a CLIP of transformers; to learn from the base's own encoder leave distillation.teacher out",
+            remedy="give a CLIP of transformers; to learn from the base's own encoder leave distillation.teacher out",
+            beside=("vision_model.", "visual_projection.", "logit_scale"),  # of a whole CLIP
+            config=config,
+            dtype=torch.float32,
         )
     return model.eval().requires_grad_(False)
 
@@ -87,9 +79,5 @@ def _config(root: Path, folder: str | Path) -> Any:
         return CLIPTextConfig(**{**(whole.get("text_config") or whole), **width})
     except (OSError, ValueError, TypeError) as error:
         raise AltDiffusionError(
-            f"teacher {folder}", f"has no readable config.json ({_first_line(error)})", "give the folder of a CLIP"
+            f"teacher {folder}", f"has no readable config.json ({first_line(error)})", "give the folder of a CLIP"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -10,6 +10,7 @@ import torch
 
 from altdiffusion.diffusion.models import local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
+from altdiffusion.diffusion.weights import first_line, load_network
 from altdiffusion.errors import AltDiffusionError
 
 
@@ -82,27 +83,23 @@ def load_text_encoder(
                     f"holds no {part}/{file}",
                     "give the folder that a conversion wrote",
                 )
-        try:
-            encoder, report = AltCLIPTextModel.from_pretrained(
-                local / "text_encoder",
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            tokenizer = XLMRobertaTokenizer.from_pretrained(local / "tokenizer", local_files_only=True)
-        except Exception as error:
-            problem = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise AltDiffusionError(
-                f"text encoder folder {folder}", f"cannot be opened ({problem})", "convert or export it again"
-            ) from error
-    wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
-    if wrong:
-        raise AltDiffusionError(
-            f"text encoder folder {folder}",
-            f"does not hold exactly an AltCLIPTextModel's weights ({wrong[0]} is missing or unused)",
-            "convert the published encoder first",
+        encoder = load_network(
+            AltCLIPTextModel,
+            local / "text_encoder",
+            f"text encoder folder {folder}, text_encoder",
+            remedy="convert the published encoder first",
+            dtype=dtype,
         )
+        try:
+            tokenizer = XLMRobertaTokenizer.from_pretrained(
+                local / "tokenizer", local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:
+            raise AltDiffusionError(
+                f"text encoder folder {folder}, tokenizer",
+                f"cannot be opened ({first_line(error)})",
+                "convert or export it again",
+            ) from error
     return encoder.to(device).eval(), tokenizer
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from altdiffusion.diffusion.weights import check_keys
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.files import read_bytes, write_atomic
 
@@ -91,7 +92,10 @@ def load_judge(uri: str) -> Judge:
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"format {metadata.get('format')!r}")
         judge = Judge(np.array(json.loads(metadata["classes"]), dtype=np.int64))
-        judge.load_state_dict(load(data))
+        tensors, wanted = load(data), judge.state_dict()
+        what, remedy = f"judge {uri}", "delete it: the evaluation trains it again"
+        check_keys(wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys(), what, remedy)
+        judge.load_state_dict(tensors)
         judge.eval()
     except AltDiffusionError:
         raise

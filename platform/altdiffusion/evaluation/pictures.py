@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.judge import SIDE
 from altdiffusion.storage import files
@@ -57,10 +56,9 @@ def through_autoencoder(folder: str, pictures: NDArray[np.uint8]) -> NDArray[np.
     """The control: real pictures [N, S, S, 3] encoded (mode) and decoded by the VAE that the generator draws with."""
     import torch
 
-    quiet_libraries()
-    from diffusers import AutoencoderKL
+    from altdiffusion.diffusion.autoencoder import load_autoencoder
 
-    vae: Any = AutoencoderKL.from_pretrained(files.local_path(folder), local_files_only=True).eval()
+    vae: Any = load_autoencoder(folder)
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
         decoded = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pixels.split(64)])

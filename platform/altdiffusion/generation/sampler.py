@@ -20,6 +20,7 @@ from torch import Tensor
 
 from altdiffusion.diffusion.models import ModelBundle
 from altdiffusion.diffusion.noise import INITIAL_NOISE, keyed_normal
+from altdiffusion.diffusion.scheduler import as_ddim, as_kind
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.generation.config import SamplerName
 
@@ -29,11 +30,11 @@ NOISE_KEY = 0
 
 def make_scheduler(name: SamplerName, config: Any) -> Any:
     """The diffusers scheduler of a sampler, with the noise schedule of the model folder's own `config`."""
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+    from diffusers import DPMSolverMultistepScheduler
 
     if name == "ddim":
-        return DDIMScheduler.from_config(config)
-    return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
+        return as_ddim(config)
+    return as_kind(DPMSolverMultistepScheduler, config, {"algorithm_type": "dpmsolver++", "solver_order": 2})
 
 
 class Sampler:

@@ -25,7 +25,7 @@ from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.loop import train_loop
 from altdiffusion.training.reporting.mailbox import Mailbox, MailReporter, Postman
 from altdiffusion.training.reporting.report import LineReporter, Reporter
-from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, resolve, write_record
+from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, resolve
 from altdiffusion.training.supervision import failures, ray_notice
 from altdiffusion.training.supervision.notice import STOP, Notice, on_sigterm
 from altdiffusion.training.update.trainer import Counters
@@ -57,7 +57,6 @@ def train(config: TrainConfig, lake: str, *, spool_path: str | None = None) -> R
         if found.step >= config.steps:
             checkpoints.sweep(run.lake, config.run, found.step)
             return found.ref
-    write_record(run)
     failures.clear(run.lake, config.run)
     notice = Notice()
     with on_sigterm(notice):

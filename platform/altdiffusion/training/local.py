@@ -8,7 +8,7 @@ from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.loop import train_loop
 from altdiffusion.training.reporting.report import LineReporter, Reporter
-from altdiffusion.training.resolve import resolve, write_record
+from altdiffusion.training.resolve import resolve
 from altdiffusion.training.supervision.notice import Notice, on_sigterm
 
 
@@ -35,7 +35,6 @@ def run_local(
         Resumable: after SIGTERM, with a checkpoint of that very step.
     """
     run = resolve(config, lake)
-    write_record(run)
     if device is None:
         device = "cuda" if config.workers.gpus else "cpu"
     notice = Notice()

@@ -27,13 +27,15 @@ from altdiffusion.training.data.layout import LATENTS, Layout
 from altdiffusion.training.data.loader import Loader, RowGroups, Twins, open_sources, prepare_sources
 from altdiffusion.training.data.tokens import TokenColumn, check_token_ids
 from altdiffusion.training.data.twins import mirrored_at
+from altdiffusion.training.loading import load_models, newest
 from altdiffusion.training.order.batches import Order
 from altdiffusion.training.order.mixture import make_order, sources_of
 from altdiffusion.training.order.skips import Windows, merged, step_of
 from altdiffusion.training.ranks import agree, mean_over_ranks
+from altdiffusion.training.record import write_record
 from altdiffusion.training.reporting.meter import Meter
 from altdiffusion.training.reporting.report import Reporter
-from altdiffusion.training.resolve import ResolvedRun, check_checkpoint, load_models
+from altdiffusion.training.resolve import ResolvedRun
 from altdiffusion.training.supervision.guards import LossSpiked, SpikeGuard
 from altdiffusion.training.supervision.journal import Journal
 from altdiffusion.training.supervision.notice import NONE, SAVE, STOP, Agreement, Notice
@@ -46,15 +48,15 @@ from altdiffusion.training.update.trainer import Counters, Trainer
 def open_task(run: ResolvedRun, found: Checkpoint | None, device: torch.device) -> Task:
     """The networks of a run on the device, with the weights it starts from or those of its own checkpoint."""
     if run.config.stage == "distillation":
-        return DistillationTask(run.config, load_pair(run, found), device)
-    return DiffusionTask(run.config, load_models(run, found), device)
+        return DistillationTask(run.config, load_pair(run, found), device, run.key)
+    return DiffusionTask(run.config, load_models(run, found), device, run.key)
 
 
 def open_data(run: ResolvedRun, layout: Layout = LATENTS) -> tuple[Order, list[RowGroups | Twins]]:
     """The order of a run, and the rows of its parts."""
     config, versions = run.config, run.versions()
     rows = open_sources(config, sources_of(config, versions), layout, run.twins())
-    return make_order(config, versions), rows
+    return make_order(config, versions, run.key), rows
 
 
 def train_loop(
@@ -132,6 +134,7 @@ def _train(place: _Place, found: Checkpoint | None, skipped: Windows, counters: 
     agree(lambda: prepare_sources(sources_of(config, run.versions())), rank, world)
     order, rows = open_data(run, trainer.task.layout)
     agree(lambda: _check_tokens(run, trainer.task.tokens), rank, world)
+    agree(lambda: write_record(run), rank, world)  # all is loaded and checked: from here the name is this run's
     loader = Loader(
         order,
         rows,
@@ -141,7 +144,7 @@ def _train(place: _Place, found: Checkpoint | None, skipped: Windows, counters: 
         stop=config.steps,
         ahead=config.workers.prefetch,
         skips=merged([*config.guards.skip_batches, *skipped]),
-        mirrored=partial(mirrored_at, config.seed, probability=config.flip) if config.flip else None,
+        mirrored=partial(mirrored_at, run.seed, probability=config.flip) if config.flip else None,
     )
     saver = Saver(run, reporter=place.reporter, attempt=place.attempt, rank=rank, world=world, newest=found)
     try:
@@ -164,8 +167,9 @@ def _steps(
     run, rank, world = place.run, place.rank, place.world
     config, counters = run.config, trainer.counters
     guard = SpikeGuard(config.guards.spike) if config.guards.spike is not None else None
-    if guard is not None and found is not None:
-        guard.load(found.state()["guard"])
+    judged = found.state().get("guard") if found is not None else None
+    if guard is not None and judged is not None:  # a run may continue one that had no guard
+        guard.load(judged)
     agreement, meter = Agreement(world), Meter(trainer, loader)
     journal = Journal(run.lake, config.run, step=counters.step, world=world, began=began) if rank == 0 else None
     watch = Watch(
@@ -241,7 +245,7 @@ def _go_back(
     for later in reversed(checkpoints.steps(run.lake, config.run)):
         if later > step:  # it was made from what is left out now
             checkpoints.remove(run.lake, config.run, later)
-    found = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
+    found = newest(run, reporter.warning)
     reporter.warning(
         f"{why}: going back to {f'the checkpoint of step {found.step}' if found else 'the start'}, "
         f"batches {first} to {after - 1} are left out"
@@ -267,8 +271,7 @@ def _finite(loss: Tensor, world: int) -> float | None:
 
 
 def _find(run: ResolvedRun, reporter: Reporter) -> Checkpoint | None:
-    found = checkpoints.latest_verified(run.lake, run.config.run, reporter.warning)
-    if found is not None:
-        check_checkpoint(run, found)
-    checkpoints.sweep(run.lake, run.config.run, found.step if found is not None else 0)
+    found = newest(run, reporter.warning)
+    own = found is not None and found.run == run.config.run
+    checkpoints.sweep(run.lake, run.config.run, found.step if found is not None and own else 0)
     return found

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from altdiffusion.config import from_dict, resolved, semantic
-from altdiffusion.diffusion.folder import LINEAGE, model_ref, read_lineage
-from altdiffusion.diffusion.models import ModelBundle, load_bundle
-from altdiffusion.diffusion.student import Student, load_student
-from altdiffusion.diffusion.teacher import projection_width
-from altdiffusion.diffusion.text_encoder import load_text_encoder
+from altdiffusion.config import from_dict, semantic
+from altdiffusion.diffusion.folder import LINEAGE, model_ref
+from altdiffusion.diffusion.hub import Part
+from altdiffusion.diffusion.objective import SD, Noising
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint
-from altdiffusion.training.config import LoraConfig, TrainConfig
+from altdiffusion.training.config import StartConfig, TrainConfig
+from altdiffusion.training.continuing import check_overrides, differences, find_continued
 from altdiffusion.training.data.twins import check_twins
-from altdiffusion.training.network.lora import add_adapters, fuse, load_adapters, require_peft
-from altdiffusion.training.starts import absolute, checked_digest, fetched, start_folder
-
-RECORD = "run.json"
+from altdiffusion.training.fit import Parties, check_fit
+from altdiffusion.training.network.lora import require_peft
+from altdiffusion.training.order.run_key import SEED_ALONE, RunKey
+from altdiffusion.training.record import read_record
+from altdiffusion.training.starts import absolute, at_hand, checked_digest, fetched, start_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +40,7 @@ class ResolvedRun:
     text_encoder: str | None
     """URI of the folder of another text encoder, or None for the base's."""
     start: Ref | None
-    """The checkpoint whose weights it starts from, or None for the base's."""
+    """The checkpoint whose weights it starts from, or None for the base's; of a continued run that run's."""
     start_fingerprint: str | None
     """Fingerprint of the run of that checkpoint."""
     models: tuple[Ref, ...]
@@ -52,11 +49,25 @@ class ResolvedRun:
     """Beside each dataset that of its mirrored pictures, where the run flips latents."""
     teacher: str | None = None
     """URI of the folder of a distillation's text tower with projection, or None for the base's own encoder."""
+    continued: Ref | None = None
+    """The checkpoint that it goes on from with everything, or None: it begins at step 0."""
+    key: RunKey = SEED_ALONE
+    """Of all its draws."""
+    noising: Noising = SD
+    """What the UNet learns to answer, and under which noise schedule."""
+    meaning: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of the config that decide the result."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of all its draws, with the key in it."""
+        return self.key.seed(self.config.seed)
 
     @property
     def parents(self) -> tuple[Ref, ...]:
         """What a checkpoint of this run is made from."""
-        return (*self.datasets, *self.mirrored, *((self.start,) if self.start is not None else self.models))
+        origin = self.continued or self.start
+        return (*self.datasets, *self.mirrored, *((origin,) if origin is not None else self.models))
 
     def versions(self) -> list[Version]:
         """The datasets, open for reading."""
@@ -68,33 +79,45 @@ class ResolvedRun:
 
 
 def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
-    """Finds what the config names, and makes it a folder of the lake where it is none yet (training.starts). Reads
-    manifests, and the model folders once for their digests.
+    """Find what the config names, make it a folder of the lake where it is none yet (training.starts), and hold all of
+    it against each other (training.fit). Reads manifests and a few rows, and the model folders once for their digests.
 
     Raises:
-        AltDiffusionError: something is missing, or the run's name belongs to a run with another config.
+        AltDiffusionError: something is missing or does not fit, or the run's name belongs to a run with another config.
     """
     lake = absolute(lake)
     if config.lora is not None:
         require_peft()  # said here, before any worker starts
-    datasets = tuple(Lake(lake).version(dataset.name).ref for dataset in config.datasets)
-    record = read_record(lake, config.run)
-    meaning = semantic(config)
-    meaning["datasets"] = [
-        {"ref": str(ref), "weight": dataset.weight} for ref, dataset in zip(datasets, config.datasets, strict=True)
-    ]
-    mirrored = _mirrored(config, lake, datasets)
-    if mirrored:
-        meaning["mirrored"] = [str(ref) for ref in mirrored]
-    start: Ref | None = None
-    start_fingerprint: str | None = None
+    versions = [Lake(lake).version(dataset.name) for dataset in config.datasets]
+    refs = tuple(version.ref for version in versions)
+    refuse_twice(config, refs)
+    record = _own_record(config, lake)
+    if record is not None and record["stage"] != config.stage:
+        raise _another(config, f"belongs to a run of stage {record['stage']}, this config is of stage {config.stage}")
+    key = _key_of(config, lake, record)
+    continued: Checkpoint | None = None
+    earlier: Mapping[str, Any] | None = None
+    if config.continue_from is not None:
+        earlier, continued = find_continued(config, lake)
+        key = RunKey.read(earlier, f"run.json of run {earlier['run']}")
+        config = replace(config, start=_start_of(config, earlier, lake))
+    if config.online is not None and config.online.seed is None and key.format == 1:
+        config = replace(config, online=replace(config.online, seed=0))  # what null stood for
+    mirrored = _mirrored(config, lake, refs)
     teacher = config.distillation.teacher if config.distillation is not None else None
     teacher = fetched(teacher, lake, "text_encoder") if teacher else None
-    if config.start.checkpoint is not None:
+    start: Ref | None = None
+    start_fingerprint: str | None = None
+    if earlier is not None:
+        start = Ref.parse(earlier["start"]) if earlier["start"] is not None else None
+        start_fingerprint = earlier["start_fingerprint"]
+    elif config.start.checkpoint is not None:
         earlier, start = _start_checkpoint(config, lake, record)
-        base, text_encoder, start_fingerprint = earlier["base"], earlier["text_encoder"], earlier["fingerprint"]
-        models = tuple(Ref.parse(ref) for ref in earlier["models"])
-        content: dict[str, Any] = {"checkpoint": str(start)}
+        start_fingerprint = earlier["fingerprint"]
+    if earlier is not None:
+        base, text_encoder = earlier["base"], earlier["text_encoder"]
+        models = _unchanged_models(earlier)
+        content: dict[str, Any] = {"checkpoint": str(continued.ref if continued is not None else start)}
         if teacher is None:
             teacher = earlier.get("teacher")
         else:
@@ -106,12 +129,39 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         digests = [checked_digest(folder) for folder in folders]
         models = tuple(model_ref(folder, digest) for folder, digest in zip(folders, digests, strict=True))
         content = {"models": digests}
-    fingerprint = files.sha256_hex(files.canonical_json({"config": meaning, "start": content}))
+    if continued is not None:
+        content = {"continued": content["checkpoint"]}
+    noising = check_fit(
+        Parties(
+            config=config,
+            lake=lake,
+            base=base,
+            text_encoder=text_encoder,
+            teacher=teacher,
+            earlier=earlier,
+            own=record,
+            versions=versions,
+        )
+    )
+    objective = replace(config.objective, prediction=noising.prediction, zero_terminal_snr=noising.zero_terminal_snr)
+    config = replace(config, objective=objective)
+    meaning = _meaning(config, teacher)
+    if continued is not None:
+        assert earlier is not None
+        check_overrides(config, meaning, earlier, continued, [str(ref) for ref in refs])
+    decides = meaning | {
+        "datasets": [
+            {"ref": str(ref), "weight": dataset.weight} for ref, dataset in zip(refs, config.datasets, strict=True)
+        ]
+    }
+    if mirrored:
+        decides["mirrored"] = [str(ref) for ref in mirrored]
+    fingerprint = files.sha256_hex(files.canonical_json({"config": decides, "start": content, **key.record()}))
     run = ResolvedRun(
         config=config,
         lake=lake,
         fingerprint=fingerprint,
-        datasets=datasets,
+        datasets=refs,
         base=base,
         text_encoder=text_encoder,
         start=start,
@@ -119,45 +169,143 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         models=models,
         mirrored=mirrored,
         teacher=teacher,
+        continued=continued.ref if continued is not None else None,
+        key=key,
+        noising=noising,
+        meaning=meaning,
     )
     _refuse_another(run, record)
     return run
 
 
-def write_record(run: ResolvedRun) -> None:
-    """Writes `<lake>/checkpoints/<run>/run.json`: what the name of the run stands for. Not part of any digest."""
-    record = {
-        "run": run.config.run,
-        "stage": run.config.stage,
-        "fingerprint": run.fingerprint,
-        "datasets": [str(ref) for ref in run.datasets],
-        "mirrored": [str(ref) for ref in run.mirrored],
-        "base": run.base,
-        "text_encoder": run.text_encoder,
-        "student": _student(run.text_encoder),
-        "teacher": run.teacher,
-        "start": str(run.start) if run.start is not None else None,
-        "start_fingerprint": run.start_fingerprint,
-        "models": [str(ref) for ref in run.models],
-        "meaning": semantic(run.config),
-        "config": resolved(run.config),
-    }
-    uri = files.join(checkpoints.run_folder(run.lake, run.config.run), RECORD)
-    files.write_atomic(uri, files.canonical_json(record))
+def rehearse(config: TrainConfig, lake: str) -> tuple[list[Version], Noising, list[str]]:
+    """Find and check what `resolve` would, and change nothing: a dry run.
+
+    What would have to be fetched from the hub or converted first is left out, and named.
+
+    Returns:
+        The datasets; what the UNet learns to answer; and what could not be looked at, in words.
+
+    Raises:
+        AltDiffusionError: the run would stop at it.
+    """
+    named: list[tuple[str | None, Part, bool]] = [
+        (config.start.base, "base", False),
+        (config.start.text_encoder, "text_encoder", config.stage == "distillation"),
+        (config.distillation.teacher if config.distillation is not None else None, "text_encoder", True),
+    ]
+    missing = [
+        uri
+        for uri, part, as_published in named
+        if uri is not None
+        and ("/" in uri or read_record(lake, uri) is None)  # the run of a student
+        and not at_hand(uri, lake, part, as_published=as_published)
+    ]
+    versions = [Lake(lake).version(dataset.name) for dataset in config.datasets]
+    if not missing:
+        return versions, resolve(config, lake).noising, []
+    refuse_twice(config, [version.ref for version in versions])
+    base, text_encoder = config.start.base, config.start.text_encoder
+    noising = check_fit(
+        Parties(
+            config=config,
+            lake=lake,
+            base=None if base is None or base in missing else start_folder(base, lake, "base"),
+            text_encoder=text_encoder,
+            text_encoder_at_hand=text_encoder is None or text_encoder not in missing,
+            versions=versions,
+        )
+    )
+    return versions, noising, [f"{uri} (it is fetched or converted when the run starts)" for uri in missing]
 
 
-def _student(text_encoder: str | None) -> str | None:
-    """Ref of the checkpoint of distillation that a text encoder's folder was exported from, if it was."""
-    return None if text_encoder is None else (read_lineage(text_encoder) or {}).get("checkpoint")
+def refuse_twice(config: TrainConfig, refs: Sequence[Ref]) -> None:
+    """Refuse datasets of which two are one version: as parts of a mixture they would be drawn alike, and no row of it
+    would have the share that its weight says.
+
+    Raises:
+        AltDiffusionError: names both places.
+    """
+    first: dict[str, int] = {}
+    for number, ref in enumerate(refs):
+        before = first.setdefault(ref.digest, number)
+        if before != number:
+            names = [f"datasets.{place} ({config.datasets[place].name})" for place in (before, number)]
+            raise AltDiffusionError(
+                f"config of run {config.run}, {names[0]} and {names[1]}",
+                f"name the same version {ref.short}",
+                "name it once, with the sum of the weights",
+            )
 
 
-def read_record(lake: str, run: str) -> dict[str, Any] | None:
-    """run.json of a run, or None before its first start."""
-    try:
-        record: dict[str, Any] = files.read_json(files.join(checkpoints.run_folder(lake, run), RECORD))
-    except FileNotFoundError:
-        return None
-    return record
+def _own_record(config: TrainConfig, lake: str) -> dict[str, Any] | None:
+    """run.json of this run where there is a checkpoint that it speaks of: without one, its name is free."""
+    return read_record(lake, config.run) if checkpoints.steps(lake, config.run) else None
+
+
+def _key_of(config: TrainConfig, lake: str, record: Mapping[str, Any] | None) -> RunKey:
+    """The key that the run began with, or a new run's."""
+    if record is not None:
+        return RunKey.read(record, f"run.json of run {config.run}")
+    if checkpoints.steps(lake, config.run):
+        found = checkpoints.latest_verified(lake, config.run)  # its run.json was lost
+        if found is not None:
+            return RunKey.read(found.state(), f"checkpoint {found.folder}, file {checkpoints.STATE}")
+    return RunKey.of(config)
+
+
+def _meaning(config: TrainConfig, teacher: str | None) -> dict[str, Any]:
+    """What decides the result of a run. Settings that came later are left out where they say what was the case before,
+    so that runs of earlier versions keep their fingerprints."""
+    meaning = semantic(config)
+    for name in ("key", "continue_from"):
+        if meaning[name] is None:
+            del meaning[name]
+    settings = meaning["distillation"]
+    if settings is not None and (teacher is None or settings["teacher_output"] == "projected"):
+        del settings["teacher_output"]
+    return meaning
+
+
+def _start_of(config: TrainConfig, earlier: Mapping[str, Any], lake: str) -> StartConfig:
+    """What the run that is continued was started from; where the config names it as well, the same."""
+    given, before = config.start, from_dict(StartConfig, earlier["config"]["start"])
+    named = (given.base, given.text_encoder, given.checkpoint)
+    if named == (None, None, None):
+        return before
+    models = iter(earlier["models"])
+    wrong = (given.checkpoint, given.weights) != (before.checkpoint, before.weights)
+    for uri, part in ((given.base, "base"), (given.text_encoder, "text_encoder")):
+        if uri is not None and not wrong:
+            folder = start_folder(uri, lake, part)  # type: ignore[arg-type]
+            found = model_ref(folder, checked_digest(folder))
+            wrong = found.digest != Ref.parse(next(models, str(found))).digest
+    if wrong:
+        raise AltDiffusionError(
+            f"config of run {config.run}, key start",
+            f"is not what run {earlier['run']} was started from, which it continues",
+            "leave start out: the checkpoint brings all of it",
+        )
+    return before
+
+
+def _unchanged_models(earlier: Mapping[str, Any]) -> tuple[Ref, ...]:
+    """The model folders of an earlier run, each still what it was: VAE, text encoder and tokenizer come from them.
+
+    Raises:
+        AltDiffusionError: one was changed or is gone.
+    """
+    models = tuple(Ref.parse(text) for text in earlier["models"])
+    folders = [earlier["base"], *([earlier["text_encoder"]] if earlier["text_encoder"] else [])]
+    for folder, ref in zip(folders, models, strict=False):
+        found = model_ref(folder, checked_digest(folder))
+        if found.digest != ref.digest:
+            raise AltDiffusionError(
+                f"model folder {folder}",
+                f"is {found.digest[:12]} by now, and run {earlier['run']} was trained with {ref.digest[:12]}",
+                "restore it as it was, or start from an export of that run as start.base",
+            )
+    return models
 
 
 def finished(config: TrainConfig, lake: str) -> Checkpoint | None:
@@ -175,110 +323,10 @@ def finished(config: TrainConfig, lake: str) -> Checkpoint | None:
 
 
 def check_checkpoint(run: ResolvedRun, found: Checkpoint) -> None:
-    """Refuses a checkpoint of another config; resume calls it with the newest verified one."""
+    """Refuse a checkpoint of another config; resume calls it with the newest verified one."""
     if found.config_fingerprint != run.fingerprint:
         what = f"stage {found.stage}" if found.stage != run.config.stage else "another config"
-        raise _another(run, f"has checkpoints of {what} (fingerprint {found.config_fingerprint[:12]})")
-
-
-def load_models(run: ResolvedRun, resume: Checkpoint | None = None) -> ModelBundle:
-    """The models of a run in float32 on the CPU, with the weights it starts from or those of its own checkpoint.
-
-    Of the distillation stage that is the base behind the student as it stands.
-    """
-    bundle = load_bundle(run.base)
-    if run.config.stage == "distillation":
-        student, tokenizer = load_student_of(run, bundle, resume)
-        return bundle.with_text_encoder(student.reader(), tokenizer)
-    if run.text_encoder is not None:
-        bundle = bundle.with_text_encoder(*load_text_encoder(run.text_encoder))
-    _begin(run, bundle.unet, checkpoints.UNET, resume)
-    if run.config.lora is not None:
-        add_adapters(bundle.unet, run.config.lora, run.config.trainable, run.config.seed)
-        if resume is not None:
-            load_adapters(bundle.unet, resume.tensors(checkpoints.LORA), f"checkpoint {resume.folder}")
-    return bundle
-
-
-def load_student_of(run: ResolvedRun, base: ModelBundle, resume: Checkpoint | None = None) -> tuple[Student, Any]:
-    """(student, its tokenizer) of a run of the distillation stage, in float32 on the CPU."""
-    student, tokenizer = new_student(str(run.text_encoder), run.teacher, base, run.config.seed)
-    _begin(run, student, checkpoints.TEXT_ENCODER, resume)
-    return student, tokenizer
-
-
-def new_student(folder: str, teacher: str | None, base: ModelBundle, seed: int) -> tuple[Student, Any]:
-    """(student, its tokenizer) as a distillation begins: of two heads where there is a teacher with a projection."""
-    return load_student(
-        folder,
-        context=int(base.unet.config.cross_attention_dim),
-        feature=projection_width(teacher) if teacher is not None else None,
-        tokens=int(base.tokenizer.model_max_length),
-        seed=seed,
-    )
-
-
-def _begin(run: ResolvedRun, network: torch.nn.Module, file: str, resume: Checkpoint | None) -> None:
-    """Puts the weights of the run's own checkpoint, or of the one that it starts from, into what is trained."""
-    if resume is not None and run.config.lora is None:
-        load_weights(run.lake, network, resume, "raw", file)
-    elif run.start is not None:
-        load_weights(run.lake, network, _pinned(run.lake, run.start), run.config.start.weights, file)
-
-
-def _pinned(lake: str, ref: Ref) -> Checkpoint:
-    """The checkpoint that a run was started from, verified to be the same one."""
-    name, _, step = ref.name.rpartition("/")
-    found = checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
-    if found.ref != ref:
-        raise AltDiffusionError(
-            ref.short,
-            f"was replaced by one with digest {found.digest[:12]}",
-            "use another run name to start from the new one",
-        )
-    return found
-
-
-def load_weights(
-    lake: str, network: torch.nn.Module, found: Checkpoint, weights: str, file: str = checkpoints.UNET
-) -> None:
-    """Puts a checkpoint's weights (`ema` or `raw`) into a UNet, or a student by its file's name.
-
-    A run of adapters has its own weights nowhere: they are what it started from, with the adapters fused into it.
-
-    Args:
-        network: as the run's base has it.
-
-    Raises:
-        AltDiffusionError: the checkpoint is of another architecture, or what its adapters belong to is gone.
-    """
-    settings = found.state()["config"].get("lora")
-    if settings is not None:
-        record = read_record(lake, found.run)
-        if record is not None and record["start"] is not None:
-            below = record["meaning"]["start"]["weights"]
-            load_weights(lake, network, _pinned(lake, Ref.parse(record["start"])), below, file)
-        adapters = found.tensors(checkpoints.EMA if weights == "ema" else checkpoints.LORA)
-        fuse(network, adapters, from_dict(LoraConfig, settings))
-        return
-    tensors = found.tensors(file)
-    if weights == "ema":
-        tensors.update(found.tensors(checkpoints.EMA))
-    check_shapes(dict(network.state_dict()), tensors, f"checkpoint {found.folder}")
-    network.load_state_dict(tensors)
-
-
-def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
-    """Refuses tensors whose names or shapes are not exactly the wanted ones."""
-    wrong = sorted(wanted.keys() ^ given.keys()) or [
-        name for name, tensor in wanted.items() if given[name].shape != tensor.shape
-    ]
-    if wrong:
-        raise AltDiffusionError(
-            what,
-            f"does not fit this model: {len(wrong)} tensors are missing, unused or of another shape, like {wrong[0]}",
-            "use the base model that the run was started from, or another run name",
-        )
+        raise _another(run.config, f"has checkpoints of {what} (fingerprint {found.config_fingerprint[:12]})")
 
 
 def _mirrored(config: TrainConfig, lake: str, datasets: Sequence[Ref]) -> tuple[Ref, ...]:
@@ -361,31 +409,16 @@ def _text_encoder(config: TrainConfig, lake: str, record: Mapping[str, Any] | No
 def _refuse_another(run: ResolvedRun, record: Mapping[str, Any] | None) -> None:
     if record is None or record["fingerprint"] == run.fingerprint:
         return
-    if record["stage"] != run.config.stage:
-        problem = f"belongs to a run of stage {record['stage']}, this config is of stage {run.config.stage}"
-        raise _another(run, problem)
-    changed = _differences(record["meaning"], semantic(run.config))
+    changed = [f"{key} ({before!r}, now {now!r})" for key, before, now in differences(record["meaning"], run.meaning)]
     if [str(ref) for ref in run.datasets] != record["datasets"]:
         changed.append(f"datasets (it was started with {', '.join(record['datasets'])})")
-    raise _another(run, f"belongs to a run with another {' and '.join(changed) or 'start model'}")
+    raise _another(run.config, f"belongs to a run with another {' and '.join(changed) or 'start model'}")
 
 
-def _another(run: ResolvedRun, problem: str) -> AltDiffusionError:
+def _another(config: TrainConfig, problem: str) -> AltDiffusionError:
     return AltDiffusionError(
-        f"run name {run.config.run!r}",
+        f"run name {config.run!r}",
         problem,
-        "give this config another run name, or restore the config to continue that run "
-        "(a dataset is kept at a version by name@digest)",
+        "give this config another run name, restore the config to continue that run (a dataset is kept at a version by "
+        "name@digest), or go on from one of its checkpoints with other settings by continue_from: RUN@STEP",
     )
-
-
-def _differences(before: Any, now: Any, key: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        found: list[str] = []
-        for name in sorted(before.keys() | now.keys()):
-            found += _differences(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
-        return found
-    if isinstance(before, Sequence) and isinstance(now, (list, tuple)) and list(before) == list(now):
-        return []
-    return [] if before == now else [f"{key} ({before!r}, now {now!r})"]

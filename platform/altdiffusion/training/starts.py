@@ -28,6 +28,22 @@ def start_folder(uri: str, lake: str, part: Part) -> str:
     return converted(folder, files.join(lake, "models"))
 
 
+def at_hand(uri: str, lake: str, part: Part, *, as_published: bool = False) -> bool:
+    """Return whether `start_folder` (with `as_published`, `fetched`) has nothing to fetch or convert."""
+    models = files.join(absolute(lake), "models")
+    if is_hub_id(uri):
+        name = HubId.parse(uri).folder_name + ("" if part == "base" else "--text-encoder")
+        folder = files.join(models, name)
+        if read_lineage(folder) is None:
+            return False
+    else:
+        folder = absolute(uri)
+    if as_published or part == "base" or not is_published(folder):
+        return True
+    digest = content_digest(folder)
+    return read_lineage(_converted_place(folder, models, digest)) is not None
+
+
 def fetched(uri: str, lake: str, part: Part) -> str:
     """URI of the folder as it is published: `uri` itself, or what was fetched from the hub."""
     return fetch(HubId.parse(uri), files.join(lake, "models"), part) if is_hub_id(uri) else absolute(uri)
@@ -37,7 +53,7 @@ def converted(folder: str, models: str) -> str:
     """The stock form of a published text encoder, below `models`; made once for each content."""
     digest = content_digest(folder)
     origin = model_ref(folder, digest)
-    target = files.join(models, f"{origin.name}--{digest[:12]}")
+    target = _converted_place(folder, models, digest)
     if read_lineage(target) is None:
         with local_folder(folder) as local:
             publish(
@@ -50,6 +66,10 @@ def converted(folder: str, models: str) -> str:
 
 def _convert(folder: Path, staging: Path) -> None:
     convert_folder(folder, staging)  # what else it holds is of no use here
+
+
+def _converted_place(folder: str, models: str, digest: str) -> str:
+    return files.join(models, f"{model_ref(folder, digest).name}--{digest[:12]}")
 
 
 def checked_digest(folder: str) -> str:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.ahead import ahead
-from altdiffusion.curation.assets import check_folder
+from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import nearest
 from altdiffusion.curation.encoding.latent import LatentEncoder
@@ -105,10 +105,11 @@ class EncodeWork:
         self._tokenizer: Any = None
 
     def setup(self) -> None:
-        """Loads the VAE and the tokenizer."""
+        """Load the VAE and the tokenizer; note in the lake which VAE it is, for runs that train on its latents."""
         from transformers import AutoTokenizer
 
         self._encoder = LatentEncoder(self.config)
+        self._encoder.identity.note(self.lake, self.config.vae_digest or folder_digest(self.config.vae))
         folder = check_folder(self.config.tokenizer, self.config.tokenizer_digest)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from altdiffusion.curation.assets import check_folder
 from altdiffusion.curation.config import EncodeConfig
-from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
 
 
@@ -25,15 +24,16 @@ class LatentEncoder:
 
     def __init__(self, config: EncodeConfig) -> None:
         import torch
-        from diffusers import AutoencoderKL
 
-        quiet_libraries()
+        from altdiffusion.diffusion.autoencoder import Autoencoder, load_autoencoder
+
         folder = check_folder(config.vae, config.vae_digest)
         self.config = config
         self._torch = torch
         self._device = torch.device(config.device)
         self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
-        self._vae: Any = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        self._vae: Any = load_autoencoder(folder)
+        self.identity = Autoencoder.of(self._vae)
         self._vae.decoder = torch.nn.Identity()  # half of the weights, and never used here
         self._vae.to(self._device, self._dtype).eval()
 

@@ -9,6 +9,7 @@ Shapes: B pictures, C x H x W of the model's input, L labels.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from altdiffusion.curation.assets import check_folder
 from altdiffusion.curation.config import ClassifierConfig
 from altdiffusion.curation.scoring.embedding import Dtype
 from altdiffusion.diffusion.quiet import quiet_libraries
+from altdiffusion.diffusion.weights import load_network
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
@@ -42,20 +44,18 @@ class Classifier:
         self._device, self._dtype = torch.device(device), getattr(torch, dtype)
         try:
             self._processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-            model, info = AutoModelForImageClassification.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
         except (OSError, ValueError) as error:
             raise AltDiffusionError(
                 f"model {config.folder}",
                 f"is no image-classification folder ({str(error).splitlines()[0]})",
                 "give config.json, preprocessor_config.json and *.safetensors as save_pretrained writes them",
             ) from error
-        if info["missing_keys"]:
-            lacking = sorted(map(str, info["missing_keys"]))[0]
-            raise AltDiffusionError(
-                f"model {config.folder}", f"lacks {lacking}", "give a folder with a trained classification head"
-            )
+        model = load_network(
+            AutoModelForImageClassification,
+            Path(folder),
+            f"model {config.folder}",
+            remedy="give a folder with a trained classification head, as save_pretrained writes it",
+        )
         self._model: Any = model.to(self._device, self._dtype).eval().requires_grad_(False)
         labels = self._model.config.label2id
         if config.label not in labels:

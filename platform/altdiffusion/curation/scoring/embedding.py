@@ -9,6 +9,7 @@ Shapes: B pictures, S side of CLIP's input in pixels, D width of the embedding (
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from altdiffusion.curation.assets import check_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
+from altdiffusion.diffusion.weights import load_network
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
@@ -64,12 +66,14 @@ class ClipEmbedder:
             raise AltDiffusionError(
                 f"model {folder_uri}", f"is a {config.model_type}, not a CLIP model", "give the folder of a CLIPModel"
             )
-        model, info = CLIPVisionModelWithProjection.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+        model = load_network(
+            CLIPVisionModelWithProjection,
+            Path(folder),
+            f"model {folder_uri}",
+            remedy="give the folder of a CLIPModel",
+            beside=("text_model.", "text_projection.", "logit_scale"),  # of a whole CLIP
+            config=config,
         )
-        if info["missing_keys"]:
-            lacking = sorted(map(str, info["missing_keys"]))[0]
-            raise AltDiffusionError(f"model {folder_uri}", f"lacks {lacking}", "give the folder of a CLIPModel")
         self._model: Any = model.to(self._device, self._dtype).eval().requires_grad_(False)
         self.side = int(self._model.config.image_size)
         self.width = int(self._model.config.projection_dim)

@@ -9,6 +9,7 @@ from altdiffusion.config import operational
 from altdiffusion.diffusion.hub import HubId, is_hub_id
 
 TokenTerm = Literal["readout", "mean", "positions"]
+TeacherOutput = Literal["pooled", "projected"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +20,11 @@ class DistillationConfig:
     teacher: str | None = operational(None)
     """URI of a CLIP text tower with projection (transformers), or a hub model at one commit. Null learns from the
     base's own English encoder, with a student of one head. Its content, not its path, decides the result."""
+    teacher_output: TeacherOutput = "pooled"
+    """Which of the teacher's vectors the student's feature learns: `pooled`, the last layer's at the first EOS after
+    the final layer norm (`pooler_output`), as the released code has it; `projected`, that one through the teacher's
+    text projection (`text_embeds`), which CLIP compares with pictures. Without a teacher, the base's own encoder has
+    no projection and its pooled vector is learned."""
     token_term: TokenTerm = "readout"
     """`readout`: the answers of the base's cross-attention (diffusion.readout); `mean`: the mean over positions;
     `positions`: position by position."""

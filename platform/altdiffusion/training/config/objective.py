@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from altdiffusion.config import operational
 from altdiffusion.diffusion.objective import Prediction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig:
-    """What is learned (see diffusion.objective); the published recipe's by default."""
+    """What is learned (see diffusion.objective). What is left out is what the base, or the run that is started from,
+    was trained with; the noise schedule always is."""
 
-    prediction: Prediction = "epsilon"
-    """What the UNet answers: the noise, or the velocity v. A base that was trained on the other has to learn anew."""
+    prediction: Prediction | None = None
+    """What the UNet answers: the noise (epsilon) or the velocity (v_prediction). Null: what the start answers."""
     min_snr_gamma: float | None = None
     """Caps the weight of easy steps at this signal-to-noise ratio; the paper takes 5. Null weighs all alike."""
-    zero_terminal_snr: bool = False
-    """Leaves no signal in the last step, so that very dark and very light pictures can be drawn; needs v."""
+    zero_terminal_snr: bool | None = None
+    """Leaves no signal in the last step, so that very dark and very light pictures can be drawn; needs v. Null: as the
+    start was trained."""
+    relearn: bool = operational(False)
+    """Allows another prediction or last step than the start's: the UNet then has to learn its answer again."""
 
     def __post_init__(self) -> None:
         if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:

@@ -17,8 +17,9 @@ class OnlineConfig:
 
     resolution: int = 256
     """Pixels of the square that is cut out."""
-    seed: int = 0
-    """Key of the crop (and of the noise, for `sample`) together with the row's sample_id."""
+    seed: int | None = None
+    """Key of the crop (and of the noise, for `sample`) together with the row's sample_id: with the encode job's, the
+    UNet learns from the same latents. Null: keyed by the run, so that another run or stage cuts pictures elsewhere."""
     latent: Literal["mode", "sample"] = "mode"
     """`mode`: the mean of the VAE's distribution; `sample`: mean + std x keyed normal noise."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -23,6 +23,8 @@ Trainable = Literal["kv", "attn2", "all"]
 Precision = Literal["fp32", "bf16"]
 
 _RUN = re.compile(r"[a-z0-9][a-z0-9._\-]{0,79}")
+CONTINUED = re.compile(r"(?P<run>[a-z0-9][a-z0-9._\-]{0,79})@(?P<step>[0-9]{1,12})")
+"""RUN@STEP."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,9 +36,16 @@ class TrainConfig:
     """Name of the run; with another config the same name is refused."""
     stage: Stage
     trainable: Trainable
-    start: StartConfig
+    start: StartConfig = StartConfig()
+    """Left out where the run continues another one."""
+    continue_from: str | None = None
+    """RUN@STEP: goes on from that checkpoint with its weights, averages, moments, position and key, as that run would
+    have; only some settings may differ (training.continuing). Null begins at step 0 with what `start` names."""
     datasets: tuple[DatasetConfig, ...]
     seed: int = 0
+    """Of all draws, with the run's name and stage: two runs with one seed meet other rows, noise and timesteps."""
+    key: str | None = None
+    """In place of name and stage: runs with one key and one seed meet the same ones, to be compared."""
     steps: int = operational()
     """Updates in all."""
     global_batch: int
@@ -75,6 +84,7 @@ class TrainConfig:
             raise ValueError("compute.sharding: fsdp goes with kind adamw and without lora; use ddp")
         if not _RUN.fullmatch(self.run):
             raise ValueError("run: is not a usable name; use lower-case letters, digits, '.', '_' and '-'")
+        self._check_start()
         if not self.datasets:
             raise ValueError("datasets: none is given; name at least one dataset of latents")
         if len({weight.weight is None for weight in self.datasets}) > 1:
@@ -86,6 +96,8 @@ class TrainConfig:
             raise ValueError("keep_last: must be at least 2; the one before is needed when the newest is damaged")
         if self.keep_every < 0 or self.keep_every % self.checkpoint_every:
             raise ValueError("keep_every: must be a multiple of checkpoint_every, or 0 to keep the last ones only")
+        if self.key is not None and not _RUN.fullmatch(self.key):
+            raise ValueError("key: is not a usable name; use lower-case letters, digits, '.', '_' and '-'")
         if not 0 <= self.caption_drop <= 1:
             raise ValueError("caption_drop: must lie in [0, 1]; the published recipe has 0.1 in the guidance stage")
         if not 0 <= self.seed < 2**63:
@@ -109,6 +121,29 @@ class TrainConfig:
                 f"like {self._nearest_batch()}, or change workers.count or micro_batch"
             )
 
+    def _check_start(self) -> None:
+        if self.continue_from is None:
+            if self.start.base is None and self.start.checkpoint is None:
+                raise ValueError(
+                    "start.base: exactly one of base and checkpoint must be given; name a model folder or a run"
+                )
+            return
+        match = CONTINUED.fullmatch(self.continue_from)
+        if match is None:
+            raise ValueError("continue_from: is not RUN@STEP; write e.g. m18-quality@120000")
+        if match["run"] == self.run:
+            raise ValueError(
+                "continue_from: names the run itself; give this one another name, or leave continue_from out to go on "
+                "with the same settings"
+            )
+        if self.key is not None:
+            raise ValueError("key: a continued run keeps the key of the run that it continues; leave it out")
+        if int(match["step"]) >= self.steps:
+            raise ValueError(
+                f"steps: are not more than the {int(match['step']):,} of the checkpoint; they are counted from the "
+                "beginning of the run that is continued"
+            )
+
     def _check_stage(self) -> None:
         if self.stage != "distillation":
             if self.distillation is not None:
@@ -124,14 +159,15 @@ class TrainConfig:
             raise ValueError("trainable: the student is trained whole; use all")
         if self.caption_drop:
             raise ValueError("caption_drop: is for the UNet's stages; the empty caption is a pair like any other here")
-        if self.objective != ObjectiveConfig():
+        objective = self.objective
+        if objective.prediction == "v_prediction" or objective.min_snr_gamma or objective.zero_terminal_snr:
             raise ValueError("objective: is for the UNet's stages; leave it out")
         compute = self.compute
         if compute.gradient_checkpointing or compute.compile or compute.attention != "sdpa":
             raise ValueError("compute: attention, gradient_checkpointing and compile are for the UNet; leave them out")
         if self.workers.text_cache_mb:
             raise ValueError("workers.text_cache_mb: is for the UNet's stages; leave it 0")
-        if self.start.checkpoint is None and self.start.text_encoder is None:
+        if self.continue_from is None and self.start.checkpoint is None and self.start.text_encoder is None:
             raise ValueError(
                 "start.text_encoder: is missing; give the folder of the student, e.g. of xlm-roberta-large, "
                 "or go on from a run of this stage by start.checkpoint"

@@ -27,7 +27,7 @@ class StartConfig:
     """Which of that checkpoint's weights."""
 
     def __post_init__(self) -> None:
-        if (self.base is None) == (self.checkpoint is None):
+        if self.base is not None and self.checkpoint is not None:
             raise ValueError("base: exactly one of base and checkpoint must be given; name a model folder or a run")
         for name in ("base", "text_encoder"):
             uri = getattr(self, name)
@@ -36,6 +36,8 @@ class StartConfig:
                     HubId.parse(uri)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
+        if self.text_encoder is not None and self.base is None and self.checkpoint is None:
+            raise ValueError("base: is missing beside text_encoder; name the model folder whose UNet reads it")
         if self.checkpoint is not None and self.text_encoder is not None:
             raise ValueError(
                 "text_encoder: a checkpoint brings its own text encoder; leave it out, or start from a base"

@@ -60,7 +60,13 @@ class PictureLayout(Layout):
 
 
 def picture_layout(config: OnlineConfig, tokenizer: Any) -> PictureLayout:
-    """The layout of a run's pictures."""
+    """The layout of a run's pictures.
+
+    Args:
+        config: with its seed, the run's own where the config's is null.
+    """
+    assert config.seed is not None
+    seed = config.seed
 
     def decode(table: pa.Table) -> Rows:
         captions = table.column("caption").to_pylist()
@@ -73,7 +79,7 @@ def picture_layout(config: OnlineConfig, tokenizer: Any) -> PictureLayout:
             "body": torch.from_numpy(body.copy()),
             "starts": torch.from_numpy(starts.astype(np.int64) - int(starts[0])),
             "sample_ids": torch.from_numpy(sample_ids.astype(np.int64)),
-            "places": torch.from_numpy(places(config.seed, sample_ids)),
+            "places": torch.from_numpy(places(seed, sample_ids)),
             "token_ids": tokenize(tokenizer, captions).to(torch.int32),
         }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +27,7 @@ from altdiffusion.diffusion.models import (
     build_english_text_encoder,
     build_text_encoder,
     build_unet,
+    build_vae,
     text_config_m18,
     trainable_parameters,
     unet_config_sd21,
@@ -35,13 +36,13 @@ from altdiffusion.diffusion.models import (
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.estimate.online import vae_bytes
 from altdiffusion.training.network import prepare_network
 from altdiffusion.training.network.lora import adapters, add_adapters
 from altdiffusion.training.order.mixture import make_order, sources_of
-from altdiffusion.training.resolve import read_record
+from altdiffusion.training.record import read_record
 from altdiffusion.training.update.optimizers import state_bytes
 
 GIB = 2**30
@@ -108,6 +109,8 @@ class Cost:
     a VAE in the loop takes while it encodes, where that is more."""
     checkpoint: int
     """The network, or its adapters alone; moments and averages of what is trained."""
+    export: int
+    """A model folder in float32: UNet, VAE and text encoder, and the adapters beside them where such are trained."""
 
     @property
     def total(self) -> int:
@@ -153,7 +156,24 @@ def estimate(config: TrainConfig, shapes: Shapes) -> Cost:
             ),
         ),
         checkpoint=4 * (sum(counts) if config.lora is not None else parameters) + moments + 4 * sum(counts),
+        export=4 * (parameters + encoder_count + vae_parameters(shapes.vae))
+        + (4 * sum(counts) if config.lora is not None else 0),
     )
+
+
+def vae_parameters(config: dict[str, Any]) -> int:
+    """Return the number of parameters of an autoencoder."""
+    return sum(parameter.numel() for parameter in build_vae(config, "meta").parameters())
+
+
+def kept_steps(config: TrainConfig) -> list[int]:
+    """Return the steps whose checkpoints are there when a run has ended: the last ones, and those that `keep_every`
+    divides. A checkpoint is written every `checkpoint_every` steps and at the last one."""
+    written = [*range(config.checkpoint_every, config.steps + 1, config.checkpoint_every)]
+    if config.steps % config.checkpoint_every:
+        written.append(config.steps)
+    for_good = {step for step in written if config.keep_every and step % config.keep_every == 0}
+    return sorted(for_good | set(written[-config.keep_last :]))
 
 
 def _text_encoder(config: dict[str, Any]) -> Any:
@@ -268,8 +288,7 @@ def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shape
         f"{cost.training_state / GIB:.1f} gradients, moments and averages + {cost.activations / GIB:.1f} kept of "
         f"{_unit(config, shapes)} (counted; kernels' workspace not included)",
         f"parameters  {cost.trained:,} of {cost.parameters:,} are trained",
-        f"checkpoint  {cost.checkpoint / 1e9:.2f} GB, {config.keep_last} kept: "
-        f"{config.keep_last * cost.checkpoint / 1e9:.1f} GB",
+        *_disk(config, cost),
     ]
     share_gb = cost.checkpoint / 1e9 / workers
     write_s = share_gb / given.checkpoint_gb_per_s
@@ -292,16 +311,26 @@ def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shape
     ]
 
 
-def epochs_line(config: TrainConfig, lake: str, look: bool) -> str:
-    """How often each dataset will have been seen, where one may look into the lake and it holds them all."""
-    try:
-        versions = [Lake(lake).version(dataset.name) for dataset in config.datasets] if look else []
-    except AltDiffusionError as error:
-        return f"epochs      unknown: {error.what} {error.problem}"
-    if not versions:
-        return "epochs      unknown: the lake is not on this machine (--remote looks)"
-    order = make_order(config, versions)
-    told = zip(sources_of(config, versions), order.epochs(config.steps), strict=True)
+def _disk(config: TrainConfig, cost: Cost) -> list[str]:
+    """Bytes of checkpoints and exports when the run has ended, where they are most."""
+    kept = kept_steps(config)
+    last = min(config.keep_last, len(kept))
+    told = f"the last {last}" + (
+        f" and every {config.keep_every:,} steps" if config.keep_every and len(kept) > last else ""
+    )
+    checkpoints, exports = (len(kept) + 1) * cost.checkpoint, (len(kept) + 1) * cost.export
+    return [
+        f"checkpoint  {cost.checkpoint / 1e9:.2f} GB (weights, averages, moments); {len(kept)} kept, {told}; with the "
+        f"one that is being written {checkpoints / 1e9:,.1f} GB",
+        f"exports     {cost.export / 1e9:.2f} GB each (averages), of the start and of every kept checkpoint: "
+        f"{exports / 1e9:,.1f} GB",
+        f"disk        {(checkpoints + exports) / 1e9:,.1f} GB in all",
+    ]
+
+
+def epochs_line(config: TrainConfig, versions: Sequence[Version]) -> str:
+    """How often each dataset will have been seen."""
+    told = zip(sources_of(config, versions), make_order(config, versions).epochs(config.steps), strict=True)
     return "epochs      " + ", ".join(f"{epochs:.2f} of {source.name}" for source, epochs in told)
 
 
@@ -318,8 +347,11 @@ def shapes_of(config: TrainConfig, lake: str, look: bool) -> Shapes:
         look: whether one may look into the lake.
     """
     base, text_encoder = config.start.base, config.start.text_encoder
-    if config.start.checkpoint is not None:
-        earlier = read_record(lake, config.start.checkpoint) if look else None
+    before = config.start.checkpoint
+    if config.continue_from is not None:
+        before = config.continue_from.partition("@")[0]
+    if before is not None:
+        earlier = read_record(lake, before) if look else None
         base, text_encoder = (earlier["base"], earlier["text_encoder"]) if earlier else (None, None)
     base = _at_hand(base, lake, "")
     assumed = []

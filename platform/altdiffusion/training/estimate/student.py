@@ -17,7 +17,7 @@ from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.diffusion.readout import ReadOut
 from altdiffusion.diffusion.student import Student
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.estimate.cost import Cost, Shapes, kept_by
+from altdiffusion.training.estimate.cost import Cost, Shapes, kept_by, vae_parameters
 from altdiffusion.training.update.optimizers import state_bytes
 
 TOWER: dict[str, Any] = {
@@ -68,6 +68,7 @@ def estimate_student(config: TrainConfig, shapes: Shapes) -> Cost:
         training_state=(4 + 4) * trained + moments,
         activations=kept_by(torch.nn.ModuleList([student, readout]), forward),
         checkpoint=(4 + 4) * trained + moments,
+        export=4 * (trained + vae_parameters(shapes.vae) + _count(build_unet(shapes.unet, "meta"))),
     )
 
 

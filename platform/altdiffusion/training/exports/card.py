@@ -22,7 +22,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training.network.lora import STOCK_FILE
-from altdiffusion.training.resolve import read_record
+from altdiffusion.training.record import read_record
 
 UNKNOWN = "unknown"
 """The hub's word for a licence that nobody has named."""
@@ -35,6 +35,12 @@ class _Stage:
     run: str
     step: int
     record: Mapping[str, Any]
+
+    @property
+    def first(self) -> int:
+        """The step that it went on from: 0 unless it continued another run."""
+        continued = self.record.get("continued")
+        return _run_step(continued)[1] if continued else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +82,18 @@ def _stages(lake: str, checkpoint: str) -> list[_Stage]:
     found: list[_Stage] = []
     ref: str | None = checkpoint
     while ref is not None:
-        run, _, step = Ref.parse(ref).name.rpartition("/")
+        run, step = _run_step(ref)
         record = read_record(lake, run)
         if record is None or any(stage.run == run for stage in found):
             break
-        found.insert(0, _Stage(run=run, step=int(step.removeprefix("step-")), record=record))
-        ref = record["start"]
+        found.insert(0, _Stage(run=run, step=step, record=record))
+        ref = record.get("continued") or record["start"]
     return found
+
+
+def _run_step(checkpoint: str) -> tuple[str, int]:
+    run, _, step = Ref.parse(checkpoint).name.rpartition("/")
+    return run, int(step.removeprefix("step-"))
 
 
 def _origins(record: Mapping[str, Any]) -> Iterator[_Origin]:
@@ -144,15 +155,27 @@ def _use(record: Mapping[str, Any]) -> str:
         if objective.get("zero_terminal_snr"):
             note += " Its schedule ends without signal (`rescale_betas_zero_snr`): keep `timestep_spacing: trailing`."
     if record.get("meaning", {}).get("lora"):
-        start = Ref.parse(record["start"]).short if record["start"] else "its base model"
-        note += (
-            f"\n\nThe adapters are part of the UNet. `{STOCK_FILE}` holds them alone, for "
-            f"`pipeline.load_lora_weights` on what the run started from: {start}."
-        )
+        note += _adapter_note(record)
     return (
         "## Use\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
         'pipeline = DiffusionPipeline.from_pretrained("this/folder")\npicture = pipeline("a prompt").images[0]\n```'
         + note
+    )
+
+
+def _adapter_note(record: Mapping[str, Any]) -> str:
+    """What the adapter's file belongs to, and what it must not be loaded on."""
+    if record["start"]:
+        start = f"an export of {Ref.parse(record['start']).short} ({record['meaning']['start']['weights']} weights)"
+    else:
+        names = [Ref.parse(text).name for text in record["models"]]
+        start = f"{names[0]}, unchanged" + (f", behind the text encoder of {names[1]}" if len(names) > 1 else "")
+    return (
+        f"\n\n**The adapters are already part of this UNet: do not load `{STOCK_FILE}` on this folder, which would "
+        f"count them twice.** The file holds them alone, for what the run started from, {start}; together they draw "
+        "what this folder draws:\n\n```python\n"
+        'pipeline = DiffusionPipeline.from_pretrained("what/the/run/started/from")\n'
+        'pipeline.load_lora_weights("this/folder")\n```'
     )
 
 
@@ -163,15 +186,16 @@ def _made_from(origins: Sequence[_Origin], stages: Sequence[_Stage]) -> str:
         lines.append(f"- {origin.role}: {origin.ref.name}, digest `{origin.ref.digest}`{place}")
     rows = [["stage", "run", "updates", "samples seen", "trained", "started from"]]
     for stage in stages:
-        meaning = stage.record["meaning"]
+        meaning, updates = stage.record["meaning"], stage.step - stage.first
+        origin = stage.record.get("continued") or stage.record["start"]
         rows.append(
             [
                 str(stage.record["stage"]),
                 stage.run,
-                f"{stage.step:,}",
-                f"{stage.step * int(meaning['global_batch']):,}",
+                f"{updates:,}",
+                f"{updates * int(meaning['global_batch']):,}",
                 str(meaning["trainable"]) + (", adapters" if meaning.get("lora") else ""),
-                Ref.parse(stage.record["start"]).short if stage.record["start"] else "the models above",
+                ("continued from " if stage.first else "") + Ref.parse(origin).short if origin else "the models above",
             ]
         )
     return "\n".join([*lines, "", _table(rows)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +9,7 @@ from typing import Any, Literal
 from altdiffusion.config import from_dict
 from altdiffusion.diffusion.folder import CARD, content_digest, publish, read_lineage
 from altdiffusion.diffusion.models import load_bundle, save_bundle
+from altdiffusion.diffusion.scheduler import scheduler_for
 from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
@@ -19,14 +18,10 @@ from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint, Warn
 from altdiffusion.training.config import LoraConfig
 from altdiffusion.training.exports.card import model_card
+from altdiffusion.training.loading import load_start, load_weights, new_student
 from altdiffusion.training.network.lora import write_stock_file
-from altdiffusion.training.resolve import (
-    ResolvedRun,
-    load_models,
-    load_weights,
-    new_student,
-    read_record,
-)
+from altdiffusion.training.record import noising_of, read_record
+from altdiffusion.training.resolve import ResolvedRun
 
 Weights = Literal["ema", "raw"]
 
@@ -61,14 +56,17 @@ def export_checkpoint(
         return target
     bundle = load_bundle(record["base"])
     if record["stage"] == "distillation":
-        student, tokenizer = new_student(record["text_encoder"], record["teacher"], bundle, record["meaning"]["seed"])
+        output = record["config"]["distillation"].get("teacher_output", "projected")  # before there was a choice
+        student, tokenizer = new_student(
+            record["text_encoder"], record["teacher"], output, bundle, record["meaning"]["seed"]
+        )
         load_weights(lake, student, found, weights, checkpoints.TEXT_ENCODER)
         bundle = bundle.with_text_encoder(student.reader(), tokenizer)
     else:
         if record["text_encoder"] is not None:
             bundle = bundle.with_text_encoder(*load_text_encoder(record["text_encoder"]))
         load_weights(lake, bundle.unet, found, weights)
-    bundle = replace(bundle, scheduler=scheduler_for(bundle.scheduler, record["meaning"]["objective"]))
+        bundle = replace(bundle, scheduler=scheduler_for(bundle.scheduler, noising_of(record)))
     settings = record["meaning"].get("lora")
 
     def write(folder: Path) -> None:
@@ -99,7 +97,8 @@ def export_start(run: ResolvedRun) -> str:
     It is step 0 of the run's samples and the row "swapped" of the evaluation.
     """
     target = files.join(run.lake, "exports", run.config.run, checkpoints.step_name(0))
-    origin = [run.start] if run.start is not None else run.models
+    first = run.continued or run.start
+    origin = [first] if first is not None else run.models
     lineage: dict[str, Any] = {
         "run": run.config.run,
         "step": 0,
@@ -108,27 +107,9 @@ def export_start(run: ResolvedRun) -> str:
         "parents": [str(ref) for ref in origin],
     }
     if not _present(target, lineage):
-        bundle = load_models(run)
+        bundle = load_start(run)
         publish(target, lambda folder: save_bundle(bundle, folder), lineage)
     return target
-
-
-def scheduler_for(scheduler: Any, objective: Mapping[str, Any]) -> Any:
-    """The base's scheduler, told what the run has learned to predict: samplers read it from the export.
-
-    A schedule that ends without signal needs a scheduler that knows of it and starts at its last step: where the
-    base's has no such setting (PNDM, which Stable Diffusion 2.1 ships), DDIM takes its place.
-    """
-    from diffusers import DDIMScheduler
-
-    changes: dict[str, Any] = {"prediction_type": objective["prediction"]}
-    kind: Any = type(scheduler)
-    if objective["zero_terminal_snr"]:
-        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        if not changes.keys() <= inspect.signature(kind.__init__).parameters.keys():
-            kind = DDIMScheduler
-            changes |= {"clip_sample": False, "set_alpha_to_one": False}  # Stable Diffusion's own values for it
-    return kind.from_config(scheduler.config, **changes)
 
 
 def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:
@@ -150,7 +131,8 @@ def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:
         elif ref.kind == "checkpoint":
             record = read_record(lake, ref.name.rpartition("/")[0])
             if record is not None:
-                waiting += [*record["datasets"], *([record["start"]] if record["start"] else record["models"])]
+                origin = record.get("continued") or record["start"]
+                waiting += [*record["datasets"], *([origin] if origin else record["models"])]
     return {
         "checkpoint": str(found.ref),
         "run": found.run,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from altdiffusion.diffusion.models import Trains, trainable_parameters
+from altdiffusion.diffusion.weights import check_keys
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.config.lora import LoraConfig
 
@@ -150,7 +151,14 @@ def write_stock_file(folder: Path, tensors: Mapping[str, Tensor], config: LoraCo
 
 
 def _pairs(tensors: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor, Tensor]]:
-    """(layer, A, B) of every adapter."""
+    """(layer, A, B) of every adapter.
+
+    Raises:
+        AltDiffusionError: an A or a B stands alone, or there is something else.
+    """
+    layers = {name.removesuffix(_DOWN).removesuffix(_UP) for name in tensors}
+    wanted = {layer + part for layer in layers for part in (_DOWN, _UP)}
+    check_keys(wanted - tensors.keys(), tensors.keys() - wanted, "adapters", "use a checkpoint as it was written")
     for name in tensors:
         if name.endswith(_DOWN):
             layer = name.removesuffix(_DOWN)

@@ -1,4 +1,4 @@
-"""Which samples make up global batch n: a pure function of (dataset digests, seed, n).
+"""Which samples make up global batch n: a pure function of (dataset digests, run key, seed, n).
 
 The training stream is an endless sequence of positions 0, 1, 2, ...; global batch n holds the positions
 [n B, (n + 1) B). Position p of a part with N rows belongs to epoch p // N, and every epoch holds every row once:
@@ -107,25 +107,69 @@ class PartOrder:
 class Mixture:
     """Which part each item of an endless sequence belongs to, and the how-manieth of that part it is.
 
-    Each run of T items (T: the sum of the whole-number shares that the weights are rounded to) holds exactly its share
-    of every part, in an order of its own.
+    Each turn of T items (T: the sum of the whole-number shares that the weights are rounded to) holds exactly its share
+    of every part, at places of its own. Along the sequence the draws of a part are 0, 1, 2, ...: so its first E N items
+    are E whole epochs of its N rows, however small N is beside its share.
+
+    Args:
+        weights: of the parts.
+        key: of the places.
+        mixed_draws: the draws of a part come in another order within each turn instead (run key of format 1), so that
+            whole turns hold whole ranges of draws, and nothing shorter does.
     """
 
-    def __init__(self, weights: Sequence[float], key: np.uint64) -> None:
+    def __init__(self, weights: Sequence[float], key: np.uint64, *, mixed_draws: bool = False) -> None:
         self.shares = whole_shares(weights)
         self.turn = sum(self.shares)
         self._key = key
+        self._mixed_draws = mixed_draws
         self._starts = np.concatenate(([0], np.cumsum(self.shares)))
+        none = np.empty(0, dtype=np.int64)
+        self._kept: tuple[I64, I64, I64] = (none, none.reshape(0, 1), none.reshape(0, 1))
 
     def draws(self, items: I64) -> tuple[I64, I64]:
         """Part of each item, and the number of the draw within the part: int64 [K] -> int64 [K], int64 [K]."""
         if len(self.shares) == 1:
             return np.zeros_like(items), items
         block, offset = items // self.turn, items % self.turn
-        mixed = permute(offset, self.turn, derive(self._key, block))
-        part = np.searchsorted(self._starts, mixed, side="right").astype(np.int64) - 1
-        draw = block * np.asarray(self.shares, dtype=np.int64)[part] + mixed - self._starts[part]
-        return part, draw
+        if self._mixed_draws:
+            mixed = permute(offset, self.turn, derive(self._key, block))
+            part = self._part_of(mixed)
+            return part, block * np.asarray(self.shares, dtype=np.int64)[part] + mixed - self._starts[part]
+        part, draw = np.empty_like(items), np.empty_like(items)
+        order = np.argsort(block, kind="stable")
+        some = max(1, CHUNK // self.turn)
+        numbers, firsts = np.unique(block[order], return_index=True)
+        ends = np.append(firsts[1:], len(items))
+        for start in range(0, len(numbers), some):
+            wanted = numbers[start : start + some]
+            chosen = order[firsts[start] : ends[min(start + some, len(numbers)) - 1]]
+            kept, parts, ranks = self._turns(wanted)
+            row = np.searchsorted(kept, block[chosen])
+            part[chosen], draw[chosen] = parts[row, offset[chosen]], ranks[row, offset[chosen]]
+        return part, draw + block * np.asarray(self.shares, dtype=np.int64)[part]
+
+    def _turns(self, numbers: I64) -> tuple[I64, I64, I64]:
+        """Turns, among them these [U] in ascending order: their numbers [V], the part of each of their items, and how
+        many items of that part stand before it in its turn (int64 [V, T] each).
+
+        Those of the last call are kept: batches follow each other, and a turn is longer than most.
+        """
+        kept = self._kept
+        if not np.isin(numbers, kept[0]).all():
+            places = np.broadcast_to(np.arange(self.turn, dtype=np.int64), (len(numbers), self.turn))
+            keys = np.repeat(derive(self._key, numbers), self.turn)
+            part = self._part_of(permute(places.reshape(-1), self.turn, keys)).reshape(places.shape)
+            rank = np.empty_like(part)
+            # A stable sort by part puts each part's items behind each other, in their own sequence.
+            before = places - np.repeat(self._starts[:-1], self.shares)
+            np.put_along_axis(rank, np.argsort(part, axis=1, kind="stable"), before, axis=1)
+            self._kept = kept = (numbers, part, rank)
+        return kept
+
+    def _part_of(self, mixed: I64) -> I64:
+        found: I64 = np.searchsorted(self._starts, mixed, side="right").astype(np.int64) - 1
+        return found
 
     def counts(self, items: int) -> list[int]:
         """How many of the first items are of each part."""
@@ -138,14 +182,23 @@ class Order:
     """The samples of every global batch: parts are mixed sample by sample, and each part has its own epochs."""
 
     def __init__(
-        self, parts: Sequence[Part], *, seed: int, global_batch: int, chunk_rows: int, window_chunks: int
+        self,
+        parts: Sequence[Part],
+        *,
+        seed: int,
+        global_batch: int,
+        chunk_rows: int,
+        window_chunks: int,
+        mixed_draws: bool = False,
     ) -> None:
         if not parts or global_batch < 1:
             raise ValueError("an order needs at least one part and a positive batch")
         self.global_batch = global_batch
         self.parts = tuple(parts)
         self._mixture = Mixture(
-            [part.weight for part in parts], key_of(*(part.digest for part in parts), seed, "mixture")
+            [part.weight for part in parts],
+            key_of(*(part.digest for part in parts), seed, "mixture"),
+            mixed_draws=mixed_draws,
         )
         self._orders = [
             PartOrder(part, seed=seed, chunk_rows=part.chunk_rows or chunk_rows, window_chunks=window_chunks)
@@ -240,16 +293,21 @@ class BucketOrder(Order):
     Args:
         buckets: the order of each bucket, with one global batch; `parts` are theirs, in sequence.
         weights: of the buckets.
+        mixed_draws: as of `Mixture`.
     """
 
-    def __init__(self, buckets: Sequence[Order], weights: Sequence[float], *, seed: int) -> None:
+    def __init__(
+        self, buckets: Sequence[Order], weights: Sequence[float], *, seed: int, mixed_draws: bool = False
+    ) -> None:
         if not buckets or len({bucket.global_batch for bucket in buckets}) != 1:
             raise ValueError("an order of buckets needs at least one, all of one batch")
         self.global_batch = buckets[0].global_batch
         self.parts = tuple(part for bucket in buckets for part in bucket.parts)
         self._buckets = tuple(buckets)
         self._first_part = np.cumsum([0, *(len(bucket.parts) for bucket in buckets)]).tolist()
-        self._mixture = Mixture(weights, key_of(*(part.digest for part in self.parts), seed, "buckets"))
+        self._mixture = Mixture(
+            weights, key_of(*(part.digest for part in self.parts), seed, "buckets"), mixed_draws=mixed_draws
+        )
 
     def samples(self, positions: I64) -> Batch:
         bucket, batch = self._mixture.draws(positions // self.global_batch)
@@ -265,7 +323,7 @@ class BucketOrder(Order):
 
     def drawn(self, batches: int) -> list[int]:
         turns, turn = batches // self._mixture.turn, self._mixture.turn
-        # The turn that was begun holds some of a bucket's next batches, not the first of them.
+        # With mixed draws, the turn that was begun holds some of a bucket's next batches, not the first of them.
         bucket, begun = self._mixture.draws(np.arange(turns * turn, batches, dtype=np.int64))
         return [
             whole + rest

@@ -9,6 +9,7 @@ from altdiffusion.storage.dataset import Version
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.order.batches import BucketOrder, Order, Part
 from altdiffusion.training.order.language_rows import rows_by_language
+from altdiffusion.training.order.run_key import RunKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,26 +40,32 @@ def sources_of(config: TrainConfig, versions: Sequence[Version]) -> list[Source]
     return [source for group in groups_of(config, versions) for source in _sources(config, group)]
 
 
-def make_order(config: TrainConfig, versions: Sequence[Version]) -> Order:
-    """The order of a run: which row of which part stands at each position. Needs manifests only."""
+def make_order(config: TrainConfig, versions: Sequence[Version], key: RunKey | None = None) -> Order:
+    """The order of a run: which row of which part stands at each position. Needs manifests only.
+
+    Args:
+        key: of the run; by default that of a new run of this config.
+    """
+    key = key or RunKey.of(config)
     groups = groups_of(config, versions)
     weights = [config.datasets[number].weight for number in range(len(groups))]
     if config.order.buckets:
-        each = [_order(config, _parts(config, group, 1.0)) for group in groups]
+        each = [_order(config, key, _parts(config, group, 1.0)) for group in groups]
         shares = [float(sum(v.rows for v in g)) if w is None else w for g, w in zip(groups, weights, strict=True)]
-        return BucketOrder(each, shares, seed=config.seed)
+        return BucketOrder(each, shares, seed=key.seed(config.seed), mixed_draws=key.format == 1)
     return _order(
-        config, [part for g, w in zip(groups, weights, strict=True) for part in _parts(config, g, w if w else 1.0)]
+        config, key, [part for g, w in zip(groups, weights, strict=True) for part in _parts(config, g, w if w else 1.0)]
     )
 
 
-def _order(config: TrainConfig, parts: Sequence[Part]) -> Order:
+def _order(config: TrainConfig, key: RunKey, parts: Sequence[Part]) -> Order:
     return Order(
         parts,
-        seed=config.seed,
+        seed=key.seed(config.seed),
         global_batch=config.global_batch,
         chunk_rows=config.order.chunk_rows,
         window_chunks=config.order.window_chunks,
+        mixed_draws=key.format == 1,
     )
 
 

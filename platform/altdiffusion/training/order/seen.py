@@ -1,7 +1,7 @@
 """Which samples a checkpoint has seen, and how often: computed from its run's order, not remembered.
 
-Batch n is a pure function of the datasets, the seed and n (`order`), so the answer for a checkpoint at step n is exact:
-whole epochs count every row once each, and only the epoch that was begun has to be enumerated.
+Batch n is a pure function of the datasets, the run's key, the seed and n (`order`), so the answer for a checkpoint at
+step n is exact: whole epochs count every row once each, and only the epoch that was begun has to be enumerated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from altdiffusion.config import from_dict
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCHEMAS
 from altdiffusion.refs import Ref
@@ -25,8 +24,9 @@ from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.order.language_rows import language_rows
 from altdiffusion.training.order.mixture import Source, make_order, sources_of
 from altdiffusion.training.order.permutation import I64
+from altdiffusion.training.order.run_key import RunKey
 from altdiffusion.training.order.skips import batch_at, merged
-from altdiffusion.training.resolve import read_record
+from altdiffusion.training.record import config_of, read_record
 
 _COLUMNS = ("sample_id", "image_sha256", "language", "caption")
 SEEN = pa.schema(
@@ -131,18 +131,18 @@ def _starts(lake: str, record: Mapping[str, Any]) -> Iterator[Checkpoint]:
 
 
 def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
-    config = from_dict(TrainConfig, record["config"])
+    config, key = config_of(record), RunKey.read(record, f"run.json of run {at.run}")
     versions = [Lake(lake).version(ref) for ref in record["datasets"]]
     opened = {version.ref: version for version in versions}  # a dataset may be named twice
     found = {ref: np.zeros(version.rows, np.int64) for ref, version in opened.items()}
-    for source, counts in zip(sources_of(config, versions), _times(config, versions, at), strict=True):
+    for source, counts in zip(sources_of(config, versions), _times(config, versions, key, at), strict=True):
         _add(found, source, counts)
     return [Seen(run=at.run, steps=at.step, version=opened[ref], times=times) for ref, times in found.items()]
 
 
-def _times(config: TrainConfig, versions: list[Version], at: Checkpoint) -> list[I64]:
+def _times(config: TrainConfig, versions: list[Version], key: RunKey, at: Checkpoint) -> list[I64]:
     """How often each row of each source was in the batches of a checkpoint's steps."""
-    order = make_order(config, versions)
+    order = make_order(config, versions, key)
     skips = merged([*config.guards.skip_batches, *at.state().get("skipped_batches", [])])
     end = batch_at(skips, at.step - 1) + 1
     times = order.times(end)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from altdiffusion.diffusion import noise
 from altdiffusion.diffusion.models import ModelBundle, trainable_parameters
-from altdiffusion.diffusion.objective import Schedule, squared_error
+from altdiffusion.diffusion.objective import Noising, Schedule, squared_error
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
@@ -15,6 +17,7 @@ from altdiffusion.training.data.loader import Samples
 from altdiffusion.training.network import prepare_network
 from altdiffusion.training.network.lora import adapters
 from altdiffusion.training.network.text_cache import TextCache
+from altdiffusion.training.order.run_key import RunKey
 from altdiffusion.training.reporting.flops import on_meta, step_flops
 from altdiffusion.training.tasks.latents import LatentSource, OnlineLatents, StoredLatents
 
@@ -26,11 +29,15 @@ class DiffusionTask:
 
     Args:
         bundle: the models on the CPU, the UNet with its adapters where such are trained; what is needed moves to
-            `device`.
+            `device`. Its scheduler says what the UNet answers and under which noise schedule.
+        key: of the run's draws; by default that of a new run of this config.
     """
 
-    def __init__(self, config: TrainConfig, bundle: ModelBundle, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, bundle: ModelBundle, device: torch.device, key: RunKey | None = None
+    ) -> None:
         self.config, self.device = config, device
+        self.seed = (key or RunKey.of(config)).seed(config.seed)
         self.module = self.unet = bundle.unet.train()
         if config.lora is None:
             self.weights_file, trained = checkpoints.UNET, trainable_parameters(self.unet, config.trainable)
@@ -43,12 +50,13 @@ class DiffusionTask:
         self.text_encoder = bundle.text_encoder.eval().requires_grad_(False).to(device, self.dtype)
         self.pad_id = int(bundle.tokenizer.pad_token_id)
         self.empty_ids = tokenize(bundle.tokenizer, [""])[0].to(device)
-        self.schedule = Schedule.scaled_linear(device, zero_terminal_snr=config.objective.zero_terminal_snr)
-        self.latents_of: LatentSource = (
-            StoredLatents(bundle.tokenizer, device)
-            if config.online is None
-            else OnlineLatents(config.online, bundle, device)
-        )
+        noising = Noising.of(bundle.scheduler.config, "scheduler")
+        self.prediction, self.schedule = noising.prediction, Schedule.of(noising, device)
+        if config.online is None:
+            self.latents_of: LatentSource = StoredLatents(bundle.tokenizer, device)
+        else:
+            own = self.seed if config.online.seed is None else config.online.seed
+            self.latents_of = OnlineLatents(replace(config.online, seed=own), bundle, device)
         self.layout = self.latents_of.layout
         self.tokens = self.latents_of.tokens
         self._flops: dict[tuple[int, ...], float] = {}
@@ -59,14 +67,14 @@ class DiffusionTask:
         return dict(self.unet.state_dict() if self.config.lora is None else self.trained)
 
     def loss(self, samples: Samples) -> Tensor:
-        config, objective = self.config, self.config.objective
+        config, gamma = self.config, self.config.objective.min_snr_gamma
         positions = samples.positions.to(self.device, non_blocking=True)
         latents = self.latents_of(samples)
         ids = samples["token_ids"].to(self.device, non_blocking=True).to(torch.int64)
-        eps = noise.keyed_normal(config.seed, positions, noise.NOISE, latents.shape[1:])
-        timesteps = noise.keyed_timesteps(config.seed, positions, self.schedule.steps)
+        eps = noise.keyed_normal(self.seed, positions, noise.NOISE, latents.shape[1:])
+        timesteps = noise.keyed_timesteps(self.seed, positions, self.schedule.steps)
         if config.caption_drop > 0:
-            drop = noise.keyed_uniform(config.seed, positions, noise.CAPTION_DROP) < config.caption_drop
+            drop = noise.keyed_uniform(self.seed, positions, noise.CAPTION_DROP) < config.caption_drop
             ids = torch.where(drop.unsqueeze(1), self.empty_ids, ids)
         noisy = self.schedule.add_noise(latents, eps, timesteps).to(self.dtype)
         if config.compute.channels_last_on(self.device):
@@ -74,10 +82,10 @@ class DiffusionTask:
         if config.compute.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         predicted = self.unet(noisy, timesteps, encoder_hidden_states=self.encode(ids), return_dict=False)[0]
-        target = self.schedule.target(objective.prediction, latents, eps, timesteps)
+        target = self.schedule.target(self.prediction, latents, eps, timesteps)
         errors = squared_error(predicted, target)
-        if objective.min_snr_gamma is not None:
-            errors = errors * self.schedule.min_snr_weights(objective.prediction, objective.min_snr_gamma, timesteps)
+        if gamma is not None:
+            errors = errors * self.schedule.min_snr_weights(self.prediction, gamma, timesteps)
         return errors.mean()
 
     def flops(self, samples: Samples) -> float:

@@ -5,7 +5,8 @@ Loss of a sample, with s(x) the student's reading of the translation and t(y) th
     mean((feature_s - eos_t)^2) + token_weight * term(context_s, context_t)
 
 The first part is the published one (Carlsson et al., LREC 2022; Chen et al., arXiv 2211.06679): CLS vector against EOS
-vector, un-normalised. The second is ours, see `token_error`.
+vector, un-normalised; the teacher's pooled vector or its projection, as `distillation.teacher_output` says. The second
+is ours, see `token_error`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.layout import PARALLEL
 from altdiffusion.training.data.loader import Samples
 from altdiffusion.training.data.tokens import TokenColumn
+from altdiffusion.training.order.run_key import RunKey
 from altdiffusion.training.reporting.flops import step_flops
 from altdiffusion.training.tasks.pair import Pair
 
@@ -34,13 +36,17 @@ class DistillationTask:
     """A student, its frozen teachers, and the frozen cross-attention of the UNet that will read it.
 
     Samples: `token_ids` int32 [B, T], the student's; `teacher_ids` int32 [B, U].
+
+    Args:
+        key: of the run's draws; by default that of a new run of this config.
     """
 
     layout = PARALLEL
     weights_file = checkpoints.TEXT_ENCODER
 
-    def __init__(self, config: TrainConfig, pair: Pair, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, pair: Pair, device: torch.device, key: RunKey | None = None) -> None:
         assert config.distillation is not None
+        self.seed = (key or RunKey.of(config)).seed(config.seed)
         self.config, self.settings, self.device = config, config.distillation, device
         self.module = self.student = pair.student.to(device).train()
         self.trained = [(name, parameter.requires_grad_(True)) for name, parameter in self.student.named_parameters()]
@@ -86,14 +92,15 @@ class DistillationTask:
         context = encode_text(self.english, teacher_ids, self.english_pad_id)
         if self.tower is None:
             return eos_vectors(context, teacher_ids, self.eos_id), context
-        hidden = self.tower.text_model(teacher_ids).last_hidden_state
-        return self.tower.text_projection(eos_vectors(hidden, teacher_ids, self.eos_id)), context
+        pooled = eos_vectors(self.tower.text_model(teacher_ids).last_hidden_state, teacher_ids, self.eos_id)
+        projected = self.settings.teacher_output == "projected"
+        return self.tower.text_projection(pooled) if projected else pooled, context
 
     def token_error(self, context: Tensor, wanted: Tensor, step: int) -> Tensor:
         """How far the student's context [B, T, D] is from the teacher's [B, U, D], as `distillation.token_term` says.
 
-        `readout`: by the UNet's own cross-attention (diffusion.readout); the queries are drawn from (seed, step) and
-        are the same for all samples of a batch. `mean`: by the mean over positions. `positions`: one by one.
+        `readout`: by the UNet's own cross-attention (diffusion.readout); the queries are drawn from (run, seed, step)
+        and are the same for all samples of a batch. `mean`: by the mean over positions. `positions`: one by one.
         """
         term = self.settings.token_term
         if term == "mean":
@@ -102,7 +109,7 @@ class DistillationTask:
             return squared_error(context, wanted)
         assert self.readout is not None
         keys = torch.tensor([step], device=self.device)
-        draw = noise.keyed_normal(self.config.seed, keys, noise.QUERY, (self.settings.queries, self.readout.numbers))[0]
+        draw = noise.keyed_normal(self.seed, keys, noise.QUERY, (self.settings.queries, self.readout.numbers))[0]
         with torch.no_grad():
             empty = self.readout.answers(draw, encode_text(self.english, self.empty_ids, self.english_pad_id))
             answers = self.readout.answers(draw, wanted)

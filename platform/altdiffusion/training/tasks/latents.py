@@ -52,6 +52,9 @@ class StoredLatents:
 class OnlineLatents:
     """The VAE's encoder in the loop: `pixels` uint8 [B, R, R, 3] and `sample_ids` int64 [B].
 
+    Args:
+        config: with its seed, the run's own where the config's is null.
+
     With the encode job's settings these are the latents that it would have written, rounded to float16 as it does;
     kernels may round the last bit differently for another number of pictures at once.
     """
@@ -59,6 +62,8 @@ class OnlineLatents:
     tokens: Sequence[TokenColumn] = ()
 
     def __init__(self, config: OnlineConfig, bundle: ModelBundle, device: torch.device) -> None:
+        assert config.seed is not None
+        self._seed = config.seed
         self._config, self._device, self._vae = config, device, bundle.vae.eval().requires_grad_(False)
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
         for part in (self._vae.encoder, self._vae.quant_conv):  # the decoder stays where it is
@@ -70,7 +75,7 @@ class OnlineLatents:
         config, keys = self._config, samples["sample_ids"]
         with torch.no_grad():
             mean, std = moments(self._vae, samples["pixels"].to(self._device, non_blocking=True))
-            return scaled(self._vae, mean, std, config.latent, seed=config.seed, keys=keys).half().float()
+            return scaled(self._vae, mean, std, config.latent, seed=self._seed, keys=keys).half().float()
 
     def shape(self, samples: Samples) -> tuple[int, ...]:
         side = samples["pixels"].shape[1] // 2 ** (len(self._vae.config.block_out_channels) - 1)

@@ -10,7 +10,8 @@ from altdiffusion.diffusion.student import Student
 from altdiffusion.diffusion.teacher import load_tower
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint
-from altdiffusion.training.resolve import ResolvedRun, load_student_of
+from altdiffusion.training.loading import load_student_of
+from altdiffusion.training.resolve import ResolvedRun
 
 
 @dataclass(kw_only=True)

@@ -19,8 +19,9 @@ from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.data.layout import PARALLEL
+from altdiffusion.training.loading import load_weights
 from altdiffusion.training.order.permutation import I64
-from altdiffusion.training.resolve import ResolvedRun, load_weights
+from altdiffusion.training.resolve import ResolvedRun
 from altdiffusion.training.tasks.distillation import DistillationTask
 from altdiffusion.training.tasks.pair import load_pair
 
@@ -35,7 +36,7 @@ def retrieval(
     checkpoint's averages, on a dataset of kind `parallel`."""
     on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     texts = _texts(run.lake, dataset)
-    task = DistillationTask(run.config, load_pair(run), on)
+    task = DistillationTask(run.config, load_pair(run), on, run.key)
     wanted = {language: (first, _vectors(teacher, task.teach, on)) for language, (first, teacher, _) in texts.items()}
     results = []
     for checkpoint in found:

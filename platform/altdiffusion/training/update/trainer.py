@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from altdiffusion.config import semantic
 from altdiffusion.storage import files
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.data.loader import Samples
-from altdiffusion.training.resolve import ResolvedRun, check_shapes
+from altdiffusion.training.loading import check_shapes
+from altdiffusion.training.resolve import ResolvedRun
 from altdiffusion.training.tasks import Task
 from altdiffusion.training.update.ema import Ema
 from altdiffusion.training.update.gradients import Gradients, OwnGradients, SummedGradients
@@ -200,8 +200,9 @@ class Trainer:
             "samples_seen": counters.step * self.config.global_batch,
             "stage": self.config.stage,
             "trained": self.config.trainable,
-            "config": semantic(self.config),
+            "config": dict(self.run.meaning),
             "config_fingerprint": self.run.fingerprint,
             "parents": [str(ref) for ref in self.run.parents],
+            **self.run.key.record(),
             "metrics": {} if loss is None else {"train/loss": loss},
         }

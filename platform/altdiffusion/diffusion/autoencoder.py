@@ -1,0 +1,107 @@
+"""What an autoencoder makes of a picture, as an identity: two folders that make equal latents have equal ones.
+
+Latents come from the encoder and the scaling; the decoder plays no part in them (Stable Diffusion's fine-tuned
+`sd-vae-ft-mse` has the encoder of the original). A folder's digest says less: stock diffusers writes the same weights
+under another config.json. So the job that encodes notes, by the digest of the folder, whose latents it made, and a run
+that trains on them compares that with its base.
+
+    <lake>/autoencoders/<digest of the folder>.json
+
+A note is no part of any digest, and is made again by the same encode command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from altdiffusion.diffusion.models import local_folder
+from altdiffusion.diffusion.quiet import quiet_libraries
+from altdiffusion.diffusion.weights import load_network
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+
+NOTES = "autoencoders"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencoder:
+    """What decides a latent."""
+
+    encoder: str
+    """SHA-256 (hex) over names, shapes and float32 values of the encoder's tensors."""
+    latent_channels: int
+    scaling_factor: float
+    shift_factor: float
+
+    @classmethod
+    def of(cls, vae: Any) -> Autoencoder:
+        """Return the identity of an `AutoencoderKL` on any device."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(vae.state_dict().items()):
+            if name.startswith(("encoder.", "quant_conv.")):
+                value = tensor.detach().to("cpu", torch.float32).contiguous()
+                digest.update(f"{name}{tuple(value.shape)}".encode())
+                digest.update(value.numpy().tobytes())
+        return cls(
+            encoder=digest.hexdigest(),
+            latent_channels=int(vae.config.latent_channels),
+            scaling_factor=float(vae.config.scaling_factor),
+            shift_factor=float(vae.config.shift_factor or 0.0),
+        )
+
+    def note(self, lake: str, folder_digest: str) -> None:
+        """Write down that the folder with this digest is this autoencoder, where that is not there yet."""
+        uri = _note_uri(lake, folder_digest)
+        if not files.exists(uri):
+            files.write_atomic(uri, files.canonical_json(asdict(self)))
+
+
+def load_autoencoder(folder: str | Path, **given: Any) -> Any:
+    """Return the `AutoencoderKL` of a folder in evaluation mode, its weights exactly those of its config.
+
+    Args:
+        given: further arguments of `from_pretrained`.
+
+    Raises:
+        AltDiffusionError: it cannot be opened, or a key is missing or left over.
+    """
+    quiet_libraries()
+    from diffusers import AutoencoderKL
+
+    with local_folder(folder) as local:
+        return load_network(
+            AutoencoderKL, local, f"autoencoder {folder}", remedy="give an AutoencoderKL as published", **given
+        )
+
+
+def noted(lake: str, folder_digest: str) -> Autoencoder | None:
+    """Return what was noted of the folder with this digest; None where nothing was.
+
+    Raises:
+        AltDiffusionError: the note is damaged.
+    """
+    uri = _note_uri(lake, folder_digest)
+    try:
+        tree = files.read_json(uri)
+    except FileNotFoundError:
+        return None
+    try:
+        return Autoencoder(
+            encoder=str(tree["encoder"]),
+            latent_channels=int(tree["latent_channels"]),
+            scaling_factor=float(tree["scaling_factor"]),
+            shift_factor=float(tree["shift_factor"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise AltDiffusionError(
+            f"file {uri}", f"is damaged ({error!r})", "remove it and run the encode job again: it notes its autoencoder"
+        ) from error
+
+
+def _note_uri(lake: str, folder_digest: str) -> str:
+    return files.join(lake, NOTES, f"{folder_digest}.json")

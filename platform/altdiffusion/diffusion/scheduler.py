@@ -1,0 +1,108 @@
+"""Schedulers of model folders: what they say of a UNet, and one that says what a run has trained."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from altdiffusion.diffusion.objective import Noising
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+
+CONFIG = "scheduler/scheduler_config.json"
+_SCHEDULE = (
+    "prediction_type",
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+
+
+def read_noising(folder: str) -> Noising:
+    """Return what the scheduler of a model folder (any URI) says its UNet answers, and under which noise.
+
+    Settings that its config leaves out are the defaults of its class, as for the stock pipeline.
+
+    Raises:
+        AltDiffusionError: there is no such config, diffusers has no such class, or it cannot be trained with.
+    """
+    import diffusers
+
+    what = f"model folder {folder}, file {CONFIG}"
+    try:
+        raw = files.read_json(files.join(folder, *CONFIG.split("/")))
+    except FileNotFoundError as error:
+        raise AltDiffusionError(what, "is missing", "give a model folder as published") from error
+    kind = getattr(diffusers, str(raw.get("_class_name")), None) if isinstance(raw, dict) else None
+    if kind is None or not hasattr(kind, "from_config"):
+        raise AltDiffusionError(what, "names no scheduler of diffusers under _class_name", "copy it again")
+    known = class_defaults(kind)
+    told = {name: value for name, value in raw.items() if name in known or name == "rescale_betas_zero_snr"}
+    return Noising.of(known | told, what)  # PNDM ignores that one, but its UNet may well have been trained so
+
+
+def class_defaults(kind: Any) -> dict[str, Any]:
+    """Return what a diffusers class takes where a config leaves a setting out."""
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+
+
+def scheduler_for(scheduler: Any, noising: Noising) -> Any:
+    """Return a base's scheduler that says what was trained: samplers read it from the export.
+
+    A schedule that ends without signal needs a scheduler that knows of it and starts at its last step: where the
+    base's has no such setting (PNDM, which Stable Diffusion 2.1 ships), DDIM takes its place.
+
+    Args:
+        scheduler: the base's, of any class with betas.
+        noising: what the UNet answers, and under which schedule.
+    """
+    changes: dict[str, Any] = {
+        "prediction_type": noising.prediction,
+        "num_train_timesteps": noising.num_train_timesteps,
+        "beta_schedule": noising.beta_schedule,
+        "beta_start": noising.beta_start,
+        "beta_end": noising.beta_end,
+        "trained_betas": None if noising.trained_betas is None else list(noising.trained_betas),
+    }
+    kind: Any = type(scheduler)
+    known = class_defaults(kind).keys()
+    if noising.zero_terminal_snr:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if not changes.keys() <= known:
+            return as_ddim(scheduler.config, changes)
+    elif "rescale_betas_zero_snr" in known:
+        changes["rescale_betas_zero_snr"] = False
+    return as_kind(kind, scheduler.config, changes)
+
+
+def as_ddim(config: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Any:
+    """Return a `DDIMScheduler` with the noise schedule of any scheduler's config.
+
+    What only DDIM has, and such a config leaves out, are Stable Diffusion's own values: the defaults of the class clip
+    the latents at every step.
+    """
+    from diffusers import DDIMScheduler
+
+    own = {name: config.get(name, False) for name in ("clip_sample", "set_alpha_to_one")}
+    return as_kind(DDIMScheduler, config, {**own, **(changes or {})})
+
+
+def as_kind(kind: Any, config: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+    """Return a scheduler of another class with the noise schedule of a config.
+
+    Diffusers leaves out what a config has from its own class's defaults, which differ between classes (Heun's betas
+    begin at 0.00085, DDIM's at 0.0001): so the schedule is handed over by name.
+
+    Args:
+        kind: class of diffusers.
+        config: of a scheduler as it was loaded, with its class's defaults.
+        changes: settings in place of the config's.
+    """
+    given = {name: config[name] for name in _SCHEDULE if name in config}
+    known = class_defaults(kind).keys()
+    return kind.from_config(config, **{name: value for name, value in {**given, **changes}.items() if name in known})

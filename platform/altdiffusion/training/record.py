@@ -1,0 +1,82 @@
+"""run.json: what the name of a run stands for. No part of any digest.
+
+It is written when everything that the run needs was loaded and checked, so a start that fails leaves the name free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from altdiffusion.config import from_dict, resolved
+from altdiffusion.diffusion.folder import read_lineage
+from altdiffusion.diffusion.objective import Noising
+from altdiffusion.storage import files
+from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from altdiffusion.training.resolve import ResolvedRun
+
+RECORD = "run.json"
+
+
+def write_record(run: ResolvedRun) -> None:
+    """Write `<lake>/checkpoints/<run>/run.json`."""
+    record = {
+        "run": run.config.run,
+        "stage": run.config.stage,
+        "fingerprint": run.fingerprint,
+        "datasets": [str(ref) for ref in run.datasets],
+        "mirrored": [str(ref) for ref in run.mirrored],
+        "base": run.base,
+        "text_encoder": run.text_encoder,
+        "student": _student(run.text_encoder),
+        "teacher": run.teacher,
+        "start": str(run.start) if run.start is not None else None,
+        "start_fingerprint": run.start_fingerprint,
+        "models": [str(ref) for ref in run.models],
+        "meaning": dict(run.meaning),
+        "config": resolved(run.config),
+        "noising": asdict(run.noising),
+        **({"continued": str(run.continued)} if run.continued is not None else {}),
+        **run.key.record(),
+    }
+    uri = files.join(checkpoints.run_folder(run.lake, run.config.run), RECORD)
+    files.write_atomic(uri, files.canonical_json(record))
+
+
+def read_record(lake: str, run: str) -> dict[str, Any] | None:
+    """Return run.json of a run, or None before its first start."""
+    try:
+        record: dict[str, Any] = files.read_json(files.join(checkpoints.run_folder(lake, run), RECORD))
+    except FileNotFoundError:
+        return None
+    return record
+
+
+def config_of(record: Mapping[str, Any]) -> TrainConfig:
+    """Return the config that a run was started with."""
+    return from_dict(TrainConfig, record["config"], f"{RECORD} of run {record['run']}")
+
+
+def noising_of(record: Mapping[str, Any]) -> Noising:
+    """Return what a run trains its UNet to answer, and under which schedule.
+
+    Runs of earlier versions trained under Stable Diffusion's schedule, whatever their base's.
+    """
+    if "noising" in record:
+        return Noising.from_json(record["noising"])
+    objective = record["meaning"]["objective"]
+    return Noising(prediction=objective["prediction"], zero_terminal_snr=bool(objective["zero_terminal_snr"]))
+
+
+def began_before_noising(record: Mapping[str, Any]) -> bool:
+    """Return whether an earlier version began a run, which did not ask what its base was trained with."""
+    return "noising" not in record and record["stage"] != "distillation"
+
+
+def _student(text_encoder: str | None) -> str | None:
+    """Ref of the checkpoint of distillation that a text encoder's folder was exported from, if it was."""
+    return None if text_encoder is None else (read_lineage(text_encoder) or {}).get("checkpoint")

@@ -1,0 +1,110 @@
+"""A dry run says what the job would stop at, and fails as the job would; it changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from altdiffusion.config import resolved
+from altdiffusion.storage import files
+from altdiffusion.training.local import run_local
+from jobs.harness import main
+from tests import training_lake
+from tests.training_lake import Recorder, file_hashes
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return training_lake.make_lake(tmp_path_factory.mktemp("dry"), rows=40)
+
+
+def train(lake: str, tmp_path: Path, *options: str, **changes: Any) -> int:
+    """Dry-runs one training job; warm-up 1 unless told otherwise."""
+    from jobs.train import JOB
+
+    settings = training_lake.config(lake, **{"optimizer": {"warmup_steps": 1}, **changes})
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({"lake": lake, "train": resolved(settings)}))
+    return main(JOB, ["--config", str(path), "--dry-run", *options])
+
+
+def test_a_run_that_fits_is_told_and_nothing_changes(
+    lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = file_hashes(lake)
+    assert train(lake, tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "epochs      2.40 of latents" in said
+    assert "learns      epsilon, noise scaled_linear 0.00085 to 0.012, 1000 steps" in said
+    assert "disk        " in said and file_hashes(lake) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"datasets": [{"name": "nothing"}]}, ("dataset nothing", "latents")),
+        ({"datasets": [{"name": "latents"}, {"name": "latents"}]}, ("datasets.0", "datasets.1", "same version")),
+        ({"start": {"base": "/nowhere/base"}}, ("/nowhere/base", "missing or empty")),
+        ({"start": {"checkpoint": "nobody"}, "stage": "quality"}, ("run nobody", "train it first")),
+        ({"continue_from": "nobody@3", "key": None}, ("run nobody", "continue_from")),
+        ({"objective": {"prediction": "v_prediction"}}, ("epsilon", "v_prediction", "scheduler_config.json")),
+        ({"online": {"resolution": 16}}, ("holds latents, not images",)),
+        ({"optimizer": {"warmup_steps": 13}}, ("warmup_steps", "longer than the run of 12 steps")),
+        ({"run": "taken", "seed": 9}, ("'taken'", "seed (5, now 9)")),
+    ],
+)
+def test_what_the_run_would_stop_at_is_named_and_fails(
+    lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    if changes.get("run") == "taken":
+        fast = {"optimizer": {"warmup_steps": 1}, "steps": 3}
+        run_local(training_lake.config(lake, run="taken", **fast), lake, reporter=Recorder())
+    before = file_hashes(lake)
+    assert train(lake, tmp_path, **changes) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("error: ") and all(part in told.err for part in parts), told.err
+    assert "warmup" in str(changes) or "plan: train stage" in told.out
+    assert file_hashes(lake) == before
+
+
+def test_what_is_elsewhere_is_not_looked_at_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    away = "memory://dry-run-lake"
+    start = {"base": f"hf://someone/small@{'ab' * 20}"}
+    assert train(away, tmp_path, start=start) == 0
+    assert "not looked at: the lake is not on this machine (--remote looks)" in capsys.readouterr().out
+    assert train(away, tmp_path, "--remote", start=start) == 2
+    assert "dataset latents" in capsys.readouterr().err
+
+
+def test_a_base_that_would_be_fetched_is_said_and_the_rest_is_checked(
+    lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = f"hf://someone/small@{'ab' * 20}"
+    assert train(lake, tmp_path, start={"base": hub}) == 0
+    assert f"not looked at: {hub}" in capsys.readouterr().out
+    assert train(lake, tmp_path, start={"base": hub}, datasets=[{"name": "latents"}, {"name": "latents"}]) == 2
+    assert "same version" in capsys.readouterr().err
+
+
+def test_other_jobs_look_at_their_inputs(lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from jobs import encode, generate
+
+    base, path = f"{lake}/models/base", tmp_path / "job.yaml"
+    folders = {"vae": f"{base}/vae", "tokenizer": f"{base}/tokenizer"}
+    path.write_text(yaml.safe_dump({"lake": lake, "encode": folders}))
+    assert main(encode.JOB, ["--config", str(path), "--dry-run"]) == 2
+    assert "error: dataset images" in capsys.readouterr().err
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        json.dumps({"id": "a-en", "language": "en", "prompt": "cat", "seed": 1, "width": 16, "height": 16})
+    )
+    for model, status in ({"folder": base}, 0), ({"run": "nobody"}, 2):
+        path.write_text(yaml.safe_dump({"lake": lake, "generate": {"model": model, "prompts": {"file": str(prompts)}}}))
+        assert main(generate.JOB, ["--config", str(path), "--dry-run"]) == status
+        told = capsys.readouterr()
+        assert "prompts  1" in told.out and ("run nobody" in told.err) == (status == 2)
+    assert not files.exists(f"{lake}/mlflow.db")
