@@ -204,7 +204,7 @@ def test_other_models_than_those_pinned_are_refused(models: dict[str, Any], tmp_
     for change, problem in (
         ({"digest": "0" * 64}, "has digest"),
         ({"label": "logo"}, r"has no label 'logo'.*clear, watermark"),
-        ({"folder": models["clip"], "digest": models["clip_digest"]}, "is no image-classification folder"),
+        ({"folder": models["clip"], "digest": models["clip_digest"]}, "cannot be opened"),
     ):
         scorer = dataclasses.replace(
             settings.watermark, classifier=dataclasses.replace(settings.watermark.classifier, **change)

@@ -28,8 +28,8 @@ from torch.nn import functional
 from altdiffusion.diffusion import published as forms
 from altdiffusion.diffusion.models import build_text_encoder
 from altdiffusion.diffusion.published import CLIP, LAYER, NOT_READ, Head, Published
+from altdiffusion.diffusion.published_files import CHECKPOINT, read_weights, weights_file
 from altdiffusion.diffusion.text_encoder import save_text_encoder
-from altdiffusion.diffusion.weights_file import CHECKPOINT, read_weights, weights_file
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import optional_document

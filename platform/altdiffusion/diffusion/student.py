@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from altdiffusion.diffusion.models import build_text_encoder, local_folder
+from altdiffusion.diffusion.published_files import read_weights
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights_file import read_weights
 from altdiffusion.errors import AltDiffusionError
 
 XLMR_POSITIONS = 512

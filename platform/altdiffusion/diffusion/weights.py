@@ -35,6 +35,8 @@ def load_network(kind: Any, folder: Path, what: str, *, remedy: str, beside: tup
         AltDiffusionError: the folder cannot be opened, or its weights are not exactly the network's.
     """
     file = weights_file(folder, what)
+    if kind.__module__.startswith("transformers."):  # diffusers' networks know no code of a folder
+        given["trust_remote_code"] = False
     try:
         network, report = kind.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **given
@@ -52,6 +54,29 @@ def load_network(kind: Any, folder: Path, what: str, *, remedy: str, beside: tup
             f"{what}, file {file.name}", f"has keys of another shape than config.json says: {_named(odd)}", remedy
         )
     return network.eval()
+
+
+def open_stock(kind: Any, folder: str | Path, what: str, *, remedy: str) -> Any:
+    """Return a tokenizer, config or processor of transformers from a folder; nothing is fetched, none of its code runs.
+
+    Args:
+        kind: class with `from_pretrained`.
+        what: names the folder in errors.
+        remedy: what to give instead of what cannot be opened.
+
+    Raises:
+        AltDiffusionError: it cannot be opened with transformers' own classes.
+    """
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # every kind of damage has its own class there
+        if "trust_remote_code" in str(error):
+            raise AltDiffusionError(
+                what,
+                "asks to run code that it brings (`auto_map` in its config), and no such code is run",
+                "give a folder that transformers' own classes open",
+            ) from error
+        raise AltDiffusionError(what, f"cannot be opened ({first_line(error)})", remedy) from error
 
 
 def check_keys(

@@ -27,7 +27,7 @@ from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import nearest
 from altdiffusion.curation.encoding.latent import LatentEncoder
-from altdiffusion.curation.encoding.tokens import token_ids
+from altdiffusion.curation.encoding.tokens import open_tokenizer, token_ids
 from altdiffusion.curation.outcome import finish_unit, rejects_table
 from altdiffusion.curation.pictures.picture import binary_rows
 from altdiffusion.curation.scoring.scored import REASONS, Scored, failing, row_detail
@@ -106,12 +106,10 @@ class EncodeWork:
 
     def setup(self) -> None:
         """Load the VAE and the tokenizer; note in the lake which VAE it is, for runs that train on its latents."""
-        from transformers import AutoTokenizer
-
         self._encoder = LatentEncoder(self.config)
         self._encoder.identity.note(self.lake, self.config.vae_digest or folder_digest(self.config.vae))
         folder = check_folder(self.config.tokenizer, self.config.tokenizer_digest)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._tokenizer = open_tokenizer(folder, self.config.tokenizer)
 
     def run(self, unit: Unit) -> UnitRecord:
         """Encodes and writes one unit; pictures smaller than the resolution are rejected, never enlarged."""

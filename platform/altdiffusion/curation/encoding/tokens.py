@@ -13,6 +13,20 @@ import pyarrow as pa
 from altdiffusion.errors import AltDiffusionError
 
 
+def open_tokenizer(folder: str, name: str) -> Any:
+    """Return the tokenizer of a local folder; `name` is what errors call it.
+
+    Raises:
+        AltDiffusionError: it cannot be opened with transformers' own classes.
+    """
+    from transformers import AutoTokenizer
+
+    from altdiffusion.diffusion.weights import open_stock
+
+    remedy = "give the folder of a tokenizer, with tokenizer.json, as save_pretrained writes it"
+    return open_stock(AutoTokenizer, folder, f"tokenizer {name}", remedy=remedy)
+
+
 def token_ids(tokenizer: Any, captions: list[str], max_length: int) -> pa.Array:
     """Token ids of each caption, padded and truncated to `max_length`; list<int32>.
 

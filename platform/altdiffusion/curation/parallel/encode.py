@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from altdiffusion.curation.assets import check_folder
 from altdiffusion.curation.config import IdsConfig
-from altdiffusion.curation.encoding.tokens import token_ids
+from altdiffusion.curation.encoding.tokens import open_tokenizer, token_ids
 from altdiffusion.curation.outcome import finish_unit, rejects_table
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import open_version, unit_id
@@ -54,11 +54,9 @@ class EncodePairsWork:
 
     def setup(self) -> None:
         """Loads the tokenizers."""
-        from transformers import AutoTokenizer
-
         ids = self.ids
         self._student, self._teacher = (
-            AutoTokenizer.from_pretrained(check_folder(folder, digest), local_files_only=True)
+            open_tokenizer(check_folder(folder, digest), folder)
             for folder, digest in (
                 (ids.tokenizer, ids.tokenizer_digest),
                 (ids.teacher_tokenizer, ids.teacher_tokenizer_digest),

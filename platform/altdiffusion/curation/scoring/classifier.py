@@ -19,7 +19,7 @@ from altdiffusion.curation.assets import check_folder
 from altdiffusion.curation.config import ClassifierConfig
 from altdiffusion.curation.scoring.embedding import Dtype
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import load_network
+from altdiffusion.diffusion.weights import load_network, open_stock
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
@@ -42,14 +42,12 @@ class Classifier:
         folder = check_folder(config.folder, config.digest)
         self._folder, self._torch = config.folder, torch
         self._device, self._dtype = torch.device(device), getattr(torch, dtype)
-        try:
-            self._processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise AltDiffusionError(
-                f"model {config.folder}",
-                f"is no image-classification folder ({str(error).splitlines()[0]})",
-                "give config.json, preprocessor_config.json and *.safetensors as save_pretrained writes them",
-            ) from error
+        self._processor: Any = open_stock(
+            AutoImageProcessor,
+            folder,
+            f"model {config.folder}",
+            remedy="give config.json, preprocessor_config.json and *.safetensors as save_pretrained writes them",
+        )
         model = load_network(
             AutoModelForImageClassification,
             Path(folder),

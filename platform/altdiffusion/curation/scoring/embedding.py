@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from altdiffusion.curation.assets import check_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import load_network
+from altdiffusion.diffusion.weights import load_network, open_stock
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ClipEmbedder:
         self._name = folder_uri
         self._torch = torch
         self._device, self._dtype = torch.device(device), getattr(torch, dtype)
-        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config: Any = open_stock(AutoConfig, folder, f"model {folder_uri}", remedy="give the folder of a CLIPModel")
         if config.model_type == "clip":
             config, width = config.vision_config, config.projection_dim
             config.projection_dim = width  # the tower's own may be a default that the whole model does not use
