@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from altdiffusion.config import from_dict, resolved
 from altdiffusion.diffusion.folder import read_lineage
 from altdiffusion.diffusion.objective import Noising
+from altdiffusion.refs import Ref
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import optional_document
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
 
@@ -48,12 +50,29 @@ def write_record(run: ResolvedRun) -> None:
 
 
 def read_record(lake: str, run: str) -> dict[str, Any] | None:
-    """Return run.json of a run, or None before its first start."""
-    try:
-        record: dict[str, Any] = files.read_json(files.join(checkpoints.run_folder(lake, run), RECORD))
-    except FileNotFoundError:
+    """Return run.json of a run, or None before its first start.
+
+    Raises:
+        AltDiffusionError: a value in it is not usable: it is read from a lake that others may write to.
+    """
+    document = optional_document(files.join(checkpoints.run_folder(lake, run), RECORD))
+    if document is None:
         return None
-    return record
+    if document.text("run") != run:
+        raise document.wrong("run", repr(run))
+    for key in ("stage", "fingerprint", "base"):
+        document.text(key)
+    for key in ("text_encoder", "teacher", "student", "start_fingerprint"):
+        if document.value.get(key) is not None:
+            document.text(key)
+    for key in ("start", "continued"):
+        if document.value.get(key) is not None:
+            Ref.parse(document.text(key))
+    document.refs("datasets"), document.refs("models")
+    if "mirrored" in document.value:
+        document.refs("mirrored")
+    document.object("meaning"), document.object("config")
+    return document.value
 
 
 def config_of(record: Mapping[str, Any]) -> TrainConfig:

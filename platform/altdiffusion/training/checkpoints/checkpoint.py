@@ -75,9 +75,16 @@ class Checkpoint:
         return Ref("checkpoint", f"{self.run}/{step_name(self.step)}", self.digest)
 
     def state(self) -> dict[str, Any]:
-        """state.json."""
-        state: dict[str, Any] = files.read_json(files.join(self.folder, STATE))
-        return state
+        """Return state.json.
+
+        Raises:
+            AltDiffusionError: it is not an object, or the batches it leaves out are not pairs of counts.
+        """
+        state = read_document(files.join(self.folder, STATE))
+        skipped = state.value.get("skipped_batches", [])
+        if not isinstance(skipped, list) or not all(_is_pair(pair) for pair in skipped):
+            raise state.wrong("skipped_batches", "a list of pairs of counts")
+        return state.value
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of one name (`unet.safetensors`), from all its shards, in host memory."""
@@ -101,6 +108,10 @@ class Checkpoint:
                 f"cannot be read ({error})",
                 "run the same command again: it looks for a whole one",
             ) from error
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n >= 0 for n in value)
 
 
 def shard_name(name: str, rank: int, world: int) -> str:
