@@ -12,7 +12,6 @@ two heads it has one layer fewer, as a converted published encoder has.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from altdiffusion.diffusion.models import build_text_encoder, local_folder
 from altdiffusion.diffusion.published_files import read_weights
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage.documents import read_document
 
 XLMR_POSITIONS = 512
 """A tokenizer that says it pads to this or more has XLM-R's own length, not the UNet's."""
@@ -197,7 +197,7 @@ def _config(root: Path, width: int) -> dict[str, Any]:
     path = root / "config.json"
     if not path.is_file():
         raise AltDiffusionError(f"text encoder {root}", "holds no config.json", "give the folder with the weights")
-    whole: dict[str, Any] = json.loads(path.read_text())
+    whole = read_document(str(path)).value
     known: dict[str, Any] = whole.get("text_config") or whole
     missing = [name for name in _SHAPE if name not in known]
     if missing:

@@ -9,7 +9,6 @@ for the EOS where a config says 2.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from altdiffusion.diffusion.models import local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.diffusion.weights import first_line, load_network
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage.documents import read_document
 
 
 def eos_vectors(hidden: Tensor, token_ids: Tensor, eos_id: int) -> Tensor:
@@ -74,7 +74,7 @@ def _config(root: Path, folder: str | Path) -> Any:
     from transformers import CLIPTextConfig
 
     try:
-        whole: dict[str, Any] = json.loads((root / "config.json").read_text())
+        whole = read_document(str(root / "config.json")).value
         width = {"projection_dim": whole["projection_dim"]} if "projection_dim" in whole else {}
         return CLIPTextConfig(**{**(whole.get("text_config") or whole), **width})
     except (OSError, ValueError, TypeError) as error:

@@ -9,7 +9,6 @@ Shapes: B micro-batch, S pixels of the side.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.documents import read_document
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.estimate.online import vae_bytes
 from altdiffusion.training.network import prepare_network
@@ -399,7 +399,7 @@ def _config(folder: str | None, part: str, look: bool) -> dict[str, Any] | None:
     if folder is None or not (look or files.is_local(folder)):
         return None
     try:
-        found: dict[str, Any] = json.loads(files.read_bytes(files.join(folder, part, "config.json")))
+        found = read_document(files.join(folder, part, "config.json")).value
     except (FileNotFoundError, AltDiffusionError):
         return None
     return found
