@@ -124,7 +124,7 @@ def train(lake: str, term: str, weight: float, updates: int) -> tuple[str, float
     name = f"{term}-{weight:g}".replace(".", "_")
     settings = {"token_weight": weight} | ({"token_term": term} if weight else {})
     tree = {
-        "run": name, "stage": "distillation", "trainable": "all", "seed": SEED, "steps": updates,
+        "run": name, "key": "ablation", "stage": "distillation", "trainable": "all", "seed": SEED, "steps": updates,
         "start": {"base": f"{lake}/models/base-en", "text_encoder": f"{lake}/models/student"},
         "distillation": settings, "datasets": [{"name": "pairs"}], "global_batch": BATCH, "micro_batch": BATCH,
         "optimizer": {"lr": 1e-3, "warmup_steps": 50, "ema_decay": 0.99},

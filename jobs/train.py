@@ -31,7 +31,8 @@ def run(config: TrainJobConfig, session: Session) -> None:
         session.run.input(session.lake.version(dataset.name), context="training")
     session.run.ship(session.run.metrics_path)
     resolved = resolve(train, lake)
-    for origin in [resolved.start] if resolved.start is not None else resolved.models:
+    first = resolved.continued or resolved.start
+    for origin in [first] if first is not None else resolved.models:
         session.run.input(origin, context="start")
     export_start(resolved)
     if config.execution.backend == "ray":

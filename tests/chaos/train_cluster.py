@@ -43,7 +43,8 @@ def settings(lake: str, event: str) -> dict[str, object]:
     """The run's config as a tree."""
     return {
         "run": "align", "stage": "alignment", "trainable": "all", "start": {"base": f"{lake}/models/base"},
-        "datasets": [{"name": "latents"}], "seed": 5, "steps": STEPS[event], "global_batch": 8, "micro_batch": 2,
+        "datasets": [{"name": "latents"}], "seed": 5, "key": "chaos", "steps": STEPS[event],
+        "global_batch": 8, "micro_batch": 2,
         "caption_drop": 0.25, "optimizer": {"lr": 1e-3, "warmup_steps": 2, "eps": 1e-4, "ema_decay": 0.9},
         "order": {"chunk_rows": 16, "window_chunks": 4}, "keep_last": 1000, "log_every": 10,
         "checkpoint_every": 100_000 if event == "drain" else 10,

@@ -15,9 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CONCEPTS = 8
 SMALL = {
-    "alignment": ["train.steps=6", "train.checkpoint_every=3", "samples.steps=1"],
-    "quality": ["train.steps=4", "samples=null"],
-    "guidance": ["train.steps=4", "samples=null"],
+    "alignment": ["train.steps=6", "train.optimizer.warmup_steps=2", "train.checkpoint_every=3", "samples.steps=1"],
+    "quality": ["train.steps=4", "train.optimizer.warmup_steps=2", "samples=null"],
+    "guidance": ["train.steps=4", "train.optimizer.warmup_steps=2", "samples=null"],
     "generate": ["generate.steps=3"],
     "evaluate": ["sampling.steps=1", "judge.steps=20", "require=null"],
 }

@@ -168,7 +168,7 @@ def test_a_checkpoint_with_a_flipped_byte_gives_way_to_the_one_before(line: Work
     newest = sorted((copied / "checkpoints/demo-alignment").glob("step-*"))[-1]
     digest = json.loads((newest / "COMPLETE.json").read_text())["digest"]
     flip(newest / "unet.safetensors")
-    done = line.job("train", "alignment", f"lake={copied}", *SMALL["alignment"][:2], "samples=null")
+    done = line.job("train", "alignment", f"lake={copied}", *SMALL["alignment"][:3], "samples=null")
     assert done.returncode == 0, done.stdout + done.stderr
     assert newest.name in done.stdout + done.stderr and "SHA-256" in done.stdout + done.stderr
     assert json.loads((newest / "COMPLETE.json").read_text())["digest"] == digest  # trained again, bit for bit

@@ -20,9 +20,14 @@ from altdiffusion.diffusion.objective import Noising, Schedule
 from altdiffusion.diffusion.scheduler import read_noising
 from altdiffusion.diffusion.text_encoder import save_text_encoder
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.config import ModelConfig
+from altdiffusion.generation.model import resolve_model
 from altdiffusion.generation.sampler import Sampler, make_scheduler
 from altdiffusion.refs import Ref
+from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.training.exports.export import export_checkpoint
+from altdiffusion.training.fit import autoencoder_of
 from altdiffusion.training.loading import load_models
 from altdiffusion.training.local import run_local
 from altdiffusion.training.record import noising_of, read_record
@@ -99,6 +104,8 @@ def test_a_v_base_and_a_config_of_epsilon_disagree_by_name(lake: str) -> None:
 def test_epsilon_under_a_schedule_without_signal_is_refused_everywhere(lake: str) -> None:
     rewrite(scheduler_file(lake), rescale_betas_zero_snr=True)
     refused(lake, "predicts epsilon", "rescale_betas_zero_snr", "not finite")
+    with pytest.raises(AltDiffusionError, match=r"scheduler_config.json: has rescale_betas_zero_snr with .*epsilon"):
+        resolve_model(ModelConfig(folder=f"{lake}/models/base"), lake)
     rewrite(scheduler_file(lake), **SD_V)
     run = resolve(config(lake), lake)
     assert run.noising.zero_terminal_snr and float(Schedule.of(run.noising).signal[-1]) == 0.0
@@ -263,6 +270,24 @@ def test_latents_of_another_autoencoder_are_refused(lake: str, tmp_path: Path) -
     rewrite(other / "config.json", _name_or_path="unknown")
     latents_of(str(other), "unknown", note=False)
     refused(lake, "has latents of model:x/vae@", "the base's VAE", "run the encode job", datasets=[{"name": "unknown"}])
+
+
+def test_a_version_that_was_derived_has_the_autoencoder_of_its_origin(lake: str) -> None:
+    """A takedown's version names the one before it, and no autoencoder."""
+    made_by = Ref("model", "x/vae", "1" * 64)
+    first = write_latents(lake, "first", 20, made_by=[made_by, Ref("model", "x/tokenizer", "0" * 64)])
+    record = UnitRecord(
+        unit_id="u0", index=0, input_digest="0" * 64, rows_in=20, shards=first.shards, rejects=(),
+        rejects_by_reason={}, rows_by_language={"en": 20},
+    )  # fmt: skip
+    after = (
+        Lake(lake)
+        .dataset("first")
+        .publish(kind="latents", records=[record], parents=[first.ref], config={"removed": "x"}, fingerprint="g")
+    )
+    assert autoencoder_of(after, lake) == autoencoder_of(first, lake) == made_by
+    assert autoencoder_of(Lake(lake).version("latents"), lake) is None
+    refused(lake, "has latents of model:x/vae@111111111111", datasets=[{"name": "first"}])
 
 
 def test_a_later_stage_wants_the_models_of_the_one_before(lake: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from altdiffusion.training.local import run_local
 from altdiffusion.training.loop import open_data, open_task
 from altdiffusion.training.resolve import resolve
 from altdiffusion.training.tasks.latents import OnlineLatents
-from pipelines.encode import EncodeJobConfig, boundaries
+from pipelines.encode import EncodeJobConfig, boundaries, note_autoencoder
 from tests import training_lake
 from tests.curation_lake import picture, write_images
 from tests.training_lake import LETTERS, TOKENS, Recorder
@@ -173,3 +175,40 @@ def test_a_picture_smaller_than_the_resolution_is_enlarged() -> None:
     small = Image.new("RGB", (8, 6), (10, 20, 30))
     pixels, _ = cut(small, (SIDE, SIDE), np.array([0.5, 0.5], np.float32))
     assert pixels.shape == (SIDE, SIDE, 3) and (pixels == (10, 20, 30)).all()
+
+
+def test_without_a_seed_pictures_are_cut_by_the_run(lake: str) -> None:
+    """Another run or stage cuts elsewhere; the same one at the same places; with a seed, as the encode job would."""
+
+    def places(name: str, seed: int | None) -> Any:
+        run = resolve(config(lake, run=name, key=None, online={"seed": seed}), lake)
+        layout = open_task(run, None, CPU).layout
+        table = Lake(lake).version("images").read(["sample_id", "caption", "image"])
+        return layout.decode(table)["places"]
+
+    assert torch.equal(places("one", None), places("one", None))
+    assert not torch.equal(places("one", None), places("two", None))
+    assert torch.equal(places("one", 9), places("two", 9))
+
+
+def test_latents_are_for_the_autoencoder_that_made_them(lake: str, tmp_path: Path) -> None:
+    """The encode job notes what its VAE is: a base whose VAE is another one is refused, a copy is not."""
+    encoded(lake, "mode")
+    settings = {"datasets": [{"name": "latents-mode"}]}
+    assert resolve(training_lake.config(lake, **settings), lake).datasets
+    (note,) = (Path(lake) / "autoencoders").iterdir()
+    shutil.copytree(f"{lake}/models/base", tmp_path / "copy")
+    copied = tmp_path / "copy/vae/config.json"
+    copied.write_text(json.dumps(json.loads(copied.read_text()) | {"_name_or_path": "elsewhere"}))
+    start = {"base": str(tmp_path / "copy")}
+    assert resolve(training_lake.config(lake, run="copy", start=start, **settings), lake).datasets
+    training_lake.bundle(seed=9).vae.save_pretrained(tmp_path / "copy/vae")
+    with pytest.raises(AltDiffusionError, match=r"encoder of the VAE .*copy/vae.* which made dataset:latents-mode@"):
+        resolve(training_lake.config(lake, run="copy", start=start, **settings), lake)
+    note.unlink()
+    with pytest.raises(AltDiffusionError, match="run the encode job of that dataset again: it then notes"):
+        resolve(training_lake.config(lake, run="copy", start=start, **settings), lake)
+    base = f"{lake}/models/base"
+    encode = {"vae": f"{base}/vae", "tokenizer": f"{base}/tokenizer", "resolution": SIDE}
+    note_autoencoder(from_dict(EncodeJobConfig, {"lake": lake, "encode": encode}), Lake(lake))
+    assert note.exists()

@@ -35,6 +35,7 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
         raise AltDiffusionError(
             f"model folder {uri}", "holds no model_index.json", "give the folder of an export or of a base model"
         )
+    _check_scheduler(uri)
     content = content_digest(uri)
     if config.digest is not None and not content.startswith(config.digest):
         raise AltDiffusionError(
@@ -51,6 +52,19 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
             "export it again from its checkpoint",
         )
     return Model(uri=uri, content=content, ref=_origin(uri, content, document))
+
+
+def _check_scheduler(uri: str) -> None:
+    """Refuses a scheduler whose first step divides by nothing: every picture would be black."""
+    path = files.join(uri, "scheduler", "scheduler_config.json")
+    told = files.read_json(path) if files.exists(path) else {}
+    if told.get("rescale_betas_zero_snr") and told.get("prediction_type", "epsilon") == "epsilon":
+        raise AltDiffusionError(
+            f"file {path}",
+            "has rescale_betas_zero_snr with prediction_type epsilon: its last step holds no signal, and what a UNet "
+            "that predicts the noise says of the picture there is not finite",
+            "set rescale_betas_zero_snr to false, or prediction_type to what the UNet was trained for",
+        )
 
 
 def check_content(model: Model) -> None:

@@ -136,6 +136,10 @@ def _kinds(parties: Parties) -> None:
                     "latents": "name the dataset that the encode job wrote",
                 }[kind],
             )
+        if not version.rows:
+            raise AltDiffusionError(
+                f"{version.ref.short}, named by datasets of run {config.run}", "holds no row", "leave it out"
+            )
 
 
 def _unet(base: str, facts: _Facts) -> int:

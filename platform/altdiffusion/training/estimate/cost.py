@@ -289,6 +289,7 @@ def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shape
         f"{_unit(config, shapes)} (counted; kernels' workspace not included)",
         f"parameters  {cost.trained:,} of {cost.parameters:,} are trained",
         *_disk(config, cost),
+        *_size_note(config, shapes),
     ]
     share_gb = cost.checkpoint / 1e9 / workers
     write_s = share_gb / given.checkpoint_gb_per_s
@@ -309,6 +310,17 @@ def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shape
         f"hours       {images / rate / 3600:,.0f} worker-hours, {images / rate / workers / 86400:.1f} days at "
         f"{rate:g} images/s a worker",
     ]
+
+
+def _size_note(config: TrainConfig, shapes: Shapes) -> list[str]:
+    """Says where a run's pictures have another size than the base's UNet is made for: stage 1 of the recipe does."""
+    latents = shapes.unet.get("sample_size")
+    if config.stage == "distillation" or not isinstance(latents, int):
+        return []
+    own = latents * shapes.latent_factor
+    if own == shapes.resolution:
+        return []
+    return [f"size        pictures of {shapes.resolution} px; the base's UNet, and exports by default, are of {own} px"]
 
 
 def _disk(config: TrainConfig, cost: Cost) -> list[str]:
