@@ -42,7 +42,8 @@ class DownloadConfig:
     """Seconds the decoder may take for one picture; then its process is ended and the row rejected."""
     decoder_memory_mib: int = 1536
     """MiB the decoder may take for one picture; the default suffices for any of `max_pixels`."""
-    max_redirects: int = 4
+    max_redirects: int = 5
+    """Redirects of one link that are followed, each checked like a link of its own."""
     retries: int = 1
     """Further attempts after a time-out, a refused connection, 429 or 503."""
     retry_wait_s: float = operational(1.0)
@@ -55,6 +56,8 @@ class DownloadConfig:
     """Ports a URL may name."""
     honor_opt_out: bool = True
     """Whether X-Robots-Tag noai / noimageai, tdm-reservation and Content-Usage train-ai=n reject the row."""
+    honor_noindex: bool = False
+    """Whether X-Robots-Tag noindex, noimageindex and none, which speak of search engines, reject the row as well."""
     honor_robots: bool = True
     """Whether a site's robots.txt (RFC 9309) is asked first and obeyed, redirects' targets included."""
     robots_deadline_s: float = 10.0
