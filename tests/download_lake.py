@@ -70,9 +70,11 @@ def config(site: Site, **given: Any) -> DownloadConfig:
     return DownloadConfig(**{**settings, **given})
 
 
-def download(lake: str, links: Version, settings: DownloadConfig, name: str = "images", rows: int = 1000) -> Version:
+def download(
+    lake: str, links: Version, settings: DownloadConfig, name: str = "images", rows: int = 1000, **given: Any
+) -> Version:
     """What `jobs.curate` does at this boundary, in this process."""
-    work = DownloadWork(lake=lake, dataset=name, download=settings)
+    work = DownloadWork(lake=lake, dataset=name, download=settings, **given)
     work.setup()
     try:
         records = [work.run(unit) for unit in plan_download(links, rows)]

@@ -114,7 +114,10 @@ def test_what_is_requested_is_the_canonical_link(site: Site) -> None:
     site.answers["/b/%C3%BC%20'?q=%27{x}"] = site.answers["/moved/here"] = reply(PNG)
     site.answers["/r"] = reply(status="301 Moved", Location="\t ./moved/../moved/h%65re").replace(b"%65", b"e")
     fetch = fetcher(site, connect_to={":": f"127.0.0.1:{site.port}"})
-    for url in ("\ufeff HTTP://Pictures。TEST..:080/a/../b/ü '?q='{x}#f\u3000", f"http://{HOST}/./b/%2E/%C3%BC%20'?q='{{x}}"):
+    for url in (
+        "\ufeff HTTP://Pictures。TEST..:080/a/../b/ü '?q='{x}#f\u3000",
+        f"http://{HOST}/./b/%2E/%C3%BC%20'?q='{{x}}",
+    ):
         found = fetch.fetch(url)
         assert found.body == PNG and found.url == f"http://{HOST}/b/%C3%BC%20'?q=%27{{x}}"
     assert fetch.fetch(f"http://{HOST}/r").url == f"http://{HOST}/moved/here"

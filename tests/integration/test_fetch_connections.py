@@ -257,7 +257,7 @@ INTERIM = (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink:
 
 @dataclass(frozen=True)
 class Script:
-    """What the server says to one request: pieces, and whether it then closes. `good`: by the rules; `comes`: with the picture."""
+    """What the server says to one request, and whether it then closes; by the rules (`good`), with a picture."""
 
     pieces: tuple[bytes, ...]
     closes: bool
@@ -317,7 +317,10 @@ def test_a_picture_never_comes_under_another_row() -> None:
         config = DownloadConfig(
             connect_to={":80": f"127.0.0.1:{listener.getsockname()[1]}"},
             allow_private=("127.0.0.0/8",),
-            **{"deadline_s": 5.0, "threads": 4, "per_host_connections": 2, "retries": 0},
+            deadline_s=5.0,
+            threads=4,
+            per_host_connections=2,
+            retries=0,
         )
 
         @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -80,7 +80,30 @@ def test_each_rule(url: str, key: str) -> None:
 
 HOST = st.sampled_from(["a.example", "b-2.example.org", "xn--bcher-kva.example", "10.0.0.1", "bücher.example"])
 PATH = st.lists(
-    st.sampled_from(["", "x", "Y.jpg", "%20", "%C3%A9", "é", "~", "-", "%2F", "%", "100%25", "@", ":", "x y", "..", ".", "%2e", "'", "{}"]), max_size=5
+    st.sampled_from(
+        [
+            "",
+            "x",
+            "Y.jpg",
+            "%20",
+            "%C3%A9",
+            "é",
+            "~",
+            "-",
+            "%2F",
+            "%",
+            "100%25",
+            "@",
+            ":",
+            "x y",
+            "..",
+            ".",
+            "%2e",
+            "'",
+            "{}",
+        ]
+    ),
+    max_size=5,
 ).map("/".join)
 QUERY = st.lists(st.sampled_from(["a=1", "b=%20", "c", "", "d==", "utm", "x?y", "é=/"]), max_size=3).map("&".join)
 
@@ -136,9 +159,9 @@ def test_a_key_with_a_scheme_is_its_own_key(parts: tuple[str, str, str]) -> None
 
 HARD = st.lists(
     st.sampled_from(
-        ["http://", "https://", "a", "b.example", "xn--", "ß", "é", "。", "．", ".", "..", "0", "127", "0x7f", ":", ":080",
-         ":443", "/", "%2e", "%2E", "%41", "%c3", "%", "%%34%31", "?", "#", "&", "utm_x=1", "'", "{", "|", "[", "]", "[::1]",
-         "@", "u:p@", " ", "\t", "\n", "\\", "\u00ad", "\u200d", "\ufeff", "\u3000", "💩", "א", "1", "-", "_", "*"]
+        ["http://", "https://", "a", "b.example", "xn--", "ß", "é", "。", "．", ".", "..", "0", "127", "0x7f", ":",
+         ":080", ":443", "/", "%2e", "%2E", "%41", "%c3", "%", "%%34%31", "?", "#", "&", "utm_x=1", "'", "{", "|", "[", "]",
+         "[::1]", "@", "u:p@", " ", "\t", "\n", "\\", "\u00ad", "\u200d", "\ufeff", "\u3000", "💩", "א", "1", "-", "_", "*"]
     ), max_size=14,
 ).map("".join)  # fmt: skip
 
@@ -163,7 +186,9 @@ def test_what_is_requested_is_its_own_canonical_form(url: str) -> None:
 @given(HOST, st.data())
 def test_every_spelling_of_a_host_is_one_site(host: str, data: st.DataObject) -> None:
     pick = data.draw
-    spelled = "".join(pick(st.sampled_from(_spellings(c))) for c in host) + pick(st.sampled_from(["", ".", "..", "。", "%2e"]))
+    spelled = "".join(pick(st.sampled_from(_spellings(c))) for c in host) + pick(
+        st.sampled_from(["", ".", "..", "。", "%2e"])
+    )
     around = pick(st.sampled_from(["", " ", "\ufeff", "\u00a0", "\r\n", "\t", "\u3000", "\u200b"]))
     port = pick(st.sampled_from(["", ":", ":80", ":080", ":00000080"]))
     other = f"{around}http://{spelled}{port}/x{around}"

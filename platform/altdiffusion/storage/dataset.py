@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 import altdiffusion
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.records import REJECTS, SCHEMAS, Kind
+from altdiffusion.records import REJECTS, SCHEMAS, Kind, completed
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
@@ -129,8 +129,9 @@ class Version:
         return shards.shard_uri(files.join(self.folder_uri, "shards"), self.shards[index].sha256)
 
     def read_shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """One shard's rows, its hash checked."""
-        return shards.read_table(files.join(self.folder_uri, "shards"), self.shards[index].sha256, columns)
+        """One shard's rows, its hash checked; columns that are younger than the shard are null."""
+        table = shards.read_table(files.join(self.folder_uri, "shards"), self.shards[index].sha256, columns)
+        return completed(table, self._schema(columns))
 
     def iter_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Shard by shard, in input order."""
@@ -140,10 +141,11 @@ class Version:
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows at once: for small versions and few columns."""
         tables = list(self.iter_tables(columns))
+        return pa.concat_tables(tables) if tables else self._schema(columns).empty_table()
+
+    def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
         schema = SCHEMAS[self.manifest.kind]
-        if columns is not None:
-            schema = pa.schema([schema.field(name) for name in columns])
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+        return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
     def iter_rejects(self) -> Iterator[pa.Table]:
         """Rejected rows with their reasons, in input order."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import present
 from altdiffusion.storage import files
 
 ROW_GROUP_ROWS = 1024
@@ -86,7 +87,7 @@ def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROU
 
 
 def read_table(folder_uri: str, sha256: str, columns: Sequence[str] | None = None, *, verify: bool = True) -> pa.Table:
-    """Reads a shard.
+    """Read a shard; columns that may be null and that an older shard does not have are left out.
 
     Raises:
         AltDiffusionError: it is missing or its bytes are not those that were written.
@@ -98,7 +99,10 @@ def read_table(folder_uri: str, sha256: str, columns: Sequence[str] | None = Non
         raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
     if verify and files.sha256_hex(data) != sha256:
         raise AltDiffusionError(f"shard {uri}", "is damaged: its SHA-256 is not its name", REMEDY)
-    return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
+    source = pa.BufferReader(data)
+    if columns is not None:
+        columns = present(columns, pq.read_schema(source).names)
+    return pq.read_table(source, columns=columns)
 
 
 REMEDY = (

@@ -32,6 +32,7 @@ from altdiffusion.refs import Ref
 KINDS = ("url", "domain", "hash", "sha256")
 _HASH, _SHA256 = re.compile(r"-?[0-9]{1,19}"), r"^[0-9a-fA-F]{64}$"
 _SHOWN = 5
+"""Wrong lines that an error names; one more is looked for, to say that there are more."""
 _NOT_IN_NAME = re.compile(r"[\s/\\?#@*%]|(?<!\]):(?![^\[]*\])")
 """Of what would make more of a name than a name, or of a port."""
 _HOST = r"^(?:[^/?@]*@)?(?P<host>\[[^\]]*\]|[^/?:]*)"
@@ -43,10 +44,10 @@ class TextSet:
     def __init__(self, texts: pa.Array) -> None:
         hashes = hash64(texts)
         order = np.argsort(hashes, kind="stable")
-        self._hashes, self._texts = hashes[order], texts.take(pa.array(order))
+        self._hashes, self.texts = hashes[order], texts.take(pa.array(order))
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self.texts)
 
     def holds(self, texts: pa.Array) -> npt.NDArray[np.bool_]:
         """[N] whether each text is in the set; null is not."""
@@ -59,7 +60,7 @@ class TextSet:
         while len(rows):  # more than once only where two entries share a hash
             rows = rows[at[rows] < len(self)]
             rows = rows[self._hashes[at[rows]] == hashes[rows]]
-            same = pc.equal(self._texts.take(pa.array(at[rows])), texts.take(pa.array(rows)))
+            same = pc.equal(self.texts.take(pa.array(at[rows])), texts.take(pa.array(rows)))
             found[rows] |= np.asarray(pc.fill_null(same, False), bool)
             at[rows] += 1
             rows = rows[~found[rows]]
@@ -98,6 +99,16 @@ class Blocklist:
     """Row ids, ascending."""
     image_sha256: DigestSet
     """Pictures, by the SHA-256 of their bytes as downloaded."""
+
+    @classmethod
+    def union(cls, lists: Sequence[Blocklist]) -> Blocklist:
+        """What any of them lists."""
+        return cls(
+            urls=TextSet(pa.concat_arrays([one.urls.texts for one in lists])),
+            domains=TextSet(pa.concat_arrays([one.domains.texts for one in lists])),
+            hashes=np.unique(np.concatenate([one.hashes for one in lists])),
+            image_sha256=DigestSet(digest for one in lists for digest in one.image_sha256),
+        )
 
     def __len__(self) -> int:
         return len(self.urls) + len(self.domains) + len(self.hashes) + len(self.image_sha256)
@@ -184,7 +195,7 @@ def parse_list(data: bytes, what: str) -> Blocklist:
         given = pc.utf8_trim(pc.utf8_slice_codeunits(lines.take(pa.array(mine)), len(kind) + 1), AROUND)
         values[kind], problems = _READ[kind](given)
         wrong.update((int(mine[place]), problem) for place, problem in problems.items())
-    wrong.update((int(row), "which is none of the four kinds") for row in np.flatnonzero(left)[:_SHOWN])
+    wrong.update((int(row), "which is none of the four kinds") for row in np.flatnonzero(left)[: _SHOWN + 1])
     _refuse(lines, wrong, what)
     return Blocklist(
         urls=TextSet(values["url"]),
@@ -254,13 +265,15 @@ Read = tuple[pa.Array, dict[int, str]]
 def _urls(given: pa.Array) -> Read:
     """Keys of links."""
     keys, links = keys_and_links(given)
-    wrong = {int(place): "which is not an http or https link with a host" for place in np.flatnonzero(~links)[:_SHOWN]}
+    wrong = {
+        int(place): "which is not an http or https link with a host" for place in np.flatnonzero(~links)[: _SHOWN + 1]
+    }
     commented = np.asarray(pc.match_substring_regex(given, r"\s#"), bool)
-    wrong.update((int(place), "which has a comment behind it") for place in np.flatnonzero(commented)[:_SHOWN])
+    wrong.update((int(place), "which has a comment behind it") for place in np.flatnonzero(commented)[: _SHOWN + 1])
     hosts: Any = pc.struct_field(pc.extract_regex(keys, _HOST), "host").dictionary_encode()
     never = [not may_be_asked(host.strip("[]")) for host in hosts.dictionary.to_pylist()]
     if any(never):
-        places = np.flatnonzero(np.array(never)[hosts.indices.to_numpy(zero_copy_only=False)] & links)[:_SHOWN]
+        places = np.flatnonzero(np.array(never)[hosts.indices.to_numpy(zero_copy_only=False)] & links)[: _SHOWN + 1]
         wrong.update((int(place), "whose host cannot be a name") for place in places)
     return keys, wrong
 
@@ -292,7 +305,7 @@ def _hashes(given: pa.Array) -> Read:
 
 def _digests(given: pa.Array) -> Read:
     good = np.asarray(pc.match_substring_regex(given, _SHA256), bool)
-    return given, {int(place): "which is not 64 hex digits" for place in np.flatnonzero(~good)[:_SHOWN]}
+    return given, {int(place): "which is not 64 hex digits" for place in np.flatnonzero(~good)[: _SHOWN + 1]}
 
 
 _READ: Mapping[str, Callable[[pa.Array], Read]] = {

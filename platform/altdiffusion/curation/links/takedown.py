@@ -79,8 +79,8 @@ def take_down(lake: Lake, before: Version, wanted: TakedownList) -> tuple[Remova
 
 
 def blocklist_lines(wanted: TakedownList, holdings: Holdings) -> list[str]:
-    """Lines that keep the rows from coming back: the list itself, and the ids of the rows that its pictures came by,
-    so that these are not even asked for again."""
+    """Lines that keep the rows from coming back: the list itself, and the ids of the rows that its pictures came by or
+    that led to its links, so that these are not even asked for again."""
     return sorted({*wanted.lines, *(f"hash:{sample_id}" for sample_id in holdings.pictured.tolist())})
 
 

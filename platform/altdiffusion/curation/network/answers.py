@@ -73,7 +73,7 @@ class Answer:
         EOFError: the other side closed before the head was whole.
     """
 
-    def __init__(self, reader: io.BufferedReader) -> None:
+    def __init__(self, reader: io.BufferedIOBase) -> None:
         self._reader = reader
         self._left = HEAD_BYTES
         self._clean = True

@@ -17,13 +17,12 @@ import ssl
 from dataclasses import dataclass
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.links.urls import AROUND, join
+from altdiffusion.curation.links.urls import AROUND, Target, join
 from altdiffusion.curation.network.addresses import (
     FORBIDDEN,
     Refused,
     Resolver,
     SystemResolver,
-    Target,
     check,
     literal,
     parse_url,

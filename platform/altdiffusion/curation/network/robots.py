@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.network.addresses import Refused, Target
+from altdiffusion.curation.links.urls import Target
+from altdiffusion.curation.network.addresses import Refused
 from altdiffusion.curation.network.connections import Deadline, Key
 from altdiffusion.curation.network.fetch import Fetched, Fetcher, Moved, Want
 
