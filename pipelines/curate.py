@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from altdiffusion.config import operational, semantic
+from altdiffusion.config import fingerprint, operational, semantic
 from altdiffusion.curation.config import (
     BalanceConfig,
     DistinctConfig,
@@ -89,6 +89,13 @@ class CurateConfig(JobConfig):
     @property
     def run_name(self) -> str:
         return self.name
+
+
+_LOOK = (
+    "look at connect_to, allow_private and ca_file of the config's download, at DNS and at the way out of this machine "
+    "(no proxy is used), then run it again: these rows are tried again; where the hosts are known to be gone for good, "
+    "download.believe_failures=true records them"
+)
 
 
 def boundaries(config: CurateConfig) -> tuple[Boundary, ...]:
@@ -183,14 +190,17 @@ def _download(config: CurateConfig) -> Boundary:
         kind="images",
         parents=lambda lake: [lake.version(links).ref, *listed],
         units=lambda lake: plan_download(lake.version(links), config.download.rows_per_unit),
-        work=lambda _: DownloadWork(
+        work=lambda lake: DownloadWork(
             lake=config.lake,
             dataset=config.images,
             download=config.download,
             score=config.score,
             blocklists=_blocklists(config),
+            ledger=lake.dataset(config.images).ledger(fingerprint(_downloading(config))),
         ),
         when_empty="check that the pictures' hosts answer; the reasons count what went wrong",
+        reads_the_web=True,
+        when_unsettled=_LOOK,
     )
 
 
@@ -235,7 +245,9 @@ def _retry(config: CurateConfig, number: int, first: Boundary, before: Boundary)
             retry=chosen,
             score=config.score,
             blocklists=_blocklists(config),
+            believes=False,
         ),
+        when_unsettled=_LOOK,
         carried=lambda lake: [retry.carried(made(lake))],
     )
 

@@ -87,6 +87,9 @@ class DownloadConfig:
     rows_per_unit: int = 10_000
     connect_to: dict[str, str] = operational(factory=dict)
     """`host:port` of a URL -> `host:port` to connect to instead, like curl's --connect-to; an empty part is any."""
+    believe_failures: bool = operational(False)
+    """Whether a unit in which next to nothing came, for reasons that may be this machine's own, is recorded all the
+    same: for links whose hosts are known to be gone for good."""
     allow_private: tuple[str, ...] = operational(())
     """Networks (CIDR) that names may lead to although they are not public: for a mirror on one's own network."""
     ca_file: str | None = operational(None)

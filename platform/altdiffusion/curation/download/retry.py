@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DownloadConfig, RetryConfig, ScoreConfig
+from altdiffusion.curation.download.outage import controls_of
 from altdiffusion.curation.download.spool import Rows
-from altdiffusion.curation.download.work import Crawler, Pinned, plan_download, write_unit
+from altdiffusion.curation.download.work import Controls, Crawler, Pinned, plan_download, unsettled, write_unit
 from altdiffusion.curation.links.blocklist import DigestSet
 from altdiffusion.curation.network.addresses import Resolver
 from altdiffusion.errors import AltDiffusionError
@@ -75,7 +76,11 @@ def carried(images: Version) -> UnitRecord:
 
 
 class RetryWork:
-    """Works a run of rejects shards: rows in are all their rows, accepted are those that came this time."""
+    """Works a run of rejects shards: rows in are all their rows, accepted are those that came this time.
+
+    Args:
+        believes: whether every failure is taken as the link's; else links that came before are asked (`outage`).
+    """
 
     def __init__(
         self,
@@ -87,7 +92,9 @@ class RetryWork:
         score: ScoreConfig | None = None,
         resolver: Resolver | None = None,
         blocklists: Sequence[Pinned] = (),
+        believes: bool = True,
     ) -> None:
+        self._believes = believes
         self.lake, self.dataset, self.download, self.retry = lake, dataset, download, retry
         self._crawler = Crawler(download, score or ScoreConfig(), resolver, blocklists)
         self._versions: dict[str, Version] = {}
@@ -107,7 +114,8 @@ class RetryWork:
         rejects = self._rejects(unit)
         again = self._retriable(rejects, self._tombstones(unit).sample_ids)
         links = self._links(unit, rejects.take(pa.array(again)))
-        with self._crawler.crawl(links, self._tombstones(unit).pictures) as crawled:
+        crawl = self._crawler.crawl(links, gone=self._tombstones(unit).pictures, controls=self._controls(unit))
+        with unsettled(unit, links.num_rows), crawl as crawled:
             rows, reasons, details = crawled.refused()
             return write_unit(
                 Lake(self.lake).dataset(self.dataset),
@@ -116,6 +124,12 @@ class RetryWork:
                 accepted=crawled.tables(),
                 rejects=_still_missing(rejects, again, rows, reasons, details),
             )
+
+    def _controls(self, unit: Unit) -> Controls | None:
+        if self._believes:
+            return None
+        images = self._version(str(unit.payload["images"]))
+        return lambda: controls_of(files.join(images.folder_uri, "shards"), images.shards)
 
     def _version(self, ref: str) -> Version:
         if ref not in self._versions:

@@ -137,6 +137,11 @@ class Spool:
         empty = pa.array(self._rows["bytes"][rows] == 0)
         return rows, reasons, pa.compute.if_else(empty, None, details)
 
+    def reasons(self) -> dict[str, int]:
+        """How many rows were refused for each reason."""
+        counts = np.bincount(self._rows["reason"][self._rows["reason"] >= 0], minlength=len(self._reasons))
+        return {reason: int(counts[number]) for reason, number in self._reasons.items()}
+
     def _read(self, rows: Rows, dtype: pa.DataType) -> pa.Array:
         lengths = self._rows["bytes"][rows]
         offsets = np.zeros(len(rows) + 1, np.int32)

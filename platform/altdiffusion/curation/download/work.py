@@ -17,14 +17,21 @@ import io
 import os
 import tempfile
 import types
-from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from altdiffusion.curation.config import DownloadConfig, ScoreConfig
 from altdiffusion.curation.download.img2dataset_part import part
+from altdiffusion.curation.download.outage import (
+    Outage,
+    Watch,
+    controls_of,
+    is_answer,
+    recorded_shards,
+)
 from altdiffusion.curation.download.spool import Rows, Spool
 from altdiffusion.curation.links.blocklist import Blocklist, load_blocklist
 from altdiffusion.curation.links.urls import url_keys
@@ -39,12 +46,16 @@ from altdiffusion.curation.pictures.verdict import VERDICTS, judge
 from altdiffusion.curation.scoring.score import Scorer, make_scorer
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.execution.units import Unsettled
 from altdiffusion.records import IMAGES
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord, total
+from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord, total
 
 Pinned = tuple[str, str]
 """URI of a file and its SHA-256 (hex)."""
+Controls = Callable[[], Sequence[str]]
+"""Tells links that are known to have given a picture."""
 _ROWS = 10_000
 """Of one shard of img2dataset."""
 
@@ -59,6 +70,7 @@ class DownloadWork:
 
     Args:
         blocklists: of the sources: their links and domains must not be reached through a redirect either.
+        ledger: of this work, which tells links that have come; None believes every failure (`outage`).
     """
 
     def __init__(
@@ -70,8 +82,9 @@ class DownloadWork:
         score: ScoreConfig | None = None,
         resolver: Resolver | None = None,
         blocklists: Sequence[Pinned] = (),
+        ledger: Ledger | None = None,
     ) -> None:
-        self.lake, self.dataset = lake, dataset
+        self.lake, self.dataset, self._ledger = lake, dataset, ledger
         self._crawler = Crawler(download, score or ScoreConfig(), resolver, blocklists)
         self._versions: dict[str, Version] = {}
 
@@ -86,7 +99,7 @@ class DownloadWork:
     def run(self, unit: Unit) -> UnitRecord:
         """Downloads, resizes, scores and writes one unit."""
         links = read_range(self.lake, unit, self._versions)
-        with self._crawler.crawl(links) as crawled:
+        with unsettled(unit, links.num_rows), self._crawler.crawl(links, controls=self._controls()) as crawled:
             rows, reasons, details = crawled.refused()
             gone = links.take(pa.array(rows))
             rejects = rejects_table(
@@ -105,6 +118,21 @@ class DownloadWork:
                 accepted=crawled.tables(),
                 rejects=rejects,
             )
+
+    def _controls(self) -> Controls | None:
+        ledger = self._ledger
+        folder = files.join(Lake(self.lake).dataset(self.dataset).folder_uri, "shards")
+        return None if ledger is None else lambda: controls_of(folder, recorded_shards(ledger))
+
+
+@contextlib.contextmanager
+def unsettled(unit: Unit, rows: int) -> Iterator[None]:
+    """Makes of an outage a unit that is not recorded."""
+    try:
+        yield
+    except Outage as outage:
+        tried = min(rows, sum(outage.reasons.values()) + outage.accepted)
+        raise Unsettled(unit.id, tried, outage.accepted, outage.reasons) from None
 
 
 def write_unit(
@@ -164,18 +192,41 @@ class Crawler:
             self._tools.fetcher.close()
 
     @contextlib.contextmanager
-    def crawl(self, links: pa.Table, gone: Set[str] = frozenset()) -> Iterator[Crawled]:
-        """Fetches every link of a LINKS table; what was fetched can be read within the block.
+    def crawl(
+        self, links: pa.Table, *, gone: Set[str] = frozenset(), controls: Controls | None = None
+    ) -> Iterator[Crawled]:
+        """Fetch every link of a LINKS table; what was fetched can be read within the block.
 
         Args:
             gone: SHA-256 (hex) of pictures that are not taken, beside those of the blocklists.
+            controls: tells links that are known to answer; None believes every failure.
+
+        Raises:
+            Outage: next to nothing came, for reasons that may be the machine's own, and no control answers.
         """
         if self._tools is None:
             raise RuntimeError("setup() has not been called")
         with tempfile.TemporaryDirectory(prefix="altdiffusion-download-") as folder:
             with contextlib.closing(Spool(os.path.join(folder, "pictures"), links.num_rows)) as spool:
-                _download(links, spool, self._tools, self.config, folder, gone)
+                watch = None if controls is None or self.config.believe_failures else self._watch(controls)
+                _download(links, spool, self._tools, self.config, folder, gone, watch)
+                if watch is not None:
+                    reasons = spool.reasons()
+                    watch.settle(links.num_rows - sum(reasons.values()), reasons)
                 yield Crawled(links, spool, self._tools.scorer, self.config)
+
+    def _watch(self, controls: Controls) -> Watch:
+        tools, config = self._tools, self.config
+        assert tools is not None
+
+        def answers(links: Sequence[str]) -> bool:
+            urls = pa.array(links, pa.string())
+            once = replace(config, retries=0, host_wait_s=config.deadline_s)
+            with Schedule(urls, tools.fetcher, tools.robots, tools.paces, once) as schedule:
+                found = [schedule.next() for _ in links]
+            return any(is_answer(one.reason) for one in found)
+
+        return Watch(controls, answers, config.deadline_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,15 +315,18 @@ class _Gate:
         expected: pa.Array,
         config: DownloadConfig,
         gone: Set[str],
+        watch: Watch | None,
     ) -> None:
         self._schedule, self._spool, self._tools = schedule, spool, tools
-        self._expected, self._config, self._gone = expected, config, gone
+        self._expected, self._config, self._gone, self._watch = expected, config, gone, watch
         self._blocked: Set[str] = frozenset() if tools.blocklist is None else tools.blocklist.image_sha256
 
     def __call__(self, asked: tuple[int, None], **_: Any) -> tuple[int, _Stream | None, str | None]:
         """(what was asked for, picture of some row or None, reason or None)."""
         try:
             result = self._schedule.next()
+            if self._watch is not None:
+                self._watch.see(result.reason)
             try:
                 if result.body is None:
                     raise Refused(result.reason, result.detail)
@@ -333,7 +387,13 @@ class _Writer:
 
 
 def _download(
-    links: pa.Table, spool: Spool, tools: _Tools, config: DownloadConfig, folder: str, gone: Set[str]
+    links: pa.Table,
+    spool: Spool,
+    tools: _Tools,
+    config: DownloadConfig,
+    folder: str,
+    gone: Set[str],
+    watch: Watch | None,
 ) -> None:
     """Runs img2dataset's Downloader over the rows; then each is stored or refused in the spool."""
     if not links.num_rows:
@@ -347,7 +407,7 @@ def _download(
     with Schedule(
         urls, tools.fetcher, tools.robots, tools.paces, config, listed=listed, blocklist=tools.blocklist
     ) as schedule:
-        downloader = _with_gate(_Gate(schedule, spool, tools, expected, config, gone))(
+        downloader = _with_gate(_Gate(schedule, spool, tools, expected, config, gone, watch))(
             sample_writer_class=lambda *_: _Writer(spool, schedule),
             resizer=_pass_on,
             thread_count=config.decoders,

@@ -145,6 +145,16 @@ def check(address: str, allow: Sequence[Network]) -> str:
     raise Refused("blocked_address", str(found))
 
 
+def canonical_table(connect_to: Mapping[str, str]) -> dict[str, str]:
+    """The same `connect_to` with the hosts of URLs as `urls.parse` writes them: an entry holds however it is spelled."""
+    found = {}
+    for key, where in connect_to.items():
+        host, _, port = key.rpartition(":")
+        target = parse(f"http://{host}/") if host else None
+        found[f"{host if target is None else target.host}:{port}"] = where
+    return found
+
+
 def redirected(connect_to: Mapping[str, str], host: str, port: int) -> tuple[str, int]:
     """Where to connect instead, like curl's --connect-to; an empty host or port on the left matches any."""
     for key in (f"{host}:{port}", f"{host}:", f":{port}", ":"):

@@ -23,6 +23,7 @@ from altdiffusion.curation.network.addresses import (
     Refused,
     Resolver,
     SystemResolver,
+    canonical_table,
     check,
     literal,
     parse_url,
@@ -98,6 +99,7 @@ class Fetcher:
     def __init__(self, config: DownloadConfig, resolver: Resolver | None = None) -> None:
         self.config = config
         self._resolver = resolver or SystemResolver()
+        self._connect_to = canonical_table(config.connect_to)
         self._allow = tuple(ipaddress.ip_network(network) for network in config.allow_private)
         self._idle = IdleConnections(_IDLE_PER_THREAD * config.threads)
         self._picture = Want(
@@ -156,7 +158,7 @@ class Fetcher:
         written = literal(target.host)
         if written is not None:
             check(str(written), ())  # the exceptions are for names: a URL from outside never names an address inside
-        host, port = redirected(self.config.connect_to, target.host, target.port)
+        host, port = redirected(self._connect_to, target.host, target.port)
         numeric = literal(host)
         answers = [str(numeric)] if numeric is not None else self._resolver(host, port, deadline.left())
         addresses = [check(answer, self._allow) for answer in answers]  # one bad answer refuses the name
@@ -256,7 +258,7 @@ def _location(base: Target, location: str, status: int) -> str:
 
 
 def _utf8(header: str) -> str:
-    """http.client reads headers as Latin-1; a Location often holds UTF-8."""
+    """Headers are read as Latin-1; a Location often holds UTF-8."""
     try:
         return header.encode("latin-1").decode("utf-8")
     except UnicodeError:
