@@ -93,11 +93,12 @@ def test_select_gives_it_as_the_reason(tmp_path: Path) -> None:
     "line",
     ["hash:abc", "hash:1.5", "hash:", "host:a.example", "url:", "http://a.example/", "sha256:abc", f"sha256:{'g' * 64}",
      f"md5:{'a' * 32}", "URL:http://a/", "url:a.example/x", "url:http:///x", "url:ftp://a.example/x", "url:http://",
-     "url:http://a.example:99999/", "url:http://256.1.1.1/", "url:http://-a.example/", "url:http://a.example/x # why",
-     "url:http://a..example/", "domain:", "domain:.", "domain:*.example", "domain:http://a.example",
-     "domain:a.example/x", "domain:a.example:80", "domain:u@a.example", "domain:a b.example", "domain:a..example",
-     "domain:256.1.1.1", "domain:-a.example", "domain:a.example # why", f"domain:{'a' * 64}.example", "domain:[::1", "domain:a%2Eexample",
-     "hash:99999999999999999999", "hash:9223372036854775808", f"sha256:{'a' * 63}", f"sha256:{'a' * 65}"],
+     "url:http://a.example:99999/", "url:http://256.1.1.1/", "url:http://-a.example/",
+     "url:http://a.example/x # why", "url:http://a..example/", "domain:", "domain:.", "domain:*.example",
+     "domain:http://a.example", "domain:a.example/x", "domain:a.example:80", "domain:u@a.example",
+     "domain:a b.example", "domain:a..example", "domain:256.1.1.1", "domain:-a.example", "domain:a.example # why",
+     f"domain:{'a' * 64}.example", "domain:[::1", "domain:a%2Eexample", "hash:99999999999999999999",
+     "hash:9223372036854775808", f"sha256:{'a' * 63}", f"sha256:{'a' * 65}"],
 )  # fmt: skip
 def test_a_line_that_is_none_of_these_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
     with pytest.raises(AltDiffusionError, match=r"blocked\.txt, line 3.*is '.*write url:"):

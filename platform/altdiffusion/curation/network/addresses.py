@@ -146,7 +146,7 @@ def check(address: str, allow: Sequence[Network]) -> str:
 
 
 def canonical_table(connect_to: Mapping[str, str]) -> dict[str, str]:
-    """The same `connect_to` with the hosts of URLs as `urls.parse` writes them: an entry holds however it is spelled."""
+    """The same `connect_to` with hosts as `urls.parse` writes them: an entry holds however it is spelled."""
     found = {}
     for key, where in connect_to.items():
         host, _, port = key.rpartition(":")
