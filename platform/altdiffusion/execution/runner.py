@@ -93,7 +93,7 @@ def run_units(
 
 def _together(unsettled: Sequence[Unsettled]) -> Unsettled:
     return Unsettled(
-        f"{len(unsettled)} units",
+        f"{len(unsettled)} unit{'s' * (len(unsettled) != 1)}",
         sum(one.rows for one in unsettled),
         sum(one.accepted for one in unsettled),
         total(one.reasons for one in unsettled),
@@ -232,7 +232,7 @@ def _check_capacity(resources: Resources) -> None:
 def _pack(error: Exception) -> bytes:
     """The exception with its traceback as a note; one that does not pickle becomes a RuntimeError of its text."""
     trace = "".join(traceback.format_exception(error))
-    if not isinstance(error, AltDiffusionError):
+    if not isinstance(error, AltDiffusionError | Unsettled):
         error.add_note(f"in a worker:\n{trace}")
     try:
         data = pickle.dumps(error)
