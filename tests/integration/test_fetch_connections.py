@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import socket
 import threading
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.network.addresses import Refused
+from altdiffusion.curation.network.answers import Answer as HttpAnswer
 from altdiffusion.curation.network.fetch import Fetcher
 from altdiffusion.curation.network.schedule import Paces, Schedule
 from tests.fetch_server import Answer, Site, canary, certificate, reply, serving
@@ -207,6 +209,20 @@ def test_no_more_are_kept_than_there_is_use_for(site: Site) -> None:
     assert len(fetch._idle._idle) == 8
     assert fetch.fetch("http://h19.test/x").body == b"x" and site.connections == 20
     assert fetch.fetch("http://h0.test/x").body == b"x" and site.connections == 21
+
+
+def test_a_body_of_which_a_part_was_read_is_not_read_over_again() -> None:
+    """What has come behind it is as long as the body, but is not the body."""
+    wire = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n123456789" + b"x" * 90
+    answer = HttpAnswer(io.BufferedReader(io.BytesIO(wire)))  # type: ignore[arg-type]
+    assert answer.read(3, cut=True) == b"123"
+    answer.skip(95)
+    assert not answer.is_read
+    answer = HttpAnswer(io.BufferedReader(io.BytesIO(wire)))  # type: ignore[arg-type]
+    answer.skip(8)
+    assert not answer.is_read
+    answer.skip(9)
+    assert answer.is_read
 
 
 def test_early_hints_are_not_the_answer(site: Site) -> None:

@@ -65,6 +65,8 @@ def run_units(
     progress.begin(len(units), len(records))
     pool = pool or Pool()
     in_a_row = max(UNSETTLED_UNITS, 2 * pool.max_size if backend == "ray" else 0)
+    if pending and backend == "inline":
+        work.setup()
     while pending:
         results = (
             _inline(work, pending, ledger)
@@ -101,7 +103,6 @@ def _together(unsettled: Sequence[Unsettled]) -> Unsettled:
 
 
 def _inline(work: UnitWork, units: Sequence[Unit], ledger: Ledger) -> Iterator[UnitRecord | Unsettled]:
-    work.setup()
     for unit in units:
         try:
             record = work.run(unit)

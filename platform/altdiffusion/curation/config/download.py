@@ -65,7 +65,8 @@ class DownloadConfig:
     max_crawl_delay_s: float = operational(5.0)
     """Seconds of a robots.txt's Crawl-delay that are kept between two requests, at most; 0 ignores it."""
     image_blocklist: str | None = operational(None)
-    """URI of a blocklist whose `sha256:` lines name pictures that are dropped in memory and never written."""
+    """URI of a blocklist: pictures of its `sha256:` lines are dropped in memory and never written, rows of its `hash:`
+    lines not fetched, links of its `url:` and `domain:` lines neither, not even where a redirect leads to them."""
     image_blocklist_sha256: str | None = None
     """SHA-256 (hex) of that file: the list that was applied is part of the result."""
     on_mismatch: Literal["keep", "reject"] = "reject"

@@ -2,9 +2,9 @@
 
 A unit is doubtful where next to nothing came (under 1 %) and nearly all that failed (95 %) did so for reasons that are
 the same whether the link is dead or the machine cannot reach it (`OWN`). A half-dead set of links is never that. What
-decides then are controls: links that are known to have given a picture, of hosts as different as there are. Does one of
-them answer, whatever it answers, the network works, and the unit is what it is: dead. Does none, or is none known, the
-unit is `Unsettled`: nothing is recorded.
+decides then are controls: links that are known to have given a picture, of hosts as different as there are. If one
+of them answers, whatever it answers, the network works, and the unit is what it is: dead. If none does, or none is
+known, the unit is `Unsettled`: nothing is recorded.
 
 A unit of thousands of links that all time out would take hours to tell: where the first SAMPLE rows were such failures
 without one answer, and the time of one link has passed, the controls are asked at once, and the unit ends there if none
@@ -14,6 +14,7 @@ of them answers.
 from __future__ import annotations
 
 import collections
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ UNASKED = frozenset({"blocklist", "bad_url", "blocked_scheme", "blocked_port", "
 SAMPLE = 128
 """Rows."""
 _ACCEPTED, _FAILED = 0.01, 0.95
-_CONTROLS, _FILES = 16, 4
+_CONTROLS, _FILES, _RECORDS = 16, 4, 1000
 
 Answers = Callable[[Sequence[str]], bool]
 """Whether one of these links answers, whatever it answers."""
@@ -131,8 +132,9 @@ def controls_of(folder_uri: str, shards: Iterable[ShardInfo]) -> list[str]:
 def recorded_shards(ledger: Ledger) -> Iterable[ShardInfo]:
     """Shards of units that have been recorded, from all over the ledger; read one by one."""
     ids = sorted(ledger.done_ids())
-    step = max(1, len(ids) // (4 * _FILES))
-    for unit_id in ids[::step]:
+    step = max(1, len(ids) // _FILES)
+    spread = (unit_id for offset in range(step) for unit_id in ids[offset::step])
+    for unit_id in itertools.islice(spread, _RECORDS):
         record = ledger.get(unit_id)
         if record is not None and record.shards:
             yield record.shards[0]

@@ -221,6 +221,8 @@ class Crawler:
 
         def answers(links: Sequence[str]) -> bool:
             urls = pa.array(links, pa.string())
+            if tools.robots is not None:
+                tools.robots.forget_problems()  # else these would speak for the sites, now and in the next unit
             once = replace(config, retries=0, host_wait_s=config.deadline_s)
             with Schedule(urls, tools.fetcher, tools.robots, tools.paces, once) as schedule:
                 found = [schedule.next() for _ in links]

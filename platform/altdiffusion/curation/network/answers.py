@@ -88,6 +88,7 @@ class Answer:
             number += 1
         self._chunked, self._length = self._framing()
         self._body_is_read = self._length == 0
+        self._body_is_whole = True
 
     @property
     def length(self) -> int | None:
@@ -110,6 +111,7 @@ class Answer:
         """
         if self._length is not None and self._length > max_bytes and not cut:
             raise Refused("too_large", f"{self._length} bytes declared")
+        self._body_is_whole = False
         if self._length is not None and self._length <= max_bytes:
             whole = self._exactly(self._length)
             self._body_is_read = True
@@ -125,8 +127,8 @@ class Answer:
         return bytes(body)
 
     def skip(self, waiting: int) -> None:
-        """Reads a body nobody wants if that costs nothing: `waiting` bytes have already come."""
-        if not self._body_is_read and self._clean and self._length is not None and self._length <= waiting:
+        """Read a body that is not wanted if that costs nothing: `waiting` bytes have already come, none was read."""
+        if self._body_is_whole and self._clean and self._length is not None and self._length <= waiting:
             self._exactly(self._length)
             self._body_is_read = True
 

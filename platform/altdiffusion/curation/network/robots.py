@@ -203,6 +203,12 @@ class RobotsCache:
             while self._bytes > _CACHE_BYTES and len(self._known) > 1:
                 self._forget(next(iter(self._known)))
 
+    def forget_problems(self) -> None:
+        """Forgets which sites could not say: the network may be another one by now."""
+        with self._lock:
+            for key in [key for key, (_, robots) in self._known.items() if robots.problem]:
+                self._forget(key)
+
     def _forget(self, key: Key) -> None:
         self._bytes -= _ENTRY_BYTES + self._known.pop(key)[1].bytes
 
