@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.config import DownloadConfig, RetryConfig, SourceConfig
 from altdiffusion.curation.download.work import DownloadWork, plan_download
+from altdiffusion.execution.boundary import run_boundary
+from altdiffusion.execution.progress import Progress
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
+from pipelines.curate import CurateConfig, SelectedSource, boundaries
 from tests.fetch_server import Site
 
 HOST = "pictures.test"
@@ -83,3 +87,20 @@ def download(
     return Lake(lake).dataset(name).publish(
         kind="images", records=records, parents=[links.ref], config={}, fingerprint="f"
     )  # fmt: skip
+
+
+def curate(lake: str, download: DownloadConfig, passes: int = 0) -> Version:
+    """What `jobs.curate` does from `links` on, in this process."""
+    job = CurateConfig(
+        lake=lake,
+        sources=(SelectedSource(source=SourceConfig(name="s", uri="x")),),
+        download=download,
+        retry=RetryConfig(passes=passes) if passes else None,
+    )
+    version = None
+    with open(os.devnull, "w") as quiet:
+        for boundary in boundaries(job)[2:]:
+            progress = Progress(boundary.name, stream=quiet)
+            version = run_boundary(Lake(lake), boundary, backend="inline", progress=progress)
+    assert version is not None
+    return version

@@ -19,8 +19,6 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from altdiffusion.curation.config import RetryConfig
-from altdiffusion.curation.download.retry import RetryWork, carried, plan_retry
 from altdiffusion.curation.download.spool import Spool
 from altdiffusion.curation.links.takedown import blocklist_lines, read_list, take_down
 from altdiffusion.errors import AltDiffusionError
@@ -29,8 +27,7 @@ from altdiffusion.lineage.impact import impact
 from altdiffusion.records import IMAGES
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.holdings import search
-from altdiffusion.storage.removal import after_takedowns
-from tests.download_lake import HOST, config, download, picture, publish_links
+from tests.download_lake import HOST, config, curate, download, picture, publish_links
 from tests.fetch_server import Site, certificate, reply, serving
 from tests.full_disk import no_file_beyond
 
@@ -369,9 +366,9 @@ def test_a_takedown_finds_where_redirects_led_and_a_later_pass_brings_nothing_ba
     for late in ("late", "copy", "listed"):
         site.answers[f"/{late}"] = busy
     names = ("moved", "other", "late", "copy", "listed")
-    links = publish_links(lake.uri, [f"http://{HOST}/{name}" for name in names])
-    settings = config(site, connect_to={":80": f"127.0.0.1:{site.port}"}, honor_robots=False)
-    first = download(lake.uri, links, settings)
+    publish_links(lake.uri, [f"http://{HOST}/{name}" for name in names])
+    settings = config(site, connect_to={":80": f"127.0.0.1:{site.port}"}, honor_robots=False, retry_wait_s=0.01)
+    first = curate(lake.uri, settings)
     assert first.rows == 2 and first.manifest.rejects_by_reason == {"http_503": 3}
     wanted = tmp_path / "list.txt"
     wanted.write_text(f"domain:CDN.test\nurl:http://{HOST}/listed\n")
@@ -383,16 +380,7 @@ def test_a_takedown_finds_where_redirects_led_and_a_later_pass_brings_nothing_ba
 
     site.answers["/late"], site.answers["/listed"] = reply(picture(5)), reply(picture(6))
     site.answers["/copy"] = reply(picture(1))  # the picture that was taken down, under another link
-    after = after_takedowns(lake.dataset("images"), first)
-    work = RetryWork(lake=lake.uri, dataset="images", download=settings, retry=RetryConfig())
-    work.setup()
-    try:
-        records = [carried(after), *(work.run(unit) for unit in plan_retry(links, after, settings))]
-    finally:
-        work.close()
-    second = lake.dataset("images").publish(
-        kind="images", records=records, parents=[after.ref], config={}, fingerprint="g"
-    )
+    second = curate(lake.uri, settings, passes=1)
     assert second.read(["url"])["url"].to_pylist() == [f"http://{HOST}/other", f"http://{HOST}/late"]
     assert second.manifest.rejects_by_reason == {"takedown": 1, "blocklist": 1, "http_503": 1}
     assert site.asked(HOST).count("/listed") == 1  # its link was erased: it is not asked for again

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -13,15 +12,10 @@ from typing import Any
 
 import pytest
 
-from altdiffusion.curation.config import DownloadConfig, RetryConfig, SourceConfig
 from altdiffusion.curation.download import outage
 from altdiffusion.curation.download.outage import Outage, Watch, is_doubtful
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.boundary import run_boundary
-from altdiffusion.execution.progress import Progress
-from altdiffusion.storage.dataset import Lake, Version
-from pipelines.curate import CurateConfig, SelectedSource, boundaries
-from tests.download_lake import HOST, config, picture, publish_links
+from tests.download_lake import HOST, config, curate, picture, publish_links
 from tests.fetch_server import Site, certificate, reply, serving
 
 
@@ -29,23 +23,6 @@ from tests.fetch_server import Site, certificate, reply, serving
 def site() -> Iterator[Site]:
     with serving(keep=True) as running:
         yield running
-
-
-def curate(lake: str, download: DownloadConfig, passes: int = 0) -> Version:
-    """What `jobs.curate` does from `links` on, in this process."""
-    job = CurateConfig(
-        lake=lake,
-        sources=(SelectedSource(source=SourceConfig(name="s", uri="x")),),
-        download=download,
-        retry=RetryConfig(passes=passes) if passes else None,
-    )
-    version = None
-    with open(os.devnull, "w") as quiet:
-        for boundary in boundaries(job)[2:]:
-            progress = Progress(boundary.name, stream=quiet)
-            version = run_boundary(Lake(lake), boundary, backend="inline", progress=progress)
-    assert version is not None
-    return version
 
 
 def closed_port() -> int:

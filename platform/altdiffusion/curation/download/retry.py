@@ -26,6 +26,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import read_range, unit_id
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.columns import read_columns
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord
 from altdiffusion.storage.removal import PICTURE
@@ -191,14 +192,20 @@ class _Tombstones:
 
 
 def _tombstones(images: Version) -> _Tombstones:
+    """From the back: a takedown appends its rejects as one shard."""
     ids, pictures = [pa.array([], pa.int64())], set[str]()
-    if images.manifest.rejects_by_reason.get(TAKEDOWN):
-        for table in images.iter_rejects():
-            gone = table.filter(pc.equal(table["reason"], TAKEDOWN))
-            ids += gone["sample_id"].cast(pa.int64()).chunks
-            pictures.update(
-                text.removeprefix(PICTURE) for text in gone["detail"].to_pylist() if text and text.startswith(PICTURE)
-            )
+    left = images.manifest.rejects_by_reason.get(TAKEDOWN, 0)
+    folder = files.join(images.folder_uri, "rejects")
+    for info in reversed(images.rejects if left else ()):
+        rows = pa.array(np.flatnonzero(pc.equal(read_columns(folder, info, ["reason"])["reason"], TAKEDOWN)))
+        if len(rows):
+            gone = read_columns(folder, info, ["sample_id", "detail"]).take(rows)
+            ids += gone["sample_id"].chunks
+            told = gone["detail"].to_pylist()
+            pictures.update(text.removeprefix(PICTURE) for text in told if text and text.startswith(PICTURE))
+            left -= len(rows)
+        if not left:
+            break
     return _Tombstones(sample_ids=pa.concat_arrays(ids), pictures=DigestSet(pictures))
 
 
