@@ -31,8 +31,8 @@ _TOKEN = re.compile(r"[A-Za-z_-]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _NOT_IN_PATH = re.compile(r"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/]")
-_NOT_IN_QUERY = re.compile(r"[^A-Za-z0-9\-._~%!$&'()*+,;=]")
-"""RFC 9309, 2.2.2: `?a=https://b.c` and `?a=https%3A%2F%2Fb.c` are one."""
+_NOT_IN_QUERY = re.compile(r"[^A-Za-z0-9\-._~%!$&()*+,;=]")
+"""RFC 9309, 2.2.2: `?a=https://b.c` and `?a=https%3A%2F%2Fb.c` are one; and an apostrophe is requested as `%27`."""
 
 
 @dataclass(frozen=True, slots=True)
