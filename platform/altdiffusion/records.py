@@ -177,12 +177,12 @@ _NULLABLE = {field.name for schema in SCHEMAS.values() for field in schema if fi
 
 
 def present(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Of wanted columns, those that a shard has; one that may be null can be younger than the shard."""
+    """Return those of the wanted columns that a shard has; one that may be null can be younger than the shard."""
     return [name for name in columns if name in names or name not in _NULLABLE]
 
 
 def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table in this schema: columns that may be null and that an older shard does not have are null."""
+    """Return the table in this schema: columns that may be null and that an older shard does not have are null."""
     missing = [field for field in schema if field.nullable and field.name not in table.column_names]
     for field in missing:
         table = table.append_column(field, pa.nulls(table.num_rows, field.type))

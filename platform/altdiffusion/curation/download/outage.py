@@ -43,14 +43,14 @@ Answers = Callable[[Sequence[str]], bool]
 
 
 def is_doubtful(accepted: int, reasons: Mapping[str, int]) -> bool:
-    """Whether a unit's failures could be the machine's own."""
+    """Return whether a unit's failures could be the machine's own."""
     failed = sum(count for reason, count in reasons.items() if reason not in UNASKED)
     own = sum(count for reason, count in reasons.items() if reason in OWN)
     return own > 0 and accepted < _ACCEPTED * (accepted + failed) and own >= _FAILED * failed
 
 
 def is_answer(reason: str) -> bool:
-    """Whether what became of a control, its reason or empty for a body, shows that the network works."""
+    """Return whether what became of a control (its reason, empty for a body) shows that the network works."""
     return reason not in OWN and reason not in UNASKED and reason != "host_busy"  # which may be an old answer
 
 
@@ -63,7 +63,7 @@ class Outage(Exception):
 
 
 class Watch:
-    """Looks on while a unit is fetched; for all its threads.
+    """Watch a unit while it is fetched; for all its threads.
 
     Args:
         controls: links that are known to have given a picture; asked for once, if at all.
@@ -79,7 +79,7 @@ class Watch:
         self._believes = False
 
     def see(self, reason: str) -> None:
-        """One row is done: its reason, empty where a body came.
+        """Take note of a row that is done: its reason, empty where a body came.
 
         Raises:
             Outage: nothing has come so far, and no control answers.
@@ -95,7 +95,7 @@ class Watch:
                 self._decide(0, self._reasons)
 
     def settle(self, accepted: int, reasons: Mapping[str, int]) -> None:
-        """The unit is done.
+        """Decide about a unit that is done.
 
         Raises:
             Outage: it is doubtful, and no control answers.
@@ -112,7 +112,7 @@ class Watch:
 
 
 def controls_of(folder_uri: str, shards: Iterable[ShardInfo]) -> list[str]:
-    """Links of pictures that have come, of as many hosts as the first few shards with rows hold.
+    """Return links of pictures that have come, of as many hosts as the first few shards with rows hold.
 
     Args:
         folder_uri: of the dataset's shards.
@@ -130,7 +130,7 @@ def controls_of(folder_uri: str, shards: Iterable[ShardInfo]) -> list[str]:
 
 
 def recorded_shards(ledger: Ledger) -> Iterable[ShardInfo]:
-    """Shards of units that have been recorded, from all over the ledger; read one by one."""
+    """Yield shards of recorded units from all over the ledger, read one by one."""
     ids = sorted(ledger.done_ids())
     step = max(1, len(ids) // _FILES)
     spread = (unit_id for offset in range(step) for unit_id in ids[offset::step])

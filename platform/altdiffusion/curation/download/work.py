@@ -127,7 +127,7 @@ class DownloadWork:
 
 @contextlib.contextmanager
 def unsettled(unit: Unit, rows: int) -> Iterator[None]:
-    """Makes of an outage a unit that is not recorded."""
+    """Turn an outage into a unit that is not recorded."""
     try:
         yield
     except Outage as outage:

@@ -102,7 +102,7 @@ class Blocklist:
 
     @classmethod
     def union(cls, lists: Sequence[Blocklist]) -> Blocklist:
-        """What any of them lists."""
+        """Return what any of them lists."""
         return cls(
             urls=TextSet(pa.concat_arrays([one.urls.texts for one in lists])),
             domains=TextSet(pa.concat_arrays([one.domains.texts for one in lists])),
@@ -133,7 +133,7 @@ class Blocklist:
         return listed
 
     def names(self, target: Target) -> bool:
-        """Whether what is about to be requested is listed, by its link or its domain."""
+        """Return whether what is about to be requested is listed, by its link or its domain."""
         return bool(self.links(pa.array([target_key(target)], pa.string()))[0])
 
     def _domain(self, hosts: pa.Array) -> npt.NDArray[np.bool_]:
@@ -177,7 +177,7 @@ def load_blocklist(uri: str, sha256: str) -> Blocklist:
 
 
 def parse_list(data: bytes, what: str) -> Blocklist:
-    """The entries of a list.
+    """Read the entries of a list.
 
     Args:
         what: names the file in an error.
@@ -206,7 +206,7 @@ def parse_list(data: bytes, what: str) -> Blocklist:
 
 
 def parse_urls(data: bytes, what: str) -> tuple[Blocklist, tuple[str, ...]]:
-    """A list of one link a line, and its lines.
+    """Read a list of one link per line; return it and its lines.
 
     Raises:
         AltDiffusionError: it is not text, or a line is not a link.
@@ -225,7 +225,7 @@ def parse_urls(data: bytes, what: str) -> tuple[Blocklist, tuple[str, ...]]:
 
 
 def read_lines(data: bytes, what: str) -> pa.Array:
-    """The lines of a text file (UTF-8, or UTF-16 with its mark), string, without white space and marks around them.
+    """Return the lines of a text file (UTF-8, or UTF-16 with its mark), string, without white space and marks around them.
 
     Raises:
         AltDiffusionError: it is not text.

@@ -90,7 +90,7 @@ class Target:
 
 
 def parse(url: str) -> Target | None:
-    """What a link requests; None where it is not an http or https link with a host.
+    """Return what a link requests; None where it is not an http or https link with a host.
 
     User names are left out: whether a link with one is fetched is for the caller to decide.
     """
@@ -99,7 +99,7 @@ def parse(url: str) -> Target | None:
 
 
 def join(base: Target, reference: str) -> str:
-    """A reference of a document (a Location) as an absolute link; what cannot be joined comes back as it is."""
+    """Return a reference of a document (a Location) as an absolute link; as it is where it cannot be joined."""
     try:
         return str(ada_url.join_url(base.url, reference))
     except ValueError:
@@ -130,12 +130,12 @@ def _split(text: str) -> re.Match[str] | None:
 
 
 def url_keys(urls: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The key of each link, string; null stays null."""
+    """Return the key of each link, string; null stays null."""
     return keys_and_links(urls)[0]
 
 
 def keys_and_links(urls: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """The key of each link, string, null where it is null; and [N] whether each is an http or https link at all.
+    """Return the key of each link, string, null where it is null; and [N] whether each is an http or https link.
 
     Links that are normal but for their scheme (most are) are recognised and cut for the whole column at once; the
     others go through `url_key` one by one.
@@ -157,12 +157,12 @@ def keys_and_links(urls: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, npt.NDAr
 
 
 def url_key(url: str) -> str:
-    """The key of one link: the rules as stated above."""
+    """Return the key of one link: the rules as stated above."""
     return _key(url)[0]
 
 
 def target_key(target: Target, user: str = "") -> str:
-    """The key of what is requested."""
+    """Return the key of what is requested; `user` stands in front of it."""
     path = _normal(target.path)
     if "?" in path:
         path, _, query = path.partition("?")

@@ -95,7 +95,7 @@ def parse_url(url: str, ports: Sequence[int]) -> Target:
 
 
 def may_be_asked(host: str) -> bool:
-    """Whether a host as `urls.parse` writes it is an address or a name that can have one."""
+    """Return whether a host as `urls.parse` writes it is an address or a name that can have one."""
     if literal(host) is not None:
         return True
     return len(host) <= _HOST_CHARS and all(_LABEL.fullmatch(label) for label in host.split("."))
@@ -146,7 +146,7 @@ def check(address: str, allow: Sequence[Network]) -> str:
 
 
 def canonical_table(connect_to: Mapping[str, str]) -> dict[str, str]:
-    """The same `connect_to` with hosts as `urls.parse` writes them: an entry holds however it is spelled."""
+    """Return `connect_to` with hosts as `urls.parse` writes them: an entry holds however it is spelled."""
     found = {}
     for key, where in connect_to.items():
         host, _, port = key.rpartition(":")

@@ -42,19 +42,19 @@ class Headers:
         self._fields: dict[str, list[str]] = {}
 
     def add(self, name: str, value: str) -> None:
-        """One more field; several of one name stay apart."""
+        """Append a field; several of one name stay apart."""
         self._fields.setdefault(name.lower(), []).append(value)
 
     def get(self, name: str, default: str = "") -> str:
-        """The first of that name."""
+        """Return the first value of that name."""
         return self._fields.get(name.lower(), [default])[0]
 
     def get_all(self, name: str) -> list[str]:
-        """All of that name, in order."""
+        """Return all values of that name, in order."""
         return self._fields.get(name.lower(), [])
 
     def tokens(self, name: str) -> list[str]:
-        """The members of a comma-separated list over all fields of that name, in lower case."""
+        """Return the members of a comma-separated list over all fields of that name, in lower case."""
         return [part.strip().lower() for value in self.get_all(name) for part in value.split(",") if part.strip()]
 
     def __iter__(self) -> Iterator[str]:
@@ -101,7 +101,7 @@ class Answer:
         return self._clean and self._body_is_read and "close" not in self.headers.tokens("Connection")
 
     def read(self, max_bytes: int, *, cut: bool = False) -> bytes:
-        """The body; once.
+        """Return the body; call it once.
 
         Args:
             cut: of a longer body, return its beginning.

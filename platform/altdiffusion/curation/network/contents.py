@@ -23,7 +23,7 @@ _PICTURES = (
 
 
 def is_picture(body: bytes) -> bool:
-    """Whether a body begins as a picture of any format does: no gzip or deflate stream does."""
+    """Return whether a body begins as a picture of any format does: no gzip or deflate stream does."""
     return (
         body.startswith(_PICTURES)
         or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
@@ -33,7 +33,7 @@ def is_picture(body: bytes) -> bool:
 
 
 def decoded(body: bytes, encodings: list[str], max_bytes: int, *, text: bool = False) -> bytes:
-    """The body as it was before its encodings.
+    """Return the body as it was before its encodings.
 
     Args:
         encodings: names in lower case, in the order in which they were applied.
