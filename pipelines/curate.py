@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from altdiffusion.config import operational, semantic
+from altdiffusion.config import fingerprint, operational, semantic
 from altdiffusion.curation.config import (
     BalanceConfig,
     DistinctConfig,
@@ -37,6 +38,7 @@ from altdiffusion.execution.boundary import Boundary, published
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.removal import after_takedowns
 from pipelines.common import JobConfig, Plan, Survey, Workers, make_boundary
 
 
@@ -87,6 +89,13 @@ class CurateConfig(JobConfig):
     @property
     def run_name(self) -> str:
         return self.name
+
+
+_LOOK = (
+    "look at connect_to, allow_private and ca_file of the config's download, at DNS and at the way out of this machine "
+    "(no proxy is used), then run it again: these rows are tried again; where the hosts are known to be gone for good, "
+    "download.believe_failures=true records them"
+)
 
 
 def boundaries(config: CurateConfig) -> tuple[Boundary, ...]:
@@ -170,21 +179,49 @@ def _balance(config: CurateConfig) -> tuple[Boundary, ...]:
 def _download(config: CurateConfig) -> Boundary:
     links = config.links if config.balance is None else config.balanced
     digest = config.download.image_blocklist_sha256
-    listed = [Ref("blocklist", "images", digest)] if digest is not None else []
+    sources = [entry.source for entry in config.sources]
+    listed = [*([Ref("blocklist", "images", digest)] if digest is not None else []), *blocklist_refs(sources)]
     return make_boundary(
         name="download",
         output=config.images,
-        settings={"download": semantic(config.download), "score": semantic(config.score)},
+        settings=_downloading(config),
         workers=config.download_workers,
         noun="images",
         kind="images",
         parents=lambda lake: [lake.version(links).ref, *listed],
         units=lambda lake: plan_download(lake.version(links), config.download.rows_per_unit),
-        work=lambda _: DownloadWork(
-            lake=config.lake, dataset=config.images, download=config.download, score=config.score
+        work=lambda lake: DownloadWork(
+            lake=config.lake,
+            dataset=config.images,
+            download=config.download,
+            score=config.score,
+            blocklists=_blocklists(config),
+            ledger=lake.dataset(config.images).ledger(fingerprint(_downloading(config))),
         ),
         when_empty="check that the pictures' hosts answer; the reasons count what went wrong",
+        reads_the_web=True,
+        when_unsettled=_LOOK,
     )
+
+
+def _downloading(config: CurateConfig) -> dict[str, Any]:
+    """What decides which pictures come; the sources' blocklists too: no redirect must lead to what they list."""
+    listed = [sha256 for _, sha256 in _blocklists(config)]
+    return {
+        "download": semantic(config.download),
+        "score": semantic(config.score),
+        **({"blocklists": listed} if listed else {}),
+    }
+
+
+def _blocklists(config: CurateConfig) -> list[tuple[str, str]]:
+    """URI and SHA-256 of the sources' blocklists, each file once."""
+    found = {
+        entry.source.blocklist_sha256: entry.source.blocklist
+        for entry in config.sources
+        if entry.source.blocklist is not None and entry.source.blocklist_sha256 is not None
+    }
+    return [(uri, sha256) for sha256, uri in found.items() if uri is not None and sha256 is not None]
 
 
 def _retry(config: CurateConfig, number: int, first: Boundary, before: Boundary) -> Boundary:
@@ -195,20 +232,22 @@ def _retry(config: CurateConfig, number: int, first: Boundary, before: Boundary)
     return make_boundary(
         name="retry",
         output=config.images,
-        settings={
-            "download": semantic(config.download),
-            "score": semantic(config.score),
-            "retry": semantic(chosen),
-            "pass": number,
-        },
+        settings={**_downloading(config), "retry": semantic(chosen), "pass": number},
         workers=config.download_workers,
         noun="images",
         kind="images",
         parents=lambda lake: [made(lake).ref],
         units=lambda lake: retry.plan_retry(lake.version(first.parents(lake)[0]), made(lake), config.download),
         work=lambda _: retry.RetryWork(
-            lake=config.lake, dataset=config.images, download=config.download, retry=chosen, score=config.score
+            lake=config.lake,
+            dataset=config.images,
+            download=config.download,
+            retry=chosen,
+            score=config.score,
+            blocklists=_blocklists(config),
+            believes=False,
         ),
+        when_unsettled=_LOOK,
         carried=lambda lake: [retry.carried(made(lake))],
     )
 
@@ -265,7 +304,10 @@ def _head(name: str) -> Callable[[Lake], Sequence[Ref]]:
 
 
 def _made(boundary: Boundary) -> Callable[[Lake], Version]:
-    """The version that an earlier boundary has made, which need not be the dataset's head; looked up once."""
+    """The version that an earlier boundary has made, which need not be the dataset's head; looked up once.
+
+    Where rows were taken down from it, it is the version without them: what is made from it must not bring them back.
+    """
 
     @functools.cache
     def version(uri: str) -> Version:
@@ -274,7 +316,7 @@ def _made(boundary: Boundary) -> Callable[[Lake], Version]:
             raise AltDiffusionError(
                 f"dataset {boundary.output}", f"has no version of boundary {boundary.name}", "run the whole job"
             )
-        return found
+        return after_takedowns(Lake(uri).dataset(boundary.output), found)
 
     return lambda lake: version(lake.uri)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.config import DownloadConfig, RetryConfig, SourceConfig
 from altdiffusion.curation.download.work import DownloadWork, plan_download
+from altdiffusion.execution.boundary import run_boundary
+from altdiffusion.execution.progress import Progress
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
+from pipelines.curate import CurateConfig, SelectedSource, boundaries
 from tests.fetch_server import Site
 
 HOST = "pictures.test"
@@ -70,9 +74,11 @@ def config(site: Site, **given: Any) -> DownloadConfig:
     return DownloadConfig(**{**settings, **given})
 
 
-def download(lake: str, links: Version, settings: DownloadConfig, name: str = "images", rows: int = 1000) -> Version:
+def download(
+    lake: str, links: Version, settings: DownloadConfig, name: str = "images", rows: int = 1000, **given: Any
+) -> Version:
     """What `jobs.curate` does at this boundary, in this process."""
-    work = DownloadWork(lake=lake, dataset=name, download=settings)
+    work = DownloadWork(lake=lake, dataset=name, download=settings, **given)
     work.setup()
     try:
         records = [work.run(unit) for unit in plan_download(links, rows)]
@@ -81,3 +87,20 @@ def download(lake: str, links: Version, settings: DownloadConfig, name: str = "i
     return Lake(lake).dataset(name).publish(
         kind="images", records=records, parents=[links.ref], config={}, fingerprint="f"
     )  # fmt: skip
+
+
+def curate(lake: str, download: DownloadConfig, passes: int = 0) -> Version:
+    """What `jobs.curate` does from `links` on, in this process."""
+    job = CurateConfig(
+        lake=lake,
+        sources=(SelectedSource(source=SourceConfig(name="s", uri="x")),),
+        download=download,
+        retry=RetryConfig(passes=passes) if passes else None,
+    )
+    version = None
+    with open(os.devnull, "w") as quiet:
+        for boundary in boundaries(job)[2:]:
+            progress = Progress(boundary.name, stream=quiet)
+            version = run_boundary(Lake(lake), boundary, backend="inline", progress=progress)
+    assert version is not None
+    return version

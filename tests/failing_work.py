@@ -6,6 +6,7 @@ import os
 import signal
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.units import Unsettled
 from altdiffusion.storage.ledger import Unit, UnitRecord
 
 
@@ -23,6 +24,8 @@ class Failing:
                 raise AltDiffusionError("thing of user", "is bad", "mend it")
             if self._mode == "bug":
                 raise KeyError("oops")
+            if self._mode == "unsure":
+                raise Unsettled(unit.id, 7, 0, {"connect": 7})
             if self._mode == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
         return UnitRecord(unit_id=unit.id, index=unit.index, input_digest="0" * 64, rows_in=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import pyarrow as pa
@@ -51,6 +52,7 @@ IMAGES = pa.schema(
         _field("stored_width", pa.int32(), "pixels, as stored"),
         _field("stored_height", pa.int32(), "pixels, as stored"),
         _field("aesthetic_score", pa.float32(), "aesthetic score by our scorer", nullable=True),
+        _field("final_url", pa.string(), "the link that gave the picture, where redirects led to it", nullable=True),
     ]
 )
 
@@ -170,3 +172,25 @@ SCHEMAS: dict[Kind, pa.Schema] = {
     "prompts": PROMPTS,
     "generations": GENERATIONS,
 }
+
+TYPES: dict[str, tuple[pa.DataType, ...]] = {}
+"""The types that a column of this name has, over all kinds: a shard that says otherwise was not written here."""
+for _schema in (*SCHEMAS.values(), REJECTS):
+    for _column in _schema:
+        if _column.type not in TYPES.get(_column.name, ()):
+            TYPES[_column.name] = (*TYPES.get(_column.name, ()), _column.type)
+
+_NULLABLE = {field.name for schema in SCHEMAS.values() for field in schema if field.nullable}
+
+
+def present(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return those of the wanted columns that a shard has; one that may be null can be younger than the shard."""
+    return [name for name in columns if name in names or name not in _NULLABLE]
+
+
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the table in this schema: columns that may be null and that an older shard does not have are null."""
+    missing = [field for field in schema if field.nullable and field.name not in table.column_names]
+    for field in missing:
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names) if missing else table

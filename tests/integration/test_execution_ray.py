@@ -16,7 +16,7 @@ import pytest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import cluster
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Pool, Resources
+from altdiffusion.execution.units import Pool, Resources, Unsettled
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit
 from altdiffusion.storage.verification import damages_of
@@ -94,6 +94,15 @@ def test_an_error_of_ours_arrives_as_it_was_raised(ray_here: None, tmp_path: Pat
         run_units(Failing(mode), units, ledger, backend="ray", pool=POOL, progress=generation_lake.quiet())
     assert str(caught.value) == f"thing of {mode}: is bad. Remedy: mend it"
     assert caught.value.__cause__ is None
+
+
+def test_an_unsettled_unit_leaves_no_record_and_the_others_do(ray_here: None, tmp_path: Path) -> None:
+    units = [Unit(id=f"u{i}", index=i) for i in range(6)]
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
+    with pytest.raises(Unsettled) as caught:
+        run_units(Failing("unsure"), units, ledger, backend="ray", pool=POOL, progress=generation_lake.quiet())
+    assert (caught.value.unit_id, caught.value.reasons) == ("1 unit", {"connect": 7})
+    assert ledger.done_ids() == {"u0", "u1", "u2", "u4", "u5"}
 
 
 def test_a_defect_arrives_with_the_workers_traceback(ray_here: None, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import tracemalloc
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,66 @@ def test_a_chunked_body_and_one_ended_by_the_close_arrive_whole(site: Site) -> N
     assert fetch.fetch(f"http://{HOST}/close").body == b"abcde"
 
 
+PNG = b"\x89PNG\r\n\x1a\nxyz"
+RAW = zlib.compressobj(wbits=-15)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(PNG, status="201 Created"),
+        reply(PNG, status="203 Non-Authoritative"),
+        reply(PNG, status="206 Partial", Content_Range=f"bytes 0-{len(PNG) - 1}/{len(PNG)}"),
+        reply(PNG, Content_length=str(len(PNG))),  # twice the same
+        reply(PNG, length=None, Content_Length=f"{len(PNG)}, {len(PNG)}"),
+        *(
+            reply(PNG, Content_Encoding=name)
+            for name in ("UTF-8", "none", "aws-chunked", "binary", "gzip", "br", "image/png", "", "x, y, z, a, b")
+        ),
+        reply(gzip.compress(PNG), Content_Encoding="GZIP"),
+        reply(gzip.compress(PNG[:5]) + gzip.compress(PNG[5:]), Content_Encoding="x-gzip"),
+        reply(gzip.compress(gzip.compress(PNG)), Content_Encoding="gzip, identity, gzip"),
+        reply(gzip.compress(PNG) + b"padding", Content_Encoding="gzip"),
+        reply(zlib.compress(PNG), Content_Encoding="deflate"),
+        reply(RAW.compress(PNG) + RAW.flush(), Content_Encoding="deflate"),
+        reply(b"%x;a=b\r\n%s\r\n0\r\nX: y\r\n\r\n" % (len(PNG), PNG), length=None, Transfer_Encoding="Chunked"),
+        reply(PNG, length=None, Transfer_Encoding="identity"),
+        reply(b"%x\r\n%s\r\n0\r\n\r\n" % (len(PNG), PNG), length=3, Transfer_Encoding="chunked"),  # RFC 9112, 6.3
+        reply(PNG).replace(b"\r\n", b"\n", 3).replace(b"\x89PNG\n", b"\x89PNG\r\n"),
+        reply(PNG).replace(b"Content-Length:", b"Folded: a\r\n b\r\nno field\r\nContent-Length :"),
+        reply(status="100 Continue", length=None) + reply(status="103 Early Hints", length=None, Link="x") + reply(PNG),
+    ],
+)
+def test_an_answer_that_departs_from_the_rules_but_holds_the_whole_is_taken(site: Site, answer: bytes) -> None:
+    site.answers["/"] = answer
+    assert fetcher(site).fetch(f"http://{HOST}/").body == PNG
+
+
+def test_noindex_is_a_signal_where_the_config_says_so(site: Site) -> None:
+    site.answers["/"] = reply(PNG, X_Robots_Tag="noindex, nofollow")
+    assert fetcher(site).fetch(f"http://{HOST}/").body == PNG
+    assert reason(fetcher(site, honor_noindex=True), "/") == "opt_out:x-robots-tag"
+
+
+def test_what_is_requested_is_the_canonical_link(site: Site) -> None:
+    """Request line and Host come from the one form that lists and duplicates are compared in."""
+    site.answers["/b/%C3%BC%20'?q=%27{x}"] = site.answers["/moved/here"] = reply(PNG)
+    site.answers["/r"] = reply(status="301 Moved", Location="\t ./moved/../moved/h%65re").replace(b"%65", b"e")
+    fetch = fetcher(site, connect_to={":": f"127.0.0.1:{site.port}"})
+    for url in (
+        "\ufeff HTTP://Pictures。TEST..:080/a/../b/ü '?q='{x}#f\u3000",
+        f"http://{HOST}/./b/%2E/%C3%BC%20'?q='{{x}}",
+    ):
+        found = fetch.fetch(url)
+        assert found.body == PNG and found.url == f"http://{HOST}/b/%C3%BC%20'?q=%27{{x}}"
+    assert fetch.fetch(f"http://{HOST}/r").url == f"http://{HOST}/moved/here"
+    assert {_head(head) for head in site.requests[:2]} == {(b"GET /b/%C3%BC%20'?q=%27{x} HTTP/1.1", HOST.encode())}
+
+
+def _head(head: bytes) -> tuple[bytes, bytes]:
+    return head.partition(b"\r\n")[0], head.partition(b"\r\nHost: ")[2].partition(b"\r\n")[0]
+
+
 def test_a_proxy_in_the_environment_is_not_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with canary() as (port, seen):
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
@@ -89,10 +150,34 @@ def test_a_status_is_its_own_reason(site: Site, status: str) -> None:
         (reply(b"x" * 5000, length=5 << 30), "too_large"),
         (reply(b"x" * 5000), "too_large"),
         (reply(b"x" * 5000, length=None), "too_large"),
-        (reply(gzip.compress(b"0" * 10_000_000)[:900], Content_Encoding="gzip"), "content_encoding"),
+        (reply(gzip.compress(b"0" * 10_000_000)[:900], Content_Encoding="gzip"), "too_large"),
+        (reply(gzip.compress(b"0" * 500)[:-9], Content_Encoding="gzip"), "truncated"),
+        (reply(b"plain", Content_Encoding="gzip"), "content_encoding"),
+        (reply(b"plain", Content_Encoding="UTF-8"), "content_encoding"),
+        (reply(PNG, Content_Encoding="gzip", status="206 Part", Content_Range="bytes 1-8/9"), "http_206"),
+        (reply(PNG, status="206 Part", Content_Range=f"bytes 0-{len(PNG) - 1}/{len(PNG) + 5}"), "http_206"),
+        (reply(PNG, status="206 Part", Content_Range="bytes 0-99/100"), "http_206"),
+        (reply(PNG, status="206 Part", Content_Range="bytes 0-3/*"), "http_206"),
+        (reply(PNG, status="202 Later"), "http_202"),
         (reply(gzip.compress(b"0" * 900_000), Content_Encoding="gzip, br"), "content_encoding"),
         (reply(b"xx", length=2, Content_length="3"), "bad_response"),
-        (reply(b"xx", length=None, Content_Length="-2"), "bad_response"),
+        (reply(b"xx", length=None, Content_Length="2, 3"), "bad_response"),
+        *((reply(b"xx", length=None, Content_Length=wrong), "bad_response")
+          for wrong in ("-2", "+2", "2.0", "0x2", "2 2", "", "9" * 5000, "\u00b2")),
+        (reply(b"xx", length=None, Content_Length="9" * 18), "too_large"),
+        *((reply(b"%s\r\nab\r\n0\r\n\r\n" % wrong, length=None, Transfer_Encoding="chunked"), "bad_response")
+          for wrong in (b"+2", b"-2", b"0x2", b"2_0", b" 2", b"", b"g", b"2;" + b"e" * 500, b"f" * 17, b"1")),
+        (reply(b"2\nab\n0\n\n", length=None, Transfer_Encoding="chunked"), "bad_response"),
+        (reply(b"ff" * 4 + b"\r\nab\r\n", length=None, Transfer_Encoding="chunked"), "truncated"),
+        (reply(b"3e9\r\n" + b"x" * 1001, length=None, Transfer_Encoding="chunked"), "too_large"),
+        (reply(b"2\r\nab\r\n0\r\n" + b"A: b\r\n" * 200, length=None, Transfer_Encoding="chunked"), "bad_response"),
+        (reply(b"ab", Transfer_Encoding="gzip, chunked"), "bad_response"),
+        (reply(b"ab", Transfer_Encoding="xchunked"), "bad_response"),
+        (reply(status="101 Switching Protocols"), "http_101"),
+        (reply(status="103 Early Hints", length=None) * 200, "bad_response"),
+        (reply(status="103 Early Hints", length=None, Link="x" * 30_000) * 3, "bad_response"),
+        (reply(status="103 Early Hints", length=None), "reset"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "reset"),
         (b"HELLO\r\n\r\n", "bad_response"),
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n", "bad_response"),
         (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 100_000 + b"\r\n\r\n", "bad_response"),
@@ -171,14 +256,15 @@ def test_a_name_server_that_hangs_costs_the_deadline(monkeypatch: pytest.MonkeyP
 
 
 def test_redirects_are_followed_to_the_limit(site: Site) -> None:
-    for hop in range(5):
+    for hop in range(6):
         site.answers[f"/{hop}"] = reply(status="301 Moved", Location=f"/{hop + 1}")
-    site.answers["/5"] = reply(b"here")
+    site.answers["/6"] = reply(b"here")
     site.answers["/loop"] = reply(status="307 Again", Location="/loop")
     fetch = fetcher(site)
     assert fetch.fetch(f"http://{HOST}/1").body == b"here"
     assert reason(fetch, "/0") == "too_many_redirects"
     assert reason(fetch, "/loop") == "too_many_redirects"
+    assert fetcher(site, max_redirects=6).fetch(f"http://{HOST}/0").body == b"here"
 
 
 def test_a_refused_connection_and_a_reset_are_told_apart(site: Site) -> None:

@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ import pytest
 from PIL import Image
 
 from altdiffusion.curation.download.spool import Spool
+from altdiffusion.curation.links.takedown import blocklist_lines, read_list, take_down
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.lineage import graph as graphs
+from altdiffusion.lineage.impact import impact
 from altdiffusion.records import IMAGES
-from altdiffusion.storage.dataset import Version
-from tests.download_lake import HOST, config, download, picture, publish_links
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.holdings import search
+from tests.download_lake import HOST, config, curate, download, picture, publish_links
 from tests.fetch_server import Site, certificate, reply, serving
 from tests.full_disk import no_file_beyond
 
@@ -306,3 +311,76 @@ def test_a_full_disk_is_an_error_of_the_unit_and_loses_no_row(tmp_path: Path, si
         download(str(tmp_path), links, config(site))
     assert len(os.listdir("/proc/self/fd")) == opened
     assert download(str(tmp_path), links, config(site)).rows == 50
+
+
+def test_a_redirect_to_what_is_listed_is_not_followed(tmp_path: Path, site: Site) -> None:
+    """By link, by domain, over several hops, in any spelling; and the last link of every other one is a column."""
+    hops = {
+        "/plain.png": picture(1),
+        "/far.png": "http://other.test/far.png",
+        "/twice.png": "/far.png",
+        "/home.png": "/plain.png",
+        "/bad-link.png": "//other.test/b%61d.png?utm_source=x",
+        "/bad-domain.png": "http://img.EVIL.test./x.png",
+        "/bad-later.png": "/bad-domain.png",
+        "other.test/far.png": picture(2),
+        "other.test/bad.png": picture(3),
+        "img.evil.test/x.png": picture(4),
+    }
+    for path, what in hops.items():
+        site.answers[path] = reply(what) if isinstance(what, bytes) else reply(status="302 Found", Location=what)
+    paths = [path for path in hops if path.startswith("/")]
+    urls = [f"http://{HOST}{path}" for path in paths] + ["http://evil.test/y.png", f"http://{HOST}/plain.png?id"]
+    links = publish_links(str(tmp_path), urls)
+    text = f"url:http://OTHER。test/bad.png\ndomain:evil.test\nhash:{100 + len(urls) - 1}\n".encode()
+    (tmp_path / "list.txt").write_bytes(text)
+    pinned = (str(tmp_path / "list.txt"), hashlib.sha256(text).hexdigest())
+    settings = config(site, connect_to={":80": f"127.0.0.1:{site.port}"}, honor_robots=False)
+    expected = [
+        ("/plain.png", None),
+        ("/far.png", "http://other.test/far.png"),
+        ("/twice.png", "http://other.test/far.png"),
+        ("/home.png", f"http://{HOST}/plain.png"),
+    ]
+    for name, given, more in (
+        ("images", replace(settings, image_blocklist=pinned[0], image_blocklist_sha256=pinned[1]), ()),
+        ("sources", settings, (pinned,)),
+    ):
+        version = download(str(tmp_path), links, given, name, blocklists=more)
+        rows = version.read(["url", "final_url"]).to_pylist()
+        assert [(row["url"], row["final_url"]) for row in rows] == [
+            (f"http://{HOST}{path}", to) for path, to in expected
+        ]
+        assert version.manifest.rejects_by_reason == {"blocklist": 5}
+    assert not site.asked("img.evil.test") and not site.asked("evil.test")
+    assert not any("bad.png" in path or "?id" in path for path in site.asked("other.test") + site.asked(HOST))
+    assert download(str(tmp_path), links, settings, "all").rows == 6  # without a list, all that is there
+
+
+def test_a_takedown_finds_where_redirects_led_and_a_later_pass_brings_nothing_back(tmp_path: Path, site: Site) -> None:
+    lake = Lake(str(tmp_path))
+    site.answers["/moved"] = reply(status="302 Found", Location="http://cdn.test/hidden.png")
+    site.answers["cdn.test/hidden.png"] = site.answers["/again"] = reply(picture(1))
+    site.answers["/other"] = reply(picture(2))
+    busy = reply(status="503 Busy", Retry_After="0")
+    for late in ("late", "copy", "listed"):
+        site.answers[f"/{late}"] = busy
+    names = ("moved", "other", "late", "copy", "listed")
+    publish_links(lake.uri, [f"http://{HOST}/{name}" for name in names])
+    settings = config(site, connect_to={":80": f"127.0.0.1:{site.port}"}, honor_robots=False, retry_wait_s=0.01)
+    first = curate(lake.uri, settings)
+    assert first.rows == 2 and first.manifest.rejects_by_reason == {"http_503": 3}
+    wanted = tmp_path / "list.txt"
+    wanted.write_text(f"domain:CDN.test\nurl:http://{HOST}/listed\n")
+    found = impact(graphs.scan(lake.uri), search(lake, read_list(str(wanted))))
+    assert {(held.node.name, held.rows) for held in found.held} == {("links", 2), ("images", 1)}
+    removal, holdings = take_down(lake, first, read_list(str(wanted)))
+    assert removal.after is not None and removal.rows == 1 and removal.links == 1
+    assert "hash:100" in blocklist_lines(read_list(str(wanted)), holdings)
+
+    site.answers["/late"], site.answers["/listed"] = reply(picture(5)), reply(picture(6))
+    site.answers["/copy"] = reply(picture(1))  # the picture that was taken down, under another link
+    second = curate(lake.uri, settings, passes=1)
+    assert second.read(["url"])["url"].to_pylist() == [f"http://{HOST}/other", f"http://{HOST}/late"]
+    assert second.manifest.rejects_by_reason == {"takedown": 1, "blocklist": 1, "http_503": 1}
+    assert site.asked(HOST).count("/listed") == 1  # its link was erased: it is not asked for again

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altdiffusion.curation.network import addresses
-from altdiffusion.curation.network.addresses import Refused, check, is_public, literal, parse_url, redirected
+from altdiffusion.curation.network.addresses import (
+    Refused,
+    canonical_table,
+    check,
+    is_public,
+    literal,
+    parse_url,
+    redirected,
+)
 
 PORTS = (80, 443, 8080)
 
@@ -27,6 +35,9 @@ PORTS = (80, 443, 8080)
         ("http://example.com.", "http://example.com/"),
         ("http://[2606:4700::1111]/x", "http://[2606:4700::1111]/x"),
         ("http://a_b.example.com/", "http://a_b.example.com/"),
+        ("\ufeff\u00a0http://faß.example../x\r\n\t", "http://xn--fa-hia.example/x"),
+        ("http://a。example：0080/".replace("：", ":"), "http://a.example/"),
+        ("http://a.example/b/../c/%2e/d?e", "http://a.example/c/d?e"),
     ],
 )
 def test_a_good_url_has_one_spelling(url: str, expected: str) -> None:
@@ -172,3 +183,5 @@ def test_connect_to_takes_the_closest_entry() -> None:
     assert redirected(table, "c", 443) == ("x", 4)
     assert redirected({}, "c", 443) == ("c", 443)
     assert redirected({"a:80": "[::1]:8000"}, "a", 80) == ("::1", 8000)
+    spelled = canonical_table({"Bücher.example.:80": "x:1", ":443": "x:2", "[0::1]:80": "x:3", ":": "x:4"})
+    assert spelled == {"xn--bcher-kva.example:80": "x:1", ":443": "x:2", "::1:80": "x:3", ":": "x:4"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,7 +18,14 @@ from hypothesis import strategies as st
 from altdiffusion.config import from_dict
 from altdiffusion.curation.config import PRESETS, SelectConfig, SourceConfig
 from altdiffusion.curation.links import blocklist
-from altdiffusion.curation.links.blocklist import DigestSet, TextSet, blocklist_refs, load_blocklist, source_blocklist
+from altdiffusion.curation.links.blocklist import (
+    DigestSet,
+    TextSet,
+    blocklist_refs,
+    load_blocklist,
+    parse_list,
+    source_blocklist,
+)
 from altdiffusion.curation.links.source import scan_source
 from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.errors import AltDiffusionError
@@ -39,8 +47,8 @@ def read(folder: Path, text: str) -> blocklist.Blocklist:
 
 def test_it_drops_links_however_spelled_domains_and_row_ids(tmp_path: Path) -> None:
     text = (
-        "# removals\r\nurl:http://a.example/bad.jpg\nurl:https://B.example/%7Ex?utm_source=q\n\n"
-        f"domain:.Evil.example\ndomain:10.0.0.1\ndomain:[::1]\nhash:-77\n  hash:5  \nsha256:{'Ab' * 32}\n"
+        "\ufeff# removals\r\nurl:http://a.example/bad.jpg\rurl:\u00a0https://B.example/%7Ex?utm_source=q\n\n"
+        f"domain:.Evil。Example..\t\ndomain:10.0.1\ndomain:[0::1]\nhash:-77\n  hash:5  \nsha256:{'Ab' * 32}\n"
     )
     found = read(tmp_path, text)
     assert (len(found.urls), len(found.domains), found.hashes.tolist(), set(found.image_sha256)) == (
@@ -57,6 +65,11 @@ def test_it_drops_links_however_spelled_domains_and_row_ids(tmp_path: Path) -> N
         ("http://notevil.example/evil.example", 1, False),
         ("http://me@evil.example/x", 1, True),
         ("http://evil.example.org/", 1, False),
+        ("http://x。ＥＶＩＬ.example../%61 b", 1, True),
+        ("http://ev%69l.example:0080/", 1, True),
+        ("\ufeff http://10.1/ ", 1, True),
+        ("http://10.0.0.1./", 1, True),
+        (" http://a.exam\tple:080/./x/../b%61d.jpg#f", 1, True),
         ("http://10.0.0.1/x", 1, True),
         ("http://[::1]:8080/x", 1, True),
         ("http://b.example/y", -77, True),
@@ -79,7 +92,13 @@ def test_select_gives_it_as_the_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     ["hash:abc", "hash:1.5", "hash:", "host:a.example", "url:", "http://a.example/", "sha256:abc", f"sha256:{'g' * 64}",
-     f"md5:{'a' * 32}", "URL:http://a/"],
+     f"md5:{'a' * 32}", "URL:http://a/", "url:a.example/x", "url:http:///x", "url:ftp://a.example/x", "url:http://",
+     "url:http://a.example:99999/", "url:http://256.1.1.1/", "url:http://-a.example/",
+     "url:http://a.example/x # why", "url:http://a..example/", "domain:", "domain:.", "domain:*.example",
+     "domain:http://a.example", "domain:a.example/x", "domain:a.example:80", "domain:u@a.example",
+     "domain:a b.example", "domain:a..example", "domain:256.1.1.1", "domain:-a.example", "domain:a.example # why",
+     f"domain:{'a' * 64}.example", "domain:[::1", "domain:a%2Eexample", "hash:99999999999999999999",
+     "hash:9223372036854775808", f"sha256:{'a' * 63}", f"sha256:{'a' * 65}"],
 )  # fmt: skip
 def test_a_line_that_is_none_of_these_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
     with pytest.raises(AltDiffusionError, match=r"blocked\.txt, line 3.*is '.*write url:"):
@@ -97,6 +116,24 @@ def test_a_file_that_is_another_or_no_text_or_not_there_is_an_error(tmp_path: Pa
         load_blocklist(str(tmp_path / "raw"), hashlib.sha256(raw).hexdigest())
     with pytest.raises(AltDiffusionError, match="is not there"):
         load_blocklist(str(tmp_path / "gone"), EMPTY)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["url:http://a.example/1", "url:x", "hash:1", "domain:*", "# x", "", "sha256:0"]), max_size=30
+    )
+)
+def test_every_wrong_line_of_a_list_is_found(lines: list[str]) -> None:
+    data = "\n".join(lines).encode()
+    wrong = [number for number, line in enumerate(lines, 1) if line in ("url:x", "domain:*", "sha256:0")]
+    if not wrong:
+        found = parse_list(data, "list")
+        assert (len(found.urls), len(found.hashes)) == (lines.count("url:http://a.example/1"), int("hash:1" in lines))
+        return
+    with pytest.raises(AltDiffusionError) as caught:
+        parse_list(data, "list")
+    told = [int(number) for number in re.findall(r"line (\d+): is", str(caught.value))]
+    assert told == wrong[:5] and ("and so on" in str(caught.value)) == (len(wrong) > 5)
 
 
 @given(st.lists(st.text(max_size=6), max_size=30), st.lists(st.one_of(st.none(), st.text(max_size=6)), max_size=30))

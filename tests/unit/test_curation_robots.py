@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from altdiffusion.curation.links import urls
 from altdiffusion.curation.network.robots import parse, product_token
 
 # RFC 9309, 5.1
@@ -59,6 +60,13 @@ def test_the_longest_match_wins() -> None:
     assert parse("User-agent: *\nDisallow: /page\nAllow: /page", "x").allows("/page")  # of equals, the one that allows
 
 
+def target_path(url: str) -> str:
+    """As it is requested."""
+    target = urls.parse(url)
+    assert target is not None
+    return target.path
+
+
 @pytest.mark.parametrize(
     ("rule", "path"),  # RFC 9309, 2.2.2
     [
@@ -71,6 +79,8 @@ def test_the_longest_match_wins() -> None:
         ("/path/file-with-a-%2A.html", "/path/file-with-a-*.html"),
         ("/path/foo-%24", "/path/foo-$"),
         ("/a b", "/a%20b"),
+        ("/foo?q='x'", target_path("http://a.example/foo?q='x'")),
+        ("/foo/{x}|^/ü", target_path("http://a.example/foo/{x}|^/ü")),
     ],
 )
 def test_octets_are_compared_however_they_are_written(rule: str, path: str) -> None:

@@ -32,6 +32,7 @@ V1 = SelectConfig(similarity_above=0.28, aesthetic_above=7.0)
         ({"url": "file:///etc/passwd"}, "url_scheme"),
         ({"url": "a.example/1.jpg"}, "url_scheme"),
         ({"url": "http://"}, "url_scheme"),
+        ({"url": "\ufeff\u00a0 HTTP://a.example/1.jpg\r\n"}, ""),
         ({"caption": None}, "caption"),
         ({"caption": ""}, "caption"),
         ({"caption": "20130714 184502"}, "caption"),

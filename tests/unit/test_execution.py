@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import pickle
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.progress import Progress, duration
 from altdiffusion.execution.ranges import plan_ranges, read_range
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Pool, Resources
+from altdiffusion.execution.units import Pool, Resources, Unsettled
 from altdiffusion.records import PROMPTS
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import Unit, UnitRecord
@@ -147,3 +150,48 @@ def test_a_terminal_is_redrawn_and_a_log_is_not_flooded() -> None:
 def test_an_error_of_ours_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(AltDiffusionError("a", "b", "c")))
     assert (error.what, error.problem, error.remedy) == ("a", "b", "c")
+
+
+class Unsure(Counting):
+    """Units are unsettled until so many others have been recorded."""
+
+    def __init__(self, needs: Sequence[int], rows: int = 100) -> None:
+        super().__init__()
+        self.needs, self.rows, self.tried = needs, rows, 0
+
+    def run(self, unit: Unit) -> UnitRecord:
+        self.tried += 1
+        if len(self.ran) < self.needs[unit.index]:
+            raise Unsettled(unit.id, self.rows, 1, {"connect": self.rows - 1})
+        return super().run(unit)
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=8))
+def test_unsettled_units_are_tried_again_as_long_as_others_are_recorded(needs: list[int]) -> None:
+    """Ends whatever happens, records each unit once, and leaves none out that could have been recorded."""
+    ledger = Lake(f"memory://unsettled-{uuid.uuid4()}").dataset("d").ledger("f")
+    units = [Unit(id=f"u{i}", index=i, payload={"of": "0" * 64}) for i in range(len(needs))]
+    work = Unsure(needs, rows=1)  # so few that a row of them does not end it
+    settled = 0
+    while any(need <= settled for need in sorted(needs)[settled : settled + 1]):
+        settled += 1
+    if settled == len(needs):
+        records = run_units(work, units, ledger, backend="inline", progress=quiet())
+        assert [record.unit_id for record in records] == [unit.id for unit in units]
+    else:
+        with pytest.raises(Unsettled) as caught:
+            run_units(work, units, ledger, backend="inline", progress=quiet())
+        assert caught.value.rows == len(needs) - settled
+    assert sorted(work.ran) == sorted(set(work.ran)) and len(work.ran) == len(ledger.all()) == settled
+    assert work.tried <= len(needs) * (settled + 1) and work.setups == 1
+
+
+def test_several_unsettled_units_in_a_row_end_it(tmp_path: Path) -> None:
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
+    work = Unsure([0, 9, 9, 9, 9, 9])
+    with pytest.raises(Unsettled) as caught:
+        run_units(work, UNITS, ledger, backend="inline", progress=quiet())
+    assert (work.ran, work.tried, caught.value.unit_id) == ([0], 5, "4 units")
+    assert (caught.value.rows, caught.value.accepted, caught.value.reasons) == (400, 4, {"connect": 396})
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.unit_id, again.rows, again.reasons) == ("4 units", 400, {"connect": 396})

@@ -173,6 +173,42 @@ def test_a_table_of_shards_that_names_other_files_deletes_nothing(
     assert tree(tmp_path / "victim") == before
 
 
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("url", pa.array([1, 2, 3])),
+        ("sample_id", pa.array(["a", "b", "c"])),
+        ("language", None),
+        ("caption", pa.array([[1]] * 3)),
+    ],
+)
+def test_a_shard_of_other_columns_or_types_is_damage(
+    whole: Path, tmp_path: Path, capsys: Any, column: str, values: pa.Array | None
+) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    lake, folder = tmp_path / "lake", tmp_path / "lake/datasets/links"
+    version = Lake(str(lake)).version("links")
+    table = version.read()
+    place = table.schema.get_field_index(column)
+    table = table.remove_column(place) if values is None else table.set_column(place, column, values)
+    pq.write_table(table, folder / "forged")
+    data = (folder / "forged").read_bytes()
+    sha256 = files.sha256_hex(data)
+    (folder / "shards" / f"{sha256}.parquet").write_bytes(data)
+    path = folder / "versions" / version.ref.digest
+    rows = pq.read_table(path / "shards.parquet").to_pylist()
+    forged = [row | {"sha256": sha256, "bytes": len(data)} if row["role"] == "shard" else row for row in rows]
+    schema = pq.read_schema(path / "shards.parquet")
+    pq.write_table(pa.Table.from_pylist(forged, schema=schema), path / "shards.parquet")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["shards_table_sha256"] = files.sha256_hex((path / "shards.parquet").read_bytes())
+    forge(lake, path / "manifest.json", manifest)
+    (tmp_path / "list").write_text("url:http://pictures.example/en.png\n")
+    assert cli.main(["dataset", "remove", "links", "--hashes", str(tmp_path / "list"), "--lake", str(lake)]) in (1, 2)
+    told = capsys.readouterr().err
+    assert "is damaged" in told or "No match" in told, told
+
+
 @pytest.mark.parametrize("part", ["shards", "versions", "rejects", "."])
 def test_a_linked_folder_of_a_dataset_is_refused(whole: Path, tmp_path: Path, capsys: Any, part: str) -> None:
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)

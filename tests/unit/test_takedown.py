@@ -140,6 +140,9 @@ class Corpus:
 
         everything = [row for name in ("links", "images") for row in [*self.rows[name], *self.rejected[name]]]
         ids |= {row["sample_id"] for row in everything if linked(row)}
+        ids |= {
+            row["sample_id"] for row in self.rows["images"] if row["final_url"] and linked({"url": row["final_url"]})
+        }
         seen = [row for name in ("images", "latents", "scores") for row in self.rows[name]]
         by_picture = {row["sample_id"] for row in seen if row["image_sha256"] in pictures}
         return {
@@ -157,6 +160,7 @@ def _row(number: int, draw: random.Random) -> Row:
     return {
         "sample_id": draw.getrandbits(64) - (1 << 63),
         "url": f"{draw.choice(['http', 'https'])}://{draw.choice(HOSTS)}/{draw.randrange(40)}.jpg",
+        "final_url": draw.choice([None, None, f"https://{draw.choice(HOSTS)}/{draw.randrange(90)}.jpg"]),
         "caption": f"caption {number}",
         "language": draw.choice(["en", "ko", "th"]),
         "width": draw.randint(100, 900),
@@ -175,8 +179,10 @@ def _lines(corpus: Corpus, draw: random.Random) -> list[str]:
         lambda row: f"url:{row['url']}",
         lambda row: f"url:{row['url'].replace('http:', 'https:')}?utm_source=x#top",
         lambda row: f"domain:{urlsplit(row['url']).hostname}",
+        lambda row: f"url:{row['final_url'] or row['url']}",
+        lambda row: f"url: {row['url'].replace('.example', '。EXAMPLE..:0080').replace('https:', 'http:')}\u00a0",
     ]
-    weights = (5, 3, 4, 4, 1)
+    weights = (5, 3, 4, 4, 1, 4, 3)
     lines = [draw.choices(every, weights)[0](draw.choice(rows)) for _ in range(draw.randint(1, 5))]
     return [*lines, "hash:12345", f"sha256:{'0' * 64}", "url:http://nowhere.example/1"]
 
@@ -228,6 +234,27 @@ def test_the_rows_are_found_removed_and_kept_out(tmp_path: Path, seed: int) -> N
         assert all(blocked[place] for place in meant[name])
         stays = [row for place, row in enumerate(corpus.rows[name]) if place not in meant[name] and name == "images"]
         assert not any(row["image_sha256"] in blocklist.image_sha256 for row in stays)
+
+
+def test_shards_without_the_column_of_last_links_are_read_and_searched(tmp_path: Path) -> None:
+    """Versions of older lakes, and those that carry such shards on beside new ones."""
+    lake = Lake(str(tmp_path))
+    draw = random.Random(0)
+    rows = [{**_row(number, draw), "final_url": f"http://cdn.example/{number}"} for number in range(4)]
+    new = publish(lake, "images", "images", rows, [], [SOURCE], 2)
+    old = new.read_shard(0).drop_columns(["final_url"])
+    shards = (lake.dataset("images").write_shard(old), new.shards[1])
+    record = UnitRecord(unit_id="u", index=0, input_digest="0" * 64, rows_in=4, shards=shards)
+    mixed = lake.dataset("images").publish(kind="images", records=[record], parents=[], config={}, fingerprint="f")
+    assert mixed.read().schema.equals(SCHEMAS["images"])
+    assert mixed.read(["sample_id", "final_url"])["final_url"].to_pylist() == [None, None, *_finals(rows[2:])]
+    holdings = search(lake, read_urls(_file(tmp_path / "urls.txt", ["http://cdn.example/3", rows[0]["url"]])))
+    assert _found(mixed, holdings) == [0, 3]
+    assert holdings.pictured.tolist() == [rows[3]["sample_id"]]
+
+
+def _finals(rows: Sequence[Row]) -> list[Any]:
+    return [row["final_url"] for row in rows]
 
 
 def _check_removed(
@@ -392,7 +419,12 @@ def test_a_dataset_may_lose_all_its_rows(corpus: Corpus, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("", "lists nothing"), ("# only\n", "lists nothing"), ("url:x\nsha256:12\n", "line 2"), ("http://x\n", "line 1")],
+    [
+        ("", "lists nothing"),
+        ("\ufeff# only\n", "lists nothing"),
+        ("url:x\nsha256:12\n", "line 1: is 'url:x'.*line 2"),
+        ("http://x\n", "line 1"),
+    ],
 )
 def test_lists_that_say_nothing_or_nonsense_are_refused(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "list.txt"
@@ -401,6 +433,15 @@ def test_lists_that_say_nothing_or_nonsense_are_refused(tmp_path: Path, text: st
         read_list(str(path))
     with pytest.raises(AltDiffusionError, match="is not there"):
         read_urls(str(tmp_path / "none.txt"))
+
+
+def test_a_list_of_links_is_checked_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "urls.txt"
+    path.write_bytes("\ufeffhttp://a.example/x\u00a0\r\n\r\n# why\r\nnot a link\r\n".encode("utf-16"))
+    with pytest.raises(AltDiffusionError, match=r"urls\.txt, line 4: is 'not a link'.*write one link a line"):
+        read_urls(str(path))
+    path.write_bytes(path.read_bytes()[: -len("not a link\r\n") * 2])
+    assert read_urls(str(path)).lines == ("url:http://a.example/x",)
 
 
 def test_blocklist_lines_are_written_whole(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Pool, Resources, UnitWork
+from altdiffusion.execution.units import Pool, Resources, UnitWork, Unsettled
 from altdiffusion.records import Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -46,6 +46,11 @@ class Boundary:
     """Whether a version without a row is a result (a list of what to drop), not a mistake."""
     when_empty: str = "loosen the filters, or check the input"
     """Remedy to print when not one row is accepted."""
+    reads_the_web: bool = False
+    """Whether the same units may give other rows another time: then a start in which not one row was accepted leaves no
+    record, and the next one tries again."""
+    when_unsettled: str = "run it again"
+    """Remedy to print when units stay `Unsettled`."""
 
     def __post_init__(self) -> None:
         check_name(self.output)  # when it is planned, not hours later when the boundary before it has ended
@@ -78,7 +83,8 @@ def run_boundary(
     """Works off what is not in the ledger and publishes the version.
 
     Raises:
-        AltDiffusionError: an input is unusable, or not one row was accepted (then nothing is published).
+        AltDiffusionError: an input is unusable, or not one row was accepted or too many units stayed unsettled (then
+            nothing is published).
     """
     done = published(lake, boundary)
     dataset = lake.dataset(boundary.output)
@@ -88,17 +94,22 @@ def run_boundary(
     units = boundary.units(lake)
     ledger = dataset.ledger(boundary.fingerprint)
     _forget_lost(dataset, ledger, units)
-    records = run_units(
-        boundary.work(lake),
-        units,
-        ledger,
-        backend=backend,
-        pool=boundary.pool,
-        resources=boundary.resources,
-        progress=progress or Progress(boundary.name, rows_name=boundary.noun),
-    )
+    try:
+        records = run_units(
+            boundary.work(lake),
+            units,
+            ledger,
+            backend=backend,
+            pool=boundary.pool,
+            resources=boundary.resources,
+            progress=progress or Progress(boundary.name, rows_name=boundary.noun),
+        )
+    except Unsettled as unsettled:
+        raise _unsettled(boundary, unsettled) from None
     records = [*boundary.carried(lake), *records]
     if not boundary.may_be_empty and not any(record.rows_out for record in records):
+        for unit in units if boundary.reads_the_web else ():
+            ledger.forget(unit.id)
         raise _nothing_accepted(boundary, records)
     version = dataset.publish(
         kind=boundary.kind,
@@ -123,13 +134,27 @@ def _nothing_accepted(boundary: Boundary, records: Sequence[UnitRecord]) -> AltD
     for record in records:
         for reason, count in record.rejects_by_reason.items():
             reasons[reason] = reasons.get(reason, 0) + count
-    told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
     rows = sum(record.rows_in for record in records)
     return AltDiffusionError(
         f"dataset {boundary.output}",
-        f"would be empty: of {rows:,} rows none was accepted ({told or 'there were no rows'})",
+        f"would be empty: of {rows:,} rows none was accepted ({_told(reasons) or 'there were no rows'})",
         boundary.when_empty,
     )
+
+
+def _unsettled(boundary: Boundary, found: Unsettled) -> AltDiffusionError:
+    accepted = f"{found.accepted:,} were accepted" if found.accepted else "none was accepted"
+    return AltDiffusionError(
+        f"dataset {boundary.output}",
+        f"is not made: {boundary.name} stopped, because of {found.rows:,} rows tried in {found.unit_id} {accepted} "
+        f"({_told(found.reasons)}), which could be the doing of this machine or its network; none of this is recorded",
+        boundary.when_unsettled,
+    )
+
+
+def _told(reasons: Mapping[str, int]) -> str:
+    """Reasons with their counts, the most frequent first."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
 
 
 def _missing(dataset: Dataset, infos: Sequence[Any]) -> set[str]:

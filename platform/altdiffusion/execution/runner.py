@@ -12,15 +12,19 @@ from typing import Any
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import cluster
 from altdiffusion.execution.progress import Progress
-from altdiffusion.execution.units import Backend, Pool, Resources, UnitWork
+from altdiffusion.execution.units import Backend, Pool, Resources, UnitWork, Unsettled
 from altdiffusion.storage.documents import Document
-from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
+from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord, total
 
 MAX_RETRIES = 2
 """How often a unit is given out again whose worker died: never without end."""
 MAX_RESTARTS = 100
 """How often one place of the pool is filled again; nodes come and go in days of work, whatever the units do."""
 MAX_BLOCKS = 10_000
+UNSETTLED_UNITS = 4
+"""How many units in a row may be unsettled, or two a worker; then the job stops."""
+UNSETTLED_ROWS = 128
+"""And how many rows must have been tried in them: small units tell little."""
 
 
 def run_units(
@@ -33,10 +37,13 @@ def run_units(
     resources: Resources | None = None,
     progress: Progress,
 ) -> list[UnitRecord]:
-    """Works off `units`; what the ledger holds is not done again.
+    """Work off `units`; what the ledger holds is not done again.
 
     Killed at any moment and run again with the same units, it returns the same records: a unit's record is written
     after its shards, by the worker that made them.
+
+    Units that are `Unsettled` leave no record. They are tried once more each time others have been recorded, which
+    ends: a turn in which none was recorded is the last one. Several of them in a row end it at once.
 
     Args:
         work: what to do; it travels to the workers by pickle.
@@ -49,6 +56,7 @@ def run_units(
 
     Raises:
         AltDiffusionError: as raised by the work, or a worker process died again and again.
+        Unsettled: of all units that stayed unsettled, or of those in a row.
     """
     if len({unit.id for unit in units}) != len(units):
         raise ValueError("unit ids are not distinct")
@@ -56,23 +64,53 @@ def run_units(
     records = {unit.id: known[unit.id] for unit in units if unit.id in known}
     pending = [unit for unit in units if unit.id not in records]
     progress.begin(len(units), len(records))
-    if pending:
+    pool = pool or Pool()
+    in_a_row = max(UNSETTLED_UNITS, 2 * pool.max_size if backend == "ray" else 0)
+    if pending and backend == "inline":
+        work.setup()
+    while pending:
         results = (
             _inline(work, pending, ledger)
             if backend == "inline"
-            else _on_ray(work, pending, ledger, pool or Pool(), resources or Resources())
+            else _on_ray(work, pending, ledger, pool, resources or Resources())
         )
+        unsettled: list[Unsettled] = []
+        since: list[Unsettled] = []
         with progress:
-            for record in results:
-                records[record.unit_id] = record
-                progress.advance(record.rows_in, record.rows_out)
+            for result in results:
+                if isinstance(result, Unsettled):
+                    unsettled.append(result)
+                    since.append(result)
+                    if len(since) >= in_a_row and sum(one.rows for one in since) >= UNSETTLED_ROWS:
+                        raise _together(since)
+                    continue
+                since = []
+                records[result.unit_id] = result
+                progress.advance(result.rows_in, result.rows_out)
+        if unsettled and len(unsettled) == len(pending):
+            raise _together(unsettled)
+        open_ids = {one.unit_id for one in unsettled}
+        pending = [unit for unit in pending if unit.id in open_ids]
     return [records[unit.id] for unit in units]
 
 
-def _inline(work: UnitWork, units: Sequence[Unit], ledger: Ledger) -> Iterator[UnitRecord]:
-    work.setup()
+def _together(unsettled: Sequence[Unsettled]) -> Unsettled:
+    return Unsettled(
+        f"{len(unsettled)} unit{'s' * (len(unsettled) != 1)}",
+        sum(one.rows for one in unsettled),
+        sum(one.accepted for one in unsettled),
+        total(one.reasons for one in unsettled),
+    )
+
+
+def _inline(work: UnitWork, units: Sequence[Unit], ledger: Ledger) -> Iterator[UnitRecord | Unsettled]:
     for unit in units:
-        yield ledger.record(work.run(unit))
+        try:
+            record = work.run(unit)
+        except Unsettled as unsettled:
+            yield unsettled
+        else:
+            yield ledger.record(record)
 
 
 class UnitActor:
@@ -110,7 +148,7 @@ class UnitActor:
 
 def _on_ray(
     work: UnitWork, units: Sequence[Unit], ledger: Ledger, pool: Pool, resources: Resources
-) -> Iterator[UnitRecord]:
+) -> Iterator[UnitRecord | Unsettled]:
     if ledger.folder_uri.startswith("memory://"):
         raise AltDiffusionError(
             f"storage {ledger.folder_uri}",
@@ -148,8 +186,8 @@ def _on_ray(
 
 def _round(
     work: UnitWork, units: Sequence[Unit], ledger: Ledger, pool: Pool, resources: Resources
-) -> Iterator[UnitRecord]:
-    """The records of these units as they come, from one Ray Data plan."""
+) -> Iterator[UnitRecord | Unsettled]:
+    """What comes of these units, as it comes, from one Ray Data plan."""
     import ray.data
 
     items = [{"unit": json.dumps({"id": u.id, "index": u.index, "payload": dict(u.payload)})} for u in units]
@@ -171,8 +209,9 @@ def _round(
         )
     for row in results.iter_rows():
         if row["error"] is not None:
-            _raise(row["error"])
-        yield UnitRecord.of_document(Document("a worker's record", json.loads(row["record"])))
+            yield _unpack(row["error"])
+        else:
+            yield UnitRecord.of_document(Document("a worker's record", json.loads(row["record"])))
 
 
 def _check_capacity(resources: Resources) -> None:
@@ -195,7 +234,7 @@ def _check_capacity(resources: Resources) -> None:
 def _pack(error: Exception) -> bytes:
     """The exception with its traceback as a note; one that does not pickle becomes a RuntimeError of its text."""
     trace = "".join(traceback.format_exception(error))
-    if not isinstance(error, AltDiffusionError):
+    if not isinstance(error, AltDiffusionError | Unsettled):
         error.add_note(f"in a worker:\n{trace}")
     try:
         data = pickle.dumps(error)
@@ -207,9 +246,12 @@ def _pack(error: Exception) -> bytes:
     return data
 
 
-def _raise(packed: bytes) -> None:
+def _unpack(packed: bytes) -> Unsettled:
+    """The unsettled unit that was packed; any other exception is raised."""
     error: Exception = pickle.loads(packed)  # made by our own worker, seconds ago
     error.__cause__ = None
+    if isinstance(error, Unsettled):
+        return error
     raise error
 
 

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from altdiffusion.storage.ledger import Unit, UnitRecord
 
 Backend = Literal["ray", "inline"]
+
+
+class Unsettled(Exception):
+    """Raised by `UnitWork.run`: what came of the unit may be the doing of where it ran, so nothing of it is recorded.
+
+    Args:
+        unit_id: of the unit.
+        rows: that were tried.
+        accepted: of these.
+        reasons: of the others, counted.
+    """
+
+    def __init__(self, unit_id: str, rows: int, accepted: int, reasons: Mapping[str, int]) -> None:
+        super().__init__(unit_id, rows, accepted, dict(reasons))  # all in args: it pickles across Ray workers
+        self.unit_id = unit_id
+        self.rows = rows
+        self.accepted = accepted
+        self.reasons = dict(reasons)
 
 
 class UnitWork(Protocol):
@@ -22,8 +41,12 @@ class UnitWork(Protocol):
         """Called once in each worker, before its first unit: load models, open connections."""
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Reads the unit's input, writes its shards and rejects, and says what it made. Not the ledger: the runner
-        does that, after the shards."""
+        """Read the unit's input, write its shards and rejects, and say what it made. Not the ledger: the runner
+        does that, after the shards.
+
+        Raises:
+            Unsettled: nothing is recorded, and the unit is tried again once others have been recorded.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,12 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import present
 from altdiffusion.storage import files
-from altdiffusion.storage.shards import REMEDY, ShardInfo, shard_uri
+from altdiffusion.storage.shards import REMEDY, ShardInfo, checked_types, damaged, shard_uri
 
 
 def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filters: Any = None) -> pa.Table:
-    """Reads columns of a shard by ranges; what is read is checked by the checksums of its pages.
+    """Read columns of a shard by ranges; what is read is checked by the checksums of its pages.
+
+    Columns that may be null and that an older shard does not have are left out.
 
     Args:
         folder_uri: the dataset's `shards` or `rejects` folder.
@@ -28,10 +31,13 @@ def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filte
     try:
         with files.naming(uri, "reading"), fs.open(path, "rb") as file:
             try:
-                return pq.read_table(file, columns=list(columns), filters=filters, page_checksum_verification=True)
+                wanted = present(columns, pq.read_schema(file).names)
+                file.seek(0)
+                table = pq.read_table(file, columns=wanted, filters=filters, page_checksum_verification=True)
+                return checked_types(table, uri)
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:  # the file system's error, not the format's
                     raise
-                raise AltDiffusionError(f"shard {uri}", f"is damaged ({error})", REMEDY) from error
+                raise damaged(uri, error) from error
     except FileNotFoundError as error:
         raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error

@@ -153,8 +153,9 @@ class Version:
         return shards.shard_uri(files.join(self.folder_uri, "shards"), self.shards[index].sha256)
 
     def read_shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """One shard's rows, its hash checked."""
-        return shards.read_table(files.join(self.folder_uri, "shards"), self.shards[index].sha256, columns)
+        """One shard's rows, its hash checked; columns that are younger than the shard are null."""
+        folder = files.join(self.folder_uri, "shards")
+        return shards.read_table(folder, self.shards[index].sha256, self._schema(columns))
 
     def iter_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Shard by shard, in input order."""
@@ -164,15 +165,16 @@ class Version:
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows at once: for small versions and few columns."""
         tables = list(self.iter_tables(columns))
+        return pa.concat_tables(tables) if tables else self._schema(columns).empty_table()
+
+    def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
         schema = SCHEMAS[self.manifest.kind]
-        if columns is not None:
-            schema = pa.schema([schema.field(name) for name in columns])
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+        return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
     def iter_rejects(self) -> Iterator[pa.Table]:
         """Rejected rows with their reasons, in input order."""
         for info in self.rejects:
-            yield shards.read_table(files.join(self.folder_uri, "rejects"), info.sha256)
+            yield shards.read_table(files.join(self.folder_uri, "rejects"), info.sha256, REJECTS)
 
 
 def _checked_table(uri: str, data: bytes) -> pa.Table:

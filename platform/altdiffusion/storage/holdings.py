@@ -1,8 +1,9 @@
 """Which rows of a lake are meant by a list of row ids, pictures and links: found by reading the columns that name them.
 
-A list names a row by its id, by the SHA-256 of its picture, or by its link. Not every kind of dataset has all three
-columns. What a kind lacks is looked up: links and images tell which ids a link has, images and what is made of them
-which ids a picture has. Shards that versions share are read once, several at a time, and of each only those columns.
+A list names a row by its id, by the SHA-256 of its picture, or by its link: the published one, or the one that
+redirects led to. Not every kind of dataset has all these columns. What a kind lacks is looked up: links and images tell
+which ids a link has, images which ids led where, images and what is made of them which ids a picture has. Shards that
+versions share are read once, several at a time, and of each only those columns.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.shards import ShardInfo
 
 THREADS = 16
-NAMING = ("sample_id", "url", "image_sha256")
+NAMING = ("sample_id", "url", "final_url", "image_sha256")
 """Columns by which a row can be meant; which of them a dataset has depends on its kind."""
 Role = Literal["shards", "rejects"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -74,7 +75,7 @@ class Holdings:
     rows: Mapping[tuple[str, str], Rows]
     """Row numbers by file; files without any are left out."""
     pictured: Rows
-    """Ids, ascending, of the rows whose picture is listed."""
+    """Ids, ascending, of the rows whose picture is listed, or to whose picture a listed link led."""
     unreadable: Mapping[tuple[str, str], AltDiffusionError]
     """Files that are missing or damaged: what they hold is not known."""
 
@@ -114,7 +115,7 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
             distinct.update((file.key, file) for file in _files(version, role))
     rows: dict[tuple[str, str], Rows] = {}
     unreadable: dict[tuple[str, str], AltDiffusionError] = {}
-    linked, pictured = [_NONE], [_NONE]
+    linked, led, pictured = [_NONE], [_NONE], [_NONE]
 
     def keep(file: File, found: Rows) -> None:
         if len(found):
@@ -127,12 +128,13 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
             else:
                 keep(file, direct.rows)
                 linked.append(direct.linked)
+                led.append(direct.led)
                 pictured.append(direct.pictured)
-        by_link, by_picture = np.unique(np.concatenate(linked)), np.unique(np.concatenate(pictured))
+        by_link, by_final, by_picture = (np.unique(np.concatenate(ids)) for ids in (linked, led, pictured))
 
         def unnamed(file: File) -> Rows:
             """The ids that this file's own columns cannot tell."""
-            lacking = (("url", by_link), ("image_sha256", by_picture))
+            lacking = (("url", by_link), ("final_url", by_final), ("image_sha256", by_picture))
             return np.concatenate([_NONE, *(ids for column, ids in lacking if column not in file.columns)])
 
         indirect = [
@@ -145,15 +147,16 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
                 unreadable[file.key] = found
             else:
                 keep(file, found)
-    return Holdings(rows=rows, pictured=by_picture, unreadable=unreadable)
+    return Holdings(rows=rows, pictured=np.union1d(by_picture, by_final), unreadable=unreadable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Direct:
-    """Rows that a file's own columns name; ids of all rows there whose link, and whose picture, is listed."""
+    """Rows that a file's own columns name; ids of all rows there whose link, last link or picture is listed."""
 
     rows: Rows
     linked: Rows
+    led: Rows
     pictured: Rows
 
 
@@ -168,16 +171,18 @@ def _files(version: Version, role: Role) -> Iterator[File]:
 
 def _direct(file: File, wanted: Wanted) -> _Direct | AltDiffusionError:
     if not file.columns or not file.info.rows:
-        return _Direct(rows=_NONE, linked=_NONE, pictured=_NONE)
+        return _Direct(rows=_NONE, linked=_NONE, led=_NONE, pictured=_NONE)
     try:
         table = read_columns(file.folder_uri, file.info, file.columns)
     except AltDiffusionError as error:
         return error
-    named, by_link, by_picture = (np.zeros(table.num_rows, bool) for _ in range(3))
+    named, by_link, by_final, by_picture = (np.zeros(table.num_rows, bool) for _ in range(4))
     if "sample_id" in file.columns:
         named = _listed(table["sample_id"], wanted.sample_ids)
     if "url" in file.columns:
         by_link = wanted.links(table["url"])
+    if "final_url" in table.column_names:  # older shards of pictures do not have it
+        by_final = wanted.links(table["final_url"])
     if "image_sha256" in file.columns:
         by_picture = _listed(table["image_sha256"], wanted.pictures)
 
@@ -186,8 +191,8 @@ def _direct(file: File, wanted: Wanted) -> _Direct | AltDiffusionError:
             return _NONE
         return np.asarray(table["sample_id"].filter(pa.array(mask)).drop_null().to_numpy(), np.int64)
 
-    rows = np.flatnonzero((named | by_link | by_picture) & _holds(file, table))
-    return _Direct(rows=rows, linked=ids(by_link), pictured=ids(by_picture))
+    rows = np.flatnonzero((named | by_link | by_final | by_picture) & _holds(file, table))
+    return _Direct(rows=rows, linked=ids(by_link), led=ids(by_final), pictured=ids(by_picture))
 
 
 def _by_id(file: File, ids: Rows) -> Rows | AltDiffusionError:

@@ -25,6 +25,8 @@ from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import ShardInfo
 
 REASON = "takedown"
+PICTURE = "sha256:"
+"""Begins the detail of a reject that was taken down; its picture's digest follows."""
 Tally = Callable[[pa.Table], Mapping[str, int]]
 
 
@@ -146,7 +148,7 @@ def _rejects(removed: pa.Table, rows: Rows) -> pa.Table:
     """REJECTS rows of removed ones: what identifies them, nothing of what they were."""
     count = removed.num_rows
     names = removed.column_names
-    hashed = pc.binary_join_element_wise("sha256:", removed["image_sha256"], "") if "image_sha256" in names else None
+    hashed = pc.binary_join_element_wise(PICTURE, removed["image_sha256"], "") if "image_sha256" in names else None
     columns = {
         "unit_id": pa.array([REASON] * count, pa.string()),
         "row": pa.array(rows),
@@ -161,7 +163,7 @@ def _rejects(removed: pa.Table, rows: Rows) -> pa.Table:
 
 def _without_links(dataset: Dataset, info: ShardInfo, rows: Rows) -> ShardInfo:
     """The same rejects, without link and detail (which may quote the caption) in these rows."""
-    table = shards.read_table(files.join(dataset.folder_uri, "rejects"), info.sha256)
+    table = shards.read_table(files.join(dataset.folder_uri, "rejects"), info.sha256, REJECTS)
     listed = np.zeros(table.num_rows, bool)
     listed[rows] = True
     for name in ("url", "detail"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import TYPES, completed, present
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import Document
 
@@ -84,33 +84,53 @@ def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROU
     info = ShardInfo(sha256=files.sha256_hex(data), rows=table.num_rows, bytes=len(data), row_group_rows=row_group_rows)
     uri = shard_uri(folder_uri, info.sha256)
     try:
-        present = files.size_bytes(uri) == info.bytes
+        is_there = files.size_bytes(uri) == info.bytes
     except FileNotFoundError:
-        present = False
-    if not present:
+        is_there = False
+    if not is_there:
         files.write_atomic(uri, data)
     return info
 
 
-def read_table(folder_uri: str, sha256: str, columns: Sequence[str] | None = None, *, verify: bool = True) -> pa.Table:
-    """Reads a shard.
+def read_table(folder_uri: str, sha256: str, schema: pa.Schema) -> pa.Table:
+    """Read the columns of `schema` of a shard; those that may be null and that an older shard does not have are null.
 
     Raises:
-        AltDiffusionError: it is missing or its bytes are not those that were written.
+        AltDiffusionError: it is missing, its bytes are not those that were written, or it has other columns.
     """
     uri = shard_uri(folder_uri, sha256)
     try:
         data = files.read_bytes(uri)
     except FileNotFoundError as error:
         raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
-    if verify and files.sha256_hex(data) != sha256:
+    if files.sha256_hex(data) != sha256:
         raise AltDiffusionError(f"shard {uri}", "is damaged: its SHA-256 is not its name", REMEDY)
     try:
-        return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
-    except (pa.ArrowException, OSError) as error:  # its name fits its bytes, but it was never a shard
-        raise AltDiffusionError(
-            f"shard {uri}", f"is damaged ({str(error).partition(chr(10))[0][:200]})", REMEDY
-        ) from error
+        source = pa.BufferReader(data)
+        columns = present(schema.names, pq.read_schema(source).names)
+        return completed(checked_types(pq.read_table(source, columns=columns), uri), schema)
+    except (pa.ArrowException, KeyError, OSError) as error:  # its name fits its bytes, but it was never a shard
+        raise damaged(uri, error) from error
+
+
+def damaged(uri: str, error: BaseException) -> AltDiffusionError:
+    """Return the error for a shard that Arrow cannot read."""
+    return AltDiffusionError(f"shard {uri}", f"is damaged ({str(error).partition(chr(10))[0][:200]})", REMEDY)
+
+
+def checked_types(table: pa.Table, uri: str) -> pa.Table:
+    """Return the table of a shard whose columns have the types that `records` gives them.
+
+    Raises:
+        AltDiffusionError: one has another: whoever wrote it, it was not this software.
+    """
+    for field in table.schema:
+        if field.name in TYPES and field.type not in TYPES[field.name]:
+            wanted = " or ".join(str(dtype) for dtype in TYPES[field.name])
+            raise AltDiffusionError(
+                f"shard {uri}", f"is damaged: its column {field.name} is {field.type}, not {wanted}", REMEDY
+            )
+    return table
 
 
 REMEDY = (

@@ -42,7 +42,8 @@ class DownloadConfig:
     """Seconds the decoder may take for one picture; then its process is ended and the row rejected."""
     decoder_memory_mib: int = 1536
     """MiB the decoder may take for one picture; the default suffices for any of `max_pixels`."""
-    max_redirects: int = 4
+    max_redirects: int = 5
+    """Redirects of one link that are followed, each checked like a link of its own."""
     retries: int = 1
     """Further attempts after a time-out, a refused connection, 429 or 503."""
     retry_wait_s: float = operational(1.0)
@@ -55,6 +56,8 @@ class DownloadConfig:
     """Ports a URL may name."""
     honor_opt_out: bool = True
     """Whether X-Robots-Tag noai / noimageai, tdm-reservation and Content-Usage train-ai=n reject the row."""
+    honor_noindex: bool = False
+    """Whether X-Robots-Tag noindex, noimageindex and none, which speak of search engines, reject the row as well."""
     honor_robots: bool = True
     """Whether a site's robots.txt (RFC 9309) is asked first and obeyed, redirects' targets included."""
     robots_deadline_s: float = 10.0
@@ -62,7 +65,8 @@ class DownloadConfig:
     max_crawl_delay_s: float = operational(5.0)
     """Seconds of a robots.txt's Crawl-delay that are kept between two requests, at most; 0 ignores it."""
     image_blocklist: str | None = operational(None)
-    """URI of a blocklist whose `sha256:` lines name pictures that are dropped in memory and never written."""
+    """URI of a blocklist: pictures of its `sha256:` lines are dropped in memory and never written, rows of its `hash:`
+    lines not fetched, links of its `url:` and `domain:` lines neither, not even where a redirect leads to them."""
     image_blocklist_sha256: str | None = None
     """SHA-256 (hex) of that file: the list that was applied is part of the result."""
     on_mismatch: Literal["keep", "reject"] = "reject"
@@ -84,6 +88,9 @@ class DownloadConfig:
     rows_per_unit: int = 10_000
     connect_to: dict[str, str] = operational(factory=dict)
     """`host:port` of a URL -> `host:port` to connect to instead, like curl's --connect-to; an empty part is any."""
+    believe_failures: bool = operational(False)
+    """Whether a unit in which next to nothing came, for reasons that may be this machine's own, is recorded all the
+    same: for links whose hosts are known to be gone for good."""
     allow_private: tuple[str, ...] = operational(())
     """Networks (CIDR) that names may lead to although they are not public: for a mirror on one's own network."""
     ca_file: str | None = operational(None)

@@ -3,24 +3,34 @@
 Nothing that was done is done again: the version before keeps its shards (`carried`), and a unit is a run of its
 rejects shards. Rows whose reason `RetryConfig` covers are fetched once more, by the same rules; those that come are
 accepted now, those that fail again keep the new reason, all others their old one. A reject names the download unit
-and the row in it, which leads back to its link; it keeps both, so that a further pass finds it too.
+and the row in it, which leads back to its link; it keeps both, so that a further pass finds it too. What was taken down
+from the version before stays gone: neither its rows are fetched nor its pictures taken under another link.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DownloadConfig, RetryConfig, ScoreConfig
+from altdiffusion.curation.download.outage import controls_of
 from altdiffusion.curation.download.spool import Rows
-from altdiffusion.curation.download.work import Crawler, plan_download, write_unit
+from altdiffusion.curation.download.work import Controls, Crawler, Pinned, plan_download, unsettled, write_unit
+from altdiffusion.curation.links.blocklist import DigestSet
 from altdiffusion.curation.network.addresses import Resolver
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import read_range, unit_id
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.columns import read_columns
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.removal import PICTURE
+from altdiffusion.storage.removal import REASON as TAKEDOWN
 
 
 def plan_retry(links: Version, images: Version, download: DownloadConfig) -> list[Unit]:
@@ -67,7 +77,11 @@ def carried(images: Version) -> UnitRecord:
 
 
 class RetryWork:
-    """Works a run of rejects shards: rows in are all their rows, accepted are those that came this time."""
+    """Works a run of rejects shards: rows in are all their rows, accepted are those that came this time.
+
+    Args:
+        believes: whether every failure is taken as the link's; else links that came before are asked (`outage`).
+    """
 
     def __init__(
         self,
@@ -78,11 +92,15 @@ class RetryWork:
         retry: RetryConfig,
         score: ScoreConfig | None = None,
         resolver: Resolver | None = None,
+        blocklists: Sequence[Pinned] = (),
+        believes: bool = True,
     ) -> None:
+        self._believes = believes
         self.lake, self.dataset, self.download, self.retry = lake, dataset, download, retry
-        self._crawler = Crawler(download, score or ScoreConfig(), resolver)
+        self._crawler = Crawler(download, score or ScoreConfig(), resolver, blocklists)
         self._versions: dict[str, Version] = {}
         self._plans: dict[str, list[Unit]] = {}
+        self._taken: dict[str, _Tombstones] = {}
 
     def setup(self) -> None:
         """Makes the fetcher and loads scorer and blocklist."""
@@ -95,8 +113,10 @@ class RetryWork:
     def run(self, unit: Unit) -> UnitRecord:
         """Fetches what may be there by now, and writes it and what is still missing."""
         rejects = self._rejects(unit)
-        again = self._retriable(rejects)
-        with self._crawler.crawl(self._links(unit, rejects.take(pa.array(again)))) as crawled:
+        again = self._retriable(rejects, self._tombstones(unit).sample_ids)
+        links = self._links(unit, rejects.take(pa.array(again)))
+        crawl = self._crawler.crawl(links, gone=self._tombstones(unit).pictures, controls=self._controls(unit))
+        with unsettled(unit, links.num_rows), crawl as crawled:
             rows, reasons, details = crawled.refused()
             return write_unit(
                 Lake(self.lake).dataset(self.dataset),
@@ -105,6 +125,12 @@ class RetryWork:
                 accepted=crawled.tables(),
                 rejects=_still_missing(rejects, again, rows, reasons, details),
             )
+
+    def _controls(self, unit: Unit) -> Controls | None:
+        if self._believes:
+            return None
+        images = self._version(str(unit.payload["images"]))
+        return lambda: controls_of(files.join(images.folder_uri, "shards"), images.shards)
 
     def _version(self, ref: str) -> Version:
         if ref not in self._versions:
@@ -115,12 +141,21 @@ class RetryWork:
         images = self._version(str(unit.payload["images"]))
         folder = files.join(images.folder_uri, "rejects")
         infos = images.rejects[int(unit.payload["first"]) : int(unit.payload["stop"])]
-        return pa.concat_tables([shards.read_table(folder, info.sha256) for info in infos]).cast(REJECTS)
+        return pa.concat_tables([shards.read_table(folder, info.sha256, REJECTS) for info in infos])
 
-    def _retriable(self, rejects: pa.Table) -> Rows:
+    def _tombstones(self, unit: Unit) -> _Tombstones:
+        """Of the images version: what was taken down from it."""
+        ref = str(unit.payload["images"])
+        if ref not in self._taken:
+            self._taken[ref] = _tombstones(self._version(ref))
+        return self._taken[ref]
+
+    def _retriable(self, rejects: pa.Table, gone: pa.Array) -> Rows:
+        """Rows to fetch once more; never one whose link a takedown erased, or whose id it named."""
         reasons = rejects["reason"].combine_chunks().dictionary_encode()
         covered = np.array([self.retry.covers(reason) for reason in reasons.dictionary.to_pylist()], bool)
-        return np.flatnonzero(covered[reasons.indices.to_numpy()])
+        erased = np.asarray(rejects["url"].is_null(), bool) | np.asarray(pc.is_in(rejects["sample_id"], gone), bool)
+        return np.flatnonzero(covered[reasons.indices.to_numpy()] & ~erased)
 
     def _links(self, unit: Unit, rejects: pa.Table) -> pa.Table:
         """The links of rejected rows, in their order."""
@@ -145,6 +180,33 @@ class RetryWork:
             tables.append(read_range(self.lake, plan[index], self._versions).take(rows))
             places.append(mine)
         return pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(places), kind="stable")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tombstones:
+    """What identifies rows that were taken down."""
+
+    sample_ids: pa.Array
+    pictures: Set[str]
+    """SHA-256 (hex)."""
+
+
+def _tombstones(images: Version) -> _Tombstones:
+    """From the back: a takedown appends its rejects as one shard."""
+    ids, pictures = [pa.array([], pa.int64())], set[str]()
+    left = images.manifest.rejects_by_reason.get(TAKEDOWN, 0)
+    folder = files.join(images.folder_uri, "rejects")
+    for info in reversed(images.rejects if left else ()):
+        rows = pa.array(np.flatnonzero(pc.equal(read_columns(folder, info, ["reason"])["reason"], TAKEDOWN)))
+        if len(rows):
+            gone = read_columns(folder, info, ["sample_id", "detail"]).take(rows)
+            ids += gone["sample_id"].chunks
+            told = gone["detail"].to_pylist()
+            pictures.update(text.removeprefix(PICTURE) for text in told if text and text.startswith(PICTURE))
+            left -= len(rows)
+        if not left:
+            break
+    return _Tombstones(sample_ids=pa.concat_arrays(ids), pictures=DigestSet(pictures))
 
 
 def _still_missing(

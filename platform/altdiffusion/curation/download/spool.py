@@ -1,6 +1,7 @@
 """Pictures of one unit on their way from img2dataset's loop to shards: in a file as they come, out in input order.
 
-Memory holds some 80 bytes a row, whatever the pictures' size; one shard's pictures are read back at a time.
+Memory holds some 80 bytes a row, and the links that redirects led to, whatever the pictures' size; one shard's pictures
+are read back at a time.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Spool:
         self._rows = np.zeros(rows, _ROW)
         self._rows["reason"] = _OPEN
         self._reasons: dict[str, int] = {}
+        self._finals: dict[int, str] = {}
         self._end = 0
         self._lock = threading.Lock()
 
@@ -61,11 +63,19 @@ class Spool:
             self._append(row, detail.encode("utf-8", "replace"))
             self._rows["reason"][row] = number
 
-    def describe(self, row: int, *, sha256: bytes, phash: int, verdict: int) -> None:
-        """What is known of a picture beside the file. `sha256`: 32 bytes; `verdict`: a number of the caller's."""
+    def describe(self, row: int, *, sha256: bytes, phash: int, verdict: int, final_url: str = "") -> None:
+        """What is known of a picture beside the file.
+
+        Args:
+            sha256: 32 bytes.
+            verdict: a number of the caller's.
+            final_url: the link that redirects led to; empty where there were none.
+        """
         entry = self._rows[row]
         entry["sha256"] = np.frombuffer(sha256, np.uint8)
         entry["phash"], entry["verdict"] = phash, verdict
+        if final_url:
+            self._finals[row] = final_url
 
     def store(self, row: int, picture: bytes, sides: tuple[int, int, int, int]) -> None:
         """The file. `sides`: width and height as stored, then as downloaded."""
@@ -111,6 +121,10 @@ class Spool:
         values: npt.NDArray[Any] = self._rows[name][rows]
         return values
 
+    def final_urls(self, rows: Rows) -> pa.Array:
+        """string, null where no redirect was followed."""
+        return pa.array([self._finals.get(row) for row in rows.tolist()], pa.string())
+
     def pictures(self, rows: Rows) -> pa.Array:
         """binary, one a row."""
         return self._read(rows, pa.binary())
@@ -122,6 +136,11 @@ class Spool:
         details = self._read(rows, pa.string())
         empty = pa.array(self._rows["bytes"][rows] == 0)
         return rows, reasons, pa.compute.if_else(empty, None, details)
+
+    def reasons(self) -> dict[str, int]:
+        """How many rows were refused for each reason."""
+        counts = np.bincount(self._rows["reason"][self._rows["reason"] >= 0], minlength=len(self._reasons))
+        return {reason: int(counts[number]) for reason, number in self._reasons.items()}
 
     def _read(self, rows: Rows, dtype: pa.DataType) -> pa.Array:
         lengths = self._rows["bytes"][rows]

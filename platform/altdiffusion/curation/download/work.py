@@ -17,20 +17,28 @@ import io
 import os
 import tempfile
 import types
-from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from altdiffusion.curation.config import DownloadConfig, ScoreConfig
 from altdiffusion.curation.download.img2dataset_part import part
+from altdiffusion.curation.download.outage import (
+    Outage,
+    Watch,
+    controls_of,
+    is_answer,
+    recorded_shards,
+)
 from altdiffusion.curation.download.spool import Rows, Spool
-from altdiffusion.curation.links.blocklist import load_blocklist
+from altdiffusion.curation.links.blocklist import Blocklist, load_blocklist
+from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.curation.network.addresses import Refused, Resolver
 from altdiffusion.curation.network.fetch import Fetcher
 from altdiffusion.curation.network.robots import RobotsCache
-from altdiffusion.curation.network.schedule import Paces, Schedule
+from altdiffusion.curation.network.schedule import Paces, Result, Schedule
 from altdiffusion.curation.outcome import count, rejects_table
 from altdiffusion.curation.pictures.decode_guard import inspect
 from altdiffusion.curation.pictures.decoder import Decoded, DecoderPool
@@ -38,10 +46,16 @@ from altdiffusion.curation.pictures.verdict import VERDICTS, judge
 from altdiffusion.curation.scoring.score import Scorer, make_scorer
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.execution.units import Unsettled
 from altdiffusion.records import IMAGES
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord, total
+from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord, total
 
+Pinned = tuple[str, str]
+"""URI of a file and its SHA-256 (hex)."""
+Controls = Callable[[], Sequence[str]]
+"""Tells links that are known to have given a picture."""
 _ROWS = 10_000
 """Of one shard of img2dataset."""
 
@@ -52,7 +66,12 @@ def plan_download(links: Version, rows_per_unit: int) -> list[Unit]:
 
 
 class DownloadWork:
-    """Works a row range of links. `aesthetic_score` comes from the scorer, in the same pass."""
+    """Works a row range of links. `aesthetic_score` comes from the scorer, in the same pass.
+
+    Args:
+        blocklists: of the sources: their links and domains must not be reached through a redirect either.
+        ledger: of this work, which tells links that have come; None believes every failure (`outage`).
+    """
 
     def __init__(
         self,
@@ -62,9 +81,11 @@ class DownloadWork:
         download: DownloadConfig,
         score: ScoreConfig | None = None,
         resolver: Resolver | None = None,
+        blocklists: Sequence[Pinned] = (),
+        ledger: Ledger | None = None,
     ) -> None:
-        self.lake, self.dataset = lake, dataset
-        self._crawler = Crawler(download, score or ScoreConfig(), resolver)
+        self.lake, self.dataset, self._ledger = lake, dataset, ledger
+        self._crawler = Crawler(download, score or ScoreConfig(), resolver, blocklists)
         self._versions: dict[str, Version] = {}
 
     def setup(self) -> None:
@@ -78,7 +99,7 @@ class DownloadWork:
     def run(self, unit: Unit) -> UnitRecord:
         """Downloads, resizes, scores and writes one unit."""
         links = read_range(self.lake, unit, self._versions)
-        with self._crawler.crawl(links) as crawled:
+        with unsettled(unit, links.num_rows), self._crawler.crawl(links, controls=self._controls()) as crawled:
             rows, reasons, details = crawled.refused()
             gone = links.take(pa.array(rows))
             rejects = rejects_table(
@@ -97,6 +118,21 @@ class DownloadWork:
                 accepted=crawled.tables(),
                 rejects=rejects,
             )
+
+    def _controls(self) -> Controls | None:
+        ledger = self._ledger
+        folder = files.join(Lake(self.lake).dataset(self.dataset).folder_uri, "shards")
+        return None if ledger is None else lambda: controls_of(folder, recorded_shards(ledger))
+
+
+@contextlib.contextmanager
+def unsettled(unit: Unit, rows: int) -> Iterator[None]:
+    """Turn an outage into a unit that is not recorded."""
+    try:
+        yield
+    except Outage as outage:
+        tried = min(rows, sum(outage.reasons.values()) + outage.accepted)
+        raise Unsettled(unit.id, tried, outage.accepted, outage.reasons) from None
 
 
 def write_unit(
@@ -122,8 +158,14 @@ def write_unit(
 class Crawler:
     """What a worker keeps from unit to unit: connections, decoders, what sites said and how fast they were asked."""
 
-    def __init__(self, config: DownloadConfig, score: ScoreConfig, resolver: Resolver | None = None) -> None:
-        self.config, self._score, self._resolver = config, score, resolver
+    def __init__(
+        self,
+        config: DownloadConfig,
+        score: ScoreConfig,
+        resolver: Resolver | None = None,
+        blocklists: Sequence[Pinned] = (),
+    ) -> None:
+        self.config, self._score, self._resolver, self._blocklists = config, score, resolver, blocklists
         self._tools: _Tools | None = None
 
     def setup(self) -> None:
@@ -140,7 +182,7 @@ class Crawler:
             paces=Paces(),
             decoders=DecoderPool(config),
             scorer=make_scorer(self._score),
-            blocked=_blocked_pictures(config),
+            blocklist=_blocklist(config, self._blocklists),
         )
 
     def close(self) -> None:
@@ -150,14 +192,43 @@ class Crawler:
             self._tools.fetcher.close()
 
     @contextlib.contextmanager
-    def crawl(self, links: pa.Table) -> Iterator[Crawled]:
-        """Fetches every link of a LINKS table; what was fetched can be read within the block."""
+    def crawl(
+        self, links: pa.Table, *, gone: Set[str] = frozenset(), controls: Controls | None = None
+    ) -> Iterator[Crawled]:
+        """Fetch every link of a LINKS table; what was fetched can be read within the block.
+
+        Args:
+            gone: SHA-256 (hex) of pictures that are not taken, beside those of the blocklists.
+            controls: tells links that are known to answer; None believes every failure.
+
+        Raises:
+            Outage: next to nothing came, for reasons that may be the machine's own, and no control answers.
+        """
         if self._tools is None:
             raise RuntimeError("setup() has not been called")
         with tempfile.TemporaryDirectory(prefix="altdiffusion-download-") as folder:
             with contextlib.closing(Spool(os.path.join(folder, "pictures"), links.num_rows)) as spool:
-                _download(links, spool, self._tools, self.config, folder)
+                watch = None if controls is None or self.config.believe_failures else self._watch(controls)
+                _download(links, spool, self._tools, self.config, folder, gone, watch)
+                if watch is not None:
+                    reasons = spool.reasons()
+                    watch.settle(links.num_rows - sum(reasons.values()), reasons)
                 yield Crawled(links, spool, self._tools.scorer, self.config)
+
+    def _watch(self, controls: Controls) -> Watch:
+        tools, config = self._tools, self.config
+        assert tools is not None
+
+        def answers(links: Sequence[str]) -> bool:
+            urls = pa.array(links, pa.string())
+            if tools.robots is not None:
+                tools.robots.forget_problems()  # else these would speak for the sites, now and in the next unit
+            once = replace(config, retries=0, host_wait_s=config.deadline_s)
+            with Schedule(urls, tools.fetcher, tools.robots, tools.paces, once) as schedule:
+                found = [schedule.next() for _ in links]
+            return any(is_answer(one.reason) for one in found)
+
+        return Watch(controls, answers, config.deadline_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +238,16 @@ class _Tools:
     paces: Paces
     decoders: DecoderPool
     scorer: Scorer
-    blocked: Set[str]
+    blocklist: Blocklist | None
 
 
-def _blocked_pictures(config: DownloadConfig) -> Set[str]:
-    """SHA-256 (hex) of the pictures that must not be written."""
-    if config.image_blocklist is None or config.image_blocklist_sha256 is None:
-        return frozenset()
-    return load_blocklist(config.image_blocklist, config.image_blocklist_sha256).image_sha256
+def _blocklist(config: DownloadConfig, more: Sequence[Pinned]) -> Blocklist | None:
+    """What must not be fetched or written; None where nothing is listed."""
+    lists = list(more)
+    if config.image_blocklist is not None and config.image_blocklist_sha256 is not None:
+        lists.append((config.image_blocklist, config.image_blocklist_sha256))
+    found = Blocklist.union([load_blocklist(uri, sha256) for uri, sha256 in dict.fromkeys(lists)]) if lists else None
+    return found or None
 
 
 class Crawled:
@@ -204,6 +277,7 @@ class Crawled:
             columns[f"original_{side}"] = pa.array(spool.column(f"original_{side}", rows))
             columns[f"stored_{side}"] = pa.array(spool.column(side, rows))
         columns["aesthetic_score"] = pa.nulls(len(rows), pa.float32())
+        columns["final_url"] = spool.final_urls(rows)
         images = pa.table([columns[field.name].cast(field.type) for field in IMAGES], schema=IMAGES)
         scores = self._scorer.score(images)
         return images.set_column(IMAGES.get_field_index("aesthetic_score"), "aesthetic_score", scores).cast(IMAGES)
@@ -236,19 +310,29 @@ class _Gate:
     """
 
     def __init__(
-        self, schedule: Schedule, spool: Spool, tools: _Tools, expected: pa.Array, config: DownloadConfig
+        self,
+        schedule: Schedule,
+        spool: Spool,
+        tools: _Tools,
+        expected: pa.Array,
+        config: DownloadConfig,
+        gone: Set[str],
+        watch: Watch | None,
     ) -> None:
         self._schedule, self._spool, self._tools = schedule, spool, tools
-        self._expected, self._config = expected, config
+        self._expected, self._config, self._gone, self._watch = expected, config, gone, watch
+        self._blocked: Set[str] = frozenset() if tools.blocklist is None else tools.blocklist.image_sha256
 
     def __call__(self, asked: tuple[int, None], **_: Any) -> tuple[int, _Stream | None, str | None]:
         """(what was asked for, picture of some row or None, reason or None)."""
         try:
             result = self._schedule.next()
+            if self._watch is not None:
+                self._watch.see(result.reason)
             try:
                 if result.body is None:
                     raise Refused(result.reason, result.detail)
-                return asked[0], _Stream(result.row, self._picture(result.row, result.body)), None
+                return asked[0], _Stream(result.row, self._picture(result, result.body)), None
             except Refused as refused:
                 self._spool.refuse(result.row, refused.reason, refused.detail)
                 return asked[0], None, refused.reason
@@ -256,10 +340,11 @@ class _Gate:
             self._schedule.fail(problem)
             return asked[0], None, "internal"
 
-    def _picture(self, row: int, body: bytes) -> Decoded:
+    def _picture(self, result: Result, body: bytes) -> Decoded:
+        row = result.row
         digest = hashlib.sha256(body)
         sha256 = digest.hexdigest()
-        if sha256 in self._tools.blocked:
+        if sha256 in self._blocked or sha256 in self._gone:
             raise Refused("blocklist", "")
         inspect(body, self._config)
         decoded = self._tools.decoders.decode(body)
@@ -270,7 +355,9 @@ class _Gate:
         if verdict == "mismatch" and self._config.on_mismatch == "reject":
             raise Refused("content_changed", f"the source states {expected}")
         number = 0 if verdict is None else 1 + VERDICTS.index(verdict)
-        self._spool.describe(row, sha256=digest.digest(), phash=decoded.phash, verdict=number)
+        self._spool.describe(
+            row, sha256=digest.digest(), phash=decoded.phash, verdict=number, final_url=result.final_url
+        )
         return decoded
 
 
@@ -301,15 +388,28 @@ class _Writer:
         """The spool is closed by who made it."""
 
 
-def _download(links: pa.Table, spool: Spool, tools: _Tools, config: DownloadConfig, folder: str) -> None:
+def _download(
+    links: pa.Table,
+    spool: Spool,
+    tools: _Tools,
+    config: DownloadConfig,
+    folder: str,
+    gone: Set[str],
+    watch: Watch | None,
+) -> None:
     """Runs img2dataset's Downloader over the rows; then each is stored or refused in the spool."""
     if not links.num_rows:
         return
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     urls, expected = (links[name].combine_chunks() for name in ("url", "expected_hash"))
     said = io.StringIO()
-    with Schedule(urls, tools.fetcher, tools.robots, tools.paces, config) as schedule:
-        downloader = _with_gate(_Gate(schedule, spool, tools, expected, config))(
+    listed = None
+    if tools.blocklist is not None:
+        listed = tools.blocklist.blocks(url_keys(urls), links["sample_id"].combine_chunks())
+    with Schedule(
+        urls, tools.fetcher, tools.robots, tools.paces, config, listed=listed, blocklist=tools.blocklist
+    ) as schedule:
+        downloader = _with_gate(_Gate(schedule, spool, tools, expected, config, gone, watch))(
             sample_writer_class=lambda *_: _Writer(spool, schedule),
             resizer=_pass_on,
             thread_count=config.decoders,

@@ -1,12 +1,18 @@
 """Rows that must never come back: links, whole domains, row hashes and pictures, from a pinned text file.
 
+Links and domains are compared in the one form that is requested (`urls`), so an entry holds however it is spelled. One
+that can match nothing is refused with its line: whoever wrote it believes that something is kept out.
+
 Lists of millions of entries are held as sorted 64-bit hashes beside their texts: an entry is found by its hash, and
 compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+import codecs
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +24,17 @@ import pyarrow.compute as pc
 from altdiffusion.curation.assets import read_pinned
 from altdiffusion.curation.config import SourceConfig
 from altdiffusion.curation.hashing import hash64
-from altdiffusion.curation.links.urls import url_keys
+from altdiffusion.curation.links.urls import AROUND, Target, keys_and_links, parse, target_key
+from altdiffusion.curation.network.addresses import may_be_asked
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 
 KINDS = ("url", "domain", "hash", "sha256")
-_HASH, _SHA256 = r"^-?[0-9]{1,19}$", r"^[0-9a-fA-F]{64}$"
+_HASH, _SHA256 = re.compile(r"-?[0-9]{1,19}"), r"^[0-9a-fA-F]{64}$"
+_SHOWN = 5
+"""Wrong lines that an error names; one more is looked for, to say that there are more."""
+_NOT_IN_NAME = re.compile(r"[\s/\\?#@*%]|(?<!\]):(?![^\[]*\])")
+"""Of what would make more of a name than a name, or of a port."""
 _HOST = r"^(?:[^/?@]*@)?(?P<host>\[[^\]]*\]|[^/?:]*)"
 
 
@@ -33,10 +44,10 @@ class TextSet:
     def __init__(self, texts: pa.Array) -> None:
         hashes = hash64(texts)
         order = np.argsort(hashes, kind="stable")
-        self._hashes, self._texts = hashes[order], texts.take(pa.array(order))
+        self._hashes, self.texts = hashes[order], texts.take(pa.array(order))
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self.texts)
 
     def holds(self, texts: pa.Array) -> npt.NDArray[np.bool_]:
         """[N] whether each text is in the set; null is not."""
@@ -49,7 +60,7 @@ class TextSet:
         while len(rows):  # more than once only where two entries share a hash
             rows = rows[at[rows] < len(self)]
             rows = rows[self._hashes[at[rows]] == hashes[rows]]
-            same = pc.equal(self._texts.take(pa.array(at[rows])), texts.take(pa.array(rows)))
+            same = pc.equal(self.texts.take(pa.array(at[rows])), texts.take(pa.array(rows)))
             found[rows] |= np.asarray(pc.fill_null(same, False), bool)
             at[rows] += 1
             rows = rows[~found[rows]]
@@ -89,22 +100,41 @@ class Blocklist:
     image_sha256: DigestSet
     """Pictures, by the SHA-256 of their bytes as downloaded."""
 
+    @classmethod
+    def union(cls, lists: Sequence[Blocklist]) -> Blocklist:
+        """Return what any of them lists."""
+        return cls(
+            urls=TextSet(pa.concat_arrays([one.urls.texts for one in lists])),
+            domains=TextSet(pa.concat_arrays([one.domains.texts for one in lists])),
+            hashes=np.unique(np.concatenate([one.hashes for one in lists])),
+            image_sha256=DigestSet(digest for one in lists for digest in one.image_sha256),
+        )
+
     def __len__(self) -> int:
         return len(self.urls) + len(self.domains) + len(self.hashes) + len(self.image_sha256)
 
     def blocks(self, keys: pa.Array, sample_id: pa.Array) -> npt.NDArray[np.bool_]:
         """[N] whether each row is listed, by the key of its link and its id."""
-        listed = self.urls.holds(keys)
+        listed = self.links(keys)
         if len(self.hashes):
             ids = sample_id.to_numpy(zero_copy_only=False)
             at = np.minimum(np.searchsorted(self.hashes, ids), len(self.hashes) - 1)
             listed |= self.hashes[at] == ids
+        return listed
+
+    def links(self, keys: pa.Array) -> npt.NDArray[np.bool_]:
+        """[N] whether each link is listed, by its key or its domain; null is not."""
+        listed = self.urls.holds(keys)
         if len(self.domains):
             hosts: Any = pc.struct_field(pc.extract_regex(keys, _HOST), "host").dictionary_encode()
             listed |= np.append(self._domain(hosts.dictionary), False)[
                 pc.fill_null(hosts.indices, len(hosts.dictionary)).to_numpy(zero_copy_only=False)
             ]
         return listed
+
+    def names(self, target: Target) -> bool:
+        """Return whether what is about to be requested is listed, by its link or its domain."""
+        return bool(self.links(pa.array([target_key(target)], pa.string()))[0])
 
     def _domain(self, hosts: pa.Array) -> npt.NDArray[np.bool_]:
         """[N] whether each host or a domain above it is listed."""
@@ -138,48 +168,149 @@ def source_blocklist(config: SourceConfig) -> Blocklist | None:
 
 
 def load_blocklist(uri: str, sha256: str) -> Blocklist:
-    """Reads `url:...`, `domain:...`, `hash:...` and `sha256:...` lines; empty lines and `#` comments are skipped.
+    """Read `url:...`, `domain:...`, `hash:...` and `sha256:...` lines; empty lines and `#` comments are skipped.
 
     Raises:
-        AltDiffusionError: the file is missing or another one, or a line is none of these.
+        AltDiffusionError: the file is missing or another one, or a line is none of these or can match nothing.
     """
-    try:
-        text = pa.array([read_pinned(uri, sha256)], pa.large_binary()).cast(pa.large_string())
-    except pa.ArrowInvalid as error:
-        raise AltDiffusionError(f"blocklist {uri}", "is not UTF-8 text", "give a text file") from error
-    entries = pc.utf8_trim_whitespace(pc.split_pattern(text, "\n").flatten()).cast(pa.string())
-    open_lines = np.asarray(pc.or_(pc.equal(entries, ""), pc.starts_with(entries, "#")), bool)
+    return parse_list(read_pinned(uri, sha256), f"blocklist {uri}")
+
+
+def parse_list(data: bytes, what: str) -> Blocklist:
+    """Read the entries of a list.
+
+    Args:
+        what: names the file in an error.
+
+    Raises:
+        AltDiffusionError: it is not text, or a line is not an entry or can match nothing.
+    """
+    lines = read_lines(data, what)
+    wrong: dict[int, str] = {}
     values: dict[str, pa.Array] = {}
+    left = np.asarray(pc.invert(pc.or_(pc.equal(lines, ""), pc.starts_with(lines, "#"))), bool)
     for kind in KINDS:
-        mine = np.asarray(pc.match_substring_regex(entries, f"^{kind}:{_value(kind)}"), bool)
-        values[kind] = pc.utf8_slice_codeunits(entries.filter(pa.array(mine)), len(kind) + 1)
-        open_lines |= mine
-    wrong = np.flatnonzero(~open_lines)
-    if len(wrong):
-        raise AltDiffusionError(
-            f"blocklist {uri}, line {wrong[0] + 1}",
-            f"is {entries[int(wrong[0])].as_py()[:80]!r}",
-            "write url:..., domain:..., hash:<64-bit integer> or sha256:<64 hex digits>",
-        )
+        mine = np.flatnonzero(left & np.asarray(pc.starts_with(lines, f"{kind}:"), bool))
+        left[mine] = False
+        given = pc.utf8_trim(pc.utf8_slice_codeunits(lines.take(pa.array(mine)), len(kind) + 1), AROUND)
+        values[kind], problems = _READ[kind](given)
+        wrong.update((int(mine[place]), problem) for place, problem in problems.items())
+    wrong.update((int(row), "which is none of the four kinds") for row in np.flatnonzero(left)[: _SHOWN + 1])
+    _refuse(lines, wrong, what)
     return Blocklist(
-        urls=TextSet(url_keys(values["url"])),
-        domains=TextSet(pc.utf8_trim(pc.utf8_lower(values["domain"]), ".")),
-        hashes=np.unique(_integers(values["hash"], uri)),
+        urls=TextSet(values["url"]),
+        domains=TextSet(values["domain"]),
+        hashes=np.unique(values["hash"].to_numpy(zero_copy_only=False)),
         image_sha256=DigestSet(values["sha256"].to_pylist()),
     )
 
 
-def _value(kind: str) -> str:
-    return {"hash": _HASH[1:], "sha256": _SHA256[1:]}.get(kind, r".+$")
+def parse_urls(data: bytes, what: str) -> tuple[Blocklist, tuple[str, ...]]:
+    """Read a list of one link per line; return it and its lines.
+
+    Raises:
+        AltDiffusionError: it is not text, or a line is not a link.
+    """
+    lines = read_lines(data, what)
+    entries = np.asarray(pc.invert(pc.or_(pc.equal(lines, ""), pc.starts_with(lines, "#"))), bool)
+    given = lines.filter(pa.array(entries))
+    keys, problems = _urls(given)
+    places = np.flatnonzero(entries)
+    _refuse(lines, {int(places[place]): problem for place, problem in problems.items()}, what, "write one link a line")
+    nothing = pa.array([], pa.string())
+    found = Blocklist(
+        urls=TextSet(keys), domains=TextSet(nothing), hashes=np.zeros(0, np.int64), image_sha256=DigestSet()
+    )
+    return found, tuple(given.to_pylist())
 
 
-def _integers(values: pa.Array, uri: str) -> npt.NDArray[np.int64]:
+def read_lines(data: bytes, what: str) -> pa.Array:
+    """Return the lines of a text file (UTF-8, or UTF-16 with its mark): string, stripped of white space and marks.
+
+    Raises:
+        AltDiffusionError: it is not text.
+    """
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        with contextlib.suppress(UnicodeDecodeError):
+            data = data.decode("utf-16").encode()
     try:
-        return np.asarray(values.cast(pa.int64()).to_numpy(zero_copy_only=False))
+        text = pa.array([data], pa.large_binary()).cast(pa.large_string())
     except pa.ArrowInvalid as error:
-        raise AltDiffusionError(
-            f"blocklist {uri}", f"has a hash that is no 64-bit integer ({error})", "mend that line"
-        ) from error
+        raise AltDiffusionError(what, "is not UTF-8 text", "give a text file") from error
+    lines = pc.list_flatten(pc.split_pattern_regex(text, r"\r\n|\n|\r"))
+    return pc.utf8_trim(lines, AROUND).cast(pa.string())
+
+
+def _refuse(lines: pa.Array, wrong: Mapping[int, str], what: str, remedy: str = "") -> None:
+    if not wrong:
+        return
+    rows = sorted(wrong)
+    told = [f"line {row + 1}: is {lines[row].as_py()[:80]!r}, {wrong[row]}" for row in rows[:_SHOWN]]
+    if len(rows) > _SHOWN:
+        told.append("and so on")
+    first, *more = told
+    raise AltDiffusionError(
+        f"{what}, {first}",
+        "; ".join(more) or "an entry that can match nothing keeps nothing out",
+        remedy
+        or "write url:http(s)://..., domain:<host name>, hash:<64-bit integer> or sha256:<64 hex digits>, "
+        "and comments on lines of their own",
+    )
+
+
+Read = tuple[pa.Array, dict[int, str]]
+"""What the entries of a kind stand for, and what is wrong with which of them."""
+
+
+def _urls(given: pa.Array) -> Read:
+    """Keys of links."""
+    keys, links = keys_and_links(given)
+    wrong = {
+        int(place): "which is not an http or https link with a host" for place in np.flatnonzero(~links)[: _SHOWN + 1]
+    }
+    commented = np.asarray(pc.match_substring_regex(given, r"\s#"), bool)
+    wrong.update((int(place), "which has a comment behind it") for place in np.flatnonzero(commented)[: _SHOWN + 1])
+    hosts: Any = pc.struct_field(pc.extract_regex(keys, _HOST), "host").dictionary_encode()
+    never = [not may_be_asked(host.strip("[]")) for host in hosts.dictionary.to_pylist()]
+    if any(never):
+        places = np.flatnonzero(np.array(never)[hosts.indices.to_numpy(zero_copy_only=False)] & links)[: _SHOWN + 1]
+        wrong.update((int(place), "whose host cannot be a name") for place in places)
+    return keys, wrong
+
+
+def _domains(given: pa.Array) -> Read:
+    """Hosts in the form of `urls.Target`, IPv6 addresses in brackets."""
+    found, wrong = [], {}
+    for place, text in enumerate(given.to_pylist()):
+        name = text.strip(".。．｡")
+        target = parse(f"http://{name}/") if not _NOT_IN_NAME.search(name) else None
+        if target is None or not may_be_asked(target.host) or target.path != "/":
+            wrong[place] = "which is not the name of a host (a domain covers all below it: no * is needed)"
+            found.append("")
+        else:
+            found.append(target.authority)
+    return pa.array(found, pa.string()), wrong
+
+
+def _hashes(given: pa.Array) -> Read:
+    """int64."""
+    found = [int(text) if _HASH.fullmatch(text) else None for text in given.to_pylist()]
+    wrong = {
+        place: "which is not a 64-bit integer"
+        for place, value in enumerate(found)
+        if value is None or not -(1 << 63) <= value < 1 << 63
+    }
+    return pa.array([0 if place in wrong else value for place, value in enumerate(found)], pa.int64()), wrong
+
+
+def _digests(given: pa.Array) -> Read:
+    good = np.asarray(pc.match_substring_regex(given, _SHA256), bool)
+    return given, {int(place): "which is not 64 hex digits" for place in np.flatnonzero(~good)[: _SHOWN + 1]}
+
+
+_READ: Mapping[str, Callable[[pa.Array], Read]] = {
+    "url": _urls, "domain": _domains, "hash": _hashes, "sha256": _digests
+}  # fmt: skip
 
 
 def blocklist_refs(configs: Sequence[SourceConfig]) -> list[Ref]:

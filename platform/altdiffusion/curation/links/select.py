@@ -33,13 +33,15 @@ from altdiffusion.curation.links.filters import (
     number_filters,
 )
 from altdiffusion.curation.links.reader import RowGroup, Rows, UnitReader, open_unit
-from altdiffusion.curation.links.urls import url_keys
+from altdiffusion.curation.links.urls import AROUND, url_keys
 from altdiffusion.curation.outcome import finish_unit, rejects_table
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import Unit, UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
+_AROUND = "".join(f"\\x{{{ord(character):x}}}" for character in AROUND)
+_LINK = rf"^[{_AROUND}]*(?i:https?)://[^/?#\s]"
 _SHOWN = 80
 """Characters of a caption that was rejected for its language."""
 
@@ -226,7 +228,7 @@ class SelectWork:
         codes[~np.asarray(pc.fill_null(good, False), bool)] = CODES["caption"]
         if self._blocklist is not None:
             codes[self._blocklist.blocks(keys, sample_id)] = CODES["blocklist"]
-        link = pc.match_substring_regex(url, r"^(?i:https?)://[^/?#\s]")
+        link = pc.match_substring_regex(url, _LINK)
         codes[~np.asarray(pc.fill_null(link, False), bool)] = CODES["url_scheme"]
         return codes
 

@@ -6,14 +6,12 @@ refuse once the same lines stand in their blocklists.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
-from altdiffusion.curation.links.blocklist import Blocklist, DigestSet, TextSet, load_blocklist
+from altdiffusion.curation.links.blocklist import Blocklist, parse_list, parse_urls, read_lines
 from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.curation.tally import tally
 from altdiffusion.errors import AltDiffusionError
@@ -21,8 +19,6 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.holdings import Holdings, Mask, search
 from altdiffusion.storage.removal import Removal, remove
-
-_NO_IDS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,36 +43,29 @@ class TakedownList:
 
     def links(self, urls: pa.ChunkedArray) -> Mask:
         """Which of these links are listed, by link or by domain."""
-        only_links = dataclasses.replace(self.blocklist, hashes=_NO_IDS)
-        return only_links.blocks(url_keys(urls), pa.nulls(len(urls), pa.int64()))
+        return self.blocklist.links(url_keys(urls))
 
 
 def read_list(uri: str) -> TakedownList:
     """A file of `hash:`, `sha256:`, `url:` and `domain:` lines.
 
     Raises:
-        AltDiffusionError: it is missing or malformed, or lists nothing.
+        AltDiffusionError: it is missing or malformed, has an entry that can match nothing, or lists nothing.
     """
     text = _text(uri)
-    sha256 = files.sha256_hex(text)
-    found = load_blocklist(uri, sha256)
-    return _checked(TakedownList(blocklist=found, lines=_lines(text), sha256=sha256), uri)
+    found = parse_list(text, f"list {uri}")
+    lines = tuple(line for line in read_lines(text, f"list {uri}").to_pylist() if line and not line.startswith("#"))
+    return _checked(TakedownList(blocklist=found, lines=lines, sha256=files.sha256_hex(text)), uri)
 
 
 def read_urls(uri: str) -> TakedownList:
     """A file of one link a line.
 
     Raises:
-        AltDiffusionError: it is missing or lists nothing.
+        AltDiffusionError: it is missing, has a line that is not a link, or lists nothing.
     """
     text = _text(uri)
-    lines = _lines(text)
-    found = Blocklist(
-        urls=TextSet(url_keys(pa.array(lines, pa.string()))),
-        domains=TextSet(pa.array([], pa.string())),
-        hashes=_NO_IDS,
-        image_sha256=DigestSet(),
-    )
+    found, lines = parse_urls(text, f"list {uri}")
     listed = tuple(f"url:{line}" for line in lines)
     return _checked(TakedownList(blocklist=found, lines=listed, sha256=files.sha256_hex(text)), uri)
 
@@ -90,8 +79,8 @@ def take_down(lake: Lake, before: Version, wanted: TakedownList) -> tuple[Remova
 
 
 def blocklist_lines(wanted: TakedownList, holdings: Holdings) -> list[str]:
-    """Lines that keep the rows from coming back: the list itself, and the ids of the rows that its pictures came by,
-    so that these are not even asked for again."""
+    """Lines that keep the rows from coming back: the list itself, and the ids of the rows that its pictures came by or
+    that led to its links, so that these are not even asked for again."""
     return sorted({*wanted.lines, *(f"hash:{sample_id}" for sample_id in holdings.pictured.tolist())})
 
 
@@ -100,11 +89,6 @@ def _text(uri: str) -> bytes:
         return files.read_bytes(uri)
     except FileNotFoundError as error:
         raise AltDiffusionError(f"list {uri}", "is not there", "give the path of a text file") from error
-
-
-def _lines(text: bytes) -> tuple[str, ...]:
-    lines = (line.strip() for line in text.decode(errors="replace").splitlines())
-    return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 def _checked(wanted: TakedownList, uri: str) -> TakedownList:

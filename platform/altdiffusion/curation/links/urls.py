@@ -1,26 +1,33 @@
-"""The key of a URL: two links with one key are taken for one picture. It is compared and hashed, never fetched.
+"""One form of a URL, for all that asks whether two links are the same: fetch, robots, lists and duplicates.
 
-Rules (RFC 3986, section 6, and what trackers append), for http and https links; others are their own key:
+`parse` reads a link as browsers do (the WHATWG URL standard, host names by UTS 46, both by the library ada) and
+returns what will be requested, a `Target`: from it come the request line, the Host header, the site whose robots.txt
+counts and the host whose turn it is. Beyond the standard, white space, control characters and byte order marks around
+the link are cut off, and so are all dots behind the host.
 
-1. The scheme is left out: the same path over http and https is one picture.
-2. The host is put into lower case, and loses one trailing dot. User names stay.
-3. The scheme's default port (80, 443) is dropped, and so is an empty one.
-4. The fragment is dropped.
-5. An empty path is "/".
-6. In path and query, percent-encoded unreserved characters (letters, digits, "-._~") are decoded; the hex digits of
-   all others are put into upper case. What is no percent-encoding stays as it is.
-7. Tracking parameters (`utm_*` and those in TRACKING) are dropped from the query; the others stay, in their order. A
+`url_key` is what links are compared by: two links that request the same have one key, and so have some that differ in
+what no server tells apart. Made from the Target (RFC 3986, section 6, and what trackers append):
+
+1. The scheme is left out: the same path over http and https is one picture. A port that is its scheme's default is too.
+2. Percent-encoded unreserved characters (letters, digits, "-._~") are decoded, the hex digits of all others are put
+   into upper case, and characters that no URL may hold (`{|}` and such) are encoded. A "%" before anything else stays.
+3. Tracking parameters (`utm_*` and those in TRACKING) are dropped from the query; the others stay, in their order. A
    query of which nothing is left is dropped with its "?".
+4. User names stay, so that a link that is never fetched (`parse_url` refuses them) stands for no other.
 
-Nothing else is touched: the case of the path, "www.", a trailing slash, dot segments and the order of parameters may
-all mean another picture. Idempotent but for the scheme, which a key does not have.
+Nothing else is touched: the case of the path, "www.", a trailing slash and the order of parameters may all mean another
+picture. A text that is not an http or https link is its own key.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
+import ada_url
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,21 +39,103 @@ TRACKING = frozenset(
         "mc_cid", "mc_eid", "_ga", "_gl",
     }
 )  # fmt: skip
-_SCHEME = r"^https?://"
-# A link that needs no more than its scheme cut off, if there is no tracking parameter in its query. An escape counts
-# as normal where it is upper case and of a character that is not unreserved.
+PORTS = {"http": 80, "https": 443}
+AROUND = "".join(
+    map(chr, (*range(0x21), *range(0x7F, 0xA1), 0x1680, *range(0x2000, 0x200C), 0x2028, 0x2029, 0x202F, 0x205F, 0x2060,
+              0x3000, 0xFEFF))
+)  # fmt: skip
+"""White space, control characters and byte order marks: what is no part of a link that stands between them."""
+_START = re.compile(r"https?://[^/\\?#]", re.IGNORECASE)
+_PARTS = re.compile(r"(https?)://((?:[^/?#@]*@)?)(\[[^\]]*\]|[^/?#:]+)((?::[0-9]+)?)([^#]*)")
+
+# A link that needs no more than its scheme cut off, if there is no tracking parameter in its query: ada gives it back
+# as it is. A host has no label that begins with "xn--", and its last one has letters only (else it may be an address);
+# no part of the path begins with a dot; an escape is upper case, and not of an unreserved character.
+_LABEL = r"(?:[a-wyz0-9][a-z0-9\-]*|x(?:[a-mo-z0-9\-][a-z0-9\-]*)?|xn(?:[a-z0-9][a-z0-9\-]*)?)"
 _ESCAPE = r"%(?:[0189A-F][0-9A-F]|2[0-9A-CF]|3[A-F]|40|5[B-E]|60|7[B-DF])"
-_NORMAL = rf"^https?://[a-z0-9\-.]*[a-z0-9\-]/(?:[^#?%]|{_ESCAPE})*(?:\?(?:[^#%]|{_ESCAPE})+)?$"
+_FIRST = rf"[A-Za-z0-9\-_~!$&'()*+,;=:@]|{_ESCAPE}"
+_NORMAL = (
+    rf"^https?://(?:{_LABEL}\.)*[a-z]+(?:/(?:(?:{_FIRST})(?:\.|{_FIRST})*)?)+"
+    rf"(?:\?(?:[A-Za-z0-9\-._~!$&()*+,;=:@/?]|{_ESCAPE})+)?$"
+)
 _TRACKED = rf"[?&](?:utm_|(?:{'|'.join(sorted(TRACKING))})(?:=|&|$))"
-_PARTS = re.compile(r"(https?)://([^/?#]+)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE | re.DOTALL)
-_HOST = re.compile(r"((?:[^@]*@)?)(.*?)(?::([0-9]*))?", re.DOTALL)
+_SCHEME = r"^https?://"
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
+_DECODED = re.compile(r"(?<!%)(?<!%[0-9A-Fa-f])%([0-9A-Fa-f]{2})")
+"""What may be decoded: behind a stray "%" the characters would make an escape that was none (`%%34%31`)."""
+_ILLEGAL = re.compile(r"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/?]")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_PORTS = {"http": "80", "https": "443"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a link requests. `host` is lower-case ASCII (IPv6 without brackets), `path` starts with / and is ASCII."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    """With the query."""
+
+    @property
+    def authority(self) -> str:
+        """Value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The one spelling of the link: `parse` of it is this target again."""
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+def parse(url: str) -> Target | None:
+    """Return what a link requests; None where it is not an http or https link with a host.
+
+    User names are left out: whether a link with one is fetched is for the caller to decide.
+    """
+    found = _parsed(url)
+    return None if found is None else found[0]
+
+
+def join(base: Target, reference: str) -> str:
+    """Return a reference of a document (a Location) as an absolute link; as it is where it cannot be joined."""
+    try:
+        return str(ada_url.join_url(base.url, reference))
+    except ValueError:
+        return reference
+
+
+def _parsed(url: str) -> tuple[Target, str] | None:
+    """The target of a link, and its user names and password with the "@" behind them, where it has them."""
+    text = url.strip(AROUND)
+    found = _split(text) if _START.match(text) else None
+    while found is not None and found[3].endswith("."):  # without its dots it may be an address
+        scheme, user, host, port, path = found.groups()
+        found = _split(f"{scheme}://{user}{host.rstrip('.')}{port}{path}")
+    if found is None:
+        return None
+    scheme, user, host, port, path = found.groups()
+    path = path[:-1] if path.endswith("?") and path.find("?") == len(path) - 1 else path
+    port = int(port[1:]) if port else PORTS[scheme]
+    return Target(scheme=scheme, host=host.strip("[]"), port=port, path=path), user
+
+
+def _split(text: str) -> re.Match[str] | None:
+    """Scheme, user, host, port and path of a link as ada writes it; None where ada refuses it."""
+    try:
+        return _PARTS.match(ada_url.normalize_url(text))
+    except ValueError:
+        return None
 
 
 def url_keys(urls: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The key of each link, string; null stays null.
+    """Return the key of each link, string; null stays null."""
+    return keys_and_links(urls)[0]
+
+
+def keys_and_links(urls: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    """Return the key of each link, string, null where it is null; and [N] whether each is an http or https link.
 
     Links that are normal but for their scheme (most are) are recognised and cut for the whole column at once; the
     others go through `url_key` one by one.
@@ -58,36 +147,45 @@ def url_keys(urls: pa.Array | pa.ChunkedArray) -> pa.Array:
     usual[asking[tracked.astype(bool)]] = False
     keys: Any = pc.replace_substring_regex(array, _SCHEME, "", max_replacements=1)
     if usual.all():
-        return keys
+        return keys, usual
     mask = pa.array(~usual)
-    others = pa.array([None if url is None else url_key(url) for url in array.filter(mask).to_pylist()], pa.string())
-    return pc.replace_with_mask(keys, mask, others)
+    others = [None if url is None else _key(url) for url in array.filter(mask).to_pylist()]
+    links = usual.copy()
+    links[~usual] = [other is not None and other[1] for other in others]
+    given = pa.array([None if other is None else other[0] for other in others], pa.string())
+    return pc.replace_with_mask(keys, mask, given), links
 
 
 def url_key(url: str) -> str:
-    """The key of one link: the rules as stated above."""
-    parts = _PARTS.fullmatch(url)
-    if parts is None:
-        return url
-    scheme, authority, path, query = parts.groups()
-    host = _HOST.fullmatch(authority)
-    assert host is not None
-    user, name, port = host.groups()
-    place = user + name.lower().removesuffix(".")
-    if port and port != _PORTS[scheme.lower()]:
-        place += f":{port}"
-    kept = [item for item in (query or "").split("&") if not _is_tracking(item.partition("=")[0])]
-    rest = "&".join(kept)
-    return place + _unescape(path or "/") + (f"?{_unescape(rest)}" if rest else "")
+    """Return the key of one link: the rules as stated above."""
+    return _key(url)[0]
+
+
+def target_key(target: Target, user: str = "") -> str:
+    """Return the key of what is requested; `user` stands in front of it."""
+    path = _normal(target.path)
+    if "?" in path:
+        path, _, query = path.partition("?")
+        kept = "&".join(item for item in query.split("&") if not _is_tracking(item.partition("=")[0]))
+        path += f"?{kept}" if kept else ""
+    return user + target.authority + path
+
+
+def _key(url: str) -> tuple[str, bool]:
+    found = _parsed(url)
+    return (url, False) if found is None else (target_key(*found), True)
 
 
 def _is_tracking(name: str) -> bool:
     return name.startswith("utm_") or name in TRACKING
 
 
-def _unescape(text: str) -> str:
-    def plain(found: re.Match[str]) -> str:
-        character = chr(int(found[1], 16))
-        return character if character in _UNRESERVED else found[0].upper()
+def _normal(text: str) -> str:
+    if "%" in text:
+        text = _DECODED.sub(_plain, _PERCENT.sub(lambda found: found[0].upper(), text))
+    return _ILLEGAL.sub(lambda found: f"%{ord(found[0]):02X}", text)
 
-    return _PERCENT.sub(plain, text) if "%" in text else text
+
+def _plain(found: re.Match[str]) -> str:
+    character = chr(int(found[1], 16))
+    return character if character in _UNRESERVED else found[0]

@@ -10,23 +10,28 @@ import re
 import socket
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-import idna
+from altdiffusion.curation.links.urls import AROUND, PORTS, Target, parse
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolver = Callable[[str, int, float], Sequence[str]]
 """(host, port, seconds it may take) -> addresses as text."""
 
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
-# A link as most are, about which nothing has to be found out: a name that ends in letters, nothing to escape.
+FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
+"""What no link that is fetched may hold: it looks like another link to another reader."""
+MAX_CHARS = 8192
+_HOST_CHARS = 253
+# A link as most are, about which nothing has to be found out: a name that ends in letters and holds nothing to decode,
+# no part of the path that begins with a dot, nothing to escape.
 _PLAIN = re.compile(
-    r"(https?)://((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63})(?::([0-9]{1,5}))?"
-    r"(/[A-Za-z0-9/%:@!$&'()*+,;=~._-]*(?:\?[A-Za-z0-9/%:@!$&'()*+,;=~._?\[\]|^`{}-]+)?)"
+    r"(https?)://((?!(?:[^/]*\.)?xn--)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63})(?::([0-9]{1,5}))?"
+    r"(?![^?]*/(?:\.|%2[eE]))"
+    r"(/[A-Za-z0-9/%:@!$&'()*+,;=~._-]*(?:\?[A-Za-z0-9/%:@!$&()*+,;=~._?\[\]|^`{}-]+)?)"
 )
+_AUTHORITY = re.compile(r"^https?://([^/?#]*).*", re.IGNORECASE | re.DOTALL)
+_ZONE = re.compile(r"https?://\[[^\]/?#]*%", re.IGNORECASE)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -57,76 +62,43 @@ class Refused(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """A checked URL. `host` is lower-case ASCII (IPv6 without brackets), `path` starts with / and is ASCII."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @property
-    def authority(self) -> str:
-        """Value of the Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://{self.authority}{self.path}"
-
-
 def parse_url(url: str, ports: Sequence[int]) -> Target:
-    """Takes a URL apart, strictly.
+    """Take a link apart, strictly: what `urls.parse` would repair although it hides something is refused.
 
     Raises:
         Refused: bad_url (control characters, backslash, user info, impossible host or port), blocked_scheme,
-            blocked_port.
+            blocked_port, blocked_address (an address with a zone, which means one's own network).
     """
-    text = url.strip(" ")
+    text = url.strip(AROUND)
     plain = _PLAIN.fullmatch(text)
-    if plain is not None and len(text) <= 8192 and len(plain[2]) <= 253:
-        port = int(plain[3] or {"http": 80, "https": 443}[plain[1]])
+    if plain is not None and len(text) <= MAX_CHARS and len(plain[2]) <= _HOST_CHARS:
+        port = int(plain[3] or PORTS[plain[1]])
         if port in ports:
             return Target(scheme=plain[1], host=plain[2], port=port, path=plain[4])
-    if _FORBIDDEN.search(text) or len(text) > 8192:
-        raise Refused("bad_url", "control character, backslash or longer than 8192")
+    if FORBIDDEN.search(text) or len(text) > MAX_CHARS:
+        raise Refused("bad_url", f"control character, backslash or longer than {MAX_CHARS}")
     scheme = text.partition(":")[0].lower()
-    if scheme not in ("http", "https"):
+    if scheme not in PORTS:
         raise Refused("blocked_scheme", scheme[:40])
-    try:
-        parts = urllib.parse.urlsplit(text)
-        stated = parts.port
-    except ValueError as error:
-        raise Refused("bad_url", str(error)) from error
-    if "@" in parts.netloc:
+    if _ZONE.match(text):
+        raise Refused("blocked_address", "an address with a zone")
+    if "@" in _AUTHORITY.sub(r"\1", text):
         raise Refused("bad_url", "user info")
-    host = _host(parts.hostname or "")
-    port = {"http": 80, "https": 443}[scheme] if stated is None else stated
-    if port not in ports:
-        raise Refused("blocked_port", str(port))
-    path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-    if parts.query:
-        path += "?" + urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]|^`{}")
-    return Target(scheme=scheme, host=host, port=port, path=path)
+    target = parse(text)
+    if target is None:
+        raise Refused("bad_url", "host or port")
+    if not may_be_asked(target.host):
+        raise Refused("bad_url", "host is not a name")
+    if target.port not in ports:
+        raise Refused("blocked_port", str(target.port))
+    return target
 
 
-def _host(host: str) -> str:
-    if not host:
-        raise Refused("bad_url", "no host")
-    host = host.rstrip(".")
+def may_be_asked(host: str) -> bool:
+    """Return whether a host as `urls.parse` writes it is an address or a name that can have one."""
     if literal(host) is not None:
-        return host.lower()
-    if not host.isascii():
-        try:
-            host = idna.encode(host, uts46=True).decode("ascii")
-        except (idna.IDNAError, UnicodeError) as error:
-            raise Refused("bad_url", f"host: {error}"[:200]) from error
-    host = host.lower()
-    if not host or len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
-        raise Refused("bad_url", "host is no name")
-    return host
+        return True
+    return len(host) <= _HOST_CHARS and all(_LABEL.fullmatch(label) for label in host.split("."))
 
 
 def literal(host: str) -> Address | None:
@@ -171,6 +143,16 @@ def check(address: str, allow: Sequence[Network]) -> str:
     if is_public(found) or any(inner in network for network in allow if network.version == inner.version):
         return str(found)
     raise Refused("blocked_address", str(found))
+
+
+def canonical_table(connect_to: Mapping[str, str]) -> dict[str, str]:
+    """Return `connect_to` with hosts as `urls.parse` writes them: an entry holds however it is spelled."""
+    found = {}
+    for key, where in connect_to.items():
+        host, _, port = key.rpartition(":")
+        target = parse(f"http://{host}/") if host else None
+        found[f"{host if target is None else target.host}:{port}"] = where
+    return found
 
 
 def redirected(connect_to: Mapping[str, str], host: str, port: int) -> tuple[str, int]:

@@ -57,32 +57,24 @@ class _TimedSocket:
 
 
 class Connection:
-    """A connected socket as http.client wants it; used by one thread at a time, under the deadline it is given.
-
-    What http.client believes to close stays open.
-    """
+    """A connected socket; used by one thread at a time, under the deadline it is given."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self.requests = 0
         self.idle_since = 0.0
         self._timed = _TimedSocket(sock, deadline)
         self._raw = _TimedReader(self._timed)
-        self._reader = _OpenReader(self._raw, _BUFFER_BYTES)
+        self.reader = io.BufferedReader(self._raw, _BUFFER_BYTES)
+        """What comes on it; the next answer comes through it too."""
 
     def set_deadline(self, deadline: Deadline) -> None:
         """Of the next request."""
         self._timed.deadline = deadline
 
-    def makefile(self, _: str) -> io.BufferedReader:
-        return self._reader
-
     def sendall(self, data: bytes) -> None:
         self._raw.received = 0
         self._timed.set_timeout()
         self._timed.sock.sendall(data)
-
-    def close(self) -> None:
-        """Called by http.client while it still reads the answer: nothing to do."""
 
     def end(self) -> None:
         """Closes the socket."""
@@ -99,19 +91,12 @@ class Connection:
         self._raw.blocking = False
         self._timed.do_not_block()
         try:
-            held = len(self._reader.peek(1))
+            held = len(self.reader.peek(1))
         except OSError:
             return -1
         finally:
             self._raw.blocking = True
         return -1 if not held and self._raw.ended else held
-
-
-class _OpenReader(io.BufferedReader):
-    """Stays open: the next answer comes through it too."""
-
-    def close(self) -> None:
-        pass
 
 
 class _TimedReader(io.RawIOBase):

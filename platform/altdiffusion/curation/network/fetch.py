@@ -2,37 +2,43 @@
 
 On every hop the name is resolved, every address checked, and the connection made to the checked address itself, so
 there is no window for rebinding. One deadline covers names, connections, redirects and the body, however slowly it
-drips. Sizes are capped as declared and as streamed; nothing is decompressed; no proxy, cookie or credential is used.
+drips. Sizes are capped as declared, as streamed and as decoded; no proxy, cookie or credential is used.
 When which link is asked is decided elsewhere (`schedule`).
 """
 
 from __future__ import annotations
 
 import functools
-import http.client
 import ipaddress
 import os
+import re
 import socket
 import ssl
-import urllib.parse
 from dataclasses import dataclass
 
 from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.links.urls import AROUND, Target, join
 from altdiffusion.curation.network.addresses import (
+    FORBIDDEN,
     Refused,
     Resolver,
     SystemResolver,
-    Target,
+    canonical_table,
     check,
     literal,
     parse_url,
     redirected,
 )
+from altdiffusion.curation.network.answers import Answer
 from altdiffusion.curation.network.connections import Connection, Deadline, IdleConnections
+from altdiffusion.curation.network.contents import decoded
 from altdiffusion.curation.network.optout import HEADERS, opt_out
 from altdiffusion.errors import AltDiffusionError
 
-_CHUNK = 1 << 16
+_WHOLE = frozenset({200, 201, 203})
+"""Statuses whose body is the picture (RFC 9110, 15.3); a 206 is taken where its range is the whole."""
+_RANGE = re.compile(r"bytes\s+0-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _IDLE_PER_THREAD = 4
 
@@ -93,6 +99,7 @@ class Fetcher:
     def __init__(self, config: DownloadConfig, resolver: Resolver | None = None) -> None:
         self.config = config
         self._resolver = resolver or SystemResolver()
+        self._connect_to = canonical_table(config.connect_to)
         self._allow = tuple(ipaddress.ip_network(network) for network in config.allow_private)
         self._idle = IdleConnections(_IDLE_PER_THREAD * config.threads)
         self._picture = Want(
@@ -151,7 +158,7 @@ class Fetcher:
         written = literal(target.host)
         if written is not None:
             check(str(written), ())  # the exceptions are for names: a URL from outside never names an address inside
-        host, port = redirected(self.config.connect_to, target.host, target.port)
+        host, port = redirected(self._connect_to, target.host, target.port)
         numeric = literal(host)
         answers = [str(numeric)] if numeric is not None else self._resolver(host, port, deadline.left())
         addresses = [check(answer, self._allow) for answer in answers]  # one bad answer refuses the name
@@ -184,23 +191,19 @@ class Fetcher:
                 f"GET {target.path} HTTP/1.1\r\nHost: {target.authority}\r\nUser-Agent: {self.config.user_agent}\r\n"
                 f"Accept: {want.accept}\r\nAccept-Encoding: identity\r\n\r\n".encode("ascii")
             )
-            response = http.client.HTTPResponse(connection, method="GET")  # type: ignore[arg-type]
-            response.begin()
+            answer = Answer(connection.reader)
             try:
-                return self._answer(target, response, want)
+                return self._answer(target, answer, want)
             finally:
-                keep = _is_read(response, connection)
-                response.close()
+                if not answer.is_read:
+                    answer.skip(connection.waiting())
+                keep = answer.is_read
         except TimeoutError as error:
             raise Refused("timeout", "total time") from error
-        except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:  # also RemoteDisconnected
+        except (EOFError, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
             if used and connection.is_unanswered:
                 raise _Stale from error
             raise Refused("reset", "connection closed or reset") from error
-        except http.client.IncompleteRead as error:
-            raise Refused("truncated", "chunked body ends early") from error
-        except (http.client.HTTPException, ValueError) as error:
-            raise Refused("bad_response", f"{type(error).__name__}: {error}"[:200]) from error
         except ssl.SSLError as error:
             raise Refused("tls", str(error)) from error
         except OSError as error:
@@ -212,65 +215,50 @@ class Fetcher:
             else:
                 connection.end()
 
-    def _answer(self, target: Target, response: http.client.HTTPResponse, want: Want) -> Fetched | Moved:
-        status, headers = response.status, response.headers
-        if want.honor_opt_out and HEADERS.intersection(name.lower() for name in headers):
-            signal = opt_out(headers, self.config.user_agent)
+    def _answer(self, target: Target, answer: Answer, want: Want) -> Fetched | Moved:
+        status, headers = answer.status, answer.headers
+        if want.honor_opt_out and not HEADERS.isdisjoint(headers):
+            signal = opt_out(headers, self.config.user_agent, noindex=self.config.honor_noindex)
             if signal is not None:
                 raise Refused(signal, "")
         if status in _REDIRECTS:
-            location = headers.get("Location")
-            if not location:
-                raise Refused(f"http_{status}", "no Location")
-            try:
-                return Moved(url=urllib.parse.urljoin(target.url, _utf8(str(location))))
-            except ValueError as error:
-                raise Refused("bad_url", f"Location: {error}") from error
+            return Moved(url=_location(target, headers.get("Location"), status))
         if status in (429, 503):
             raise Later(f"http_{status}", _retry_after_s(headers.get("Retry-After")))
-        if status != 200:
+        if status not in _WHOLE and status != 206:
             raise Refused(f"http_{status}", "")
-        encoding = headers.get("Content-Encoding", "identity").strip().lower() or "identity"
-        if encoding != "identity":
-            raise Refused("content_encoding", encoding[:40])
-        return Fetched(body=_body(response, want), url=target.url)
+        part = _part(headers.get("Content-Range")) if status == 206 else None
+        if status == 206 and part is None:
+            raise Refused("http_206", "not the whole range")
+        body = answer.read(want.max_bytes, cut=want.cut)
+        if part is not None and len(body) != part and not want.cut:
+            raise Refused("http_206", f"{len(body)} of {part} bytes")
+        names = headers.tokens("Content-Encoding")
+        return Fetched(body=decoded(body, names, want.max_bytes, text=want.cut) if names else body, url=target.url)
 
 
-def _body(response: http.client.HTTPResponse, want: Want) -> bytes:
-    lengths = {value.strip() for value in response.headers.get_all("Content-Length") or ()}
-    if len(lengths) > 1 or not all(value.isascii() and value.isdigit() for value in lengths):
-        raise Refused("bad_response", "Content-Length")
-    declared = int(lengths.pop()) if lengths and not response.chunked else None
-    if declared is not None and declared > want.max_bytes and not want.cut:
-        raise Refused("too_large", f"{declared} bytes declared")
-    if declared is not None and declared <= want.max_bytes:
-        whole: bytes = response.read(declared) if declared else b""  # in one piece: no second copy
-        if len(whole) != declared:
-            raise Refused("truncated", f"{len(whole)} of {declared} bytes")
-        return whole
-    body = bytearray()
-    while chunk := response.read(min(_CHUNK, want.max_bytes + 1 - len(body))):
-        body += chunk
-        if len(body) > want.max_bytes:
-            if want.cut:
-                return bytes(body[: want.max_bytes])
-            raise Refused("too_large", f"more than {want.max_bytes} bytes")
-    return bytes(body)
+def _part(content_range: str) -> int | None:
+    """Bytes of a range that is the whole: `bytes 0-99/100`; None where it is not."""
+    found = _RANGE.fullmatch(content_range)
+    return int(found[2]) if found and int(found[1]) + 1 == int(found[2]) else None
 
 
-def _is_read(response: http.client.HTTPResponse, connection: Connection) -> bool:
-    """Whether the connection may carry another request; reads the rest of an answer that is there already."""
-    if response.will_close:
-        return False
-    if not response.isclosed():
-        if response.length is None or response.chunked or connection.waiting() < response.length:
-            return False
-        response.read()
-    return True
+def _location(base: Target, location: str, status: int) -> str:
+    """Where a redirect leads, absolute, not yet checked.
+
+    Raises:
+        Refused: http_<status> without a Location, bad_url.
+    """
+    text = _utf8(location).strip(AROUND)
+    if not text:
+        raise Refused(f"http_{status}", "no Location")
+    if FORBIDDEN.search(text):
+        raise Refused("bad_url", "Location: control character or backslash")
+    return text if _ABSOLUTE.match(text) else join(base, text)
 
 
 def _utf8(header: str) -> str:
-    """http.client reads headers as Latin-1; a Location often holds UTF-8."""
+    """Headers are read as Latin-1; a Location often holds UTF-8."""
     try:
         return header.encode("latin-1").decode("utf-8")
     except UnicodeError:

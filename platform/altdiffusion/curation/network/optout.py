@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from email.message import Message
+from collections.abc import Sequence
+from typing import Protocol
 
 HEADERS = frozenset({"x-robots-tag", "tdm-reservation", "content-usage"})
 """Names, in lower case, of the headers that hold such signals."""
 _VALUED = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
-_NO = frozenset({"noai", "noimageai"})
+_NO_AI = frozenset({"noai", "noimageai"})
+_NO_INDEX = frozenset({"noindex", "noimageindex", "none"})
 
 
-def opt_out(headers: Message, agent: str) -> str | None:
-    """The signal that forbids use, as a reject reason; None where there is none. Malformed parts are skipped.
+class Fields(Protocol):
+    """Header fields, whatever the case of their names."""
 
-    X-Robots-Tag: `noai` or `noimageai`, for everyone or for our user agent's first word.
+    def get_all(self, name: str, /) -> Sequence[str] | None:
+        """The values of that name."""
+
+
+def opt_out(headers: Fields, agent: str, *, noindex: bool = False) -> str | None:
+    """Return the signal that forbids use, as a reject reason; None where there is none. Malformed parts are skipped.
+
+    X-Robots-Tag: `noai` or `noimageai`, for everyone or for our user agent's first word; with `noindex` also
+    `noindex`, `noimageindex` and `none`.
     tdm-reservation: 1 (W3C TDM Reservation Protocol). Content-Usage: train-ai=n (IETF aipref draft).
     """
+    forbidding = _NO_AI | _NO_INDEX if noindex else _NO_AI
     mine = agent.split("/")[0].split(" ")[0].lower()
     for value in headers.get_all("X-Robots-Tag") or ():
         speaks_to_us = True
@@ -24,7 +35,7 @@ def opt_out(headers: Message, agent: str) -> str | None:
             if colon and name.strip() not in _VALUED:
                 speaks_to_us = name.strip() in ("*", mine)
                 part = rest
-            if speaks_to_us and part.strip() in _NO:
+            if speaks_to_us and part.strip() in forbidding:
                 return "opt_out:x-robots-tag"
     if any(str(value).strip() == "1" for value in headers.get_all("tdm-reservation") or ()):
         return "opt_out:tdm-reservation"

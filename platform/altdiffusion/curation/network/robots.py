@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.network.addresses import Refused, Target
+from altdiffusion.curation.links.urls import Target
+from altdiffusion.curation.network.addresses import Refused
 from altdiffusion.curation.network.connections import Deadline, Key
 from altdiffusion.curation.network.fetch import Fetched, Fetcher, Moved, Want
 
@@ -30,8 +31,8 @@ _TOKEN = re.compile(r"[A-Za-z_-]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _NOT_IN_PATH = re.compile(r"[^A-Za-z0-9\-._~%!$&'()*+,;=:@/]")
-_NOT_IN_QUERY = re.compile(r"[^A-Za-z0-9\-._~%!$&'()*+,;=]")
-"""RFC 9309, 2.2.2: `?a=https://b.c` and `?a=https%3A%2F%2Fb.c` are one."""
+_NOT_IN_QUERY = re.compile(r"[^A-Za-z0-9\-._~%!$&()*+,;=]")
+"""RFC 9309, 2.2.2: `?a=https://b.c` and `?a=https%3A%2F%2Fb.c` are one; and an apostrophe is requested as `%27`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,12 @@ class RobotsCache:
             self._bytes += _ENTRY_BYTES + robots.bytes
             while self._bytes > _CACHE_BYTES and len(self._known) > 1:
                 self._forget(next(iter(self._known)))
+
+    def forget_problems(self) -> None:
+        """Forgets which sites could not say: the network may be another one by now."""
+        with self._lock:
+            for key in [key for key, (_, robots) in self._known.items() if robots.problem]:
+                self._forget(key)
 
     def _forget(self, key: Key) -> None:
         self._bytes -= _ENTRY_BYTES + self._known.pop(key)[1].bytes

@@ -22,7 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.network.addresses import Refused, Target
+from altdiffusion.curation.links.blocklist import Blocklist
+from altdiffusion.curation.links.urls import Target
+from altdiffusion.curation.network.addresses import Refused
 from altdiffusion.curation.network.connections import Deadline
 from altdiffusion.curation.network.fetch import Fetched, Fetcher, Later, Moved
 from altdiffusion.curation.network.robots import Robots, RobotsCache
@@ -41,6 +43,8 @@ class Result:
     body: bytes | None
     reason: str = ""
     detail: str = ""
+    final_url: str = ""
+    """The link that gave the body, where redirects led to it."""
 
 
 @dataclass(slots=True)
@@ -114,11 +118,22 @@ class Schedule:
         urls: string, one a row.
         robots: None to ask no site for its robots.txt.
         paces: of this worker.
+        listed: [rows] which rows must not be fetched.
+        blocklist: what must not be fetched wherever it is met: asked about every redirect's target.
     """
 
     def __init__(
-        self, urls: pa.Array, fetcher: Fetcher, robots: RobotsCache | None, paces: Paces, config: DownloadConfig
+        self,
+        urls: pa.Array,
+        fetcher: Fetcher,
+        robots: RobotsCache | None,
+        paces: Paces,
+        config: DownloadConfig,
+        *,
+        listed: npt.NDArray[np.bool_] | None = None,
+        blocklist: Blocklist | None = None,
     ) -> None:
+        self._listed, self._blocklist = listed, blocklist
         self._urls, self._fetcher, self._robots, self._paces, self._config = urls, fetcher, robots, paces, config
         self._interval_s = 0.0 if config.per_host_per_s is None else 1.0 / config.per_host_per_s
         self._half = max(1, config.threads // 2)
@@ -225,12 +240,20 @@ class Schedule:
                 return _Unasked("opt_out:robots")
         start = time.monotonic()
         try:
-            return self._fetcher.get(job.target, Deadline(self._config.deadline_s - job.spent_s))
+            found = self._fetcher.get(job.target, Deadline(self._config.deadline_s - job.spent_s))
+            return self._unlisted(found)
         except Refused as refused:
             refused.__traceback__ = None  # it holds what had been read
             return refused
         finally:
             job.spent_s += time.monotonic() - start
+
+    def _unlisted(self, found: Fetched | Moved) -> Fetched | Moved | Refused:
+        """What was found, but for a redirect to what must not be fetched."""
+        if self._blocklist is None or isinstance(found, Fetched):
+            return found
+        listed = self._blocklist.names(self._fetcher.target(found.url))
+        return Refused("blocklist", "redirects there") if listed else found
 
     def _ask_robots(self, turn: _Turn) -> None:
         assert self._robots is not None
@@ -323,6 +346,9 @@ class Schedule:
             return heapq.heappop(host.again)[2]
         row = int(self._order[host.at])
         host.at += 1
+        if self._listed is not None and self._listed[row]:
+            self._finish(row, Refused("blocklist", ""))
+            return None
         try:
             job = _Job(row, self._target(row))
         except Refused as refused:
@@ -377,7 +403,7 @@ class Schedule:
             self._in_flight -= 1
             if isinstance(found, Fetched):
                 host.pace.strikes = 0
-                self._finish(job.row, found.body)
+                self._finish(job.row, found.body, found.url if job.hops else "")
             elif isinstance(found, Moved):
                 self._move(job, found, now)
             elif isinstance(found, _Unasked):
@@ -427,11 +453,11 @@ class Schedule:
         for row in rows:
             self._finish(row, Refused("host_busy", detail))
 
-    def _finish(self, row: int, outcome: bytes | Refused) -> None:
+    def _finish(self, row: int, outcome: bytes | Refused, final_url: str = "") -> None:
         if isinstance(outcome, Refused):
             self._done.append(Result(row, None, outcome.reason, outcome.detail))
         else:
-            self._done.append(Result(row, outcome))
+            self._done.append(Result(row, outcome, final_url=final_url))
             self._held_bytes += len(outcome)
             self._usual_bytes += (len(outcome) - self._usual_bytes) / 8
         self._open -= 1

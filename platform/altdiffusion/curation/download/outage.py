@@ -1,0 +1,140 @@
+"""Whether what failed are the links, or the machine that asks: a wrong setting must not be recorded as dead links.
+
+A unit is doubtful where next to nothing came (under 1 %) and nearly all that failed (95 %) did so for reasons that are
+the same whether the link is dead or the machine cannot reach it (`OWN`). A half-dead set of links is never that. What
+decides then are controls: links that are known to have given a picture, of hosts as different as there are. If one
+of them answers, whatever it answers, the network works, and the unit is what it is: dead. If none does, or none is
+known, the unit is `Unsettled`: nothing is recorded.
+
+A unit of thousands of links that all time out would take hours to tell: where the first SAMPLE rows were such failures
+without one answer, and the time of one link has passed, the controls are asked at once, and the unit ends there if none
+of them answers.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from altdiffusion.curation.links.urls import parse
+from altdiffusion.storage.columns import read_columns
+from altdiffusion.storage.ledger import Ledger
+from altdiffusion.storage.shards import ShardInfo
+
+OWN = frozenset(
+    {
+        *("connect", "dns", "timeout", "tls", "reset", "blocked_address", "robots_unreachable"),
+        *("bad_response", "http_407", "http_511"),  # of something in between: a proxy, a login page of the network
+    }
+)
+"""Reasons that may be the machine's own."""
+UNASKED = frozenset({"blocklist", "bad_url", "blocked_scheme", "blocked_port", "opt_out:robots"})
+"""Reasons that say nothing of the network: nothing was asked, or nothing need have been."""
+SAMPLE = 128
+"""Rows."""
+_ACCEPTED, _FAILED = 0.01, 0.95
+_CONTROLS, _FILES, _RECORDS = 16, 4, 1000
+
+Answers = Callable[[Sequence[str]], bool]
+"""Whether one of these links answers, whatever it answers."""
+
+
+def is_doubtful(accepted: int, reasons: Mapping[str, int]) -> bool:
+    """Return whether a unit's failures could be the machine's own."""
+    failed = sum(count for reason, count in reasons.items() if reason not in UNASKED)
+    own = sum(count for reason, count in reasons.items() if reason in OWN)
+    return own > 0 and accepted < _ACCEPTED * (accepted + failed) and own >= _FAILED * failed
+
+
+def is_answer(reason: str) -> bool:
+    """Return whether what became of a control (its reason, empty for a body) shows that the network works."""
+    return reason not in OWN and reason not in UNASKED and reason != "host_busy"  # which may be an old answer
+
+
+class Outage(Exception):
+    """A unit that has been given up: no control answers either. `reasons` counts what had failed by then."""
+
+    def __init__(self, accepted: int, reasons: Mapping[str, int]) -> None:
+        super().__init__(accepted, dict(reasons))
+        self.accepted, self.reasons = accepted, dict(reasons)
+
+
+class Watch:
+    """Watch a unit while it is fetched; for all its threads.
+
+    Args:
+        controls: links that are known to have given a picture; asked for once, if at all.
+        answers: asks them.
+        patience_s: seconds that must have passed before a unit is given up.
+    """
+
+    def __init__(self, controls: Callable[[], Sequence[str]], answers: Answers, patience_s: float) -> None:
+        self._controls, self._answers = controls, answers
+        self._end = time.monotonic() + patience_s
+        self._lock = threading.Lock()
+        self._reasons: collections.Counter[str] = collections.Counter()
+        self._believes = False
+
+    def see(self, reason: str) -> None:
+        """Take note of a row that is done: its reason, empty where a body came.
+
+        Raises:
+            Outage: nothing has come so far, and no control answers.
+        """
+        with self._lock:
+            if self._believes:
+                return
+            if reason not in OWN:
+                self._believes = reason not in UNASKED
+                return
+            self._reasons[reason] += 1
+            if self._reasons.total() >= SAMPLE and time.monotonic() >= self._end:
+                self._decide(0, self._reasons)
+
+    def settle(self, accepted: int, reasons: Mapping[str, int]) -> None:
+        """Decide about a unit that is done.
+
+        Raises:
+            Outage: it is doubtful, and no control answers.
+        """
+        with self._lock:
+            if is_doubtful(accepted, reasons):
+                self._decide(accepted, reasons)
+
+    def _decide(self, accepted: int, reasons: Mapping[str, int]) -> None:
+        links = self._controls()
+        if not links or not self._answers(links):
+            raise Outage(accepted, reasons)
+        self._believes = True
+
+
+def controls_of(folder_uri: str, shards: Iterable[ShardInfo]) -> list[str]:
+    """Return links of pictures that have come, of as many hosts as the first few shards with rows hold.
+
+    Args:
+        folder_uri: of the dataset's shards.
+    """
+    links: dict[str, str] = {}
+    filled = (shard for shard in shards if shard.rows)
+    for shard, _ in zip(filled, range(_FILES), strict=False):
+        for url in read_columns(folder_uri, shard, ["url"])["url"].unique().to_pylist():
+            target = parse(url)
+            if target is not None:
+                links.setdefault(target.host, url)
+            if len(links) == _CONTROLS:
+                return list(links.values())
+    return list(links.values())
+
+
+def recorded_shards(ledger: Ledger) -> Iterable[ShardInfo]:
+    """Yield shards of recorded units from all over the ledger, read one by one."""
+    ids = sorted(ledger.done_ids())
+    step = max(1, len(ids) // _FILES)
+    spread = (unit_id for offset in range(step) for unit_id in ids[offset::step])
+    for unit_id in itertools.islice(spread, _RECORDS):
+        record = ledger.get(unit_id)
+        if record is not None and record.shards:
+            yield record.shards[0]
