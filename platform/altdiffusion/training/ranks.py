@@ -8,13 +8,16 @@ from typing import Any, TypeVar, cast
 import torch.distributed as dist
 from torch import Tensor
 
+from altdiffusion.training.supervision.waiting import waiting
+
 T = TypeVar("T")
 
 
 def mean_over_ranks(value: Tensor, world: int) -> Tensor:
     """The mean of a value over the ranks, in place."""
     if world > 1:
-        dist.all_reduce(value)
+        with waiting():
+            dist.all_reduce(value)
         value /= world
     return value
 
@@ -29,7 +32,8 @@ def agree(action: Callable[[], T], rank: int, world: int) -> T:
             outcome[0] = action()
         except Exception as error:
             outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0)
+    with waiting():
+        dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
         raise outcome[1]
     return cast(T, outcome[0])

@@ -27,6 +27,7 @@ from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.checkpoints.write import CheckpointConflict, alone, share_out, write
 from altdiffusion.training.reporting.report import Reporter
 from altdiffusion.training.resolve import ResolvedRun
+from altdiffusion.training.supervision.waiting import waiting, waiting_for
 
 WRITE_TIMEOUT_S = 1800
 CLOSE_S = 60.0
@@ -99,7 +100,8 @@ class Saver:
         """Waits for the checkpoint in the making and says what became of it: the same on all ranks."""
         if self._thread is None:
             return
-        self._thread.join()
+        with waiting_for(self._thread):
+            self._thread.join()
         self._thread = None
         (written, error), self._outcome = self._outcome, (None, None)
         if written is not None:
@@ -128,7 +130,8 @@ class Saver:
             for name, value in sorted(named.items()):
                 value = value.detach()
                 if hasattr(value, "full_tensor"):  # sharded over the ranks: all take part
-                    value = value.full_tensor()
+                    with waiting():
+                        value = value.full_tensor()
                 if self._owner[file, name] != self._rank:
                     continue
                 copies = self._copies[file]
@@ -169,5 +172,6 @@ class Saver:
 
     def _exchange(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self._world
-        dist.all_gather_object(values, value, group=self._group)
+        with waiting():
+            dist.all_gather_object(values, value, group=self._group)
         return values

@@ -14,6 +14,7 @@ from altdiffusion.training.order.batches import Order
 from altdiffusion.training.reporting.memory import peak_bytes
 from altdiffusion.training.reporting.peak import find_peak
 from altdiffusion.training.reporting.report import Progress
+from altdiffusion.training.supervision.waiting import waiting
 from altdiffusion.training.update.trainer import Trainer
 
 
@@ -56,10 +57,11 @@ class Meter:
             ]
         )
         memory = torch.tensor(float(peak_bytes(trainer.device)), dtype=torch.float64, device=trainer.device)
-        if world > 1:
-            dist.all_reduce(sums)
-            dist.all_reduce(memory, op=dist.ReduceOp.MAX)
-        loss, count, waited, tflop = sums.tolist()  # waits for the device: what follows is measured when it is done
+        with waiting():  # the last line for the device as well, and with it for the sums of all ranks
+            if world > 1:
+                dist.all_reduce(sums)
+                dist.all_reduce(memory, op=dist.ReduceOp.MAX)
+            loss, count, waited, tflop = sums.tolist()  # what follows is measured when the device is done
         now = time.perf_counter()
         seconds = max(now - self._start, 1e-9)
         done, pace = counters.step - self._since, (now - self._began) / max(1, counters.step - self._first)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from altdiffusion.training.supervision.waiting import waiting
+
 NONE, SAVE, STOP = 0, 1, 2
 
 
@@ -66,7 +68,8 @@ class Agreement:
         """Ends the exchange that is under way; all ranks have started it."""
         if self._work is None:
             return NONE
-        self._work.wait()
+        with waiting():
+            self._work.wait()
         self._work = None
         return int(self._level)
 

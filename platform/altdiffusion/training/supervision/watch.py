@@ -23,6 +23,7 @@ from typing import Any
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import Document, read_document
 from altdiffusion.training.checkpoints.checkpoint import run_folder
+from altdiffusion.training.supervision.waiting import is_waiting
 
 FOLDER = "ranks"
 SLOW = 5.0
@@ -31,7 +32,6 @@ LATE = 2.5
 """Beats without a sign after which nothing can be said of a rank but that it is late."""
 EXIT_STATUS = 75
 WATCHERS = 2
-_WAITING = ("gradients.py", "ranks.py", "notice.py", "meter.py", "saver.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class Sign:
     """Seconds since 1970: when the step began."""
     place: str
     """Innermost line of ours that the loop is in."""
+    waiting: bool
+    """Whether the loop waits for other ranks there."""
     count: int
 
     def who(self) -> str:
@@ -64,6 +66,7 @@ def _sign(record: Document) -> Sign:
         step=record.count("step"),
         since=record.number("since"),
         place=record.text("place"),
+        waiting=record.flag("waiting"),
         count=record.count("count"),
     )
 
@@ -131,7 +134,8 @@ class Watch:
         self._count += 1
         sign = {
             "rank": self._rank, "host": socket.gethostname(), "process": os.getpid(), "step": self._step,
-            "since": self._since, "place": self._place(), "count": self._count,
+            "since": self._since, "place": self._place(),
+            "waiting": is_waiting(self._loop), "count": self._count,
         }  # fmt: skip
         files.write_atomic(files.join(self._folder, f"{self._rank:05d}.json"), files.canonical_json(sign))
 
@@ -160,9 +164,9 @@ class Watch:
         late = any(now - seen > LATE * self._beat_s for _, seen in self._seen.values())
         if self._steps > 1 and now - self._moment > limit and not late:  # else its silence will tell
             signs = [sign for sign, _ in self._seen.values() if sign.step <= self._step]
-            guilty = [sign for sign in signs if not sign.place.startswith(_WAITING)]
-            if guilty or self._place().startswith(_WAITING):
-                named = "; ".join(sign.who() for sign in guilty) or "all ranks wait for each other"
+            stalled = [sign for sign in signs if not sign.waiting]
+            if stalled or is_waiting(self._loop):
+                named = "; ".join(sign.who() for sign in stalled) or "all ranks wait for each other"
                 return f"no step has ended for {now - self._moment:.0f} s: {named}"
         return None
 

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from altdiffusion.training.supervision.waiting import waiting
+
 BUCKET_BYTES = 32 << 20
 
 
@@ -98,8 +100,9 @@ class SummedGradients:
             return
         self._counting = False
         self._start(len(self._buckets))  # a parameter that the loss does not reach never reports
-        for work in self._works:
-            work.wait()
+        with waiting():
+            for work in self._works:
+                work.wait()
         self._works = []
 
     def norm(self) -> Tensor:

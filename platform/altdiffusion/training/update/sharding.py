@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from altdiffusion.training.supervision.waiting import waiting
+
 _BLOCKS = ("down_blocks", "up_blocks")
 
 
@@ -91,5 +93,6 @@ class ShardedGradients:
     def norm(self) -> Tensor:
         norms = torch.stack(torch._foreach_norm([parameter.grad for parameter in self._shards.local]))
         squares = norms.square().sum()
-        dist.all_reduce(squares)
+        with waiting():
+            dist.all_reduce(squares)
         return squares.sqrt()
