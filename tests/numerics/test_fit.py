@@ -27,7 +27,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.training.exports.export import export_checkpoint
-from altdiffusion.training.fit import autoencoder_of
+from altdiffusion.training.fit.latents import autoencoder_of
 from altdiffusion.training.loading import load_models
 from altdiffusion.training.local import run_local
 from altdiffusion.training.record import noising_of, read_record

@@ -280,3 +280,24 @@ def test_two_sets_of_weights_in_one_folder_are_refused(bundle: models.ModelBundl
         shutil.copy(path, tmp_path / "model" / "unet" / path.name)
     with pytest.raises(AltDiffusionError, match=r"holds .*safetensors and .*index\.json.*keep one"):
         models.load_bundle(tmp_path / "model")
+
+
+def test_the_published_names_of_a_vaes_attention_are_known(tmp_path: Path) -> None:
+    """Stable Diffusion's published VAE says query, key, value and proj_attn; diffusers renames them as it loads."""
+    from diffusers import AutoencoderKL
+    from safetensors.torch import load_file, save_file
+
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, **blocks)
+    vae.save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    renamed = {}
+    for name, tensor in load_file(path).items():
+        for now, published in names.items():
+            name = name.replace(now, published)
+        renamed[name] = tensor
+    assert sum(".query." in name for name in renamed) == 4
+    save_file(renamed, path, {"format": "pt"})
+    found = load_autoencoder(tmp_path).state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in vae.state_dict().items())

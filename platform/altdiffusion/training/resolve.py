@@ -101,43 +101,22 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         earlier, continued = find_continued(config, lake)
         key = RunKey.read(earlier, f"run.json of run {earlier['run']}")
         config = replace(config, start=_start_of(config, earlier, lake))
+    elif config.start.checkpoint is not None:
+        earlier = _started_from(config, lake)
     if config.online is not None and config.online.seed is None and key.format == 1:
         config = replace(config, online=replace(config.online, seed=0))  # what null stood for
     mirrored = _mirrored(config, lake, refs)
-    teacher = config.distillation.teacher if config.distillation is not None else None
-    teacher = fetched(teacher, lake, "text_encoder") if teacher else None
-    start: Ref | None = None
-    start_fingerprint: str | None = None
     if earlier is not None:
-        start = Ref.parse(earlier["start"]) if earlier["start"] is not None else None
-        start_fingerprint = earlier["start_fingerprint"]
-    elif config.start.checkpoint is not None:
-        earlier, start = _start_checkpoint(config, lake, record)
-        start_fingerprint = earlier["fingerprint"]
-    if earlier is not None:
-        base, text_encoder = earlier["base"], earlier["text_encoder"]
-        models = _unchanged_models(earlier)
-        content: dict[str, Any] = {"checkpoint": str(continued.ref if continued is not None else start)}
-        if teacher is None:
-            teacher = earlier.get("teacher")
-        else:
-            content["teacher"] = checked_digest(teacher)
+        origin = _origin_of_run(config, lake, earlier, continued, record)
     else:
-        base = start_folder(str(config.start.base), lake, "base")
-        text_encoder = _text_encoder(config, lake, record)
-        folders = [base, *([text_encoder] if text_encoder else []), *([teacher] if teacher else [])]
-        digests = [checked_digest(folder) for folder in folders]
-        models = tuple(model_ref(folder, digest) for folder, digest in zip(folders, digests, strict=True))
-        content = {"models": digests}
-    if continued is not None:
-        content = {"continued": content["checkpoint"]}
+        origin = _origin(config, lake, record)
     noising = check_fit(
         Parties(
             config=config,
             lake=lake,
-            base=base,
-            text_encoder=text_encoder,
-            teacher=teacher,
+            base=origin.base,
+            text_encoder=origin.text_encoder,
+            teacher=origin.teacher,
             earlier=earlier,
             own=record,
             versions=versions,
@@ -145,7 +124,7 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
     )
     objective = replace(config.objective, prediction=noising.prediction, zero_terminal_snr=noising.zero_terminal_snr)
     config = replace(config, objective=objective)
-    meaning = _meaning(config, teacher)
+    meaning = _meaning(config, origin.teacher)
     if continued is not None:
         assert earlier is not None
         check_overrides(config, meaning, earlier, continued, [str(ref) for ref in refs])
@@ -156,19 +135,19 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
     }
     if mirrored:
         decides["mirrored"] = [str(ref) for ref in mirrored]
-    fingerprint = files.sha256_hex(files.canonical_json({"config": decides, "start": content, **key.record()}))
+    fingerprint = files.sha256_hex(files.canonical_json({"config": decides, "start": origin.content, **key.record()}))
     run = ResolvedRun(
         config=config,
         lake=lake,
         fingerprint=fingerprint,
         datasets=refs,
-        base=base,
-        text_encoder=text_encoder,
-        start=start,
-        start_fingerprint=start_fingerprint,
-        models=models,
+        base=origin.base,
+        text_encoder=origin.text_encoder,
+        start=origin.start,
+        start_fingerprint=origin.start_fingerprint,
+        models=origin.models,
         mirrored=mirrored,
-        teacher=teacher,
+        teacher=origin.teacher,
         continued=continued.ref if continued is not None else None,
         key=key,
         noising=noising,
@@ -176,6 +155,70 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
     )
     _refuse_another(run, record)
     return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    """What a run starts from: folders, their references, and what of it enters the fingerprint."""
+
+    base: str
+    text_encoder: str | None
+    teacher: str | None
+    models: tuple[Ref, ...]
+    content: Mapping[str, Any]
+    start: Ref | None = None
+    start_fingerprint: str | None = None
+
+
+def _origin(config: TrainConfig, lake: str, record: Mapping[str, Any] | None) -> _Origin:
+    """The folders that a config names, fetched or converted where that is needed."""
+    base = start_folder(str(config.start.base), lake, "base")
+    text_encoder, teacher = _text_encoder(config, lake, record), _own_teacher(config, lake)
+    folders = [folder for folder in (base, text_encoder, teacher) if folder is not None]
+    digests = [checked_digest(folder) for folder in folders]
+    models = tuple(model_ref(folder, digest) for folder, digest in zip(folders, digests, strict=True))
+    return _Origin(base=base, text_encoder=text_encoder, teacher=teacher, models=models, content={"models": digests})
+
+
+def _origin_of_run(
+    config: TrainConfig,
+    lake: str,
+    earlier: Mapping[str, Any],
+    continued: Checkpoint | None,
+    record: Mapping[str, Any] | None,
+) -> _Origin:
+    """What an earlier run brings, whose checkpoint is continued or started from."""
+    teacher, models = _own_teacher(config, lake), _unchanged_models(earlier)
+    if continued is not None:
+        start = Ref.parse(earlier["start"]) if earlier["start"] is not None else None
+        start_fingerprint = earlier["start_fingerprint"]
+        content = {"continued": str(continued.ref)}
+    else:
+        start = _start_checkpoint(config, lake, earlier, record)
+        start_fingerprint = earlier["fingerprint"]
+        content = {"checkpoint": str(start)}
+    if teacher is not None and continued is None:
+        content["teacher"] = checked_digest(teacher)
+    elif teacher is not None and model_ref(teacher, checked_digest(teacher)).digest not in {m.digest for m in models}:
+        raise AltDiffusionError(
+            f"config of run {config.run}, key distillation.teacher",
+            f"is not the teacher of run {earlier['run']}, which it continues",
+            "leave it out: the checkpoint brings it",
+        )
+    return _Origin(
+        base=earlier["base"],
+        text_encoder=earlier["text_encoder"],
+        teacher=teacher if teacher is not None else earlier.get("teacher"),
+        models=models,
+        content=content,
+        start=start,
+        start_fingerprint=start_fingerprint,
+    )
+
+
+def _own_teacher(config: TrainConfig, lake: str) -> str | None:
+    given = config.distillation.teacher if config.distillation is not None else None
+    return fetched(given, lake, "text_encoder") if given else None
 
 
 def rehearse(config: TrainConfig, lake: str) -> tuple[list[Version], Noising, list[str]]:
@@ -340,10 +383,8 @@ def _mirrored(config: TrainConfig, lake: str, datasets: Sequence[Ref]) -> tuple[
     return tuple(found)
 
 
-def _start_checkpoint(
-    config: TrainConfig, lake: str, record: Mapping[str, Any] | None
-) -> tuple[Mapping[str, Any], Ref]:
-    """The record of the run that is started from, and the checkpoint: the same one at every restart."""
+def _started_from(config: TrainConfig, lake: str) -> Mapping[str, Any]:
+    """The record of the run that start.checkpoint names."""
     name = str(config.start.checkpoint)
     if name == config.run:
         raise AltDiffusionError(
@@ -365,16 +406,24 @@ def _start_checkpoint(
             if earlier["stage"] == "distillation"
             else "name a run of the distillation stage, or give start.base and start.text_encoder",
         )
+    return earlier
+
+
+def _start_checkpoint(
+    config: TrainConfig, lake: str, earlier: Mapping[str, Any], record: Mapping[str, Any] | None
+) -> Ref:
+    """The checkpoint that is started from: the same one at every restart."""
+    name = str(config.start.checkpoint)
     if record is not None and record["start"] is not None:
         pinned = Ref.parse(record["start"])
         if pinned.name.rpartition("/")[0] == name and record["start_fingerprint"] == earlier["fingerprint"]:
-            return earlier, pinned
+            return pinned
     found = checkpoints.latest_verified(lake, name)
     if found is None:
         raise AltDiffusionError(
             f"run {name}, named by start.checkpoint of run {config.run}", "has no checkpoint yet", "train it first"
         )
-    return earlier, found.ref
+    return found.ref
 
 
 def _text_encoder(config: TrainConfig, lake: str, record: Mapping[str, Any] | None) -> str | None:

@@ -26,33 +26,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from altdiffusion.diffusion.autoencoder import Autoencoder, load_autoencoder, noted
-from altdiffusion.diffusion.folder import content_digest
-from altdiffusion.diffusion.models import local_folder, read_index
 from altdiffusion.diffusion.objective import SD, Noising
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.scheduler import CONFIG, class_defaults, read_noising
-from altdiffusion.diffusion.weights import first_line
+from altdiffusion.diffusion.scheduler import CONFIG, read_noising
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.refs import Ref
-from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.shard_reader import ShardReader, naming
+from altdiffusion.storage.dataset import Version
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.tokens import TokenColumn, check_token_ids
+from altdiffusion.training.fit.facts import Facts
+from altdiffusion.training.fit.latents import check_halves, first_row, state_autoencoders
+from altdiffusion.training.fit.models import load_tokenizer, state_unet, state_vae, text_shape
 from altdiffusion.training.record import began_before_noising, noising_of
-
-_OTHER_CONDITIONS = (
-    "class_embed_type",
-    "num_class_embeds",
-    "addition_embed_type",
-    "encoder_hid_dim",
-    "encoder_hid_dim_type",
-    "time_cond_proj_dim",
-)
-"""Settings of UNets that need more than a noised latent, a timestep and a text (SDXL, upscalers, distilled ones)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +58,6 @@ class Parties:
     versions: Sequence[Version] = ()
 
 
-class _Facts:
-    """Of each name the first value and its place; a second value is an error."""
-
-    def __init__(self, run: str) -> None:
-        self._run = run
-        self._known: dict[str, tuple[Any, str]] = {}
-
-    def state(self, name: str, value: Any, place: str, remedy: str) -> None:
-        known, first = self._known.setdefault(name, (value, place))
-        if known != value:
-            raise AltDiffusionError(
-                f"run {self._run}, {name}", f"is {_shown(known)} in {first}, but {_shown(value)} in {place}", remedy
-            )
-
-
 def check_fit(parties: Parties) -> Noising:
     """Hold all parties of a run against each other.
 
@@ -101,23 +70,24 @@ def check_fit(parties: Parties) -> Noising:
     """
     quiet_libraries()
     config = parties.config
-    facts = _Facts(config.run)
+    facts = Facts(config.run)
     _kinds(parties)
     width = _text_width(parties, facts)
     if config.stage == "distillation":
         _teacher(parties, facts)
         if parties.base is not None:
-            _unet(parties.base, facts)
+            state_unet(parties.base, facts)
         return SD
     if width is not None:
         facts.state("width of the text vectors", *width, "use the text encoder that belongs to this base")
     factor = halvings = None
     if parties.base is not None:
-        halvings = _unet(parties.base, facts)
-        factor = _vae(parties.base, facts)
+        halvings = state_unet(parties.base, facts)
+        factor = state_vae(parties.base, facts)
     noising = _noising(parties)
     _pictures(parties, facts, factor, halvings)
-    _autoencoder(parties, facts)
+    if parties.base is not None and config.online is None:
+        state_autoencoders(parties.base, parties.versions, parties.lake, facts)
     _tokens(parties, facts)
     return noising
 
@@ -142,72 +112,18 @@ def _kinds(parties: Parties) -> None:
             )
 
 
-def _unet(base: str, facts: _Facts) -> int:
-    """State a UNet's facts; return how often it halves a latent's sides."""
-    from diffusers import UNet2DConditionModel
-
-    config = _config(base, "unet", UNet2DConditionModel)
-    place = f"model folder {base}, file unet/config.json"
-    asked = [name for name in _OTHER_CONDITIONS if config.get(name) is not None]
-    if asked:
-        raise AltDiffusionError(
-            place,
-            f"sets {', '.join(asked)}: this UNet needs more than a latent, a timestep and a text",
-            "use a base of Stable Diffusion 1's or 2's kind",
-        )
-    for name in ("in_channels", "out_channels"):
-        facts.state("latent channels", config[name], f"{place}, {name}", "use UNet, VAE and latents of one model")
-    width = config["cross_attention_dim"]
-    facts.state(
-        "width of the text vectors", width, f"{place}, cross_attention_dim", "use the encoder that belongs to this base"
-    )
-    return len(config["block_out_channels"]) - 1
-
-
-def _vae(base: str, facts: _Facts) -> int:
-    """State a VAE's facts; return pixels of a side for one of its latent's."""
-    from diffusers import AutoencoderKL
-
-    config = _config(base, "vae", AutoencoderKL)
-    place, remedy = f"model folder {base}, file vae/config.json", "use UNet, VAE and latents of one model"
-    facts.state("latent channels", config["latent_channels"], f"{place}, latent_channels", remedy)
-    facts.state("scaling of latents", float(config["scaling_factor"]), f"{place}, scaling_factor", remedy)
-    if config.get("shift_factor"):
-        raise AltDiffusionError(
-            f"{place}, shift_factor",
-            f"is {config['shift_factor']:g}: stock StableDiffusionPipeline does not add it back, so it could not draw "
-            "with what is trained",
-            "use a base whose VAE has no shift",
-        )
-    return int(2 ** (len(config["block_out_channels"]) - 1))
-
-
-def _text_width(parties: Parties, facts: _Facts) -> tuple[int, str] | None:
+def _text_width(parties: Parties, facts: Facts) -> tuple[int, str] | None:
     """(width, place) of the vectors that the run's text encoder gives, where it is at hand; checks its positions."""
     folder = parties.text_encoder or parties.base
     if folder is None or not parties.text_encoder_at_hand or parties.config.stage == "distillation":
         return None
-    shape = _text_shape(folder)
+    shape = text_shape(folder)
     if shape is None:
         return None
     return shape[0], f"folder {folder}, file text_encoder/config.json"
 
 
-def _text_shape(folder: str) -> tuple[int, int] | None:
-    """(width, token positions) of a stock text encoder; None where it is of another form, which is converted first."""
-    from transformers import AltCLIPTextConfig, CLIPTextConfig
-
-    raw = _json(folder, "text_encoder/config.json")
-    if raw.get("model_type") == "altclip_text_model":
-        config = AltCLIPTextConfig(**raw)
-        return int(config.project_dim), int(config.max_position_embeddings) - int(config.pad_token_id) - 1
-    if raw.get("model_type") == "clip_text_model":
-        plain = CLIPTextConfig(**raw)
-        return int(plain.hidden_size), int(plain.max_position_embeddings)
-    return None
-
-
-def _teacher(parties: Parties, facts: _Facts) -> None:
+def _teacher(parties: Parties, facts: Facts) -> None:
     settings, earlier = parties.config.distillation, parties.earlier
     if settings is None or parties.teacher is None or earlier is None or earlier.get("teacher") is None:
         return
@@ -244,7 +160,7 @@ def _noising(parties: Parties) -> Noising:
         zero_terminal_snr=origin.zero_terminal_snr if silent else bool(objective.zero_terminal_snr),
     )
     if place != "nothing that is at hand" and not objective.relearn:
-        facts = _Facts(config.run)
+        facts = Facts(config.run)
         remedy = (
             "leave objective.prediction and objective.zero_terminal_snr out to train what the start was trained for, "
             "or set objective.relearn: true where the UNet is to learn another answer"
@@ -259,19 +175,19 @@ def _noising(parties: Parties) -> Noising:
     return wanted
 
 
-def _pictures(parties: Parties, facts: _Facts, factor: int | None, halvings: int | None) -> None:
+def _pictures(parties: Parties, facts: Facts, factor: int | None, halvings: int | None) -> None:
     """Shapes of latents, as rows and configs have them."""
     config = parties.config
     if config.online is not None:
         if factor is not None:
             side = config.online.resolution // factor
             place = f"the config, online.resolution {config.online.resolution}"
-            _check_halves((side, side), halvings, place)
+            check_halves((side, side), halvings, place)
         return
     for version in parties.versions:
         if not version.shards:
             continue
-        channels, height, width, _ = _first_row(version)
+        channels, height, width, _ = first_row(version)
         remedy = "encode the pictures with the VAE and at the resolution that this run is to have"
         place = f"{version.ref.short}"
         facts.state("latent channels", channels, f"the rows of {place}", remedy)
@@ -281,91 +197,23 @@ def _pictures(parties: Parties, facts: _Facts, factor: int | None, halvings: int
         encode = version.manifest.config.get("encode")
         sides = version.manifest.config.get("bucket") or [encode["resolution"]] * 2 if encode else None
         if sides is not None and factor is not None:
-            here = _Facts(config.run)
+            here = Facts(config.run)
             pixels = f"{width * factor} x {height * factor}"
             here.state(f"pixels of {place}", f"{sides[0]} x {sides[1]}", "its manifest", remedy)
             here.state(f"pixels of {place}", pixels, f"its rows by the base's VAE of factor {factor}", remedy)
-        _check_halves((height, width), halvings, place)
+        check_halves((height, width), halvings, place)
 
 
-def _check_halves(sides: tuple[int, int], halvings: int | None, place: str) -> None:
-    if halvings is not None and any(side % 2**halvings for side in sides):
-        raise AltDiffusionError(
-            place,
-            f"gives latents of {sides[1]} x {sides[0]}, which the base's UNet cannot halve {halvings} times",
-            f"take sides of latents that are multiples of {2**halvings}",
-        )
-
-
-def _first_row(version: Version) -> tuple[int, int, int, int]:
-    """(channels, height, width, token ids) of a version's first row."""
-    uri = version.shard_uri(0)
-    with naming(uri):
-        reader = ShardReader(uri, version.shards[0].bytes)
-        names = ["channels", "height", "width", "token_ids"]
-        row = reader.read(0, names, rows=np.zeros(1, np.int64)).to_pylist()[0]
-        reader.close()
-    return int(row["channels"]), int(row["height"]), int(row["width"]), len(row["token_ids"])
-
-
-def _autoencoder(parties: Parties, facts: _Facts) -> None:
-    """Whether the latents are those that the base's own VAE makes."""
-    if parties.base is None or parties.config.online is not None:
-        return
-    folder = files.join(parties.base, "vae")
-    digest: str | None = None
-    mine: Autoencoder | None = None
-    for version in parties.versions:
-        made_by = autoencoder_of(version, parties.lake)
-        if made_by is None:
-            continue
-        digest = digest or content_digest(folder)
-        if made_by.digest == digest:
-            continue
-        remedy = f"encode the pictures with {folder}, or use the base of that autoencoder"
-        theirs = noted(parties.lake, made_by.digest)
-        if theirs is None:
-            raise AltDiffusionError(
-                f"{version.ref.short}",
-                f"has latents of {made_by.short}, and the base's VAE {folder} is {digest[:12]}",
-                f"{remedy}. Where both hold the same weights, run the encode job of that dataset again: it then notes "
-                "what its autoencoder is",
-            )
-        mine = mine or Autoencoder.of(load_autoencoder(folder))
-        for place, one in (
-            (f"model folder {folder}", mine),
-            (f"{made_by.short}, which made {version.ref.short}", theirs),
-        ):
-            facts.state("latent channels", one.latent_channels, place, remedy)
-            facts.state("scaling of latents", one.scaling_factor, place, remedy)
-            facts.state("shift of latents", one.shift_factor, place, remedy)
-            facts.state("encoder of the VAE (SHA-256)", one.encoder, place, remedy)
-
-
-def autoencoder_of(version: Version, lake: str) -> Ref | None:
-    """Return the autoencoder that made a version's latents, or the version that it was derived from; None if no
-    manifest tells."""
-    manifest = version.manifest
-    if "encode" in manifest.config:
-        return next((ref for ref in manifest.parent_refs if ref.kind == "model"), None)
-    for ref in manifest.parent_refs:
-        if ref.kind == "dataset":
-            parent = Lake(lake).version(ref)
-            if parent.manifest.kind == "latents":
-                return autoencoder_of(parent, lake)
-    return None
-
-
-def _tokens(parties: Parties, facts: _Facts) -> None:
+def _tokens(parties: Parties, facts: Facts) -> None:
     """Length of captions, and some of their ids, by the tokenizer that the run brings."""
     folder = parties.text_encoder or parties.base
     if folder is None or not parties.text_encoder_at_hand:
         return
     place = f"folder {folder}, tokenizer"
-    tokenizer = _tokenizer(folder, own=parties.text_encoder is not None)
+    tokenizer = load_tokenizer(folder, own=parties.text_encoder is not None)
     length = int(tokenizer.model_max_length)
     facts.state("token positions", length, place, "")
-    shape = _text_shape(folder)
+    shape = text_shape(folder)
     if shape is not None and length > shape[1]:
         raise AltDiffusionError(
             place,
@@ -377,46 +225,5 @@ def _tokens(parties: Parties, facts: _Facts) -> None:
     for version in parties.versions:
         if version.shards:
             remedy = "encode the captions again, with encode.max_length as this tokenizer pads to"
-            facts.state("token positions", _first_row(version)[3], f"the rows of {version.ref.short}", remedy)
+            facts.state("token positions", first_row(version)[3], f"the rows of {version.ref.short}", remedy)
             check_token_ids(version, [TokenColumn(ids="token_ids", text="caption", tokenizer=tokenizer)])
-
-
-def _tokenizer(folder: str, *, own: bool) -> Any:
-    """The tokenizer of a base, of the class that its index names, or of a text encoder's folder."""
-    import transformers
-
-    with local_folder(folder) as local:
-        name = "XLMRobertaTokenizer" if own else str(read_index(local, folder)["tokenizer"][1])
-        kind = getattr(transformers, name, None)
-        try:
-            if kind is None:
-                raise ValueError(f"transformers has no {name}")
-            return kind.from_pretrained(local / "tokenizer", local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # each class has its own
-            raise AltDiffusionError(
-                f"folder {folder}, tokenizer", f"cannot be opened ({first_line(error)})", "copy it as published"
-            ) from error
-
-
-def _config(base: str, part: str, kind: Any) -> dict[str, Any]:
-    """config.json of a network, its class's defaults filled in."""
-    return class_defaults(kind) | _json(base, f"{part}/config.json")
-
-
-def _json(folder: str, name: str) -> dict[str, Any]:
-    uri = files.join(folder, *name.split("/"))
-    try:
-        found = files.read_json(uri)
-    except FileNotFoundError as error:
-        raise AltDiffusionError(
-            f"model folder {folder}", f"holds no {name}", "give the folder of an export or of a base model"
-        ) from error
-    if not isinstance(found, dict):
-        raise AltDiffusionError(f"model folder {folder}, file {name}", "is not a mapping", "copy it as published")
-    return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64:
-        return value[:12]
-    return f"{value:g}" if isinstance(value, float) else str(value)
