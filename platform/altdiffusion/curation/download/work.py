@@ -248,7 +248,7 @@ class Crawler:
             if tools.robots is not None:
                 tools.robots.forget_problems()  # else these would speak for the sites, now and in the next unit
             once = replace(config, retries=0, host_wait_s=config.deadline_s)
-            with Schedule(urls, tools.fetcher, tools.robots, tools.paces, once) as schedule:
+            with Schedule(urls, tools.fetcher, tools.robots, Paces(), once) as schedule:  # one request per host
                 found = [schedule.next() for _ in links]
             return any(is_answer(one.reason) for one in found)
 
