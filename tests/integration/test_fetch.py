@@ -92,6 +92,12 @@ RAW = zlib.compressobj(wbits=-15)
         reply(RAW.compress(PNG) + RAW.flush(), Content_Encoding="deflate"),
         reply(b"%x;a=b\r\n%s\r\n0\r\nX: y\r\n\r\n" % (len(PNG), PNG), length=None, Transfer_Encoding="Chunked"),
         reply(PNG, length=None, Transfer_Encoding="identity"),
+        reply(
+            b"%x\r\n%s\r\n0\r\n\r\n" % (len(PNG), PNG),
+            length=None,
+            Transfer_Encoding="chunked",
+            transfer_encoding="chunked",
+        ),
         reply(b"%x\r\n%s\r\n0\r\n\r\n" % (len(PNG), PNG), length=3, Transfer_Encoding="chunked"),  # RFC 9112, 6.3
         reply(PNG).replace(b"\r\n", b"\n", 3).replace(b"\x89PNG\n", b"\x89PNG\r\n"),
         reply(PNG).replace(b"Content-Length:", b"Folded: a\r\n b\r\nno field\r\nContent-Length :"),

@@ -85,7 +85,7 @@ def test_a_certificate_authority_that_is_missing_is_found_out(tmp_path: Path) ->
 
 
 def test_dead_links_stop_nothing_and_are_recorded(tmp_path: Path, site: Site) -> None:
-    """Half of each unit is dead, and two units wholly, the first one among them: each is tried once more at most."""
+    """Half of each unit is dead, and two units wholly, the first one among them: those are tried again, no more."""
     alive, port = fill(site, 40), closed_port()
     dead = [f"http://gone.test:{port}/{number}" for number in range(60)]
     mixed = [url for pair in zip(alive, dead[20:], strict=True) for url in pair]
@@ -94,7 +94,7 @@ def test_dead_links_stop_nothing_and_are_recorded(tmp_path: Path, site: Site) ->
     settings.connect_to[f"gone.test:{port}"] = f"127.0.0.1:{port}"
     version = curate(str(tmp_path), settings)
     assert version.rows == 40 and version.manifest.rejects_by_reason == {"connect": 60}
-    assert Counter(site.asked(HOST)).most_common(1)[0][1] <= 3  # controls are few
+    assert Counter(site.asked(HOST)).most_common(1)[0][1] <= 1 + 2 * 2  # controls: twice for each dead unit
 
 
 def test_an_outage_in_the_middle_keeps_what_was_done(tmp_path: Path) -> None:
@@ -115,6 +115,29 @@ def test_an_outage_in_the_middle_keeps_what_was_done(tmp_path: Path) -> None:
         asked = len(site.requests)
         assert curate(lake, settings).rows == 30
         assert len(site.requests) - asked == 20  # the first unit was recorded
+
+
+def test_an_outage_that_ends_before_it_is_found_out_costs_nothing(tmp_path: Path) -> None:
+    """The rows of one unit meet a server that is down; the control, asked behind them, finds it up again."""
+    with serving() as site:
+        urls = fill(site, 20)
+        settings = config(site, rows_per_unit=10, deadline_s=30.0, honor_robots=False)
+        publish_links(str(tmp_path), urls)
+        down = dict.fromkeys((f"/{number}" for number in range(10, 20)), b"")
+
+        def last(connection: socket.socket) -> None:
+            site.answers.update(down)
+            connection.sendall(reply(picture(9)))
+
+        def control(connection: socket.socket) -> None:
+            fill(site, 20)
+            connection.sendall(reply(picture(0)))
+
+        answers = [lambda connection: connection.sendall(reply(picture(0))), control]
+        site.answers["/0"], site.answers["/9"] = (lambda connection: answers.pop(0)(connection)), last
+        version = curate(str(tmp_path), replace(settings, per_host_connections=1, threads=2))
+        assert version.rows == 20 and not answers
+        assert site.asked().count("/19") == 2
 
 
 def test_what_is_gone_for_good_can_be_recorded(tmp_path: Path, site: Site) -> None:

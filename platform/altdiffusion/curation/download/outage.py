@@ -3,8 +3,8 @@
 A unit is doubtful where next to nothing came (under 1 %) and nearly all that failed (95 %) did so for reasons that are
 the same whether the link is dead or the machine cannot reach it (`OWN`). A half-dead set of links is never that. What
 decides then are controls: links that are known to have given a picture, of hosts as different as there are. If one
-of them answers, whatever it answers, the network works, and the unit is what it is: dead. If none does, or none is
-known, the unit is `Unsettled`: nothing is recorded.
+of them answers, whatever it answers, the network works: the unit is fetched once more, for the outage may have just
+ended, and is then what it is. If none answers, or none is known, the unit is `Unsettled`: nothing is recorded.
 
 A unit of thousands of links that all time out would take hours to tell: where the first SAMPLE rows were such failures
 without one answer, and the time of one link has passed, the controls are asked at once, and the unit ends there if none
@@ -94,15 +94,17 @@ class Watch:
             if self._reasons.total() >= SAMPLE and time.monotonic() >= self._end:
                 self._decide(0, self._reasons)
 
-    def settle(self, accepted: int, reasons: Mapping[str, int]) -> None:
-        """Decide about a unit that is done.
+    def settle(self, accepted: int, reasons: Mapping[str, int]) -> bool:
+        """Decide about a unit that is done: false where it is doubtful, but a control answers.
 
         Raises:
             Outage: it is doubtful, and no control answers.
         """
         with self._lock:
-            if is_doubtful(accepted, reasons):
-                self._decide(accepted, reasons)
+            if not is_doubtful(accepted, reasons):
+                return True
+            self._decide(accepted, reasons)
+            return False
 
     def _decide(self, accepted: int, reasons: Mapping[str, int]) -> None:
         links = self._controls()

@@ -99,7 +99,10 @@ class DownloadWork:
     def run(self, unit: Unit) -> UnitRecord:
         """Downloads, resizes, scores and writes one unit."""
         links = read_range(self.lake, unit, self._versions)
-        with unsettled(unit, links.num_rows), self._crawler.crawl(links, controls=self._controls()) as crawled:
+        with (
+            unsettled(unit, links.num_rows),
+            self._crawler.crawl(links, controls=self._controls(), twice=True) as crawled,
+        ):
             rows, reasons, details = crawled.refused()
             gone = links.take(pa.array(rows))
             rejects = rejects_table(
@@ -193,27 +196,48 @@ class Crawler:
 
     @contextlib.contextmanager
     def crawl(
-        self, links: pa.Table, *, gone: Set[str] = frozenset(), controls: Controls | None = None
+        self,
+        links: pa.Table,
+        *,
+        gone: Set[str] = frozenset(),
+        controls: Controls | None = None,
+        twice: bool = False,
     ) -> Iterator[Crawled]:
         """Fetch every link of a LINKS table; what was fetched can be read within the block.
 
         Args:
             gone: SHA-256 (hex) of pictures that are not taken, beside those of the blocklists.
             controls: tells links that are known to answer; None believes every failure.
+            twice: whether links that all failed are fetched once more where a control answers: an outage may have
+                just ended.
 
         Raises:
             Outage: next to nothing came, for reasons that may be the machine's own, and no control answers.
         """
         if self._tools is None:
             raise RuntimeError("setup() has not been called")
+        watched = controls is not None and not self.config.believe_failures
         with tempfile.TemporaryDirectory(prefix="altdiffusion-download-") as folder:
-            with contextlib.closing(Spool(os.path.join(folder, "pictures"), links.num_rows)) as spool:
-                watch = None if controls is None or self.config.believe_failures else self._watch(controls)
-                _download(links, spool, self._tools, self.config, folder, gone, watch)
-                if watch is not None:
-                    reasons = spool.reasons()
-                    watch.settle(links.num_rows - sum(reasons.values()), reasons)
-                yield Crawled(links, spool, self._tools.scorer, self.config)
+            for last in (False, True) if watched and twice else (True,):
+                with contextlib.closing(Spool(os.path.join(folder, f"pictures-{last}"), links.num_rows)) as spool:
+                    settled = self._fetch(links, spool, folder, gone, controls if watched else None)
+                    if settled or last:
+                        yield Crawled(links, spool, self._tools.scorer, self.config)
+                        return
+
+    def _fetch(self, links: pa.Table, spool: Spool, folder: str, gone: Set[str], controls: Controls | None) -> bool:
+        """Fills the spool; false where next to nothing came although the network works."""
+        tools = self._tools
+        assert tools is not None
+        watch = None if controls is None else self._watch(controls)
+        try:
+            _download(links, spool, tools, self.config, folder, gone, watch)
+            reasons = spool.reasons()
+            return watch is None or watch.settle(links.num_rows - sum(reasons.values()), reasons)
+        except Outage:
+            if tools.robots is not None:
+                tools.robots.forget_problems()
+            raise
 
     def _watch(self, controls: Controls) -> Watch:
         tools, config = self._tools, self.config
@@ -224,7 +248,7 @@ class Crawler:
             if tools.robots is not None:
                 tools.robots.forget_problems()  # else these would speak for the sites, now and in the next unit
             once = replace(config, retries=0, host_wait_s=config.deadline_s)
-            with Schedule(urls, tools.fetcher, tools.robots, tools.paces, once) as schedule:
+            with Schedule(urls, tools.fetcher, tools.robots, Paces(), once) as schedule:  # one request per host
                 found = [schedule.next() for _ in links]
             return any(is_answer(one.reason) for one in found)
 

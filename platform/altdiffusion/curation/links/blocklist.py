@@ -225,7 +225,7 @@ def parse_urls(data: bytes, what: str) -> tuple[Blocklist, tuple[str, ...]]:
 
 
 def read_lines(data: bytes, what: str) -> pa.Array:
-    """Return the lines of a text file (UTF-8, or UTF-16 with its mark): string, stripped of white space and marks.
+    """Return the lines of a text file (UTF-8, or UTF-16 with its mark), string, without what stands around them.
 
     Raises:
         AltDiffusionError: it is not text.

@@ -192,8 +192,8 @@ class Answer:
             self._clean = self._clean and not states_a_body
             return False, 0
         if codings:
-            if codings == ["chunked"]:
-                self._clean = self._clean and not lengths
+            if set(codings) == {"chunked"}:  # said twice, it was done once
+                self._clean = self._clean and not lengths and len(codings) == 1
                 return True, None
             self._clean = False
             if codings != ["identity"]:
