@@ -46,6 +46,13 @@ IMAGES = pa.schema(
         _field("image_sha256", pa.string(), "identity of the picture: SHA-256 (hex) of the bytes as downloaded"),
         _field("hash_verdict", pa.string(), "match, drift or mismatch, where the source brings a hash", nullable=True),
         _field("phash", pa.int64(), "perceptual hash of the picture as stored, 64 bits"),
+        _field(
+            "color_profile",
+            pa.string(),
+            "what became of the colours that the file states: same (as sRGB), converted, or why they were ignored: "
+            "broken, oversized, mismatch, unsupported; null: it states none",
+            nullable=True,
+        ),
         _field("original_width", pa.int32(), "pixels, as downloaded"),
         _field("original_height", pa.int32(), "pixels, as downloaded"),
         _field("stored_width", pa.int32(), "pixels, as stored"),
