@@ -10,10 +10,11 @@ from altdiffusion.curation.pictures.header import Header
 from altdiffusion.curation.pictures.profile import ColorTag
 
 _BOXES = 10_000
-_TAGS = {"width": 256, "height": 257, "photometric": 262, "profile": 34675}
+_WIDTH, _HEIGHT, _PROFILE = 256, 257, 34675
+_PIECES = ((273, 279), (324, 325))
+"""Tags of the places and lengths of strips, and of tiles."""
 # TIFF 6.0 types -> struct's letter; anything else is not needed here.
 _TYPES = {1: "B", 3: "H", 4: "I", 7: "B"}
-_MIN_IS_WHITE, _MIN_IS_BLACK = 0, 1
 _EMBEDDED = int.from_bytes(b"MBED", "big")
 
 
@@ -91,36 +92,38 @@ def bmp(body: bytes) -> Header:
 
 
 def tiff(body: bytes) -> Header:
-    """The first directory (TIFF 6.0)."""
+    """The first directory (TIFF 6.0); the strips or tiles it names must lie within the file."""
     order = "<" if body.startswith(b"II") else ">"
     (at,) = struct.unpack_from(order + "I", body, 4)
     (entries,) = struct.unpack_from(order + "H", body, at)
-    found = {name: _entry(body, order, at + 2, entries, tag) for name, tag in _TAGS.items()}
-    width, height = (found[side] for side in ("width", "height"))
-    if width is None or height is None:
+    where = {tag: (kind, count, start) for tag, kind, count, start in _entries(body, order, at + 2, entries)}
+    sides = [_values(body, order, where, tag) for tag in (_WIDTH, _HEIGHT)]
+    if not all(len(side) == 1 for side in sides):
         raise Refused("not_image", "tiff without a size")
+    for starts, lengths in _PIECES:
+        spans = zip(_values(body, order, where, starts), _values(body, order, where, lengths), strict=False)
+        if any(start + length > len(body) for start, length in spans):
+            raise Refused("truncated", "tiff ends in its pixels")
     tag = None
-    if found["profile"] is not None:
-        start, stop = found["profile"]
-        tag = ColorTag(profile=((start, stop),) if stop <= len(body) else ())
-    sides = [_number(body, order, span) for span in (width, height)]
-    return Header(format="tiff", width=sides[0], height=sides[1], plain=False, tag=tag)
+    if _PROFILE in where:
+        _, count, start = where[_PROFILE]
+        tag = ColorTag(profile=((start, start + count),) if start + count <= len(body) else ())
+    return Header(format="tiff", width=sides[0][0], height=sides[1][0], plain=False, tag=tag)
 
 
-def _entry(body: bytes, order: str, at: int, entries: int, wanted: int) -> tuple[int, int] | None:
-    """Where the values of a tag lie."""
-    for number in range(entries):
-        place = at + 12 * number
+def _entries(body: bytes, order: str, at: int, entries: int) -> Iterator[tuple[int, int, int, int]]:
+    """(tag, type, number of values, where they begin); types that are not needed are left out."""
+    for place in range(at, at + 12 * entries, 12):
         tag, kind, count = struct.unpack_from(order + "HHI", body, place)
-        if tag == wanted and kind in _TYPES:
-            length = count * struct.calcsize(_TYPES[kind])
-            start = place + 8 if length <= 4 else struct.unpack_from(order + "I", body, place + 8)[0]
-            return start, start + length
-    return None
+        if kind in _TYPES:
+            inside = count * struct.calcsize(_TYPES[kind]) <= 4
+            yield tag, kind, count, place + 8 if inside else struct.unpack_from(order + "I", body, place + 8)[0]
 
 
-def _number(body: bytes, order: str, span: tuple[int, int]) -> int:
-    start, stop = span
-    if stop > len(body):
+def _values(body: bytes, order: str, where: dict[int, tuple[int, int, int]], tag: int) -> tuple[int, ...]:
+    if tag not in where:
+        return ()
+    kind, count, start = where[tag]
+    if count > len(body):
         raise Refused("truncated", "tiff ends early")
-    return int.from_bytes(body[start:stop], "little" if order == "<" else "big")
+    return struct.unpack_from(f"{order}{count}{_TYPES[kind]}", body, start)
