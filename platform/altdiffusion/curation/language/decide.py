@@ -63,10 +63,16 @@ class Weights:
     """... times (n-grams / 30) to this power."""
     words: float = 0.6
     """Factor of the word lists' log-likelihoods."""
+    steady: float = 80.0
+    """n-grams from which on these grow as slowly as the model's: they know single words, the model knows spelling."""
     listed: float = 0.6
     """A label without a list is credited with this share of what the best list says of a word that is listed,"""
     nearest: float = 0.9
     """or with this share of what the nearest languages' lists say where it has such,"""
+    marker: float = 1.5
+    most_markers: float = 4
+    most: float = 1.5
+    most_other: float = 99
     unlisted: float = 1.5
     """and with this much for a word that is on no list."""
     rare: float = 2.0
@@ -118,6 +124,8 @@ class _Candidates:
     """Place among them -> column of its list; of those that have one."""
     nearest: dict[int, int]
     """Place -> column of the lists nearest to it; of those that have none of their own."""
+    marked: dict[int, int]
+    """Place -> column that counts the markers of its group; of some that have none of their own."""
     others: npt.NDArray[np.intp]
     """Places of the rest."""
     bits: dict[int, int]
@@ -153,12 +161,14 @@ class LanguageIdentifier:
         latin = script == scripts.LATIN
         own = {place: word_lists.own_list(label, latin) for place, label in enumerate(labels)}
         nearest = {place: word_lists.nearest(label) for place, label in enumerate(labels) if own[place] is None}
+        marked = {place: word_lists.marked(label) for place, label in enumerate(labels) if own[place] is None}
         bits = {place: scripts.bit(label) for place, label in enumerate(labels)}
         common = _COMMON.split()
         return _Candidates(
             number=np.array([self._number[label] for label in labels], np.intp),
             own={place: column for place, column in own.items() if column is not None},
             nearest={place: column for place, column in nearest.items() if column is not None},
+            marked={place: column for place, column in marked.items() if column is not None},
             others=np.array([place for place, column in nearest.items() if column is None], np.intp),
             bits={place: bit for place, bit in bits.items() if bit is not None},
             rare=np.array([label not in common for label in labels]),
@@ -236,8 +246,14 @@ class LanguageIdentifier:
         edges = np.searchsorted(signs.token[chosen], np.arange(len(used) + 1))
         per_token = np.diff(edges)[cut.code]
         at, _ = spans(edges[cut.code], edges[cut.code + 1])
-        ends = np.add.reduceat(per_token, cut.first).cumsum()
-        total = totals(of_word, number[at], np.append(0, ends[:-1]))
+        per_caption = np.add.reduceat(per_token, cut.first)
+        which = number[at]
+        if found.mixed[rows].any():
+            # Words of the other script are replaced by one that says nothing.
+            foreign = signs.latin()[chosen[at]] != np.repeat(found.script[rows] == scripts.LATIN, per_caption)
+            which[foreign & np.repeat(found.mixed[rows], per_caption)] = len(count)
+            of_word = [np.append(lane, 0) for lane in of_word]
+        total = totals(of_word, which, np.append(0, per_caption.cumsum()[:-1]))
         best = np.empty(len(rows), np.intp)
         sure = np.empty(len(rows), np.float32)
         for script in np.unique(found.script[rows]):
@@ -261,7 +277,7 @@ class LanguageIdentifier:
         log *= (weights.sharpness * (np.maximum(count, 1) / 30.0) ** weights.growth).astype(np.float32)
         log -= (weights.rare * candidates.rare).astype(np.float32)[:, None]
         if self._lists is not None:
-            self._add_words(log, candidates, total[lanes + 1 :])
+            self._add_words(log, candidates, total[lanes + 1 :], count)
         foreign = np.float32(weights.foreign)
         for place, bit in candidates.bits.items():
             log[place] -= foreign * (~allowed >> np.uint64(bit) & np.uint64(1)).astype(np.float32)
@@ -270,16 +286,31 @@ class LanguageIdentifier:
         sure = np.float32(1) / sum(np.exp(log - log.max(axis=0)))
         return candidates.number[best], sure
 
-    def _add_words(self, log: npt.NDArray[np.float32], candidates: _Candidates, lanes: npt.NDArray[np.int64]) -> None:
+    def _add_words(
+        self,
+        log: npt.NDArray[np.float32],
+        candidates: _Candidates,
+        lanes: npt.NDArray[np.int64],
+        count: npt.NDArray[np.int64],
+    ) -> None:
         weights = self.weights
-        nat = np.float32(weights.words * word_lists.UNIT * np.log(10) / 100)
+        slower = np.minimum((weights.steady / np.maximum(count, 1)) ** (1 - weights.growth), 1).astype(np.float32)
+        nat = np.float32(weights.words * word_lists.UNIT * np.log(10) / 100) * slower
         best, unlisted = word_lists.unpack(lanes, (word_lists.BEST, word_lists.UNLISTED))
-        strange = np.float32(weights.words * weights.unlisted) * unlisted
+        strange = np.float32(weights.words * weights.unlisted) * slower * unlisted
         for place, column in candidates.own.items():
             log[place] += nat * word_lists.unpack(lanes, (column,))[0]
         for place, column in candidates.nearest.items():
-            log[place] += nat * np.float32(weights.nearest) * word_lists.unpack(lanes, (column,))[0] + strange
-        log[candidates.others] += nat * np.float32(weights.listed) * best + strange
+            near = nat * word_lists.unpack(lanes, (column,))[0]
+            log[place] += near - np.clip(np.float32(1 - weights.nearest) * near - strange, -weights.most, weights.most)
+        for place, column in candidates.marked.items():
+            log[place] += np.minimum(word_lists.unpack(lanes, (column,))[0], weights.most_markers) * np.float32(
+                weights.marker
+            )
+        other = nat * best
+        log[candidates.others] += other - np.clip(
+            np.float32(1 - weights.listed) * other - strange, -weights.most_other, weights.most_other
+        )
 
     def identify(self, captions: pa.Array, source_labels: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
         """The decision for each caption.

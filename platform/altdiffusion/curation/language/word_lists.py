@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from altdiffusion.curation.assets import resolve_uri
+from altdiffusion.curation.language.markers import MARKERS
 from altdiffusion.curation.language.words import Words, WordTable, words_of
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
@@ -38,7 +39,8 @@ _NEAREST: dict[tuple[str, ...], str] = {
     ("fil",): "ceb war bcl pam ilo", ("cs", "pl"): "hsb dsb",
 }  # fmt: skip
 _JOINED = tuple(names for names in _NEAREST if len(names) > 1)
-COLUMNS = len(LISTS) + len(_JOINED) + 2
+_MARKED = tuple(MARKERS)
+COLUMNS = len(LISTS) + len(_JOINED) + len(_MARKED) + 2
 BEST, UNLISTED = COLUMNS - 2, COLUMNS - 1
 FLOOR = 700
 """Centibels below certainty: the frequency, 1e-7, that a word not on a list is given."""
@@ -61,6 +63,14 @@ def nearest(label: str) -> int | None:
     for names, labels in _NEAREST.items():
         if label in labels.split():
             return LISTS.index(names[0]) if len(names) == 1 else len(LISTS) + _JOINED.index(names)
+    return None
+
+
+def marked(label: str) -> int | None:
+    """The column that counts words of the group of a label without a list (`markers`)."""
+    for names, labels in _NEAREST.items():
+        if label in labels.split() and names in MARKERS:
+            return len(LISTS) + len(_JOINED) + _MARKED.index(names)
     return None
 
 
@@ -97,15 +107,17 @@ class WordLists:
         self._column, self._gain = np.concatenate(columns)[order], np.concatenate(gains)[order]
         self._first = np.searchsorted(entry[order], np.arange(len(different) + 1)).astype(np.int32)
         self._table = WordTable(different)
+        self._markers = [WordTable(words_of(words.split()).hashes()) for words in MARKERS.values()]
 
     def gains(self, words: Words, judged: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         """[COLUMNS, W] what each word says, in `UNIT`s.
 
         One row a list: how much more likely the word is in that language than one that is on no list; the most that
-        any of some lists says, for labels that are near to several; then `BEST` (the most that any list says) and
+        any of some lists says, for labels that are near to several; 1 for the markers of each group of labels; `BEST` (the most that any list says) and
         `UNLISTED` (1 if no list has the word, though it is one of `judged`).
         """
-        number = self._table.find(words.hashes())
+        hashes = words.hashes()
+        number = self._table.find(hashes)
         found = np.zeros((COLUMNS, len(number)), np.uint8)
         known = np.flatnonzero(number >= 0)
         first = self._first[number[known]]
@@ -115,6 +127,8 @@ class WordLists:
         found[self._column[at], word] = self._gain[at]
         for row, names in enumerate(_JOINED, len(LISTS)):
             np.maximum.reduce([found[LISTS.index(name)] for name in names], out=found[row])
+        for row, markers in enumerate(self._markers, len(LISTS) + len(_JOINED)):
+            found[row] = markers.find(hashes) >= 0
         found[: len(LISTS)].max(axis=0, out=found[BEST])
         found[UNLISTED] = judged & (number < 0)
         return found
