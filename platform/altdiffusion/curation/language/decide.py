@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,8 @@ _COMMON = (
     "af ar az be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn ko ky "
     "lt lv mk ml mn mr ms my ne nl nn no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh"
 )
+_LABEL_NATS = 2.0
+"""Natural logarithm of the odds that a source's label adds where ideographs leave Chinese and Japanese open."""
 _SMALLEST = 1e-6  # a probability that the model means
 
 
@@ -63,20 +66,22 @@ class Weights:
     """... times (n-grams / 30) to this power."""
     words: float = 0.6
     """Factor of the word lists' log-likelihoods."""
-    steady: float = 80.0
+    steady: float = 60.0
     """n-grams from which on these grow as slowly as the model's: they know single words, the model knows spelling."""
     listed: float = 0.6
     """A label without a list is credited with this share of what the best list says of a word that is listed,"""
     nearest: float = 0.9
     """or with this share of what the nearest languages' lists say where it has such,"""
-    marker: float = 1.5
+    marker: float = 5.0
     most_markers: float = 4
-    most: float = 1.5
-    most_other: float = 99
+    most: float = 2.0
+    most_other: float = 12.0
     unlisted: float = 1.5
     """and with this much for a word that is on no list."""
     rare: float = 2.0
     """Taken off labels that are rare on the web,"""
+    ideographs: float = 0.5
+    """Factor of the model's log-odds for Chinese against Japanese beside those of `ideographs`."""
     foreign: float = 5.0
     """and off languages whose alphabet lacks a letter of the caption: names are often foreign ones."""
 
@@ -107,6 +112,8 @@ class Guess:
     """[T] probability among what the letters allow, times the share of the text in that script; 0 to 1."""
     letters: npt.NDArray[np.int32]
     """[T] weighted number of letters."""
+    open: npt.NDArray[np.bool_]
+    """[T] whether it is Chinese or Japanese, and the letters leave open which."""
 
     @property
     def code(self) -> npt.NDArray[np.object_]:
@@ -178,17 +185,18 @@ class LanguageIdentifier:
         """The best language of each caption (string, nulls allowed)."""
         text = pc.fill_null(captions.cast(pa.string()), "")
         parts = [self._guess(text.slice(start, _AT_ONCE)) for start in range(0, max(len(text), 1), _AT_ONCE)]
-        number, score, letters = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Guess(labels=self._labels, number=number, score=score, letters=letters)
+        number, score, letters, between = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Guess(labels=self._labels, number=number, score=score, letters=letters, open=between)
 
-    def _guess(self, captions: pa.Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    def _guess(self, captions: pa.Array) -> tuple[npt.NDArray[Any], ...]:
         number = np.full(len(captions), self._unknown, np.intp)
         score = np.zeros(len(captions), np.float32)
         letters = np.zeros(len(captions), np.int32)
+        between = np.zeros(len(captions), bool)
         text = _without_markup(captions)
         there = np.flatnonzero(pc.binary_length(text).to_numpy(zero_copy_only=False))
         if not len(there):
-            return number, score, letters
+            return number, score, letters, between
         text = text if len(there) == len(text) else text.take(pa.array(there))
         cut = tokens(text)
         signs = scripts.letters(_readable(cut.different))
@@ -204,17 +212,20 @@ class LanguageIdentifier:
             rows = np.flatnonzero(asked & (found.capitals == capitals))
             if len(rows):
                 best[rows], sure[rows] = self._ask(cut.choose(rows), signs, found, rows, capitals)
+        if self._lists is not None and silent.any():
+            self._judge_ideographs(text.filter(pa.array(silent)), silent, best, sure)
+            between[there[silent]] = True
         sure = np.minimum(sure * found.share, np.float32(1))
         best[sure <= 0] = self._unknown
         number[there], score[there], letters[there] = best, sure, found.letters
-        return number, score, letters
+        return number, score, letters, between
 
     def _judge_han(
         self, found: scripts.Evidence, best: npt.NDArray[np.intp], sure: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
         """Kana is Japanese; without kana the repertoires of the national standards decide.
 
-        Returns [T] where ideographs say nothing, so that the model has to be asked.
+        Returns [T] where these say nothing.
         """
         han = found.script == scripts.HAN
         chinese = found.simplified + found.traditional
@@ -224,6 +235,23 @@ class LanguageIdentifier:
         best[han] = np.where(japanese > chinese, ja, zh)[han]
         sure[han] = (np.maximum(chinese, japanese) / np.maximum(spoken, 1))[han]
         return np.asarray(han & (spoken == 0))
+
+    def _judge_ideographs(
+        self,
+        captions: pa.StringArray,
+        silent: npt.NDArray[np.bool_],
+        best: npt.NDArray[np.intp],
+        sure: npt.NDArray[np.float32],
+    ) -> None:
+        """Chinese or Japanese by the words that ideographs are of; `captions` are the silent ones, which the model
+        has judged."""
+        assert self._lists is not None
+        zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
+        certain = np.log(np.clip(sure[silent], 0.01, 0.99) / (1 - np.clip(sure[silent], 0.01, 0.99)))
+        odds = self._lists.ideographs.odds(captions)
+        odds += self.weights.ideographs * np.where(best[silent] == ja, -certain, certain)
+        best[silent] = np.where(odds >= 0, zh, ja)
+        sure[silent] = 1 / (1 + np.exp(-np.abs(odds)))
 
     def _ask(
         self,
@@ -320,12 +348,33 @@ class LanguageIdentifier:
             score: float32, the confidence.
             guess: string, the best label all the same, for the rejects.
         """
-        guess = self.guess(captions)
+        guess = self._with_label(self.guess(captions), source_labels)
         configured = np.isin(self._labels, self.config.languages)
         accepted = configured[guess.number] & (guess.score >= self.needed(guess, source_labels))
         names = pa.array(self._labels, pa.string())
         language = names.take(pa.array(guess.number, mask=~accepted))
         return language, pa.array(guess.score, pa.float32()), names.take(pa.array(guess.number))
+
+    def _with_label(self, guess: Guess, source_labels: pa.Array) -> Guess:
+        """Chinese or Japanese, where the letters leave that open, by the source's label as well, if it names one."""
+        zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
+        given = self._labelled(source_labels)
+        some = np.flatnonzero(guess.open & (guess.score > 0) & ((given == zh) | (given == ja)))
+        if not len(some):
+            return guess
+        number, score = guess.number.copy(), guess.score.copy()
+        agrees = given[some] == number[some]
+        # the label's odds, e^2 to 1; in a text with other letters, the score is a share of the probability
+        odds = np.log(np.clip(score[some], 0.5, 0.999) / (1 - np.clip(score[some], 0.5, 0.999)))
+        odds += np.where(agrees, _LABEL_NATS, -_LABEL_NATS)
+        number[some] = np.where(odds >= 0, number[some], given[some])
+        score[some] = 1 / (1 + np.exp(-np.abs(odds)))
+        return replace(guess, number=number, score=score)
+
+    def _labelled(self, source_labels: pa.Array) -> npt.NDArray[np.int32]:
+        """[T] the number of the source's label, -1 where it has none that the model knows."""
+        given = pc.index_in(source_labels, value_set=pa.array(self._labels[:-1], pa.string()))
+        return np.asarray(pc.fill_null(given, -1).to_numpy(zero_copy_only=False))
 
     def needed(self, guess: Guess, source_labels: pa.Array) -> npt.NDArray[np.float32]:
         """[T] the score each caption must reach: by language and length, less where the source's label agrees."""
@@ -333,8 +382,7 @@ class LanguageIdentifier:
         base = np.array([config.thresholds.get(label, config.threshold) for label in self._labels], np.float32)
         missing = np.maximum(1.0 - guess.letters / max(config.short_letters, 1), 0.0)
         needed = base[guess.number] + config.short_penalty * missing
-        given = pc.index_in(source_labels, value_set=pa.array(self._labels[:-1], pa.string()))
-        given = pc.fill_null(given, -1).to_numpy(zero_copy_only=False)
+        given = self._labelled(source_labels)
         agrees = given == guess.number
         differs = np.isin(given, [self._number[code] for code in config.languages]) & ~agrees
         needed -= np.where(agrees, config.agreement_bonus, 0.0)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 MARKERS: dict[tuple[str, ...], str] = {
     ("nl",): (
-        "nie hulle baie hy jy julle hierdie daardie asook sodat nuwe saam altyd tyd besig skryf "  # af
+        "nie hulle baie hy jy julle hierdie daardie asook sodat nuwe saam altyd tyd besig skryf sy kry bly wêreld "
+        "môre hê gewees moes sien gesê sê kinders meisie seun swart blou rooi sewe nege agt vyf eers watter hoekom "
+        "vinnig maklik byvoorbeeld tydens sonder binne buite agter mense soos prys "  # af
         "yn foar troch wurdt gjin oare oan hawwe wêze "  # fy
         "nich vun för hett warrt dör sünd keen jümmer schall mutt wesen weern"  # nds
     ),
@@ -24,7 +26,8 @@ MARKERS: dict[tuple[str, ...], str] = {
         "ke kon kada kualker"  # lad
     ),
     ("pt", "es"): (
-        "unha dunha nunha xa moi máis tamén aínda cando calquera coa coas súa súas nin entón sexa sexan estea teñen dúas"
+        "unha dunha nunha xa moi máis tamén aínda cando calquera coa coas súa súas nin entón sexa sexan estea "
+        "teñen dúas"
     ),
     ("ca", "fr"): "aquò foguèt siá pòt aquel aquela aqueste dempuèi tanben nòstre nòstra aqueles",
     ("it",): (

@@ -298,7 +298,7 @@ def _small_words(tokens: Tokens, found: Letters, rows: npt.NDArray[np.intp]) -> 
     words = words[_is_latin(found.words.choose(words))]
     small = _small().find(lower(found.words.choose(words)).hashes()) >= 0
     of_token = np.bincount(found.token[words[small]], minlength=len(used))
-    return totals([of_token], cut.code, cut.first)[0]
+    return np.asarray(totals([of_token], cut.code, cut.first)[0])
 
 
 @functools.cache

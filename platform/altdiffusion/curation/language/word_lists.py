@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from altdiffusion.curation.assets import resolve_uri
+from altdiffusion.curation.language.ideographs import Ideographs
 from altdiffusion.curation.language.markers import MARKERS
 from altdiffusion.curation.language.words import Words, WordTable, words_of
 from altdiffusion.errors import AltDiffusionError
@@ -28,6 +29,8 @@ LISTS: tuple[str, ...] = (
     "ar", "bg", "ca", "cs", "da", "de", "en", "es", "fa", "fi", "fil", "fr", "hi", "hu", "id", "is", "it", "lt", "lv",
     "mk", "ms", "nb", "nl", "pl", "pt", "ro", "ru", "sh", "sk", "sl", "sv", "tr", "uk", "ur", "vi",
 )  # fmt: skip
+_IDEOGRAPHS = ("zh", "ja")
+"""Lists of languages that are told apart by their ideographs (`ideographs`), not by their words."""
 # Lists of labels that go by another name, or that share a list.
 _SHARED = {"no": "nb", "nn": "nb", "tl": "fil", "sh": "sh", "hr": "sh", "bs": "sh", "sr": "sh"}
 # Labels without a list, by the lists of the languages nearest to them: most of their words look like those.
@@ -82,21 +85,23 @@ class WordLists:
 
         Args:
             uri: of each list, with `{language}` in it.
-            sha256: hex, of the lines `<sha256 of a list>  <its language>`, in the order of `LISTS`.
+            sha256: hex, of the lines `<sha256 of a list>  <its language>`, in the order of `LISTS`, then zh and ja.
 
         Raises:
             AltDiffusionError: a list is missing, or they are not the pinned ones.
         """
-        data = [_read(uri.replace("{language}", language)) for language in LISTS]
-        lines = "".join(f"{files.sha256_hex(d)}  {language}\n" for d, language in zip(data, LISTS, strict=True))
+        names = LISTS + _IDEOGRAPHS
+        data = [_read(uri.replace("{language}", language)) for language in names]
+        lines = "".join(f"{files.sha256_hex(d)}  {language}\n" for d, language in zip(data, names, strict=True))
         found = files.sha256_hex(lines.encode())
         if found != sha256:
             raise AltDiffusionError(
                 f"word lists {uri}", f"have SHA-256 {found}, not {sha256}", "use the pinned lists, or pin the new ones"
             )
         hashes, columns, gains = [], [], []
-        for column, raw in enumerate(data):
-            _, *levels = msgpack.unpackb(gzip.decompress(raw), raw=False)
+        self.ideographs = Ideographs(*(_levels(raw) for raw in data[len(LISTS) :]))
+        for column, raw in enumerate(data[: len(LISTS)]):
+            levels = _levels(raw)
             letters = [[word for word in words if _LETTERS.fullmatch(word)] for words in levels]
             hashes.append(words_of([word for words in letters for word in words]).hashes())
             columns.append(np.full(len(hashes[-1]), column, np.uint8))
@@ -112,9 +117,10 @@ class WordLists:
     def gains(self, words: Words, judged: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         """[COLUMNS, W] what each word says, in `UNIT`s.
 
-        One row a list: how much more likely the word is in that language than one that is on no list; the most that
-        any of some lists says, for labels that are near to several; 1 for the markers of each group of labels; `BEST` (the most that any list says) and
-        `UNLISTED` (1 if no list has the word, though it is one of `judged`).
+        One row per list: how much more likely the word is in that language than one that is on no list; the most that
+        any of some lists says, for labels that are near to several; for each group of labels 1 if the word is one of
+        its markers; then `BEST` (the most that any list says) and `UNLISTED` (1 if no list has the word, though it is
+        one of `judged`).
         """
         hashes = words.hashes()
         number = self._table.find(hashes)
@@ -149,6 +155,12 @@ def unpack(lanes: npt.NDArray[np.int64], columns: Sequence[int]) -> list[npt.NDA
     return [
         ((lanes[column // _PER_LANE] >> (_LANE * (column % _PER_LANE))) & mask).astype(np.float32) for column in columns
     ]
+
+
+def _levels(raw: bytes) -> list[list[str]]:
+    """Words by level: those at number n have frequency 10^(-n / 100)."""
+    levels: list[list[str]] = msgpack.unpackb(gzip.decompress(raw), raw=False)[1:]
+    return levels
 
 
 def _read(uri: str) -> bytes:
