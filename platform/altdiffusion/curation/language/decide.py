@@ -51,7 +51,7 @@ _COMMON = (
     "af ar az be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn ko ky "
     "lt lv mk ml mn mr ms my ne nl nn no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh"
 )
-_LABEL_NATS = 2.0
+_LABEL_NATS = 2.5
 """Natural logarithm of the odds that a source's label adds where ideographs leave Chinese and Japanese open."""
 _SMALLEST = 1e-6  # a probability that the model means
 
@@ -67,23 +67,27 @@ class Weights:
     words: float = 0.6
     """Factor of the word lists' log-likelihoods."""
     steady: float = 60.0
-    """n-grams from which on these grow as slowly as the model's: they know single words, the model knows spelling."""
+    """n-grams from which on these grow as slowly as the model's: a list knows words, the model knows spelling."""
     listed: float = 0.6
     """A label without a list is credited with this share of what the best list says of a word that is listed,"""
     nearest: float = 0.9
     """or with this share of what the nearest languages' lists say where it has such,"""
-    marker: float = 5.0
-    most_markers: float = 4
-    most: float = 2.0
-    most_other: float = 12.0
     unlisted: float = 1.5
-    """and with this much for a word that is on no list."""
+    """and with this much for a word that is on no list;"""
+    most_other: float = 12.0
+    """by all words of a caption together no more than this above or below that list,"""
+    most_nearest: float = 2.0
+    """or, where there are nearest ones, these: lists must not outvote the model on long text."""
+    marker: float = 5.0
+    """Credited to a label without a list for each small word that sets its group apart (`markers`),"""
+    most_markers: float = 4.0
+    """and for so many of them at most."""
     rare: float = 2.0
     """Taken off labels that are rare on the web,"""
-    ideographs: float = 0.5
-    """Factor of the model's log-odds for Chinese against Japanese beside those of `ideographs`."""
     foreign: float = 5.0
     """and off languages whose alphabet lacks a letter of the caption: names are often foreign ones."""
+    ideographs: float = 0.5
+    """Factor of the model's log-odds for Chinese against Japanese beside those of `ideographs`."""
 
 
 def clean_caption(captions: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -129,10 +133,9 @@ class _Candidates:
     """[K] of each label."""
     own: dict[int, int]
     """Place among them -> column of its list; of those that have one."""
-    nearest: dict[int, int]
-    """Place -> column of the lists nearest to it; of those that have none of their own."""
-    marked: dict[int, int]
-    """Place -> column that counts the markers of its group; of some that have none of their own."""
+    nearest: dict[tuple[int, int | None], npt.NDArray[np.intp]]
+    """Column of the lists nearest to them, and of the one that counts their markers -> places; of those that have no
+    list of their own."""
     others: npt.NDArray[np.intp]
     """Places of the rest."""
     bits: dict[int, int]
@@ -167,16 +170,18 @@ class LanguageIdentifier:
         labels = [label for label in self._model.labels if scripts.may_write(label, script)]
         latin = script == scripts.LATIN
         own = {place: word_lists.own_list(label, latin) for place, label in enumerate(labels)}
-        nearest = {place: word_lists.nearest(label) for place, label in enumerate(labels) if own[place] is None}
-        marked = {place: word_lists.marked(label) for place, label in enumerate(labels) if own[place] is None}
+        near = {place: word_lists.nearest(label) for place, label in enumerate(labels) if own[place] is None}
+        nearest: dict[tuple[int, int | None], list[int]] = {}
+        for place, column in near.items():
+            if column is not None:
+                nearest.setdefault((column, word_lists.marked(labels[place])), []).append(place)
         bits = {place: scripts.bit(label) for place, label in enumerate(labels)}
         common = _COMMON.split()
         return _Candidates(
             number=np.array([self._number[label] for label in labels], np.intp),
             own={place: column for place, column in own.items() if column is not None},
-            nearest={place: column for place, column in nearest.items() if column is not None},
-            marked={place: column for place, column in marked.items() if column is not None},
-            others=np.array([place for place, column in nearest.items() if column is None], np.intp),
+            nearest={columns: np.array(places, np.intp) for columns, places in nearest.items()},
+            others=np.array([place for place, column in near.items() if column is None], np.intp),
             bits={place: bit for place, bit in bits.items() if bit is not None},
             rare=np.array([label not in common for label in labels]),
         )
@@ -328,17 +333,15 @@ class LanguageIdentifier:
         strange = np.float32(weights.words * weights.unlisted) * slower * unlisted
         for place, column in candidates.own.items():
             log[place] += nat * word_lists.unpack(lanes, (column,))[0]
-        for place, column in candidates.nearest.items():
+        for (column, marks), places in candidates.nearest.items():
             near = nat * word_lists.unpack(lanes, (column,))[0]
-            log[place] += near - np.clip(np.float32(1 - weights.nearest) * near - strange, -weights.most, weights.most)
-        for place, column in candidates.marked.items():
-            log[place] += np.minimum(word_lists.unpack(lanes, (column,))[0], weights.most_markers) * np.float32(
-                weights.marker
-            )
+            near -= _within(np.float32(1 - weights.nearest) * near - strange, weights.most_nearest)
+            if marks is not None:
+                (seen,) = word_lists.unpack(lanes, (marks,))
+                near += np.float32(weights.marker) * np.minimum(seen, np.float32(weights.most_markers))
+            log[places] += near
         other = nat * best
-        log[candidates.others] += other - np.clip(
-            np.float32(1 - weights.listed) * other - strange, -weights.most_other, weights.most_other
-        )
+        log[candidates.others] += other - _within(np.float32(1 - weights.listed) * other - strange, weights.most_other)
 
     def identify(self, captions: pa.Array, source_labels: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
         """The decision for each caption.
@@ -364,7 +367,7 @@ class LanguageIdentifier:
             return guess
         number, score = guess.number.copy(), guess.score.copy()
         agrees = given[some] == number[some]
-        # the label's odds, e^2 to 1; in a text with other letters, the score is a share of the probability
+        # in a text with other letters, the score is a share of the probability
         odds = np.log(np.clip(score[some], 0.5, 0.999) / (1 - np.clip(score[some], 0.5, 0.999)))
         odds += np.where(agrees, _LABEL_NATS, -_LABEL_NATS)
         number[some] = np.where(odds >= 0, number[some], given[some])
@@ -388,6 +391,10 @@ class LanguageIdentifier:
         needed -= np.where(agrees, config.agreement_bonus, 0.0)
         needed += np.where(differs, config.difference_penalty, 0.0)
         return np.minimum(needed, 1.0).astype(np.float32)
+
+
+def _within(values: npt.NDArray[np.float32], most: float) -> npt.NDArray[np.float32]:
+    return np.clip(values, np.float32(-most), np.float32(most))
 
 
 @functools.lru_cache(maxsize=2)

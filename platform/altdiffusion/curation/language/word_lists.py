@@ -43,7 +43,8 @@ _NEAREST: dict[tuple[str, ...], str] = {
 }  # fmt: skip
 _JOINED = tuple(names for names in _NEAREST if len(names) > 1)
 _MARKED = tuple(MARKERS)
-COLUMNS = len(LISTS) + len(_JOINED) + len(_MARKED) + 2
+_FIRST_MARKED = len(LISTS) + len(_JOINED)
+COLUMNS = _FIRST_MARKED + len(_MARKED) + 2
 BEST, UNLISTED = COLUMNS - 2, COLUMNS - 1
 FLOOR = 700
 """Centibels below certainty: the frequency, 1e-7, that a word not on a list is given."""
@@ -73,7 +74,7 @@ def marked(label: str) -> int | None:
     """The column that counts words of the group of a label without a list (`markers`)."""
     for names, labels in _NEAREST.items():
         if label in labels.split() and names in MARKERS:
-            return len(LISTS) + len(_JOINED) + _MARKED.index(names)
+            return _FIRST_MARKED + _MARKED.index(names)
     return None
 
 
@@ -112,7 +113,9 @@ class WordLists:
         self._column, self._gain = np.concatenate(columns)[order], np.concatenate(gains)[order]
         self._first = np.searchsorted(entry[order], np.arange(len(different) + 1)).astype(np.int32)
         self._table = WordTable(different)
-        self._markers = [WordTable(words_of(words.split()).hashes()) for words in MARKERS.values()]
+        markers = sorted({word for words in MARKERS.values() for word in words.split()})
+        self._markers = WordTable(words_of(markers).hashes())
+        self._marks = np.array([[word in words.split() for word in markers] for words in MARKERS.values()], np.uint8)
 
     def gains(self, words: Words, judged: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         """[COLUMNS, W] what each word says, in `UNIT`s.
@@ -133,8 +136,9 @@ class WordLists:
         found[self._column[at], word] = self._gain[at]
         for row, names in enumerate(_JOINED, len(LISTS)):
             np.maximum.reduce([found[LISTS.index(name)] for name in names], out=found[row])
-        for row, markers in enumerate(self._markers, len(LISTS) + len(_JOINED)):
-            found[row] = markers.find(hashes) >= 0
+        marker = self._markers.find(hashes)
+        marking = np.flatnonzero(marker >= 0)
+        found[_FIRST_MARKED : _FIRST_MARKED + len(_MARKED), marking] = self._marks[:, marker[marking]]
         found[: len(LISTS)].max(axis=0, out=found[BEST])
         found[UNLISTED] = judged & (number < 0)
         return found
