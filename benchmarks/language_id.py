@@ -65,8 +65,8 @@ _DECLARATION = {
     "id": "ind", "fa": "pes_1", "ro": "ron_2006", "bg": "bul",
 }  # fmt: skip
 NEIGHBOURS = {
-    "af": "afr", "fy": "fri", "nds": "nds", "lb": "ltz", "gl": "glg", "ast": "ast", "ca": "cat", "oc": "lnc", "co": "cos",
-    "sco": "sco", "az": "azj_latn", "be": "bel", "sr": "srp_cyrl", "mr": "mar", "ne": "nep", "id": "ind",
+    "af": "afr", "fy": "fri", "nds": "nds", "lb": "ltz", "gl": "glg", "ast": "ast", "ca": "cat", "oc": "lnc",
+    "co": "cos", "sco": "sco", "az": "azj_latn", "be": "bel", "sr": "srp_cyrl", "mr": "mar", "ne": "nep", "id": "ind",
 }  # fmt: skip
 LENGTHS = (3, 6, 12, 25, 50)
 _SHOWS = {

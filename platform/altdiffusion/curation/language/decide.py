@@ -74,9 +74,9 @@ class Weights:
     """or with this share of what the nearest languages' lists say where it has such,"""
     unlisted: float = 1.5
     """and with this much for a word that is on no list;"""
-    most_other: float = 12.0
+    most_other: float = 20.0
     """by all words of a caption together no more than this above or below that list,"""
-    most_nearest: float = 2.0
+    most_nearest: float = 2.5
     """or, where there are nearest ones, these: lists must not outvote the model on long text."""
     marker: float = 5.0
     """Credited to a label without a list for each small word that sets its group apart (`markers`),"""
