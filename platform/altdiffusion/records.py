@@ -18,6 +18,7 @@ _ROW = [
     _field("sample_id", pa.int64(), "LAION's row id: mmh3.hash64(url + text)[0], signed"),
     _field("url", pa.string(), "where the picture was published"),
     _field("caption", pa.string(), "the text beside the picture, cleaned"),
+    _field("original_caption", pa.string(), "the same as published, where cleaning changed it", nullable=True),
     _field("language", pa.string(), "our decision, one of the configured languages"),
     _field("language_score", pa.float32(), "confidence of that decision, 0 to 1"),
     _field("source_language", pa.string(), "the source's own label, if it has one", nullable=True),

@@ -11,7 +11,6 @@ from typing import Any
 import fasttext
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,7 @@ from altdiffusion.curation.assets import local_pinned, read_pinned
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language import decide as language_module
 from altdiffusion.curation.language import scripts
-from altdiffusion.curation.language.decide import UNKNOWN, LanguageIdentifier, clean_caption
+from altdiffusion.curation.language.decide import UNKNOWN, LanguageIdentifier
 from altdiffusion.curation.language.fasttext_model import FastTextModel
 from altdiffusion.curation.language.markers import MARKERS
 from altdiffusion.curation.language.word_lists import FLOOR, LISTS, UNIT, WordLists, nearest, own_list
@@ -326,37 +325,6 @@ def test_accents_apart_from_their_letters_are_read_as_one(identifier: LanguageId
         assert apart != SENTENCES[code]
         one, other = identifier.guess(pa.array([SENTENCES[code]])), identifier.guess(pa.array([apart]))
         assert one.code[0] == other.code[0] == code and one.score[0] == other.score[0]
-
-
-def test_captions_are_stored_without_suffix_and_control_characters() -> None:
-    given = [
-        "Ein Rad\tde",
-        "a\tb c",
-        "a\r\n\x00b",
-        "  a \u202e b\ufeff",
-        "a\u200db \u200c",
-        None,
-        " \t\n ",
-        "tail\tpt-BR \n",
-    ]
-    assert clean_caption(pa.array(given)).to_pylist() == [
-        "Ein Rad", "a b c", "a b", "a b", "a\u200db \u200c", None, "", "tail",
-    ]  # fmt: skip
-
-
-def slowly_cleaned(captions: pa.Array) -> pa.Array:
-    """The same without looking first which captions need it."""
-    cleaned = pc.replace_substring_regex(captions, language_module._SUFFIX, "")
-    cleaned = pc.replace_substring_regex(cleaned, language_module._CONTROL, " ")
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(cleaned, r"\s+", " "))
-
-
-@given(st.lists(st.one_of(st.none(), st.text(max_size=12), st.text(" \t\nab\u00a0\u3000\u200b\u200e", max_size=8))))
-def test_only_captions_that_need_it_are_cleaned(texts: list[str | None]) -> None:
-    captions = pa.array(texts, pa.string())
-    assert clean_caption(captions).to_pylist() == slowly_cleaned(captions).to_pylist()
-    chunked = pa.chunked_array([captions, captions[: len(captions) // 2]], pa.string())
-    assert clean_caption(chunked).to_pylist() == slowly_cleaned(chunked).to_pylist()
 
 
 def words(text: str) -> list[str]:

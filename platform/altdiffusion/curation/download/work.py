@@ -199,6 +199,7 @@ class Crawled:
     def _table(self, rows: Rows) -> pa.Table:
         spool, base = self._spool, self._links.take(pa.array(rows))
         columns: dict[str, Any] = {name: base[name] for name in base.column_names}
+        columns.setdefault("original_caption", pa.nulls(len(rows), pa.string()))  # links of an earlier version
         columns["image"] = pa.chunked_array([spool.pictures(rows)])
         columns["image_format"] = pa.repeat(self._config.encode_format, len(rows))
         columns["image_sha256"] = pa.array([bytes(digest).hex() for digest in spool.column("sha256", rows)])

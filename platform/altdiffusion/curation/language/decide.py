@@ -41,11 +41,6 @@ _FILE = r"(?i)[\w\-]+\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|pdf|html?|com|net|org
 # Scripts of several languages each: the model decides within them.
 _ASKED = (scripts.LATIN, scripts.CYRILLIC, scripts.ARABIC, scripts.DEVANAGARI, scripts.HEBREW, scripts.OTHER)
 _ALONE = ((scripts.THAI, "th"), (scripts.HANGUL, "ko"), (scripts.GREEK, "el"))
-_CONTROL = r"[\p{Cc}\p{Co}\x{200E}\x{200F}\x{2028}-\x{202E}\x{2060}-\x{2069}\x{FEFF}\x{FFFD}]+"
-# Whatever `clean_caption` changes holds one of these; most captions do not.
-_UNCLEAN = _CONTROL + r"|  |^\p{Z}|\p{Z}$"
-# The published training data appends a tab and a language code to captions (FACTS 1): never part of the text.
-_SUFFIX = r"\t[A-Za-z]{2,3}(?:[-_][A-Za-z]{2,4})?\s*$"
 # Labels that a caption found on the web can be expected to have; of the others the model gives far too many.
 _COMMON = (
     "af ar az be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn ko ky "
@@ -88,20 +83,6 @@ class Weights:
     """and off languages whose alphabet lacks a letter of the caption: names are often foreign ones."""
     ideographs: float = 0.5
     """Factor of the model's log-odds for Chinese against Japanese beside those of `ideographs`."""
-
-
-def clean_caption(captions: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Captions as stored: no language suffix, no control or direction characters, single spaces; null stays null."""
-    if isinstance(captions, pa.ChunkedArray):
-        captions = captions.combine_chunks()
-    unclean = pc.fill_null(pc.match_substring_regex(captions, _UNCLEAN), False)
-    some = captions.filter(unclean)
-    if not len(some):
-        return captions
-    cleaned = pc.replace_substring_regex(some, _SUFFIX, "")
-    cleaned = pc.replace_substring_regex(cleaned, _CONTROL, " ")
-    cleaned = pc.utf8_trim_whitespace(pc.replace_substring_regex(cleaned, r"\s+", " "))
-    return pc.replace_with_mask(captions, unclean, cleaned)
 
 
 @dataclass(frozen=True, kw_only=True)
