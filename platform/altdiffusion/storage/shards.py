@@ -17,8 +17,8 @@ ROW_GROUP_ROWS = 1024
 NARROW_GROUP_ROWS = 65_536
 """The same for rows of a few hundred bytes, such as links: fewer, larger groups are smaller and read faster."""
 _REPEATING = (
-    "unit_id", "language", "source_language", "source", "reason", "image_format", "hash_verdict", "sampler",
-    "checkpoint",
+    "unit_id", "language", "source_language", "source", "reason", "image_format", "hash_verdict", "color_profile",
+    "sampler", "checkpoint",
 )  # fmt: skip
 """Columns whose values repeat: for all others a dictionary costs time and space and is given up half-way."""
 _DENSE = ("image", "latent")

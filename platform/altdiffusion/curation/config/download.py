@@ -5,9 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from altdiffusion.config import operational
+
+Format = Literal["jpg", "png", "webp", "gif", "avif", "bmp", "tiff"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +27,12 @@ class DownloadConfig:
     scaled_decode: bool = True
     """Whether a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves a quarter more than `image_size`: half the time,
     and hardly another picture than the full decode's."""
+    formats: tuple[Format, ...] = ("jpg", "png", "webp", "gif")
+    """Formats that are decoded, told by a file's bytes; `avif`, `bmp` and `tiff` can be added. Animations give their
+    first frame. Anything else is rejected as `format`."""
+    color_space: Literal["srgb", "as_coded"] = "srgb"
+    """srgb: colours that a file states (an ICC profile, PNG's cICP, gAMA and cHRM, AVIF's nclx) are converted to sRGB
+    before anything else. as_coded: its numbers are taken for sRGB's, whatever it states."""
     shard_mib: int = 128
     """MiB of stored pictures in one shard at most; a worker holds about three times that while it writes one."""
     min_side: int = 1
@@ -106,6 +115,10 @@ class DownloadConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1; give a positive number")
+        if not self.formats:
+            raise ValueError(f"formats: is empty; name at least one of {', '.join(FORMATS)}")
+        if len(set(self.formats)) != len(self.formats):
+            raise ValueError("formats: names a format twice; name each once")
         if self.shard_mib > 1024:
             raise ValueError("shard_mib: is above 1024; a shard's pictures must lie within 2 GiB")
         for name in ("deadline_s", "connect_timeout_s", "decode_timeout_s", "robots_deadline_s"):

@@ -62,6 +62,8 @@ class CorpusConfig:
 class PairsConfig:
     """Which pairs are kept."""
 
+    clean_texts: bool = True
+    """Whether markup and mojibake are taken out of both sides, as of captions (`SelectConfig.clean_captions`)."""
     max_chars: int = 1024
     """Of either side: longer texts are documents; the encoders read 77 tokens."""
     max_ratio: float = 3.0

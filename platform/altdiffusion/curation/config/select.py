@@ -22,6 +22,10 @@ class SelectConfig:
     """Aesthetics V1 takes 7."""
     keep_null: tuple[Literal["size", "similarity", "punsafe", "pwatermark", "aesthetic"], ...] = ()
     """Filters that let a row pass whose value is null; elsewhere a null drops the row."""
+    clean_captions: bool = True
+    """Whether markup (tags, character references), mojibake and other Unicode forms than NFC are taken out of captions
+    (`curation/language/clean.py`); if not, only the language suffix, control and widthless characters, and repeated
+    spaces are. What was published stays in `original_caption` where it differs."""
     max_caption_chars: int = 4096
     """Longer captions are rejected: they are documents, not captions."""
     buckets: int = 8
@@ -33,7 +37,7 @@ class SelectConfig:
             raise ValueError("min_side: must be at least 1 pixel; give null to switch the filter off")
         if self.max_aspect is not None and self.max_aspect < 1:
             raise ValueError("max_aspect: is longer / shorter side and so never below 1; give e.g. 3.0")
-        if self.max_caption_chars < 1:
-            raise ValueError("max_caption_chars: must be at least 1; give e.g. 4096")
+        if not 1 <= self.max_caption_chars <= 16_384:
+            raise ValueError("max_caption_chars: must be between 1 and 16384; give e.g. 4096")
         if not 1 <= self.buckets <= 4096:
             raise ValueError("buckets: must be between 1 and 4096; give e.g. 8")

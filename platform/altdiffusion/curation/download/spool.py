@@ -19,7 +19,7 @@ from altdiffusion.storage import files
 
 _ROW = np.dtype(
     [
-        *(("at", np.int64), ("bytes", np.int32), ("reason", np.int16), ("verdict", np.int8)),
+        *(("at", np.int64), ("bytes", np.int32), ("reason", np.int16), ("verdict", np.int8), ("profiled", np.int8)),
         *((name, np.int32) for name in ("width", "height", "original_width", "original_height")),
         *(("phash", np.int64), ("sha256", np.uint8, 32)),
     ]
@@ -63,17 +63,19 @@ class Spool:
             self._append(row, detail.encode("utf-8", "replace"))
             self._rows["reason"][row] = number
 
-    def describe(self, row: int, *, sha256: bytes, phash: int, verdict: int, final_url: str = "") -> None:
-        """What is known of a picture beside the file.
+    def describe(
+        self, row: int, *, sha256: bytes, phash: int, verdict: int, profiled: int, final_url: str = ""
+    ) -> None:
+        """Note what is known of a picture beside the file.
 
         Args:
             sha256: 32 bytes.
-            verdict: a number of the caller's.
+            verdict: a number of the caller's, as is `profiled`.
             final_url: the link that redirects led to; empty where there were none.
         """
         entry = self._rows[row]
         entry["sha256"] = np.frombuffer(sha256, np.uint8)
-        entry["phash"], entry["verdict"] = phash, verdict
+        entry["phash"], entry["verdict"], entry["profiled"] = phash, verdict, profiled
         if final_url:
             self._finals[row] = final_url
 
@@ -117,7 +119,7 @@ class Spool:
             start = stop
 
     def column(self, name: str, rows: Rows) -> npt.NDArray[Any]:
-        """One of: verdict, width, height, original_width, original_height, phash, sha256 [rows, 32]."""
+        """One of: verdict, profiled, width, height, original_width, original_height, phash, sha256 [rows, 32]."""
         values: npt.NDArray[Any] = self._rows[name][rows]
         return values
 

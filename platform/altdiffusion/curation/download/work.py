@@ -40,10 +40,12 @@ from altdiffusion.curation.network.fetch import Fetcher
 from altdiffusion.curation.network.robots import RobotsCache
 from altdiffusion.curation.network.schedule import Paces, Result, Schedule
 from altdiffusion.curation.outcome import count, rejects_table
+from altdiffusion.curation.pictures.color import PROFILED
 from altdiffusion.curation.pictures.decode_guard import inspect
 from altdiffusion.curation.pictures.decoder import Decoded, DecoderPool
 from altdiffusion.curation.pictures.verdict import VERDICTS, judge
 from altdiffusion.curation.scoring.score import Scorer, make_scorer
+from altdiffusion.curation.tally import tally_pictures
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import plan_ranges, read_range
 from altdiffusion.execution.units import Unsettled
@@ -142,10 +144,11 @@ def write_unit(
     dataset: Dataset, unit: Unit, *, rows_in: int, accepted: Iterable[pa.Table], rejects: pa.Table
 ) -> UnitRecord:
     """Writes shard after shard, each forgotten before the next is made; returns the unit's record."""
-    shards, languages = [], []
+    shards, languages, tallies = [], [], []
     for table in accepted:
         shards.append(dataset.write_shard(table))
         languages.append(count(table["language"]))
+        tallies.append(tally_pictures(table))
     return UnitRecord(
         unit_id=unit.id,
         index=unit.index,
@@ -155,6 +158,7 @@ def write_unit(
         rejects=(dataset.write_rejects(rejects),) if rejects.num_rows else (),
         rejects_by_reason=count(rejects["reason"]),
         rows_by_language=total(languages),
+        tally=total(tallies),
     )
 
 
@@ -292,10 +296,12 @@ class Crawled:
     def _table(self, rows: Rows) -> pa.Table:
         spool, base = self._spool, self._links.take(pa.array(rows))
         columns: dict[str, Any] = {name: base[name] for name in base.column_names}
+        columns.setdefault("original_caption", pa.nulls(len(rows), pa.string()))  # links of an earlier version
         columns["image"] = pa.chunked_array([spool.pictures(rows)])
         columns["image_format"] = pa.repeat(self._config.encode_format, len(rows))
         columns["image_sha256"] = pa.array([bytes(digest).hex() for digest in spool.column("sha256", rows)])
         columns["hash_verdict"] = pa.array([None, *VERDICTS]).take(pa.array(spool.column("verdict", rows)))
+        columns["color_profile"] = pa.array([None, *PROFILED]).take(pa.array(spool.column("profiled", rows)))
         columns["phash"] = pa.array(spool.column("phash", rows))
         for side in ("width", "height"):
             columns[f"original_{side}"] = pa.array(spool.column(f"original_{side}", rows))
@@ -379,8 +385,14 @@ class _Gate:
         if verdict == "mismatch" and self._config.on_mismatch == "reject":
             raise Refused("content_changed", f"the source states {expected}")
         number = 0 if verdict is None else 1 + VERDICTS.index(verdict)
+        profiled = 0 if decoded.profiled is None else 1 + PROFILED.index(decoded.profiled)
         self._spool.describe(
-            row, sha256=digest.digest(), phash=decoded.phash, verdict=number, final_url=result.final_url
+            row,
+            sha256=digest.digest(),
+            phash=decoded.phash,
+            verdict=number,
+            profiled=profiled,
+            final_url=result.final_url,
         )
         return decoded
 

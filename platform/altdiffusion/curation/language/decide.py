@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,16 +41,13 @@ _FILE = r"(?i)[\w\-]+\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|pdf|html?|com|net|org
 # Scripts of several languages each: the model decides within them.
 _ASKED = (scripts.LATIN, scripts.CYRILLIC, scripts.ARABIC, scripts.DEVANAGARI, scripts.HEBREW, scripts.OTHER)
 _ALONE = ((scripts.THAI, "th"), (scripts.HANGUL, "ko"), (scripts.GREEK, "el"))
-_CONTROL = r"[\p{Cc}\p{Co}\x{200E}\x{200F}\x{2028}-\x{202E}\x{2060}-\x{2069}\x{FEFF}\x{FFFD}]+"
-# Whatever `clean_caption` changes holds one of these; most captions do not.
-_UNCLEAN = _CONTROL + r"|  |^\p{Z}|\p{Z}$"
-# The published training data appends a tab and a language code to captions (FACTS 1): never part of the text.
-_SUFFIX = r"\t[A-Za-z]{2,3}(?:[-_][A-Za-z]{2,4})?\s*$"
 # Labels that a caption found on the web can be expected to have; of the others the model gives far too many.
 _COMMON = (
     "af ar az be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn ko ky "
     "lt lv mk ml mn mr ms my ne nl nn no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh"
 )
+_LABEL_NATS = 2.5
+"""Natural logarithm of the odds that a source's label adds where ideographs leave Chinese and Japanese open."""
 _SMALLEST = 1e-6  # a probability that the model means
 
 
@@ -63,30 +61,28 @@ class Weights:
     """... times (n-grams / 30) to this power."""
     words: float = 0.6
     """Factor of the word lists' log-likelihoods."""
+    steady: float = 60.0
+    """n-grams from which on these grow as slowly as the model's: a list knows words, the model knows spelling."""
     listed: float = 0.6
     """A label without a list is credited with this share of what the best list says of a word that is listed,"""
     nearest: float = 0.9
     """or with this share of what the nearest languages' lists say where it has such,"""
     unlisted: float = 1.5
-    """and with this much for a word that is on no list."""
+    """and with this much for a word that is on no list;"""
+    most_other: float = 20.0
+    """by all words of a caption together no more than this above or below that list,"""
+    most_nearest: float = 2.5
+    """or, where there are nearest ones, these: lists must not outvote the model on long text."""
+    marker: float = 5.0
+    """Credited to a label without a list for each small word that sets its group apart (`markers`),"""
+    most_markers: float = 4.0
+    """and for so many of them at most."""
     rare: float = 2.0
     """Taken off labels that are rare on the web,"""
     foreign: float = 5.0
     """and off languages whose alphabet lacks a letter of the caption: names are often foreign ones."""
-
-
-def clean_caption(captions: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Captions as stored: no language suffix, no control or direction characters, single spaces; null stays null."""
-    if isinstance(captions, pa.ChunkedArray):
-        captions = captions.combine_chunks()
-    unclean = pc.fill_null(pc.match_substring_regex(captions, _UNCLEAN), False)
-    some = captions.filter(unclean)
-    if not len(some):
-        return captions
-    cleaned = pc.replace_substring_regex(some, _SUFFIX, "")
-    cleaned = pc.replace_substring_regex(cleaned, _CONTROL, " ")
-    cleaned = pc.utf8_trim_whitespace(pc.replace_substring_regex(cleaned, r"\s+", " "))
-    return pc.replace_with_mask(captions, unclean, cleaned)
+    ideographs: float = 0.5
+    """Factor of the model's log-odds for Chinese against Japanese beside those of `ideographs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +97,8 @@ class Guess:
     """[T] probability among what the letters allow, times the share of the text in that script; 0 to 1."""
     letters: npt.NDArray[np.int32]
     """[T] weighted number of letters."""
+    open: npt.NDArray[np.bool_]
+    """[T] whether it is Chinese or Japanese, and the letters leave open which."""
 
     @property
     def code(self) -> npt.NDArray[np.object_]:
@@ -116,8 +114,9 @@ class _Candidates:
     """[K] of each label."""
     own: dict[int, int]
     """Place among them -> column of its list; of those that have one."""
-    nearest: dict[int, int]
-    """Place -> column of the lists nearest to it; of those that have none of their own."""
+    nearest: dict[tuple[int, int | None], npt.NDArray[np.intp]]
+    """Column of the lists nearest to them, and of the one that counts their markers -> places; of those that have no
+    list of their own."""
     others: npt.NDArray[np.intp]
     """Places of the rest."""
     bits: dict[int, int]
@@ -152,14 +151,18 @@ class LanguageIdentifier:
         labels = [label for label in self._model.labels if scripts.may_write(label, script)]
         latin = script == scripts.LATIN
         own = {place: word_lists.own_list(label, latin) for place, label in enumerate(labels)}
-        nearest = {place: word_lists.nearest(label) for place, label in enumerate(labels) if own[place] is None}
+        near = {place: word_lists.nearest(label) for place, label in enumerate(labels) if own[place] is None}
+        nearest: dict[tuple[int, int | None], list[int]] = {}
+        for place, column in near.items():
+            if column is not None:
+                nearest.setdefault((column, word_lists.marked(labels[place])), []).append(place)
         bits = {place: scripts.bit(label) for place, label in enumerate(labels)}
         common = _COMMON.split()
         return _Candidates(
             number=np.array([self._number[label] for label in labels], np.intp),
             own={place: column for place, column in own.items() if column is not None},
-            nearest={place: column for place, column in nearest.items() if column is not None},
-            others=np.array([place for place, column in nearest.items() if column is None], np.intp),
+            nearest={columns: np.array(places, np.intp) for columns, places in nearest.items()},
+            others=np.array([place for place, column in near.items() if column is None], np.intp),
             bits={place: bit for place, bit in bits.items() if bit is not None},
             rare=np.array([label not in common for label in labels]),
         )
@@ -168,17 +171,18 @@ class LanguageIdentifier:
         """The best language of each caption (string, nulls allowed)."""
         text = pc.fill_null(captions.cast(pa.string()), "")
         parts = [self._guess(text.slice(start, _AT_ONCE)) for start in range(0, max(len(text), 1), _AT_ONCE)]
-        number, score, letters = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Guess(labels=self._labels, number=number, score=score, letters=letters)
+        number, score, letters, between = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Guess(labels=self._labels, number=number, score=score, letters=letters, open=between)
 
-    def _guess(self, captions: pa.Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    def _guess(self, captions: pa.Array) -> tuple[npt.NDArray[Any], ...]:
         number = np.full(len(captions), self._unknown, np.intp)
         score = np.zeros(len(captions), np.float32)
         letters = np.zeros(len(captions), np.int32)
+        between = np.zeros(len(captions), bool)
         text = _without_markup(captions)
         there = np.flatnonzero(pc.binary_length(text).to_numpy(zero_copy_only=False))
         if not len(there):
-            return number, score, letters
+            return number, score, letters, between
         text = text if len(there) == len(text) else text.take(pa.array(there))
         cut = tokens(text)
         signs = scripts.letters(_readable(cut.different))
@@ -194,17 +198,20 @@ class LanguageIdentifier:
             rows = np.flatnonzero(asked & (found.capitals == capitals))
             if len(rows):
                 best[rows], sure[rows] = self._ask(cut.choose(rows), signs, found, rows, capitals)
+        if self._lists is not None and silent.any():
+            self._judge_ideographs(text.filter(pa.array(silent)), silent, best, sure)
+            between[there[silent]] = True
         sure = np.minimum(sure * found.share, np.float32(1))
         best[sure <= 0] = self._unknown
         number[there], score[there], letters[there] = best, sure, found.letters
-        return number, score, letters
+        return number, score, letters, between
 
     def _judge_han(
         self, found: scripts.Evidence, best: npt.NDArray[np.intp], sure: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
         """Kana is Japanese; without kana the repertoires of the national standards decide.
 
-        Returns [T] where ideographs say nothing, so that the model has to be asked.
+        Returns [T] where these say nothing.
         """
         han = found.script == scripts.HAN
         chinese = found.simplified + found.traditional
@@ -214,6 +221,23 @@ class LanguageIdentifier:
         best[han] = np.where(japanese > chinese, ja, zh)[han]
         sure[han] = (np.maximum(chinese, japanese) / np.maximum(spoken, 1))[han]
         return np.asarray(han & (spoken == 0))
+
+    def _judge_ideographs(
+        self,
+        captions: pa.StringArray,
+        silent: npt.NDArray[np.bool_],
+        best: npt.NDArray[np.intp],
+        sure: npt.NDArray[np.float32],
+    ) -> None:
+        """Chinese or Japanese by the words that ideographs are of; `captions` are the silent ones, which the model
+        has judged."""
+        assert self._lists is not None
+        zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
+        certain = np.log(np.clip(sure[silent], 0.01, 0.99) / (1 - np.clip(sure[silent], 0.01, 0.99)))
+        odds = self._lists.ideographs.odds(captions)
+        odds += self.weights.ideographs * np.where(best[silent] == ja, -certain, certain)
+        best[silent] = np.where(odds >= 0, zh, ja)
+        sure[silent] = 1 / (1 + np.exp(-np.abs(odds)))
 
     def _ask(
         self,
@@ -236,8 +260,14 @@ class LanguageIdentifier:
         edges = np.searchsorted(signs.token[chosen], np.arange(len(used) + 1))
         per_token = np.diff(edges)[cut.code]
         at, _ = spans(edges[cut.code], edges[cut.code + 1])
-        ends = np.add.reduceat(per_token, cut.first).cumsum()
-        total = totals(of_word, number[at], np.append(0, ends[:-1]))
+        per_caption = np.add.reduceat(per_token, cut.first)
+        which = number[at]
+        if found.mixed[rows].any():
+            # Words of the other script are replaced by one that says nothing.
+            foreign = signs.latin()[chosen[at]] != np.repeat(found.script[rows] == scripts.LATIN, per_caption)
+            which[foreign & np.repeat(found.mixed[rows], per_caption)] = len(count)
+            of_word = [np.append(lane, 0) for lane in of_word]
+        total = totals(of_word, which, np.append(0, per_caption.cumsum()[:-1]))
         best = np.empty(len(rows), np.intp)
         sure = np.empty(len(rows), np.float32)
         for script in np.unique(found.script[rows]):
@@ -261,7 +291,7 @@ class LanguageIdentifier:
         log *= (weights.sharpness * (np.maximum(count, 1) / 30.0) ** weights.growth).astype(np.float32)
         log -= (weights.rare * candidates.rare).astype(np.float32)[:, None]
         if self._lists is not None:
-            self._add_words(log, candidates, total[lanes + 1 :])
+            self._add_words(log, candidates, total[lanes + 1 :], count)
         foreign = np.float32(weights.foreign)
         for place, bit in candidates.bits.items():
             log[place] -= foreign * (~allowed >> np.uint64(bit) & np.uint64(1)).astype(np.float32)
@@ -270,16 +300,29 @@ class LanguageIdentifier:
         sure = np.float32(1) / sum(np.exp(log - log.max(axis=0)))
         return candidates.number[best], sure
 
-    def _add_words(self, log: npt.NDArray[np.float32], candidates: _Candidates, lanes: npt.NDArray[np.int64]) -> None:
+    def _add_words(
+        self,
+        log: npt.NDArray[np.float32],
+        candidates: _Candidates,
+        lanes: npt.NDArray[np.int64],
+        count: npt.NDArray[np.int64],
+    ) -> None:
         weights = self.weights
-        nat = np.float32(weights.words * word_lists.UNIT * np.log(10) / 100)
+        slower = np.minimum((weights.steady / np.maximum(count, 1)) ** (1 - weights.growth), 1).astype(np.float32)
+        nat = np.float32(weights.words * word_lists.UNIT * np.log(10) / 100) * slower
         best, unlisted = word_lists.unpack(lanes, (word_lists.BEST, word_lists.UNLISTED))
-        strange = np.float32(weights.words * weights.unlisted) * unlisted
+        strange = np.float32(weights.words * weights.unlisted) * slower * unlisted
         for place, column in candidates.own.items():
             log[place] += nat * word_lists.unpack(lanes, (column,))[0]
-        for place, column in candidates.nearest.items():
-            log[place] += nat * np.float32(weights.nearest) * word_lists.unpack(lanes, (column,))[0] + strange
-        log[candidates.others] += nat * np.float32(weights.listed) * best + strange
+        for (column, marks), places in candidates.nearest.items():
+            near = nat * word_lists.unpack(lanes, (column,))[0]
+            near -= _within(np.float32(1 - weights.nearest) * near - strange, weights.most_nearest)
+            if marks is not None:
+                (seen,) = word_lists.unpack(lanes, (marks,))
+                near += np.float32(weights.marker) * np.minimum(seen, np.float32(weights.most_markers))
+            log[places] += near
+        other = nat * best
+        log[candidates.others] += other - _within(np.float32(1 - weights.listed) * other - strange, weights.most_other)
 
     def identify(self, captions: pa.Array, source_labels: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
         """The decision for each caption.
@@ -289,12 +332,33 @@ class LanguageIdentifier:
             score: float32, the confidence.
             guess: string, the best label all the same, for the rejects.
         """
-        guess = self.guess(captions)
+        guess = self._with_label(self.guess(captions), source_labels)
         configured = np.isin(self._labels, self.config.languages)
         accepted = configured[guess.number] & (guess.score >= self.needed(guess, source_labels))
         names = pa.array(self._labels, pa.string())
         language = names.take(pa.array(guess.number, mask=~accepted))
         return language, pa.array(guess.score, pa.float32()), names.take(pa.array(guess.number))
+
+    def _with_label(self, guess: Guess, source_labels: pa.Array) -> Guess:
+        """Chinese or Japanese, where the letters leave that open, by the source's label as well, if it names one."""
+        zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
+        given = self._labelled(source_labels)
+        some = np.flatnonzero(guess.open & (guess.score > 0) & ((given == zh) | (given == ja)))
+        if not len(some):
+            return guess
+        number, score = guess.number.copy(), guess.score.copy()
+        agrees = given[some] == number[some]
+        # in a text with other letters, the score is a share of the probability
+        odds = np.log(np.clip(score[some], 0.5, 0.999) / (1 - np.clip(score[some], 0.5, 0.999)))
+        odds += np.where(agrees, _LABEL_NATS, -_LABEL_NATS)
+        number[some] = np.where(odds >= 0, number[some], given[some])
+        score[some] = 1 / (1 + np.exp(-np.abs(odds)))
+        return replace(guess, number=number, score=score)
+
+    def _labelled(self, source_labels: pa.Array) -> npt.NDArray[np.int32]:
+        """[T] the number of the source's label, -1 where it has none that the model knows."""
+        given = pc.index_in(source_labels, value_set=pa.array(self._labels[:-1], pa.string()))
+        return np.asarray(pc.fill_null(given, -1).to_numpy(zero_copy_only=False))
 
     def needed(self, guess: Guess, source_labels: pa.Array) -> npt.NDArray[np.float32]:
         """[T] the score each caption must reach: by language and length, less where the source's label agrees."""
@@ -302,13 +366,16 @@ class LanguageIdentifier:
         base = np.array([config.thresholds.get(label, config.threshold) for label in self._labels], np.float32)
         missing = np.maximum(1.0 - guess.letters / max(config.short_letters, 1), 0.0)
         needed = base[guess.number] + config.short_penalty * missing
-        given = pc.index_in(source_labels, value_set=pa.array(self._labels[:-1], pa.string()))
-        given = pc.fill_null(given, -1).to_numpy(zero_copy_only=False)
+        given = self._labelled(source_labels)
         agrees = given == guess.number
         differs = np.isin(given, [self._number[code] for code in config.languages]) & ~agrees
         needed -= np.where(agrees, config.agreement_bonus, 0.0)
         needed += np.where(differs, config.difference_penalty, 0.0)
         return np.minimum(needed, 1.0).astype(np.float32)
+
+
+def _within(values: npt.NDArray[np.float32], most: float) -> npt.NDArray[np.float32]:
+    return np.clip(values, np.float32(-most), np.float32(most))
 
 
 @functools.lru_cache(maxsize=2)

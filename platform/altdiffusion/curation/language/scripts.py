@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from altdiffusion.curation.language.words import Tokens, Words, code_points, spans, totals
+from altdiffusion.curation.language.words import Tokens, Words, WordTable, code_points, spans, totals, words_of
 
 SCRIPTS = 12
 NONE, LATIN, CYRILLIC, ARABIC, DEVANAGARI, GREEK, HEBREW, THAI, HANGUL, KANA, HAN, OTHER = range(SCRIPTS)
@@ -85,8 +85,9 @@ ALPHABETS: dict[str, str] = {
     "fa": _ARABIC + "پچژگکیۀ",
     "ur": _ARABIC + "پچژگکیٹڈڑںھہےۓۂ",
 }  # fmt: skip
-COUNTS = 4
-"""int64 columns of packed counts: letters by script, ideographs by kind, capital and small letters."""
+COUNTS = 5
+"""int64 columns of packed counts: letters by script, ideographs by kind, capital and small letters of Latin and of all
+other scripts."""
 _PER_LANE, _FIELD, _FIELD_MASK = 4, 16, 0xFFFF  # a caption has at most 4,096 letters
 _TABLE = 0x30000  # code points beyond are none of any script here
 _ALPHABET, _APART = 1, 2  # scripts that are written without spaces make words of their own
@@ -97,6 +98,16 @@ _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 def _labels(text: str) -> frozenset[str]:
     return frozenset(text.split())
+
+
+# Latin letters beside another script are mostly the name of a brand or a product, and say nothing. Where small words
+# are among them they are a sentence with a foreign name in it. How many letters the other script must then have, as
+# a share of the Latin ones: without such words, with one, with more.
+_OWN_SHARE = np.array([0.25, 0.4, 0.6])
+_SMALL_WORDS = (
+    "the of and with for from in on at by to is are this that de la le les des du del della der die das und mit für "
+    "von et en con para por em do da dos van het een met voor och med og ve ile için của và với cho dla oraz"
+)
 
 
 # Scripts of fastText's labels; a label that is not listed is written in Latin letters.
@@ -129,21 +140,27 @@ class Letters:
     token: npt.NDArray[np.intp]
     """[W] which token a word is of; in rising order."""
 
+    def latin(self) -> npt.NDArray[np.bool_]:
+        """[W] whether a word is in Latin letters."""
+        return _is_latin(self.words)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What the letters of T captions say. All arrays have length T."""
 
     script: npt.NDArray[np.uint8]
-    """The script most of the text is in; NONE where there is no letter."""
+    """The script of the text's language; NONE where there is no letter. Not Latin where that is a name in it."""
+    mixed: npt.NDArray[np.bool_]
+    """Whether there are Latin letters and others."""
     share: npt.NDArray[np.float32]
-    """Its weighted share of all letters."""
+    """The script's weighted share of the letters, of which Latin ones beside another script are none."""
     letters: npt.NDArray[np.int32]
-    """Weighted number of letters."""
+    """Weighted number of these letters."""
     allowed: npt.NDArray[np.uint64]
     """Bit `bit(language)`: whether that language's alphabet holds every letter of the text."""
     capitals: npt.NDArray[np.bool_]
-    """Whether all its letters that have two cases are capitals, and there is one."""
+    """Whether all letters of its script that have two cases are capitals, and there is one."""
     kana: npt.NDArray[np.int32]
     simplified: npt.NDArray[np.int32]
     """Ideographs that GB 2312 holds and JIS X 0208 does not."""
@@ -211,6 +228,11 @@ def listed(words: Words) -> npt.NDArray[np.bool_]:
     return np.asarray(table.listed.take(table.kind.take(words.points[words.start], mode="clip")))
 
 
+def _is_latin(words: Words) -> npt.NDArray[np.bool_]:
+    table = _table()
+    return np.asarray(table.latin.take(table.kind.take(words.points[words.start], mode="clip")))
+
+
 def lower(words: Words) -> Words:
     """The words in lower case, letter by letter."""
     points = np.where(words.points < _TABLE, _lower().take(words.points, mode="clip"), words.points)
@@ -234,16 +256,28 @@ def evidence(tokens: Tokens, found: Letters) -> Evidence:
     sums = totals(tuple(found.counts), tokens.code, tokens.first)
     field = [((lane >> (_FIELD * part)) & _FIELD_MASK).astype(np.int32) for lane in sums for part in range(_PER_LANE)]
     counts = np.stack([np.zeros(len(tokens.first), np.int32), *field[: SCRIPTS - 1]]) * WEIGHTS[:, None]
-    simplified, japanese, traditional, upper, lower = field[SCRIPTS - 1 :]
-    all_letters = counts.sum(axis=0, dtype=np.int32)
+    simplified, japanese, traditional, *cases = field[SCRIPTS - 1 : SCRIPTS + 6]
     kana = counts[KANA].copy()
     counts[HAN] += kana  # Japanese mixes kana and ideographs: they count as one script
     counts[KANA] = 0
+    latin = counts[LATIN].copy()
+    counts[LATIN] = 0
+    other = counts.max(axis=0)
+    mixed = (latin > 0) & (other > 0)
+    own = other > 0
+    rows = np.flatnonzero(mixed)
+    if len(rows):
+        small = np.minimum(_small_words(tokens, found, rows), len(_OWN_SHARE) - 1)
+        own[rows] = other[rows] >= _OWN_SHARE[small] * latin[rows]
+    counts[LATIN] = np.where(own, 0, latin)
+    all_letters = counts.sum(axis=0, dtype=np.int32)
     script = counts.argmax(axis=0).astype(np.uint8)
     script[all_letters == 0] = NONE
     share = counts.max(axis=0) / np.maximum(all_letters, 1)
+    upper, lower = (np.where(own, others, latins) for latins, others in zip(cases[:2], cases[2:], strict=True))
     return Evidence(
         script=script,
+        mixed=mixed,
         share=share.astype(np.float32),
         letters=all_letters,
         allowed=tokens.all_of(found.allowed),
@@ -253,6 +287,23 @@ def evidence(tokens: Tokens, found: Letters) -> Evidence:
         japanese=japanese,
         traditional=traditional,
     )
+
+
+def _small_words(tokens: Tokens, found: Letters, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+    """How many of `_SMALL_WORDS` some captions have."""
+    cut = tokens.choose(rows)
+    used = np.zeros(found.counts.shape[1], bool)
+    used[cut.code] = True
+    words = np.flatnonzero(used[found.token])
+    words = words[_is_latin(found.words.choose(words))]
+    small = _small().find(lower(found.words.choose(words)).hashes()) >= 0
+    of_token = np.bincount(found.token[words[small]], minlength=len(used))
+    return np.asarray(totals([of_token], cut.code, cut.first)[0])
+
+
+@functools.cache
+def _small() -> WordTable:
+    return WordTable(words_of(_SMALL_WORDS.split()).hashes())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +316,7 @@ class _Table:
     """0 outside of words; a word holds one of the others only: `_ALPHABET` (digits too), `_APART`."""
     digit: npt.NDArray[np.bool_]
     listed: npt.NDArray[np.bool_]
+    latin: npt.NDArray[np.bool_]
     allowed: npt.NDArray[np.uint64]
     counts: npt.NDArray[np.int64]
     """[COUNTS, kinds] what one such letter adds."""
@@ -301,7 +353,9 @@ def _table() -> _Table:
     _, example, kind = np.unique(key, return_index=True, return_inverse=True)
     example = np.minimum(example, _TABLE - 1)
     fields = [script[example] == number for number in range(1, SCRIPTS)]
-    fields += [ideograph[example] == number for number in (1, 2, 3)] + [upper[example], lower[example]]
+    fields += [ideograph[example] == number for number in (1, 2, 3)]
+    latin = script[example] == LATIN
+    fields += [case[example] & chosen for chosen in (latin, ~latin) for case in (upper, lower)]
     counts = np.zeros((COUNTS, len(example)), np.int64)
     for number, counted in enumerate(fields):
         counts[number // _PER_LANE] += counted.astype(np.int64) << (_FIELD * (number % _PER_LANE))
@@ -310,6 +364,7 @@ def _table() -> _Table:
         group=group[example],
         digit=digit[example],
         listed=np.isin(script[example], (LATIN, CYRILLIC, ARABIC, DEVANAGARI)),
+        latin=latin,
         allowed=allowed[which[example]],
         counts=counts,
     )

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from altdiffusion.curation.assets import resolve_uri
+from altdiffusion.curation.language.ideographs import Ideographs
+from altdiffusion.curation.language.markers import MARKERS
 from altdiffusion.curation.language.words import Words, WordTable, words_of
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
@@ -27,6 +29,8 @@ LISTS: tuple[str, ...] = (
     "ar", "bg", "ca", "cs", "da", "de", "en", "es", "fa", "fi", "fil", "fr", "hi", "hu", "id", "is", "it", "lt", "lv",
     "mk", "ms", "nb", "nl", "pl", "pt", "ro", "ru", "sh", "sk", "sl", "sv", "tr", "uk", "ur", "vi",
 )  # fmt: skip
+_IDEOGRAPHS = ("zh", "ja")
+"""Lists of languages that are told apart by their ideographs (`ideographs`), not by their words."""
 # Lists of labels that go by another name, or that share a list.
 _SHARED = {"no": "nb", "nn": "nb", "tl": "fil", "sh": "sh", "hr": "sh", "bs": "sh", "sr": "sh"}
 # Labels without a list, by the lists of the languages nearest to them: most of their words look like those.
@@ -38,7 +42,9 @@ _NEAREST: dict[tuple[str, ...], str] = {
     ("fil",): "ceb war bcl pam ilo", ("cs", "pl"): "hsb dsb",
 }  # fmt: skip
 _JOINED = tuple(names for names in _NEAREST if len(names) > 1)
-COLUMNS = len(LISTS) + len(_JOINED) + 2
+_MARKED = tuple(MARKERS)
+_FIRST_MARKED = len(LISTS) + len(_JOINED)
+COLUMNS = _FIRST_MARKED + len(_MARKED) + 2
 BEST, UNLISTED = COLUMNS - 2, COLUMNS - 1
 FLOOR = 700
 """Centibels below certainty: the frequency, 1e-7, that a word not on a list is given."""
@@ -64,6 +70,14 @@ def nearest(label: str) -> int | None:
     return None
 
 
+def marked(label: str) -> int | None:
+    """The column that counts words of the group of a label without a list (`markers`)."""
+    for names, labels in _NEAREST.items():
+        if label in labels.split() and names in MARKERS:
+            return _FIRST_MARKED + _MARKED.index(names)
+    return None
+
+
 class WordLists:
     """All lists together."""
 
@@ -72,21 +86,23 @@ class WordLists:
 
         Args:
             uri: of each list, with `{language}` in it.
-            sha256: hex, of the lines `<sha256 of a list>  <its language>`, in the order of `LISTS`.
+            sha256: hex, of the lines `<sha256 of a list>  <its language>`, in the order of `LISTS`, then zh and ja.
 
         Raises:
             AltDiffusionError: a list is missing, or they are not the pinned ones.
         """
-        data = [_read(uri.replace("{language}", language)) for language in LISTS]
-        lines = "".join(f"{files.sha256_hex(d)}  {language}\n" for d, language in zip(data, LISTS, strict=True))
+        names = LISTS + _IDEOGRAPHS
+        data = [_read(uri.replace("{language}", language)) for language in names]
+        lines = "".join(f"{files.sha256_hex(d)}  {language}\n" for d, language in zip(data, names, strict=True))
         found = files.sha256_hex(lines.encode())
         if found != sha256:
             raise AltDiffusionError(
                 f"word lists {uri}", f"have SHA-256 {found}, not {sha256}", "use the pinned lists, or pin the new ones"
             )
         hashes, columns, gains = [], [], []
-        for column, raw in enumerate(data):
-            _, *levels = msgpack.unpackb(gzip.decompress(raw), raw=False)
+        self.ideographs = Ideographs(*(_levels(raw) for raw in data[len(LISTS) :]))
+        for column, raw in enumerate(data[: len(LISTS)]):
+            levels = _levels(raw)
             letters = [[word for word in words if _LETTERS.fullmatch(word)] for words in levels]
             hashes.append(words_of([word for words in letters for word in words]).hashes())
             columns.append(np.full(len(hashes[-1]), column, np.uint8))
@@ -97,15 +113,20 @@ class WordLists:
         self._column, self._gain = np.concatenate(columns)[order], np.concatenate(gains)[order]
         self._first = np.searchsorted(entry[order], np.arange(len(different) + 1)).astype(np.int32)
         self._table = WordTable(different)
+        markers = sorted({word for words in MARKERS.values() for word in words.split()})
+        self._markers = WordTable(words_of(markers).hashes())
+        self._marks = np.array([[word in words.split() for word in markers] for words in MARKERS.values()], np.uint8)
 
     def gains(self, words: Words, judged: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         """[COLUMNS, W] what each word says, in `UNIT`s.
 
-        One row a list: how much more likely the word is in that language than one that is on no list; the most that
-        any of some lists says, for labels that are near to several; then `BEST` (the most that any list says) and
-        `UNLISTED` (1 if no list has the word, though it is one of `judged`).
+        One row per list: how much more likely the word is in that language than one that is on no list; the most that
+        any of some lists says, for labels that are near to several; for each group of labels 1 if the word is one of
+        its markers; then `BEST` (the most that any list says) and `UNLISTED` (1 if no list has the word, though it is
+        one of `judged`).
         """
-        number = self._table.find(words.hashes())
+        hashes = words.hashes()
+        number = self._table.find(hashes)
         found = np.zeros((COLUMNS, len(number)), np.uint8)
         known = np.flatnonzero(number >= 0)
         first = self._first[number[known]]
@@ -115,6 +136,9 @@ class WordLists:
         found[self._column[at], word] = self._gain[at]
         for row, names in enumerate(_JOINED, len(LISTS)):
             np.maximum.reduce([found[LISTS.index(name)] for name in names], out=found[row])
+        marker = self._markers.find(hashes)
+        marking = np.flatnonzero(marker >= 0)
+        found[_FIRST_MARKED : _FIRST_MARKED + len(_MARKED), marking] = self._marks[:, marker[marking]]
         found[: len(LISTS)].max(axis=0, out=found[BEST])
         found[UNLISTED] = judged & (number < 0)
         return found
@@ -135,6 +159,12 @@ def unpack(lanes: npt.NDArray[np.int64], columns: Sequence[int]) -> list[npt.NDA
     return [
         ((lanes[column // _PER_LANE] >> (_LANE * (column % _PER_LANE))) & mask).astype(np.float32) for column in columns
     ]
+
+
+def _levels(raw: bytes) -> list[list[str]]:
+    """Words by level: those at number n have frequency 10^(-n / 100)."""
+    levels: list[list[str]] = msgpack.unpackb(gzip.decompress(raw), raw=False)[1:]
+    return levels
 
 
 def _read(uri: str) -> bytes:

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
 from altdiffusion.curation.hashing import hash64
-from altdiffusion.curation.language.decide import LanguageIdentifier, clean_caption
+from altdiffusion.curation.language.clean import clean_captions, tidy_captions
+from altdiffusion.curation.language.decide import LanguageIdentifier
 from altdiffusion.curation.links.blocklist import Blocklist, source_blocklist
 from altdiffusion.curation.links.columns import SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.links.filters import (
@@ -184,12 +185,13 @@ class SelectWork:
         candidates = np.flatnonzero(codes == 0)
         url = _take(flat["url"], candidates)
         keys = url_keys(url)
-        captions = clean_caption(_take(flat["caption"], candidates))
+        published = _take(flat["caption"], candidates)
+        captions = (clean_captions if self.select.clean_captions else tidy_captions)(published)
         sample_id = _take(flat["sample_id"], candidates)
         codes[candidates] = self._judge_texts(url, keys, sample_id, captions)
         passed = np.flatnonzero(codes[candidates] == 0)
         asked = candidates[passed]
-        captions = _take(captions, passed)
+        captions, published = _take(captions, passed), _take(published, passed)
         language, score, guess = self._identifier.identify(captions, _take(flat["source_language"], asked))
         believed = language.is_valid().to_numpy(zero_copy_only=False)
         codes[asked[~believed]] = CODES["language"]
@@ -198,6 +200,7 @@ class SelectWork:
         made = {
             "url": _take(url, passed[believed]),
             "caption": captions.filter(pa.array(believed)),
+            "original_caption": _where_changed(published, captions).filter(pa.array(believed)),
             "language": language.filter(pa.array(believed)),
             "language_score": score.filter(pa.array(believed)),
             "source": pa.repeat(pa.scalar(self.source.name, pa.string()), len(kept)),
@@ -310,6 +313,13 @@ def by_bucket(table: pa.Table, bucket: npt.NDArray[np.uint16], buckets: int) -> 
 def buckets_of(keys: pa.Array, buckets: int) -> npt.NDArray[np.uint16]:
     """[N] the dedup bucket of each URL key: by a hash, so that no site fills one bucket."""
     return (hash64(keys) % np.uint64(buckets)).astype(np.uint16)
+
+
+def _where_changed(published: pa.Array, captions: pa.Array) -> pa.Array:
+    """The published captions, null where they are stored as they were."""
+    if published is captions or published.equals(captions):
+        return pa.nulls(len(captions), pa.string())
+    return pc.if_else(pc.equal(published, captions), pa.scalar(None, pa.string()), published)
 
 
 def _flat(column: Any) -> pa.Array:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from altdiffusion.curation.links.blocklist import Blocklist, parse_list, parse_urls, read_lines
 from altdiffusion.curation.links.urls import url_keys
-from altdiffusion.curation.tally import tally
+from altdiffusion.curation.tally import tally, tally_pictures
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
@@ -73,8 +73,10 @@ def read_urls(uri: str) -> TakedownList:
 def take_down(lake: Lake, before: Version, wanted: TakedownList) -> tuple[Removal, Holdings]:
     """Makes the version after `before` without the listed rows; also says where else in the lake they are."""
     holdings = search(lake, wanted)
-    counts = tally if before.manifest.kind == "links" else None
-    removal = remove(lake.dataset(before.manifest.name), before, holdings, wanted.sha256, tally=counts)
+    counts = {"links": tally, "images": tally_pictures}
+    removal = remove(
+        lake.dataset(before.manifest.name), before, holdings, wanted.sha256, tally=counts.get(before.manifest.kind)
+    )
     return removal, holdings
 
 

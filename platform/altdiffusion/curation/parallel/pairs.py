@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from altdiffusion.curation.config import CorpusConfig, LanguageConfig, PairsConfig
 from altdiffusion.curation.hashing import hash64, murmur64
-from altdiffusion.curation.language.decide import LanguageIdentifier, clean_caption
+from altdiffusion.curation.language.clean import clean_captions, tidy_captions
+from altdiffusion.curation.language.decide import LanguageIdentifier
 from altdiffusion.curation.links.select import by_bucket
 from altdiffusion.curation.outcome import finish_unit, rejects_table
 from altdiffusion.curation.parallel.corpus import read_rows
@@ -72,8 +73,9 @@ class PairsWork:
         if self._identifier is None:
             raise RuntimeError("setup() has not been called")
         english = corpus.language == "en" and corpus.translation is None and corpus.translation_uri is None
-        caption = clean_caption(table["caption"])
-        translation = caption if english else clean_caption(table["translation"])
+        clean = clean_captions if self.pairs.clean_texts else tidy_captions
+        caption = clean(table["caption"])
+        translation = caption if english else clean(table["translation"])
         score = table["score"].combine_chunks()
         guesses = [self._identifier.guess(side) for side in ((caption,) if english else (caption, translation))]
         ours, theirs = guesses[0], guesses[-1]

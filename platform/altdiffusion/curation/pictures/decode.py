@@ -6,8 +6,9 @@ FD is a socket inherited from the worker (`decoder`), SETTINGS are JSON. Codecs 
 bytes reach deepest, so they run here: what crashes, hangs or eats memory takes this process with it and costs one
 row. It holds no file, no other connection and no secret, and may take so much memory and no more.
 
-A picture is decoded upright, in colour or grey, on white; img2dataset's Resizer resizes and encodes it. Nothing of
-the file that came survives but its pixels: no EXIF, no comment, no bytes behind the end.
+A picture is decoded, its colours are converted to sRGB, it is laid on white and turned upright: in that order. Then
+img2dataset's Resizer resizes and encodes it. Nothing of the file that came survives but its pixels: no EXIF, no
+profile, no comment, no bytes behind the end.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -31,16 +33,20 @@ import numpy.typing as npt
 
 from altdiffusion.curation.download.img2dataset_part import part
 from altdiffusion.curation.network.addresses import Refused
-from altdiffusion.curation.pictures.decode_guard import Header, read_header
+from altdiffusion.curation.pictures.color import PROFILED, Converter, Converters, Mode, lab_to_srgb
+from altdiffusion.curation.pictures.decode_guard import read_header
+from altdiffusion.curation.pictures.header import Header
 from altdiffusion.curation.pictures.phash import phash
 
 Pixels = npt.NDArray[np.uint8]
+Choose = Callable[[Mode], Converter | None]
 
 ASK = struct.Struct(">I")
 """A request: length of the body that follows."""
-TELL = struct.Struct(">BIIIIqqI")
+TELL = struct.Struct(">BIIIIqqBI")
 """An answer: status, stored width and height, original width and height, perceptual hash of the stored picture and of
-the whole one, length of what follows: the stored file, or (UTF-8, one line each) reason and detail."""
+the whole one, what became of the colours stated (0: none are; else 1 + its place in PROFILED), length of what follows:
+the stored file, or (UTF-8, one line each) reason and detail."""
 DONE, REFUSED, READY = 0, 1, 2
 
 _REDUCED = {
@@ -66,23 +72,111 @@ def scale(header: Header, target: int, *, of_long_side: bool) -> tuple[int, floa
     return divisor, -(-side // divisor) / target
 
 
-def pixels(body: bytes, header: Header, divisor: int = 1) -> Pixels:
+def pixels(body: bytes, header: Header, divisor: int = 1, choose: Choose = lambda _: None) -> Pixels:
     """The picture upright on white: uint8 [H, W] or [H, W, 3] BGR, its sides divided by `divisor` and rounded up.
+
+    Args:
+        choose: gives the converter to sRGB for grey, RGB or CMYK, which colours pass before they are mixed with
+            white or with each other; None where they are sRGB's.
 
     Raises:
         Refused: decode.
     """
-    if not header.plain:
-        return _by_pillow(body, header)
+    if header.plain:
+        read = _by_opencv(body, header, divisor)
+        alpha, turn = _alpha(read, header), header.orientation
+        if read.ndim == 3:
+            read = read[..., 0] if header.grey else read[..., :3]
+        coded = _eight_bits(read) if read.dtype == np.uint16 else read
+        return _turned(_shown(coded, alpha, choose("L" if coded.ndim == 2 else "RGB")), turn)
+    with _opened(body, header) as image:
+        converter = choose("CMYK") if image.mode == "CMYK" else None
+        coded, alpha = _channels(image.convert("RGB") if image.mode == "CMYK" and converter is None else image)
+        if header.grey and coded.ndim == 3:
+            coded = coded[..., 0]
+        if image.mode not in ("CMYK", "LAB"):
+            converter = choose("L" if coded.ndim == 2 else "RGB")
+        turn = int(image.getexif().get(274, 1)) if header.format == "avif" else header.orientation
+    return _turned(_shown(coded, alpha, converter), turn)
+
+
+def _by_opencv(body: bytes, header: Header, divisor: int) -> Any:
     flags = cv2.IMREAD_UNCHANGED
     if divisor > 1:
         flags = _REDUCED[divisor][header.grey] | cv2.IMREAD_IGNORE_ORIENTATION
-    picture: Any = cv2.imdecode(np.frombuffer(body, np.uint8), flags)
+    picture = cv2.imdecode(np.frombuffer(_still(body) if header.animated else body, np.uint8), flags)
     if picture is None:
         raise Refused("decode", "OpenCV cannot read it")
-    if picture.ndim == 3 and picture.shape[2] == 4:
-        picture = _on_white(picture)
-    return _turned(picture, header.orientation)
+    return picture
+
+
+def _still(png: bytes) -> bytes:
+    """An animated PNG without what makes it one: its default picture is left."""
+    kept, at = [png[:8]], 8
+    while at < len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        if kind not in (b"acTL", b"fcTL", b"fdAT"):
+            kept.append(png[at : at + 12 + length])
+        if kind == b"IEND":
+            break
+        at += 12 + length
+    return b"".join(kept)
+
+
+def _eight_bits(deep: Any) -> Pixels:
+    """16 bits as 8, rounded (libpng's `png_set_scale_16`)."""
+    out = np.empty(deep.shape, np.uint8)
+    for start in range(0, len(deep), _BAND_ROWS):
+        band = deep[start : start + _BAND_ROWS].astype(np.uint32)
+        out[start : start + _BAND_ROWS] = (band * 255 + 32895) >> 16
+    return out
+
+
+def _alpha(coded: Any, header: Header) -> Pixels | None:
+    """[H, W] opacity of what OpenCV decoded, 8 or 16 bits: a channel, or all but PNG's transparent colour."""
+    if header.key is not None:
+        channels = coded[..., None] if coded.ndim == 2 else coded[..., 2::-1]
+        shift = 255 // ((1 << header.depth) - 1) if header.depth < 8 else 1
+        clear = np.ones(coded.shape[:2], bool)
+        for number, value in enumerate(header.key):
+            clear &= channels[..., number] == value * shift
+        return np.where(clear, np.uint8(0), np.uint8(255))
+    if coded.ndim == 3 and coded.shape[2] == 4:
+        return _eight_bits(coded[..., 3]) if coded.dtype == np.uint16 else coded[..., 3]
+    return None
+
+
+def _shown(coded: Pixels, alpha: Pixels | None, converter: Converter | None) -> Pixels:
+    """Colours as sRGB, then laid on white, band by band, so that the arithmetic needs little memory."""
+    if alpha is not None and not _lets_through(alpha):
+        alpha = None
+    if alpha is None and converter is None:
+        return coded if coded.flags.c_contiguous else np.ascontiguousarray(coded)
+    out: Pixels | None = None
+    for start in range(0, len(coded), _BAND_ROWS):
+        rows = slice(start, start + _BAND_ROWS)
+        band = coded[rows] if converter is None else converter(coded[rows])
+        if out is None:
+            out = np.empty((len(coded), *band.shape[1:]), np.uint8)
+        if alpha is None:
+            out[rows] = band
+        else:
+            _lay_on_white(band, alpha[rows] if band.ndim == 2 else alpha[rows][..., None], out[rows])
+    assert out is not None  # a picture has rows
+    return out
+
+
+def _lets_through(alpha: Pixels) -> bool:
+    return bool(alpha.min() < 255)
+
+
+def _lay_on_white(color: Pixels, alpha: Pixels, into: Pixels) -> None:
+    # 255 - (255 - c) a / 255, the division rounded: (x + 128 + (x + 128 >> 8)) >> 8 for x up to 255^2
+    shade = np.multiply(~color, alpha, dtype=np.uint16)
+    shade += 128
+    shade += shade >> 8
+    shade >>= 8
+    np.subtract(255, shade, out=into, casting="unsafe")
 
 
 def _turned(picture: Pixels, orientation: int) -> Pixels:
@@ -100,47 +194,54 @@ def _turned(picture: Pixels, orientation: int) -> Pixels:
     return upright
 
 
-def _on_white(picture: Pixels) -> Pixels:
-    """[H, W, 4] BGRA over white: [H, W, 3]; in bands of rows, so that the arithmetic needs little memory."""
-    out = np.empty((*picture.shape[:2], 3), np.uint8)
-    for start in range(0, len(picture), _BAND_ROWS):
-        band, into = picture[start : start + _BAND_ROWS], out[start : start + _BAND_ROWS]
-        alpha = band[..., 3:]
-        if alpha.min() == 255:
-            into[...] = band[..., :3]
-            continue
-        # 255 - (255 - c) a / 255, the division rounded: (x + 128 + (x + 128 >> 8)) >> 8 for x up to 255^2
-        shade = np.multiply(~band[..., :3], alpha, dtype=np.uint16)
-        shade += 128
-        shade += shade >> 8
-        shade >>= 8
-        np.subtract(255, shade, out=into, casting="unsafe")
-    return out
+@contextlib.contextmanager
+def _opened(body: bytes, header: Header) -> Iterator[Any]:
+    """What OpenCV does not read, or not rightly, read by Pillow: the first frame."""
+    from PIL import AvifImagePlugin, Image
 
-
-def _by_pillow(body: bytes, header: Header) -> Pixels:
-    """What OpenCV would get wrong: the first frame, 16 bits as 8, CMYK as RGB, PNG's and WebP's EXIF turn."""
-    from PIL import Image, ImageOps
-
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    Image.MAX_IMAGE_PIXELS = None  # the header has been judged
     try:
-        with Image.open(io.BytesIO(body), formats=("JPEG", "PNG", "WEBP", "GIF")) as image:
+        with Image.open(io.BytesIO(body), formats=(_PILLOW[header.format],)) as image:
             if image.width * image.height > header.width * header.height:
                 raise Refused("decode", "larger than its header says")
-            upright: Any = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                deep = np.asarray(upright)
-                upright = Image.fromarray((deep.astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                rgba = np.asarray(upright.convert("RGBA"))
-                return _on_white(rgba[..., [2, 1, 0, 3]])
-            return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[..., ::-1])
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            image.load()  # which turns a TIFF
+            yield image
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError) as error:
         raise Refused("decode", str(error)[:200]) from error
+
+
+_PILLOW: dict[str, str] = {"jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF", "bmp": "BMP", "tiff": "TIFF"}
+
+
+def _channels(image: Any) -> tuple[Pixels, Pixels | None]:
+    """[H, W] grey, [H, W, 3] BGR or [H, W, 4] CMYK, as coded; and [H, W] opacity, if the file has any."""
+    if image.mode == "F":
+        raise Refused("decode", "floating-point samples, whose white is not stated")
+    if image.mode.startswith("I"):
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise Refused("decode", "more than 16 bits of a sample")
+        white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
+        return _eight_bits(65535 - deep.astype(np.int64) if white_is_zero else deep), None
+    if image.mode == "LAB":
+        return np.asarray(lab_to_srgb(image))[..., ::-1], None
+    if image.mode == "LA":
+        both = np.asarray(image)
+        return both[..., 0], both[..., 1]
+    if image.mode in ("RGBA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        return rgba[..., 2::-1], rgba[..., 3]
+    if image.mode in ("L", "CMYK"):
+        return np.asarray(image), None
+    if image.mode == "1":
+        return np.asarray(image.convert("L")), None
+    return np.asarray(image.convert("RGB"))[..., ::-1], None
 
 
 class Decoder:
     """One body -> one answer. `settings`: image_size, resize_mode, resize_only_if_bigger, encode_format,
-    encode_quality, scaled_decode, of a DownloadConfig."""
+    encode_quality, scaled_decode, color_space, of a DownloadConfig."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._target = int(settings["image_size"])
@@ -154,16 +255,21 @@ class Decoder:
         self._upright = (0, 0)
         self._problem: BaseException | None = None
         self._stored = self._whole = 0
+        self._converts = settings["color_space"] == "srgb"
+        self._converters, self._profiled = Converters(), 0
 
     def __call__(self, body: bytes) -> bytes:
         """An answer, framed."""
         try:
-            self._body, self._header, self._problem = body, read_header(body), None
-            resize = self._area
-            if self._scales:
-                self._divisor, ratio = scale(self._header, self._target, of_long_side=self._of_long_side)
-                if self._divisor > 1 and ratio <= _LINEAR_TO:
-                    resize = self._linear
+            header = read_header(body)
+            self._body, self._header, self._problem, self._profiled = body, header, None, 0
+            resize, self._divisor = self._area, 1
+            if self._scales and header.format == "jpg" and header.plain:
+                converter = self._choose("L" if header.grey else "RGB")
+                if converter is None or not converter.far:
+                    self._divisor, ratio = scale(header, self._target, of_long_side=self._of_long_side)
+                    if self._divisor > 1 and ratio <= _LINEAR_TO:
+                        resize = self._linear
             encoded, width, height, _, _, error = resize(io.BytesIO(body))
             if self._problem is not None:
                 raise self._problem
@@ -173,18 +279,25 @@ class Decoder:
             return _refusal(refused.reason, refused.detail)
         except MemoryError as error:
             return _refusal("memory_limit", str(error))
-        head = TELL.pack(DONE, width, height, *self._upright, self._stored, self._whole, len(encoded))
+        sides = (width, height, *self._upright)
+        head = TELL.pack(DONE, *sides, self._stored, self._whole, self._profiled, len(encoded))
         return b"".join((head, encoded))
+
+    def _choose(self, mode: Mode) -> Converter | None:
+        converter, profiled = None, None
+        if self._converts:
+            converter, profiled = self._converters.of(self._body, self._header.tag, mode)
+        self._profiled = 0 if profiled is None else 1 + PROFILED.index(profiled)
+        return converter
 
     # What the Resizer calls of OpenCV:
 
     def imdecode(self, _: Pixels, __: int) -> Pixels:
         header = self._header
         try:
-            picture = pixels(self._body, header, self._divisor)
-            if not header.plain:
-                self._upright = (picture.shape[1], picture.shape[0])
-            else:
+            picture = pixels(self._body, header, self._divisor, self._choose)
+            self._upright = (picture.shape[1], picture.shape[0])
+            if self._divisor > 1:
                 sides = (header.width, header.height)
                 self._upright = sides if header.orientation < 5 else sides[::-1]
             self._whole = phash(picture) if self._changes_view else 0
@@ -202,7 +315,7 @@ class Decoder:
 
 def _refusal(reason: str, detail: str) -> bytes:
     text = f"{reason}\n{' '.join(detail.split())[:200]}".encode()
-    return TELL.pack(REFUSED, 0, 0, 0, 0, 0, 0, len(text)) + text
+    return TELL.pack(REFUSED, 0, 0, 0, 0, 0, 0, 0, len(text)) + text
 
 
 def _is_memory(error: str) -> bool:
@@ -239,7 +352,7 @@ def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
     for descriptor in (0, 1, 2):
         os.dup2(silent, descriptor)
     gc.freeze()  # the modules' objects need not be looked at again and again
-    sock.sendall(TELL.pack(READY, 0, 0, 0, 0, 0, 0, 0))
+    sock.sendall(TELL.pack(READY, 0, 0, 0, 0, 0, 0, 0, 0))
     while len(head := sock.recv(ASK.size, socket.MSG_WAITALL)) == ASK.size:
         (length,) = ASK.unpack(head)
         body = sock.recv(length, socket.MSG_WAITALL)

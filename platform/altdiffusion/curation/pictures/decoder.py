@@ -23,6 +23,7 @@ import altdiffusion
 from altdiffusion.config import semantic
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.network.addresses import Refused
+from altdiffusion.curation.pictures.color import PROFILED, Profiled
 from altdiffusion.curation.pictures.decode import ASK, DONE, READY, TELL
 from altdiffusion.errors import AltDiffusionError
 
@@ -35,7 +36,7 @@ _BUFFER_BYTES = 1 << 20
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
     """A picture as it is stored. Sides in pixels; `phash` of the stored picture, `whole_phash` before a crop or
-    border; both signed 64 bits."""
+    border; both signed 64 bits. `profiled`: what became of the colours that the file states, if it states any."""
 
     body: bytes
     width: int
@@ -44,6 +45,7 @@ class Decoded:
     original_height: int
     phash: int
     whole_phash: int
+    profiled: Profiled | None
 
 
 class DecoderPool:
@@ -120,6 +122,7 @@ class _Decoder:
                     original_height=answer[4],
                     phash=answer[5],
                     whole_phash=answer[6],
+                    profiled=(None, *PROFILED)[answer[7]],
                 )
             reason, _, detail = rest.decode().partition("\n")
             if reason != "memory_limit":

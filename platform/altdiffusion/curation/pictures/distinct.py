@@ -30,6 +30,7 @@ from altdiffusion.curation.config import DistinctConfig
 from altdiffusion.curation.hashing import hash64, splitmix64
 from altdiffusion.curation.outcome import count, finish_unit, rejects_table
 from altdiffusion.curation.pictures import near
+from altdiffusion.curation.tally import tally_pictures
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import open_version, unit_id
 from altdiffusion.records import DROPS, KEYS, REJECTS
@@ -318,14 +319,16 @@ class DistinctWork:
         info = version.shards[shard]
         gone = self._dropped(str(unit.payload["drops"]), shard)
         if not gone.num_rows:
-            languages = read_columns(files.join(version.folder_uri, "shards"), info, ["language"])["language"]
+            names = ["language", *(("color_profile",) if version.manifest.tally else ())]
+            known = read_columns(files.join(version.folder_uri, "shards"), info, names)
             return UnitRecord(
                 unit_id=unit.id,
                 index=unit.index,
                 input_digest=str(unit.payload["input_digest"]),
                 rows_in=info.rows,
                 shards=(info,),
-                rows_by_language=count(languages),
+                rows_by_language=count(known["language"]),
+                tally=tally_pictures(known),
             )
         table = version.read_shard(shard)
         rows = gone["row"].to_numpy()
@@ -340,12 +343,14 @@ class DistinctWork:
             language=gone["language"],
             detail=pc.binary_join_element_wise("of sample", gone["survivor"].cast(pa.string()), " "),
         )
+        kept = table.filter(pa.array(stays))
         return finish_unit(
             Lake(self.lake).dataset(self.dataset),
             unit,
             rows_in=table.num_rows,
-            accepted=[table.filter(pa.array(stays))],
+            accepted=[kept],
             rejects=rejects,
+            tally=tally_pictures(kept),
         )
 
     def _dropped(self, ref: str, shard: int) -> pa.Table:

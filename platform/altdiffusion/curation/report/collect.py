@@ -103,6 +103,8 @@ class Facts:
     panels: tuple[Panel, ...]
     verdicts: tuple[tuple[str, float], ...]
     """Hash verdicts of the pictures, where the source brings hashes."""
+    profiles: tuple[tuple[str, float], ...]
+    """What became of the colours that pictures state (IMAGES, `color_profile`), of those that state any."""
     hosts: Hosts | None
     gallery: Gallery
     rejected: tuple[Rejected, ...]
@@ -124,7 +126,7 @@ def collect(lake: Lake, images: Version, config: ReportConfig, name: str, scores
     chain = read_chain(lake, images)
     downloaded = chain.last("retry", "download")
     gallery = choose_pictures(images, config, scores)
-    panels, verdicts = _panels(chain, images, gallery, config, scores)
+    panels, said = _panels(chain, images, gallery, config, scores)
     dropped = tuple(_examples(lake, chain, step, config) for step in chain.standing if step.dropped)
     return Facts(
         name=name,
@@ -135,7 +137,8 @@ def collect(lake: Lake, images: Version, config: ReportConfig, name: str, scores
         labels=_labels(chain, images, config),
         foreign=_foreign(dropped),
         panels=panels,
-        verdicts=verdicts,
+        verdicts=said["hash_verdict"],
+        profiles=said["color_profile"],
         hosts=count_hosts(downloaded.version, sample_rows=config.sample_rows, shown=config.hosts)
         if downloaded is not None
         else None,
@@ -212,7 +215,8 @@ def _labels(chain: Chain, images: Version, config: ReportConfig) -> Labels:
 
 def _panels(
     chain: Chain, images: Version, gallery: Gallery, config: ReportConfig, scores: Version | None
-) -> tuple[tuple[Panel, ...], tuple[tuple[str, float], ...]]:
+) -> tuple[tuple[Panel, ...], dict[str, tuple[tuple[str, float], ...]]]:
+    """The panels, and how many pictures each word of `_SAID` is said of, most first."""
     panels = []
     links = chain.last("deduplicate")
     if links is not None:
@@ -228,22 +232,28 @@ def _panels(
                 measures.of_rows(sample.table, MEASURES),
             )
         panels.append(Panel(title="Links", about=about, distributions=tuple(found)))
-    sample = read_sample(accepted(images), [*measures.PICTURE_COLUMNS, "hash_verdict"], config.sample_rows)
+    sample = read_sample(accepted(images), [*measures.PICTURE_COLUMNS, *_SAID], config.sample_rows)
     about = f"{of(sample)} pictures"
     if gallery.looked_at < images.rows:
         about += f"; bytes of {gallery.looked_at:,} of them"
     found = [*measures.of_rows(sample.table, measures.PICTURES), gallery.stored_bytes]
     panels.append(Panel(title="Pictures", about=about, distributions=tuple(found)))
-    said = pc.value_counts(sample.table["hash_verdict"].cast(pa.string()).drop_null()).to_pylist()
-    verdicts = [(entry["values"], entry["counts"] * sample.scale) for entry in said]
+    said = {name: _words(sample, name) for name in _SAID}
     if scores is not None:
         wanted = {name: how for name, how in measures.SCORES.items() if name in measured(scores)}
         sample = read_sample(accepted(scores), list(wanted), config.sample_rows)
         found = measures.of_rows(sample.table, wanted)
         panels.append(Panel(title="Scores", about=f"{of(sample)} scored pictures", distributions=tuple(found)))
-    return tuple(panels), tuple(sorted(verdicts, key=lambda entry: (-entry[1], entry[0])))
+    return tuple(panels), said
 
 
+def _words(sample: Sample, name: str) -> tuple[tuple[str, float], ...]:
+    counts = pc.value_counts(sample.table[name].cast(pa.string()).drop_null()).to_pylist()
+    found = [(entry["values"], entry["counts"] * sample.scale) for entry in counts]
+    return tuple(sorted(found, key=lambda entry: (-entry[1], entry[0])))
+
+
+_SAID = ("hash_verdict", "color_profile")
 _DERIVED = ("short_side", "aspect")  # measures that are no columns
 
 

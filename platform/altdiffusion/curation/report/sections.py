@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from altdiffusion.curation.report import draw
 from altdiffusion.curation.report.chain import Chain, Step
 from altdiffusion.curation.report.collect import UNLABELLED, Facts, Labels, language_name, of
@@ -259,15 +261,20 @@ def distributions(facts: Facts) -> str:
             f'<div class="panel"><h3>{panel.title}</h3><p>{panel.about}.</p>'
             f'<div class="charts">{"".join(charts)}</div>{none}</div>'
         )
-    verdicts = ""
-    if facts.verdicts:
-        total = sum(rows for _, rows in facts.verdicts)
-        said = ", ".join(f"{escaped(word, 20)} {percent(rows, total)}" for word, rows in facts.verdicts)
-        verdicts = f'<p class="note">Bytes against the hash the source gives: {said}.</p>'
+    notes = _shares("Bytes against the hash the source gives", facts.verdicts)
+    notes += _shares("Pictures that state their colours, and what became of that", facts.profiles)
     return (
         "<p>After selection, so thresholds show as edges. "
-        f"Point at a bar for its range and count.</p>{''.join(panels)}{verdicts}"
+        f"Point at a bar for its range and count.</p>{''.join(panels)}{notes}"
     )
+
+
+def _shares(about: str, words: Sequence[tuple[str, float]]) -> str:
+    if not words:
+        return ""
+    total = sum(rows for _, rows in words)
+    said = ", ".join(f"{escaped(word, 20)} {percent(rows, total)}" for word, rows in words)
+    return f'<p class="note">{about}: {said}.</p>'
 
 
 def hosts(facts: Facts) -> str:
