@@ -15,6 +15,8 @@ _PIECES = ((273, 279), (324, 325))
 """Tags of the places and lengths of strips, and of tiles."""
 # TIFF 6.0 types -> struct's letter; anything else is not needed here.
 _TYPES = {1: "B", 3: "H", 4: "I", 7: "B"}
+_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+"""Of a value of each type (TIFF 6.0, section 2)."""
 _EMBEDDED = int.from_bytes(b"MBED", "big")
 
 
@@ -112,12 +114,15 @@ def tiff(body: bytes) -> Header:
 
 
 def _entries(body: bytes, order: str, at: int, entries: int) -> Iterator[tuple[int, int, int, int]]:
-    """(tag, type, number of values, where they begin); types that are not needed are left out."""
+    """(tag, type, number of values, where they begin); types that are not needed are left out, once checked."""
+    struct.unpack_from(order + "I", body, at + 12 * entries)  # where the next directory is
     for place in range(at, at + 12 * entries, 12):
-        tag, kind, count = struct.unpack_from(order + "HHI", body, place)
+        tag, kind, count, value = struct.unpack_from(order + "HHII", body, place)
+        inside = count * _BYTES.get(kind, 0) <= 4
+        if not inside and value + count * _BYTES[kind] > len(body):
+            raise Refused("truncated", "tiff ends in its directory")
         if kind in _TYPES:
-            inside = count * struct.calcsize(_TYPES[kind]) <= 4
-            yield tag, kind, count, place + 8 if inside else struct.unpack_from(order + "I", body, place + 8)[0]
+            yield tag, kind, count, place + 8 if inside else value
 
 
 def _values(body: bytes, order: str, where: dict[int, tuple[int, int, int]], tag: int) -> tuple[int, ...]:
