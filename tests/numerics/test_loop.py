@@ -82,7 +82,8 @@ def test_ema_is_its_closed_form() -> None:
 
 def seed_by_hand(settings: Any) -> int:
     """The seed of a run's draws, as training.order.run_key says."""
-    key = hashlib.sha256(json.dumps({"draws": 2, "key": settings.key}, separators=(",", ":")).encode()).hexdigest()
+    told = {"draws": 2, "key": settings.key, "stage": settings.stage}
+    key = hashlib.sha256(json.dumps(told, separators=(",", ":")).encode()).hexdigest()
     return int(hashlib.sha256(f"{key}\x1f{settings.seed}".encode()).hexdigest()[:16], 16)
 
 

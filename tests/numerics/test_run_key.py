@@ -67,9 +67,11 @@ def test_other_runs_and_stages_have_other_seeds(names: list[tuple[str, Any]], se
     base = own("/none")
     seeds = {RunKey.of(replace(base, run=run, stage=stage)).seed(seed) for run, stage in names}
     assert len(seeds) == len(names)
-    one, other = names[0], names[1]
-    shared = [RunKey.of(replace(base, run=run, stage=stage, key="shared")).seed(seed) for run, stage in (one, other)]
-    assert shared[0] == shared[1] not in seeds
+    stage = names[0][1]
+    shared = {RunKey.of(replace(base, run=run, stage=stage, key="shared")).seed(seed) for run, _ in names}
+    assert len(shared) == 1 and not shared & seeds
+    stages = {RunKey.of(replace(base, stage=one, key="shared")).seed(seed) for one in ("alignment", "quality")}
+    assert len(stages) == 2
 
 
 def drawn(lake: str, settings_: Any, step: int = 3) -> dict[str, Any]:

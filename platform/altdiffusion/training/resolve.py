@@ -23,7 +23,14 @@ from altdiffusion.training.fit import Parties, check_fit
 from altdiffusion.training.network.lora import require_peft
 from altdiffusion.training.order.run_key import SEED_ALONE, RunKey
 from altdiffusion.training.record import read_record
-from altdiffusion.training.starts import absolute, at_hand, checked_digest, fetched, start_folder
+from altdiffusion.training.starts import (
+    absolute,
+    at_hand,
+    checked_digest,
+    fetched,
+    start_folder,
+    unchanged_models,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +195,7 @@ def _origin_of_run(
     record: Mapping[str, Any] | None,
 ) -> _Origin:
     """What an earlier run brings, whose checkpoint is continued or started from."""
-    teacher, models = _own_teacher(config, lake), _unchanged_models(earlier)
+    teacher, models = _own_teacher(config, lake), unchanged_models(earlier)
     if continued is not None:
         start = Ref.parse(earlier["start"]) if earlier["start"] is not None else None
         start_fingerprint = earlier["start_fingerprint"]
@@ -330,25 +337,6 @@ def _start_of(config: TrainConfig, earlier: Mapping[str, Any], lake: str) -> Sta
             "leave start out: the checkpoint brings all of it",
         )
     return before
-
-
-def _unchanged_models(earlier: Mapping[str, Any]) -> tuple[Ref, ...]:
-    """The model folders of an earlier run, each still what it was: VAE, text encoder and tokenizer come from them.
-
-    Raises:
-        AltDiffusionError: one was changed or is gone.
-    """
-    models = tuple(Ref.parse(text) for text in earlier["models"])
-    folders = [earlier["base"], *([earlier["text_encoder"]] if earlier["text_encoder"] else [])]
-    for folder, ref in zip(folders, models, strict=False):
-        found = model_ref(folder, checked_digest(folder))
-        if found.digest != ref.digest:
-            raise AltDiffusionError(
-                f"model folder {folder}",
-                f"is {found.digest[:12]} by now, and run {earlier['run']} was trained with {ref.digest[:12]}",
-                "restore it as it was, or start from an export of that run as start.base",
-            )
-    return models
 
 
 def finished(config: TrainConfig, lake: str) -> Checkpoint | None:

@@ -5,7 +5,9 @@ Both are done once, by the driver, into `<lake>/models`, where every worker reac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from altdiffusion.diffusion.convert import convert_folder, is_published
 from altdiffusion.diffusion.folder import content_digest, model_ref, publish, read_lineage
@@ -13,6 +15,7 @@ from altdiffusion.diffusion.hub import HubId, Part, fetch, is_hub_id
 from altdiffusion.diffusion.licence import licence_of
 from altdiffusion.diffusion.models import local_folder
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
 
@@ -83,6 +86,25 @@ def checked_digest(folder: str) -> str:
             "remove the folder and run the same command again (what was fetched, converted or exported is made again)",
         )
     return found
+
+
+def unchanged_models(record: Mapping[str, Any]) -> tuple[Ref, ...]:
+    """Return a run's model folders by its record, each still what it was: VAE, text encoder, tokenizer come from them.
+
+    Raises:
+        AltDiffusionError: one was changed or is gone.
+    """
+    models = tuple(Ref.parse(text) for text in record["models"])
+    folders = [record["base"], *([record["text_encoder"]] if record["text_encoder"] else [])]
+    for folder, ref in zip(folders, models, strict=False):
+        found = model_ref(folder, checked_digest(folder))
+        if found.digest != ref.digest:
+            raise AltDiffusionError(
+                f"model folder {folder}",
+                f"is {found.digest[:12]} by now, and run {record['run']} was trained with {ref.digest[:12]}",
+                "restore it as it was, or start from an export of that run as start.base",
+            )
+    return models
 
 
 def absolute(uri: str) -> str:

@@ -45,7 +45,7 @@ class TrainConfig:
     seed: int = 0
     """Of all draws, with the run's name and stage: two runs with one seed meet other rows, noise and timesteps."""
     key: str | None = None
-    """In place of name and stage: runs with one key and one seed meet the same ones, to be compared."""
+    """In place of the name: runs of one stage with one key and one seed meet the same ones, to be compared."""
     steps: int = operational()
     """Updates in all."""
     global_batch: int

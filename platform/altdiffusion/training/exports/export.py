@@ -22,6 +22,7 @@ from altdiffusion.training.loading import load_start, load_weights, new_student
 from altdiffusion.training.network.lora import write_stock_file
 from altdiffusion.training.record import noising_of, read_record
 from altdiffusion.training.resolve import ResolvedRun
+from altdiffusion.training.starts import unchanged_models
 
 Weights = Literal["ema", "raw"]
 
@@ -54,6 +55,7 @@ def export_checkpoint(
     if _present(target, lineage):
         renew_card(lake, target)
         return target
+    unchanged_models(record)
     bundle = load_bundle(record["base"])
     if record["stage"] == "distillation":
         output = record["config"]["distillation"].get("teacher_output", "projected")  # before there was a choice

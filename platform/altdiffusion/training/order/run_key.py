@@ -39,8 +39,8 @@ class RunKey:
     @classmethod
     def of(cls, config: TrainConfig) -> RunKey:
         """Return the key that a new run of this config has."""
-        what = {"key": config.key} if config.key is not None else {"run": config.run, "stage": config.stage}
-        return cls(digest=files.sha256_hex(files.canonical_json({"draws": FORMAT, **what})))
+        name = {"run": config.run} if config.key is None else {"key": config.key}
+        return cls(digest=files.sha256_hex(files.canonical_json({"draws": FORMAT, "stage": config.stage, **name})))
 
     @classmethod
     def read(cls, tree: Mapping[str, Any], what: str) -> RunKey:
