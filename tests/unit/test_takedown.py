@@ -438,7 +438,7 @@ def test_lists_that_say_nothing_or_nonsense_are_refused(tmp_path: Path, text: st
 def test_a_list_of_links_is_checked_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "urls.txt"
     path.write_bytes("\ufeffhttp://a.example/x\u00a0\r\n\r\n# why\r\nnot a link\r\n".encode("utf-16"))
-    with pytest.raises(AltDiffusionError, match=r"urls\.txt, line 4: is 'not a link'.*write one link a line"):
+    with pytest.raises(AltDiffusionError, match=r"urls\.txt, line 4: is 'not a link'.*write one link per line"):
         read_urls(str(path))
     path.write_bytes(path.read_bytes()[: -len("not a link\r\n") * 2])
     assert read_urls(str(path)).lines == ("url:http://a.example/x",)

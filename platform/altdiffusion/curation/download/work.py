@@ -221,9 +221,9 @@ class Crawler:
         if self._tools is None:
             raise RuntimeError("setup() has not been called")
         watched = controls is not None and not self.config.believe_failures
-        with tempfile.TemporaryDirectory(prefix="altdiffusion-download-") as folder:
-            for last in (False, True) if watched and twice else (True,):
-                with contextlib.closing(Spool(os.path.join(folder, f"pictures-{last}"), links.num_rows)) as spool:
+        for last in (False, True) if watched and twice else (True,):
+            with tempfile.TemporaryDirectory(prefix="altdiffusion-download-") as folder:
+                with contextlib.closing(Spool(os.path.join(folder, "pictures"), links.num_rows)) as spool:
                     settled = self._fetch(links, spool, folder, gone, controls if watched else None)
                     if settled or last:
                         yield Crawled(links, spool, self._tools.scorer, self.config)

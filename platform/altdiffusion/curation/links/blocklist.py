@@ -216,7 +216,9 @@ def parse_urls(data: bytes, what: str) -> tuple[Blocklist, tuple[str, ...]]:
     given = lines.filter(pa.array(entries))
     keys, problems = _urls(given)
     places = np.flatnonzero(entries)
-    _refuse(lines, {int(places[place]): problem for place, problem in problems.items()}, what, "write one link a line")
+    _refuse(
+        lines, {int(places[place]): problem for place, problem in problems.items()}, what, "write one link per line"
+    )
     nothing = pa.array([], pa.string())
     found = Blocklist(
         urls=TextSet(keys), domains=TextSet(nothing), hashes=np.zeros(0, np.int64), image_sha256=DigestSet()
