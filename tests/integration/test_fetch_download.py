@@ -27,6 +27,7 @@ from altdiffusion.lineage.impact import impact
 from altdiffusion.records import IMAGES
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.holdings import search
+from tests import icc_profiles
 from tests.download_lake import HOST, config, curate, download, picture, publish_links
 from tests.fetch_server import Site, certificate, reply, serving
 from tests.full_disk import no_file_beyond
@@ -270,6 +271,28 @@ def test_the_verdict_on_a_stated_hash(tmp_path: Path, site: Site) -> None:
     assert strict.manifest.rejects_by_reason == {"content_changed": 5}
     assert strict.read(["hash_verdict"])["hash_verdict"].to_pylist() == ["match"] * 3 + ["drift", None]
     assert reject_rows(strict)[0]["detail"] == f"the source states sha256:{sha}"
+
+
+def test_what_became_of_stated_colours_is_a_column_and_counted(tmp_path: Path, site: Site) -> None:
+    avif = {"quality": 95, "format": "AVIF"}
+    pictures = {
+        "plain": picture(1), "srgb": picture(1, icc_profile=icc_profiles.SRGB),
+        "adobe": picture(1, icc_profile=icc_profiles.ADOBE_RGB), "broken": picture(1, icc_profile=b"nonsense" * 40),
+        "avif": picture(1, icc_profile=icc_profiles.PROPHOTO, **avif),
+    }  # fmt: skip
+    for name, body in pictures.items():
+        site.answers[f"/{name}"] = reply(body)
+    links = publish_links(str(tmp_path), [f"http://{HOST}/{name}" for name in pictures])
+    version = download(str(tmp_path), links, config(site, resize_mode="no"))
+    assert version.manifest.rejects_by_reason == {"format": 1}
+    assert version.read(["color_profile"])["color_profile"].to_pylist() == [None, "same", "converted", "broken"]
+    counted = {"color_profile|ko|converted": 1, "color_profile|th|broken": 1, "color_profile|th|same": 1}
+    assert version.manifest.tally == counted
+    stored = [np.asarray(Image.open(io.BytesIO(body))) for body in version.read(["image"])["image"].to_pylist()]
+    assert (stored[0] == stored[1]).all() and (stored[0] == stored[3]).all() and (stored[0] != stored[2]).any()
+    every = config(site, resize_mode="no", formats=("png", "avif"), color_space="as_coded")
+    kept = download(str(tmp_path), links, every, "as-coded")
+    assert kept.read(["color_profile"])["color_profile"].to_pylist() == [None] * 5 and not kept.manifest.tally
 
 
 def scene(number: int, *, logo: bool = False) -> bytes:

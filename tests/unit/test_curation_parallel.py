@@ -131,6 +131,18 @@ def test_every_filter_has_its_reason(tmp_path: Path) -> None:
     assert len(trusted) == 2 and trusted[0]["language_score"] is None
 
 
+def test_both_sides_are_cleaned_as_captions_are() -> None:
+    pair = (
+        "A red apple lies &amp; waits on the <b>wooden</b> table",
+        "Ein roter Apfel liegt auf dem Tisch fÃ¼r GÃ¤ste",
+    )
+    (kept,), _ = sift([pair], corpus())
+    assert kept["caption"] == "A red apple lies & waits on the wooden table"
+    assert kept["translation"] == "Ein roter Apfel liegt auf dem Tisch für Gäste"
+    (kept,), _ = sift([pair], corpus(), clean_texts=False)
+    assert (kept["caption"], kept["translation"]) == pair
+
+
 def test_english_alone_is_read_by_both(tmp_path: Path) -> None:
     rows = [(en, None) for en, _ in GERMAN[:3]] + [(GERMAN[3][1], None)]
     kept, reasons = sift(rows, corpus(language="en", translation=None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,32 @@ def test_accepted_rows_have_the_links_schema_and_rejects_their_story(work: Selec
         (2, 7, "language", "sv", "En röd cykel står lutad mot väggen på ett gammalt hus"),
         (3, 8, "url_scheme", None, None),
     ]
+
+
+def test_captions_are_cleaned_before_anything_looks_at_them_and_kept_as_published(work: SelectWork) -> None:
+    published = [
+        "Une bicyclette <b>rouge</b> appuyée contre le mur d&#39;une maison",
+        "Une bicyclette rouge appuyÃ©e contre le mur d’une vieille maison",
+        "Une bicyclette rouge appuyée contre le mur d'une maison",
+        "<p>&nbsp;</p>",
+        f"<b>{('En röd cykel står lutad mot väggen ' * 117)[:4094]}</b>",
+    ]
+    rows = table(*({"caption": text, "source_language": "fr", "sample_id": n} for n, text in enumerate(published)))
+    accepted, rejects = split(work, rows, "unit")
+    assert accepted["caption"].to_pylist() == [
+        "Une bicyclette rouge appuyée contre le mur d'une maison",
+        "Une bicyclette rouge appuyée contre le mur d’une vieille maison",
+        "Une bicyclette rouge appuyée contre le mur d'une maison",
+    ]
+    assert accepted["original_caption"].to_pylist() == [*published[:2], None]
+    assert accepted["sample_id"].to_pylist() == [0, 1, 2]  # ids are of what was published
+    assert rejects["reason"].to_pylist() == ["caption", "language"]  # empty; and no longer too long
+
+    config = dataclasses.replace(V1, clean_captions=False)
+    plain = SelectWork(lake="memory://u", dataset="x", source=work.source, select=config, language=LanguageConfig())
+    plain.setup()
+    accepted, _ = split(plain, rows, "unit")
+    assert accepted["caption"].to_pylist() == published[:3] and accepted["original_caption"].null_count == 3
 
 
 def test_nothing_in_is_nothing_out(work: SelectWork) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,109 @@ def test_every_published_type_and_spelling_gives_the_same_rows(
     ]
     assert rows["punsafe"].to_pylist() == [0.5, None] and rows["pwatermark"].to_pylist() == [None, 0.5]
     assert rows["source_language"].to_pylist() == ["he", "ru"]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([1.5e18, 2.0], pa.float64()), pa.array(["12", "-7"]), pa.array([b"\0" * 8] * 2),
+        pa.array([7, 8]).cast(pa.decimal128(20, 0)), pa.array([True, False]),
+    ],
+    ids=lambda ids: str(ids.type),
+)  # fmt: skip
+def test_row_ids_of_another_type_are_refused_or_ignored(tmp_path: Path, ids: pa.Array) -> None:
+    base = {name: values[:2] for name, values in BASE.items()}
+    write(tmp_path, {**base, "hash": ids})
+    with pytest.raises(
+        AltDiffusionError,
+        match=rf"column 'hash' is {re.escape(str(ids.type))}.*not a whole number.*ignore: \[sample_id\]",
+    ) as e:
+        scan_source(config(tmp_path))
+    assert "part-0.parquet" in str(e.value)
+    found = read_all(config(tmp_path, ignore=("sample_id",)))["sample_id"].to_pylist()
+    assert found == [mmh3.hash64("http://a/1one")[0], mmh3.hash64("http://a/2")[0]]
+    joined = {**base, "hash": ids, "pwatermark": [0.1, 0.2], "punsafe": [0.1, 0.2]}
+    write(tmp_path, joined)
+    assert read_all(config(tmp_path, preset="laion-joined", ignore=("sample_id",)))["sample_id"].to_pylist() == found
+
+
+def test_whole_row_ids_of_any_width_are_the_same_64_bits(tmp_path: Path) -> None:
+    base = {name: values[:2] for name, values in BASE.items()}
+    coded = pa.array([3, 5]).dictionary_encode()
+    for ids in (
+        coded,
+        pa.array([3, 5], pa.uint32()),
+        pa.array([3, 5], pa.int32()),
+        pa.array([2**64 - 7, 5], pa.uint64()),
+    ):
+        write(tmp_path, {**base, "hash": ids})
+        assert read_all(config(tmp_path))["sample_id"].to_pylist() == [-7 if ids.type == pa.uint64() else 3, 5]
+
+
+def test_columns_can_be_ignored_that_nothing_needs(tmp_path: Path) -> None:
+    write(tmp_path, {**BASE, "LANGUAGE": [1, 2, 3], "lang": ["de", "fr", "it"]})
+    with pytest.raises(AltDiffusionError, match="two columns for source_language"):
+        scan_source(config(tmp_path))
+    assert read_all(config(tmp_path, ignore=("source_language",)))["source_language"].null_count == 3
+    write(tmp_path, {**BASE, "punsafe": ["a", "b", "c"]})
+    with pytest.raises(AltDiffusionError, match=r"'punsafe' is string, not a number.*ignore: \[punsafe\]"):
+        scan_source(config(tmp_path))
+    assert read_all(config(tmp_path, ignore=("punsafe",)))["punsafe"].null_count == 3
+    for wrong, why in ((("hash",), "does not know 'hash'"), (("url",), "promises")):
+        with pytest.raises(ValueError, match=f"ignore: .*{why}"):
+            config(tmp_path, ignore=wrong)
+    with pytest.raises(ValueError, match="ignore: names punsafe, which `columns` maps"):
+        config(tmp_path, ignore=("punsafe",), columns={"punsafe": "p"})
+
+
+@pytest.mark.parametrize("name", ["WIDTH", "HEIGHT"])
+def test_a_missing_size_is_named_as_published(tmp_path: Path, name: str) -> None:
+    write(tmp_path, {column: values for column, values in BASE.items() if column != name})
+    with pytest.raises(AltDiffusionError, match=f"lacks column '{name}' or 'ORIGINAL_{name}'; it has URL"):
+        scan_source(config(tmp_path))
+
+
+def spark_folder(path: Path, parts: int = 3) -> Path:
+    """As Spark leaves it: parts, checksums of them, and marks of the writer."""
+    for number in range(parts):
+        rows = {name: [f"http://a/{number}" if name == "URL" else values[0]] for name, values in BASE.items()}
+        write(path, rows, f"part-0000{number}-a1b2-c000.snappy.parquet", compression="snappy")
+        (path / f".part-0000{number}-a1b2-c000.snappy.parquet.crc").write_bytes(b"crc\0")
+    for mark in ("_SUCCESS", "_committed_123", "_started_123", "._SUCCESS.crc"):
+        (path / mark).write_text("")
+    return path
+
+
+def test_a_folder_that_is_named_like_a_file_stands_for_its_parts(tmp_path: Path) -> None:
+    spark_folder(tmp_path / "links.parquet")
+    write(tmp_path, BASE, "more.parquet")
+    urls = [f"http://a/{number}" for number in range(3)]
+    for uri, expected in (
+        ("*.parquet", [*urls, *BASE["URL"]]), ("links.parquet", urls), ("links.parquet/", urls),
+        ("links.parquet/*", urls), ("links.parquet/*.parquet", urls), ("*/part-*", urls),
+    ):  # fmt: skip
+        assert read_all(config(tmp_path, uri=str(tmp_path) + "/" + uri))["url"].to_pylist() == expected
+    assert [part.name for part in scan_source(config(tmp_path)).parts][:1] == ["part-00000-a1b2-c000.snappy.parquet"]
+
+
+def test_a_folder_that_is_no_finished_table_is_an_error(tmp_path: Path) -> None:
+    folder = spark_folder(tmp_path / "a.parquet")
+    (folder / "_temporary" / "0").mkdir(parents=True)
+    with pytest.raises(AltDiffusionError, match=r"a\.parquet: is still being written"):
+        scan_source(config(tmp_path))
+    (folder / "_temporary" / "0").rmdir()
+    (folder / "_temporary").rmdir()
+    spark_folder(folder / "lang=de")
+    with pytest.raises(AltDiffusionError, match=r"is partitioned by 'lang', whose values .* would be lost"):
+        scan_source(config(tmp_path))
+    empty = tmp_path / "empty"
+    (empty / "b.parquet").mkdir(parents=True)
+    spark_folder(empty / "b.parquet", parts=0)
+    with pytest.raises(AltDiffusionError, match=r"b\.parquet: holds no part"):
+        scan_source(config(empty))
+    (empty / "b.parquet" / "part-0.csv").write_text("url,text\n")
+    with pytest.raises(AltDiffusionError, match=r"part-0\.csv: is no Parquet file"):
+        scan_source(config(empty))
 
 
 def test_a_row_without_a_label_gets_the_sources(tmp_path: Path) -> None:
@@ -163,7 +267,7 @@ def test_any_parquet_is_read_by_a_column_map(tmp_path: Path) -> None:
     assert rows["sample_id"].to_pylist() == [mmh3.hash64("http://a/1x")[0]] * 5
     phash = "phash:9f91e133b1924e4e"
     assert rows["expected_hash"].to_pylist() == [phash, "sha256:" + "ab" * 32, None, phash, phash]
-    with pytest.raises(AltDiffusionError, match=r"lacks column 'gone'.*mend `columns.width` of source crawl"):
+    with pytest.raises(AltDiffusionError, match=r"lacks column 'gone'.*correct `columns.width` of source crawl"):
         read_all(config(tmp_path, preset="columns", columns={**columns, "width": "gone"}, **given))
     with pytest.raises(AltDiffusionError, match="column 'sha' is int64, not text"):
         write(tmp_path, {**table, "sha": [1] * 5})

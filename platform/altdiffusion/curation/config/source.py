@@ -32,6 +32,9 @@ class SourceConfig:
     """Which set it is: a name of PRESETS, or `columns` for one that `columns` describes."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our name (COLUMNS) -> the source's column; beside LAION's own names, which are found without."""
+    ignore: tuple[str, ...] = ()
+    """Our names of columns that are not read although the source has them. Without `sample_id` (`hash`), row ids are
+    computed as LAION's are."""
     language: str | None = None
     """Label of rows that bring none of their own; null takes the preset's (`en` for the English sets)."""
     swapped_sizes: bool | None = None
@@ -57,6 +60,13 @@ class SourceConfig:
                 raise ValueError(f"columns: does not map {name!r}; use our names: {', '.join(COLUMNS)}")
         if len(set(self.columns.values())) != len(self.columns):
             raise ValueError("columns: names one column twice; map each once")
+        for name in self.ignore:
+            if name not in COLUMNS:
+                raise ValueError(f"ignore: does not know {name!r}; use our names: {', '.join(COLUMNS)}")
+            if name in self.columns:
+                raise ValueError(f"ignore: names {name}, which `columns` maps; do one or the other")
+            if name in self.shape.requires and name != "sample_id":
+                raise ValueError(f"ignore: names {name}, which preset {self.preset} promises; choose another preset")
         missing = [name for name in self.shape.requires if self.shape.mapped and name not in self.columns]
         if missing:
             raise ValueError(f"columns: lacks {', '.join(missing)}; say what this source calls it")

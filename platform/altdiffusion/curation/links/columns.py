@@ -6,7 +6,7 @@ int64 or double, null scores, WIDTH and HEIGHT swapped in the base release, `has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -48,33 +48,36 @@ def resolve_columns(schema: pa.Schema, config: SourceConfig, uri: str) -> dict[s
         AltDiffusionError: a column that the preset or the config promises is missing or of a type that cannot hold
             it, or two columns claim to be the same one.
     """
-    found = {} if config.shape.mapped else _by_alias(schema, uri)
+    found = {} if config.shape.mapped else _by_alias(schema, uri, config.ignore)
     for name, column in config.columns.items():
         if column not in schema.names:
-            raise _missing(uri, column, schema, f"mend `columns.{name}` of source {config.name}")
+            raise _missing(uri, repr(column), schema, f"correct `columns.{name}` of source {config.name}")
         found[name] = column
     for name in config.shape.requires:
-        if name not in found:
+        if name not in found and name not in config.ignore:
             remedy = f"choose the preset that this source has (now {config.preset}), or name the column in `columns`"
-            raise _missing(uri, ALIASES[name][0].upper(), schema, remedy)
+            # LAION's own spelling comes last where a set that was downloaded once has another one beside it.
+            spellings = [repr(spelling.upper()) for spelling in reversed(ALIASES[name])]
+            raise _missing(uri, " or ".join(spellings if name in SIZES else spellings[-1:]), schema, remedy)
     for name, column in found.items():
-        _check_type(name, schema.field(column), uri)
+        _check_type(name, schema.field(column), uri, config)
     if config.sizes_are_swapped:
         sizes = {ours: found.pop(ours) for ours in SIZES if ours in found}
         found |= {SIZES[1 - SIZES.index(ours)]: column for ours, column in sizes.items()}
     return found
 
 
-def _by_alias(schema: pa.Schema, uri: str) -> dict[str, str]:
+def _by_alias(schema: pa.Schema, uri: str, ignore: Collection[str]) -> dict[str, str]:
+    read = {name: spellings for name, spellings in ALIASES.items() if name not in ignore}
     spelled: dict[str, str] = {}
     for column in schema.names:
-        if column.lower() in spelled and any(column.lower() in spellings for spellings in ALIASES.values()):
+        if column.lower() in spelled and any(column.lower() in spellings for spellings in read.values()):
             both = f"{spelled[column.lower()]!r}, {column!r}"
-            ours = next(name for name, spellings in ALIASES.items() if column.lower() in spellings)
+            ours = next(name for name, spellings in read.items() if column.lower() in spellings)
             raise AltDiffusionError(f"source part {uri}", f"has two columns for {ours}: {both}", "drop one of them")
         spelled[column.lower()] = column
     found = {}
-    for name, spellings in ALIASES.items():
+    for name, spellings in read.items():
         here = [spelled[spelling] for spelling in spellings if spelling in spelled]
         if len(here) > 1 and name not in SIZES:
             raise AltDiffusionError(
@@ -88,22 +91,26 @@ def _by_alias(schema: pa.Schema, uri: str) -> dict[str, str]:
 
 
 def _missing(uri: str, column: str, schema: pa.Schema, remedy: str) -> AltDiffusionError:
-    return AltDiffusionError(f"source part {uri}", f"lacks column {column!r}; it has {', '.join(schema.names)}", remedy)
+    return AltDiffusionError(f"source part {uri}", f"lacks column {column}; it has {', '.join(schema.names)}", remedy)
 
 
-def _check_type(name: str, field: pa.Field, uri: str) -> None:
+def _check_type(name: str, field: pa.Field, uri: str, config: SourceConfig) -> None:
     dtype = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if name in TEXTS:
         good = pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
         wanted = "text"
     elif name == "sample_id":
-        good, wanted = pa.types.is_signed_integer(dtype), "a signed whole number"
+        good, wanted = pa.types.is_integer(dtype), "a whole number"
     else:
         good, wanted = pa.types.is_integer(dtype) or pa.types.is_floating(dtype), "a number"
-    if not good and not pa.types.is_null(dtype):
-        raise AltDiffusionError(
-            f"source part {uri}", f"column {field.name!r} is {dtype}, not {wanted}", "mend the part or its schema"
-        )
+    if good or pa.types.is_null(dtype):
+        return
+    remedy = f"write the part with {wanted} there, or map another column to {name} in `columns`"
+    if name == "sample_id":  # as floating point or text, ids of pandas and others have lost digits or their sign
+        remedy = f"`ignore: [sample_id]` in source {config.name} computes row ids as LAION's are"
+    elif name not in config.shape.requires:
+        remedy = f"{remedy}; `ignore: [{name}]` in source {config.name} does without"
+    raise AltDiffusionError(f"source part {uri}", f"column {field.name!r} is {dtype}, not {wanted}", remedy)
 
 
 def numbers(given: Mapping[str, Any], rows: int) -> dict[str, pa.ChunkedArray]:
@@ -145,6 +152,10 @@ def texts(given: Mapping[str, Any], rows: int, config: SourceConfig) -> dict[str
 def _sample_ids(given: Any, url: pa.ChunkedArray, caption: pa.ChunkedArray) -> pa.ChunkedArray:
     """LAION's row id, `mmh3.hash64(url + text)[0]`: the source's own, and computed where it has none."""
     if given is not None:
+        if pa.types.is_dictionary(given.type):
+            given = given.cast(given.type.value_type)
+        if given.type == pa.uint64():  # the same 64 bits
+            given = pa.chunked_array([chunk.view(pa.int64()) for chunk in given.chunks], pa.int64())
         given = given.cast(pa.int64())
         if not given.null_count:
             return given

@@ -16,6 +16,7 @@ from altdiffusion.curation.links.blocklist import source_blocklist
 from altdiffusion.curation.links.columns import SCORES, SIZES, resolve_columns
 from altdiffusion.curation.links.filters import columns_of, number_filters
 from altdiffusion.curation.links.reader import Footer, fetch_footer, parse_footer
+from altdiffusion.curation.parts import find_parts
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -80,12 +81,8 @@ def scan_source(config: SourceConfig, select: SelectConfig | None = None) -> Sou
             the blocklist is missing or not what such a source needs.
     """
     source_blocklist(config)
-    fs, pattern = files.filesystem(config.uri)
-    fs.invalidate_cache()
-    paths = sorted(str(path) for path in fs.glob(pattern))
+    fs, paths = find_parts(config.uri, f"source {config.name}")
     what = f"source {config.name} ({config.uri})"
-    if not paths:
-        raise AltDiffusionError(what, "matches no file", "check the glob in the config")
     scan = SourceScan(config=config, parts=tuple(_scan_parts(fs, paths, config)))
     if scan.rows == 0:
         raise AltDiffusionError(what, f"has no rows in its {len(scan.parts)} parts", "give a source with links in it")

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.curation.config import CorpusConfig
+from altdiffusion.curation.parts import find_parts
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -119,11 +120,7 @@ def read_rows(unit: Unit, config: CorpusConfig) -> Iterator[pa.Table]:
 
 
 def _glob(uri: str, what: str) -> list[str]:
-    fs, pattern = files.filesystem(uri)
-    fs.invalidate_cache()
-    paths = sorted(str(path) for path in fs.glob(pattern))
-    if not paths:
-        raise AltDiffusionError(f"{what} ({uri})", "matches no file", "check the glob in the config")
+    fs, paths = find_parts(uri, what)
     return [str(fs.unstrip_protocol(path)) for path in paths]
 
 
