@@ -80,13 +80,15 @@ def plan(config: TrainJobConfig) -> Plan:
         title=f"train stage {train.stage}, run {train.run}",
         steps=(
             f"start from {start}",
-            f"{train.steps:,} updates of {_trained(train)} on {', '.join(d.name for d in train.datasets)}",
+            f"{train.steps - train.first_step:,} updates of {_trained(train)} on {', '.join(d.name for d in train.datasets)}",
             f"a checkpoint every {train.checkpoint_every:,} updates, the last {train.keep_last} kept",
             "export every kept checkpoint (EMA weights) as a diffusers folder",
             f"draw samples of {config.samples.prompts.file}" if config.samples else "draw no samples",
         ),
         facts={
-            "pairs" if train.stage == "distillation" else "images": f"{train.steps * train.global_batch:,}",
+            "pairs"
+            if train.stage == "distillation"
+            else "images": f"{(train.steps - train.first_step) * train.global_batch:,}",
             "global batch": f"{train.global_batch:,} = {workers.count} workers x {train.micro_batch} x "
             f"{train.accumulation} accumulated",
             "learning rate": f"{train.optimizer.lr:g} after {train.optimizer.warmup_steps:,} warm-up updates, "
