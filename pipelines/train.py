@@ -74,19 +74,19 @@ def plan(config: TrainJobConfig) -> Plan:
         start = f"checkpoint {train.continue_from}, with its moments, position and key"
     elif train.start.text_encoder:
         start += f" with text encoder {train.start.text_encoder}"
-    workers = train.workers
+    workers, updates = train.workers, train.steps - train.first_step
     where = f"{workers.count} x {workers.gpus:g} GPU" if workers.gpus else f"{workers.count} x {workers.cpus:g} CPU"
     return Plan(
         title=f"train stage {train.stage}, run {train.run}",
         steps=(
             f"start from {start}",
-            f"{train.steps:,} updates of {_trained(train)} on {', '.join(d.name for d in train.datasets)}",
+            f"{updates:,} updates of {_trained(train)} on {', '.join(d.name for d in train.datasets)}",
             f"a checkpoint every {train.checkpoint_every:,} updates, the last {train.keep_last} kept",
             "export every kept checkpoint (EMA weights) as a diffusers folder",
             f"draw samples of {config.samples.prompts.file}" if config.samples else "draw no samples",
         ),
         facts={
-            "pairs" if train.stage == "distillation" else "images": f"{train.steps * train.global_batch:,}",
+            "pairs" if train.stage == "distillation" else "images": f"{updates * train.global_batch:,}",
             "global batch": f"{train.global_batch:,} = {workers.count} workers x {train.micro_batch} x "
             f"{train.accumulation} accumulated",
             "learning rate": f"{train.optimizer.lr:g} after {train.optimizer.warmup_steps:,} warm-up updates, "

@@ -221,14 +221,15 @@ def poison(lake: str) -> tuple[Any, list[int]]:
     for chunk in range(11):
         rows = set(range(16 * chunk, 16 * chunk + 16))
         write_latents(lake, "latents", 180, loud=sorted(rows))
-        tree = {
-            "objective": {"prediction": "v_prediction", "relearn": True}, "steps": 18, "keep_last": 9,
-            "order": {"chunk_rows": 16, "window_chunks": 1},
-        }  # fmt: skip
-        order, _ = open_data(resolve(config(lake, **tree), lake))
-        batches = [batch for batch in range(22) if rows & set(order.batch(batch).row.tolist())]
-        if batches[0] in (10, 11, 12, 13) and len(batches) == 2:
-            return tree, batches
+        for seed in range(4):
+            tree = {
+                "objective": {"prediction": "v_prediction", "relearn": True}, "steps": 18, "keep_last": 9, "seed": seed,
+                "order": {"chunk_rows": 16, "window_chunks": 1},
+            }  # fmt: skip
+            order, _ = open_data(resolve(config(lake, **tree), lake))
+            batches = [batch for batch in range(22) if rows & set(order.batch(batch).row.tolist())]
+            if batches[0] in (10, 11, 12, 13) and len(batches) == 2:
+                return tree, batches
     raise AssertionError("no row group falls into the middle of the epoch")
 
 

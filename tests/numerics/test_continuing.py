@@ -16,6 +16,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.continuing import OVERRIDES
+from altdiffusion.training.estimate.cost import kept_steps
 from altdiffusion.training.exports.export import export_checkpoint, export_start
 from altdiffusion.training.local import run_local
 from altdiffusion.training.order.seen import seen
@@ -73,6 +74,7 @@ def test_another_learning_rate_keeps_moments_and_position(lake: str) -> None:
     slow = {"lr": 1e-5, "warmup_steps": 4, "ema_decay": 0.9}
     said = Recorder()
     settings = own(lake, run="slow", continue_from="whole@6", optimizer=slow, steps=9, log_every=1)
+    assert settings.first_step == 6 and kept_steps(settings) == [9]
     run_local(settings, lake, reporter=said)
     assert [(report.step, report.lr) for report in said.reports] == [(7, 1e-5), (8, 1e-5), (9, 1e-5)]
     at_six = checkpoints.open_step(lake, "whole", 6).tensors(checkpoints.UNET)

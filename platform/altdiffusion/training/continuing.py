@@ -87,9 +87,10 @@ def check_overrides(
     ]
     if list(datasets) != record["datasets"]:
         changed.append(f"datasets ({', '.join(record['datasets'])}, now {', '.join(datasets)})")
-    weights = [[entry.get("weight") for entry in tree["datasets"]] for tree in (before, meaning)]
-    if weights[0] != weights[1]:
-        changed.append(f"weights of datasets ({weights[0]}, now {weights[1]})")
+    for what, name in (("weights of datasets", "weight"), ("mirrored datasets", "mirrored")):
+        told = [[entry.get(name) for entry in tree["datasets"]] for tree in (before, meaning)]
+        if told[0] != told[1]:
+            changed.append(f"{what} ({told[0]}, now {told[1]})")
     if changed:
         raise AltDiffusionError(
             f"run {config.run}, which continues {config.continue_from}",

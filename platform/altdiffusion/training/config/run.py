@@ -189,6 +189,11 @@ class TrainConfig:
             )
 
     @property
+    def first_step(self) -> int:
+        """Steps that were done when the run begins: those of the checkpoint that it continues, or 0."""
+        return 0 if self.continue_from is None else int(self.continue_from.partition("@")[2])
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches that each worker adds up for one update."""
         return self.accumulation_of(self.workers.count)

@@ -169,8 +169,9 @@ def vae_parameters(config: dict[str, Any]) -> int:
 def kept_steps(config: TrainConfig) -> list[int]:
     """Return the steps whose checkpoints are there when a run has ended: the last ones, and those that `keep_every`
     divides. A checkpoint is written every `checkpoint_every` steps and at the last one."""
-    written = [*range(config.checkpoint_every, config.steps + 1, config.checkpoint_every)]
-    if config.steps % config.checkpoint_every:
+    every = config.checkpoint_every
+    written = [step for step in range(every, config.steps + 1, every) if step > config.first_step]
+    if config.steps % every:
         written.append(config.steps)
     for_good = {step for step in written if config.keep_every and step % config.keep_every == 0}
     return sorted(for_good | set(written[-config.keep_last :]))
@@ -282,7 +283,7 @@ def lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shapes
 
 
 def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shapes) -> list[str]:
-    workers, images = config.workers.count, config.steps * config.global_batch
+    workers, images = config.workers.count, (config.steps - config.first_step) * config.global_batch
     found = [
         f"memory      {cost.total / GIB:.1f} GiB a worker: {cost.weights / GIB:.1f} weights + "
         f"{cost.training_state / GIB:.1f} gradients, moments and averages + {cost.activations / GIB:.1f} kept of "

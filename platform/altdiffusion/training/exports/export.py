@@ -108,6 +108,8 @@ def export_start(run: ResolvedRun) -> str:
         "weights": "start",
         "parents": [str(ref) for ref in origin],
     }
+    if run.config.lora is not None:
+        lineage["adapters"] = "left out"  # earlier versions wrote them in, under peft's names: those make way
     if not _present(target, lineage):
         bundle = load_start(run)
         publish(target, lambda folder: save_bundle(bundle, folder), lineage)
