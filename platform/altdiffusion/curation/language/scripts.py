@@ -302,7 +302,7 @@ def _small_words(tokens: Tokens, found: Letters, rows: npt.NDArray[np.intp]) -> 
 
 @functools.cache
 def _small() -> WordTable:
-    return WordTable(words_of(_SMALL_WORDS.split()).hashes())
+    return WordTable(words_of(_SMALL_WORDS.split()).hashes(), bits=10)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,7 @@ class WordLists:
         self._first = np.searchsorted(entry[order], np.arange(len(different) + 1)).astype(np.int32)
         self._table = WordTable(different)
         markers = sorted({word for words in MARKERS.values() for word in words.split()})
-        self._markers = WordTable(words_of(markers).hashes())
+        self._markers = WordTable(words_of(markers).hashes(), bits=13)
         self._marks = np.array([[word in words.split() for word in markers] for words in MARKERS.values()], np.uint8)
 
     def gains(self, words: Words, judged: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
