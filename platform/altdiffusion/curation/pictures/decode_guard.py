@@ -93,7 +93,7 @@ def _other(body: bytes) -> Refused:
         if body.startswith(magic):
             return Refused("format", name)
     if body[4:8] == b"ftyp":
-        return Refused("format", "heif")
+        return Refused("format", "heif") if len(body) >= 12 else Refused("truncated", "header ends early")
     head = body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in head):
         return Refused("format", "svg")
