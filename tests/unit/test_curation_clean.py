@@ -6,7 +6,7 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altdiffusion.curation.language.clean import clean, clean_captions, tidy_captions
@@ -79,16 +79,18 @@ PIECES = [
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6)), max_size=6).map("".join)
 
 
+@settings(deadline=None)  # the first text makes the patterns
 @given(TEXT)
 def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     once = clean(text)
-    if "&" in once and any(mark in once for mark in (";",)):
+    if "&" in once and ";" in once:
         return  # what was escaped more than twice
     assert clean(once) == once
     assert clean_captions(pa.array([once])).to_pylist() == [once]
     assert unicodedata.is_normalized("NFC", once) and once == once.strip() and "  " not in once
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), TEXT), max_size=5))
 def test_what_is_not_looked_at_needs_nothing(texts: list[str | None]) -> None:
     """The regular expression over the column finds every caption that `clean` changes."""

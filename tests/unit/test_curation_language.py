@@ -247,10 +247,6 @@ NEIGHBOURS = {
     "Wenn dat "
     "anfangt to regen, denn loopt se all gau na binnen, vun wegen dat se nich natt warrn wüllt, un drinkt denn "
     "Koffie.",
-    "co": "I zitelli ghjocanu ogni ghjornu in u giardinu daretu à a casa è a so mamma i fighjula da u "
-    "purtellu. Quandu "
-    "cumencia à piove, corrinu tutti in casa, perchè ùn volenu micca esse trosci, è dopu beienu inseme un "
-    "caffè caldu.",
     "lb": "D'Kanner spillen all Dag am Gaart hannert dem Haus an hir Mamm kuckt hinnen aus der Fënster no. "
     "Wann et ufänkt "
     "ze reenen, da lafen se all séier eran, well si net naass wëlle ginn, an duerno drénke si zesummen e "
@@ -274,8 +270,7 @@ def test_word_lists_do_not_outvote_the_model_on_long_text(identifier: LanguageId
     assert languages(identifier, [NEIGHBOURS[code]]) == [None]
     words = NEIGHBOURS[code].split()
     halves = [" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])]
-    if code != "co":  # which the model itself takes for Italian
-        assert languages(identifier, halves) == [None, None]
+    assert languages(identifier, halves) == [None, None]
 
 
 def test_markers_are_small_words_that_the_neighbours_do_not_use() -> None:
@@ -371,6 +366,7 @@ def test_scripts_and_alphabets() -> None:
     assert scripts.bit("xx") is None
 
 
+@settings(deadline=None)  # the first text makes the tables
 @given(st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=8))
 def test_counts_of_letters_are_those_of_each_text(texts: list[str]) -> None:
     found = evidence(texts)

@@ -167,7 +167,7 @@ def test_a_folder_that_is_named_like_a_file_stands_for_its_parts(tmp_path: Path)
     assert [part.name for part in scan_source(config(tmp_path)).parts][:1] == ["part-00000-a1b2-c000.snappy.parquet"]
 
 
-def test_a_folder_that_is_no_finished_table_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_finished_table_is_an_error(tmp_path: Path) -> None:
     folder = spark_folder(tmp_path / "a.parquet")
     (folder / "_temporary" / "0").mkdir(parents=True)
     with pytest.raises(AltDiffusionError, match=r"a\.parquet: is still being written"):

@@ -74,7 +74,7 @@ _CONTENT = tuple(
 _REFERENCE = re.compile(r"&(?:#(?:\d{1,7}|[xX][0-9a-fA-F]{1,6})|([A-Za-z][A-Za-z0-9]{1,31}));")
 _TIMES = 2
 _ROUNDS = 8
-"""Taking something out can bring together what then has to go; after so many rounds that is no accident."""
+"""Taking something out can bring together what then has to go; after so many rounds that is not an accident."""
 _LONGEST = 16_384
 """Characters. No setting keeps captions of so many (`max_caption_chars`), and no text may take long."""
 # Bytes of UTF-8 as the characters of an 8-bit code: a lead byte, then a continuation byte. Of windows-1252 and 1254,

@@ -61,7 +61,7 @@ class Weights:
     """... times (n-grams / 30) to this power."""
     words: float = 0.6
     """Factor of the word lists' log-likelihoods."""
-    steady: float = 60.0
+    steady: float = 30.0
     """n-grams from which on these grow as slowly as the model's: a list knows words, the model knows spelling."""
     listed: float = 0.6
     """A label without a list is credited with this share of what the best list says of a word that is listed,"""
@@ -69,10 +69,10 @@ class Weights:
     """or with this share of what the nearest languages' lists say where it has such,"""
     unlisted: float = 1.5
     """and with this much for a word that is on no list;"""
-    most_other: float = 20.0
+    most_other: float = 16.0
     """by all words of a caption together no more than this above or below that list,"""
     most_nearest: float = 2.5
-    """or, where there are nearest ones, these: lists must not outvote the model on long text."""
+    """or, where there are nearest ones, these (and less from `steady` on): lists must not outvote the model."""
     marker: float = 5.0
     """Credited to a label without a list for each small word that sets its group apart (`markers`),"""
     most_markers: float = 4.0
@@ -316,13 +316,15 @@ class LanguageIdentifier:
             log[place] += nat * word_lists.unpack(lanes, (column,))[0]
         for (column, marks), places in candidates.nearest.items():
             near = nat * word_lists.unpack(lanes, (column,))[0]
-            near -= _within(np.float32(1 - weights.nearest) * near - strange, weights.most_nearest)
+            near -= _within(np.float32(1 - weights.nearest) * near - strange, np.float32(weights.most_nearest) * slower)
             if marks is not None:
                 (seen,) = word_lists.unpack(lanes, (marks,))
                 near += np.float32(weights.marker) * np.minimum(seen, np.float32(weights.most_markers))
             log[places] += near
         other = nat * best
-        log[candidates.others] += other - _within(np.float32(1 - weights.listed) * other - strange, weights.most_other)
+        log[candidates.others] += other - _within(
+            np.float32(1 - weights.listed) * other - strange, np.float32(weights.most_other)
+        )
 
     def identify(self, captions: pa.Array, source_labels: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
         """The decision for each caption.
@@ -374,8 +376,8 @@ class LanguageIdentifier:
         return np.minimum(needed, 1.0).astype(np.float32)
 
 
-def _within(values: npt.NDArray[np.float32], most: float) -> npt.NDArray[np.float32]:
-    return np.clip(values, np.float32(-most), np.float32(most))
+def _within(values: npt.NDArray[np.float32], most: npt.NDArray[np.float32] | np.float32) -> npt.NDArray[np.float32]:
+    return np.clip(values, -most, most)
 
 
 @functools.lru_cache(maxsize=2)

@@ -85,9 +85,8 @@ ALPHABETS: dict[str, str] = {
     "fa": _ARABIC + "پچژگکیۀ",
     "ur": _ARABIC + "پچژگکیٹڈڑںھہےۓۂ",
 }  # fmt: skip
-COUNTS = 5
-"""int64 columns of packed counts: letters by script, ideographs by kind, capital and small letters of Latin and of all
-other scripts."""
+COUNTS = 4
+"""int64 columns of packed counts: letters by script, ideographs by kind, capitals of Latin and of all other scripts."""
 _PER_LANE, _FIELD, _FIELD_MASK = 4, 16, 0xFFFF  # a caption has at most 4,096 letters
 _TABLE = 0x30000  # code points beyond are none of any script here
 _ALPHABET, _APART = 1, 2  # scripts that are written without spaces make words of their own
@@ -256,7 +255,7 @@ def evidence(tokens: Tokens, found: Letters) -> Evidence:
     sums = totals(tuple(found.counts), tokens.code, tokens.first)
     field = [((lane >> (_FIELD * part)) & _FIELD_MASK).astype(np.int32) for lane in sums for part in range(_PER_LANE)]
     counts = np.stack([np.zeros(len(tokens.first), np.int32), *field[: SCRIPTS - 1]]) * WEIGHTS[:, None]
-    simplified, japanese, traditional, *cases = field[SCRIPTS - 1 : SCRIPTS + 6]
+    simplified, japanese, traditional, latin_capitals, other_capitals = field[SCRIPTS - 1 :]
     kana = counts[KANA].copy()
     counts[HAN] += kana  # Japanese mixes kana and ideographs: they count as one script
     counts[KANA] = 0
@@ -274,14 +273,14 @@ def evidence(tokens: Tokens, found: Letters) -> Evidence:
     script = counts.argmax(axis=0).astype(np.uint8)
     script[all_letters == 0] = NONE
     share = counts.max(axis=0) / np.maximum(all_letters, 1)
-    upper, lower = (np.where(own, others, latins) for latins, others in zip(cases[:2], cases[2:], strict=True))
+    capitals = np.where(own, other_capitals, latin_capitals)
     return Evidence(
         script=script,
         mixed=mixed,
         share=share.astype(np.float32),
         letters=all_letters,
         allowed=tokens.all_of(found.allowed),
-        capitals=(upper > 0) & (lower == 0),
+        capitals=(capitals > 0) & (capitals >= counts.max(axis=0)),
         kana=kana // WEIGHTS[KANA],
         simplified=simplified,
         japanese=japanese,
@@ -303,7 +302,7 @@ def _small_words(tokens: Tokens, found: Letters, rows: npt.NDArray[np.intp]) -> 
 
 @functools.cache
 def _small() -> WordTable:
-    return WordTable(words_of(_SMALL_WORDS.split()).hashes())
+    return WordTable(words_of(_SMALL_WORDS.split()).hashes(), bits=10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,16 +336,17 @@ def _table() -> _Table:
     group = np.where(letter | mark | digit, np.uint8(_ALPHABET), np.uint8(0))
     group[_JOINERS] = _ALPHABET
     group[(letter | mark) & np.isin(block, (THAI, HANGUL, KANA, HAN))] = _APART
-    upper = np.array([category in ("Lu", "Lt") for category in categories])
-    lower = np.array([category == "Ll" for category in categories])
+    # ª and º have no case: they are no small letters among capitals
+    capital = np.array([category in ("Lu", "Lt") for category in categories])
+    capital |= (script == LATIN) & np.array([category == "Lo" for category in categories])
     allowed, which = np.unique(_alphabet_masks(script), return_inverse=True)
     ideograph = np.zeros(_TABLE, np.uint8)
     for point in range(0x4E00, 0xA000):
         repertoire = tuple(_encodes(chr(point), name) for name in ("gb2312", "shift_jis", "big5"))
         ideograph[point] = _KINDS.get(repertoire, 0)
-    features: tuple[npt.NDArray[Any], ...] = (script, group, digit, upper, lower, ideograph, which)
+    features: tuple[npt.NDArray[Any], ...] = (script, group, digit, capital, ideograph, which)
     key = np.zeros(_TABLE, np.int64)
-    for feature, size in zip(features, (16, 4, 2, 2, 2, 4, len(allowed)), strict=True):
+    for feature, size in zip(features, (16, 4, 2, 2, 4, len(allowed)), strict=True):
         key = key * size + feature
     nothing = -1
     key = np.append(np.where(group == 0, nothing, key), nothing)
@@ -355,7 +355,7 @@ def _table() -> _Table:
     fields = [script[example] == number for number in range(1, SCRIPTS)]
     fields += [ideograph[example] == number for number in (1, 2, 3)]
     latin = script[example] == LATIN
-    fields += [case[example] & chosen for chosen in (latin, ~latin) for case in (upper, lower)]
+    fields += [capital[example] & chosen for chosen in (latin, ~latin)]
     counts = np.zeros((COUNTS, len(example)), np.int64)
     for number, counted in enumerate(fields):
         counts[number // _PER_LANE] += counted.astype(np.int64) << (_FIELD * (number % _PER_LANE))

@@ -114,7 +114,7 @@ class WordLists:
         self._first = np.searchsorted(entry[order], np.arange(len(different) + 1)).astype(np.int32)
         self._table = WordTable(different)
         markers = sorted({word for words in MARKERS.values() for word in words.split()})
-        self._markers = WordTable(words_of(markers).hashes())
+        self._markers = WordTable(words_of(markers).hashes(), bits=13)
         self._marks = np.array([[word in words.split() for word in markers] for words in MARKERS.values()], np.uint8)
 
     def gains(self, words: Words, judged: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -148,8 +148,11 @@ def pack(gains: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """[COLUMNS, W] -> [lanes, W]: three columns a lane, so that sums over 4,096 letters cannot meet."""
     packed = np.zeros((-(-len(gains) // _PER_LANE), gains.shape[1]), np.int64)
     for column, values in enumerate(gains):
-        lane = packed[column // _PER_LANE]
-        lane += values.astype(np.int64) << (_LANE * (column % _PER_LANE))
+        lane, shift = packed[column // _PER_LANE], _LANE * (column % _PER_LANE)
+        if _FIRST_MARKED <= column < BEST:  # few words are markers
+            lane[np.flatnonzero(values.view(bool))] += 1 << shift
+        else:
+            lane += values.astype(np.int64) << shift
     return packed
 
 

@@ -143,13 +143,16 @@ def code_points(texts: pa.StringArray) -> tuple[npt.NDArray[np.uint32], npt.NDAr
 class WordTable:
     """Numbers of known words by hash, for columns of words."""
 
-    _BITS = 20
+    def __init__(self, hashes: npt.NDArray[np.uint64], bits: int = 20) -> None:
+        """Number the words by their place; of equal hashes the first one counts.
 
-    def __init__(self, hashes: npt.NDArray[np.uint64]) -> None:
-        """Numbers the words by their place; of equal hashes the first one counts."""
+        Args:
+            bits: of a hash that choose its bucket; a few more than the number of words has.
+        """
+        self._shift = np.uint64(64 - bits)
         self._order = np.argsort(hashes, kind="stable").astype(np.int32)
         self._sorted = hashes[self._order]
-        edges = np.arange((1 << self._BITS) + 1, dtype=np.uint64) << np.uint64(64 - self._BITS)
+        edges = np.arange((1 << bits) + 1, dtype=np.uint64) << self._shift
         edges[-1] = np.iinfo(np.uint64).max
         self._bucket = np.searchsorted(self._sorted, edges).astype(np.int32)
         self._bucket[-1] = len(hashes)
@@ -159,7 +162,7 @@ class WordTable:
         found = np.full(len(hashes), -1, np.int32)
         if not len(self._sorted):
             return found
-        bucket = (hashes >> np.uint64(64 - self._BITS)).astype(np.intp)
+        bucket = (hashes >> self._shift).astype(np.intp)
         at, end = self._bucket[bucket], self._bucket[bucket + 1]
         open_ones = np.flatnonzero(at < end)
         while len(open_ones):

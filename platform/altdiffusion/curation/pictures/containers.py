@@ -13,10 +13,8 @@ _BOXES = 10_000
 _WIDTH, _HEIGHT, _PROFILE = 256, 257, 34675
 _PIECES = ((273, 279), (324, 325))
 """Tags of the places and lengths of strips, and of tiles."""
-# TIFF 6.0 types -> struct's letter; anything else is not needed here.
-_TYPES = {1: "B", 3: "H", 4: "I", 7: "B"}
-_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-"""Of a value of each type (TIFF 6.0, section 2)."""
+_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "Q", 6: "b", 7: "B", 8: "h", 9: "i", 10: "q", 11: "f", 12: "d"}
+"""TIFF 6.0's types -> struct's letter of that size."""
 _EMBEDDED = int.from_bytes(b"MBED", "big")
 
 
@@ -26,17 +24,21 @@ def avif(body: bytes) -> Header:
     Of several items (the picture, its alpha, a thumbnail, tiles of a grid) the largest extent counts.
     """
     sizes: list[tuple[int, int]] = []
-    grey = True
+    grey, pixels = True, False
     tag = None
     for kind, start, stop in _walk(body, 0, len(body), path=()):
         if kind == b"ispe":
             sizes.append(struct.unpack_from(">II", body, start + 4))
         elif kind == b"colr":
             tag = _preferred(tag, body, start, stop)
+        elif kind in (b"mdat", b"idat"):
+            pixels = True
         elif kind == b"av1C":
             grey = grey and bool(body[start + 2] & 0x10)
     if not sizes:
         raise Refused("not_image", "avif without a picture")
+    if not pixels:
+        raise Refused("truncated", "avif ends before its pixels")
     width, height = max(size[0] for size in sizes), max(size[1] for size in sizes)
     return Header(format="avif", width=width, height=height, plain=False, grey=grey, tag=tag)
 
@@ -98,7 +100,11 @@ def tiff(body: bytes) -> Header:
     order = "<" if body.startswith(b"II") else ">"
     (at,) = struct.unpack_from(order + "I", body, 4)
     (entries,) = struct.unpack_from(order + "H", body, at)
-    where = {tag: (kind, count, start) for tag, kind, count, start in _entries(body, order, at + 2, entries)}
+    where: dict[int, tuple[int, int, int]] = {}
+    for number, kind, count, start in _entries(body, order, at + 2, entries):
+        where.setdefault(number, (kind, count, start))
+        if number != _PROFILE and start + count * struct.calcsize(_TYPES[kind]) > len(body):
+            raise Refused("truncated", f"tiff ends in tag {number}")
     sides = [_values(body, order, where, tag) for tag in (_WIDTH, _HEIGHT)]
     if not all(len(side) == 1 for side in sides):
         raise Refused("not_image", "tiff without a size")
@@ -114,21 +120,18 @@ def tiff(body: bytes) -> Header:
 
 
 def _entries(body: bytes, order: str, at: int, entries: int) -> Iterator[tuple[int, int, int, int]]:
-    """(tag, type, number of values, where they begin); types that are not needed are left out, once checked."""
-    struct.unpack_from(order + "I", body, at + 12 * entries)  # where the next directory is
+    """(tag, type, number of values, where they begin) of every entry of a known type."""
     for place in range(at, at + 12 * entries, 12):
-        tag, kind, count, value = struct.unpack_from(order + "HHII", body, place)
-        inside = count * _BYTES.get(kind, 0) <= 4
-        if not inside and value + count * _BYTES[kind] > len(body):
-            raise Refused("truncated", "tiff ends in its directory")
+        tag, kind, count = struct.unpack_from(order + "HHI", body, place)
         if kind in _TYPES:
-            yield tag, kind, count, place + 8 if inside else value
+            inside = count * struct.calcsize(_TYPES[kind]) <= 4
+            yield tag, kind, count, place + 8 if inside else struct.unpack_from(order + "I", body, place + 8)[0]
 
 
 def _values(body: bytes, order: str, where: dict[int, tuple[int, int, int]], tag: int) -> tuple[int, ...]:
     if tag not in where:
         return ()
     kind, count, start = where[tag]
-    if count > len(body):
-        raise Refused("truncated", "tiff ends early")
+    if kind not in (1, 3, 4):
+        raise Refused("not_image", f"tiff whose tag {tag} is not a whole number")
     return struct.unpack_from(f"{order}{count}{_TYPES[kind]}", body, start)

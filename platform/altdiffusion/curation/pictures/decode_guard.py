@@ -93,7 +93,7 @@ def _other(body: bytes) -> Refused:
         if body.startswith(magic):
             return Refused("format", name)
     if body[4:8] == b"ftyp":  # which codec it is of is in the brands that follow
-        short = len(body) < int.from_bytes(body[:4], "big")
+        short = len(body) < max(12, int.from_bytes(body[:4], "big"))
         return Refused("truncated", "the list of brands is cut off") if short else Refused("format", "heif")
     head = body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in head):
