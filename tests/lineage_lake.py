@@ -120,6 +120,8 @@ class SmallLake:
         self.quality = checkpoint(
             self.lake, "quality", 100, "quality", [self.alignment, self.latents.ref], {"loss": 0.25}
         )
+        # Beside its checkpoints a run keeps a record, which is not a folder
+        files.write_atomic(files.join(self.lake.uri, "checkpoints", "quality", "run.json"), b"{}")
         export = files.join(self.lake.uri, "exports", "quality", "step-00000100", "lineage.json")
         files.write_atomic(export, json.dumps({"parents": [str(self.quality)], "stage": "quality"}).encode())
         prompts = [

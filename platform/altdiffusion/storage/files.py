@@ -145,10 +145,13 @@ def size_bytes(uri: str) -> int:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole file; FileNotFoundError if it is not there."""
+    """Return the whole file; FileNotFoundError if it is not there, or below what is a file itself."""
     fs, path = filesystem(uri)
     with naming(uri, "reading"):
-        return bytes(fs.cat_file(path))
+        try:
+            return bytes(fs.cat_file(path))
+        except NotADirectoryError as error:
+            raise FileNotFoundError(uri) from error
 
 
 def read_json(uri: str) -> Any:
