@@ -147,6 +147,8 @@ def _head(path: Path, what: str) -> dict[str, str]:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             head = json.loads(stream.read(length)) if 0 < length <= size - 8 else None
+        if not isinstance(head, dict):
+            raise ValueError("no head")
         entries = {name: entry for name, entry in head.items() if name != "__metadata__"}
         wanted = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
         types = {str(name): str(entry["dtype"]) for name, entry in entries.items()}
