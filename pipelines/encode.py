@@ -9,10 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from altdiffusion.config import fingerprint, operational, semantic
-from altdiffusion.curation.assets import folder_digest
+from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import bucket_sizes
 from altdiffusion.curation.encoding.encode import EncodeWork, Target, check_stored_size, plan_encode
+from altdiffusion.curation.encoding.tokens import open_tokenizer
 from altdiffusion.curation.scoring.scored import check_scores
 from altdiffusion.diffusion.autoencoder import Autoencoder, load_autoencoder, noted
 from altdiffusion.execution.boundary import Boundary
@@ -156,7 +157,14 @@ def _shapes(config: EncodeJobConfig, square: Target) -> Iterator[tuple[Target, d
 
 def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
     """Whether pictures, scores, autoencoder and tokenizer are there, and how much there is to do."""
-    return look_at(config.lake, remote, lambda lake: units_line(lake, boundaries(config)[0]))
+
+    def models_there(_: Lake) -> list[str]:
+        encode = config.encode
+        load_autoencoder(check_folder(encode.vae, encode.vae_digest))
+        open_tokenizer(check_folder(encode.tokenizer, encode.tokenizer_digest), encode.tokenizer)
+        return []
+
+    return look_at(config.lake, remote, lambda lake: units_line(lake, boundaries(config)[0]), models_there)
 
 
 def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:

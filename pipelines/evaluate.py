@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from altdiffusion.config import operational
+from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.boundary import Boundary
 from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig, SamplerName
-from altdiffusion.generation.model import resolve_model
 from altdiffusion.generation.prompts import read_prompts
 from altdiffusion.languages import CODES
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
-from pipelines.generate import generation_boundaries
+from pipelines.generate import generation_boundaries, opened
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,10 +118,11 @@ def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
         for uri in (config.labels, files.join(config.autoencoder, "config.json")):
             if not files.exists(uri):
                 raise AltDiffusionError(f"file {uri}", "is not there", "check labels and autoencoder in the config")
+        load_autoencoder(config.autoencoder)
         return [f"cases  {rows:,}", f"judge  learns from {lake.version(config.images).ref.short}"]
 
     def model_there(state: StateConfig) -> Callable[[Lake], list[str]]:
-        return lambda lake: [f"{state.name}  {resolve_model(state.model, lake.uri).ref.short}"]
+        return lambda lake: [f"{state.name}  {opened(state.model, lake.uri, 'float32').ref.short}"]
 
     return look_at(config.lake, remote, files_there, *(model_there(state) for state in config.states))
 

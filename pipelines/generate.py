@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import torch
+
 from altdiffusion.config import operational, semantic
+from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.execution.boundary import Boundary
-from altdiffusion.generation.config import GenerateConfig
+from altdiffusion.generation.config import GenerateConfig, ModelConfig
 from altdiffusion.generation.model import Model, resolve_model
 from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units, read_prompts
 from altdiffusion.generation.work import GenerateWork, generation_units
@@ -85,13 +88,20 @@ def generation_boundaries(
     )
 
 
+def opened(config: ModelConfig, lake_uri: str, dtype: str) -> Model:
+    """Return a model whose every part could be opened in a dtype, so that drawing will not stop at it."""
+    model = resolve_model(config, lake_uri)
+    load_bundle(model.uri, dtype=getattr(torch, dtype))
+    return model
+
+
 def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
     """Whether prompts and model are there, and how many pictures are asked for."""
     return look_at(
         config.lake,
         remote,
         lambda _: [f"prompts  {read_prompts(config.generate.prompts).num_rows:,}"],
-        lambda lake: [f"draws with  {resolve_model(config.generate.model, lake.uri).ref.short}"],
+        lambda lake: [f"draws with  {opened(config.generate.model, lake.uri, config.generate.dtype).ref.short}"],
     )
 
 

@@ -19,7 +19,7 @@ from altdiffusion.training.estimate.cost import (
     shapes_of,
 )
 from altdiffusion.training.estimate.student import estimate_student
-from altdiffusion.training.resolve import rehearse
+from altdiffusion.training.rehearse import rehearse
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
 from pipelines.generate import generation_boundaries
 

@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
     "intermediate_size": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "max_position_embeddings": 34,
+    "max_position_embeddings": 80,
     "type_vocab_size": 1,
     "layer_norm_eps": 1e-5,
     "project_dim": 24,

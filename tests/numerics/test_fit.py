@@ -330,6 +330,63 @@ def test_a_student_behind_a_v_base_is_exported_and_aligned_as_v(tmp_path: Path) 
     assert resolve(align, lake).noising.prediction == "v_prediction"
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_train_timesteps": 1000},
+        {"steps_offset": 0, "clip_sample": True, "set_alpha_to_one": False},
+        {"steps_offset": 3, "timestep_spacing": "linspace"},
+        {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, **SD_V},
+        {"num_train_timesteps": 500, "thresholding": True},
+        {"prediction_type": "sample"},
+    ],
+    ids=lambda settings: ",".join(settings),
+)
+def test_pictures_of_a_base_are_those_of_its_own_stock_pipeline(lake: str, settings: dict[str, Any]) -> None:
+    """Also where its scheduler's config leaves settings out, some of which the pipeline then sets by itself."""
+    from diffusers import DiffusionPipeline
+
+    put_scheduler(lake, "DDIMScheduler", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **settings)
+    folder = f"{lake}/models/base"
+    assert resolve_model(ModelConfig(folder=folder), lake)
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    sampler = Sampler(models.load_bundle(folder), sampler="ddim", steps=3, guidance_scale=2.0, batch_rows=1)
+    theirs = pipeline("cat", latents=sampler.initial_latents([1], 16, 16), num_inference_steps=3,
+                      guidance_scale=2.0, height=16, width=16, output_type="np").images  # fmt: skip
+    np.testing.assert_array_equal(sampler.draw(["cat"], [1], 16, 16), (theirs * 255).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("DDIMScheduler", {"num_train_timesteps": "many"}, "another type"),
+        ("DDIMScheduler", {"beta_start": "x"}, "another type"),
+        ("DDIMScheduler", {"rescale_betas_zero_snr": "false"}, "rescale_betas_zero_snr: 'false'"),
+        ("DDIMScheduler", {"trained_betas": [0.1, "x"]}, "another type"),
+        ("DDIMScheduler", {"trained_betas": []}, "betas outside of 0 to 1"),
+        ("DDIMScheduler", {"beta_start": -0.1, "beta_schedule": "scaled_linear"}, "betas outside of 0 to 1"),
+        ("DDIMScheduler", {"beta_end": float("nan")}, "betas outside of 0 to 1"),
+        ("DDIMScheduler", {"num_train_timesteps": -3}, "betas outside of 0 to 1"),
+        ("DDIMScheduler", {"beta_schedule": "laplace"}, "'laplace', which is unknown"),
+        ("DDIMScheduler", {"prediction_type": "flow_prediction"}, "'flow_prediction'"),
+        ("FlowMatchEulerDiscreteScheduler", {}, "no noise schedule of betas"),
+        ("EDMEulerScheduler", {}, "no noise schedule of betas"),
+        ("NoScheduler", {}, "names no scheduler"),
+    ],
+)
+def test_a_scheduler_that_means_nothing_here_is_refused_for_training_and_drawing(
+    lake: str, kind: str, settings: dict[str, Any], said: str
+) -> None:
+    put_scheduler(lake, kind, **settings)
+    for check in (
+        lambda: resolve(config(lake), lake),
+        lambda: resolve_model(ModelConfig(folder=f"{lake}/models/base"), lake),
+    ):
+        with pytest.raises(AltDiffusionError, match=f"scheduler_config.json.*{said}"):
+            check()
+
+
 def test_pictures_of_a_v_export_are_those_of_the_stock_pipeline(lake: str) -> None:
     """Trained from a v base of Euler's kind: stock diffusers and our sampler read the same answer from the export."""
     from diffusers import DDIMScheduler, DiffusionPipeline

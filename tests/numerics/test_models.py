@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from altdiffusion.curation.encoding.tokens import open_tokenizer
 from altdiffusion.diffusion import models
 from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.diffusion.licence import licence_of
 from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder, save_text_encoder, tokenize
 from altdiffusion.errors import AltDiffusionError
+from tests import training_lake
 
 
 def count(named: list[tuple[str, torch.nn.Parameter]]) -> tuple[int, int]:
@@ -271,6 +273,122 @@ def test_old_constant_buffers_are_no_left_over_keys(bundle: models.ModelBundle, 
     key = edited(path, "extra")
     with pytest.raises(AltDiffusionError, match=f"holds the key {key}, which nothing uses"):
         models.load_bundle(tmp_path / "model")
+
+
+def retouched(path: Path, change: str) -> None:
+    """Makes a file of weights what a broken copy, a failed training or a foreign tool leaves."""
+    from safetensors.torch import load_file, save_file
+
+    weights, data = load_file(path), path.read_bytes()
+    key = sorted(weights)[0]
+    changed = {
+        "nan": {key: weights[key].index_fill(0, torch.tensor([0]), float("nan"))},
+        "inf": {key: weights[key].index_fill(0, torch.tensor([0]), float("-inf"))},
+        "whole numbers": {key: torch.ones(weights[key].shape, dtype=torch.int32)},
+        "8 bits": {name: tensor.to(torch.float8_e4m3fn) for name, tensor in weights.items()},
+        "another shape": {key: torch.zeros(3)},
+    }.get(change, {})
+    save_file(weights | changed, path, {"format": "pt"})
+    if change in ("cut in its tensors", "cut in its head", "empty"):
+        path.write_bytes(data[: {"cut in its tensors": -8, "cut in its head": 100, "empty": 0}[change]])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("nan", r"not finite as float32 in the key \w+"),
+        ("inf", r"not finite as float32 in the key \w+"),
+        ("whole numbers", r"type that is not read: \w+.* \(I32\)"),
+        ("8 bits", r"type that is not read: \w+.* \(F8_E4M3\)"),
+        ("another shape", r"shape.*\w+\.|\w+\..*shape"),
+        ("cut in its tensors", r"bytes, its head promises"),
+        ("cut in its head", r"cut short"),
+        ("empty", r"cut short"),
+    ],
+)
+def test_weights_that_are_not_those_of_a_network_are_named(tmp_path: Path, change: str, said: str) -> None:
+    """Of every part; whether a dry run or a job opens it, it is the same loader that says so."""
+    tiny = training_lake.bundle()
+    for part in ("unet", "vae", "text_encoder"):
+        folder, file = tmp_path / part, "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        models.save_bundle(tiny, folder)
+        retouched(folder / part / f"{file}.safetensors", change)
+        with pytest.raises(AltDiffusionError, match=rf"{part}, file {file}.safetensors: .*{said}"):
+            models.load_bundle(folder)
+
+
+def test_values_that_a_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    models.save_bundle(training_lake.bundle(), tmp_path)
+    path = tmp_path / "unet/diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_in.bias"][0] = 1e6
+    save_file(weights, path, {"format": "pt"})
+    models.load_bundle(tmp_path)
+    with pytest.raises(AltDiffusionError, match=r"not finite as float16 in the key conv_in.bias"):
+        models.load_bundle(tmp_path, dtype=torch.float16)
+
+
+@pytest.mark.parametrize("change", ["missing", "outside", "no index"])
+def test_an_index_names_files_of_its_own_folder(tmp_path: Path, change: str) -> None:
+    tiny = training_lake.bundle()
+    models.save_bundle(tiny, tmp_path / "model")
+    folder, file = tmp_path / "model/unet", "diffusion_pytorch_model.safetensors"
+    (folder / file).unlink()
+    tiny.unet.save_pretrained(folder, max_shard_size="100KB", safe_serialization=True)
+    index = folder / f"{file}.index.json"
+    models.load_bundle(tmp_path / "model")
+    last = sorted(folder.glob("*-of-*.safetensors"))[-1]
+    if change == "outside":
+        index.write_text(index.read_text().replace(last.name, f"../{last.name}"))
+        said = rf"names the shard '\.\./{last.name}', which is not a file of its own folder"
+        last.rename(folder.parent / last.name)
+    elif change == "missing":
+        last.unlink()
+        said = f"names the shard {last.name}, which is missing"
+    else:
+        index.write_text("{}")
+        said = "has no weight_map"
+    with pytest.raises(AltDiffusionError, match=said):
+        models.load_bundle(tmp_path / "model")
+
+
+def test_a_tokenizer_without_its_vocabulary_or_of_another_encoder_is_refused(tmp_path: Path) -> None:
+    """Stock transformers makes an empty vocabulary, without a word, and every caption reads the same."""
+    tiny = training_lake.bundle()
+    models.save_bundle(tiny, tmp_path)
+    folder = tmp_path / "tokenizer"
+    settings = folder / "tokenizer_config.json"
+    told = settings.read_text()
+    for length in (512, None):
+        settings.write_text(json.dumps({**json.loads(told), "model_max_length": length}))
+        for load in (models.load_bundle, load_text_encoder):
+            with pytest.raises(AltDiffusionError, match=r"tokenizer: pads to \d+ positions, its text encoder has 8"):
+                load(tmp_path)
+    settings.write_text(told)
+    narrow = models.build_text_encoder({**tiny.text_encoder.config.to_dict(), "vocab_size": 20})
+    narrow.save_pretrained(tmp_path / "text_encoder")
+    with pytest.raises(AltDiffusionError, match=r"token ids up to 31, its text encoder has a vocabulary of 20"):
+        models.load_bundle(tmp_path)
+    tiny.text_encoder.save_pretrained(tmp_path / "text_encoder")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(AltDiffusionError, match=r"tokenizer: holds no tokenizer.json"):
+        models.load_bundle(tmp_path)
+    with pytest.raises(AltDiffusionError, match=r"holds no .*tokenizer.json"):
+        open_tokenizer(str(folder), "of the encode job")
+    shutil.rmtree(folder)
+    with pytest.raises(AltDiffusionError, match=r"tokenizer: is missing"):
+        models.load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"])
+def test_a_config_that_is_no_mapping_is_named(tmp_path: Path, file: str) -> None:
+    models.save_bundle(training_lake.bundle(), tmp_path)
+    for text, said in (("[]", "is not a mapping"), ('{"a":', "is not JSON"), (None, "is missing")):
+        (tmp_path / file).unlink() if text is None else (tmp_path / file).write_text(text)
+        with pytest.raises(AltDiffusionError, match=rf"{Path(file).name}: {said}"):
+            models.load_bundle(tmp_path)
 
 
 def test_two_sets_of_weights_in_one_folder_are_refused(bundle: models.ModelBundle, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,43 @@ def test_a_base_that_would_be_fetched_is_said_and_the_rest_is_checked(
     assert f"not looked at: {hub}" in capsys.readouterr().out
     assert train(lake, tmp_path, start={"base": hub}, datasets=[{"name": "latents"}, {"name": "latents"}]) == 2
     assert "same version" in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_read_fail_the_dry_run_of_every_job_that_opens_them(
+    lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its digest says nothing of what a file holds."""
+    from safetensors.torch import load_file, save_file
+
+    from jobs import encode, generate
+
+    base, path = tmp_path / "base", tmp_path / "job.yaml"
+    shutil.copytree(f"{lake}/models/base", base)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        json.dumps({"id": "a-en", "language": "en", "prompt": "cat", "seed": 1, "width": 16, "height": 16})
+    )
+    drawn = {"model": {"folder": str(base)}, "prompts": {"file": str(prompts)}}
+    folders = {"vae": f"{base}/vae", "tokenizer": f"{base}/tokenizer"}
+    for part in ("unet", "vae"):
+        file = base / part / "diffusion_pytorch_model.safetensors"
+        kept, weights = file.read_bytes(), load_file(file)
+        key = sorted(weights)[0]
+        weights[key].view(-1)[0] = float("nan")
+        save_file(weights, file)
+        said = f"{file.name}: has values that are not finite as float32 in the key {key}"
+        before = file_hashes(lake)
+        assert train(lake, tmp_path, start={"base": str(base)}) == 2
+        assert said in capsys.readouterr().err
+        path.write_text(yaml.safe_dump({"lake": lake, "generate": drawn}))
+        assert main(generate.JOB, ["--config", str(path), "--dry-run"]) == 2
+        assert said in capsys.readouterr().err
+        if part == "vae":
+            path.write_text(yaml.safe_dump({"lake": lake, "encode": folders}))
+            assert main(encode.JOB, ["--config", str(path), "--dry-run"]) == 2
+            assert said in capsys.readouterr().err
+        assert file_hashes(lake) == before
+        file.write_bytes(kept)
 
 
 def test_other_jobs_look_at_their_inputs(lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import first_line, load_network
+from altdiffusion.diffusion.weights import first_line, load_network, open_tokenizer, read_settings
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.files import filesystem, is_local, local_path
 
@@ -271,8 +271,9 @@ def load_bundle(
     """Open a model folder with stock diffusers; safetensors only, nothing is fetched.
 
     Raises:
-        AltDiffusionError: it is not a model folder of Stable Diffusion's kind, a part of it is missing or damaged, or
-            the weights of a part are not exactly its network's (diffusion.weights).
+        AltDiffusionError: it is not a model folder of Stable Diffusion's kind, a part of it is missing or damaged, the
+            weights of a part are not exactly its network's (diffusion.weights), or tokenizer and text encoder do not
+            fit.
     """
     quiet_libraries()
     from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
@@ -288,6 +289,9 @@ def load_bundle(
                 ("text_encoder", _text_encoder_class(index, what)),
             )
         }
+        parts["tokenizer"] = load_tokenizer(local, index, what)
+        check_reads(parts["text_encoder"], parts["tokenizer"], what)
+        read_settings(local / "scheduler" / "scheduler_config.json", f"{what}, scheduler")
         try:
             pipeline = DiffusionPipeline.from_pretrained(
                 str(local),
@@ -311,6 +315,61 @@ def load_bundle(
     for network in (bundle.unet, bundle.vae, bundle.text_encoder):
         network.to(device).eval()
     return bundle
+
+
+def load_tokenizer(local: Path, index: Mapping[str, Any], what: str) -> Any:
+    """Return the tokenizer of a local model folder, of the class that its index names.
+
+    Args:
+        what: names the folder in errors.
+
+    Raises:
+        AltDiffusionError: there is no such class, or the tokenizer cannot be opened.
+    """
+    import transformers
+
+    name = str(index["tokenizer"][1])
+    kind = getattr(transformers, name, None)
+    if kind is None or not hasattr(kind, "from_pretrained"):
+        raise AltDiffusionError(
+            f"{what}, file model_index.json",
+            f"names the tokenizer {name}, which transformers does not have",
+            "use a base whose tokenizer is one of transformers' own",
+        )
+    return open_tokenizer(kind, local / "tokenizer", f"{what}, tokenizer", remedy="copy it as published")
+
+
+def check_reads(text_encoder: Any, tokenizer: Any, what: str) -> None:
+    """Refuse a tokenizer whose ids or positions a text encoder has no vectors for.
+
+    Args:
+        text_encoder: `AltCLIPTextModel` or `CLIPTextModel`.
+        what: names the folder in errors.
+
+    Raises:
+        AltDiffusionError: names both figures.
+    """
+    config = text_encoder.config
+    largest, rows = max(tokenizer.get_vocab().values(), default=0), int(config.vocab_size)
+    if largest >= rows:
+        raise AltDiffusionError(
+            f"{what}, tokenizer",
+            f"has token ids up to {largest:,}, its text encoder has a vocabulary of {rows:,}",
+            "use the tokenizer that belongs to this text encoder",
+        )
+    length, positions = int(tokenizer.model_max_length), text_positions(config)
+    if length > positions:
+        raise AltDiffusionError(
+            f"{what}, tokenizer",
+            f"pads to {length} positions, its text encoder has {positions}",
+            "set model_max_length in tokenizer_config.json as the model was trained (77 for Stable Diffusion)",
+        )
+
+
+def text_positions(config: Any) -> int:
+    """Return how many tokens a text encoder reads at most; XLM-R counts its positions from behind its pad id."""
+    known = int(config.max_position_embeddings)
+    return known - int(config.pad_token_id) - 1 if hasattr(config, "project_dim") else known
 
 
 def read_index(local: Path, folder: str | Path) -> dict[str, Any]:

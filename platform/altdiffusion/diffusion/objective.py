@@ -79,16 +79,23 @@ class Noising:
                 f"is {prediction!r}, which cannot be trained here",
                 "use a base that predicts epsilon or v_prediction",
             )
-        trained = config.get("trained_betas")
-        found = cls(
-            prediction="epsilon" if prediction == "epsilon" else "v_prediction",
-            beta_schedule=str(config.get("beta_schedule", "linear")),
-            beta_start=float(config["beta_start"]),
-            beta_end=float(config["beta_end"]),
-            num_train_timesteps=int(config["num_train_timesteps"]),
-            trained_betas=None if trained is None else tuple(float(beta) for beta in trained),
-            zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
-        )
+        rescaled, trained = config.get("rescale_betas_zero_snr", False), config.get("trained_betas")
+        try:
+            if not isinstance(rescaled, bool):
+                raise ValueError(f"rescale_betas_zero_snr: {rescaled!r}")
+            found = cls(
+                prediction="epsilon" if prediction == "epsilon" else "v_prediction",
+                beta_schedule=str(config.get("beta_schedule", "linear")),
+                beta_start=float(config["beta_start"]),
+                beta_end=float(config["beta_end"]),
+                num_train_timesteps=int(config["num_train_timesteps"]),
+                trained_betas=None if trained is None else tuple(float(beta) for beta in trained),
+                zero_terminal_snr=rescaled,
+            )
+        except (TypeError, ValueError) as error:
+            raise AltDiffusionError(
+                what, f"holds a value of another type than diffusers writes ({error})", "copy it as published"
+            ) from error
         found.check(what)
         return found
 
@@ -101,6 +108,8 @@ class Noising:
     @property
     def schedule(self) -> str:
         """The schedule for people; equal texts mean equal schedules."""
+        if self.trained_betas == ():
+            return "trained_betas without a value"
         if self.trained_betas is not None:
             return f"trained_betas {self.trained_betas[0]:g} .. {self.trained_betas[-1]:g}, {self.timesteps} steps"
         ends = "" if self.beta_schedule == "squaredcos_cap_v2" else f" {self.beta_start:g} to {self.beta_end:g},"
@@ -124,7 +133,8 @@ class Noising:
                 "picture that such a step means is not finite",
                 "use v_prediction with that schedule, or the schedule as it is with epsilon",
             )
-        betas = self.betas(what)
+        ends = () if self.trained_betas is not None else (self.beta_start, self.beta_end)  # roots are taken of them
+        betas = self.betas(what) if self.timesteps > 1 and all(0 < end < 1 for end in ends) else torch.empty(0)
         if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
             raise AltDiffusionError(
                 what, f"has betas outside of 0 to 1 ({self.schedule})", "use a scheduler_config.json as published"

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from altdiffusion.diffusion.weights import check_finite
 from altdiffusion.errors import AltDiffusionError
 
 CHECKPOINT = "model.ckpt"
@@ -41,7 +42,8 @@ def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
     """Return every tensor of a weights folder, by name.
 
     Raises:
-        AltDiffusionError: no weights, or a file is missing, damaged or holds more than tensors.
+        AltDiffusionError: no weights, or a file is missing, damaged, holds more than tensors, or a value in it is not
+            finite.
     """
     file = weights_file(Path(folder))
     if file is None:
@@ -50,7 +52,9 @@ def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
             f"holds none of {', '.join(_PLAIN)}, their fp16 variants and {CHECKPOINT}",
             "give the folder with the weights",
         )
-    return _read_shards(file) if file.suffix == ".json" else _read_file(file)
+    tensors = _read_shards(file) if file.suffix == ".json" else _read_file(file)
+    check_finite(tensors, f"weights {file}", "copy them again, or give another version of them")
+    return tensors
 
 
 def _read_shards(index: Path) -> dict[str, torch.Tensor]:

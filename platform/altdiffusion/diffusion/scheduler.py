@@ -11,15 +11,6 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 
 CONFIG = "scheduler/scheduler_config.json"
-_SCHEDULE = (
-    "prediction_type",
-    "num_train_timesteps",
-    "beta_schedule",
-    "beta_start",
-    "beta_end",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-)
 
 
 def read_noising(folder: str) -> Noising:
@@ -93,16 +84,18 @@ def as_ddim(config: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
 
 
 def as_kind(kind: Any, config: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-    """Return a scheduler of another class with the noise schedule of a config.
+    """Return a scheduler of another class (or the same) with every setting of a config that the class knows.
 
-    Diffusers leaves out what a config has from its own class's defaults, which differ between classes (Heun's betas
-    begin at 0.00085, DDIM's at 0.0001): so the schedule is handed over by name.
+    Diffusers leaves out what a config has from its own class's defaults, and what its pipeline changed in such a config
+    (Stable Diffusion's sets `steps_offset: 1`). But defaults differ between classes (Heun's betas begin at 0.00085,
+    DDIM's at 0.0001), and exports name all of them: a base and the export of it would draw different pictures. So all
+    settings are handed over by name.
 
     Args:
         kind: class of diffusers.
         config: of a scheduler as it was loaded, with its class's defaults.
         changes: settings in place of the config's.
     """
-    given = {name: config[name] for name in _SCHEDULE if name in config}
+    given = {**config, **changes}
     known = class_defaults(kind).keys()
-    return kind.from_config(config, **{name: value for name, value in {**given, **changes}.items() if name in known})
+    return kind.from_config(config, **{name: value for name, value in given.items() if name in known})

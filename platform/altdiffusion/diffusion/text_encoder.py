@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from altdiffusion.diffusion.models import local_folder
+from altdiffusion.diffusion.models import check_reads, local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import first_line, load_network
+from altdiffusion.diffusion.weights import load_network, open_tokenizer
 from altdiffusion.errors import AltDiffusionError
 
 
@@ -90,16 +90,13 @@ def load_text_encoder(
             remedy="convert the published encoder first",
             dtype=dtype,
         )
-        try:
-            tokenizer = XLMRobertaTokenizer.from_pretrained(
-                local / "tokenizer", local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:
-            raise AltDiffusionError(
-                f"text encoder folder {folder}, tokenizer",
-                f"cannot be opened ({first_line(error)})",
-                "convert or export it again",
-            ) from error
+        tokenizer = open_tokenizer(
+            XLMRobertaTokenizer,
+            local / "tokenizer",
+            f"text encoder folder {folder}, tokenizer",
+            remedy="convert or export it again",
+        )
+    check_reads(encoder, tokenizer, f"text encoder folder {folder}")
     return encoder.to(device).eval(), tokenizer
 
 

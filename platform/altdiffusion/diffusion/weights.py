@@ -1,5 +1,5 @@
-"""Networks from folders whose weights are exactly theirs: a key that is missing, left over or of another shape is an
-error that names the key and the file.
+"""Networks from folders whose weights are exactly theirs: a key that is missing, left over, of another shape or not
+finite is an error that names the key and the file.
 
 The libraries' own loaders say it in a report that is easily overlooked: a missing tensor stays without values, and one
 that no layer takes is dropped without a word. A silently dropped head once gave users pictures that had nothing to do
@@ -8,15 +8,21 @@ with their prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from altdiffusion.errors import AltDiffusionError
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _BUFFERS = (".position_ids", ".token_type_ids")
 """Constant buffers that earlier versions of transformers wrote; every network makes its own."""
+_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+"""Types of safetensors that weights are kept in; 8-bit ones mean nothing without scales that stand elsewhere."""
 _SHOWN = 3
 
 
@@ -35,8 +41,12 @@ def load_network(kind: Any, folder: Path, what: str, *, remedy: str, beside: tup
         AltDiffusionError: the folder cannot be opened, or its weights are not exactly the network's.
     """
     file = weights_file(folder, what)
+    if "config" not in given:
+        read_settings(folder / "config.json", what)
+    stored = _stored_types(file, what)
     if kind.__module__.startswith("transformers."):  # diffusers' networks know no code of a folder
         given["trust_remote_code"] = False
+        given["ignore_mismatched_sizes"] = True  # they are named below; its own error names none
     try:
         network, report = kind.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **given
@@ -53,7 +63,128 @@ def load_network(kind: Any, folder: Path, what: str, *, remedy: str, beside: tup
         raise AltDiffusionError(
             f"{what}, file {file.name}", f"has keys of another shape than config.json says: {_named(odd)}", remedy
         )
+    state = network.state_dict()
+    odd = [
+        f"{name} ({stored[name]})"
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and stored.get(name, "F32") not in _FLOATS
+    ]
+    if odd:
+        raise AltDiffusionError(
+            f"{what}, file {file.name}",
+            f"holds weights of a type that is not read: {_named(odd)}",
+            "give the weights in float32, bfloat16 or float16",
+        )
+    check_finite(state, f"{what}, file {file.name}", remedy)
     return network.eval()
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str, remedy: str) -> None:
+    """Refuse weights with a NaN or an infinity in them: whatever they touch is none, and says nothing of it.
+
+    Args:
+        what: names the file.
+
+    Raises:
+        AltDiffusionError: names the keys, the first few of many.
+    """
+    odd = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if odd:
+        types = sorted({str(tensors[name].dtype).removeprefix("torch.") for name in odd})
+        raise AltDiffusionError(
+            what, f"has values that are not finite as {' or '.join(types)} in {_keys(sorted(odd))}", remedy
+        )
+
+
+def read_settings(path: Path, what: str) -> dict[str, Any]:
+    """Return a JSON file of a model folder, a mapping.
+
+    Args:
+        what: names the folder in errors.
+
+    Raises:
+        AltDiffusionError: it is missing, is not JSON, or is not a mapping.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AltDiffusionError(f"{what}, file {path.name}", "is missing", "copy the folder as published") from error
+    except (ValueError, OSError) as error:
+        raise AltDiffusionError(
+            f"{what}, file {path.name}", f"is not JSON ({first_line(error)})", "copy it as published"
+        ) from error
+    if not isinstance(found, dict):
+        raise AltDiffusionError(f"{what}, file {path.name}", "is not a mapping", "copy it as published")
+    return found
+
+
+def _stored_types(file: Path, what: str) -> dict[str, str]:
+    """Types of the tensors by name, by the heads of the files; each file must hold all that its head promises."""
+    files = [file]
+    if file.name.endswith(".index.json"):
+        shards = read_settings(file, what).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise AltDiffusionError(f"{what}, file {file.name}", "has no weight_map", "copy it as published")
+        for name in sorted({str(shard) for shard in shards.values()}):
+            if Path(name).name != name or name in (".", ".."):
+                raise AltDiffusionError(
+                    f"{what}, file {file.name}",
+                    f"names the shard {name!r}, which is not a file of its own folder",
+                    "give the folder as published",
+                )
+            if not (file.parent / name).is_file():
+                raise AltDiffusionError(
+                    f"{what}, file {file.name}", f"names the shard {name}, which is missing", "copy that file as well"
+                )
+        files = [file.parent / name for name in sorted(set(shards.values()))]
+    return {name: kind for path in files for name, kind in _head(path, what).items()}
+
+
+def _head(path: Path, what: str) -> dict[str, str]:
+    """Types by name in one safetensors file: 8 bytes of length, so much JSON, the tensors one after another."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            head = json.loads(stream.read(length)) if 0 < length <= size - 8 else None
+        if not isinstance(head, dict):
+            raise ValueError("no head")
+        entries = {name: entry for name, entry in head.items() if name != "__metadata__"}
+        wanted = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        types = {str(name): str(entry["dtype"]) for name, entry in entries.items()}
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        raise AltDiffusionError(
+            f"{what}, file {path.name}", "is not safetensors, or is cut short in its head", "copy it again"
+        ) from error
+    if wanted != size:
+        raise AltDiffusionError(
+            f"{what}, file {path.name}", f"has {size:,} bytes, its head promises {wanted:,}", "copy it again"
+        )
+    return types
+
+
+def open_tokenizer(kind: Any, folder: Path, what: str, *, remedy: str) -> Any:
+    """Return a tokenizer from a folder that holds its vocabulary.
+
+    Transformers makes an empty vocabulary, without a word, where there is no file of one: every caption is then a row
+    of unknown tokens.
+
+    Args:
+        kind: class with `from_pretrained`.
+        what: names the folder in errors.
+
+    Raises:
+        AltDiffusionError: it cannot be opened, or a file of its vocabulary is missing.
+    """
+    if not folder.is_dir():
+        raise AltDiffusionError(what, "is missing", remedy)
+    tokenizer = open_stock(kind, folder, what, remedy=remedy)
+    names = dict(type(tokenizer).vocab_files_names)
+    whole = names.pop("tokenizer_file", "tokenizer.json")
+    lacking = [name for name in names.values() if not (folder / name).is_file()]
+    if not (folder / whole).is_file() and (lacking or not names):
+        raise AltDiffusionError(what, f"holds no {' or '.join([whole, *lacking])}", remedy)
+    return tokenizer
 
 
 def open_stock(kind: Any, folder: str | Path, what: str, *, remedy: str) -> Any:

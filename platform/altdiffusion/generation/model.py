@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref, read_lineage
+from altdiffusion.diffusion.scheduler import read_noising
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.config import ModelConfig
 from altdiffusion.refs import Ref
@@ -55,16 +56,21 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
 
 
 def _check_scheduler(uri: str) -> None:
-    """Refuses a scheduler whose first step divides by nothing: every picture would be black."""
+    """Refuses a scheduler whose first step divides by nothing: every picture would be black; and one without betas,
+    in whose place the samplers' own would be taken."""
     path = files.join(uri, "scheduler", "scheduler_config.json")
     told = files.read_json(path) if files.exists(path) else {}
-    if told.get("rescale_betas_zero_snr") and told.get("prediction_type", "epsilon") == "epsilon":
+    if not isinstance(told, dict):
+        raise AltDiffusionError(f"file {path}", "is not a mapping", "copy the model folder as published")
+    if told.get("rescale_betas_zero_snr") is True and told.get("prediction_type", "epsilon") == "epsilon":
         raise AltDiffusionError(
             f"file {path}",
             "has rescale_betas_zero_snr with prediction_type epsilon: its last step holds no signal, and what a UNet "
             "that predicts the noise says of the picture there is not finite",
             "set rescale_betas_zero_snr to false, or prediction_type to what the UNet was trained for",
         )
+    if told.get("prediction_type") != "sample":  # which can be drawn with, not trained with
+        read_noising(uri)
 
 
 def check_content(model: Model) -> None:

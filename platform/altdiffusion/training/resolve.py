@@ -8,7 +8,6 @@ from typing import Any
 
 from altdiffusion.config import from_dict, semantic
 from altdiffusion.diffusion.folder import LINEAGE, model_ref
-from altdiffusion.diffusion.hub import Part
 from altdiffusion.diffusion.objective import SD, Noising
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
@@ -25,7 +24,6 @@ from altdiffusion.training.order.run_key import SEED_ALONE, RunKey
 from altdiffusion.training.record import read_record
 from altdiffusion.training.starts import (
     absolute,
-    at_hand,
     checked_digest,
     fetched,
     start_folder,
@@ -226,47 +224,6 @@ def _origin_of_run(
 def _own_teacher(config: TrainConfig, lake: str) -> str | None:
     given = config.distillation.teacher if config.distillation is not None else None
     return fetched(given, lake, "text_encoder") if given else None
-
-
-def rehearse(config: TrainConfig, lake: str) -> tuple[list[Version], Noising, list[str]]:
-    """Find and check what `resolve` would, and change nothing: a dry run.
-
-    What would have to be fetched from the hub or converted first is left out, and named.
-
-    Returns:
-        The datasets; what the UNet learns to answer; and what could not be looked at, in words.
-
-    Raises:
-        AltDiffusionError: the run would stop at it.
-    """
-    named: list[tuple[str | None, Part, bool]] = [
-        (config.start.base, "base", False),
-        (config.start.text_encoder, "text_encoder", config.stage == "distillation"),
-        (config.distillation.teacher if config.distillation is not None else None, "text_encoder", True),
-    ]
-    missing = [
-        uri
-        for uri, part, as_published in named
-        if uri is not None
-        and ("/" in uri or read_record(lake, uri) is None)  # the run of a student
-        and not at_hand(uri, lake, part, as_published=as_published)
-    ]
-    versions = [Lake(lake).version(dataset.name) for dataset in config.datasets]
-    if not missing:
-        return versions, resolve(config, lake).noising, []
-    refuse_twice(config, [version.ref for version in versions])
-    base, text_encoder = config.start.base, config.start.text_encoder
-    noising = check_fit(
-        Parties(
-            config=config,
-            lake=lake,
-            base=None if base is None or base in missing else start_folder(base, lake, "base"),
-            text_encoder=text_encoder,
-            text_encoder_at_hand=text_encoder is None or text_encoder not in missing,
-            versions=versions,
-        )
-    )
-    return versions, noising, [f"{uri} (it is fetched or converted when the run starts)" for uri in missing]
 
 
 def refuse_twice(config: TrainConfig, refs: Sequence[Ref]) -> None:

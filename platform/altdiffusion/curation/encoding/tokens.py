@@ -19,12 +19,14 @@ def open_tokenizer(folder: str, name: str) -> Any:
     Raises:
         AltDiffusionError: it cannot be opened with transformers' own classes.
     """
+    from pathlib import Path
+
     from transformers import AutoTokenizer
 
-    from altdiffusion.diffusion.weights import open_stock
+    from altdiffusion.diffusion import weights
 
     remedy = "give the folder of a tokenizer, with tokenizer.json, as save_pretrained writes it"
-    return open_stock(AutoTokenizer, folder, f"tokenizer {name}", remedy=remedy)
+    return weights.open_tokenizer(AutoTokenizer, Path(folder), f"tokenizer {name}", remedy=remedy)
 
 
 def token_ids(tokenizer: Any, captions: list[str], max_length: int) -> pa.Array:

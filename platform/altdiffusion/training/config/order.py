@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -18,8 +19,8 @@ class DatasetConfig:
     """The dataset of the mirrored pictures' latents, for `flip`: what the encode job made beside it."""
 
     def __post_init__(self) -> None:
-        if self.weight is not None and self.weight <= 0:
-            raise ValueError("weight: must be positive; leave the dataset out instead of weighing it 0")
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise ValueError("weight: must be positive and finite; leave the dataset out instead of weighing it 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

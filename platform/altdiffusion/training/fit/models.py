@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from altdiffusion.diffusion.models import local_folder, read_index
+from altdiffusion.diffusion import models
+from altdiffusion.diffusion.models import local_folder, read_index, text_positions
 from altdiffusion.diffusion.scheduler import class_defaults
-from altdiffusion.diffusion.weights import first_line
+from altdiffusion.diffusion.weights import open_tokenizer
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.training.fit.facts import Facts
@@ -69,28 +70,22 @@ def text_shape(folder: str) -> tuple[int, int] | None:
     raw = _json(folder, "text_encoder/config.json")
     if raw.get("model_type") == "altclip_text_model":
         config = AltCLIPTextConfig(**raw)
-        return int(config.project_dim), int(config.max_position_embeddings) - int(config.pad_token_id) - 1
+        return int(config.project_dim), text_positions(config)
     if raw.get("model_type") == "clip_text_model":
         plain = CLIPTextConfig(**raw)
-        return int(plain.hidden_size), int(plain.max_position_embeddings)
+        return int(plain.hidden_size), text_positions(plain)
     return None
 
 
 def load_tokenizer(folder: str, *, own: bool) -> Any:
     """Return the tokenizer of a base, of the class that its index names, or (`own`) of a text encoder's folder."""
-    import transformers
+    from transformers import XLMRobertaTokenizer
 
     with local_folder(folder) as local:
-        name = "XLMRobertaTokenizer" if own else str(read_index(local, folder)["tokenizer"][1])
-        kind = getattr(transformers, name, None)
-        try:
-            if kind is None:
-                raise ValueError(f"transformers has no {name}")
-            return kind.from_pretrained(local / "tokenizer", local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # each class has its own
-            raise AltDiffusionError(
-                f"folder {folder}, tokenizer", f"cannot be opened ({first_line(error)})", "copy it as published"
-            ) from error
+        if own:
+            place = f"folder {folder}, tokenizer"
+            return open_tokenizer(XLMRobertaTokenizer, local / "tokenizer", place, remedy="convert or export it again")
+        return models.load_tokenizer(local, read_index(local, folder), f"model folder {folder}")
 
 
 def _config(base: str, part: str, kind: Any) -> dict[str, Any]:
