@@ -68,6 +68,16 @@ def test_without_an_override_it_is_the_run_that_was_never_interrupted(lake: str,
     assert all(torch.equal(tensor, at_six[name]) for name, tensor in exported.items())
 
 
+def test_what_another_run_needs_is_not_removed_by_the_run_that_made_it(lake: str) -> None:
+    run_local(own(lake, run="whole", steps=6, keep_last=9), lake, reporter=Recorder())
+    assert checkpoints.steps(lake, "whole") == [3, 6]
+    child = own(lake, run="child", continue_from="whole@3", steps=6)
+    run_local(child, lake, reporter=Recorder())
+    run_local(own(lake, run="whole", steps=12, keep_last=2), lake, reporter=Recorder())
+    assert checkpoints.steps(lake, "whole") == [3, 9, 12]
+    assert run_local(own(lake, run="child", continue_from="whole@3", steps=9), lake, reporter=Recorder()).step == 9
+
+
 def test_another_learning_rate_keeps_moments_and_position(lake: str) -> None:
     """As the CLI is used: the same config, another name, the rate, and where it goes on from; it resumes as any run."""
     run_local(own(lake, run="whole", steps=6), lake, reporter=Recorder())

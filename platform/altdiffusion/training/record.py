@@ -75,6 +75,24 @@ def read_record(lake: str, run: str) -> dict[str, Any] | None:
     return document.value
 
 
+def needed_by_others(lake: str, run: str) -> set[int]:
+    """Return the steps of a run that other runs started from or continue: each of their starts opens them again.
+
+    Raises:
+        AltDiffusionError: the record of a run cannot be read, so it is not known what it needs.
+    """
+    found: set[int] = set()
+    for other in checkpoints.run_names(lake):
+        record = read_record(lake, other) if other != run else None
+        for key in ("start", "continued"):
+            text = record.get(key) if record is not None else None
+            if text is not None:
+                name, _, step = Ref.parse(text).name.rpartition("/")
+                if name == run:
+                    found.add(int(step.rpartition("-")[2]))
+    return found
+
+
 def config_of(record: Mapping[str, Any]) -> TrainConfig:
     """Return the config that a run was started with."""
     return from_dict(TrainConfig, record["config"], f"{RECORD} of run {record['run']}")

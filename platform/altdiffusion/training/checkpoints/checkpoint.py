@@ -25,7 +25,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -269,11 +269,12 @@ def open_step(lake: str, run: str, step: int) -> Checkpoint:
     return of_document(folder, read_document(files.join(folder, COMPLETE)))
 
 
-def prune(lake: str, run: str, keep_last: int, keep_every: int = 0) -> None:
-    """Removes all but the newest `keep_last` complete checkpoints and those whose step divides by `keep_every`."""
+def prune(lake: str, run: str, keep_last: int, keep_every: int = 0, needed: Set[int] = frozenset()) -> None:
+    """Remove all complete checkpoints but the newest `keep_last`, those whose step divides by `keep_every`, and those
+    that other runs need."""
     complete = [step for step in steps(lake, run) if files.exists(files.join(folder_of(lake, run, step), COMPLETE))]
     for step in complete[: max(0, len(complete) - keep_last)]:
-        if not keep_every or step % keep_every:
+        if step not in needed and (not keep_every or step % keep_every):
             remove(lake, run, step)
 
 

@@ -25,6 +25,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.checkpoints.checkpoint import Checkpoint
 from altdiffusion.training.checkpoints.write import CheckpointConflict, alone, share_out, write
+from altdiffusion.training.record import needed_by_others
 from altdiffusion.training.reporting.report import Reporter
 from altdiffusion.training.resolve import ResolvedRun
 from altdiffusion.training.supervision.waiting import waiting, waiting_for
@@ -166,7 +167,8 @@ class Saver:
         self._outcome = (written, None)
         if self._rank == 0:
             try:
-                checkpoints.prune(run.lake, run.config.run, run.config.keep_last, run.config.keep_every)
+                needed = needed_by_others(run.lake, run.config.run)
+                checkpoints.prune(run.lake, run.config.run, run.config.keep_last, run.config.keep_every, needed)
             except Exception as error:
                 self._reporter.warning(f"old checkpoints of run {run.config.run} could not be removed ({error})")
 
