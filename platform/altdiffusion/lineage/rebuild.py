@@ -7,7 +7,6 @@ twice adds nothing.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,15 +64,15 @@ def _replay(tracking: Tracking, lake: str) -> int:
     count = 0
     for name in files.list_names(root):
         folder = files.join(root, name)
-        about = optional_document(files.beneath(lake, files.join(folder, ABOUT)))
+        about = optional_document(files.within(lake, "tracking", name, ABOUT))
         if about is None:
             continue
         job, fingerprint = about.text("job", NAME, needed="the name of a job"), about.text("fingerprint")
         run_id = find_or_create_run(tracking, job=job, name=about.text("name"), fingerprint=fingerprint)
         view = RunView(tracking, run_id, lake, Kept(folder))
         for reader, send in (
-            (SpoolReader(os.path.join(folder, METRICS), remember=False), view.metrics),
-            (SpoolReader(os.path.join(folder, JOURNAL), remember=False), view.apply),
+            (SpoolReader(files.within(folder, METRICS), remember=False), view.metrics),
+            (SpoolReader(files.within(folder, JOURNAL), remember=False), view.apply),
         ):
             while (chunk := reader.read()) is not None:
                 send(chunk.records)
@@ -110,7 +109,7 @@ def _shown(tracking: Tracking, node: graphs.Node) -> bool:
 
 
 def _state(node: graphs.Node) -> dict[str, Any]:
-    state = optional_document(files.beneath(node.uri, files.join(node.uri, "state.json")))
+    state = optional_document(files.within(node.uri, "state.json"))
     return {} if state is None else state.value
 
 

@@ -75,7 +75,7 @@ def default_uri(lake_uri: str) -> str:
     """The SQLite database in the lake.
 
     Raises:
-        AltDiffusionError: the lake is not on this machine, so it cannot hold a database.
+        AltDiffusionError: the lake is not on this machine, so it cannot hold a database, or a link leads elsewhere.
     """
     if not files.is_local(lake_uri):
         raise AltDiffusionError(
@@ -83,6 +83,8 @@ def default_uri(lake_uri: str) -> str:
             "cannot hold the default MLflow database, which needs a local folder",
             "set tracking.uri to an MLflow server, like http://127.0.0.1:5000",
         )
+    for name in ("mlflow.db", "mlflow.db.lock", "mlartifacts"):
+        files.within(lake_uri, name)
     return f"sqlite:///{files.local_path(lake_uri)}/mlflow.db"
 
 

@@ -113,7 +113,7 @@ def _jobs(lake: Lake, version: Version) -> str:
     names = []
     for file in files.list_names(folder):
         try:
-            document = files.read_json(files.join(folder, file))
+            document = files.read_json(files.within(lake.uri, "runs", file), strict=True)
         except AltDiffusionError:
             continue
         if isinstance(document, dict) and version.ref.short in str(document.get("result")):

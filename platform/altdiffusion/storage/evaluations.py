@@ -23,7 +23,7 @@ def uri_of(lake: str, name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise AltDiffusionError(f"evaluation {name[:200]!r}", "is not a plain name", "give a name without a path")
-    return files.join(lake, FOLDER, f"{name}.json")
+    return files.within(lake, FOLDER, f"{name}.json")
 
 
 def write(lake: str, name: str, report: Mapping[str, Any], models: Mapping[str, str]) -> None:
@@ -40,7 +40,7 @@ def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], 
     """(name, report, its state) of every evaluation of a model folder with this content digest, by name."""
     for name in files.list_names(files.join(lake, FOLDER)):
         if name.endswith(".json"):
-            report = read_document(files.join(lake, FOLDER, name))
+            report = read_document(files.within(lake, FOLDER, name))
             models = report.object("models").value
             for state in report.objects("states"):
                 if models.get(state.text("state")) == content:

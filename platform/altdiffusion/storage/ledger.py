@@ -109,7 +109,7 @@ class Ledger:
         self.folder_uri = folder_uri
 
     def _uri(self, unit_id: str) -> str:
-        return files.join(self.folder_uri, f"{unit_id}.json")
+        return files.within(self.folder_uri, f"{unit_id}.json")
 
     def get(self, unit_id: str) -> UnitRecord | None:
         """The record of a unit, or None while it is not done."""

@@ -55,7 +55,7 @@ def read_record(lake: str, run: str) -> dict[str, Any] | None:
     Raises:
         AltDiffusionError: a value in it is not usable: it is read from a lake that others may write to.
     """
-    document = optional_document(files.join(checkpoints.run_folder(lake, run), RECORD))
+    document = optional_document(files.within(checkpoints.run_folder(lake, run), RECORD))
     if document is None:
         return None
     if document.text("run") != run:

@@ -80,7 +80,7 @@ class Checkpoint:
         Raises:
             AltDiffusionError: it is not an object, or the batches it leaves out are not pairs of counts.
         """
-        state = read_document(files.join(self.folder, STATE))
+        state = read_document(files.within(self.folder, STATE))
         skipped = state.value.get("skipped_batches", [])
         if not isinstance(skipped, list) or not all(_is_pair(pair) for pair in skipped):
             raise state.wrong("skipped_batches", "a list of pairs of counts")
@@ -97,7 +97,7 @@ class Checkpoint:
         return dict(sorted(found.items()))
 
     def _read(self, name: str) -> dict[str, Tensor]:
-        uri = files.join(self.folder, name)
+        uri = files.within(self.folder, name)
         try:
             if files.is_local(uri):
                 return dict(safetensors.torch.load_file(files.local_path(uri)))
@@ -139,12 +139,12 @@ def run_folder(lake: str, run: str) -> str:
     """
     if not NAME.fullmatch(run):
         raise AltDiffusionError(f"run {run[:200]!r}", "is not the name of a run", "give a plain name, without a path")
-    return files.beneath(lake, files.join(lake, "checkpoints", run))
+    return files.within(lake, "checkpoints", run)
 
 
 def folder_of(lake: str, run: str, step: int) -> str:
     """URI of one checkpoint."""
-    return files.join(run_folder(lake, run), step_name(step))
+    return files.within(run_folder(lake, run), step_name(step))
 
 
 def run_names(lake: str) -> list[str]:
@@ -176,7 +176,7 @@ def verify(folder: str) -> list[str]:
         AltDiffusionError: another version of this software wrote it.
     """
     try:
-        document = read_document(files.join(folder, COMPLETE))
+        document = read_document(files.within(folder, COMPLETE))
         if document.value.get("format") == "altdiffusion-checkpoint-1":
             raise _OtherFormat(
                 f"checkpoint {folder}",
@@ -197,7 +197,7 @@ def verify(folder: str) -> list[str]:
     problems = []
     for name, expected in listing.items():
         try:
-            found = describe(files.beneath(folder, files.join(folder, name)))
+            found = describe(files.within(folder, name))
         except FileNotFoundError:
             problems.append(f"{name} is missing")
             continue

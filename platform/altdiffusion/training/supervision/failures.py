@@ -65,7 +65,7 @@ def read(lake: str, run: str) -> list[Failure]:
     found = []
     for name in files.list_names(folder):
         note = read_document(
-            files.join(folder, name), remedy="remove this file; it is only a note of an earlier failure"
+            files.within(folder, name), remedy="remove this file; it is only a note of an earlier failure"
         )
         mendable = note.texts("mendable") if note.value.get("mendable") else None
         if mendable is not None and len(mendable) != 3:
@@ -108,4 +108,4 @@ def clear(lake: str, run: str) -> None:
 
 
 def _folder(lake: str, run: str) -> str:
-    return files.join(run_folder(lake, run), "failures")
+    return files.within(run_folder(lake, run), "failures")
