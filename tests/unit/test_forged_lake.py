@@ -406,3 +406,15 @@ def test_a_document_holds_what_could_be_written_again(tmp_path: Path, text: str)
         read_document(str(file))
     file.write_text('{"value": "\\ud83d\\ude00 NaN", "number": -1e300}')
     assert read_document(str(file)).value == {"value": "😀 NaN", "number": -1e300}
+
+
+def test_a_damaged_dataset_hides_no_other(whole: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    datasets = tmp_path / "lake/datasets"
+    (datasets / "links/head.json").write_text("[]")
+    next((datasets / "images/versions").iterdir()).joinpath("manifest.json").write_text("{}")
+    (datasets / "..odd").mkdir()
+    assert cli.main(["dataset", "list", "--lake", str(tmp_path / "lake")]) == 2
+    out = capsys.readouterr()
+    assert [line.split()[0] for line in out.out.splitlines()] == ["generations", "latents", "links", "prompts"]
+    assert out.err.count("error: ") == 3 and "head.json" in out.err and "..odd" in out.err
