@@ -154,8 +154,8 @@ def _list(lake: Lake, *, as_json: bool) -> int:
                 continue
             is_head = head == digest
             rows.append({"name": name, "digest": digest, "kind": manifest.kind, "rows": manifest.rows, "head": is_head})
-    for error in wrong:
-        print(f"error: {error}", file=sys.stderr)
+    for each in wrong:
+        print(f"error: {each}", file=sys.stderr)
     status = 2 if wrong else 0
     if as_json:
         print(json.dumps(rows, indent=2))
