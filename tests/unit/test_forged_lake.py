@@ -413,8 +413,28 @@ def test_a_damaged_dataset_hides_no_other(whole: Path, tmp_path: Path, capsys: A
     datasets = tmp_path / "lake/datasets"
     (datasets / "links/head.json").write_text("[]")
     next((datasets / "images/versions").iterdir()).joinpath("manifest.json").write_text("{}")
-    (datasets / "..odd").mkdir()
+    (datasets / "prompts-2").symlink_to(tmp_path / "victim")
     assert cli.main(["dataset", "list", "--lake", str(tmp_path / "lake")]) == 2
     out = capsys.readouterr()
     assert [line.split()[0] for line in out.out.splitlines()] == ["generations", "latents", "links", "prompts"]
-    assert out.err.count("error: ") == 3 and "head.json" in out.err and "..odd" in out.err
+    assert out.err.count("error: ") == 3 and "head.json" in out.err and "symbolic link" in out.err
+
+
+@pytest.mark.parametrize(
+    "odd", [".DS_Store", "._a.json", "notes.txt", "Thumbs.db", "lost+found/", ".ipynb_checkpoints/"]
+)
+def test_what_is_no_part_of_a_lake_is_passed_over(whole: Path, tmp_path: Path, capsys: Any, odd: str) -> None:
+    """File managers, editors and file systems leave such things in every folder."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    lake = tmp_path / "lake"
+    for folder in [lake, *(path for path in sorted(lake.rglob("*")) if path.is_dir())]:
+        if odd.endswith("/"):
+            (folder / odd).mkdir()
+        else:
+            (folder / odd).write_bytes(b"\x00of another program")
+    for command in (["dataset", "list"], ["dataset", "verify", "links"], ["lineage", "up", "generations"]):
+        assert cli.main([*command, "--lake", str(lake)]) == 0, capsys.readouterr().err
+    assert checkpoints.run_names(str(lake)) == ["alignment", "quality"]
+    assert len(failures.read(str(lake), "quality")) == 1
+    assert list(evaluations.of_model(str(lake), "0" * 64))
+    assert Lake(str(lake)).names() == ["generations", "images", "latents", "links", "prompts"]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Dataset
+from altdiffusion.storage.dataset import Dataset, Lake
 from altdiffusion.storage.documents import Document, optional_document
 
 Direction = Literal["up", "down"]
@@ -215,19 +215,18 @@ def scan(lake_uri: str) -> Graph:
         )
     nodes: list[Node] = []
     heads: dict[str, str] = {}
-    datasets = files.join(lake, "datasets")
-    for name in files.list_names(datasets):
+    for name in Lake(lake).names():
         dataset = Dataset(lake, name)
         nodes += [read_version(lake, name, digest) for digest in dataset.digests()]
         head = dataset.head_digest()
         if head is not None:
             heads[name] = head
     for folder, read in (("checkpoints", read_checkpoint), ("exports", read_export)):
-        for run in files.list_names(files.join(lake, folder)):
-            for step in files.list_names(files.join(lake, folder, run)):
+        for run in files.list_folders(files.join(lake, folder)):
+            for step in files.list_folders(files.join(lake, folder, run)):
                 node = read(files.within(lake, folder, run, step))
                 nodes += [node] if node is not None else []
-    for name in files.list_names(files.join(lake, "models")):
+    for name in files.list_folders(files.join(lake, "models")):
         node = read_model(files.within(lake, "models", name), name)
         nodes += [node] if node is not None else []
     graph = Graph(lake, nodes, heads)

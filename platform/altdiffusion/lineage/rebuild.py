@@ -62,7 +62,7 @@ def _replay(tracking: Tracking, lake: str) -> int:
         return 0
     root = files.join(files.local_path(lake), "tracking")
     count = 0
-    for name in files.list_names(root):
+    for name in files.list_folders(root):
         folder = files.join(root, name)
         about = optional_document(files.within(lake, "tracking", name, ABOUT))
         if about is None:

@@ -365,8 +365,8 @@ class Lake:
         return Dataset(self.uri, name)
 
     def names(self) -> list[str]:
-        """Names of all datasets."""
-        return files.list_names(files.join(self.uri, "datasets"))
+        """Return the names of all datasets; what cannot be the name of one was not made by a job."""
+        return [name for name in files.list_folders(files.join(self.uri, "datasets")) if _NAME.fullmatch(name)]
 
     def version(self, ref: Ref | str) -> Version:
         """A version by `name`, `name@prefix`, `dataset:name@prefix` or Ref.

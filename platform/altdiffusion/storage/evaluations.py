@@ -39,7 +39,7 @@ def write(lake: str, name: str, report: Mapping[str, Any], models: Mapping[str, 
 def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """(name, report, its state) of every evaluation of a model folder with this content digest, by name."""
     for name in files.list_names(files.join(lake, FOLDER)):
-        if name.endswith(".json"):
+        if name.endswith(".json") and NAME.fullmatch(name):
             report = read_document(files.within(lake, FOLDER, name))
             models = report.object("models").value
             for state in report.objects("states"):

@@ -218,6 +218,24 @@ def list_names(uri: str) -> list[str]:
     return sorted(name for name in names if not name.startswith(".tmp-"))
 
 
+def list_folders(uri: str) -> list[str]:
+    """Return the sorted names of the folders (and links) directly below a folder; empty if it does not exist.
+
+    Names with a leading dot are left out, and so are plain files: file managers and editors leave both behind, and
+    nothing of ours is one.
+    """
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    try:
+        entries = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
+    names = {str(entry["name"]).rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] != "file"}
+    return sorted(name for name in names if not name.startswith("."))
+
+
 def write_atomic(uri: str, data: bytes) -> None:
     """Writes a whole file or nothing; replaces an older one."""
     fs, path = filesystem(uri)

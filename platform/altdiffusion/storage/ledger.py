@@ -134,7 +134,8 @@ class Ledger:
 
     def done_ids(self) -> set[str]:
         """Ids of all recorded units, by one listing."""
-        return {name.removesuffix(".json") for name in files.list_names(self.folder_uri) if name.endswith(".json")}
+        names = (name for name in files.list_names(self.folder_uri) if name.endswith(".json") and name[0] != ".")
+        return {name.removesuffix(".json") for name in names}
 
     def all(self) -> dict[str, UnitRecord]:
         """All records by unit id."""

@@ -149,8 +149,8 @@ def folder_of(lake: str, run: str, step: int) -> str:
 
 def run_names(lake: str) -> list[str]:
     """Names of the runs that have checkpoints."""
-    names = files.list_names(files.join(lake, "checkpoints"))
-    return [name for name in names if steps(lake, name)]
+    names = files.list_folders(files.join(lake, "checkpoints"))
+    return [name for name in names if NAME.fullmatch(name) and steps(lake, name)]
 
 
 def steps(lake: str, run: str) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from altdiffusion.credentials import redact
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.storage.documents import read_document
+from altdiffusion.storage.documents import NAME, read_document
 from altdiffusion.training.checkpoints.checkpoint import run_folder
 
 LIMIT = 3
@@ -64,6 +64,8 @@ def read(lake: str, run: str) -> list[Failure]:
     folder = _folder(lake, run)
     found = []
     for name in files.list_names(folder):
+        if not name.endswith(".json") or not NAME.fullmatch(name):
+            continue  # not one of ours
         note = read_document(
             files.within(folder, name), remedy="remove this file; it is only a note of an earlier failure"
         )
