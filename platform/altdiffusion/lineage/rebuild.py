@@ -15,7 +15,7 @@ from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
 from altdiffusion.lineage.run import ABOUT, JOURNAL, METRICS
 from altdiffusion.lineage.spool import SpoolReader
-from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, connect
+from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, answering, connect
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import NAME, optional_document
 
@@ -39,10 +39,19 @@ class Rebuilt:
 
 
 def rebuild(lake_uri: str, tracking_uri: str | None = None, experiment: str = DEFAULT_EXPERIMENT) -> Rebuilt:
-    """Makes MLflow show everything that the lake holds."""
+    """Make MLflow show everything that the lake holds.
+
+    Raises:
+        AltDiffusionError: the lake or MLflow is not usable, or MLflow stops answering meanwhile.
+    """
     lake = lake_uri.rstrip("/")
     whole = graphs.scan(lake)
     tracking = connect(tracking_uri, lake, experiment)
+    with answering(tracking.uri):
+        return _rebuild(tracking, lake, whole)
+
+
+def _rebuild(tracking: Tracking, lake: str, whole: graphs.Graph) -> Rebuilt:
     journals = _replay(tracking, lake)
     versions = checkpoints = 0
     for ref in _parents_first(whole):
