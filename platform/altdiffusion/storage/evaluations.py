@@ -10,7 +10,7 @@ from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.storage.documents import NAME, read_document
+from altdiffusion.storage.documents import NAME, Document, read_document
 
 FOLDER = "evaluations"
 
@@ -44,4 +44,16 @@ def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], 
             models = report.object("models").value
             for state in report.objects("states"):
                 if models.get(state.text("state")) == content:
+                    _check(report, state)
                     yield name.removesuffix(".json"), report.value, state.value
+
+
+def _check(report: Document, state: Document) -> None:
+    """Check what is quoted of a report, so that a damaged one is named."""
+    if "languages" not in state.value:
+        return
+    report.number("level"), report.number("chance"), state.count("concepts")
+    rates = state.object("languages").object("all")
+    for code in rates.value:
+        rate = rates.object(code)
+        rate.number("low"), rate.number("high"), rate.number("value"), rate.count("total")

@@ -36,7 +36,7 @@ from torch import Tensor
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.documents import NAME, Document, read_document
+from altdiffusion.storage.documents import MAX_COUNT, NAME, Document, read_document
 
 FORMAT = "altdiffusion-checkpoint-2"
 COMPLETE = "COMPLETE.json"
@@ -82,7 +82,7 @@ class Checkpoint:
         """
         state = read_document(files.within(self.folder, STATE))
         skipped = state.value.get("skipped_batches", [])
-        if not isinstance(skipped, list) or not all(_is_pair(pair) for pair in skipped):
+        if not is_windows(skipped):
             raise state.wrong("skipped_batches", "a list of pairs of counts")
         return state.value
 
@@ -110,8 +110,12 @@ class Checkpoint:
             ) from error
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n >= 0 for n in value)
+def is_windows(value: Any) -> bool:
+    """Return whether a value of a JSON file is a list of pairs of counts: ranges of batches."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) and 0 <= n <= MAX_COUNT for n in pair)
+        for pair in value
+    )
 
 
 def shard_name(name: str, rank: int, world: int) -> str:
