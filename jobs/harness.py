@@ -163,7 +163,7 @@ def leave(status: int) -> NoReturn:
 def _run(job: Job[C], config: C, plan: Plan) -> None:
     lake = Lake(config.lake)
     key = fingerprint(config)
-    marker = files.join(lake.uri, "runs", f"{job.name}-{config.run_name}-{key[:16]}.json")
+    marker = files.within(lake.uri, "runs", f"{job.name}-{config.run_name}-{key[:16]}.json")
     there = job.result(config, lake)
     left = optional_document(marker) if there is not None else None
     if left is not None and left.text("result") == there:

@@ -258,6 +258,8 @@ def _build_union(hint: Any, value: Any, place: _Place) -> Any:
 def _build_scalar(hint: Any, value: Any, place: _Place) -> Any:
     if hint is Any:
         return value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
+        raise place.error("a whole number", "has more than 64 bits", "write a smaller one")
     if hint is float:
         if isinstance(value, str) and _NUMBER.fullmatch(value):  # YAML 1.1 reads 1e-4 as text
             value = float(value)

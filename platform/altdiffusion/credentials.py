@@ -6,6 +6,7 @@ where a connection is opened. `redact` is what everything passes on its way out:
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -13,20 +14,44 @@ import sys
 import traceback
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote, quote_plus, unquote
 
 _PLACEHOLDER = re.compile(r"\$\{(?P<kind>env|file):(?P<name>[^}]+)\}")
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<info>(?:\$\{[^}]*\}|[^\s/?#'\"<>])*)@")
+_USERINFO = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<info>"
+    r"(?:\$\{[^}]*\}|[^\s/?#'\"<>])*"
+    # A password that nobody escaped, such as a key of S3 with a slash. Digits after the colon are a port.
+    r"|(?:\$\{[^}]*\}|[^\s/?#@:'\"<>\[\]])*:(?!\d{0,5}[/?#])(?:\$\{[^}]*\}|[^\s@'\"<>])+"
+    r")@"
+)
 _SECRET_WORD = (
-    r"password|passwd|pwd|secret|token|api_?key|access_?key(?:_?id)?|account_?key|credentials?|signature|sig"
+    r"password|passwd|passphrase|pass|pwd|secret|token|jwt|auth|api[_\-]?key|access[_\-]?key(?:[_\-]?id)?"
+    r"|account[_\-]?key|shared[_\-]?access[_\-]?key|credentials?|signature|sig"
     r"|x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid"
 )
-_PARAMETER = re.compile(rf"(?i)(?P<name>[?&;](?:[\w\-]*[_\-])?(?:{_SECRET_WORD})=)(?P<value>[^&;#\s'\"]+)")
-_SECRET_NAME = re.compile(
-    r"(?i)(?:^|[_\-.])(?:password|passwd|secret|token|(?:api|access|account|secret|private)_?key(?:_?id)?|credential)s?$"
+_PARAMETER = re.compile(
+    rf"(?i)(?P<name>(?:[?&;#]|%3F|%26|%3B)(?:[\w\-]*[_\-])?(?:{_SECRET_WORD})(?:=|%3D))(?P<value>(?:(?!%26|%3B)[^&;#\s'\"])+)"
 )
-"""At the end of a name: `HF_TOKEN` is one, `RAY_AUTH_TOKEN_PATH` and `token_weight` are not."""
+_HEADER = re.compile(
+    r"(?i)(?P<name>\b(?:proxy-)?authorization\b['\"]?\s*[:=]\s*(?:b?['\"])?(?:(?:bearer|basic|digest|token)\s+)?)"
+    r"(?P<value>[^\s'\",}]+)"
+)
+_SHAPE = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w\-]{20,}|xox[abprs]-[\w\-]{20,}"
+    r"|AIza[\w\-]{35})(?![\w\-])"
+)
+"""Tokens that their issuers gave a form by which they are known."""
+_NO_USERINFO = {"github"}
+"""Schemes of fsspec in which a name, a colon and another name stand before the @."""
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|[_\-.])(?:(?:pg)?password|passwd|passphrase|secret|token|credential|connection_string"
+    r"|(?:api|access|account|secret|private|storage|auth)_?key(?:_?id)?)s?$|[_\-.](?:pwd|auth)$"
+)
+"""At the end of a name: `HF_TOKEN` is one, `RAY_AUTH_TOKEN_PATH`, `PWD` and `token_weight` are not."""
 _LEAST_LETTERS = 6
-"""Shorter values are not looked for in texts: they would blot out ordinary words."""
+"""Shorter values of variables are not looked for in texts: they would blot out ordinary words."""
+_LEAST_REVEALED = 4
+"""The same for values that a placeholder named: those are known to be secret."""
 HIDDEN = "***"
 _REVEALED: set[str] = set()
 
@@ -65,7 +90,10 @@ def _value(match: re.Match[str]) -> str:
 
 def holds_credential(text: str) -> bool:
     """Whether a text, placeholders aside, holds a password, a key or a token in an address."""
-    return any(map(_is_secret, _USERINFO.finditer(text))) or bool(_PARAMETER.search(_PLACEHOLDER.sub("", text)))
+    plain = _PLACEHOLDER.sub("", text)
+    return any(map(_is_secret, _USERINFO.finditer(text))) or any(
+        pattern.search(plain) for pattern in (_PARAMETER, _HEADER, _SHAPE)
+    )
 
 
 def _is_secret(match: re.Match[str]) -> bool:
@@ -73,8 +101,11 @@ def _is_secret(match: re.Match[str]) -> bool:
 
     `abfs://container@account` has no secret.
     """
+    scheme = match["scheme"].lower().rpartition("+")[2]  # git+https
     user, colon, password = _PLACEHOLDER.sub("", match["info"]).partition(":")
-    return bool(password) or (bool(user) and not colon and match["scheme"].lower() in ("http", "https"))
+    if scheme in _NO_USERINFO:
+        return False
+    return bool(password) or (bool(user) and not colon and scheme in ("http", "https"))
 
 
 def is_secret_name(name: str) -> bool:
@@ -85,12 +116,39 @@ def is_secret_name(name: str) -> bool:
 def redact(text: str) -> str:
     """Return the text without credentials: those in addresses, those revealed, those in the environment."""
     text = _USERINFO.sub(_without_userinfo, text)
-    text = _PARAMETER.sub(rf"\g<name>{HIDDEN}", text)
-    known = _REVEALED | {value for name, value in os.environ.items() if is_secret_name(name)}
-    for value in sorted(known, key=len, reverse=True):
-        if len(value) >= _LEAST_LETTERS and value in text:
-            text = text.replace(value, HIDDEN)
+    text = _PARAMETER.sub(_without_value, text)
+    text = _HEADER.sub(_without_value, text)
+    text = _SHAPE.sub(HIDDEN, text)
+    known = {value for value in _REVEALED if len(value) >= _LEAST_REVEALED} | {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _LEAST_LETTERS and is_secret_name(name) and not _is_place(value)
+    }
+    for spelling in sorted({each for value in known for each in _spellings(value)}, key=len, reverse=True):
+        if spelling in text:
+            text = text.replace(spelling, HIDDEN)
     return text
+
+
+def _is_place(value: str) -> bool:
+    """Whether a value only says where a credential lies, as GOOGLE_APPLICATION_CREDENTIALS does."""
+    return os.path.isabs(value) and os.path.exists(value)
+
+
+def _spellings(value: str) -> set[str]:
+    """How libraries write a value: as it is, escaped in an address (or no longer), in JSON and in Python."""
+    return {
+        value,
+        quote(value, safe=""),
+        quote(value),
+        quote_plus(value),
+        json.dumps(value)[1:-1],
+        repr(value)[1:-1],
+    } | ({unquote(value)} if "%" in value else set())
+
+
+def _without_value(match: re.Match[str]) -> str:
+    return match[0] if _PLACEHOLDER.fullmatch(match["value"]) else f"{match['name']}{HIDDEN}"
 
 
 def _without_userinfo(match: re.Match[str]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import database
 from altdiffusion.lineage.kept import Kept
@@ -90,6 +91,16 @@ def test_a_database_with_runs_is_never_set_aside(tmp_path: Path) -> None:
         cwd=ROOT, env={**os.environ, "PYTHONPATH": "platform:."}, capture_output=True, text=True,
     )  # fmt: skip
     assert "mlflow db upgrade" in done.stderr and not list(tmp_path.glob("*.unfinished-*"))
+
+
+def test_a_database_that_fails_meanwhile_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = SmallLake(tmp_path / "lake")
+    connect(None, small.uri)
+    with closing(sqlite3.connect(tmp_path / "lake/mlflow.db", isolation_level=None)) as store:
+        store.execute("ALTER TABLE tags RENAME TO lost")
+    assert main(["lineage", "rebuild", "--lake", small.uri]) == 2
+    told = capsys.readouterr().err
+    assert "mlflow.db" in told and "no such table" in told and "lineage rebuild" in told and "Traceback" not in told
 
 
 def test_who_waits_for_the_lock_is_told_so(tmp_path: Path) -> None:

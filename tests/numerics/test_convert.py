@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from altdiffusion.cli import main
 from altdiffusion.diffusion.convert import convert_folder, convert_text_encoder, is_published
 from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
 
 CONFIG: dict[str, Any] = {
     "vocab_size": 97,
@@ -206,7 +208,7 @@ def test_altclip_m18_without_a_diffusion_head_gives_its_feature_at_every_positio
 
 
 @pytest.mark.parametrize("pre", [True, False], ids=["m18", "m9"])
-@pytest.mark.parametrize("form", ["nested", "bare", "fp16 names", "wrapped", "ckpt"])
+@pytest.mark.parametrize("form", ["nested", "bare", "fp16 names", "fp16 shards", "wrapped", "ckpt"])
 def test_every_published_form_is_what_diffusers_own_class_computes(tmp_path: Path, form: str, pre: bool) -> None:
     """The reference is the class that AltDiffusion was published with, which diffusers still carries."""
     from diffusers.pipelines.deprecated.alt_diffusion.modeling_roberta_series import (
@@ -235,12 +237,18 @@ def test_every_published_form_is_what_diffusers_own_class_computes(tmp_path: Pat
             "first_stage_model.w": torch.zeros(2),
             "betas": torch.zeros(2),
         }
+        whole = {f"_forward_module.module.{name}": tensor for name, tensor in whole.items()}
         torch.save({"state_dict": whole, "global_step": 7}, root / "model.ckpt")
         (root / "config.yaml").write_text("model: {}\n")
     else:
         (encoder_folder / "config.json").write_text(json.dumps(config | {"model_type": "xlm-roberta"}))
         name = {"fp16 names": "pytorch_model.fp16.bin", "wrapped": "pytorch_model.bin"}.get(form, "model.safetensors")
-        if name.endswith("bin"):
+        if form == "fp16 shards":
+            parts = {key: f"pytorch_model.fp16-0000{1 + at % 2}-of-00002.bin" for at, key in enumerate(weights)}
+            for part in set(parts.values()):
+                torch.save({key: weights[key] for key in weights if parts[key] == part}, encoder_folder / part)
+            (encoder_folder / "pytorch_model.bin.index.fp16.json").write_text(json.dumps({"weight_map": parts}))
+        elif name.endswith("bin"):
             torch.save({"state_dict": weights} if form == "wrapped" else weights, encoder_folder / name)
         else:
             save_file(weights, encoder_folder / name)
@@ -254,6 +262,32 @@ def test_every_published_form_is_what_diffusers_own_class_computes(tmp_path: Pat
         theirs = reference(ids, attention_mask=mask).projection_state
         ours = encode_text(encoder, ids, pad_id=1)
     assert float((theirs - ours).abs().max()) <= (0.0 if pre else 1e-4 * float(theirs.abs().max()))
+
+
+def test_the_command_takes_and_gives_folders_anywhere(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare encoder with a slash behind it, below ~, or on another file system with its tokenizer beside it."""
+    from tests.training_lake import tokenizer
+
+    weights = {f"module.{name}": tensor for name, tensor in published.state_dict().items()}
+    encoder = write(tmp_path / "text_encoder", weights, "bin-one")
+    tokenizer().save_pretrained(tmp_path / "tokenizer")
+    files.copy_tree(str(encoder), "memory://doors/m18/text_encoder")
+    files.copy_tree(str(tmp_path / "tokenizer"), "memory://doors/m18/tokenizer")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    for source, target in (
+        (f"{encoder}/", "~/first/"),
+        ("~/text_encoder", f"file://{tmp_path}/second"),
+        ("memory://doors/m18/text_encoder/", "memory://doors/stock/"),
+    ):
+        assert main(["convert", source, target]) == 0
+        assert main(["convert", source, target]) == 2  # it is there already
+        stock, _ = load_text_encoder(target.rstrip("/"))
+        assert torch.equal(stock.transformation.weight, published.transformation_pre.weight)
+    assert {path.name for path in tmp_path.iterdir()} - before == {"first", "second"}
 
 
 def test_a_checkpoint_without_a_text_encoder_says_what_it_holds(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_reads_values_defaults_and_overrides(tmp_path: Path) -> None:
         ("name: x\ninner: {mode: kq}", ["inner.mode", "'kq'", "kv"]),
         ("name: x\ninner: {betas: [0.9]}", ["inner.betas", "exactly 2"]),
         ("name: x\ninner: {learning_rate: .nan}", ["inner.learning_rate", "finite"]),
+        ("name: x\ninner: {learning_rate: 1" + "0" * 400 + "}", ["inner.learning_rate", "64 bits"]),
         ("name: x\nname: y", ["line 2", "duplicate key 'name'"]),
         ("name: &a x\nnote: *a", ["aliases"]),
         ("name: !!python/object/apply:os.system [id]", ["not valid YAML"]),

@@ -24,6 +24,11 @@ SHAPES = (
     "http://bob:{}@host:5000/x", "https://{}@host/x", "s3://KEY:{}@bucket/folder", "postgresql+psycopg2://u:{}@db/m",
     "https://store.example/part.parquet?X-Amz-Signature={}&x=1", "https://a.example/?sig={}", "gs://b/x?access_token={}",
     "mysql://u@db/x?password={}", "https://a.example/p?AWSAccessKeyId={}&Expires=1", "ftp://u:{}@host",
+    "HTTPS://bob:{}@host", "http://:{}@host", "https://bob%3A{}@host", "git+https://{}@host/x", "redis://:a@{}@host",
+    "s3://KEY:wJalr/XUtn+{}@bucket/folder", "http://bob:p#a?{}@host:80/x", "s3://${{env:KEY}}:a/{}@bucket",
+    "https://a.example/#access_token={}", "https://a.example/?access-key={}", "https://a.example/?auth={}",
+    "mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3D{}%3BUID%3Du", "Authorization: Bearer {}",
+    "{{'Authorization': 'Basic {}'}}", "proxy-authorization={}", "hf_{0}{0}{0}{0}", "ghp_{0}{0}{0}{0}",
 )  # fmt: skip
 
 
@@ -44,6 +49,10 @@ def test_no_text_shows_what_an_address_holds(shape: str, secret: str) -> None:
         "dataset:links@01234567",
         "hf://owner/name@" + "0" * 40, "http://host:5000", "http://u:${env:PW}@host", "https://${file:/run/s}@host",
         "signal=1", "https://a.example/?design=2&sigma=3&monkey=4", "https://a.example/a:b@c",
+        "https://host:8080/a@b", "http://[::1]:80/@a", "github://owner:name@main/file", "ssh://git@host/x",
+        "${env:A}:b@c",
+        "https://a.example/?key=1&passwords=2&author=me", "az://container@account", "mailto:me@a.example", "hf_hub",
+        "https://a.example/?token=${env:TOKEN}", "the author: Basic colours, a token of love", "s3://bucket/a:b@2x.png",
     ],
 )  # fmt: skip
 def test_what_holds_none_is_left_alone(text: str) -> None:
@@ -67,6 +76,33 @@ def test_secrets_of_the_environment_are_in_no_message(monkeypatch: pytest.Monkey
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/run/secrets/ray_token")  # a place, not a secret
     error = AltDiffusionError("x", "403 for hf_abcdefgh, wJalrXUtnFEMI", "see /run/secrets/ray_token")
     assert str(error) == "x: 403 for ***, ***. Remedy: see /run/secrets/ray_token"
+
+
+def test_a_secret_is_hidden_however_a_library_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_EVE", "p@ss/w\\rd \u00e9")
+    assert credentials.reveal("http://eve:${env:OF_EVE}@host").startswith("http://eve:p@ss")
+    for told in ("p@ss/w\\rd \u00e9", "p%40ss%2Fw%5Crd%20%C3%A9", "p%40ss/w%5Crd%20%C3%A9", "p%40ss%2Fw%5Crd+%C3%A9",
+                 repr("p@ss/w\\rd \u00e9"), "p@ss/w\\\\rd \\u00e9"):  # fmt: skip
+        assert "rd" not in credentials.redact(f"login with {told} was refused").replace("hardly", ""), told
+
+
+def test_names_that_hold_a_credential_and_those_that_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGPASSWORD", "MYSQL_PWD", "REDISCLI_AUTH", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_KEY"):
+        assert credentials.is_secret_name(name)
+    for name in (
+        "PWD",
+        "OLDPWD",
+        "XAUTHORITY",
+        "SSH_AUTH_SOCK",
+        "TOKENIZERS_PARALLELISM",
+        "KEYBOARD",
+        "prompt_tokens_x",
+    ):
+        assert not credentials.is_secret_name(name)
+    key = tmp_path / "account.json"
+    key.write_text("{}")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))  # where it lies, which messages may say
+    assert credentials.redact(f"file {key} cannot be read") == f"file {key} cannot be read"
 
 
 CONFIG = "lake: {lake}\ngenerate:\n  model: {{folder: m}}\n  prompts: {{file: p.jsonl}}\n"

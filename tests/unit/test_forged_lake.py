@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,10 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from altdiffusion import cli
+from altdiffusion.diffusion.autoencoder import noted
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.lineage.kept import Kept
+from altdiffusion.lineage.mlflow_view import RunView
+from altdiffusion.lineage.run import JobRun, _same_run, metrics_path
+from altdiffusion.lineage.tracking import default_uri
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.documents import read_document
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
 from altdiffusion.training.order.language_rows import language_rows
@@ -47,6 +55,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     failures.record(small.uri, "quality", attempt="1", rank=0, step=3, error=AltDiffusionError("a", "b", "c"))
     journal.Journal(small.uri, "quality", step=0, world=1, began=1.0).note(3, stall_s=0.5)
     language_rows(small.latents)
+    files.write_atomic(files.join(small.uri, "autoencoders", f"{'0' * 64}.json"), b'{"encoder": "a"}')
     victim = root / "victim"
     (victim / ".ssh").mkdir(parents=True)
     (victim / ".ssh" / "id_key").write_text(CANARY)
@@ -306,3 +315,126 @@ def test_a_removed_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
         files.remove_tree(str(tmp_path / "victim/file"), below=str(tmp_path / "lake"))
     files.remove_tree(str(tmp_path / "lake/link"), below=str(tmp_path / "lake"))
     assert not (tmp_path / "lake/link").exists() and (tmp_path / "victim/file").read_text() == "kept"
+
+
+def use_everything(lake: Path) -> None:
+    """Reads and writes what jobs do, MLflow aside."""
+    run_everything(lake)
+    for use in (
+        lambda: failures.record(str(lake), "quality", attempt="2", rank=0, step=4, error=ValueError("x")),
+        lambda: journal.Journal(str(lake), "quality", step=0, world=1, began=1.0).note(4, stall_s=0.5),
+        lambda: evaluations.write(str(lake), "night", {"states": []}, {}),
+        lambda: failures.clear(str(lake), "quality"),
+        lambda: noted(str(lake), "0" * 64),
+    ):
+        with contextlib.suppress(AltDiffusionError):
+            use()
+
+
+def test_nothing_is_read_or_written_through_a_link(whole: Path, tmp_path: Path, capsys: Any) -> None:
+    """Each folder is a link to its copy elsewhere; each document is a link to one of someone else."""
+    for number, place in enumerate(sorted((whole / "lake").rglob("*"))):
+        alike = place.parts[-2:-1] != ("datasets",) and {"images", "prompts", "generations"} & set(place.parts)
+        if place.suffix == ".parquet" or alike:
+            continue  # a shard's name is what it holds; one dataset is as good as another
+        root = tmp_path / str(number)
+        shutil.copytree(whole, root)
+        linked = root / place.relative_to(whole)
+        target = root / "victim/target"
+        shutil.move(linked, target)
+        linked.symlink_to(target)
+        if place.suffix == ".json":
+            told = dict.fromkeys(json.loads(target.read_text()), CANARY)
+            target.write_text(json.dumps(told))
+        before = tree(root / "victim")
+        use_everything(root / "lake")
+        assert tree(root / "victim") == before, place
+        out = capsys.readouterr()
+        assert CANARY not in out.out + out.err and "Traceback" not in out.err, place
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "metrics.jsonl", "job.json", "files"])
+def test_a_journal_is_written_in_the_lake_only(tmp_path: Path, name: str) -> None:
+    folder, victim = tmp_path / "lake/tracking/train-r-0", tmp_path / "victim"
+    folder.mkdir(parents=True)
+    if name == "files":
+        victim.mkdir()
+    else:
+        victim.write_text('{"run_id": "x"}')
+    (folder / name).symlink_to(victim)
+    kept, tracking = Kept(str(folder)), cast(Any, SimpleNamespace(client=None))
+    with pytest.raises(AltDiffusionError, match="symbolic link"):
+        {
+            "journal.jsonl": lambda: JobRun(tracking, "r", str(tmp_path / "lake"), str(folder)),
+            "metrics.jsonl": lambda: metrics_path(str(folder)),
+            "job.json": lambda: _same_run(str(folder), {"run_id": "y", "uri": "z"}),
+            "files": lambda: kept.keep(b"a picture"),
+        }[name]()
+    assert not list(victim.iterdir()) if name == "files" else victim.read_text() == '{"run_id": "x"}'
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "mlflow.db.lock", "mlartifacts"])
+def test_a_database_elsewhere_is_named_not_linked(tmp_path: Path, name: str) -> None:
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / name).symlink_to(tmp_path / "victim")
+    with pytest.raises(AltDiffusionError, match="symbolic link"):
+        default_uri(str(tmp_path / "lake"))
+
+
+@pytest.mark.parametrize("linked", ["lineage.html", "config.json", "images", ""])
+def test_mlflow_follows_no_link_out_of_the_lake(tmp_path: Path, linked: str) -> None:
+    lake, victim = tmp_path / "lake", tmp_path / "victim"
+    place = lake / "mlartifacts/r/artifacts" / linked
+    place.parent.mkdir(parents=True)
+    place.symlink_to(victim)
+
+    class Client:
+        def get_run(self, run_id: str) -> Any:
+            return SimpleNamespace(info=SimpleNamespace(artifact_uri=f"file://{lake}/mlartifacts/r/artifacts"))
+
+    view = RunView(cast(Any, SimpleNamespace(client=Client())), "r", str(lake))
+    with pytest.raises(AltDiffusionError, match="symbolic link"):
+        view._store(*([linked] if linked else []), "a.png")
+
+
+@pytest.mark.parametrize("text", ["NaN", "[-Infinity]", "1e999", '{"a": 1, "a": 2}', '"\\ud800"', '{"\\udc00": 1}'])
+def test_a_document_holds_what_could_be_written_again(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(f'{{"value": {text}}}')
+    with pytest.raises(AltDiffusionError, match="is not JSON"):
+        read_document(str(file))
+    file.write_text('{"value": "\\ud83d\\ude00 NaN", "number": -1e300}')
+    assert read_document(str(file)).value == {"value": "😀 NaN", "number": -1e300}
+
+
+def test_a_damaged_dataset_hides_no_other(whole: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    datasets = tmp_path / "lake/datasets"
+    (datasets / "links/head.json").write_text("[]")
+    next((datasets / "images/versions").iterdir()).joinpath("manifest.json").write_text("{}")
+    (datasets / "prompts-2").symlink_to(tmp_path / "victim")
+    assert cli.main(["dataset", "list", "--lake", str(tmp_path / "lake")]) == 2
+    out = capsys.readouterr()
+    assert [line.split()[0] for line in out.out.splitlines()] == ["generations", "latents", "links", "prompts"]
+    assert out.err.count("error: ") == 3 and "head.json" in out.err and "symbolic link" in out.err
+
+
+@pytest.mark.parametrize(
+    "odd", [".DS_Store", "._a.json", "notes.txt", "Thumbs.db", "lost+found/", ".ipynb_checkpoints/"]
+)
+def test_what_is_no_part_of_a_lake_is_passed_over(whole: Path, tmp_path: Path, capsys: Any, odd: str) -> None:
+    """File managers, editors and file systems leave such things in every folder."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    lake = tmp_path / "lake"
+    for folder in [lake, *(path for path in sorted(lake.rglob("*")) if path.is_dir())]:
+        if odd.endswith("/"):
+            (folder / odd).mkdir()
+        else:
+            (folder / odd).write_bytes(b"\x00of another program")
+    for command in (["dataset", "list"], ["dataset", "verify", "links"], ["lineage", "up", "generations"]):
+        assert cli.main([*command, "--lake", str(lake)]) == 0, capsys.readouterr().err
+    assert checkpoints.run_names(str(lake)) == ["alignment", "quality"]
+    assert len(failures.read(str(lake), "quality")) == 1
+    assert list(evaluations.of_model(str(lake), "0" * 64))
+    assert Lake(str(lake)).names() == ["generations", "images", "latents", "links", "prompts"]

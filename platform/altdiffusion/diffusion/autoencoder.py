@@ -22,8 +22,8 @@ import torch
 from altdiffusion.diffusion.models import local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.diffusion.weights import load_network
-from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.documents import read_document
 
 NOTES = "autoencoders"
 
@@ -85,23 +85,18 @@ def noted(lake: str, folder_digest: str) -> Autoencoder | None:
     Raises:
         AltDiffusionError: the note is damaged.
     """
-    uri = _note_uri(lake, folder_digest)
+    remedy = "remove it and run the encode job again: it notes its autoencoder"
     try:
-        tree = files.read_json(uri)
+        document = read_document(_note_uri(lake, folder_digest), remedy=remedy)
     except FileNotFoundError:
         return None
-    try:
-        return Autoencoder(
-            encoder=str(tree["encoder"]),
-            latent_channels=int(tree["latent_channels"]),
-            scaling_factor=float(tree["scaling_factor"]),
-            shift_factor=float(tree["shift_factor"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise AltDiffusionError(
-            f"file {uri}", f"is damaged ({error!r})", "remove it and run the encode job again: it notes its autoencoder"
-        ) from error
+    return Autoencoder(
+        encoder=document.digest("encoder"),
+        latent_channels=document.count("latent_channels"),
+        scaling_factor=document.number("scaling_factor"),
+        shift_factor=document.number("shift_factor"),
+    )
 
 
 def _note_uri(lake: str, folder_digest: str) -> str:
-    return files.join(lake, NOTES, f"{folder_digest}.json")
+    return files.within(lake, NOTES, f"{folder_digest}.json")

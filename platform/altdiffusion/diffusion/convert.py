@@ -17,8 +17,9 @@ their prompts.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from torch.nn import functional
 
 from altdiffusion.diffusion import published as forms
-from altdiffusion.diffusion.models import build_text_encoder
+from altdiffusion.diffusion.models import build_text_encoder, local_folder
 from altdiffusion.diffusion.published import CLIP, LAYER, NOT_READ, Head, Published
 from altdiffusion.diffusion.published_files import CHECKPOINT, read_weights, weights_file
 from altdiffusion.diffusion.text_encoder import save_text_encoder
@@ -167,6 +168,17 @@ def is_published(folder: str) -> bool:
     return files.exists(files.join(folder, CHECKPOINT))
 
 
+@contextlib.contextmanager
+def local_source(folder: str) -> Iterator[Path]:
+    """`local_folder` of what `convert_folder` takes: a bare text encoder brings the tokenizer next to it."""
+    with local_folder(folder) as local:
+        if not files.is_local(folder) and not _holds_tokenizer(local) and not _holds_tokenizer(local / "tokenizer"):
+            fs, path = files.filesystem(f"{folder.rstrip('/').rpartition('/')[0]}/tokenizer")
+            if fs.isdir(path):
+                fs.get(path.rstrip("/") + "/", f"{local}/tokenizer/", recursive=True)
+        yield local
+
+
 def convert_folder(source: str | Path, target: str | Path) -> str:
     """Write a published model folder as one that `load_text_encoder` opens.
 
@@ -201,13 +213,17 @@ def convert_folder(source: str | Path, target: str | Path) -> str:
 def _tokenizer_folder(root: Path) -> Path:
     """Where the tokenizer is: in its own folder, with the weights, or next to a bare `text_encoder`."""
     for folder in (root / "tokenizer", root, root.parent / "tokenizer"):
-        if any((folder / name).is_file() for name in ("tokenizer.json", "sentencepiece.bpe.model")):
+        if _holds_tokenizer(folder):
             return folder
     raise AltDiffusionError(
         f"folder {root}",
         "has no tokenizer in it or next to it (tokenizer.json, sentencepiece.bpe.model)",
         "copy the published tokenizer/ folder next to the text encoder: XLM-R's own is the same",
     )
+
+
+def _holds_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("tokenizer.json", "sentencepiece.bpe.model"))
 
 
 def read_tokenizer(folder: str | Path) -> Any:

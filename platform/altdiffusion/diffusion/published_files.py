@@ -23,6 +23,10 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which trainers keep the table of tensors, next to step counters and the like."""
 
 
+_WRAPPED = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
+"""In front of every name: DistributedDataParallel, torch.compile, Lightning's DeepSpeed, FSDP."""
+
+
 def weights_file(folder: Path) -> Path | None:
     """Return the file, or the index of shards, that holds a folder's weights; None where there is none."""
     for variant in ("", ".fp16"):
@@ -90,6 +94,13 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
     table = _unwrapped(loaded)
     if table is None:
         raise AltDiffusionError(f"weights {path}", "are not a plain table of tensors", "give a state dict")
+    return _unprefixed(table)
+
+
+def _unprefixed(table: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The table without the names that wrappers for several devices or compilers put in front of all keys."""
+    while prefix := next((prefix for prefix in _WRAPPED if all(name.startswith(prefix) for name in table)), ""):
+        table = {name.removeprefix(prefix): tensor for name, tensor in table.items()}
     return table
 
 

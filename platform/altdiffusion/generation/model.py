@@ -91,7 +91,7 @@ def size_multiple(model: Model) -> int:
 
 
 def _export(config: ModelConfig, lake_uri: str) -> str:
-    folder = files.join(lake_uri, "exports", str(config.run))
+    folder = files.within(lake_uri, "exports", str(config.run))
     steps = {
         int(name.removeprefix("step-")): name
         for name in files.list_names(folder)
@@ -107,7 +107,7 @@ def _export(config: ModelConfig, lake_uri: str) -> str:
             else (f"train it first; runs with exports: {', '.join(others) or 'none'}")
         )
         raise AltDiffusionError(f"run {config.run}", f"has {wanted} in the lake {lake_uri}", shown)
-    return files.join(folder, steps[step])
+    return files.within(folder, steps[step])
 
 
 def _origin(uri: str, content: str, document: dict[str, Any]) -> Ref:

@@ -123,7 +123,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig) -> 
 
 def images_folder(lake_uri: str, dataset: str) -> str:
     """URI of the folder of image files, named <sha256>.png, beside a generations dataset's shards."""
-    return files.join(lake_uri, "datasets", dataset, "images")
+    return files.within(lake_uri, "datasets", dataset, "images")
 
 
 def encode_png(picture: NDArray[np.uint8]) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Dataset
+from altdiffusion.storage.dataset import Dataset, Lake
 from altdiffusion.storage.documents import Document, optional_document
 
 Direction = Literal["up", "down"]
@@ -215,20 +215,19 @@ def scan(lake_uri: str) -> Graph:
         )
     nodes: list[Node] = []
     heads: dict[str, str] = {}
-    datasets = files.join(lake, "datasets")
-    for name in files.list_names(datasets):
+    for name in Lake(lake).names():
         dataset = Dataset(lake, name)
         nodes += [read_version(lake, name, digest) for digest in dataset.digests()]
         head = dataset.head_digest()
         if head is not None:
             heads[name] = head
     for folder, read in (("checkpoints", read_checkpoint), ("exports", read_export)):
-        for run in files.list_names(files.join(lake, folder)):
-            for step in files.list_names(files.join(lake, folder, run)):
-                node = read(files.join(lake, folder, run, step))
+        for run in files.list_folders(files.join(lake, folder)):
+            for step in files.list_folders(files.join(lake, folder, run)):
+                node = read(files.within(lake, folder, run, step))
                 nodes += [node] if node is not None else []
-    for name in files.list_names(files.join(lake, "models")):
-        node = read_model(files.join(lake, "models", name), name)
+    for name in files.list_folders(files.join(lake, "models")):
+        node = read_model(files.within(lake, "models", name), name)
         nodes += [node] if node is not None else []
     graph = Graph(lake, nodes, heads)
     _refuse_cycle(graph)
@@ -285,7 +284,7 @@ def read_version(lake_uri: str, name: str, digest: str) -> Node:
 
 def read_checkpoint(folder_uri: str) -> Node | None:
     """The node of a checkpoint folder; None while it is not complete."""
-    complete = optional_document(files.join(folder_uri, "COMPLETE.json"))
+    complete = optional_document(files.within(folder_uri, "COMPLETE.json"))
     if complete is None:
         return None
     run, step = folder_uri.rstrip("/").split("/")[-2:]
@@ -310,7 +309,7 @@ def read_checkpoint(folder_uri: str) -> Node | None:
 
 def read_export(folder_uri: str) -> Node | None:
     """The node of an exported model folder; None if it carries no lineage.json."""
-    document = optional_document(files.join(folder_uri, "lineage.json"))
+    document = optional_document(files.within(folder_uri, "lineage.json"))
     if document is None:
         return None
     name = "/".join(folder_uri.rstrip("/").split("/")[-2:])
@@ -319,7 +318,7 @@ def read_export(folder_uri: str) -> Node | None:
 
 def read_model(folder_uri: str, name: str) -> Node | None:
     """The node of a model folder; None if it carries no lineage.json (then only parents name it)."""
-    document = optional_document(files.join(folder_uri, "lineage.json"))
+    document = optional_document(files.within(folder_uri, "lineage.json"))
     return None if document is None else _folder_node("model", name, folder_uri, document)
 
 
@@ -358,9 +357,9 @@ def read_node(lake_uri: str, ref: Ref | str) -> Node:
         if files.exists(files.join(lake, "datasets", parsed.name, "versions", parsed.digest, "manifest.json")):
             node = read_version(lake, parsed.name, parsed.digest)
     elif parsed.kind == "checkpoint":
-        node = read_checkpoint(files.join(lake, "checkpoints", parsed.name))
+        node = read_checkpoint(files.within(lake, "checkpoints", parsed.name))
     elif parsed.kind == "model":
-        node = read_model(files.join(lake, "models", parsed.name), parsed.name)
+        node = read_model(files.within(lake, "models", parsed.name), parsed.name)
     return node if node is not None and node.digest == parsed.digest else _named_only(str(parsed))
 
 

@@ -33,7 +33,7 @@ class Kept:
     def keep(self, data: bytes) -> str:
         """Keep the bytes of a picture; return the name for the journal's line."""
         name = f"{FOLDER}/{files.sha256_hex(data)[:16]}-{time.time_ns()}.img"
-        files.write_atomic(os.path.join(self._folder, name), data)
+        files.write_atomic(files.within(self._folder, name), data)
         return name
 
     def keep_copy(self, path: str) -> str:
@@ -43,7 +43,7 @@ class Kept:
             OSError, AltDiffusionError: it cannot be read or written.
         """
         name = f"{FOLDER}/{time.time_ns()}/{os.path.basename(path.rstrip('/'))}"
-        copy = os.path.join(self._folder, name)
+        copy = files.within(self._folder, name)
         os.makedirs(os.path.dirname(copy))
         if os.path.isdir(path):
             shutil.copytree(path, copy)  # links become what they lead to: the copy has none

@@ -100,6 +100,7 @@ class RunView:
         self._lake = lake_uri
         self._kept = kept  # the copies of the journal whose records are applied; None: records that name no file
         self._session = session  # the end of an earlier life of the job must not end this one; None: apply all
+        self._artifacts: str | None = None  # where MLflow keeps them, once it was asked
         self._operations: dict[str, Callable[[Record], None]] = {
             "params": self._params,
             "input": self._input,
@@ -172,6 +173,7 @@ class RunView:
             if key in known and known[key] != value
         }
         self._tags(changed)
+        self._store("config.json")
         self._client.log_dict(self._run_id, record["config"], "config.json")
 
     def _input(self, record: Record) -> None:
@@ -263,6 +265,7 @@ class RunView:
             picture.thumbnail((256, 256))
             picture.convert("RGB").save(os.path.join(folder, f"{name}+compressed.webp"))
             for file_name in sorted(os.listdir(folder)):
+                self._store("images", file_name)
                 self._client.log_artifact(self._run_id, os.path.join(folder, file_name), "images")
         self._tags({"mlflow.loggedImages": "True"})
         self._drop(path)
@@ -271,11 +274,28 @@ class RunView:
         path = self._copy(record)
         if path is None:
             return  # shipped before
+        below = str(record["path"] or "")
         if os.path.isdir(path):
-            self._client.log_artifacts(self._run_id, path, posixpath.join(record["path"] or "", os.path.basename(path)))
+            below = posixpath.join(below, os.path.basename(path))
+            for folder, _, names in os.walk(path):
+                for name in names:
+                    self._store(below, os.path.relpath(os.path.join(folder, name), path))
+            self._client.log_artifacts(self._run_id, path, below)
         else:
+            self._store(below, os.path.basename(path))
             self._client.log_artifact(self._run_id, path, record["path"])
         self._drop(path)
+
+    def _store(self, *parts: str) -> None:
+        """Refuse an artifact's place in the lake that a symbolic link leads away from: MLflow would follow it."""
+        if self._artifacts is None:
+            self._artifacts = str(self._client.get_run(self._run_id).info.artifact_uri or "")
+        root = self._artifacts
+        if root and files.is_local(self._lake) and ("://" not in root or root.startswith("file://")):
+            place = files.join(root, *parts)
+            lake = files.local_path(self._lake)
+            inside = os.path.abspath(files.local_path(root)).startswith(os.path.join(os.path.abspath(lake), ""))
+            files.beneath(lake if inside else root, place)
 
     def _copy(self, record: Record) -> str | None:
         return None if self._kept is None else self._kept.find(record["file"])
@@ -288,6 +308,7 @@ class RunView:
         whole = graphs.scan(self._lake)
         if record["ref"] not in whole.nodes:
             raise KeyError(record["ref"])
+        self._store("lineage.html")
         self._client.log_text(self._run_id, page.render(whole, record["ref"]), "lineage.html")
 
     def _status(self, record: Record) -> None:

@@ -7,7 +7,6 @@ twice adds nothing.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
 from altdiffusion.lineage.run import ABOUT, JOURNAL, METRICS
 from altdiffusion.lineage.spool import SpoolReader
-from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, connect
+from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, answering, connect
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import NAME, optional_document
 
@@ -40,10 +39,19 @@ class Rebuilt:
 
 
 def rebuild(lake_uri: str, tracking_uri: str | None = None, experiment: str = DEFAULT_EXPERIMENT) -> Rebuilt:
-    """Makes MLflow show everything that the lake holds."""
+    """Make MLflow show everything that the lake holds.
+
+    Raises:
+        AltDiffusionError: the lake or MLflow is not usable, or MLflow stops answering meanwhile.
+    """
     lake = lake_uri.rstrip("/")
     whole = graphs.scan(lake)
     tracking = connect(tracking_uri, lake, experiment)
+    with answering(tracking.uri):
+        return _rebuild(tracking, lake, whole)
+
+
+def _rebuild(tracking: Tracking, lake: str, whole: graphs.Graph) -> Rebuilt:
     journals = _replay(tracking, lake)
     versions = checkpoints = 0
     for ref in _parents_first(whole):
@@ -63,17 +71,17 @@ def _replay(tracking: Tracking, lake: str) -> int:
         return 0
     root = files.join(files.local_path(lake), "tracking")
     count = 0
-    for name in files.list_names(root):
+    for name in files.list_folders(root):
         folder = files.join(root, name)
-        about = optional_document(files.beneath(lake, files.join(folder, ABOUT)))
+        about = optional_document(files.within(lake, "tracking", name, ABOUT))
         if about is None:
             continue
         job, fingerprint = about.text("job", NAME, needed="the name of a job"), about.text("fingerprint")
         run_id = find_or_create_run(tracking, job=job, name=about.text("name"), fingerprint=fingerprint)
         view = RunView(tracking, run_id, lake, Kept(folder))
         for reader, send in (
-            (SpoolReader(os.path.join(folder, METRICS), remember=False), view.metrics),
-            (SpoolReader(os.path.join(folder, JOURNAL), remember=False), view.apply),
+            (SpoolReader(files.within(folder, METRICS), remember=False), view.metrics),
+            (SpoolReader(files.within(folder, JOURNAL), remember=False), view.apply),
         ):
             while (chunk := reader.read()) is not None:
                 send(chunk.records)
@@ -110,7 +118,7 @@ def _shown(tracking: Tracking, node: graphs.Node) -> bool:
 
 
 def _state(node: graphs.Node) -> dict[str, Any]:
-    state = optional_document(files.beneath(node.uri, files.join(node.uri, "state.json")))
+    state = optional_document(files.within(node.uri, "state.json"))
     return {} if state is None else state.value
 
 

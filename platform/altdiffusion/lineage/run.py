@@ -54,7 +54,7 @@ class JobRun:
         self._closed = False
         self._kept = Kept(folder)
         self._view = RunView(tracking, run_id, lake_uri, self._kept, session=self._session)
-        self._journal = JsonLines(os.path.join(folder, JOURNAL))
+        self._journal = JsonLines(files.within(folder, JOURNAL))
         self._shipper = Shipper()
         self._shipper.add(SpoolReader(self._journal.path), self._view.apply)
 
@@ -97,7 +97,7 @@ class JobRun:
     @property
     def metrics_path(self) -> str:
         """Where this job's MetricSpool belongs."""
-        return os.path.join(self.folder, METRICS)
+        return metrics_path(self.folder)
 
     @property
     def url(self) -> str:
@@ -192,12 +192,17 @@ class JobRun:
         self._shipper.wake()
 
 
+def metrics_path(folder: str) -> str:
+    """Return where the metric spool of a tracking folder lies."""
+    return files.within(folder, METRICS)
+
+
 def tracking_folder(lake_uri: str, job: str, name: str, fingerprint: str) -> str:
     """Return where a job's journal and spool are kept: in the lake, or in the user's folder if the lake is remote."""
     readable = re.sub(r"[^A-Za-z0-9._\-]", "-", f"{job}-{name}-{fingerprint[:12]}")
     if files.is_local(lake_uri):
         lake = files.local_path(lake_uri)
-        return files.beneath(lake, files.join(lake, "tracking", readable))
+        return files.within(lake, "tracking", readable)
     return os.path.join(state_folder(), "tracking", run_key(job, name, fingerprint))
 
 
@@ -225,7 +230,7 @@ def state_folder() -> str:
 
 def _same_run(folder: str, about: Mapping[str, str]) -> None:
     """Ships everything again if the folder's records went to another run (MLflow was emptied or moved)."""
-    path = os.path.join(folder, ABOUT)
+    path = files.within(folder, ABOUT)
     try:
         document = optional_document(path)
         known = None if document is None else document.value

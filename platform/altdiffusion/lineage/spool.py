@@ -219,7 +219,8 @@ class SpoolReader:
             finally:
                 os.close(descriptor)
             temporary = f"{self._offset_path}.{os.getpid()}.tmp"
-            with open(temporary, "w", encoding="utf-8") as file:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with open(os.open(temporary, flags, 0o644), "w", encoding="utf-8") as file:
                 json.dump({"offset": end}, file)
             os.replace(temporary, self._offset_path)
         except OSError as error:

@@ -75,7 +75,7 @@ def default_uri(lake_uri: str) -> str:
     """The SQLite database in the lake.
 
     Raises:
-        AltDiffusionError: the lake is not on this machine, so it cannot hold a database.
+        AltDiffusionError: the lake is not on this machine, so it cannot hold a database, or a link leads elsewhere.
     """
     if not files.is_local(lake_uri):
         raise AltDiffusionError(
@@ -83,6 +83,8 @@ def default_uri(lake_uri: str) -> str:
             "cannot hold the default MLflow database, which needs a local folder",
             "set tracking.uri to an MLflow server, like http://127.0.0.1:5000",
         )
+    for name in ("mlflow.db", "mlflow.db.lock", "mlartifacts"):
+        files.within(lake_uri, name)
     return f"sqlite:///{files.local_path(lake_uri)}/mlflow.db"
 
 
@@ -136,20 +138,39 @@ def starting(uri: str) -> Iterator[None]:
     except AltDiffusionError:
         raise
     except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's errors here
-        text = f"{type(error).__name__}: {_first_line(error)}"
-        remedy = "start it or correct tracking.uri"
-        if any(mark in text for mark in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED", "authenticated")):
-            remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        elif "out-of-date database schema" in text:
-            remedy = f"make a copy of the database, then run `mlflow db upgrade {redact(uri)}`"
-        elif "already exists" in text or "no such table" in text or "not a database" in text:
-            remedy = (
-                "its tables are damaged: move the file away and run `altdiffusion lineage rebuild --lake LAKE`, which "
-                "makes it again from the lake's manifests"
-            )
-        elif uri.startswith("sqlite"):
-            remedy = "check that the database can be written and is not held by another program"
-        raise _unusable(uri, f"does not answer as it should ({text})", remedy) from error
+        raise _failed(uri, error) from error
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Calls that take their time: an outage meanwhile names the server and the remedy."""
+    try:
+        yield
+    except AltDiffusionError:
+        raise
+    except Exception as error:
+        if is_refusal(error):  # of a record, or a defect of ours
+            raise
+        raise _failed(uri, error) from error
+
+
+def _failed(uri: str, error: Exception) -> AltDiffusionError:
+    text = f"{type(error).__name__}: {_first_line(error)}"
+    remedy = "start it or correct tracking.uri"
+    if any(mark in text for mark in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED", "authenticated")):
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    elif "out-of-date database schema" in text:
+        remedy = f"make a copy of the database, then run `mlflow db upgrade {redact(uri)}`"
+    elif "already exists" in text or "no such table" in text or "not a database" in text:
+        remedy = (
+            "its tables are damaged: move the file away and run `altdiffusion lineage rebuild --lake LAKE`, which "
+            "makes it again from the lake's manifests"
+        )
+    elif uri.startswith("sqlite"):
+        remedy = (
+            "check that the database can be written and is not held by another program, and that its disk is not full"
+        )
+    return _unusable(uri, f"does not answer as it should ({text})", remedy)
 
 
 def _first_line(error: BaseException) -> str:

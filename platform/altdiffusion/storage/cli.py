@@ -61,8 +61,7 @@ def cmd_dataset(arguments: argparse.Namespace) -> int:
     """
     lake = Lake(arguments.lake)
     if arguments.action == "list":
-        _list(lake, as_json=arguments.json)
-        return 0
+        return _list(lake, as_json=arguments.json)
     if arguments.action == "verify":
         return _verify(lake, arguments.name, forgets=arguments.forget)
     if arguments.action == "erase":
@@ -113,7 +112,7 @@ def _jobs(lake: Lake, version: Version) -> str:
     names = []
     for file in files.list_names(folder):
         try:
-            document = files.read_json(files.join(folder, file))
+            document = files.read_json(files.within(lake.uri, "runs", file), strict=True)
         except AltDiffusionError:
             continue
         if isinstance(document, dict) and version.ref.short in str(document.get("result")):
@@ -131,24 +130,43 @@ def _erase(lake: Lake, text: str) -> int:
     return 0
 
 
-def _list(lake: Lake, *, as_json: bool) -> None:
+def _list(lake: Lake, *, as_json: bool) -> int:
+    """Print all versions; a damaged one is named, and the others are listed all the same."""
     rows: list[dict[str, Any]] = []
+    wrong: list[AltDiffusionError] = []
     for name in lake.names():
-        dataset = lake.dataset(name)
-        head = dataset.head()
-        for digest in dataset.digests():
-            manifest = dataset.open(digest).manifest
-            is_head = head is not None and head.ref.digest == digest
+        try:
+            dataset = lake.dataset(name)
+            digests = dataset.digests()
+        except AltDiffusionError as error:
+            wrong.append(error)
+            continue
+        head = None
+        try:
+            head = dataset.head_digest()
+        except AltDiffusionError as error:
+            wrong.append(error)
+        for digest in digests:
+            try:
+                manifest = dataset.open(digest).manifest
+            except AltDiffusionError as error:
+                wrong.append(error)
+                continue
+            is_head = head == digest
             rows.append({"name": name, "digest": digest, "kind": manifest.kind, "rows": manifest.rows, "head": is_head})
+    for each in wrong:
+        print(f"error: {each}", file=sys.stderr)
+    status = 2 if wrong else 0
     if as_json:
         print(json.dumps(rows, indent=2))
-        return
+        return status
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         mark = "  head" if row["head"] else ""
         print(f"{row['name']:<{width}}  {row['digest'][:12]}  {row['kind']:<11}  {row['rows']:>12,} rows{mark}")
-    if not rows:
+    if not rows and not wrong:
         print(f"no datasets in {lake.uri}")
+    return status
 
 
 def _shown(version: Version) -> str:

@@ -113,11 +113,11 @@ class Version:
     @property
     def uri(self) -> str:
         """Folder of this version's manifest."""
-        return files.join(self.folder_uri, "versions", self.ref.digest)
+        return files.within(self.folder_uri, "versions", self.ref.digest)
 
     @functools.cached_property
     def _table(self) -> pa.Table:
-        uri = files.join(self.uri, "shards.parquet")
+        uri = files.within(self.uri, "shards.parquet")
         try:
             data = files.read_bytes(uri)
         except FileNotFoundError as error:
@@ -216,10 +216,10 @@ class Dataset:
     def __init__(self, lake_uri: str, name: str) -> None:
         check_name(name)
         self.name = name
-        self.folder_uri = files.join(lake_uri, "datasets", name)
+        self.folder_uri = files.within(lake_uri, "datasets", name)
         self._lake_uri = lake_uri
         for part in ("shards", "rejects", "ledger", "versions"):
-            files.beneath(lake_uri, files.join(self.folder_uri, part))
+            files.within(self.folder_uri, part)
 
     def write_shard(self, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
         """Writes accepted rows; the table must have a records schema."""
@@ -231,7 +231,7 @@ class Dataset:
 
     def ledger(self, fingerprint: str) -> Ledger:
         """The ledger of the work under one config fingerprint."""
-        return Ledger(files.join(self.folder_uri, "ledger", fingerprint))
+        return Ledger(files.within(self.folder_uri, "ledger", fingerprint))
 
     def publish(
         self,
@@ -308,7 +308,7 @@ class Dataset:
         """
         remedy = f"run `altdiffusion dataset verify {self.name} --forget`, then the job that made the dataset again"
         try:
-            return read_document(files.join(self.folder_uri, "head.json"), remedy=remedy).digest("digest")
+            return read_document(files.within(self.folder_uri, "head.json"), remedy=remedy).digest("digest")
         except FileNotFoundError:
             return None
 
@@ -334,7 +334,7 @@ class Dataset:
                 "does not exist" if not found else f"is ambiguous ({len(found)} versions)",
                 f"versions are: {', '.join(d[:12] for d in self.digests()) or 'none'}",
             )
-        uri = files.join(self.folder_uri, "versions", found[0], "manifest.json")
+        uri = files.within(self.folder_uri, "versions", found[0], "manifest.json")
         raw = files.read_bytes(uri)
         if files.sha256_hex(raw) != found[0]:
             raise AltDiffusionError(
@@ -365,8 +365,8 @@ class Lake:
         return Dataset(self.uri, name)
 
     def names(self) -> list[str]:
-        """Names of all datasets."""
-        return files.list_names(files.join(self.uri, "datasets"))
+        """Return the names of all datasets; what cannot be the name of one was not made by a job."""
+        return [name for name in files.list_folders(files.join(self.uri, "datasets")) if _NAME.fullmatch(name)]
 
     def version(self, ref: Ref | str) -> Version:
         """A version by `name`, `name@prefix`, `dataset:name@prefix` or Ref.

@@ -138,7 +138,7 @@ def read_document(uri: str, *, remedy: str = _REMEDY) -> Document:
         FileNotFoundError: the file is not there.
         AltDiffusionError: it is not JSON, or not an object.
     """
-    return Document(uri, files.read_json(uri), remedy=remedy)
+    return Document(uri, files.read_json(uri, strict=True), remedy=remedy)
 
 
 def optional_document(uri: str) -> Document | None:

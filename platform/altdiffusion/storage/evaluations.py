@@ -10,7 +10,7 @@ from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.storage.documents import NAME, read_document
+from altdiffusion.storage.documents import NAME, Document, read_document
 
 FOLDER = "evaluations"
 
@@ -23,7 +23,7 @@ def uri_of(lake: str, name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise AltDiffusionError(f"evaluation {name[:200]!r}", "is not a plain name", "give a name without a path")
-    return files.join(lake, FOLDER, f"{name}.json")
+    return files.within(lake, FOLDER, f"{name}.json")
 
 
 def write(lake: str, name: str, report: Mapping[str, Any], models: Mapping[str, str]) -> None:
@@ -39,9 +39,21 @@ def write(lake: str, name: str, report: Mapping[str, Any], models: Mapping[str, 
 def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """(name, report, its state) of every evaluation of a model folder with this content digest, by name."""
     for name in files.list_names(files.join(lake, FOLDER)):
-        if name.endswith(".json"):
-            report = read_document(files.join(lake, FOLDER, name))
+        if name.endswith(".json") and NAME.fullmatch(name):
+            report = read_document(files.within(lake, FOLDER, name))
             models = report.object("models").value
             for state in report.objects("states"):
                 if models.get(state.text("state")) == content:
+                    _check(report, state)
                     yield name.removesuffix(".json"), report.value, state.value
+
+
+def _check(report: Document, state: Document) -> None:
+    """Check what is quoted of a report, so that a damaged one is named."""
+    if "languages" not in state.value:
+        return
+    report.number("level"), report.number("chance"), state.count("concepts")
+    rates = state.object("languages").object("all")
+    for code in rates.value:
+        rate = rates.object(code)
+        rate.number("low"), rate.number("high"), rate.number("value"), rate.count("total")

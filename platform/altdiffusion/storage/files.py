@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -94,6 +95,15 @@ def beneath(root_uri: str, uri: str) -> str:
     return uri
 
 
+def within(root_uri: str, *parts: str) -> str:
+    """Return the URI of something in a lake: `join`, after a check that no symbolic link on the way leads out of it.
+
+    Raises:
+        AltDiffusionError: a part or a link leads out of `root_uri`.
+    """
+    return beneath(root_uri, join(root_uri, *parts))
+
+
 def _outside(root_uri: str, uri: str) -> AltDiffusionError:
     return AltDiffusionError(
         f"file {uri}", f"does not lie below {root_uri}", "the file that names it was forged: remove that file"
@@ -154,18 +164,47 @@ def read_bytes(uri: str) -> bytes:
             raise FileNotFoundError(uri) from error
 
 
-def read_json(uri: str) -> Any:
-    """A JSON file.
+def read_json(uri: str, *, strict: bool = False) -> Any:
+    """Return what a JSON file holds.
+
+    Args:
+        strict: refuse what our own writers never write and what could not be written again: NaN, infinities, a key
+            twice in one object, half a surrogate pair.
 
     Raises:
         AltDiffusionError: it is not JSON.
     """
     try:
-        return json.loads(read_bytes(uri))
+        data = read_bytes(uri)
+        if not strict:
+            return json.loads(data)
+        value = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_key_once)
+        if b"\\u" in data:
+            canonical_json(value)  # a surrogate alone cannot be encoded
+        return value
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of 5,000 digits, nested too deeply
         raise AltDiffusionError(
             f"file {uri}", f"is not JSON ({error})", "it was damaged: restore or delete it"
         ) from error
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+    return found
 
 
 def list_names(uri: str) -> list[str]:
@@ -180,6 +219,24 @@ def list_names(uri: str) -> list[str]:
         raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
     names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries}
     return sorted(name for name in names if not name.startswith(".tmp-"))
+
+
+def list_folders(uri: str) -> list[str]:
+    """Return the sorted names of the folders (and links) directly below a folder; empty if it does not exist.
+
+    Names with a leading dot are left out, and so are plain files: file managers and editors leave both behind, and
+    nothing of ours is one.
+    """
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    try:
+        entries = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
+    names = {str(entry["name"]).rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] != "file"}
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def write_atomic(uri: str, data: bytes) -> None:

@@ -109,7 +109,7 @@ class Ledger:
         self.folder_uri = folder_uri
 
     def _uri(self, unit_id: str) -> str:
-        return files.join(self.folder_uri, f"{unit_id}.json")
+        return files.within(self.folder_uri, f"{unit_id}.json")
 
     def get(self, unit_id: str) -> UnitRecord | None:
         """The record of a unit, or None while it is not done."""
@@ -134,7 +134,8 @@ class Ledger:
 
     def done_ids(self) -> set[str]:
         """Ids of all recorded units, by one listing."""
-        return {name.removesuffix(".json") for name in files.list_names(self.folder_uri) if name.endswith(".json")}
+        names = (name for name in files.list_names(self.folder_uri) if name.endswith(".json") and name[0] != ".")
+        return {name.removesuffix(".json") for name in names}
 
     def all(self) -> dict[str, UnitRecord]:
         """All records by unit id."""

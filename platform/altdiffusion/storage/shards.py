@@ -51,8 +51,12 @@ class ShardInfo:
 
 
 def shard_uri(folder_uri: str, sha256: str) -> str:
-    """Where the shard lies."""
-    return files.join(folder_uri, f"{sha256}.parquet")
+    """Return where the shard lies.
+
+    Raises:
+        AltDiffusionError: a symbolic link leads elsewhere.
+    """
+    return files.within(folder_uri, f"{sha256}.parquet")
 
 
 def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:

@@ -83,10 +83,10 @@ def damages_of(version: Version, *, threads: int = THREADS) -> list[Damage]:
     except AltDiffusionError as error:  # the table of shards: nothing can be said of the files it names
         uri = files.join(version.uri, "shards.parquet")
         return [Damage(uri=uri, problem=error.problem, forget=version.uri, below=version.folder_uri)]
-    ledger = Ledger(files.join(version.folder_uri, "ledger", version.manifest.fingerprint))
+    ledger = Ledger(files.within(version.folder_uri, "ledger", version.manifest.fingerprint))
     damages: list[Damage] = []
     with ThreadPoolExecutor(threads) as pool:
-        tasks = ((files.join(version.folder_uri, role), info) for role, info in infos)
+        tasks = ((files.within(version.folder_uri, role), info) for role, info in infos)
         while batch := list(islice(tasks, 64 * threads)):  # a future holds more than a row of the table
             damages += [damage for damage in pool.map(_shard, batch) if damage is not None]
         units = sorted(ledger.done_ids())
@@ -126,7 +126,9 @@ def _named(dataset: Dataset, prefix: str) -> str:
 def _manifest(dataset: Dataset, digest: str, folder: str) -> Damage | None:
     uri = files.join(folder, "manifest.json")
     try:
-        found = files.sha256_hex(files.read_bytes(uri))
+        found = files.sha256_hex(files.read_bytes(files.beneath(dataset.folder_uri, uri)))
+    except AltDiffusionError as error:
+        return Damage(uri=uri, problem=error.problem, forget=folder, below=dataset.folder_uri)
     except FileNotFoundError:
         return Damage(uri=uri, problem="missing", forget=folder, below=dataset.folder_uri)
     if found != digest:
@@ -141,7 +143,11 @@ def _infos(version: Version, role: str) -> tuple[ShardInfo, ...]:
 
 def _shard(task: tuple[str, ShardInfo]) -> Damage | None:
     folder, info = task
-    uri = shards.shard_uri(folder, info.sha256)
+    try:
+        uri = shards.shard_uri(folder, info.sha256)
+    except AltDiffusionError as error:  # a link: it is removed, not what it leads to
+        uri = files.join(folder, f"{info.sha256}.parquet")
+        return Damage(uri=uri, problem=error.problem, forget=uri, below=folder)
     digest, size = hashlib.sha256(), 0
     try:
         for block in _blocks(uri):

@@ -99,7 +99,7 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: Notice) -> Exception | No
                     "lower workers.count, or connect to a cluster",
                 )
     name = f"{run.config.run}-{run.fingerprint[:12]}"
-    storage = files.join(run.lake, "ray")
+    storage = files.within(run.lake, "ray")
     # Ray's record of an earlier start is no use to us, and a torn one would make the name unusable.
     files.remove_tree(files.join(storage, name), below=storage)
     mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()

@@ -5,23 +5,26 @@ It is written when everything that the run needs was loaded and checked, so a st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from altdiffusion.config import from_dict, resolved
 from altdiffusion.diffusion.folder import read_lineage
 from altdiffusion.diffusion.objective import Noising
-from altdiffusion.refs import Ref
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.storage.documents import optional_document
+from altdiffusion.storage.documents import Document, optional_document
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints.checkpoint import is_windows
 from altdiffusion.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from altdiffusion.training.resolve import ResolvedRun
 
 RECORD = "run.json"
+_CHECKPOINT = re.compile(r"checkpoint:[A-Za-z0-9][A-Za-z0-9._\-]*/step-[0-9]{1,18}@[0-9a-f]{64}")
 
 
 def write_record(run: ResolvedRun) -> None:
@@ -55,7 +58,7 @@ def read_record(lake: str, run: str) -> dict[str, Any] | None:
     Raises:
         AltDiffusionError: a value in it is not usable: it is read from a lake that others may write to.
     """
-    document = optional_document(files.join(checkpoints.run_folder(lake, run), RECORD))
+    document = optional_document(files.within(checkpoints.run_folder(lake, run), RECORD))
     if document is None:
         return None
     if document.text("run") != run:
@@ -65,13 +68,19 @@ def read_record(lake: str, run: str) -> dict[str, Any] | None:
     for key in ("text_encoder", "teacher", "student", "start_fingerprint"):
         if document.value.get(key) is not None:
             document.text(key)
-    for key in ("start", "continued"):
+    for key in ("start", "continued", "student"):
         if document.value.get(key) is not None:
-            Ref.parse(document.text(key))
+            document.text(key, _CHECKPOINT, needed="a checkpoint, checkpoint:RUN/step-N@digest")
     document.refs("datasets"), document.refs("models")
     if "mirrored" in document.value:
         document.refs("mirrored")
-    document.object("meaning"), document.object("config")
+    document.object("config")
+    _check_meaning(document.object("meaning"))
+    if "noising" in document.value:
+        _check_noising(document.object("noising"))
+    elif began_before_noising(document.value):
+        objective = document.object("meaning").object("objective")
+        objective.text("prediction"), objective.flag("zero_terminal_snr")
     return document.value
 
 
@@ -91,6 +100,40 @@ def needed_by_others(lake: str, run: str) -> set[int]:
                 if name == run:
                     found.add(int(step.rpartition("-")[2]))
     return found
+
+
+def _check_meaning(meaning: Document) -> None:
+    """Check those of a run's settings that other runs, exports and cards read from its record."""
+    value = meaning.value
+    meaning.count("seed"), meaning.count("global_batch"), meaning.text("trainable")
+    for key, inner, kind in (
+        ("objective", "prediction", Document.text),
+        ("objective", "zero_terminal_snr", Document.flag),
+        ("start", "weights", Document.text),
+    ):
+        if value.get(key) is not None and meaning.object(key).value.get(inner) is not None:
+            kind(meaning.object(key), inner)
+    if value.get("lora") is not None:
+        meaning.object("lora")
+    if "datasets" in value:
+        list(meaning.objects("datasets"))
+    if "guards" in value and not is_windows(windows := meaning.object("guards").value.get("skip_batches", [])):
+        raise meaning.wrong("guards", f"a list of pairs of counts, not {str(windows)[:80]}, for skip_batches")
+
+
+def _check_noising(noising: Document) -> None:
+    """Check that a record's noising is one."""
+    if noising.value.keys() != {field.name for field in fields(Noising)}:
+        raise AltDiffusionError(
+            f"file {noising.uri}, noising", "is damaged: it has other keys than a noising", "restore it from a copy"
+        )
+    for key in ("prediction", "beta_schedule"):
+        noising.text(key)
+    noising.flag("zero_terminal_snr"), noising.count("num_train_timesteps")
+    noising.number("beta_start"), noising.number("beta_end")
+    betas = noising.value["trained_betas"]
+    if betas is not None and not (betas and isinstance(betas, list) and all(isinstance(b, float) for b in betas)):
+        raise noising.wrong("trained_betas", "a list of numbers")
 
 
 def config_of(record: Mapping[str, Any]) -> TrainConfig:

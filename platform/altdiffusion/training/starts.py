@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.diffusion.convert import convert_folder, is_published
+from altdiffusion.diffusion.convert import convert_folder, is_published, local_source
 from altdiffusion.diffusion.folder import content_digest, model_ref, publish, read_lineage
 from altdiffusion.diffusion.hub import HubId, Part, fetch, is_hub_id
 from altdiffusion.diffusion.licence import licence_of
-from altdiffusion.diffusion.models import local_folder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -28,12 +27,12 @@ def start_folder(uri: str, lake: str, part: Part) -> str:
     folder = fetched(uri, lake, part)
     if part == "base" or not is_published(folder):
         return folder
-    return converted(folder, files.join(lake, "models"))
+    return converted(folder, files.within(lake, "models"))
 
 
 def at_hand(uri: str, lake: str, part: Part, *, as_published: bool = False) -> bool:
     """Return whether `start_folder` (with `as_published`, `fetched`) has nothing to fetch or convert."""
-    models = files.join(absolute(lake), "models")
+    models = files.within(absolute(lake), "models")
     if is_hub_id(uri):
         name = HubId.parse(uri).folder_name + ("" if part == "base" else "--text-encoder")
         folder = files.join(models, name)
@@ -49,7 +48,7 @@ def at_hand(uri: str, lake: str, part: Part, *, as_published: bool = False) -> b
 
 def fetched(uri: str, lake: str, part: Part) -> str:
     """URI of the folder as it is published: `uri` itself, or what was fetched from the hub."""
-    return fetch(HubId.parse(uri), files.join(lake, "models"), part) if is_hub_id(uri) else absolute(uri)
+    return fetch(HubId.parse(uri), files.within(lake, "models"), part) if is_hub_id(uri) else absolute(uri)
 
 
 def converted(folder: str, models: str) -> str:
@@ -58,7 +57,7 @@ def converted(folder: str, models: str) -> str:
     origin = model_ref(folder, digest)
     target = _converted_place(folder, models, digest)
     if read_lineage(target) is None:
-        with local_folder(folder) as local:
+        with local_source(folder) as local:
             publish(
                 target,
                 lambda staging: _convert(local, staging),

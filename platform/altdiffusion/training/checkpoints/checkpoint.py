@@ -36,7 +36,7 @@ from torch import Tensor
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.documents import NAME, Document, read_document
+from altdiffusion.storage.documents import MAX_COUNT, NAME, Document, read_document
 
 FORMAT = "altdiffusion-checkpoint-2"
 COMPLETE = "COMPLETE.json"
@@ -80,9 +80,9 @@ class Checkpoint:
         Raises:
             AltDiffusionError: it is not an object, or the batches it leaves out are not pairs of counts.
         """
-        state = read_document(files.join(self.folder, STATE))
+        state = read_document(files.within(self.folder, STATE))
         skipped = state.value.get("skipped_batches", [])
-        if not isinstance(skipped, list) or not all(_is_pair(pair) for pair in skipped):
+        if not is_windows(skipped):
             raise state.wrong("skipped_batches", "a list of pairs of counts")
         return state.value
 
@@ -97,7 +97,7 @@ class Checkpoint:
         return dict(sorted(found.items()))
 
     def _read(self, name: str) -> dict[str, Tensor]:
-        uri = files.join(self.folder, name)
+        uri = files.within(self.folder, name)
         try:
             if files.is_local(uri):
                 return dict(safetensors.torch.load_file(files.local_path(uri)))
@@ -110,8 +110,12 @@ class Checkpoint:
             ) from error
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n >= 0 for n in value)
+def is_windows(value: Any) -> bool:
+    """Return whether a value of a JSON file is a list of pairs of counts: ranges of batches."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) and 0 <= n <= MAX_COUNT for n in pair)
+        for pair in value
+    )
 
 
 def shard_name(name: str, rank: int, world: int) -> str:
@@ -139,18 +143,18 @@ def run_folder(lake: str, run: str) -> str:
     """
     if not NAME.fullmatch(run):
         raise AltDiffusionError(f"run {run[:200]!r}", "is not the name of a run", "give a plain name, without a path")
-    return files.beneath(lake, files.join(lake, "checkpoints", run))
+    return files.within(lake, "checkpoints", run)
 
 
 def folder_of(lake: str, run: str, step: int) -> str:
     """URI of one checkpoint."""
-    return files.join(run_folder(lake, run), step_name(step))
+    return files.within(run_folder(lake, run), step_name(step))
 
 
 def run_names(lake: str) -> list[str]:
     """Names of the runs that have checkpoints."""
-    names = files.list_names(files.join(lake, "checkpoints"))
-    return [name for name in names if steps(lake, name)]
+    names = files.list_folders(files.join(lake, "checkpoints"))
+    return [name for name in names if NAME.fullmatch(name) and steps(lake, name)]
 
 
 def steps(lake: str, run: str) -> list[int]:
@@ -176,7 +180,7 @@ def verify(folder: str) -> list[str]:
         AltDiffusionError: another version of this software wrote it.
     """
     try:
-        document = read_document(files.join(folder, COMPLETE))
+        document = read_document(files.within(folder, COMPLETE))
         if document.value.get("format") == "altdiffusion-checkpoint-1":
             raise _OtherFormat(
                 f"checkpoint {folder}",
@@ -197,7 +201,7 @@ def verify(folder: str) -> list[str]:
     problems = []
     for name, expected in listing.items():
         try:
-            found = describe(files.beneath(folder, files.join(folder, name)))
+            found = describe(files.within(folder, name))
         except FileNotFoundError:
             problems.append(f"{name} is missing")
             continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
@@ -59,13 +58,13 @@ def cmd_convert(arguments: argparse.Namespace) -> int:
     Raises:
         AltDiffusionError: the source is no published encoder, or the target is there.
     """
-    from altdiffusion.diffusion.convert import convert_folder, is_published
+    from altdiffusion.diffusion.convert import convert_folder, is_published, local_source
     from altdiffusion.diffusion.folder import content_digest, model_ref, publish
     from altdiffusion.diffusion.hub import is_hub_id
     from altdiffusion.diffusion.licence import licence_of
-    from altdiffusion.diffusion.models import local_folder
+    from altdiffusion.storage import files
 
-    source, target = arguments.source, Path(arguments.target)
+    source, target = arguments.source.rstrip("/"), arguments.target.rstrip("/")
     if is_hub_id(source):
         raise AltDiffusionError(
             f"source {source}",
@@ -79,13 +78,13 @@ def cmd_convert(arguments: argparse.Namespace) -> int:
             "is not a published text encoder",
             "give a folder of AltDiffusion or AltCLIP as published; an export of ours needs no conversion",
         )
-    if target.exists():
+    if files.exists(target):
         raise AltDiffusionError(f"folder {target}", "is there already", "choose another one, or remove it")
     origin = str(model_ref(source, digest))
     rest: list[str] = []
-    with local_folder(source) as local:
+    with local_source(source) as local:
         publish(
-            str(target),
+            target,
             lambda staging: rest.append(convert_folder(local, staging)),
             {"converted_from": origin, "licence": licence_of(source), "parents": [origin]},
         )

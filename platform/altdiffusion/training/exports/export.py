@@ -50,7 +50,7 @@ def export_checkpoint(
         known = ", ".join(checkpoints.run_names(lake)) or "none"
         raise AltDiffusionError(f"run {run}", f"has no checkpoint in {lake}", f"train it first; runs here: {known}")
     name = checkpoints.step_name(found.step) + ("" if weights == "ema" else f"-{weights}")
-    target = files.join(lake, "exports", run, name)
+    target = files.within(lake, "exports", run, name)
     lineage = _lineage(lake, found, weights)
     if _present(target, lineage):
         renew_card(lake, target)
@@ -88,7 +88,7 @@ def renew_card(lake: str, folder: str) -> None:
     lineage = read_lineage(folder)
     if lineage is None or "checkpoint" not in lineage or "content" not in lineage:
         return
-    uri, card = files.join(folder, CARD), model_card(lake, lineage).encode()
+    uri, card = files.within(folder, CARD), model_card(lake, lineage).encode()
     if not files.exists(uri) or files.read_bytes(uri) != card:
         files.write_atomic(uri, card)
 
@@ -98,7 +98,7 @@ def export_start(run: ResolvedRun) -> str:
 
     It is step 0 of the run's samples and the row "swapped" of the evaluation.
     """
-    target = files.join(run.lake, "exports", run.config.run, checkpoints.step_name(0))
+    target = files.within(run.lake, "exports", run.config.run, checkpoints.step_name(0))
     first = run.continued or run.start
     origin = [first] if first is not None else run.models
     lineage: dict[str, Any] = {

@@ -64,10 +64,10 @@ def language_rows(version: Version) -> dict[str, Numbers]:
     Raises:
         AltDiffusionError: a shard or the file is damaged, or the rows are not those that the manifest counts.
     """
-    uri = files.join(version.uri, ROWS)
+    uri = files.within(version.uri, ROWS)
     try:
         remedy = "remove this file; the next start makes it again"
-        sha256 = read_document(files.join(version.uri, FACTS), remedy=remedy).digest("sha256")
+        sha256 = read_document(files.within(version.uri, FACTS), remedy=remedy).digest("sha256")
     except FileNotFoundError:
         sha256 = _make(version)["sha256"]
     path = _checked(uri, sha256)
@@ -139,7 +139,7 @@ def _places(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:
 
 def _make(version: Version) -> Any:
     """Writes both files and returns the facts; of several writers at once each writes the same bytes."""
-    uri, counts = files.join(version.uri, ROWS), rows_by_language([version])
+    uri, counts = files.within(version.uri, ROWS), rows_by_language([version])
     local = files.is_local(uri)
     folder = os.path.dirname(files.local_path(uri)) if local else None
     handle, path = tempfile.mkstemp(prefix=".tmp-", dir=folder)

@@ -52,6 +52,10 @@ class RunKey:
         draws = tree.get("draws")
         if draws is None:
             return SEED_ALONE
+        if not isinstance(draws, Mapping):
+            raise AltDiffusionError(
+                f"{what}, key draws", f"is damaged: it says {str(draws)[:80]!r}", "restore the file from a copy"
+            )
         if draws.get("format") != FORMAT or not isinstance(draws.get("key"), str):
             raise AltDiffusionError(
                 f"{what}, key draws",

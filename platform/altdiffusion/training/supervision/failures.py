@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from altdiffusion.credentials import redact
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.storage.documents import read_document
+from altdiffusion.storage.documents import NAME, read_document
 from altdiffusion.training.checkpoints.checkpoint import run_folder
 
 LIMIT = 3
@@ -64,8 +64,10 @@ def read(lake: str, run: str) -> list[Failure]:
     folder = _folder(lake, run)
     found = []
     for name in files.list_names(folder):
+        if not name.endswith(".json") or not NAME.fullmatch(name):
+            continue  # not one of ours
         note = read_document(
-            files.join(folder, name), remedy="remove this file; it is only a note of an earlier failure"
+            files.within(folder, name), remedy="remove this file; it is only a note of an earlier failure"
         )
         mendable = note.texts("mendable") if note.value.get("mendable") else None
         if mendable is not None and len(mendable) != 3:
@@ -108,4 +110,4 @@ def clear(lake: str, run: str) -> None:
 
 
 def _folder(lake: str, run: str) -> str:
-    return files.join(run_folder(lake, run), "failures")
+    return files.within(run_folder(lake, run), "failures")

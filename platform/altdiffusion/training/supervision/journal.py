@@ -93,11 +93,11 @@ def goodput(starts: Sequence[Start]) -> Goodput:
 
 def read(lake: str, run: str) -> list[Start]:
     """The starts of a run; one whose record is torn is left out."""
-    folder = files.join(run_folder(lake, run), FOLDER)
+    folder = files.within(run_folder(lake, run), FOLDER)
     found = []
     for name in files.list_names(folder):
         try:
-            found.append(_start(read_document(files.join(folder, name))))
+            found.append(_start(read_document(files.within(folder, name))))
         except (AltDiffusionError, FileNotFoundError):
             continue
     return found
@@ -125,7 +125,7 @@ class Journal:
     """
 
     def __init__(self, lake: str, run: str, *, step: int, world: int, began: float) -> None:
-        folder = files.join(run_folder(lake, run), FOLDER)
+        folder = files.within(run_folder(lake, run), FOLDER)
         self._earlier = read(lake, run)
         self._uri = files.join(folder, f"{len(files.list_names(folder)):05d}.json")
         self._start = Start(world=world, began=began, until=began, first=step, step=step)

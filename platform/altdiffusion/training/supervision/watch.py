@@ -85,7 +85,7 @@ class Watch:
         self, lake: str, run: str, *, rank: int, world: int, timeout_s: float, step: int,
         say: Callable[[str], None], end: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        self._folder = files.join(run_folder(lake, run), FOLDER)
+        self._folder = files.within(run_folder(lake, run), FOLDER)
         self._rank, self._world, self._timeout_s = rank, world, timeout_s
         self._say, self._end = say, end or (lambda: os._exit(EXIT_STATUS))
         self._beat_s = min(timeout_s / 5, 60.0)
@@ -147,7 +147,7 @@ class Watch:
             if rank == self._rank:
                 continue
             try:
-                sign = _sign(read_document(files.join(self._folder, f"{rank:05d}.json")))
+                sign = _sign(read_document(files.within(self._folder, f"{rank:05d}.json")))
             except FileNotFoundError:
                 if now - self._began > limit:
                     silent.append(f"rank {rank} has given no sign of life at all")

@@ -1,0 +1,91 @@
+"""run.json is read from a lake: whatever it says, it is one message, or a record that all its readers can use."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from altdiffusion.config import resolved, semantic
+from altdiffusion.diffusion.objective import Noising
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import evaluations
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.exports import card
+from altdiffusion.training.order.run_key import RunKey
+from altdiffusion.training.record import config_of, noising_of, read_record
+from tests.training_lake import config
+from tests.unit.test_forged_lake import NASTY, leaves, replaced
+
+DIGEST = "0" * 64
+
+
+def record() -> dict[str, Any]:
+    run: TrainConfig = config("lake", run="quality", stage="quality")
+    return {
+        "run": "quality", "stage": "quality", "fingerprint": DIGEST, "datasets": [f"dataset:latents@{DIGEST}"],
+        "mirrored": [], "base": "/nowhere/base", "text_encoder": None, "student": None, "teacher": None,
+        "start": f"checkpoint:alignment/step-00000100@{DIGEST}", "start_fingerprint": DIGEST,
+        "models": [f"model:base@{DIGEST}"], "meaning": semantic(run), "config": resolved(run),
+        "noising": asdict(Noising(prediction="epsilon")), **RunKey.of(run).record(),
+    }  # fmt: skip
+
+
+def use(lake: str, told: dict[str, Any]) -> None:
+    """What resuming, exports and cards ask of a record."""
+    RunKey.read(told, "run.json")
+    noising_of(told).check("run.json")
+    config_of(told)
+    card._use(told)
+    stage = card._Stage(run="quality", step=100, record=told)
+    card._made_from(list(card._origins(told)), [stage])
+    card._data([stage], dict.fromkeys(told["datasets"]))
+    card._settings([stage])
+    card._stages(lake, f"checkpoint:quality/step-00000100@{DIGEST}")
+
+
+def test_a_record_is_refused_or_usable(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoints/quality/run.json"
+    file.parent.mkdir(parents=True)
+    whole = record()
+    file.write_text(json.dumps(whole))
+    found = read_record(str(tmp_path), "quality")
+    assert found is not None
+    use(str(tmp_path), found)
+    places = list(leaves(whole))
+
+    @settings(max_examples=400, deadline=None, derandomize=True)
+    @given(st.sampled_from(places), st.sampled_from([*NASTY, f"checkpoint:a/b/step-x@{DIGEST}", "step-1", [[1, -1]]]))
+    def forged(place: tuple[Any, ...], nasty: Any) -> None:
+        file.write_text(json.dumps(replaced(whole, place, nasty)))
+        try:
+            told = read_record(str(tmp_path), "quality")
+            assert told is not None
+            use(str(tmp_path), told)
+        except AltDiffusionError as error:
+            assert len(str(error)) < 2000
+
+    forged()
+
+
+def test_a_report_of_an_evaluation_is_refused_or_quotable(tmp_path: Path) -> None:
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6, "total": 10}
+    state = {"state": "a", "concepts": 4, "languages": {"all": {"en": rate}}}
+    whole = {"level": 0.95, "chance": 0.25, "states": [state], "models": {"a": DIGEST}}
+    evaluations.write(str(tmp_path), "night", whole, {"a": DIGEST})
+    assert "50.0 %" in card._scores(str(tmp_path), DIGEST)
+    places = list(leaves(whole))
+
+    @settings(max_examples=200, deadline=None, derandomize=True)
+    @given(st.sampled_from(places), st.sampled_from(NASTY))
+    def forged(place: tuple[Any, ...], nasty: Any) -> None:
+        (tmp_path / "evaluations/night.json").write_text(json.dumps(replaced(whole, place, nasty)))
+        with contextlib.suppress(AltDiffusionError):
+            card._scores(str(tmp_path), DIGEST)
+
+    forged()
