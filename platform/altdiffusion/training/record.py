@@ -14,6 +14,7 @@ from altdiffusion.config import from_dict, resolved
 from altdiffusion.diffusion.folder import read_lineage
 from altdiffusion.diffusion.objective import Noising
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import Document, optional_document
 from altdiffusion.training.checkpoints import checkpoint as checkpoints
