@@ -96,10 +96,11 @@ def test_an_evaluation_job_tells_the_cards_of_its_models(trained: str) -> None:
     assert "No evaluation of this model was run." in (raw / "README.md").read_text()
 
 
-def test_the_base_on_the_hub_is_named(trained: str) -> None:
+def test_the_base_on_the_hub_is_named(lake: str) -> None:
     lineage = {"hub": "hf://someone/small@" + "ab" * 20, "licence": "openrail++", "parents": []}
-    (Path(trained) / "models" / "base" / "lineage.json").write_text(json.dumps(lineage))
-    folder = Path(export_checkpoint(trained, "quality"))
+    (Path(lake) / "models" / "base" / "lineage.json").write_text(json.dumps(lineage))
+    run_local(config(lake, steps=1), lake, reporter=Recorder())
+    folder = Path(export_checkpoint(lake, "align"))
     assert ModelCard.load(folder / "README.md").data.to_dict()["base_model"] == ["someone/small"]
 
 

@@ -94,7 +94,8 @@ def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_E
     Args:
         tracking_uri: an http(s) or database URI, in which `${env:NAME}` and `${file:PATH}` stand for credentials; None
             for the SQLite database in the lake.
-        lake_uri: the lake; with a SQLite database, artifacts lie in its folder `mlartifacts`.
+        lake_uri: the lake; with a SQLite database, artifacts are kept in its folder `mlartifacts`, or next to the
+            database where the lake is not on this machine.
         experiment: name of the experiment.
 
     Raises:
@@ -121,9 +122,11 @@ def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_E
         artifacts = None
         alone: AbstractContextManager[None] = nullcontext()
         if uri.startswith("sqlite:///"):
-            alone = first_contact(uri.removeprefix("sqlite:///").partition("?")[0])
-            if files.is_local(lake_uri):
-                artifacts = f"file://{files.local_path(lake_uri)}/mlartifacts"
+            database = os.path.abspath(uri.removeprefix("sqlite:///").partition("?")[0])
+            alone = first_contact(database)
+            # MLflow's own choice would be a folder where the job was started
+            beside = files.local_path(lake_uri) if files.is_local(lake_uri) else os.path.dirname(database)
+            artifacts = f"file://{beside}/mlartifacts"
         with alone:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             return Tracking(uri=redact(told), client=client, experiment_id=_experiment(client, experiment, artifacts))
