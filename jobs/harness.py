@@ -2,7 +2,7 @@
 
     python -m jobs.NAME --config FILE [key=value ...] [--dry-run]
 
-Exit status: 0 done (or already there), 1 a defect (with its traceback), 2 something the caller can mend (a dry run
+Exit status: 0 done (or already there), 1 a defect (with its traceback), 2 something the caller can fix (a dry run
 too, where the job would stop at it), 130 interrupted, 143 terminated.
 """
 
