@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
 from altdiffusion.curation.hashing import hash64
+from altdiffusion.curation.language import clean
 from altdiffusion.curation.language.clean import clean_captions, tidy_captions
 from altdiffusion.curation.language.decide import LanguageIdentifier
 from altdiffusion.curation.links.blocklist import Blocklist, source_blocklist
@@ -95,6 +96,7 @@ class SelectWork:
     def setup(self) -> None:
         """Loads the language model and the blocklist."""
         self._identifier = LanguageIdentifier(self.language)
+        clean.load()
         self._blocklist = source_blocklist(self.source)
 
     def run(self, unit: Unit) -> UnitRecord:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from altdiffusion.curation.config import CorpusConfig, LanguageConfig, PairsConfig
 from altdiffusion.curation.hashing import hash64, murmur64
+from altdiffusion.curation.language import clean
 from altdiffusion.curation.language.clean import clean_captions, tidy_captions
 from altdiffusion.curation.language.decide import LanguageIdentifier
 from altdiffusion.curation.links.select import by_bucket
@@ -47,6 +48,7 @@ class PairsWork:
     def setup(self) -> None:
         """Loads the language model."""
         self._identifier = LanguageIdentifier(self.language)
+        clean.load()
 
     def run(self, unit: Unit) -> UnitRecord:
         """Reads, decides and writes one unit."""
