@@ -52,7 +52,8 @@ def _refuse_credentials(arguments: argparse.Namespace) -> None:
             raise AltDiffusionError(
                 f"--{name.replace('_', '-')} {value}",
                 "holds a credential, which would be shown and stored",
-                "name it instead: '${env:NAME}' or '${file:PATH}' in its place is filled in when it is used",
+                "leave it out and set the service's own variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_PASSWORD); in "
+                "--tracking-uri '${env:NAME}' or '${file:PATH}' may stand in its place",
             )
 
 

@@ -285,8 +285,8 @@ def _build_scalar(hint: Any, value: Any, place: _Place) -> Any:
             raise place.error(
                 value,
                 "holds a credential, which would be stored and shown",
-                "name it instead: ${env:NAME} or ${file:PATH} in its place is filled in when it is used; MLflow also "
-                "reads MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, S3 its AWS_ variables",
+                "leave it out and set the service's own variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_PASSWORD); in "
+                "tracking.uri ${env:NAME} or ${file:PATH} may stand in its place",
             )
         return value
     raise TypeError(f"{place.key}: config fields of type {hint!r} are not supported")

@@ -60,6 +60,11 @@ class MissingCredential(ValueError):
     """A placeholder names a variable or file that is not there. The text names it, never a value."""
 
 
+def has_placeholder(text: str) -> bool:
+    """Whether a text names a credential by `${env:NAME}` or `${file:PATH}`."""
+    return _PLACEHOLDER.search(text) is not None
+
+
 def reveal(text: str) -> str:
     """Return the text with every `${env:NAME}` and `${file:PATH}` replaced by what it names.
 

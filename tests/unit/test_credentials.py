@@ -16,6 +16,7 @@ from altdiffusion.cli import main
 from altdiffusion.config import load_config
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.cluster import check_token_file
+from altdiffusion.storage import files
 from pipelines.generate import GenerateJobConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +69,19 @@ def test_a_placeholder_is_filled_in_and_its_value_hidden(tmp_path: Path, monkeyp
     for missing in ("${env:NOT_SET_ANYWHERE}", f"${{file:{tmp_path}/none}}"):
         with pytest.raises(credentials.MissingCredential, match=r"NOT_SET_ANYWHERE|none"):
             credentials.reveal(missing)
+
+
+def test_an_address_that_a_lake_names_draws_no_secret_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_BOB", "open-sesame")
+    (tmp_path / "key").write_text("a-key-in-a-file")
+    for uri in (
+        "http://evil.example/${env:OF_BOB}",
+        f"http://evil.example/${{file:{tmp_path}/key}}",
+        "s3://${env:OF_BOB}@b",
+    ):
+        with pytest.raises(AltDiffusionError, match=r"tracking\.uri only") as caught:
+            files.exists(uri)
+        assert "open-sesame" not in str(caught.value) and "a-key-in-a-file" not in str(caught.value)
 
 
 def test_secrets_of_the_environment_are_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:

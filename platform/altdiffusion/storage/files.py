@@ -19,15 +19,24 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from altdiffusion.credentials import reveal
+from altdiffusion.credentials import has_placeholder
 from altdiffusion.errors import AltDiffusionError
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of a URI and the path within it; `${env:NAME}` and `${file:PATH}` are filled in."""
+    """Return the fsspec filesystem of a URI and the path within it.
+
+    Placeholders of credentials are refused: a URI may come from a lake, and a forged one would send secrets away.
+    """
+    if has_placeholder(uri):
+        raise AltDiffusionError(
+            f"storage {uri}",
+            "holds a placeholder of a credential, which is filled in for tracking.uri only",
+            "set the storage's own variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3) and leave it out",
+        )
     try:
-        fs, path = fsspec.core.url_to_fs(reveal(uri))
-    except (ValueError, ImportError) as error:  # MissingCredential among them
+        fs, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
         raise AltDiffusionError(
             f"storage {uri}", f"cannot be opened ({error})", "use a folder, file://, memory:// or s3:// address"
         ) from error

@@ -136,7 +136,7 @@ def _where(captions: pa.Array, pattern: str, change: Callable[[pa.Array], pa.Arr
 
 
 def _clean_some(captions: pa.Array) -> pa.Array:
-    """Most that need anything need no more than `_tidy`, which works on columns."""
+    """Most that need anything need only `_tidy`, which works on columns."""
     marked = pc.match_substring_regex(captions, _marked())
     tidy = _tidy(captions.filter(pc.invert(marked)))
     cleaned = pa.array([clean(text) for text in captions.filter(marked).to_pylist()], captions.type)
