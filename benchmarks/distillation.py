@@ -34,7 +34,7 @@ from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder, 
 from altdiffusion.languages import CODES
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.exports.export import export_checkpoint
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
 from demo import base, captions, concepts
 from tests.distillation_lake import write_pairs
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.download.work import DownloadWork, plan_download
+from altdiffusion.curation.download.download_work import DownloadWork, plan_download
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import UnitRecord

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from altdiffusion.curation.config import EncodeConfig
-from altdiffusion.curation.encoding.encode import EncodeWork, Target, plan_encode
-from altdiffusion.curation.encoding.latent import LatentEncoder
-from altdiffusion.diffusion.pictures import cut, open_rgb
+from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, plan_encode
+from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
+from altdiffusion.diffusion.image_crop import cut, open_rgb
 from altdiffusion.storage.dataset import Version
 from tests.curation_lake import save_tokenizer, write_images
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.download.work import DownloadWork, plan_download
+from altdiffusion.curation.download.download_work import DownloadWork, plan_download
 from altdiffusion.storage.dataset import Lake
 from benchmarks import pictures
 from benchmarks.download import publish_links

@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-from altdiffusion.curation.links.columns import SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.links.filters import judge, number_filters
 from altdiffusion.curation.links.reader import UnitReader, fetch_footer, parse_footer
-from altdiffusion.curation.links.select import SelectWork
+from altdiffusion.curation.links.select_work import SelectWork
+from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
 
 SETTINGS = {
     "Aesthetics V1 (> 7)": SelectConfig(similarity_above=0.28, aesthetic_above=7.0),

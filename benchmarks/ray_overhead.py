@@ -23,8 +23,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 from altdiffusion.curation.config import LanguageConfig
-from altdiffusion.curation.links.select import SelectWork
-from altdiffusion.curation.links.source import plan_select, scan_source
+from altdiffusion.curation.links.select_work import SelectWork
+from altdiffusion.curation.links.source_parts import plan_select, scan_source
 from altdiffusion.execution import cluster
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units

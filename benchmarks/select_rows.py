@@ -34,8 +34,8 @@ import pyarrow.parquet as pq
 
 from altdiffusion.curation.assets import local_pinned
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-from altdiffusion.curation.links.select import SelectWork
-from altdiffusion.curation.links.source import plan_select, scan_source
+from altdiffusion.curation.links.select_work import SelectWork
+from altdiffusion.curation.links.source_parts import plan_select, scan_source
 from altdiffusion.languages import CODES
 from altdiffusion.storage.ledger import Unit
 from demo.concepts import OFF_TARGET, annotations

@@ -6,7 +6,7 @@
 `base-en` is a Stable Diffusion folder that draws the demo's concepts from English captions, 32 x 32 pixels.
 `text-encoder-m18` is the multilingual encoder that replaces its English one; nothing but distillation joined the two,
 so the swapped model draws poorly until the alignment stage has run. Both were made from the demo's own public data
-(`demo.concepts`, `demo.pictures`) by `demo.base_train`, without any pair that is held out.
+(`demo.concepts`, `demo.images`) by `demo.base_train`, without any pair that is held out.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from altdiffusion.diffusion import models
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.languages import CODES
-from demo import captions, concepts, pictures
+from demo import captions, concepts, images
 from demo.npm import NOTO, TWEMOJI, fetch
 
 CONCEPTS = 128
@@ -49,10 +49,10 @@ def make_pictures(cache: Path, work: Path) -> dict[str, torch.Tensor]:
     path = work / "pictures.safetensors"
     if not path.exists():
         chosen = concepts.demo_concepts(CONCEPTS, cache)
-        demo = [np.stack([_picture(style, concept.key, cache) for style in pictures.STYLES]) for concept in chosen]
+        demo = [np.stack([_picture(style, concept.key, cache) for style in images.STYLES]) for concept in chosen]
         mine = {concept.key for concept in chosen}
         other = []
-        for style, package in zip(pictures.STYLES, (NOTO, TWEMOJI), strict=True):
+        for style, package in zip(images.STYLES, (NOTO, TWEMOJI), strict=True):
             keys = json.loads((fetch(package, cache) / "chars.json").read_text())
             for key in sorted({_without_colour(key) for key in keys} - mine):
                 if not any(tone in key for tone in SKIN_TONES):
@@ -71,7 +71,7 @@ def _picture(style: str, key: str, cache: Path) -> npt.NDArray[np.uint8]:
     import resvg_py
     from PIL import Image
 
-    drawn = bytes(resvg_py.svg_to_bytes(svg_string=pictures.svg(style, key, cache), width=4 * SIZE, height=4 * SIZE))
+    drawn = bytes(resvg_py.svg_to_bytes(svg_string=images.svg(style, key, cache), width=4 * SIZE, height=4 * SIZE))
     with Image.open(io.BytesIO(drawn)) as image:
         large = np.asarray(image.convert("RGB"), dtype=np.float32)
     small = large.reshape(SIZE, 4, SIZE, 4, 3).mean((1, 3))
@@ -290,7 +290,7 @@ def sharpen(english: Any, ids: torch.Tensor, latents: torch.Tensor, by_concept: 
         english.train()
         networks = torch.nn.ModuleDict({"english": english, "tower": tower})
         optimizer = torch.optim.AdamW([*networks.parameters(), scale], lr=CLIP_RATE, weight_decay=0.01)
-        draw, styles, running = torch.Generator().manual_seed(5), len(pictures.STYLES), 0.0
+        draw, styles, running = torch.Generator().manual_seed(5), len(images.STYLES), 0.0
         first = torch.tensor([rows[0] for rows in by_concept])
         count = torch.tensor([len(rows) for rows in by_concept])
         every = torch.arange(CONCEPTS)
@@ -346,7 +346,7 @@ def _fit_unet(
     draw = torch.Generator().manual_seed(100 + steps.start + (rate is not None))
     first = torch.tensor([rows[0] for rows in by_concept])
     count = torch.tensor([len(rows) for rows in by_concept])
-    styles, running, clock = len(pictures.STYLES), 0.0, time.monotonic()
+    styles, running, clock = len(images.STYLES), 0.0, time.monotonic()
     for step in steps:
         _set_rate(optimizer, rate or UNET_RATE, step, UNET_STEPS if rate is None else steps.stop, 100)
         concept = torch.randint(0, CONCEPTS, (UNET_BATCH,), generator=draw)

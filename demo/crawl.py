@@ -38,8 +38,8 @@ from altdiffusion.languages import CODES
 from demo import site
 from demo.captions import VARIANTS, caption, captions
 from demo.concepts import OFF_TARGET, Concept, demo_concepts
+from demo.images import STYLES
 from demo.npm import default_cache
-from demo.pictures import STYLES
 
 BASE, JOINED = "laion2B-multi", "laion2B-multi-joined"
 AESTHETIC, ENGLISH = "laion2B-multi-aesthetic", "laion2B-en-aesthetic"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from altdiffusion.errors import AltDiffusionError
-from demo import pictures
+from demo import images
 
 MOVED = "moved.pictures.example"
 BROKEN = "broken.pictures.example"
@@ -70,7 +70,7 @@ class Reply:
 
 def hosts() -> tuple[str, ...]:
     """Every host that the crawl names and the server answers."""
-    return (*(f"{style}.pictures.example" for style in pictures.STYLES), MOVED, BROKEN)
+    return (*(f"{style}.pictures.example" for style in images.STYLES), MOVED, BROKEN)
 
 
 def connect_to(port: int) -> dict[str, str]:
@@ -105,10 +105,10 @@ def answer(host: str, path: str, cache: Path) -> Reply:
     name, _, suffix = parts[-1].partition(".")
     style = host.partition(".")[0]
     try:
-        if style in pictures.STYLES and len(parts) == 3 and suffix == extension(style, name):
+        if style in images.STYLES and len(parts) == 3 and suffix == extension(style, name):
             kind = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}[suffix]
             return Reply(type=kind, body=picture(style, name, cache))
-        if host == MOVED and len(parts) == 3 and parts[1] in pictures.STYLES:
+        if host == MOVED and len(parts) == 3 and parts[1] in images.STYLES:
             return _redirect(picture_url(parts[1], name, parts[0], "moved"))
         if host == BROKEN and len(parts) == 3 and parts[0] in FAULTS:
             return _fault(parts[0], name, cache)
@@ -141,7 +141,7 @@ def _fault(fault: str, key: str, cache: Path) -> Reply:
         case "empty":
             return Reply()
         case "svg":
-            return Reply(type="image/svg+xml", body=pictures.svg("noto", key, cache).encode())
+            return Reply(type="image/svg+xml", body=images.svg("noto", key, cache).encode())
         case "truncated":
             whole = jpeg(size=square)
             return Reply(body=whole[: len(whole) // 2])
@@ -172,7 +172,7 @@ def _encode(style: str, key: str, cache: Path, size: tuple[int, int], extension:
 
     width, height = size
     side = min(width, height)
-    drawn = Image.fromarray(pictures.draw(style, key, side, cache))
+    drawn = Image.fromarray(images.draw(style, key, side, cache))
     canvas = Image.new("RGB", size, "white")
     canvas.paste(drawn, ((width - side) // 2, (height - side) // 2))
     out = io.BytesIO()

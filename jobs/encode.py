@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from altdiffusion.storage.dataset import Lake
 from jobs.harness import Job, Session, already_published, leave, main
-from pipelines.encode import EncodeJobConfig, boundaries, note_autoencoder, plan, survey
+from pipelines.encode import EncodeJobConfig, note_autoencoder, pipeline_steps, plan, survey
 
 
 def result(config: EncodeJobConfig, lake: Lake) -> str | None:
-    made = already_published(lake, boundaries(config))
+    made = already_published(lake, pipeline_steps(config))
     if made is not None:
         note_autoencoder(config, lake)
     return made
 
 
 def run(config: EncodeJobConfig, session: Session) -> None:
-    for boundary in boundaries(config):
-        session.boundary(boundary)
+    for pipeline_step in pipeline_steps(config):
+        session.pipeline_step(pipeline_step)
 
 
 JOB = Job(name="encode", config=EncodeJobConfig, plan=plan, result=result, run=run, survey=survey)

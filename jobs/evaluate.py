@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from altdiffusion.evaluation import pictures, retrieval, table
+from altdiffusion.evaluation import judge_images, retrieval_accuracy, table
 from altdiffusion.evaluation.judge import train_judge
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
 from jobs.cards import record_scores
 from jobs.harness import Job, Session, already_published, leave, main
-from pipelines.evaluate import EvaluateConfig, boundaries, plan, survey
+from pipelines.evaluate import EvaluateConfig, pipeline_steps, plan, survey
 
 
 def result(config: EvaluateConfig, lake: Lake) -> str | None:
-    drawn = already_published(lake, [boundary for state in config.states for boundary in boundaries(config, state)])
+    drawn = already_published(
+        lake, [pipeline_step for state in config.states for pipeline_step in pipeline_steps(config, state)]
+    )
     written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
     kept = files.exists(evaluations.uri_of(lake.uri, config.name))
     return f"{config.output}.md of {drawn}" if drawn and written and kept else None
@@ -24,21 +26,21 @@ def result(config: EvaluateConfig, lake: Lake) -> str | None:
 
 def run(config: EvaluateConfig, session: Session) -> None:
     drawn = {
-        state.name: [session.boundary(boundary) for boundary in boundaries(config, state)][-1]
+        state.name: [session.pipeline_step(pipeline_step) for pipeline_step in pipeline_steps(config, state)][-1]
         for state in config.states
     }
     images = session.lake.version(config.images)
     session.run.input(images, context="judge")
-    real, shown = pictures.labelled_pictures(images, config.labels)
+    real, shown = judge_images.labelled_pictures(images, config.labels)
     name_pictures = _judge(config, real, shown)
-    cases = retrieval.read_cases(config.cases)
+    cases = retrieval_accuracy.read_cases(config.cases)
     scores, controls = [], {}
-    codec = name_pictures(pictures.through_autoencoder(config.autoencoder, real))
-    controls["real pictures through the autoencoder"] = retrieval.rate_of(codec == shown, shown)
+    codec = name_pictures(judge_images.through_autoencoder(config.autoencoder, real))
+    controls["real pictures through the autoencoder"] = retrieval_accuracy.rate_of(codec == shown, shown)
     for state, version in drawn.items():
         asked, named = _named(version, cases, name_pictures)
-        scores.append(retrieval.score(state, named, asked))
-    controls["last state, captions shuffled"] = retrieval.shuffled(named, asked)
+        scores.append(retrieval_accuracy.score(state, named, asked))
+    controls["last state, captions shuffled"] = retrieval_accuracy.shuffled(named, asked)
     report = table.Report(states=scores, controls=controls)
     for suffix, data in (
         ("json", files.canonical_json(report.to_json())),
@@ -66,10 +68,10 @@ def _judge(config: EvaluateConfig, real: Any, shown: Any) -> Any:
     return lambda images: names[judge.predict(images)]
 
 
-def _named(version: Version, cases: Any, name_pictures: Any) -> tuple[list[retrieval.Case], Any]:
+def _named(version: Version, cases: Any, name_pictures: Any) -> tuple[list[retrieval_accuracy.Case], Any]:
     rows = version.read(["id", "image"])
-    named = name_pictures(pictures.small_pictures(rows["image"].to_pylist()))
-    return retrieval.select_cases(cases, rows["id"].to_pylist()), named
+    named = name_pictures(judge_images.small_pictures(rows["image"].to_pylist()))
+    return retrieval_accuracy.select_cases(cases, rows["id"].to_pylist()), named
 
 
 JOB = Job(name="evaluate", config=EvaluateConfig, plan=plan, result=result, run=run, survey=survey)

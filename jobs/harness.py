@@ -22,7 +22,7 @@ from altdiffusion.config import fingerprint, load_config, resolved, to_yaml
 from altdiffusion.credentials import guard_outputs
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
-from altdiffusion.execution.boundary import Boundary, published, run_boundary
+from altdiffusion.execution.pipeline_step import PipelineStep, published, run_pipeline_step
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import NAME, optional_document
@@ -61,17 +61,20 @@ class Session:
         if execution.backend == "ray":
             cluster.connect(execution.address, num_cpus=execution.num_cpus)
 
-    def boundary(self, boundary: Boundary) -> Version:
-        """Runs one boundary and records its inputs and output."""
-        version = published(self.lake, boundary)
+    def pipeline_step(self, pipeline_step: PipelineStep) -> Version:
+        """Runs one pipeline step and records its inputs and output."""
+        version = published(self.lake, pipeline_step)
         if version is None:
             self.connect()
-        version = run_boundary(self.lake, boundary, backend=self.config.execution.backend)
+        version = run_pipeline_step(self.lake, pipeline_step, backend=self.config.execution.backend)
         counts = ", ".join(f"{reason} {count:,}" for reason, count in version.manifest.rejects_by_reason.items())
-        print(f"[{boundary.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}", flush=True)
+        print(
+            f"[{pipeline_step.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}",
+            flush=True,
+        )
         for parent in version.manifest.parent_refs:
             if parent.kind == "dataset":
-                self.run.input(self.lake.version(parent), context=boundary.name)
+                self.run.input(self.lake.version(parent), context=pipeline_step.name)
         self.run.output(version)
         return version
 
@@ -84,12 +87,12 @@ def _terminate(*_: object) -> None:
     raise Terminated(143)
 
 
-def already_published(lake: Lake, boundaries: Sequence[Boundary]) -> str | None:
-    """The versions that all the boundaries have made, or None if one of them has something to do."""
+def already_published(lake: Lake, pipeline_steps: Sequence[PipelineStep]) -> str | None:
+    """The versions that all the pipeline steps have made, or None if one of them has something to do."""
     refs = []
-    for boundary in boundaries:
+    for pipeline_step in pipeline_steps:
         try:
-            version = published(lake, boundary)
+            version = published(lake, pipeline_step)
         except AltDiffusionError:  # an input is missing: running the job will say which
             return None
         if version is None:
@@ -172,7 +175,7 @@ def _run(job: Job[C], config: C, plan: Plan) -> None:
     print("\n".join(plan.lines()), flush=True)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
-    from altdiffusion.lineage.run import JobRun
+    from altdiffusion.lineage.job_run import JobRun
 
     with JobRun.open(
         job=job.name,

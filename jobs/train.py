@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from altdiffusion.execution import cluster
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
-from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints import format as checkpoints
+from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.exports.export import export_checkpoint, export_start
-from altdiffusion.training.resolve import ResolvedRun, finished, resolve
-from altdiffusion.training.tasks.retrieval import retrieval
+from altdiffusion.training.retrieval import retrieval
+from altdiffusion.training.run.resolve import ResolvedRun, finished, resolve
+from jobs.contact_sheets import log_samples
 from jobs.harness import Job, Session, leave, main
-from jobs.pictures import log_samples
 from pipelines.train import TrainJobConfig, plan, survey
 
 
@@ -36,12 +36,12 @@ def run(config: TrainJobConfig, session: Session) -> None:
         session.run.input(origin, context="start")
     export_start(resolved)
     if config.execution.backend == "ray":
-        from altdiffusion.training import launch
+        from altdiffusion.training import launch_ray
 
         session.connect()
-        launch.train(train, lake, spool_path=session.run.metrics_path)
+        launch_ray.train(train, lake, spool_path=session.run.metrics_path)
     else:
-        from altdiffusion.training.local import run_local
+        from altdiffusion.training.launch_local import run_local
 
         run_local(train, lake, spool_path=session.run.metrics_path)
     if config.samples is not None:

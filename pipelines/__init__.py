@@ -1,1 +1,1 @@
-"""Plans: a config becomes the boundaries of work to do. Pure; no I/O."""
+"""Plans: a config becomes the pipeline steps of work to do. Pure; no I/O."""

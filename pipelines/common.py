@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from altdiffusion.config import fingerprint, operational
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.boundary import Boundary
+from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.execution.units import Pool, Resources
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.files import is_local
@@ -37,7 +37,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workers:
-    """The pool that works a boundary off, and what one worker needs."""
+    """The pool that works a pipeline step off, and what one worker needs."""
 
     min: int = 1
     max: int = 2
@@ -117,15 +117,15 @@ def look_at(lake: str, remote: bool, *looks: Callable[[Lake], Iterable[str]]) ->
     return Survey(lines=lines, problems=problems)
 
 
-def units_line(lake: Lake, boundary: Boundary) -> list[str]:
-    """Return how much a boundary has to do, its inputs looked for."""
-    boundary.parents(lake)
-    return [f"{boundary.name}  {len(boundary.units(lake)):,} units of {boundary.noun}"]
+def units_line(lake: Lake, pipeline_step: PipelineStep) -> list[str]:
+    """Return how much a pipeline step has to do, its inputs looked for."""
+    pipeline_step.parents(lake)
+    return [f"{pipeline_step.name}  {len(pipeline_step.units(lake)):,} units of {pipeline_step.noun}"]
 
 
-def make_boundary(*, settings: dict[str, Any], workers: Workers, **given: Any) -> Boundary:
-    """A boundary with the pool and the resources that its config asks for."""
-    return Boundary(
+def make_pipeline_step(*, settings: dict[str, Any], workers: Workers, **given: Any) -> PipelineStep:
+    """A pipeline step with the pool and the resources that its config asks for."""
+    return PipelineStep(
         settings=settings,
         fingerprint=fingerprint(settings),
         pool=Pool(min_size=workers.min, max_size=workers.max),

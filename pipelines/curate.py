@@ -25,21 +25,21 @@ from altdiffusion.curation.config import (
     SourceConfig,
 )
 from altdiffusion.curation.download import retry
-from altdiffusion.curation.download.work import DownloadWork, plan_download
-from altdiffusion.curation.links.balance import BalanceWork, plan_balance
+from altdiffusion.curation.download.download_work import DownloadWork, plan_download
+from altdiffusion.curation.images import duplicates
+from altdiffusion.curation.links.balance_work import BalanceWork, plan_balance
 from altdiffusion.curation.links.blocklist import blocklist_refs
 from altdiffusion.curation.links.dedup import DedupWork, plan_dedup
-from altdiffusion.curation.links.select import SelectWork
-from altdiffusion.curation.links.source import SourceScan, scan_source
+from altdiffusion.curation.links.select_work import SelectWork
+from altdiffusion.curation.links.source_parts import SourceScan, scan_source
 from altdiffusion.curation.links.sources import SelectSourcesWork, describe_sources, plan_sources
-from altdiffusion.curation.pictures import distinct
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.boundary import Boundary, published
+from altdiffusion.execution.pipeline_step import PipelineStep, published
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.removal import after_takedowns
-from pipelines.common import JobConfig, Plan, Survey, Workers, make_boundary
+from pipelines.common import JobConfig, Plan, Survey, Workers, make_pipeline_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +98,8 @@ _LOOK = (
 )
 
 
-def boundaries(config: CurateConfig) -> tuple[Boundary, ...]:
-    """All boundaries, in order."""
+def pipeline_steps(config: CurateConfig) -> tuple[PipelineStep, ...]:
+    """All pipeline steps, in order."""
     to_links = (_select(config), _deduplicate(config), *_balance(config))
     to_images = [_download(config)]
     for number in range(1, (config.retry.passes if config.retry else 0) + 1):
@@ -109,7 +109,7 @@ def boundaries(config: CurateConfig) -> tuple[Boundary, ...]:
     return (*to_links, *(replace(step, is_head=step is last or step.output != last.output) for step in to_images))
 
 
-def _select(config: CurateConfig) -> Boundary:
+def _select(config: CurateConfig) -> PipelineStep:
     @functools.cache  # the footers are read once for parents and units
     def scans() -> tuple[SourceScan, ...]:
         return tuple(scan_source(entry.source, entry.select) for entry in config.sources)
@@ -124,7 +124,7 @@ def _select(config: CurateConfig) -> Boundary:
         )
         for entry in config.sources
     }
-    return make_boundary(
+    return make_pipeline_step(
         name="select",
         output=config.candidates,
         settings={"sources": [semantic(entry) for entry in config.sources], "language": semantic(config.language)},
@@ -141,9 +141,9 @@ def _select(config: CurateConfig) -> Boundary:
     )
 
 
-def _deduplicate(config: CurateConfig) -> Boundary:
+def _deduplicate(config: CurateConfig) -> PipelineStep:
     buckets = config.sources[0].select.buckets
-    return make_boundary(
+    return make_pipeline_step(
         name="deduplicate",
         output=config.links,
         settings={"buckets": buckets},
@@ -156,12 +156,12 @@ def _deduplicate(config: CurateConfig) -> Boundary:
     )
 
 
-def _balance(config: CurateConfig) -> tuple[Boundary, ...]:
+def _balance(config: CurateConfig) -> tuple[PipelineStep, ...]:
     balance = config.balance
     if balance is None:
         return ()
     return (
-        make_boundary(
+        make_pipeline_step(
             name="balance",
             output=config.balanced,
             settings={"balance": semantic(balance)},
@@ -176,12 +176,12 @@ def _balance(config: CurateConfig) -> tuple[Boundary, ...]:
     )
 
 
-def _download(config: CurateConfig) -> Boundary:
+def _download(config: CurateConfig) -> PipelineStep:
     links = config.links if config.balance is None else config.balanced
     digest = config.download.image_blocklist_sha256
     sources = [entry.source for entry in config.sources]
     listed = [*([Ref("blocklist", "images", digest)] if digest is not None else []), *blocklist_refs(sources)]
-    return make_boundary(
+    return make_pipeline_step(
         name="download",
         output=config.images,
         settings=_downloading(config),
@@ -224,12 +224,12 @@ def _blocklists(config: CurateConfig) -> list[tuple[str, str]]:
     return [(uri, sha256) for sha256, uri in found.items() if uri is not None and sha256 is not None]
 
 
-def _retry(config: CurateConfig, number: int, first: Boundary, before: Boundary) -> Boundary:
-    """Pass `number` over what the boundary before it rejected; `first` is the download."""
+def _retry(config: CurateConfig, number: int, first: PipelineStep, before: PipelineStep) -> PipelineStep:
+    """Pass `number` over what the pipeline step before it rejected; `first` is the download."""
     chosen = config.retry
     assert chosen is not None
     made = _made(before)
-    return make_boundary(
+    return make_pipeline_step(
         name="retry",
         output=config.images,
         settings={**_downloading(config), "retry": semantic(chosen), "pass": number},
@@ -252,7 +252,7 @@ def _retry(config: CurateConfig, number: int, first: Boundary, before: Boundary)
     )
 
 
-def _distinct(config: CurateConfig, images: Boundary) -> tuple[Boundary, ...]:
+def _distinct(config: CurateConfig, images: PipelineStep) -> tuple[PipelineStep, ...]:
     """Duplicates among the pictures that `images` makes."""
     chosen = config.distinct
     if chosen is None:
@@ -261,7 +261,7 @@ def _distinct(config: CurateConfig, images: Boundary) -> tuple[Boundary, ...]:
     keys, drops = f"{config.images}-keys", f"{config.images}-drops"
     settings = {"distinct": semantic(chosen)}
     return (
-        make_boundary(
+        make_pipeline_step(
             name="fingerprint",
             output=keys,
             settings=settings,
@@ -269,10 +269,10 @@ def _distinct(config: CurateConfig, images: Boundary) -> tuple[Boundary, ...]:
             noun="images",
             kind="keys",
             parents=lambda lake: [made(lake).ref],
-            units=lambda lake: distinct.plan_fingerprint(made(lake), chosen),
-            work=lambda _: distinct.FingerprintWork(lake=config.lake, dataset=keys, config=chosen),
+            units=lambda lake: duplicates.plan_fingerprint(made(lake), chosen),
+            work=lambda _: duplicates.FingerprintWork(lake=config.lake, dataset=keys, config=chosen),
         ),
-        make_boundary(
+        make_pipeline_step(
             name="compare",
             output=drops,
             settings=settings,
@@ -280,11 +280,11 @@ def _distinct(config: CurateConfig, images: Boundary) -> tuple[Boundary, ...]:
             noun="duplicates",
             kind="drops",
             parents=_head(keys),
-            units=lambda lake: distinct.plan_compare(lake.version(keys), chosen),
-            work=lambda _: distinct.CompareWork(lake=config.lake, dataset=drops, config=chosen),
+            units=lambda lake: duplicates.plan_compare(lake.version(keys), chosen),
+            work=lambda _: duplicates.CompareWork(lake=config.lake, dataset=drops, config=chosen),
             may_be_empty=True,
         ),
-        make_boundary(
+        make_pipeline_step(
             name="distinct",
             output=config.images,
             settings=settings,
@@ -292,9 +292,9 @@ def _distinct(config: CurateConfig, images: Boundary) -> tuple[Boundary, ...]:
             noun="images",
             kind="images",
             parents=lambda lake: [made(lake).ref, lake.version(drops).ref],
-            units=lambda lake: distinct.plan_distinct(made(lake), lake.version(drops)),
-            work=lambda _: distinct.DistinctWork(lake=config.lake, dataset=config.images),
-            carried=lambda lake: distinct.carried_rejects(made(lake)),
+            units=lambda lake: duplicates.plan_distinct(made(lake), lake.version(drops)),
+            work=lambda _: duplicates.DistinctWork(lake=config.lake, dataset=config.images),
+            carried=lambda lake: duplicates.carried_rejects(made(lake)),
         ),
     )
 
@@ -303,20 +303,22 @@ def _head(name: str) -> Callable[[Lake], Sequence[Ref]]:
     return lambda lake: [lake.version(name).ref]
 
 
-def _made(boundary: Boundary) -> Callable[[Lake], Version]:
-    """The version that an earlier boundary has made, which need not be the dataset's head; looked up once.
+def _made(pipeline_step: PipelineStep) -> Callable[[Lake], Version]:
+    """The version that an earlier pipeline step has made, which need not be the dataset's head; looked up once.
 
     Where rows were taken down from it, it is the version without them: what is made from it must not bring them back.
     """
 
     @functools.cache
     def version(uri: str) -> Version:
-        found = published(Lake(uri), boundary)
+        found = published(Lake(uri), pipeline_step)
         if found is None:
             raise AltDiffusionError(
-                f"dataset {boundary.output}", f"has no version of boundary {boundary.name}", "run the whole job"
+                f"dataset {pipeline_step.output}",
+                f"has no version of pipeline step {pipeline_step.name}",
+                "run the whole job",
             )
-        return after_takedowns(Lake(uri).dataset(boundary.output), found)
+        return after_takedowns(Lake(uri).dataset(pipeline_step.output), found)
 
     return lambda lake: version(lake.uri)
 
@@ -326,7 +328,7 @@ def plan(config: CurateConfig) -> Plan:
     names = ", ".join(f"{entry.source.name} ({entry.source.preset})" for entry in config.sources)
     return Plan(
         title=f"curate {names}",
-        steps=tuple(boundary.describe() for boundary in boundaries(config)),
+        steps=tuple(pipeline_step.describe() for pipeline_step in pipeline_steps(config)),
         facts={
             "languages": " ".join(config.language.languages),
             "pictures": f"{config.download.image_size} px, {config.download.encode_format}",

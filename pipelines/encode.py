@@ -12,16 +12,16 @@ from altdiffusion.config import fingerprint, operational, semantic
 from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import bucket_sizes
-from altdiffusion.curation.encoding.encode import EncodeWork, Target, check_stored_size, plan_encode
-from altdiffusion.curation.encoding.tokens import open_tokenizer
+from altdiffusion.curation.encoding.caption_tokens import open_tokenizer
+from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, check_stored_size, plan_encode
 from altdiffusion.curation.scoring.scored import check_scores
 from altdiffusion.diffusion.autoencoder import Autoencoder, load_autoencoder, noted
-from altdiffusion.execution.boundary import Boundary
+from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import Unit
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_boundary, units_line
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
 
 MIRRORED = "-mirrored"
 """What is added to the name of a dataset for that of its mirrored pictures."""
@@ -84,8 +84,8 @@ class EncodeJobConfig(JobConfig):
         return (self.filter, *(also.filter for also in self.also))
 
 
-def boundaries(config: EncodeJobConfig) -> tuple[Boundary, ...]:
-    """One boundary a dataset; the first makes what the others then only publish.
+def pipeline_steps(config: EncodeJobConfig) -> tuple[PipelineStep, ...]:
+    """One pipeline step a dataset; the first makes what the others then only publish.
 
     The scores, the autoencoder and the tokenizer are parents: other ones make another version.
     """
@@ -114,7 +114,7 @@ def boundaries(config: EncodeJobConfig) -> tuple[Boundary, ...]:
         return plan_encode(images, config.encode.rows_per_unit, *models, scores=scored)
 
     return tuple(
-        make_boundary(
+        make_pipeline_step(
             name="encode",
             output=target.dataset,
             settings=settings[number],
@@ -164,12 +164,12 @@ def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
         open_tokenizer(check_folder(encode.tokenizer, encode.tokenizer_digest), encode.tokenizer)
         return []
 
-    return look_at(config.lake, remote, lambda lake: units_line(lake, boundaries(config)[0]), models_there)
+    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]), models_there)
 
 
 def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:
     """Note in the lake which autoencoder the latents are of, where that was not done when they were made; runs compare
-    it with that of their base (training.fit)."""
+    it with that of their base (training.run.fit)."""
     encode = config.encode
     if files.is_local(encode.vae) and files.exists(encode.vae):
         digest = folder_digest(encode.vae)
@@ -201,6 +201,6 @@ def plan(config: EncodeJobConfig) -> Plan:
         facts["filter"] = f"{'; '.join(part or 'none' for part in told)} (dataset {config.scores})"
     return Plan(
         title=f"encode dataset {config.images}",
-        steps=tuple(boundary.describe() for boundary in boundaries(config)),
+        steps=tuple(pipeline_step.describe() for pipeline_step in pipeline_steps(config)),
         facts=facts,
     )

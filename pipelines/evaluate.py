@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from altdiffusion.config import operational
 from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.boundary import Boundary
-from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig, SamplerName
+from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.prompts import read_prompts
+from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig, SamplerName
 from altdiffusion.languages import CODES
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
-from pipelines.generate import generation_boundaries, opened
+from pipelines.generate import generation_pipeline_steps, opened
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +93,7 @@ class EvaluateConfig(JobConfig):
         return self.name
 
 
-def boundaries(config: EvaluateConfig, state: StateConfig) -> Sequence[Boundary]:
+def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[PipelineStep]:
     """Draws the cases with one state."""
     generate = GenerateConfig(
         model=state.model,
@@ -105,7 +105,7 @@ def boundaries(config: EvaluateConfig, state: StateConfig) -> Sequence[Boundary]
         rows_per_unit=config.sampling.rows_per_unit,
         image_files=False,
     )
-    return generation_boundaries(
+    return generation_pipeline_steps(
         config.lake, f"{config.name}-prompts", f"{config.name}-{state.name}", generate, config.workers
     )
 
@@ -130,7 +130,7 @@ def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
 def plan(config: EvaluateConfig) -> Plan:
     """What the job will do."""
     steps = tuple(
-        f"{state.name}: {boundaries(config, state)[-1].describe()}, model {state.model.folder or state.model.run}"
+        f"{state.name}: {pipeline_steps(config, state)[-1].describe()}, model {state.model.folder or state.model.run}"
         for state in config.states
     )
     return Plan(

@@ -9,12 +9,12 @@ import torch
 
 from altdiffusion.config import operational, semantic
 from altdiffusion.diffusion.models import load_bundle
-from altdiffusion.execution.boundary import Boundary
-from altdiffusion.generation.config import GenerateConfig, ModelConfig
+from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.generation.generate_work import GenerateWork, generation_units
 from altdiffusion.generation.model import Model, resolve_model
 from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units, read_prompts
-from altdiffusion.generation.work import GenerateWork, generation_units
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_boundary
+from altdiffusion.generation.settings import GenerateConfig, ModelConfig
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,14 +48,14 @@ class GenerateJobConfig(JobConfig):
         return self.name
 
 
-def boundaries(config: GenerateJobConfig) -> tuple[Boundary, ...]:
+def pipeline_steps(config: GenerateJobConfig) -> tuple[PipelineStep, ...]:
     """Prompts file -> prompts, prompts -> generations."""
-    return generation_boundaries(config.lake, config.prompts, config.generations, config.generate, config.workers)
+    return generation_pipeline_steps(config.lake, config.prompts, config.generations, config.generate, config.workers)
 
 
-def generation_boundaries(
+def generation_pipeline_steps(
     lake_uri: str, prompts: str, generations: str, generate: GenerateConfig, workers: Workers
-) -> tuple[Boundary, ...]:
+) -> tuple[PipelineStep, ...]:
     """The same for whoever else has a set of pictures drawn."""
 
     @functools.cache  # reading a model folder for its digest is not free, and it must not change in between
@@ -63,7 +63,7 @@ def generation_boundaries(
         return resolve_model(generate.model, uri)
 
     return (
-        make_boundary(
+        make_pipeline_step(
             name="prompts",
             output=prompts,
             settings={"prompts": semantic(generate.prompts)},
@@ -74,7 +74,7 @@ def generation_boundaries(
             units=lambda _: prompts_units(generate.prompts),
             work=lambda _: PromptsWork(lake_uri, prompts, generate.prompts),
         ),
-        make_boundary(
+        make_pipeline_step(
             name="generate",
             output=generations,
             settings={"generate": semantic(generate)},
@@ -111,7 +111,7 @@ def plan(config: GenerateJobConfig) -> Plan:
     model = generate.model.folder or f"newest export of run {generate.model.run}"
     return Plan(
         title=f"generate from {generate.prompts.file}",
-        steps=tuple(boundary.describe() for boundary in boundaries(config)),
+        steps=tuple(pipeline_step.describe() for pipeline_step in pipeline_steps(config)),
         facts={
             "model": model,
             "sampler": f"{generate.sampler}, {generate.steps} steps, guidance {generate.guidance_scale:g}",

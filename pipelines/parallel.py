@@ -10,12 +10,12 @@ from altdiffusion.config import operational, semantic
 from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import CorpusConfig, IdsConfig, LanguageConfig, PairsConfig
 from altdiffusion.curation.parallel.corpus import Corpus, plan_corpora, scan_corpus
-from altdiffusion.curation.parallel.encode import EncodePairsWork, plan_pairs
-from altdiffusion.curation.parallel.pairs import PairsWork
-from altdiffusion.execution.boundary import Boundary
+from altdiffusion.curation.parallel.pair_tokens import EncodePairsWork, plan_pairs
+from altdiffusion.curation.parallel.pair_work import PairsWork
+from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_boundary, units_line
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
 from pipelines.encode import model_name
 
 
@@ -58,15 +58,15 @@ class ParallelConfig(JobConfig):
         return f"{self.pairs}-held-out"
 
 
-def boundaries(config: ParallelConfig) -> tuple[Boundary, ...]:
-    """All boundaries, in order."""
+def pipeline_steps(config: ParallelConfig) -> tuple[PipelineStep, ...]:
+    """All pipeline steps, in order."""
     filtered = config.filter
 
     @functools.cache  # files are looked at once for parents and units
     def corpora() -> tuple[Corpus, ...]:
         return tuple(scan_corpus(corpus) for corpus in config.corpora)
 
-    first = make_boundary(
+    first = make_pipeline_step(
         name="pair",
         output=config.candidates,
         settings={
@@ -95,7 +95,7 @@ def boundaries(config: ParallelConfig) -> tuple[Boundary, ...]:
     return (first, *(_encode(config, name, chosen) for name, chosen in sides))
 
 
-def _encode(config: ParallelConfig, name: str, chosen: range) -> Boundary:
+def _encode(config: ParallelConfig, name: str, chosen: range) -> PipelineStep:
     ids = config.ids
     folders = ((ids.tokenizer, ids.tokenizer_digest), (ids.teacher_tokenizer, ids.teacher_tokenizer_digest))
 
@@ -107,7 +107,7 @@ def _encode(config: ParallelConfig, name: str, chosen: range) -> Boundary:
     def parents(lake: Lake) -> Sequence[Ref]:
         return [lake.version(config.candidates).ref, *models()]
 
-    return make_boundary(
+    return make_pipeline_step(
         name="encode",
         output=name,
         settings={"ids": semantic(ids), "buckets": [chosen.start, chosen.stop, config.filter.buckets]},
@@ -132,7 +132,7 @@ def survey(config: ParallelConfig, remote: bool = False) -> Survey:
             folder_digest(folder)
         return []
 
-    return look_at(config.lake, remote, lambda lake: units_line(lake, boundaries(config)[0]), tokenizers)
+    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]), tokenizers)
 
 
 def plan(config: ParallelConfig) -> Plan:
@@ -141,7 +141,7 @@ def plan(config: ParallelConfig) -> Plan:
     held = f"{filtered.held_out} of {filtered.buckets} buckets" if filtered.held_out else "none"
     return Plan(
         title=f"pair {', '.join(corpus.name for corpus in config.corpora)}",
-        steps=tuple(boundary.describe() for boundary in boundaries(config)),
+        steps=tuple(pipeline_step.describe() for pipeline_step in pipeline_steps(config)),
         facts={
             "languages": " ".join(dict.fromkeys(corpus.language for corpus in config.corpora)),
             "held out": held,

@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 
 from altdiffusion.config import operational, semantic
 from altdiffusion.curation.config import ScoreConfig
-from altdiffusion.curation.scoring.score import ScoreWork, plan_score
-from altdiffusion.execution.boundary import Boundary
+from altdiffusion.curation.scoring.score_work import ScoreWork, plan_score
+from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_boundary, units_line
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,15 +50,15 @@ def _ref(uri: str, digest: str) -> Ref:
     return Ref("model", name or "model", digest)
 
 
-def boundaries(config: ScoreJobConfig) -> tuple[Boundary, ...]:
-    """One boundary. The models are parents: other weights make another version."""
+def pipeline_steps(config: ScoreJobConfig) -> tuple[PipelineStep, ...]:
+    """One pipeline step. The models are parents: other weights make another version."""
     refs = list(models(config.score).values())
 
     def parents(lake: Lake) -> Sequence[Ref]:
         return [lake.version(config.images).ref, *refs]
 
     return (
-        make_boundary(
+        make_pipeline_step(
             name="score",
             output=config.scores,
             settings={"score": semantic(config.score)},
@@ -77,7 +77,7 @@ def boundaries(config: ScoreJobConfig) -> tuple[Boundary, ...]:
 
 def survey(config: ScoreJobConfig, remote: bool = False) -> Survey:
     """Whether the pictures are there, and how much there is to do."""
-    return look_at(config.lake, remote, lambda lake: units_line(lake, boundaries(config)[0]))
+    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]))
 
 
 def plan(config: ScoreJobConfig) -> Plan:
@@ -85,7 +85,7 @@ def plan(config: ScoreJobConfig) -> Plan:
     score = config.score
     return Plan(
         title=f"score dataset {config.images}",
-        steps=tuple(boundary.describe() for boundary in boundaries(config)),
+        steps=tuple(pipeline_step.describe() for pipeline_step in pipeline_steps(config)),
         facts={
             **{name: ref.short.removeprefix("model:") for name, ref in models(score).items()},
             "forward passes": f"{score.batch} pictures, {score.dtype}, {score.device}, {score.threads} decode threads",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from altdiffusion.config import operational
-from altdiffusion.execution.boundary import Boundary
-from altdiffusion.generation.config import GenerateConfig, ModelConfig, PromptsConfig
+from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.files import is_local
 from altdiffusion.training.config import ObjectiveConfig, TrainConfig
@@ -18,10 +18,10 @@ from altdiffusion.training.estimate.cost import (
     lines,
     shapes_of,
 )
-from altdiffusion.training.estimate.student import estimate_student
-from altdiffusion.training.rehearse import rehearse
+from altdiffusion.training.estimate.student_cost import estimate_student
+from altdiffusion.training.run.rehearse import rehearse
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
-from pipelines.generate import generation_boundaries
+from pipelines.generate import generation_pipeline_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +145,7 @@ def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
     return Survey(lines=[*found.lines, *lines(train, config.estimate, cost, shapes)], problems=found.problems)
 
 
-def sample_boundaries(config: TrainJobConfig, step: int) -> tuple[Boundary, ...]:
+def sample_pipeline_steps(config: TrainJobConfig, step: int) -> tuple[PipelineStep, ...]:
     """Draws the samples of one checkpoint, as any other set of generations."""
     samples = config.samples
     assert samples is not None
@@ -161,4 +161,4 @@ def sample_boundaries(config: TrainJobConfig, step: int) -> tuple[Boundary, ...]
         image_files=False,
     )
     name = f"{config.train.run}-samples"
-    return generation_boundaries(config.lake, f"{name}-prompts", name, generate, samples.workers or Workers(max=1))
+    return generation_pipeline_steps(config.lake, f"{name}-prompts", name, generate, samples.workers or Workers(max=1))

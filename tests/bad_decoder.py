@@ -1,7 +1,7 @@
 """A decoder with the faults that codecs have had: for pictures that ask for one in the bytes behind their end.
 
 SEGV crashes, HANG never returns, SLEEP does not either, KILL is somebody else's kill, once: the next process decodes
-the picture. Run like `altdiffusion.curation.pictures.decode`, whose code it is otherwise.
+the picture. Run like `altdiffusion.curation.images.decoder_process`, whose code it is otherwise.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import signal
 import sys
 import time
 
-from altdiffusion.curation.pictures import decode
+from altdiffusion.curation.images import decoder_process
 
 
-class Decoder(decode.Decoder):
+class Decoder(decoder_process.Decoder):
     def __call__(self, body: bytes) -> bytes:
         end = body[-400:]
         if b"SEGV" in end:
@@ -34,7 +34,7 @@ class Decoder(decode.Decoder):
 
 
 if __name__ == "__main__":
-    decode.Decoder = Decoder  # type: ignore[misc]
+    decoder_process.Decoder = Decoder  # type: ignore[misc]
     if sys.argv[1] == "fail":
         raise ImportError("libGL.so.1: cannot open shared object file")
-    decode.main()
+    decoder_process.main()

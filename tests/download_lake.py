@@ -11,13 +11,13 @@ import pyarrow as pa
 from PIL import Image
 
 from altdiffusion.curation.config import DownloadConfig, RetryConfig, SourceConfig
-from altdiffusion.curation.download.work import DownloadWork, plan_download
-from altdiffusion.execution.boundary import run_boundary
+from altdiffusion.curation.download.download_work import DownloadWork, plan_download
+from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
-from pipelines.curate import CurateConfig, SelectedSource, boundaries
+from pipelines.curate import CurateConfig, SelectedSource, pipeline_steps
 from tests.fetch_server import Site
 
 HOST = "pictures.test"
@@ -77,7 +77,7 @@ def config(site: Site, **given: Any) -> DownloadConfig:
 def download(
     lake: str, links: Version, settings: DownloadConfig, name: str = "images", rows: int = 1000, **given: Any
 ) -> Version:
-    """What `jobs.curate` does at this boundary, in this process."""
+    """What `jobs.curate` does at this pipeline step, in this process."""
     work = DownloadWork(lake=lake, dataset=name, download=settings, **given)
     work.setup()
     try:
@@ -99,8 +99,8 @@ def curate(lake: str, download: DownloadConfig, passes: int = 0) -> Version:
     )
     version = None
     with open(os.devnull, "w") as quiet:
-        for boundary in boundaries(job)[2:]:
-            progress = Progress(boundary.name, stream=quiet)
-            version = run_boundary(Lake(lake), boundary, backend="inline", progress=progress)
+        for pipeline_step in pipeline_steps(job)[2:]:
+            progress = Progress(pipeline_step.name, stream=quiet)
+            version = run_pipeline_step(Lake(lake), pipeline_step, backend="inline", progress=progress)
     assert version is not None
     return version

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-from altdiffusion.curation.links.columns import SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.links.filters import judge, number_filters
 from altdiffusion.curation.links.reader import open_unit
-from altdiffusion.curation.links.select import SelectWork
-from altdiffusion.curation.links.source import Part, plan_select, scan_source
+from altdiffusion.curation.links.select_work import SelectWork
+from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
+from altdiffusion.curation.links.source_parts import Part, plan_select, scan_source
 from altdiffusion.storage.ledger import Unit
 
 

@@ -1,8 +1,8 @@
-"""A boundary of small units without models or network, and a process that runs it against others.
+"""A pipeline step of small units without models or network, and a process that runs it against others.
 
     python -m tests.toy_work FOLDER NUMBER PROCESSES ROUNDS OPTIONS
 
-Each round runs one boundary in a lake of its own; all processes begin a round together.
+Each round runs one pipeline step in a lake of its own; all processes begin a round together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from altdiffusion.config import fingerprint
-from altdiffusion.execution.boundary import Boundary, run_boundary
+from altdiffusion.execution.pipeline_step import PipelineStep, run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.records import REJECTS, SCORES
 from altdiffusion.refs import Ref
@@ -77,9 +77,9 @@ class Toy:
         )
 
 
-def boundary(settings: Mapping[str, Any], *, own: bool = False, pause_s: float = 0.0) -> Boundary:
-    """The one boundary: UNITS units into dataset `toys`."""
-    return Boundary(
+def pipeline_step(settings: Mapping[str, Any], *, own: bool = False, pause_s: float = 0.0) -> PipelineStep:
+    """The one pipeline step: UNITS units into dataset `toys`."""
+    return PipelineStep(
         name="toy",
         output=NAME,
         kind="scores",
@@ -93,10 +93,10 @@ def boundary(settings: Mapping[str, Any], *, own: bool = False, pause_s: float =
 
 
 def run(lake: str, settings: Mapping[str, Any], **given: Any) -> str:
-    """Runs the boundary here; returns the digest of the version."""
+    """Runs the pipeline step here; returns the digest of the version."""
     with open(os.devnull, "w") as quiet:
         progress = Progress("toy", stream=quiet)
-        version = run_boundary(Lake(lake), boundary(settings, **given), backend="inline", progress=progress)
+        version = run_pipeline_step(Lake(lake), pipeline_step(settings, **given), backend="inline", progress=progress)
     return version.ref.digest
 
 

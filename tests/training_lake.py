@@ -20,7 +20,7 @@ from altdiffusion.records import LATENTS
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
-from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.reporting.report import Progress
 

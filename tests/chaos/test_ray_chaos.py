@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from altdiffusion.curation.download.work import plan_download
+from altdiffusion.curation.download.download_work import plan_download
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.verification import damages_of
 from demo import server, site

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from altdiffusion.config import from_dict
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.local import run_local
-from altdiffusion.training.supervision import journal
+from altdiffusion.training.faults import goodput
+from altdiffusion.training.launch_local import run_local
 from tests.chaos.train_cluster import STEPS, settings
 from tests.ray_folder import ray_folder
 from tests.training_lake import Recorder, make_lake
@@ -73,7 +73,7 @@ def test_a_node_that_is_announced_to_go_costs_no_step_before_the_word(tmp_path: 
     just_in_time, last = found["steps"]
     assert 20 <= just_in_time < last == STEPS["drain"]
     assert found["writers"][0] == 2
-    starts = journal.read(lake, "align")
+    starts = goodput.read(lake, "align")
     assert [start.first for start in starts][:2] == [0, just_in_time]
     assert_like_one_process(lake, "drain")
 

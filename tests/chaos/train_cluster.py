@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from tests.training_lake import config
 
 GIVE_UP_S = 400.0
@@ -33,7 +33,7 @@ import json, sys
 from altdiffusion.config import from_dict
 from altdiffusion.execution import cluster
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.launch import train
+from altdiffusion.training.launch_ray import train
 cluster.connect(sys.argv[1])
 print(train(from_dict(TrainConfig, json.loads(sys.argv[3])), sys.argv[2]))
 """

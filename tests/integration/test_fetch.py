@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.network.addresses import Refused
-from altdiffusion.curation.network.fetch import Fetcher
+from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.web.fetch import Fetcher
 from altdiffusion.errors import AltDiffusionError
 from tests.fetch_server import Site, canary, certificate, reply, serving
 

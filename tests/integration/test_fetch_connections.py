@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.network.addresses import Refused
-from altdiffusion.curation.network.answers import Answer as HttpAnswer
-from altdiffusion.curation.network.fetch import Fetcher
-from altdiffusion.curation.network.schedule import Paces, Schedule
+from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.web.answers import Answer as HttpAnswer
+from altdiffusion.curation.web.fetch import Fetcher
+from altdiffusion.curation.web.schedule import Paces, Schedule
 from tests.fetch_server import Answer, Site, canary, certificate, reply, serving
 
 A = "http://a.test"

@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.network.addresses import Refused
-from altdiffusion.curation.pictures import decoder
-from altdiffusion.curation.pictures.decoder import DecoderPool
+from altdiffusion.curation.images import decoder_pool
+from altdiffusion.curation.images.decoder_pool import DecoderPool
+from altdiffusion.curation.web.addresses import Refused
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import HOST, config, download, picture, publish_links
 from tests.fetch_server import Site, reply, serving
@@ -37,7 +37,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "COMMAND", BAD)
+    monkeypatch.setattr(decoder_pool, "COMMAND", BAD)
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def test_a_crash_is_tried_twice_and_no_more(faulty: None, monkeypatch: pytest.Mo
     try:
         good = pool.decode(picture(1))
         starts: list[int] = []
-        start = decoder._Decoder._start
-        monkeypatch.setattr(decoder._Decoder, "_start", lambda self: starts.append(1) or start(self))
+        start = decoder_pool._Decoder._start
+        monkeypatch.setattr(decoder_pool._Decoder, "_start", lambda self: starts.append(1) or start(self))
         assert refusal(pool, picture(2) + b"SEGV") == ("decoder_crash", "SIGSEGV")
         assert len(starts) == 1  # the first try was in the process that ran already
         assert pool.decode(picture(1)) == good
@@ -177,7 +177,7 @@ def test_a_decoder_has_no_secret_and_no_connection_of_the_worker(
 
 
 def test_a_decoder_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "COMMAND", (*BAD, "fail"))
+    monkeypatch.setattr(decoder_pool, "COMMAND", (*BAD, "fail"))
     with pytest.raises(AltDiffusionError, match=r"decoder process.*libGL"):
         DecoderPool(DownloadConfig()).decode(picture(1))
 
@@ -185,7 +185,7 @@ def test_a_decoder_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch)
 def test_a_unit_whose_decoder_does_not_start_fails_as_a_whole(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "COMMAND", (*BAD, "fail"))
+    monkeypatch.setattr(decoder_pool, "COMMAND", (*BAD, "fail"))
     for number in range(40):
         site.answers[f"/{number}.png"] = reply(picture(number))
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}.png" for number in range(40)])
@@ -257,7 +257,7 @@ def test_a_decoder_that_hangs_ends_itself_when_its_worker_is_gone(tmp_path: Path
     script = tmp_path / "worker.py"
     script.write_text(
         "import os, sys, threading, time\n"
-        "from altdiffusion.curation.pictures import decoder\n"
+        "from altdiffusion.curation.images import decoder\n"
         "from altdiffusion.curation.config import DownloadConfig\n"
         f"decoder.COMMAND = {BAD!r}\n"
         "pool = decoder.DecoderPool(DownloadConfig(image_size=32, decode_timeout_s=1.0))\n"

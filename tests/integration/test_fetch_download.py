@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from altdiffusion.curation.download.spool import Spool
+from altdiffusion.curation.download.spill import Spool
 from altdiffusion.curation.links.takedown import blocklist_lines, read_list, take_down
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
@@ -133,7 +133,7 @@ def test_a_long_unit_is_several_shards_of_img2dataset_under_one_schedule(
         site.answers[f"/{number}"] = reply(picture(number)) if number % 7 else reply(status="500 No")
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(50)])
     whole = download(str(tmp_path), links, config(site), "whole")
-    monkeypatch.setattr("altdiffusion.curation.download.work._ROWS", 7)
+    monkeypatch.setattr("altdiffusion.curation.download.download_work._ROWS", 7)
     cut = download(str(tmp_path), links, config(site, decoders=2), "cut")
     assert cut.shards == whole.shards and cut.rejects == whole.rejects and cut.rows == 42
 

@@ -69,7 +69,7 @@ def retry(
     name: str = "images",
     given: RetryConfig | None = None,
 ) -> Version:
-    """What `jobs.curate` does at this boundary, in this process."""
+    """What `jobs.curate` does at this pipeline step, in this process."""
     work = RetryWork(lake=lake, dataset=name, download=settings, retry=given or RetryConfig())
     work.setup()
     try:

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.network.addresses import Refused
-from altdiffusion.curation.network.fetch import Fetcher
-from altdiffusion.curation.network.robots import MAX_BYTES, RobotsCache
-from altdiffusion.curation.network.schedule import Paces, Schedule
+from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.web.fetch import Fetcher
+from altdiffusion.curation.web.robots import MAX_BYTES, RobotsCache
+from altdiffusion.curation.web.schedule import Paces, Schedule
 from tests.download_lake import config as download_config
 from tests.download_lake import download, picture, publish_links
 from tests.fetch_server import Site, canary, certificate, reply, serving

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.network.addresses import Refused
-from altdiffusion.curation.network.fetch import Fetched, Fetcher
-from altdiffusion.curation.network.robots import RobotsCache
-from altdiffusion.curation.network.schedule import Paces, Result, Schedule
+from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.web.fetch import Fetched, Fetcher
+from altdiffusion.curation.web.robots import RobotsCache
+from altdiffusion.curation.web.schedule import Paces, Result, Schedule
 from tests.fetch_server import Answer, Site, reply, serving
 
 A, B = "http://a.test", "http://b.test"

@@ -18,10 +18,10 @@ from PIL import Image
 
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.lineage.job_run import JobRun
 from altdiffusion.lineage.mlflow_view import RunView, find_model, flatten, key_name
+from altdiffusion.lineage.outbox import MetricSpool, SpoolReader
 from altdiffusion.lineage.rebuild import rebuild
-from altdiffusion.lineage.run import JobRun
-from altdiffusion.lineage.spool import MetricSpool, SpoolReader
 from altdiffusion.lineage.tracking import connect
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -289,7 +289,7 @@ def test_a_job_that_ends_in_an_outage_is_shipped_by_the_next_start(
     small: SmallLake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Here the outage is a locked database; a killed server is in test_mlflow_server.py."""
-    monkeypatch.setattr("altdiffusion.lineage.run.CLOSE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("altdiffusion.lineage.job_run.CLOSE_TIMEOUT_S", 1.0)
     monkeypatch.setattr("altdiffusion.lineage.database.LOCK_TIMEOUT_S", 0.5)
     run = train(small)
     time.sleep(0.5)

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from altdiffusion.lineage.run import JobRun
-from altdiffusion.lineage.spool import MetricSpool
+from altdiffusion.lineage.job_run import JobRun
+from altdiffusion.lineage.outbox import MetricSpool
 from tests.lineage_lake import DRAWN, SmallLake
 
 POINTS = 400

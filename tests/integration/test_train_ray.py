@@ -19,11 +19,11 @@ import pytest
 import torch
 
 from altdiffusion.config import resolved
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
-from altdiffusion.training.launch import train
-from altdiffusion.training.local import run_local
-from altdiffusion.training.reporting.mailbox import Mailbox, MailReporter, Postman
-from altdiffusion.training.supervision import journal
+from altdiffusion.training.checkpoints import format as checkpoints
+from altdiffusion.training.faults import goodput
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.launch_ray import train
+from altdiffusion.training.reporting.relay import Mailbox, MailReporter, Postman
 from tests.ray_folder import ray_folder
 from tests.training_lake import Recorder, config, make_lake
 
@@ -118,7 +118,7 @@ from altdiffusion.config import from_dict
 from altdiffusion.errors import Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.launch import train
+from altdiffusion.training.launch_ray import train
 cluster.connect(num_cpus=2)
 try:
     train(from_dict(TrainConfig, json.loads(sys.argv[2])), sys.argv[1])
@@ -153,5 +153,5 @@ def test_a_job_that_is_told_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: P
     assert 10 <= step < 2000
     assert f"stopped: run align: was told to stop; the checkpoint of step {step} is there" in errors
     assert checkpoints.verify(checkpoints.open_step(lake, "align", step).folder) == []
-    (start,) = journal.read(lake, "align")  # the workers were not started again
+    (start,) = goodput.read(lake, "align")  # the workers were not started again
     assert start.step == step

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
 from tests.training_lake import Recorder, config, file_hashes
 
 

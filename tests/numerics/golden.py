@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
 from tests import distillation_lake, training_lake
 
 FILE = Path(__file__).with_name("golden_losses.json")

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from altdiffusion.training.launch import quiet
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.launch_ray import quiet
 from tests import distillation_lake, training_lake
 from tests.training_lake import Recorder
 

@@ -16,19 +16,19 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from altdiffusion.errors import AltDiffusionError, Resumable
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import SpikeConfig
 from altdiffusion.training.data.loader import Loader, Samples
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import open_data, train_loop
-from altdiffusion.training.order.seen import seen
+from altdiffusion.training.faults.goodput import Start, goodput
+from altdiffusion.training.faults.goodput import read as read_starts
+from altdiffusion.training.faults.notice import SAVE, STOP, Notice
+from altdiffusion.training.faults.spikes import LossSpiked, SpikeGuard
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop.loop import open_data, train_loop
 from altdiffusion.training.order.skips import batch_at, merged, step_of
 from altdiffusion.training.reporting.report import Progress
-from altdiffusion.training.resolve import resolve
-from altdiffusion.training.supervision import journal
-from altdiffusion.training.supervision.guards import LossSpiked, SpikeGuard
-from altdiffusion.training.supervision.journal import Start, goodput
-from altdiffusion.training.supervision.notice import SAVE, STOP, Notice
+from altdiffusion.training.run.resolve import resolve
+from altdiffusion.training.seen import seen
 from altdiffusion.training.update.trainer import Trainer
 from tests.training_lake import Recorder, config, file_hashes, write_latents
 
@@ -364,19 +364,19 @@ def test_goodput_outlives_restarts(lake: str) -> None:
     last = said.reports[-1]
     assert (last.goodput.wasted_steps, last.goodput.restarts) == (2, 1)  # steps 4 and 5 again, from checkpoint 3
     assert 0 < last.goodput.share < 1
-    assert last.goodput.total_s > sum(start.busy_s for start in journal.read(lake, "align"))
+    assert last.goodput.total_s > sum(start.busy_s for start in read_starts(lake, "align"))
     assert last.metrics()["train/wasted_steps"] == 2
     assert last.metrics()["train/goodput"] == last.goodput.share
     assert 0 <= last.metrics()["train/checkpoint_stall"] <= 1
     assert "2 steps done again" in last.line("train align")
     assert "after 1 restarts" in last.goodput.line()
-    assert journal.read(lake, "align")[-1].finished
+    assert goodput.read(lake, "align")[-1].finished
 
 
 def test_steps_between_two_reports_are_known_too(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that is killed in step 6 of a run that reports every 100 steps has wasted 4 and 5, not nothing."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(journal, "BEAT_S", 0.0)
+    monkeypatch.setattr(goodput, "BEAT_S", 0.0)
     update = Trainer.update
 
     def fail(trainer: Trainer, samples: Samples) -> torch.Tensor:

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from altdiffusion.diffusion import noise
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data import layout
 from altdiffusion.training.data.loader import Loader
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import open_data
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop.loop import open_data
 from altdiffusion.training.order.batches import BucketOrder, Order, Part
-from altdiffusion.training.order.seen import seen
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.run.resolve import resolve
+from altdiffusion.training.seen import seen
 from tests import training_lake
 from tests.training_lake import Recorder, file_hashes, write_latents
 

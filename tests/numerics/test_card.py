@@ -13,14 +13,14 @@ from huggingface_hub import ModelCard
 
 from altdiffusion.cli import main
 from altdiffusion.diffusion.folder import content_digest
-from altdiffusion.evaluation.retrieval import Rate, StateScore
+from altdiffusion.evaluation.retrieval_accuracy import Rate, StateScore
 from altdiffusion.evaluation.table import Report
-from altdiffusion.generation.config import ModelConfig
 from altdiffusion.generation.model import resolve_model
+from altdiffusion.generation.settings import ModelConfig
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.exports.export import export_checkpoint, renew_card
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
 from jobs.cards import record_scores
 from pipelines.evaluate import StateConfig
 from tests.training_lake import Recorder, config, write_latents

@@ -17,16 +17,16 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
-from altdiffusion.training.checkpoints import saver
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints import write as checkpoint_write
-from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.checkpoints.tensor_file import DTYPES, write_tensors
 from altdiffusion.training.checkpoints.write import share_out, write
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import train_loop
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop import saver
+from altdiffusion.training.loop.loop import train_loop
 from altdiffusion.training.reporting.report import Progress
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.run.resolve import resolve
 from tests.training_lake import Recorder, config, file_hashes
 
 ROOT = Path(__file__).parents[2]

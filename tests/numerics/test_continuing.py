@@ -13,15 +13,15 @@ import torch
 from altdiffusion.config import from_dict
 from altdiffusion.diffusion import models
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.continuing import OVERRIDES
 from altdiffusion.training.estimate.cost import kept_steps
 from altdiffusion.training.exports.export import export_checkpoint, export_start
-from altdiffusion.training.local import run_local
-from altdiffusion.training.order.seen import seen
-from altdiffusion.training.record import read_record
-from altdiffusion.training.resolve import finished, resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.run.continuing import OVERRIDES
+from altdiffusion.training.run.record import read_record
+from altdiffusion.training.run.resolve import finished, resolve
+from altdiffusion.training.seen import seen
 from tests.numerics.test_run_key import own
 from tests.training_lake import Recorder, config, write_latents
 

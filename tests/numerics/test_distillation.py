@@ -26,18 +26,18 @@ from altdiffusion.diffusion.readout import ReadOut, readout_error
 from altdiffusion.diffusion.student import load_student
 from altdiffusion.diffusion.text_encoder import encode_text, load_text_encoder, tokenize
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import DistillationConfig, TrainConfig
 from altdiffusion.training.data.loader import Loader, Samples
 from altdiffusion.training.estimate.cost import shapes_of
-from altdiffusion.training.estimate.student import estimate_student
+from altdiffusion.training.estimate.student_cost import estimate_student
 from altdiffusion.training.exports.export import export_checkpoint
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import open_data, open_task, train_loop
-from altdiffusion.training.order.seen import seen
-from altdiffusion.training.resolve import finished, resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop.loop import open_data, open_task, train_loop
+from altdiffusion.training.retrieval import retrieval
+from altdiffusion.training.run.resolve import finished, resolve
+from altdiffusion.training.seen import seen
 from altdiffusion.training.tasks import DistillationTask
-from altdiffusion.training.tasks.retrieval import retrieval
 from tests import distillation_lake, training_lake
 from tests.distillation_lake import config
 from tests.training_lake import Recorder, file_hashes

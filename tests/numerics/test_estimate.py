@@ -30,9 +30,9 @@ from altdiffusion.training.estimate.cost import (
     lines,
     shapes_of,
 )
-from altdiffusion.training.estimate.online import vae_bytes
-from altdiffusion.training.estimate.student import estimate_student
-from altdiffusion.training.network import prepare_network
+from altdiffusion.training.estimate.online_cost import vae_bytes
+from altdiffusion.training.estimate.student_cost import estimate_student
+from altdiffusion.training.model import prepare_network
 from pipelines.train import TrainJobConfig
 from tests import training_lake
 

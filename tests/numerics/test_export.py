@@ -15,10 +15,10 @@ from altdiffusion.diffusion.objective import Schedule
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.sampler import Sampler
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import StartConfig
 from altdiffusion.training.exports.export import export_checkpoint
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
 from tests.training_lake import Recorder, bundle, config, file_hashes, write_latents
 
 

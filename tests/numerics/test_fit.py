@@ -20,19 +20,19 @@ from altdiffusion.diffusion.objective import Noising, Schedule
 from altdiffusion.diffusion.scheduler import read_noising, scheduler_for
 from altdiffusion.diffusion.text_encoder import save_text_encoder
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.config import ModelConfig
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.generation.sampler import Sampler, make_scheduler
+from altdiffusion.generation.settings import ModelConfig
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.training.exports.export import export_checkpoint
-from altdiffusion.training.fit.latents import autoencoder_of
-from altdiffusion.training.loading import load_models
-from altdiffusion.training.local import run_local
-from altdiffusion.training.record import noising_of, read_record
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.run.fit.latent_facts import autoencoder_of
+from altdiffusion.training.run.record import noising_of, read_record
+from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.tasks import DiffusionTask
+from altdiffusion.training.weights import load_models
 from tests import training_lake
 from tests.training_lake import Recorder, bundle, config, write_latents
 

@@ -12,16 +12,16 @@ import torch
 
 from altdiffusion.diffusion import noise
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data import layout
 from altdiffusion.training.data.loader import Loader
-from altdiffusion.training.data.twins import mirrored_at
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import open_data
-from altdiffusion.training.order.seen import seen
-from altdiffusion.training.record import read_record
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop.loop import open_data
+from altdiffusion.training.order.mirrored import mirrored_at
+from altdiffusion.training.run.record import read_record
+from altdiffusion.training.run.resolve import resolve
+from altdiffusion.training.seen import seen
 from tests import training_lake
 from tests.training_lake import SHAPE, Recorder, write_latents
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from altdiffusion.diffusion import models
 from altdiffusion.training.config import ComputeConfig
-from altdiffusion.training.reporting.flops import step_flops
+from altdiffusion.training.model.flops import step_flops
 from altdiffusion.training.reporting.peak import PUBLISHED, find_peak
 
 

@@ -14,8 +14,8 @@ from altdiffusion.diffusion import models
 from altdiffusion.diffusion.folder import content_digest
 from altdiffusion.diffusion.hub import HubId, fetch
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.local import run_local
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.run.resolve import resolve
 from tests.hub_server import REVISION, Hub, serve
 from tests.training_lake import Recorder, bundle, config
 

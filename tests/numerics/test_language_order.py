@@ -20,10 +20,10 @@ from altdiffusion.storage.dataset import Lake, Manifest, Version
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data import layout
 from altdiffusion.training.data.loader import Loader, open_sources
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.order.language_rows import FACTS, ROWS, ChosenRows, choose, language_rows
 from altdiffusion.training.order.mixture import make_order, sources_of
-from altdiffusion.training.order.seen import seen
+from altdiffusion.training.seen import seen
 from tests import training_lake
 from tests.training_lake import SHAPE, Recorder, write_latents
 

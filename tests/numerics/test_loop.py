@@ -19,18 +19,18 @@ from altdiffusion.diffusion.objective import Schedule
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
-from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints import format as checkpoints
+from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import OptimizerConfig
-from altdiffusion.training.loading import load_models
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import open_data, train_loop
-from altdiffusion.training.network.text_cache import TextCache
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop.loop import open_data, train_loop
+from altdiffusion.training.model.text_cache import TextCache
+from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.tasks import DiffusionTask
 from altdiffusion.training.update.ema import Ema
 from altdiffusion.training.update.gradients import SummedGradients
 from altdiffusion.training.update.trainer import Trainer
+from altdiffusion.training.weights import load_models
 from tests.training_lake import SHAPE, Recorder, config, write_latents
 
 Tensors = dict[str, torch.Tensor]

@@ -17,13 +17,13 @@ from torch import Tensor, multiprocessing
 from altdiffusion.diffusion import models
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.sampler import Sampler
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import LoraConfig, TrainConfig
 from altdiffusion.training.exports.export import export_checkpoint, export_start
-from altdiffusion.training.loading import load_weights
-from altdiffusion.training.local import run_local
-from altdiffusion.training.network.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.model.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
+from altdiffusion.training.run.resolve import resolve
+from altdiffusion.training.weights import load_weights
 from tests.numerics.test_loop import rank_of_two
 from tests.training_lake import Recorder, bundle, config, file_hashes, replace
 

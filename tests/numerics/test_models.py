@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from altdiffusion.curation.encoding.tokens import open_tokenizer
+from altdiffusion.curation.encoding.caption_tokens import open_tokenizer
 from altdiffusion.diffusion import models
 from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.diffusion.licence import licence_of

@@ -14,8 +14,8 @@ from altdiffusion.diffusion import models
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.config import ComputeConfig
 from altdiffusion.training.config.run import Precision
-from altdiffusion.training.local import run_local
-from altdiffusion.training.network import prepare_network
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.model import prepare_network
 from tests import training_lake
 from tests.training_lake import Recorder
 
@@ -86,7 +86,7 @@ def test_convolutions_with_strides_and_groups_are_exact() -> None:
     layers = [torch.nn.Conv2d(8, 8, 3, stride=2, padding=1), torch.nn.Conv2d(8, 8, (3, 1), groups=4, dilation=2)]
     network = torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 2, 1, bias=False)).requires_grad_(False)
     lean = copy.deepcopy(network)
-    from altdiffusion.training.network.lean import keep_no_frozen_inputs
+    from altdiffusion.training.model.lean import keep_no_frozen_inputs
 
     assert keep_no_frozen_inputs(lean) == 3
     one, other = (torch.randn(2, 8, 13, 11, generator=torch.Generator().manual_seed(2)) for _ in range(2))
@@ -144,7 +144,7 @@ def test_bf16_rounds_trained_weights_where_they_are_used(which: models.Trains) -
 
 
 def test_bf16_refuses_what_it_cannot_round() -> None:
-    from altdiffusion.training.network.precision import to_bf16
+    from altdiffusion.training.model.precision import to_bf16
 
     with pytest.raises(AltDiffusionError, match="Embedding"):
         to_bf16(torch.nn.Sequential(torch.nn.Embedding(3, 4)))

@@ -15,23 +15,23 @@ import torch
 from PIL import Image
 
 from altdiffusion.config import from_dict
+from altdiffusion.diffusion.image_crop import cut, open_rgb, places
 from altdiffusion.diffusion.models import load_bundle
-from altdiffusion.diffusion.pictures import cut, open_rgb, places
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.boundary import run_boundary
+from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import OnlineConfig, TrainConfig
 from altdiffusion.training.data import layout
+from altdiffusion.training.data.images import picture_layout
 from altdiffusion.training.data.loader import Loader, RowGroups, Samples
-from altdiffusion.training.data.pictures import picture_layout
-from altdiffusion.training.data.twins import mirrored_at
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import open_data, open_task
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop.loop import open_data, open_task
+from altdiffusion.training.order.mirrored import mirrored_at
+from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.tasks.latents import OnlineLatents
-from pipelines.encode import EncodeJobConfig, boundaries, note_autoencoder
+from pipelines.encode import EncodeJobConfig, note_autoencoder, pipeline_steps
 from tests import training_lake
 from tests.curation_lake import picture, write_images
 from tests.training_lake import LETTERS, TOKENS, Recorder
@@ -55,8 +55,10 @@ def encoded(lake: str, latent: str) -> Version:
         "micro_batch": 4, "seed": 9, "latent": latent, "threads": 0,
     }  # fmt: skip
     job = from_dict(EncodeJobConfig, {"lake": lake, "encode": encode, "latents": f"latents-{latent}"})
-    (boundary,) = boundaries(job)
-    return run_boundary(Lake(lake), boundary, backend="inline", progress=Progress("encode", stream=io.StringIO()))
+    (pipeline_step,) = pipeline_steps(job)
+    return run_pipeline_step(
+        Lake(lake), pipeline_step, backend="inline", progress=Progress("encode", stream=io.StringIO())
+    )
 
 
 def config(lake: str, **changes: Any) -> TrainConfig:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from altdiffusion.training.checkpoints.checkpoint import OPTIMIZER
+from altdiffusion.training.checkpoints.format import OPTIMIZER
 from altdiffusion.training.config import OptimizerConfig
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.update import optimizers
 from altdiffusion.training.update.optimizers import (
     BLOCK,

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.write import write
 from altdiffusion.training.config import StartConfig
-from altdiffusion.training.local import run_local
-from altdiffusion.training.record import read_record
-from altdiffusion.training.resolve import finished
-from altdiffusion.training.supervision import failures
+from altdiffusion.training.faults import failures
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.run.record import read_record
+from altdiffusion.training.run.resolve import finished
 from tests.full_disk import no_file_beyond
 from tests.training_lake import Recorder, config, file_hashes, write_latents
 
@@ -203,7 +203,7 @@ def test_a_start_that_is_not_there_is_named(lake: str) -> None:
 
 def test_a_checkpoint_of_another_architecture_is_refused(lake: str, tmp_path: Path) -> None:
     from altdiffusion.diffusion import models
-    from altdiffusion.training.loading import load_weights
+    from altdiffusion.training.weights import load_weights
 
     found = run_local(config(lake, steps=3), lake, reporter=Recorder())
     with pytest.raises(AltDiffusionError, match="does not fit this model"):

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.training.data.loader import Loader
-from altdiffusion.training.loading import load_models
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import open_data, train_loop
-from altdiffusion.training.network.lora import adapters
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop.loop import open_data, train_loop
+from altdiffusion.training.model.lora import adapters
 from altdiffusion.training.order.batches import BucketOrder, Order, Part
 from altdiffusion.training.order.run_key import SEED_ALONE, RunKey
-from altdiffusion.training.order.seen import seen
-from altdiffusion.training.record import read_record
-from altdiffusion.training.resolve import ResolvedRun, resolve
+from altdiffusion.training.run.record import read_record
+from altdiffusion.training.run.resolve import ResolvedRun, resolve
+from altdiffusion.training.seen import seen
 from altdiffusion.training.tasks import DiffusionTask
+from altdiffusion.training.weights import load_models
 from tests.training_lake import Recorder, config, replace, write_latents
 
 CPU = torch.device("cpu")

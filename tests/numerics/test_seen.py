@@ -11,10 +11,10 @@ import pytest
 
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import open_data
-from altdiffusion.training.order.seen import seen
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop.loop import open_data
+from altdiffusion.training.run.resolve import resolve
+from altdiffusion.training.seen import seen
 from tests import training_lake
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import multiprocessing
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import ComputeConfig
-from altdiffusion.training.local import run_local
-from altdiffusion.training.loop import train_loop
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.loop.loop import train_loop
+from altdiffusion.training.run.resolve import resolve
 from tests.training_lake import Recorder, config, replace
 
 OPTIMIZER = {"lr": 1e-3, "warmup_steps": 2, "eps": 1e-4}

@@ -16,8 +16,8 @@ from altdiffusion.diffusion.convert import convert_folder, read_tokenizer
 from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.exports.export import export_checkpoint
-from altdiffusion.training.local import run_local
-from altdiffusion.training.resolve import resolve
+from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.run.resolve import resolve
 from tests.hub_server import REVISION, Hub, serve
 from tests.training_lake import Recorder, config, tokenizer
 

@@ -20,7 +20,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training.data import layout
 from altdiffusion.training.data.layout import decode_latents
 from altdiffusion.training.data.loader import Loader, RowGroups
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.order.batches import Order, Part
 from tests.training_lake import SHAPE, Recorder, config, write_latents
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altdiffusion.curation.network import addresses
-from altdiffusion.curation.network.addresses import (
+from altdiffusion.curation.web import addresses
+from altdiffusion.curation.web.addresses import (
     Refused,
     canonical_table,
     check,

@@ -16,12 +16,12 @@ from PIL import Image
 
 from altdiffusion.config import from_dict
 from altdiffusion.curation.encoding.buckets import bucket_sizes, nearest
-from altdiffusion.diffusion.pictures import cut
+from altdiffusion.diffusion.image_crop import cut
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.boundary import run_boundary
+from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.storage.dataset import Lake, Version
-from pipelines.encode import EncodeJobConfig, boundaries, plan
+from pipelines.encode import EncodeJobConfig, pipeline_steps, plan
 from tests.curation_lake import picture, save_tokenizer, save_vae, write_images
 
 
@@ -90,7 +90,7 @@ def job(lake: Path, models: dict[str, Any], **settings_: Any) -> EncodeJobConfig
 
 def run(config: EncodeJobConfig) -> dict[str, Version]:
     quiet, lake = Progress("encode", stream=io.StringIO()), Lake(config.lake)
-    return {b.output: run_boundary(lake, b, backend="inline", progress=quiet) for b in boundaries(config)}
+    return {b.output: run_pipeline_step(lake, b, backend="inline", progress=quiet) for b in pipeline_steps(config)}
 
 
 # step 8, aspect 2 at 32 px: 24 x 40, 32 x 32, 40 x 24
@@ -134,7 +134,7 @@ def test_each_picture_goes_to_its_bucket_and_all_are_accounted_for(tmp_path: Pat
 
 
 def test_a_bucket_is_the_same_made_alone_or_again(tmp_path: Path, models: dict[str, Any]) -> None:
-    """Lost in one bucket, a shard is made again by that bucket's boundary, byte for byte."""
+    """Lost in one bucket, a shard is made again by that bucket's pipeline step, byte for byte."""
     write_images(str(tmp_path), range(10), SIZES, bodies=BODIES)
     config = job(tmp_path, models, buckets={"step": 8}, mirrored=True)
     before = {name: version.ref.digest for name, version in run(config).items()}
@@ -146,9 +146,9 @@ def test_a_bucket_is_the_same_made_alone_or_again(tmp_path: Path, models: dict[s
 
 
 def test_options_that_are_off_leave_the_fingerprint_as_it_was(tmp_path: Path, models: dict[str, Any]) -> None:
-    (plain,) = boundaries(job(tmp_path, models))
+    (plain,) = pipeline_steps(job(tmp_path, models))
     assert set(plain.settings) == {"encode"}
-    first, twin = boundaries(job(tmp_path, models, mirrored=True))
+    first, twin = pipeline_steps(job(tmp_path, models, mirrored=True))
     assert first.fingerprint == plain.fingerprint and twin.settings == {**plain.settings, "mirrored": True}
 
 

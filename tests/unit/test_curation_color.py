@@ -15,9 +15,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.config.download import FORMATS
-from altdiffusion.curation.pictures.color import PROFILED
-from altdiffusion.curation.pictures.decode import DONE, TELL, Decoder
-from altdiffusion.curation.pictures.decode_guard import inspect
+from altdiffusion.curation.images.color import PROFILED
+from altdiffusion.curation.images.decode_guard import inspect
+from altdiffusion.curation.images.decoder_process import DONE, TELL, Decoder
 from tests import icc_profiles as icc
 
 CONFIG = DownloadConfig(min_side=8, formats=FORMATS)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.pictures.decode import DONE, REFUSED, TELL, Decoder, pixels, scale
-from altdiffusion.curation.pictures.decode_guard import inspect
-from altdiffusion.curation.pictures.header import Header
+from altdiffusion.curation.images.decode_guard import inspect
+from altdiffusion.curation.images.decoder_process import DONE, REFUSED, TELL, Decoder, pixels, scale
+from altdiffusion.curation.images.header import Header
 
 CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
 SETTINGS = {

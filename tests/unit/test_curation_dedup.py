@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from altdiffusion.curation.links import dedup
 from altdiffusion.curation.links.dedup import DedupWork, duplicates, plan_dedup
-from altdiffusion.curation.links.select import buckets_of, by_bucket
+from altdiffusion.curation.links.select_work import buckets_of, by_bucket
 from altdiffusion.curation.links.urls import url_key, url_keys
 from altdiffusion.curation.tally import histogram
 from altdiffusion.errors import AltDiffusionError

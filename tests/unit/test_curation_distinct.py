@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from altdiffusion.config import fingerprint, semantic
 from altdiffusion.curation.config import DistinctConfig
-from altdiffusion.curation.pictures import near
-from altdiffusion.curation.pictures.distinct import (
+from altdiffusion.curation.images import near_hashes
+from altdiffusion.curation.images.duplicates import (
     CompareWork,
     DistinctWork,
     FingerprintWork,
@@ -31,7 +31,7 @@ from altdiffusion.curation.pictures.distinct import (
     plan_fingerprint,
 )
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.boundary import Boundary, run_boundary
+from altdiffusion.execution.pipeline_step import PipelineStep, run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.records import IMAGES, REJECTS, Kind
 from altdiffusion.refs import Ref
@@ -110,7 +110,7 @@ def publish(lake: str, name: str, kind: Kind, records: Sequence[UnitRecord], par
 
 
 def distinct(lake: str, version: Version, config: DistinctConfig) -> Version:
-    """The three boundaries."""
+    """The three pipeline steps."""
     fingerprint = FingerprintWork(lake=lake, dataset="image-keys", config=config)
     made = [fingerprint.run(unit) for unit in plan_fingerprint(version, config)]
     keys = publish(lake, "image-keys", "keys", made, [version.ref])
@@ -187,12 +187,12 @@ def test_all_that_is_dropped_and_nothing_else(
 ) -> None:
     fsspec.filesystem("memory").store.clear()
     lake = "memory://distinct"
-    near.LARGE, before = large, near.LARGE
+    near_hashes.LARGE, before = large, near_hashes.LARGE
     try:
         version = images(lake, pictures, rows)
         after = distinct(lake, version, config)
     finally:
-        near.LARGE = before
+        near_hashes.LARGE = before
     wanted = brute_force(pictures, config)
     assert told(after) == wanted
     assert after.read(["sample_id"])["sample_id"].to_pylist() == [p.id for p in pictures if p.id not in wanted]
@@ -233,13 +233,13 @@ def test_untouched_shards_are_shared(tmp_path: Path) -> None:
         DistinctWork(lake=str(tmp_path), dataset="other").run(plan_distinct(version, again)[0])
 
 
-def chain(lake: str, version: Version, config: DistinctConfig) -> list[Boundary]:
-    """The three as boundaries of a job."""
+def chain(lake: str, version: Version, config: DistinctConfig) -> list[PipelineStep]:
+    """The three as pipeline steps of a job."""
 
-    def boundary(
+    def pipeline_step(
         name: str, output: str, kind: Kind, parents: list[str], units: Any, work: Any, **more: Any
-    ) -> Boundary:
-        return Boundary(
+    ) -> PipelineStep:
+        return PipelineStep(
             name=name,
             output=output,
             kind=kind,
@@ -253,17 +253,17 @@ def chain(lake: str, version: Version, config: DistinctConfig) -> list[Boundary]
         )
 
     return [
-        boundary(
+        pipeline_step(
             *("fingerprint", "image-keys", "keys", [], lambda _: plan_fingerprint(version, config)),
             lambda _: FingerprintWork(lake=lake, dataset="image-keys", config=config),
         ),
-        boundary(
+        pipeline_step(
             *("compare", "image-drops", "drops", ["image-keys"]),
             lambda lake: plan_compare(lake.version("image-keys"), config),
             lambda _: CompareWork(lake=lake, dataset="image-drops", config=config),
             may_be_empty=True,
         ),
-        boundary(
+        pipeline_step(
             *("distinct", "images", "images", ["image-drops"]),
             lambda lake: plan_distinct(version, lake.version("image-drops")),
             lambda _: DistinctWork(lake=lake, dataset="images"),
@@ -273,7 +273,7 @@ def chain(lake: str, version: Version, config: DistinctConfig) -> list[Boundary]
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["duplicates", "none"])
-def test_as_boundaries_of_a_job_that_is_run_twice(tmp_path: Path, same: bool) -> None:
+def test_as_pipeline_steps_of_a_job_that_is_run_twice(tmp_path: Path, same: bool) -> None:
     hashes = np.random.default_rng(0).integers(0, 2**63, 20).tolist()
     bytes_ = [n % 7 if same else n for n in range(20)]
     pictures = [Picture(n, "en", number, hashes[number]) for n, number in enumerate(bytes_)]
@@ -281,7 +281,7 @@ def test_as_boundaries_of_a_job_that_is_run_twice(tmp_path: Path, same: bool) ->
     lake = Lake(str(tmp_path))
     runs = [
         [
-            run_boundary(lake, one, backend="inline", progress=Progress("x", stream=io.StringIO())).ref
+            run_pipeline_step(lake, one, backend="inline", progress=Progress("x", stream=io.StringIO())).ref
             for one in chain(str(tmp_path), version, DistinctConfig())
         ]
         for _ in range(2)
@@ -316,15 +316,15 @@ def test_the_larger_picture_stays_then_the_more_similar_then_the_smaller_id(tmp_
 @pytest.mark.parametrize("distance", range(13))
 def test_bands_cover_every_bit_once(distance: int) -> None:
     for bits in (64, 51):
-        covered = [bit for low, width in near.bands(bits, distance) for bit in range(low, low + width)]
+        covered = [bit for low, width in near_hashes.bands(bits, distance) for bit in range(low, low + width)]
         assert covered == list(range(bits))
-        assert len(near.bands(bits, distance)) == distance + 1
+        assert len(near_hashes.bands(bits, distance)) == distance + 1
     hashes = np.random.default_rng(0).integers(0, 2**64, 500, np.uint64)
-    for band in near.bands(64, distance):
-        rest = near.outside(hashes, band)
+    for band in near_hashes.bands(64, distance):
+        rest = near_hashes.outside(hashes, band)
         whole = [
             (int(r) & ((1 << band[0]) - 1)) | int(c) << band[0] | (int(r) >> band[0] << band[0] + band[1])
-            for r, c in zip(rest, near.cut(hashes, band), strict=True)
+            for r, c in zip(rest, near_hashes.cut(hashes, band), strict=True)
         ]
         assert whole == hashes.tolist()
 

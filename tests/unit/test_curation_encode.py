@@ -14,10 +14,10 @@ from PIL import Image
 
 from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import EncodeConfig
-from altdiffusion.curation.encoding.encode import EncodeWork, Target, check_stored_size, plan_encode
-from altdiffusion.curation.encoding.tokens import token_ids
+from altdiffusion.curation.encoding.caption_tokens import token_ids
+from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, check_stored_size, plan_encode
+from altdiffusion.diffusion.image_crop import cut, open_rgb
 from altdiffusion.diffusion.noise import LATENT_SAMPLE, keyed_normal
-from altdiffusion.diffusion.pictures import cut, open_rgb
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
@@ -214,8 +214,8 @@ def test_published_captions_reach_the_tokenizer_without_their_language(tmp_path:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-    from altdiffusion.curation.links.select import SelectWork
-    from altdiffusion.curation.links.source import plan_select, scan_source
+    from altdiffusion.curation.links.select_work import SelectWork
+    from altdiffusion.curation.links.source_parts import plan_select, scan_source
 
     rows = len(PUBLISHED)
     columns = {

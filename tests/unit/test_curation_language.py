@@ -19,11 +19,11 @@ from altdiffusion.curation.assets import local_pinned, read_pinned
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language import decide as language_module
 from altdiffusion.curation.language import scripts
+from altdiffusion.curation.language.caption_words import WordTable, code_points, tokens, words_of
 from altdiffusion.curation.language.decide import UNKNOWN, LanguageIdentifier
 from altdiffusion.curation.language.fasttext_model import FastTextModel
 from altdiffusion.curation.language.markers import MARKERS
 from altdiffusion.curation.language.word_lists import FLOOR, LISTS, UNIT, WordLists, nearest, own_list
-from altdiffusion.curation.language.words import WordTable, code_points, tokens, words_of
 from altdiffusion.errors import AltDiffusionError
 from benchmarks.brand_titles import LATIN, LONG, SHORT, titles
 

@@ -6,7 +6,7 @@ from email.message import Message
 
 import pytest
 
-from altdiffusion.curation.network.optout import opt_out
+from altdiffusion.curation.web.optout import opt_out
 
 AGENT = "OurBot/1.0 (mail@example.org)"
 

@@ -14,12 +14,12 @@ import pytest
 from altdiffusion.config import from_dict
 from altdiffusion.curation.config import CorpusConfig, LanguageConfig, PairsConfig
 from altdiffusion.curation.parallel.corpus import plan_corpora, read_rows, scan_corpus
-from altdiffusion.curation.parallel.pairs import REASONS, PairsWork
+from altdiffusion.curation.parallel.pair_work import REASONS, PairsWork
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.boundary import published, run_boundary
+from altdiffusion.execution.pipeline_step import published, run_pipeline_step
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit
-from pipelines.parallel import ParallelConfig, boundaries
+from pipelines.parallel import ParallelConfig, pipeline_steps
 from tests.curation_lake import save_tokenizer
 
 GERMAN = [
@@ -177,7 +177,10 @@ def job(root: Path, **changes: Any) -> ParallelConfig:
 
 
 def run(config: ParallelConfig) -> list[Version]:
-    return [run_boundary(Lake(config.lake), boundary, backend="inline") for boundary in boundaries(config)]
+    return [
+        run_pipeline_step(Lake(config.lake), pipeline_step, backend="inline")
+        for pipeline_step in pipeline_steps(config)
+    ]
 
 
 def test_corpora_become_pairs_once_each_with_ids_of_both_encoders(tmp_path: Path) -> None:
@@ -217,7 +220,7 @@ def test_killed_between_units_and_run_again_gives_the_same_digest(tmp_path: Path
     whole = [version.ref.digest for version in run(job(tmp_path))]
     config = job(tmp_path, lake=str(tmp_path / "other"))
     lake = Lake(config.lake)
-    first, second = boundaries(config)
+    first, second = pipeline_steps(config)
     work = first.work(lake)
     work.setup()
     ledger = lake.dataset(first.output).ledger(first.fingerprint)
@@ -226,20 +229,22 @@ def test_killed_between_units_and_run_again_gives_the_same_digest(tmp_path: Path
     for unit in (units[3], units[0]):
         ledger.record(work.run(unit))
     work.run(units[1])  # its shards are there, its record is not
-    assert [run_boundary(lake, boundary, backend="inline").ref.digest for boundary in (first, second)] == whole
+    assert [
+        run_pipeline_step(lake, pipeline_step, backend="inline").ref.digest for pipeline_step in (first, second)
+    ] == whole
     assert published(lake, second) is not None
 
 
 def test_other_texts_or_another_tokenizer_make_another_version(tmp_path: Path) -> None:
     config = job(tmp_path)
     run(config)
-    assert all(published(Lake(config.lake), boundary) for boundary in boundaries(config))
+    assert all(published(Lake(config.lake), pipeline_step) for pipeline_step in pipeline_steps(config))
     path = tmp_path / "data" / "a.tsv"
     path.write_bytes(path.read_bytes().replace(b"apple", b"grape"))
-    assert published(Lake(config.lake), boundaries(config)[0]) is None
+    assert published(Lake(config.lake), pipeline_steps(config)[0]) is None
     path.write_bytes(path.read_bytes().replace(b"grape", b"apple"))
     (tmp_path / "teacher" / "more.txt").write_text("x")
-    assert published(Lake(config.lake), boundaries(config)[1]) is None
+    assert published(Lake(config.lake), pipeline_steps(config)[1]) is None
 
 
 @pytest.mark.parametrize(

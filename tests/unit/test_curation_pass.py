@@ -13,16 +13,16 @@ import pytest
 
 from altdiffusion.config import from_dict
 from altdiffusion.curation.assets import folder_digest
-from altdiffusion.curation.encoding import encode as encoding
-from altdiffusion.curation.encoding.latent import LatentEncoder
-from altdiffusion.curation.scoring.score import ScoreWork
+from altdiffusion.curation.encoding import encode_work as encoding
+from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
+from altdiffusion.curation.scoring.score_work import ScoreWork
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.boundary import Boundary, run_boundary
+from altdiffusion.execution.pipeline_step import PipelineStep, run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from pipelines import score as scoring
-from pipelines.encode import EncodeJobConfig, boundaries, plan
+from pipelines.encode import EncodeJobConfig, pipeline_steps, plan
 from pipelines.score import ScoreJobConfig
 from tests.curation_lake import save_clip, save_head, save_tokenizer, save_vae, write_images
 from tests.unit.test_curation_scored import write_scores
@@ -46,7 +46,7 @@ def job(lake: Path | str, models: dict[str, Any], **settings: Any) -> EncodeJobC
 def run(config: EncodeJobConfig) -> dict[str, Version]:
     quiet = Progress("encode", stream=io.StringIO())
     lake = Lake(config.lake)
-    return {b.output: run_boundary(lake, b, backend="inline", progress=quiet) for b in boundaries(config)}
+    return {b.output: run_pipeline_step(lake, b, backend="inline", progress=quiet) for b in pipeline_steps(config)}
 
 
 def digests(versions: dict[str, Version]) -> dict[str, str]:
@@ -84,15 +84,15 @@ def counting(function: Callable[..., Any], calls: list[Any]) -> Callable[..., An
     return counted
 
 
-def test_the_other_boundary_only_publishes(
+def test_the_other_pipeline_step_only_publishes(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures(tmp_path)
-    first, second = boundaries(job(tmp_path, models, also=[ALSO]))
+    first, second = pipeline_steps(job(tmp_path, models, also=[ALSO]))
     quiet = Progress("encode", stream=io.StringIO())
-    run_boundary(Lake(str(tmp_path)), first, backend="inline", progress=quiet)
+    run_pipeline_step(Lake(str(tmp_path)), first, backend="inline", progress=quiet)
     monkeypatch.setattr(encoding.EncodeWork, "setup", lambda _: pytest.fail("a model was loaded"))
-    assert run_boundary(Lake(str(tmp_path)), second, backend="inline", progress=quiet).rows == ROWS - 1
+    assert run_pipeline_step(Lake(str(tmp_path)), second, backend="inline", progress=quiet).rows == ROWS - 1
 
 
 def test_a_lost_shard_of_one_resolution_is_made_again_alone(tmp_path: Path, models: dict[str, Any]) -> None:
@@ -145,7 +145,7 @@ def test_killed_at_any_write_and_run_again_it_ends_in_the_same_versions_each_uni
     settings = {"also": [ALSO]}
     pictures(tmp_path / "undisturbed")
     expected = digests(run(job(tmp_path / "undisturbed", models, **settings)))
-    encoder = LatentEncoder(boundaries_encode(job(tmp_path, models)))
+    encoder = LatentEncoder(pipeline_steps_encode(job(tmp_path, models)))
     monkeypatch.setattr(encoding, "LatentEncoder", lambda _: encoder)
     kills = 0
     for number, after in kill_points():
@@ -168,7 +168,7 @@ def test_killed_at_any_write_and_run_again_it_ends_in_the_same_versions_each_uni
     assert kills >= 30  # of 40: the last few points lie behind the end
 
 
-def boundaries_encode(config: EncodeJobConfig) -> Any:
+def pipeline_steps_encode(config: EncodeJobConfig) -> Any:
     return config.encode
 
 
@@ -215,9 +215,9 @@ def test_scores_made_by_their_job_decide_what_encode_takes(
     measured = {"head": {"uri": head, "sha256": sha256}}
     score = {"clip": clip, "clip_digest": folder_digest(clip), "aesthetic_v1": measured, "batch": 4, "rows_per_unit": 2}
     config = from_dict(ScoreJobConfig, {"lake": str(tmp_path), "score": score})
-    (boundary,) = scoring.boundaries(config)
+    (pipeline_step,) = scoring.pipeline_steps(config)
     quiet = Progress("score", stream=io.StringIO())
-    scores = run_boundary(Lake(str(tmp_path)), boundary, backend="inline", progress=quiet)
+    scores = run_pipeline_step(Lake(str(tmp_path)), pipeline_step, backend="inline", progress=quiet)
     assert scores.manifest.parents == (
         str(images.ref),
         f"model:clip@{score['clip_digest']}",
@@ -226,7 +226,7 @@ def test_scores_made_by_their_job_decide_what_encode_takes(
     assert scores.rows == ROWS - 1 and "head.pth@" in "\n".join(scoring.plan(config).lines())
     with monkeypatch.context() as patched:
         patched.setattr(ScoreWork, "setup", lambda _: pytest.fail("a model was loaded"))
-        again = run_boundary(Lake(str(tmp_path)), boundary, backend="inline", progress=quiet)
+        again = run_pipeline_step(Lake(str(tmp_path)), pipeline_step, backend="inline", progress=quiet)
     assert again.ref == scores.ref
     table = scores.read()
     middle = sorted(table["aesthetic_v1"].to_pylist())[3]
@@ -281,9 +281,9 @@ def test_an_impossible_job_names_its_key(settings: dict[str, Any], key: str, mod
         job("unused", models, **settings)
 
 
-def test_boundaries_are_two_datasets_of_latents(models: dict[str, Any]) -> None:
-    found: tuple[Boundary, ...] = boundaries(job("unused", models, also=[ALSO]))
+def test_pipeline_steps_are_two_datasets_of_latents(models: dict[str, Any]) -> None:
+    found: tuple[PipelineStep, ...] = pipeline_steps(job("unused", models, also=[ALSO]))
     assert [(b.output, b.kind) for b in found] == [("latents", "latents"), ("small", "latents")]
     assert found[0].fingerprint != found[1].fingerprint
-    alone = boundaries(job("unused", models, latents="small", encode={"resolution": 16}))
+    alone = pipeline_steps(job("unused", models, latents="small", encode={"resolution": 16}))
     assert alone[0].fingerprint == found[1].fingerprint and alone[0].settings == found[1].settings

@@ -22,8 +22,8 @@ from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceCon
 from altdiffusion.curation.links import reader
 from altdiffusion.curation.links.filters import Bounds, first_proved, number_filters
 from altdiffusion.curation.links.reader import RowGroup, UnitReader, open_unit
-from altdiffusion.curation.links.select import Decided, SelectWork
-from altdiffusion.curation.links.source import plan_select, scan_source
+from altdiffusion.curation.links.select_work import Decided, SelectWork
+from altdiffusion.curation.links.source_parts import plan_select, scan_source
 from altdiffusion.storage.ledger import Unit
 from tests.source_rows import read_unit, split
 

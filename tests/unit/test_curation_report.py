@@ -27,7 +27,7 @@ from altdiffusion.curation.report.hosts import count_hosts, host_of
 from altdiffusion.curation.report.page import render
 from altdiffusion.curation.report.sample import accepted, draw_groups, read_sample
 from altdiffusion.curation.report.words import explain, withheld
-from altdiffusion.curation.report.write import report_html, write_report
+from altdiffusion.curation.report.write_report import report_html, write_report
 from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import IMAGES, SCORES
@@ -439,8 +439,8 @@ def test_round_ticks() -> None:
 
 
 def test_every_reason_that_curation_gives_is_explained() -> None:
+    from altdiffusion.curation.images.duplicates import REASONS as DUPLICATES
     from altdiffusion.curation.links.filters import REASONS as FILTERS
-    from altdiffusion.curation.pictures.distinct import REASONS as DUPLICATES
 
     for reason in (*FILTERS, *DUPLICATES, "takedown", "http_404", "http_503", "http_301", "opt_out:tdm-reservation"):
         assert explain(reason), reason

@@ -18,7 +18,7 @@ from altdiffusion.config import fingerprint, from_dict
 from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import HeadConfig, ScoreConfig
 from altdiffusion.curation.scoring.embedding import ClipEmbedder, clip_square
-from altdiffusion.curation.scoring.score import ScoreWork, SourceAestheticScorer, make_scorer, plan_score
+from altdiffusion.curation.scoring.score_work import ScoreWork, SourceAestheticScorer, make_scorer, plan_score
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCORES
 from altdiffusion.storage.dataset import Lake, Version

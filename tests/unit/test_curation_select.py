@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
 from altdiffusion.curation.links.filters import REASONS
-from altdiffusion.curation.links.select import SelectWork, buckets_of, by_bucket
-from altdiffusion.curation.links.source import plan_select, scan_source
+from altdiffusion.curation.links.select_work import SelectWork, buckets_of, by_bucket
+from altdiffusion.curation.links.source_parts import plan_select, scan_source
 from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage.dataset import Lake

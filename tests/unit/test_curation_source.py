@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config import PRESETS, SelectConfig, SourceConfig
-from altdiffusion.curation.links import source as module
-from altdiffusion.curation.links.columns import ALIASES, resolve_columns
-from altdiffusion.curation.links.source import Part, SourceScan, plan_select, scan_source
+from altdiffusion.curation.links import source_parts as module
+from altdiffusion.curation.links.source_columns import ALIASES, resolve_columns
+from altdiffusion.curation.links.source_parts import Part, SourceScan, plan_select, scan_source
 from altdiffusion.curation.links.sources import describe_sources, plan_sources
 from altdiffusion.errors import AltDiffusionError
 from tests.source_rows import normalised, read_all, read_unit

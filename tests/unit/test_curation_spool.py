@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from altdiffusion.curation.download.spool import Spool
+from altdiffusion.curation.download.spill import Spool
 
 
 def filled(path: Path, rows: int) -> Spool:

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion.curation.config import SourceConfig
-from altdiffusion.curation.links.source import scan_source
+from altdiffusion.curation.links.source_parts import scan_source
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.languages import CODES
 from altdiffusion.records import LINKS, REJECTS
@@ -32,7 +32,7 @@ from altdiffusion.storage.ledger import UnitRecord
 from demo import crawl, npm, site
 from demo.captions import captions
 from demo.concepts import OFF_TARGET, demo_concepts, held_out
-from demo.pictures import STYLES, draw
+from demo.images import STYLES, draw
 from demo.server import running, wait_until_ready
 from demo.truth import Comparison, compare, examine
 from tests.source_rows import read_part
@@ -453,7 +453,7 @@ def publish(
         rejects_by_reason=dict(Counter(f["expected"] for f in dropped)),
         rows_by_language=dict(Counter(f["language"] for f in accepted)),
     )
-    # both boundaries are written with the links schema here: the comparison reads ids, languages and reasons only
+    # both pipeline steps are written with the links schema here: the comparison reads ids, languages and reasons only
     return dataset.publish(kind="links" if name == "links" else "images", records=[record], parents=parents,
                            config={}, fingerprint="f").ref  # fmt: skip
 
@@ -506,7 +506,7 @@ def test_a_fault_under_another_reason_is_found(cache: Path, facts: list[dict[str
 def test_a_good_row_that_was_lost_is_found(cache: Path, facts: list[dict[str, Any]], lake: Lake) -> None:
     rows = perfect(facts)
     row = next(row for row in rows if row["kind"] == "plain" and row["language"] == "de")
-    row.update(boundary="download", expected="http_404")
+    row.update(pipeline_step="download", expected="http_404")
     assert len(found(cache, rows, lake).problems) == 1
 
 
@@ -529,8 +529,8 @@ def test_which_copy_stays_does_not_matter(cache: Path, facts: list[dict[str, Any
     rows = perfect(facts)
     copy = next(row for row in rows if row["kind"] == "copy_of_url")
     original = next(row for row in rows if row["kind"] == "plain" and row["url"] == copy["group"])
-    copy.update(boundary="", expected="accept")
-    original.update(boundary="select", expected="duplicate_url")
+    copy.update(pipeline_step="", expected="accept")
+    original.update(pipeline_step="select", expected="duplicate_url")
     imitate(lake, rows)
     assert examine(lake, "images", cache).problems == ()
 
@@ -539,8 +539,8 @@ def test_language_decisions_are_counted_not_demanded(cache: Path, facts: list[di
     rows = perfect(facts)
     spanish = [row for row in rows if row["kind"] == "plain" and row["language"] == "es"]
     spanish[0]["language"] = "pt"
-    spanish[1].update(boundary="select", expected="language")
-    next(row for row in rows if row["kind"] == "off_target").update(boundary="", expected="accept", language="ru")
+    spanish[1].update(pipeline_step="select", expected="language")
+    next(row for row in rows if row["kind"] == "off_target").update(pipeline_step="", expected="accept", language="ru")
     imitate(lake, rows)
     result = examine(lake, "images", cache)
     assert result.problems == ()

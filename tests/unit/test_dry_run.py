@@ -12,7 +12,7 @@ import yaml
 
 from altdiffusion.config import resolved
 from altdiffusion.storage import files
-from altdiffusion.training.local import run_local
+from altdiffusion.training.launch_local import run_local
 from jobs.harness import main
 from tests import training_lake
 from tests.training_lake import Recorder, file_hashes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.retrieval import Case, Rate, rate_of, read_cases, score, select_cases, shuffled
+from altdiffusion.evaluation.retrieval_accuracy import Case, Rate, rate_of, read_cases, score, select_cases, shuffled
 from altdiffusion.evaluation.table import Report, require
 
 CONCEPTS = [f"c{i:03d}" for i in range(100)]

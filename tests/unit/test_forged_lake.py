@@ -20,18 +20,18 @@ from hypothesis import strategies as st
 from altdiffusion import cli
 from altdiffusion.diffusion.autoencoder import noted
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.lineage.job_run import JobRun, _same_run, metrics_path
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import RunView
-from altdiffusion.lineage.run import JobRun, _same_run, metrics_path
 from altdiffusion.lineage.tracking import default_uri
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.documents import read_document
 from altdiffusion.storage.ledger import UnitRecord
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
+from altdiffusion.training.faults import failures, goodput
 from altdiffusion.training.order.language_rows import language_rows
-from altdiffusion.training.supervision import failures, journal
 from tests.lineage_lake import SmallLake
 
 CANARY = "a-canary-that-no-output-may-show"
@@ -53,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = UnitRecord(unit_id="u0", index=0, input_digest="0" * 64, rows_in=3, shards=small.links.shards)
     dataset.ledger(small.links.manifest.fingerprint).record(record)
     failures.record(small.uri, "quality", attempt="1", rank=0, step=3, error=AltDiffusionError("a", "b", "c"))
-    journal.Journal(small.uri, "quality", step=0, world=1, began=1.0).note(3, stall_s=0.5)
+    goodput.Journal(small.uri, "quality", step=0, world=1, began=1.0).note(3, stall_s=0.5)
     language_rows(small.latents)
     files.write_atomic(files.join(small.uri, "autoencoders", f"{'0' * 64}.json"), b'{"encoder": "a"}')
     victim = root / "victim"
@@ -121,7 +121,7 @@ def run_everything(lake: Path) -> None:
     for command in COMMANDS:
         assert cli.main([*command, "--lake", str(lake)]) in (0, 1, 2)
     for run in ("alignment", "quality"):
-        for read in (checkpoints.latest_verified, failures.read, journal.read):
+        for read in (checkpoints.latest_verified, failures.read, goodput.read):
             try:
                 read(str(lake), run)
             except AltDiffusionError:
@@ -322,7 +322,7 @@ def use_everything(lake: Path) -> None:
     run_everything(lake)
     for use in (
         lambda: failures.record(str(lake), "quality", attempt="2", rank=0, step=4, error=ValueError("x")),
-        lambda: journal.Journal(str(lake), "quality", step=0, world=1, began=1.0).note(4, stall_s=0.5),
+        lambda: goodput.Journal(str(lake), "quality", step=0, world=1, began=1.0).note(4, stall_s=0.5),
         lambda: evaluations.write(str(lake), "night", {"states": []}, {}),
         lambda: failures.clear(str(lake), "quality"),
         lambda: noted(str(lake), "0" * 64),

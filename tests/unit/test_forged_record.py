@@ -18,7 +18,7 @@ from altdiffusion.storage import evaluations
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.exports import card
 from altdiffusion.training.order.run_key import RunKey
-from altdiffusion.training.record import config_of, noising_of, read_record
+from altdiffusion.training.run.record import config_of, noising_of, read_record
 from tests.training_lake import config
 from tests.unit.test_forged_lake import NASTY, leaves, replaced
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.generate_work import decode_images, images_folder
 from altdiffusion.generation.model import resolve_model
-from altdiffusion.generation.work import decode_images, images_folder
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake, training_lake
@@ -87,7 +87,7 @@ def test_the_wrong_or_a_changed_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AltDiffusionError, match="was changed or damaged"):
         resolve_model(generation_lake.config(lake).model, lake)
 
-    from altdiffusion.generation.work import GenerateWork
+    from altdiffusion.generation.generate_work import GenerateWork
 
     with pytest.raises(AltDiffusionError, match="changed while images were drawn"):
         GenerateWork(lake, "drawn", pinned, generation_lake.config(lake)).setup()
@@ -104,7 +104,7 @@ def test_a_size_that_the_model_cannot_draw_is_named(tmp_path: Path) -> None:
 
 
 def test_pictures_survive_png(lake: str) -> None:
-    from altdiffusion.generation.work import encode_png
+    from altdiffusion.generation.generate_work import encode_png
 
     picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     np.testing.assert_array_equal(decode_images([encode_png(picture)])[0], picture)

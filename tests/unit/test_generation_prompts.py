@@ -13,8 +13,8 @@ import pytest
 
 from altdiffusion.config import from_dict
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.config import GenerateConfig, PromptsConfig
 from altdiffusion.generation.prompts import prompts_source, read_prompts
+from altdiffusion.generation.settings import GenerateConfig, PromptsConfig
 from altdiffusion.records import PROMPTS
 
 ROWS: list[dict[str, Any]] = [

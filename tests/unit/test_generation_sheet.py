@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.generate_work import encode_png
 from altdiffusion.generation.sheet import Cell, contact_sheet
 from altdiffusion.generation.typeface import Typefaces
-from altdiffusion.generation.work import encode_png
 from altdiffusion.languages import LANGUAGES
 
 pytest.importorskip("resvg_py", reason="drawing a sheet needs the demo's extra dependencies")

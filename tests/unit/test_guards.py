@@ -53,7 +53,7 @@ def test_importing_a_module_starts_nothing_heavy() -> None:
         "import sys\n"
         "import altdiffusion.config, altdiffusion.storage.dataset, altdiffusion.lineage.graph\n"
         "import altdiffusion.diffusion.noise, altdiffusion.diffusion.objective, altdiffusion.training.loop\n"
-        "import altdiffusion.curation.links.select, altdiffusion.generation.prompts\n"
+        "import altdiffusion.curation.links.select_work, altdiffusion.generation.prompts\n"
         "print([m for m in ('ray', 'mlflow', 'img2dataset') if m in sys.modules])"
     )
     done = run(sys.executable, "-c", code, PYTHONPATH="platform")

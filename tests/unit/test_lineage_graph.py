@@ -11,7 +11,7 @@ import pytest
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
-from altdiffusion.lineage import images, page, tree
+from altdiffusion.lineage import image_search, lineage_page, tree
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
@@ -90,14 +90,14 @@ def test_a_bare_name_means_the_head(tmp_path: Path) -> None:
     assert [node.digest for node in graph.find("links")] == [second.ref.digest]
     files.remove_tree(files.join(lake.uri, "datasets", "links", "head.json"))
     with pytest.raises(AltDiffusionError, match="ambiguous") as caught:
-        images.lineage(graphs.scan(lake.uri), "links", "up")
+        image_search.lineage(graphs.scan(lake.uri), "links", "up")
     assert first.ref.digest in str(caught.value) and second.ref.digest in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["latent", "qualty", "dataset:latnets@00000000", "latents@ffffffff"])
 def test_an_unknown_reference_names_the_nearest(graph: graphs.Graph, text: str) -> None:
     with pytest.raises(AltDiffusionError) as caught:
-        images.lineage(graph, text, "up")
+        image_search.lineage(graph, text, "up")
     assert repr(text) in str(caught.value)
     assert ("quality" if text == "qualty" else "latents") in caught.value.remedy
 
@@ -109,7 +109,7 @@ def test_a_generated_picture_leads_to_prompt_seed_checkpoint_and_source_row(
     file = tmp_path / "apple.png"
     file.write_bytes(picture)
     digest = files.sha256_hex(picture)
-    parts = [images.lineage(graph, text, "up") for text in (digest[:8], f"image:{digest}", str(file))]
+    parts = [image_search.lineage(graph, text, "up") for text in (digest[:8], f"image:{digest}", str(file))]
     assert {tree.render(part) for part in parts} == {tree.render(parts[0])}
     nodes = parts[0].nodes
     assert parts[0].root == f"image:{digest}"
@@ -119,15 +119,15 @@ def test_a_generated_picture_leads_to_prompt_seed_checkpoint_and_source_row(
     row = next(node for node in nodes.values() if node.kind == "row")  # seen in training with this very caption
     assert (row.facts["sample_id"], row.facts["url"]) == (101, "http://pictures.example/de.png")
     assert {str(small.quality), str(small.links.ref), str(SOURCE)} <= set(nodes)
-    assert images.lineage(graph, digest, "down").steps[f"image:{digest}"] == (str(small.generations.ref),)
+    assert image_search.lineage(graph, digest, "down").steps[f"image:{digest}"] == (str(small.generations.ref),)
 
 
 def test_a_collected_picture_leads_to_its_rows(small: SmallLake, graph: graphs.Graph) -> None:
     digest = files.sha256_hex(SOURCE_PICTURE)
-    above = images.lineage(graph, digest[:12], "up").nodes
+    above = image_search.lineage(graph, digest[:12], "up").nodes
     assert sorted(node.facts["sample_id"] for node in above.values() if node.kind == "row") == [100, 101, 102]
     assert str(SOURCE) in above and str(small.quality) not in above
-    assert str(small.quality) in images.lineage(graph, digest, "down").nodes
+    assert str(small.quality) in image_search.lineage(graph, digest, "down").nodes
 
 
 def test_a_picture_that_no_row_holds_is_an_error(graph: graphs.Graph, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_picture_that_no_row_holds_is_an_error(graph: graphs.Graph, tmp_path: 
     stranger.write_bytes(b"never seen")
     for text in (str(stranger), "0123456789abcdef"):
         with pytest.raises(AltDiffusionError, match="no row holds such a picture"):
-            images.lineage(graph, text, "up")
+            image_search.lineage(graph, text, "up")
 
 
 def test_what_the_lake_does_not_hold_is_marked(tmp_path: Path) -> None:
@@ -184,15 +184,15 @@ def test_the_tree_is_exact_and_draws_shared_branches_once(small: SmallLake, grap
 
 
 def test_the_page_is_self_contained_and_holds_every_node(small: SmallLake, graph: graphs.Graph) -> None:
-    text = page.render(graph, str(small.quality))
-    assert text == page.render(graphs.scan(small.uri), str(small.quality))
+    text = lineage_page.render(graph, str(small.quality))
+    assert text == lineage_page.render(graphs.scan(small.uri), str(small.quality))
     assert "http://" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "") and "https://" not in text
     drawn = {**graph.up(str(small.quality)).nodes, **graph.down(str(small.quality)).nodes}
     assert text.count("<rect class=") == len(drawn)
     for node in drawn.values():
         assert node.ref in text
     hostile = graphs.Node(ref="dataset:x", kind="source", name="<script>alert(1)</script>", digest="")
-    assert "<script" not in page.render(graphs.Graph("x", [hostile], {}), hostile.ref)
+    assert "<script" not in lineage_page.render(graphs.Graph("x", [hostile], {}), hostile.ref)
 
 
 def test_boxes_of_a_column_never_overlap() -> None:
@@ -210,12 +210,12 @@ def test_boxes_of_a_column_never_overlap() -> None:
     ]
     root = graphs.Node(ref="root", kind="model", name="root", digest="", parents=tuple(r for x in layers for r in x))
     named = {node.ref: node for node in [*nodes, root]}
-    layout = page._layout(named, page._columns(named, "root"))
+    layout = lineage_page._layout(named, lineage_page._columns(named, "root"))
     assert sum(len(items) for items in layout.columns) > len(named)  # there are lanes
     for items in layout.columns:
         ordered = sorted(items, key=lambda item: layout.centre[item])
         for one, other in pairwise(ordered):
-            need = (page._height(one, named) + page._height(other, named)) / 2 + page.ROW_GAP
+            need = (lineage_page._height(one, named) + lineage_page._height(other, named)) / 2 + lineage_page.ROW_GAP
             assert layout.centre[other] - layout.centre[one] >= need - 1e-6
 
 

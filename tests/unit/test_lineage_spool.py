@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from altdiffusion.lineage import spool as spools
-from altdiffusion.lineage.spool import MetricSpool, Record, Shipper, SpoolReader
+from altdiffusion.lineage import outbox as spools
+from altdiffusion.lineage.outbox import MetricSpool, Record, Shipper, SpoolReader
 
 
 def drain(reader: SpoolReader) -> list[Record]:
@@ -48,7 +48,7 @@ class Receiver:
 
 def test_importing_the_spool_imports_neither_mlflow_nor_torch() -> None:
     code = (
-        "import sys, altdiffusion.lineage.spool\n"
+        "import sys, altdiffusion.lineage.outbox\n"
         "print([name for name in ('mlflow', 'torch', 'pyarrow') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment(), check=True)
@@ -119,7 +119,7 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
 def test_a_writer_killed_at_any_moment_leaves_whole_records(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     code = (
-        "import sys; from altdiffusion.lineage.spool import MetricSpool\n"
+        "import sys; from altdiffusion.lineage.outbox import MetricSpool\n"
         "spool = MetricSpool(sys.argv[1])\n"
         "for step in range(int(sys.argv[2]), 10**9):\n"
         "    spool.append(step=step, metrics={'loss': step * 0.5})\n"

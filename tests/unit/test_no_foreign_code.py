@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from altdiffusion.curation.config.score import ClassifierConfig
-from altdiffusion.curation.encoding.tokens import open_tokenizer
+from altdiffusion.curation.encoding.caption_tokens import open_tokenizer
 from altdiffusion.curation.scoring.classifier import Classifier
 from altdiffusion.curation.scoring.embedding import ClipEmbedder
 from altdiffusion.diffusion.models import load_bundle

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from altdiffusion.config import load_config
-from altdiffusion.generation.config import PromptsConfig
+from altdiffusion.generation.settings import PromptsConfig
 from pipelines.common import Workers
-from pipelines.train import SamplesConfig, TrainJobConfig, sample_boundaries
+from pipelines.train import SamplesConfig, TrainJobConfig, sample_pipeline_steps
 
 PROMPTS = PromptsConfig(file="prompts.jsonl")
 
@@ -18,7 +18,7 @@ def test_a_pool_of_gpus_draws_them_where_one_is_named() -> None:
     config = load_config(TrainJobConfig, "jobs/configs/m18/quality.yaml", [])
     workers = Workers(max=8, gpus=1)
     samples = SamplesConfig(prompts=PROMPTS, fonts="", device="cuda", dtype="bfloat16", workers=workers)
-    drawn = sample_boundaries(replace(config, samples=samples), 5)[-1]
+    drawn = sample_pipeline_steps(replace(config, samples=samples), 5)[-1]
     assert (drawn.pool.max_size, drawn.resources.num_gpus) == (8, 1)
     assert drawn.settings["generate"]["device"] == "cuda" and drawn.settings["generate"]["dtype"] == "bfloat16"
 

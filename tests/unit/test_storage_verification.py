@@ -14,10 +14,10 @@ import pytest
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.columns import read_columns
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.erasure import erase
 from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 from altdiffusion.storage.verification import verify
 from tests import toy_work

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from altdiffusion.training.supervision import watch as watches
-from altdiffusion.training.supervision.waiting import is_waiting, waiting, waiting_for
-from altdiffusion.training.supervision.watch import Watch
+from altdiffusion.training.faults import watch as watches
+from altdiffusion.training.faults.watch import Watch
+from altdiffusion.training.waiting import is_waiting, waiting, waiting_for
 
 
 def test_marks_nest_and_end_with_their_block() -> None:

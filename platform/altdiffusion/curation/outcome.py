@@ -52,7 +52,7 @@ def finish_unit(
 
     Args:
         accepted: one table a shard, in order; empty ones leave no shard unless `keep_empty`.
-        keep_empty: write empty shards too, for boundaries where a shard's place in the list carries meaning.
+        keep_empty: write empty shards too, for pipeline steps where a shard's place in the list carries meaning.
         row_group_rows: of the shards; `NARROW_GROUP_ROWS` suits rows without pictures.
         tally: what to count of the accepted rows (`curation.tally`); only where units are few.
     """

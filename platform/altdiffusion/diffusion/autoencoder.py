@@ -21,7 +21,7 @@ import torch
 
 from altdiffusion.diffusion.models import local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import load_network
+from altdiffusion.diffusion.weight_files import load_network
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import read_document
 

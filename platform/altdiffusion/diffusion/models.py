@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import first_line, load_network, open_tokenizer, read_settings
+from altdiffusion.diffusion.weight_files import first_line, load_network, open_tokenizer, read_settings
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.files import filesystem, is_local, local_path
 
@@ -272,8 +272,8 @@ def load_bundle(
 
     Raises:
         AltDiffusionError: it is not a model folder of Stable Diffusion's kind, a part of it is missing or damaged, the
-            weights of a part are not exactly its network's (diffusion.weights), or tokenizer and text encoder do not
-            fit.
+            weights of a part are not exactly its network's (diffusion.weight_files), or tokenizer and text encoder do
+            not fit.
     """
     quiet_libraries()
     from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from altdiffusion.diffusion.weights import check_finite
+from altdiffusion.diffusion.weight_files import check_finite
 from altdiffusion.errors import AltDiffusionError
 
 CHECKPOINT = "model.ckpt"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from altdiffusion.diffusion.models import local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import first_line, load_network
+from altdiffusion.diffusion.weight_files import first_line, load_network
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.documents import read_document
 

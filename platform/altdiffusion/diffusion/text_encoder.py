@@ -10,7 +10,7 @@ import torch
 
 from altdiffusion.diffusion.models import check_reads, local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import load_network, open_tokenizer
+from altdiffusion.diffusion.weight_files import load_network, open_tokenizer
 from altdiffusion.errors import AltDiffusionError
 
 

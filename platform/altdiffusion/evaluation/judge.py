@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from altdiffusion.diffusion.weights import check_keys
+from altdiffusion.diffusion.weight_files import check_keys
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.files import read_bytes, write_atomic
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.retrieval import ENGLISH, LEVEL, NAMES, Rate, StateScore
+from altdiffusion.evaluation.retrieval_accuracy import ENGLISH, LEVEL, NAMES, Rate, StateScore
 from altdiffusion.languages import BY_CODE, CODES
 
 Rows = list[list[str]]

@@ -1,1 +1,1 @@
-"""Where units run: in this process, or on Ray Data. With `training/launch.py` the only importer of ray."""
+"""Where units run: in this process, or on Ray Data. With `training/launch_ray.py` the only importer of ray."""

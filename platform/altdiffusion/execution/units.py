@@ -30,7 +30,7 @@ class Unsettled(Exception):
 
 
 class UnitWork(Protocol):
-    """One boundary's work on one unit.
+    """One pipeline step's work on one unit.
 
     It is made on the driver and pickled to every worker, so its constructor only keeps descriptions (URIs, configs).
     Everything is a function of the unit and of what the constructor got: a unit may run twice (a worker died, two

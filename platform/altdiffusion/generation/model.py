@@ -8,7 +8,7 @@ from typing import Any
 from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref, read_lineage
 from altdiffusion.diffusion.scheduler import read_noising
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.config import ModelConfig
+from altdiffusion.generation.settings import ModelConfig
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.config import PromptsConfig
+from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.records import PROMPTS
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files

@@ -22,7 +22,7 @@ from altdiffusion.diffusion.models import ModelBundle
 from altdiffusion.diffusion.noise import INITIAL_NOISE, keyed_normal
 from altdiffusion.diffusion.scheduler import as_ddim, as_kind
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
-from altdiffusion.generation.config import SamplerName
+from altdiffusion.generation.settings import SamplerName
 
 NOISE_KEY = 0
 """First half of the key of the initial noise; the row's seed is the other."""

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from altdiffusion.lineage import graph as graphs
-from altdiffusion.lineage import images, tree
+from altdiffusion.lineage import image_search, tree
 
 _REF = (
     "kind:name@digest, name, name@prefix, a run's name (its newest checkpoint), 8 or more digits of a digest, "
@@ -70,15 +70,15 @@ def cmd_lineage(arguments: argparse.Namespace) -> int:
         return 0
     graph = graphs.scan(arguments.lake)
     if arguments.action == "page":
-        from altdiffusion.lineage import page
+        from altdiffusion.lineage import lineage_page
         from altdiffusion.storage import files
 
-        root = images.lineage(graph, arguments.ref, "up")
+        root = image_search.lineage(graph, arguments.ref, "up")
         extra = [node for ref, node in root.nodes.items() if ref not in graph.nodes]
-        files.write_atomic(arguments.out, page.render(graph.with_nodes(extra), root.root).encode())
+        files.write_atomic(arguments.out, lineage_page.render(graph.with_nodes(extra), root.root).encode())
         print(arguments.out)
         return 0
-    part = images.lineage(graph, arguments.ref, arguments.action)
+    part = image_search.lineage(graph, arguments.ref, arguments.action)
     if arguments.json:
         print(json.dumps(part.to_json(), ensure_ascii=False, indent=2))
     else:

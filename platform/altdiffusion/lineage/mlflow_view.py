@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from altdiffusion.lineage import graph as graphs
-from altdiffusion.lineage import page, tree
+from altdiffusion.lineage import lineage_page, tree
 from altdiffusion.lineage.kept import Kept
-from altdiffusion.lineage.spool import Record
+from altdiffusion.lineage.outbox import Record
 from altdiffusion.lineage.tracking import Tracking, is_refusal
 from altdiffusion.storage import files
 
@@ -309,7 +309,7 @@ class RunView:
         if record["ref"] not in whole.nodes:
             raise KeyError(record["ref"])
         self._store("lineage.html")
-        self._client.log_text(self._run_id, page.render(whole, record["ref"]), "lineage.html")
+        self._client.log_text(self._run_id, lineage_page.render(whole, record["ref"]), "lineage.html")
 
     def _status(self, record: Record) -> None:
         if self._session is not None and record["session"] != self._session:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.lineage import graph as graphs
+from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
-from altdiffusion.lineage.run import ABOUT, JOURNAL, METRICS
-from altdiffusion.lineage.spool import SpoolReader
+from altdiffusion.lineage.outbox import SpoolReader
 from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, answering, connect
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import NAME, optional_document

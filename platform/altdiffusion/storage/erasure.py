@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.columns import read_columns
 from altdiffusion.storage.dataset import Dataset, Version
 from altdiffusion.storage.documents import DIGEST
 from altdiffusion.storage.holdings import ROLES
+from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
 

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import REJECTS, SCHEMAS
 from altdiffusion.storage import files
-from altdiffusion.storage.columns import read_columns
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
 THREADS = 16

@@ -47,7 +47,7 @@ class UnitRecord:
     rejects_by_reason: Mapping[str, int] = field(default_factory=dict)
     rows_by_language: Mapping[str, int] = field(default_factory=dict)
     tally: Mapping[str, int] = field(default_factory=dict)
-    """Counts of accepted rows by measure, language and bin, for boundaries that take them (`curation.tally`)."""
+    """Counts of accepted rows by measure, language and bin, for pipeline steps that take them (`curation.tally`)."""
 
     def __post_init__(self) -> None:
         rejected = sum(self.rejects_by_reason.values())

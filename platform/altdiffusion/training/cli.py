@@ -13,7 +13,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.exports import cli as export_cli
 
 if TYPE_CHECKING:
-    from altdiffusion.training.order.seen import Seen
+    from altdiffusion.training.seen import Seen
 
 _NAME = re.compile(r"(?:checkpoint:)?(?P<run>[^@/]+)(?:/step-(?P<step>\d+))?(?:@[0-9a-f]+)?")
 
@@ -54,7 +54,7 @@ def cmd_seen(arguments: argparse.Namespace) -> int:
     Raises:
         AltDiffusionError: no such checkpoint, or the file cannot be written.
     """
-    from altdiffusion.training.order.seen import seen  # with torch, which other commands need not wait for
+    from altdiffusion.training.seen import seen  # with torch, which other commands need not wait for
 
     parts = seen(arguments.lake, *checkpoint_name(arguments.checkpoint))
     if arguments.out:
@@ -96,7 +96,7 @@ def _write(parts: list[Seen], path: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from altdiffusion.training.order.seen import SEEN
+    from altdiffusion.training.seen import SEEN
 
     try:
         with pa.OSFile(path, "wb") as sink, pq.ParquetWriter(sink, SEEN) as writer:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 import torch.distributed as dist
 from torch import Tensor
 
-from altdiffusion.training.supervision.waiting import waiting
+from altdiffusion.training.waiting import waiting
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from altdiffusion.curation.links.urls import parse
-from altdiffusion.storage.columns import read_columns
 from altdiffusion.storage.ledger import Ledger
+from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
 OWN = frozenset(

@@ -17,20 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DownloadConfig, RetryConfig, ScoreConfig
+from altdiffusion.curation.download.download_work import Controls, Crawler, Pinned, plan_download, unsettled, write_unit
 from altdiffusion.curation.download.outage import controls_of
-from altdiffusion.curation.download.spool import Rows
-from altdiffusion.curation.download.work import Controls, Crawler, Pinned, plan_download, unsettled, write_unit
+from altdiffusion.curation.download.spill import Rows
 from altdiffusion.curation.links.blocklist import DigestSet
-from altdiffusion.curation.network.addresses import Resolver
+from altdiffusion.curation.web.addresses import Resolver
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import read_range, unit_id
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.columns import read_columns
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord
 from altdiffusion.storage.removal import PICTURE
 from altdiffusion.storage.removal import REASON as TAKEDOWN
+from altdiffusion.storage.shard_columns import read_columns
 
 
 def plan_retry(links: Version, images: Version, download: DownloadConfig) -> list[Unit]:

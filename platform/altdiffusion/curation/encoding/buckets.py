@@ -14,7 +14,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from altdiffusion.diffusion.pictures import Size
+from altdiffusion.diffusion.image_crop import Size
 
 
 @functools.cache

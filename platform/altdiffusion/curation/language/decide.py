@@ -27,9 +27,9 @@ import pyarrow.compute as pc
 from altdiffusion.curation.assets import read_pinned
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language import scripts, word_lists
+from altdiffusion.curation.language.caption_words import Tokens, spans, tokens, totals
 from altdiffusion.curation.language.fasttext_model import MAX_LETTERS, FastTextModel
 from altdiffusion.curation.language.word_lists import WordLists
-from altdiffusion.curation.language.words import Tokens, spans, tokens, totals
 from altdiffusion.errors import AltDiffusionError
 
 UNKNOWN = "unknown"

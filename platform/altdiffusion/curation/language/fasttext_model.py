@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from altdiffusion.curation.language.words import Words, WordTable, words_of
+from altdiffusion.curation.language.caption_words import Words, WordTable, words_of
 from altdiffusion.errors import AltDiffusionError
 
 MAX_LETTERS = 4096

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from altdiffusion.curation.language.words import code_points
+from altdiffusion.curation.language.caption_words import code_points
 
 _FIRST, _LAST = 0x4E00, 0x9FFF
 _UNIT = 64

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from altdiffusion.curation.language.words import Tokens, Words, WordTable, code_points, spans, totals, words_of
+from altdiffusion.curation.language.caption_words import Tokens, Words, WordTable, code_points, spans, totals, words_of
 
 SCRIPTS = 12
 NONE, LATIN, CYRILLIC, ARABIC, DEVANAGARI, GREEK, HEBREW, THAI, HANGUL, KANA, HAN, OTHER = range(SCRIPTS)

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.curation.config import SourceConfig
-from altdiffusion.curation.links.columns import SCORES, SIZES, resolve_columns
 from altdiffusion.curation.links.filters import Bounds
+from altdiffusion.curation.links.source_columns import SCORES, SIZES, resolve_columns
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from altdiffusion.curation.links.select import SelectWork
-from altdiffusion.curation.links.source import SourceScan, describe_source, plan_select
+from altdiffusion.curation.links.select_work import SelectWork
+from altdiffusion.curation.links.source_parts import SourceScan, describe_source, plan_select
 from altdiffusion.storage.ledger import Unit, UnitRecord
 
 

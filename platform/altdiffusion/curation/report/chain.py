@@ -1,4 +1,4 @@
-"""The way of the rows: the versions from the select boundary to the pictures, and what each step dropped.
+"""The way of the rows: the versions from the select pipeline step to the pictures, and what each step dropped.
 
 Every number here is exact and read from manifests only. A later version of the same dataset may account for the same
 rows once more: a retry takes up the rejects of the version before it, a removal of duplicates carries them over. Its
@@ -143,7 +143,7 @@ def _ordered(reasons: Mapping[str, int]) -> dict[str, int]:
 
 
 def _name(before: Version | None, version: Version) -> str:
-    """The boundary's verb; manifests do not carry it, kinds and parents tell."""
+    """The pipeline step's verb; manifests do not carry it, kinds and parents tell."""
     kind = version.manifest.kind
     if before is None:
         from_source = any(ref.kind == "source" for ref in version.manifest.parent_refs)

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from altdiffusion.curation.config.report import ReportConfig
-from altdiffusion.curation.report.write import write_report
+from altdiffusion.curation.report.write_report import write_report
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Lake
 

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from altdiffusion.curation.config.report import ReportConfig
 from altdiffusion.curation.report import measures
 from altdiffusion.curation.report.chain import Chain, Step, read_chain
+from altdiffusion.curation.report.duplicate_pairs import Pair, duplicate_pairs
 from altdiffusion.curation.report.gallery import Gallery, choose_pictures
 from altdiffusion.curation.report.hosts import Hosts, count_hosts
 from altdiffusion.curation.report.measures import Distribution
-from altdiffusion.curation.report.pairs import Pair, duplicate_pairs
 from altdiffusion.curation.report.sample import Sample, accepted, keyed_order, read_sample, rejected
 from altdiffusion.curation.report.words import withheld
 from altdiffusion.curation.scoring.scored import check_scores, measured

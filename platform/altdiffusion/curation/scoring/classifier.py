@@ -19,7 +19,7 @@ from altdiffusion.curation.assets import check_folder
 from altdiffusion.curation.config import ClassifierConfig
 from altdiffusion.curation.scoring.embedding import Dtype
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import load_network, open_stock
+from altdiffusion.diffusion.weight_files import load_network, open_stock
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:

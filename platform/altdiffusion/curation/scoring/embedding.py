@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from altdiffusion.curation.assets import check_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weights import load_network, open_stock
+from altdiffusion.diffusion.weight_files import load_network, open_stock
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:

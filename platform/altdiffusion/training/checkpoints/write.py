@@ -17,7 +17,7 @@ from torch import Tensor
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import of_mapping, read_document
-from altdiffusion.training.checkpoints.checkpoint import (
+from altdiffusion.training.checkpoints.format import (
     COMPLETE,
     FORMAT,
     STATE,

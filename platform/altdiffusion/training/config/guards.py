@@ -10,7 +10,7 @@ from altdiffusion.config import operational
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpikeConfig:
-    """When a loss counts as a spike, and how many steps of it send the run back (see training.supervision.guards)."""
+    """When a loss counts as a spike, and how many steps of it send the run back (see training.faults.spikes)."""
 
     factor: float = 6.0
     """Standard deviations (estimated from the median absolute deviation) above the median of the window."""

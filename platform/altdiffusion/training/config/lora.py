@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraConfig:
-    """Low-rank adapters (training.network.lora): W + alpha / rank B A, of which A and B alone are trained."""
+    """Low-rank adapters (training.model.lora): W + alpha / rank B A, of which A and B alone are trained."""
 
     rank: int = 16
     alpha: float | None = None

@@ -40,7 +40,7 @@ class TrainConfig:
     """Left out where the run continues another one."""
     continue_from: str | None = None
     """RUN@STEP: goes on from that checkpoint with its weights, averages, moments, position and key, as that run would
-    have; only some settings may differ (training.continuing). Null begins at step 0 with what `start` names."""
+    have; only some settings may differ (training.run.continuing). Null begins at step 0 with what `start` names."""
     datasets: tuple[DatasetConfig, ...]
     seed: int = 0
     """Of all draws, with the run's name and stage: two runs with one seed meet other rows, noise and timesteps."""

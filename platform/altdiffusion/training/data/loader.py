@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from altdiffusion.diffusion.pictures import Unreadable
+from altdiffusion.diffusion.image_crop import Unreadable
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Version

@@ -38,11 +38,11 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import read_document
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.estimate.online import vae_bytes
-from altdiffusion.training.network import prepare_network
-from altdiffusion.training.network.lora import adapters, add_adapters
+from altdiffusion.training.estimate.online_cost import vae_bytes
+from altdiffusion.training.model import prepare_network
+from altdiffusion.training.model.lora import adapters, add_adapters
 from altdiffusion.training.order.mixture import make_order, sources_of
-from altdiffusion.training.record import read_record
+from altdiffusion.training.run.record import read_record
 from altdiffusion.training.update.optimizers import state_bytes
 
 GIB = 2**30
@@ -118,7 +118,7 @@ class Cost:
 
 
 def estimate(config: TrainConfig, shapes: Shapes) -> Cost:
-    """Counts a run; of the distillation stage `training.estimate.student` does."""
+    """Counts a run; of the distillation stage `training.estimate.student_cost` does."""
     quiet_libraries()
     encoder = _text_encoder(shapes.text)
     encoder_count = sum(parameter.numel() for parameter in encoder.parameters())

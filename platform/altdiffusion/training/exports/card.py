@@ -21,8 +21,8 @@ from altdiffusion.languages import BY_CODE, CODES
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.training.network.lora import STOCK_FILE
-from altdiffusion.training.record import read_record
+from altdiffusion.training.model.lora import STOCK_FILE
+from altdiffusion.training.run.record import read_record
 
 UNKNOWN = "unknown"
 """The hub's word for a licence that nobody has named."""

@@ -14,15 +14,15 @@ from altdiffusion.diffusion.text_encoder import load_text_encoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
-from altdiffusion.training.checkpoints.checkpoint import Checkpoint, Warn
+from altdiffusion.training.checkpoints import format as checkpoints
+from altdiffusion.training.checkpoints.format import Checkpoint, Warn
 from altdiffusion.training.config import LoraConfig
 from altdiffusion.training.exports.card import model_card
-from altdiffusion.training.loading import load_start, load_weights, new_student
-from altdiffusion.training.network.lora import write_stock_file
-from altdiffusion.training.record import noising_of, read_record
-from altdiffusion.training.resolve import ResolvedRun
-from altdiffusion.training.starts import unchanged_models
+from altdiffusion.training.model.lora import write_stock_file
+from altdiffusion.training.run.record import noising_of, read_record
+from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.run.starts import unchanged_models
+from altdiffusion.training.weights import load_start, load_weights, new_student
 
 Weights = Literal["ema", "raw"]
 

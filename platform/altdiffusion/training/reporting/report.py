@@ -6,11 +6,11 @@ import sys
 from dataclasses import dataclass
 from typing import Protocol
 
-from altdiffusion.lineage.spool import MetricSpool
-from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.lineage.outbox import MetricSpool
+from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.faults.goodput import NO_GOODPUT, Goodput
 from altdiffusion.training.reporting.peak import Peak
-from altdiffusion.training.supervision.journal import NO_GOODPUT, Goodput
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,14 @@ from altdiffusion.diffusion import noise
 from altdiffusion.diffusion.models import ModelBundle, trainable_parameters
 from altdiffusion.diffusion.objective import Noising, Schedule, squared_error
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.loader import Samples
-from altdiffusion.training.network import prepare_network
-from altdiffusion.training.network.lora import adapters
-from altdiffusion.training.network.text_cache import TextCache
+from altdiffusion.training.model import prepare_network
+from altdiffusion.training.model.flops import on_meta, step_flops
+from altdiffusion.training.model.lora import adapters
+from altdiffusion.training.model.text_cache import TextCache
 from altdiffusion.training.order.run_key import RunKey
-from altdiffusion.training.reporting.flops import on_meta, step_flops
 from altdiffusion.training.tasks.latents import LatentSource, OnlineLatents, StoredLatents
 
 

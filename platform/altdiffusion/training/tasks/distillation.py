@@ -22,13 +22,13 @@ from altdiffusion.diffusion import noise
 from altdiffusion.diffusion.readout import ReadOut, readout_error
 from altdiffusion.diffusion.teacher import eos_vectors
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.layout import PARALLEL
 from altdiffusion.training.data.loader import Samples
-from altdiffusion.training.data.tokens import TokenColumn
+from altdiffusion.training.data.token_check import TokenColumn
+from altdiffusion.training.model.flops import step_flops
 from altdiffusion.training.order.run_key import RunKey
-from altdiffusion.training.reporting.flops import step_flops
 from altdiffusion.training.tasks.pair import Pair
 
 

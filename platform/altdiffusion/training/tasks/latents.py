@@ -8,13 +8,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from altdiffusion.diffusion.latents import moments, scaled
+from altdiffusion.diffusion.latent_sample import moments, scaled
 from altdiffusion.diffusion.models import ModelBundle
 from altdiffusion.training.config import OnlineConfig
+from altdiffusion.training.data.images import picture_layout
 from altdiffusion.training.data.layout import LATENTS, Layout
 from altdiffusion.training.data.loader import Samples
-from altdiffusion.training.data.pictures import picture_layout
-from altdiffusion.training.data.tokens import TokenColumn
+from altdiffusion.training.data.token_check import TokenColumn
 
 
 class LatentSource(Protocol):

@@ -9,9 +9,9 @@ from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.diffusion.student import Student
 from altdiffusion.diffusion.teacher import load_tower
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.checkpoints.checkpoint import Checkpoint
-from altdiffusion.training.loading import load_student_of
-from altdiffusion.training.resolve import ResolvedRun
+from altdiffusion.training.checkpoints.format import Checkpoint
+from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.weights import load_student_of
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from altdiffusion.training.data.layout import Layout
 from altdiffusion.training.data.loader import Samples
-from altdiffusion.training.data.tokens import TokenColumn
+from altdiffusion.training.data.token_check import TokenColumn
 
 
 class Task(Protocol):

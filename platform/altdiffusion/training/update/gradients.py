@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from altdiffusion.training.supervision.waiting import waiting
+from altdiffusion.training.waiting import waiting
 
 BUCKET_BYTES = 32 << 20
 

@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from altdiffusion.storage import files
-from altdiffusion.training.checkpoints import checkpoint as checkpoints
-from altdiffusion.training.checkpoints.checkpoint import Checkpoint
+from altdiffusion.training.checkpoints import format as checkpoints
+from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.data.loader import Samples
-from altdiffusion.training.loading import check_shapes
-from altdiffusion.training.resolve import ResolvedRun
+from altdiffusion.training.model.sharding import ShardedGradients, Shards
+from altdiffusion.training.run.resolve import ResolvedRun
 from altdiffusion.training.tasks import Task
 from altdiffusion.training.update.ema import Ema
 from altdiffusion.training.update.gradients import Gradients, OwnGradients, SummedGradients
 from altdiffusion.training.update.optimizers import make_optimizer
-from altdiffusion.training.update.sharding import ShardedGradients, Shards
+from altdiffusion.training.weights import check_shapes
 
 
 class Flag:

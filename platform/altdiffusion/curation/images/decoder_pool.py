@@ -1,0 +1,211 @@
+"""Decoder processes of a worker: hostile bytes in, a stored picture or a reason out, whatever happens in between.
+
+A process that crashes, takes too long or wants too much memory is ended and replaced; the row that was in it is tried
+once more in a new one (it may have been somebody else's fault: the machine was short of memory), then rejected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import altdiffusion
+from altdiffusion.config import semantic
+from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.images.color import PROFILED, Profiled
+from altdiffusion.curation.images.decoder_process import ASK, DONE, READY, TELL
+from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.errors import AltDiffusionError
+
+COMMAND = (sys.executable, "-P", "-m", "altdiffusion.curation.images.decoder_process")
+_TRIES = 2
+_START_S = 120.0
+_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A picture as it is stored. Sides in pixels; `phash` of the stored picture, `whole_phash` before a crop or
+    border; both signed 64 bits. `profiled`: what became of the colours that the file states, if it states any."""
+
+    body: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+    phash: int
+    whole_phash: int
+    profiled: Profiled | None
+
+
+class DecoderPool:
+    """`config.decoders` processes for the threads of one worker; each starts when it is first needed."""
+
+    def __init__(self, config: DownloadConfig) -> None:
+        self._free: queue.LifoQueue[_Decoder] = queue.LifoQueue()
+        self._all = tuple(_Decoder(config) for _ in range(config.decoders))
+        for decoder in self._all:
+            self._free.put(decoder)
+
+    def decode(self, body: bytes) -> Decoded:
+        """Waits for a free process and has it decode.
+
+        Raises:
+            Refused: decode, decoder_crash, decode_timeout, memory_limit, or what `read_header` says.
+            AltDiffusionError: a process does not start.
+        """
+        with self._borrowed() as decoder:
+            return decoder.decode(body)
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[_Decoder]:
+        decoder = self._free.get()
+        try:
+            yield decoder
+        finally:
+            self._free.put(decoder)
+
+    def close(self) -> None:
+        """Ends the processes; the next `decode` starts new ones."""
+        for decoder in self._all:
+            decoder.stop()
+
+
+class _Decoder:
+    """One process, or none yet; used by one thread at a time."""
+
+    def __init__(self, config: DownloadConfig) -> None:
+        self._timeout_s = config.decode_timeout_s
+        self._memory_mib = config.decoder_memory_mib
+        self._settings = json.dumps(semantic(config))
+        self._environment = _environment(config)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sock: socket.socket | None = None
+        self._finalizer: weakref.finalize | None = None  # type: ignore[type-arg, unused-ignore]
+
+    def decode(self, body: bytes) -> Decoded:
+        for attempt in range(1, _TRIES + 1):
+            sock = self._sock or self._start()
+            try:
+                sock.settimeout(self._timeout_s)
+                sock.sendall(ASK.pack(len(body)))
+                sock.sendall(body)
+                head = _receive(sock, TELL.size)
+                answer = TELL.unpack(head) if head is not None else None
+                rest = _receive(sock, answer[-1]) if answer is not None else None
+            except TimeoutError:
+                self.stop()
+                raise Refused("decode_timeout", f"more than {self._timeout_s:g} s") from None
+            except OSError:
+                answer = rest = None
+            if answer is None or rest is None:
+                died = self.stop()
+                if attempt == _TRIES:
+                    raise Refused("decoder_crash", died)
+                continue
+            if answer[0] == DONE:
+                return Decoded(
+                    body=rest,
+                    width=answer[1],
+                    height=answer[2],
+                    original_width=answer[3],
+                    original_height=answer[4],
+                    phash=answer[5],
+                    whole_phash=answer[6],
+                    profiled=(None, *PROFILED)[answer[7]],
+                )
+            reason, _, detail = rest.decode().partition("\n")
+            if reason != "memory_limit":
+                raise Refused(reason, detail)
+            self.stop()  # a new process has all of its memory again
+            if attempt == _TRIES:
+                raise Refused(reason, f"more than {self._memory_mib} MiB")
+        raise AssertionError("unreachable")
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            for end in (ours, theirs):
+                for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                    end.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+            process = subprocess.Popen(
+                [*COMMAND, str(theirs.fileno()), self._settings],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                env=self._environment,
+            )
+        ours.settimeout(_START_S)
+        try:
+            head = _receive(ours, TELL.size)
+        except OSError:
+            head = None
+        if head is None or TELL.unpack(head)[0] != READY:
+            ours.close()
+            process.kill()
+            said = process.communicate()[1].decode(errors="replace").strip()
+            raise AltDiffusionError(
+                "the decoder process",
+                f"does not start ({said.splitlines()[-1][:200] if said else 'it says nothing'})",
+                "run `python -c 'import cv2, albumentations'` in the worker's environment and mend what it says",
+            )
+        if process.stderr is not None:
+            process.stderr.close()
+        self._process, self._sock = process, ours
+        self._finalizer = weakref.finalize(self, _end, process, ours)
+        return ours
+
+    def stop(self) -> str:
+        """Ends the process; says how it had ended by itself, if it had."""
+        if self._process is None or self._finalizer is None:
+            return ""
+        process, finalizer = self._process, self._finalizer
+        self._process = self._sock = self._finalizer = None
+        finalizer()
+        code = process.returncode
+        return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _receive(sock: socket.socket, length: int) -> bytes | None:
+    """So many bytes; None where the connection ends before."""
+    buffer = bytearray(length)
+    view, at = memoryview(buffer), 0
+    while at < length:
+        read = sock.recv_into(view[at:])
+        if not read:
+            return None
+        at += read
+    return bytes(buffer)
+
+
+def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    sock.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.2)  # a crash's own signal is worth a moment
+    process.kill()
+    process.wait()
+
+
+def _environment(config: DownloadConfig) -> dict[str, str]:
+    """Enough to find the packages; no secret of the worker's."""
+    kept = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME", "TMPDIR")
+    root = str(Path(altdiffusion.__file__).resolve().parents[1])
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {
+        **{name: os.environ[name] for name in kept if name in os.environ},
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "OPENCV_IO_MAX_IMAGE_PIXELS": str(config.max_pixels),
+        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    }

@@ -1,0 +1,228 @@
+"""Score: images -> one row of numbers a picture. One pass of CLIP's picture tower serves the embedding and every head.
+
+`ScoreWork` fills a dataset of kind `scores`; `make_scorer` gives the one number that download takes along.
+
+Pictures are decoded by threads ahead of the model; the model always sees a full batch, padded with black squares, so
+that its kernels are the same ones whatever the unit's size. A unit run twice on one kind of device so writes the same
+bytes. Between units of other sizes a picture stands at another place of its batch, where kernels may round the last
+bit differently: its scores are then equal to about 1e-6 in float32, not to the bit. `batch`, `rows_per_unit` and
+`dtype` therefore are part of what a version is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from altdiffusion.curation.ahead import ahead
+from altdiffusion.curation.config import SCORE_NAMES, ScoreConfig
+from altdiffusion.curation.images.binary_columns import binary_rows, bodies_of
+from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.scoring.classifier import Classifier
+from altdiffusion.curation.scoring.embedding import ClipEmbedder
+from altdiffusion.curation.scoring.heads import Head
+from altdiffusion.diffusion.image_crop import Unreadable, open_rgb
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.records import SCORES
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.ledger import Unit, UnitRecord
+
+Pixels = tuple[npt.NDArray[Any], ...]
+"""One picture as each model wants it."""
+
+
+class Scorer(Protocol):
+    """Adds one number a picture."""
+
+    requires: tuple[str, ...]
+    """Columns it reads."""
+    provides: str
+    """Column it fills."""
+
+    def score(self, images: pa.Table) -> pa.Array | pa.ChunkedArray:
+        """float32 (nullable), one a row, in order."""
+
+
+def make_scorer(config: ScoreConfig) -> Scorer:
+    """Loads the scorer of `aesthetic_score`, in the worker: the source's own column, or CLIP with the V1 head."""
+    return SourceAestheticScorer() if config.clip is None else ClipAestheticScorer(config)
+
+
+class SourceAestheticScorer:
+    """Passes the source's own aesthetic column through."""
+
+    requires: tuple[str, ...] = ("aesthetic",)
+    provides = "aesthetic_score"
+
+    def score(self, images: pa.Table) -> pa.Array | pa.ChunkedArray:
+        return images["aesthetic"].cast(pa.float32())
+
+
+class ClipAestheticScorer:
+    """CLIP's image embedding through LAION's V1 head; null where a picture cannot be read."""
+
+    requires: tuple[str, ...] = ("image",)
+    provides = "aesthetic_score"
+
+    def __init__(self, config: ScoreConfig) -> None:
+        if config.aesthetic_v1 is None:
+            raise AltDiffusionError(
+                "score.clip", "has no aesthetic head", "give score.aesthetic_v1, or set clip to null"
+            )
+        alone = dataclasses.replace(config, aesthetic_v2=None, nsfw=None, watermark=None)
+        self._scorer = PictureScorer(alone)
+
+    def score(self, images: pa.Table) -> pa.Array | pa.ChunkedArray:
+        """[rows] about 1 to 10."""
+        found, unreadable = self._scorer.score(images["image"])
+        place = np.full(images.num_rows, -1, np.int64)
+        place[_readable(images.num_rows, unreadable)] = np.arange(found.num_rows)
+        return found["aesthetic_v1"].take(pa.array(place, mask=place < 0))
+
+
+class PictureScorer:
+    """Everything that a config wants measured of a picture."""
+
+    def __init__(self, config: ScoreConfig) -> None:
+        """Loads the models.
+
+        Raises:
+            AltDiffusionError: weights are missing, not those pinned, or do not fit each other.
+        """
+        self._config = config
+        self._embedder: ClipEmbedder | None = None
+        self._heads: dict[str, Head] = {}
+        if config.clip is not None and config.clip_digest is not None:
+            self._embedder = ClipEmbedder(config.clip, config.clip_digest, device=config.device, dtype=config.dtype)
+            width = self._embedder.width
+            self._heads = {name: Head(head, width, config.device) for name, head in config.heads.items()}
+        self._classifiers = {
+            name: Classifier(classifier, device=config.device, dtype=config.dtype)
+            for name, classifier in config.classifiers.items()
+        }
+        self._models: list[ClipEmbedder | Classifier] = [*self._classifiers.values()]
+        if self._embedder is not None:
+            self._models.insert(0, self._embedder)
+
+    def score(self, bodies: pa.ChunkedArray) -> tuple[pa.Table, dict[int, str]]:
+        """Scores n encoded pictures; at most four batches of them are held in memory at a time.
+
+        Returns:
+            The readable ones' embedding and scores, in order: those columns of SCORES, null where not configured.
+            Why each other one cannot be read, by row.
+        """
+        config = self._config
+        prepared = ahead(self._prepare, bodies_of(bodies), threads=config.threads, depth=2 * config.batch)
+        unreadable: dict[int, str] = {}
+        batches = [self._columns(batch) for batch in _batches(prepared, config.batch, unreadable)]
+        schema = pa.schema([SCORES.field(name) for name in ("embedding", *SCORE_NAMES)])
+        return pa.Table.from_batches(
+            [pa.record_batch([columns[field.name] for field in schema], schema=schema) for columns in batches], schema
+        ), unreadable
+
+    def _prepare(self, body: bytes) -> Pixels | Unreadable:
+        try:
+            rgb = open_rgb(body)
+        except Unreadable as unreadable:
+            return unreadable
+        return tuple(model.pixels(rgb) for model in self._models)
+
+    def _columns(self, pictures: Sequence[Pixels]) -> dict[str, pa.Array]:
+        count = len(pictures)
+        stacks = [self._stack([picture[number] for picture in pictures]) for number in range(len(self._models))]
+        columns: dict[str, pa.Array] = {
+            name: pa.nulls(count, SCORES.field(name).type) for name in ("embedding", *SCORE_NAMES)
+        }
+        if self._embedder is not None:
+            embedding = self._embedder.embed(stacks.pop(0))
+            columns["embedding"] = binary_rows(embedding[:count].cpu().numpy().astype(np.float16))
+            for name, head in self._heads.items():
+                columns[name] = pa.array(head(embedding)[:count].cpu().numpy(), pa.float32())
+        for (name, classifier), stack in zip(self._classifiers.items(), stacks, strict=True):
+            columns[name] = pa.array(classifier.score(stack)[:count].cpu().numpy(), pa.float32())
+        return columns
+
+    def _stack(self, pictures: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """A full batch [batch, ...], zeros behind the last picture."""
+        shapes = {picture.shape for picture in pictures}
+        if len(shapes) != 1:
+            raise AltDiffusionError(
+                "a classifier's preprocessing", f"makes pictures of {len(shapes)} sizes", "have it resize to one size"
+            )
+        stack = np.zeros((self._config.batch, *shapes.pop()), pictures[0].dtype)
+        np.stack(pictures, out=stack[: len(pictures)])
+        return stack
+
+
+def _batches(prepared: Iterator[Pixels | Unreadable], size: int, unreadable: dict[int, str]) -> Iterator[list[Pixels]]:
+    """The readable pictures, `size` at a time; notes the others in `unreadable`."""
+    batch: list[Pixels] = []
+    for row, picture in enumerate(prepared):
+        if isinstance(picture, Unreadable):
+            unreadable[row] = str(picture)
+            continue
+        batch.append(picture)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _readable(rows: int, unreadable: dict[int, str]) -> npt.NDArray[np.int64]:
+    """The other rows, in order."""
+    return np.setdiff1d(np.arange(rows), np.fromiter(unreadable, np.int64, len(unreadable)))
+
+
+def plan_score(images: Version, rows_per_unit: int, *models: str) -> list[Unit]:
+    """Units of an images version, in order; `models` are the references of what scores."""
+    return plan_ranges(images, rows_per_unit, *models)
+
+
+class ScoreWork:
+    """Works a row range of images. A unit leaves exactly one shard, if need be an empty one: where a row's scores lie
+    follows from its place among the images (`scored.py`)."""
+
+    def __init__(self, *, lake: str, dataset: str, config: ScoreConfig) -> None:
+        self.lake, self.dataset, self.config = lake, dataset, config
+        self._versions: dict[str, Version] = {}
+        self._scorer: PictureScorer | None = None
+
+    def setup(self) -> None:
+        """Loads the models."""
+        self._scorer = PictureScorer(self.config)
+
+    def run(self, unit: Unit) -> UnitRecord:
+        """Scores and writes one unit; a picture that cannot be read is rejected."""
+        if self._scorer is None:
+            raise RuntimeError("setup() has not been called")
+        images = read_range(self.lake, unit, self._versions)
+        scores, unreadable = self._scorer.score(images["image"])
+        dropped = list(unreadable)
+        gone = images.select(["sample_id", "url", "language"]).take(pa.array(dropped, pa.int64()))
+        kept = images.select(["sample_id", "image_sha256", "language"]).take(_readable(images.num_rows, unreadable))
+        columns = {name: kept[name] for name in kept.column_names}
+        columns |= {name: scores[name] for name in scores.column_names}
+        rejects = rejects_table(
+            unit.id,
+            row=dropped,
+            reason=["decode"] * len(dropped),
+            sample_id=gone["sample_id"],
+            url=gone["url"],
+            language=gone["language"],
+            detail=list(unreadable.values()),
+        )
+        return finish_unit(
+            Lake(self.lake).dataset(self.dataset),
+            unit,
+            rows_in=images.num_rows,
+            accepted=[pa.table([columns[field.name] for field in SCORES], schema=SCORES)],
+            rejects=rejects,
+            keep_empty=True,
+        )

@@ -1,0 +1,259 @@
+"""One answer of HTTP/1.1 (RFC 9110, RFC 9112), read from a connection to the byte.
+
+Lenient in what it takes, strict in what may follow: an answer that departs from the grammar, or whose length could be
+read in two ways, is still an answer as long as its body is one thing; but only a connection whose answer was beyond
+doubt and read to its last byte carries another request (`Answer.is_read`). So no byte of one answer is ever part of
+the next one's.
+
+Interim answers (1xx; RFC 9110, 15.2) are skipped, however many in `INTERIM`; 101 was not asked for and ends it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+from altdiffusion.curation.web.addresses import Refused
+
+HEAD_BYTES = 1 << 16
+"""Of status lines and headers in all, interim ones included, and of trailers."""
+HEAD_LINES = 100
+"""Header lines of one answer."""
+INTERIM = 100
+"""Interim answers before the final one."""
+_LINE_BYTES = 1 << 16
+_CHUNK_LINE_BYTES = 256
+"""Of a chunk's size and extensions."""
+_PIECE = 1 << 16
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\x00\r\n]*)?\r\n")
+_LOOSE_STATUS = re.compile(rb"HTTP/1\.([0-9]+)[ \t]+([1-9][0-9][0-9])(?:[ \t][^\n]*)?\r?\n")
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00\r\n]*)\r\n")
+_LENGTH = re.compile(r"[0-9]{1,19}")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+_EMPTY = frozenset({204, 205, 304})
+"""Statuses without a body. 205 must not have one either (RFC 9110, 15.3.6)."""
+
+
+class Headers:
+    """The header fields of an answer, in order; names are told apart whatever their case."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, list[str]] = {}
+
+    def add(self, name: str, value: str) -> None:
+        """Append a field; several of one name stay apart."""
+        self._fields.setdefault(name.lower(), []).append(value)
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return the first value of that name."""
+        return self._fields.get(name.lower(), [default])[0]
+
+    def get_all(self, name: str) -> list[str]:
+        """Return all values of that name, in order."""
+        return self._fields.get(name.lower(), [])
+
+    def tokens(self, name: str) -> list[str]:
+        """Return the members of a comma-separated list over all fields of that name, in lower case."""
+        return [part.strip().lower() for value in self.get_all(name) for part in value.split(",") if part.strip()]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, in lower case."""
+        return iter(self._fields)
+
+
+class Answer:
+    """The final answer to one GET: its head is read when it is made, its body by `read`.
+
+    Args:
+        reader: what comes on the connection.
+
+    Raises:
+        Refused: bad_response, http_101.
+        EOFError: the other side closed before the head was whole.
+    """
+
+    def __init__(self, reader: io.BufferedIOBase) -> None:
+        self._reader = reader
+        self._left = HEAD_BYTES
+        self._clean = True
+        self.status = 100
+        number = 0
+        while self.status < 200:
+            if number > INTERIM:
+                raise Refused("bad_response", f"more than {INTERIM} interim answers")
+            self.status, self.headers = self._head()
+            if self.status == 101:
+                raise Refused("http_101", "another protocol, not asked for")
+            number += 1
+        self._chunked, self._length = self._framing()
+        self._body_is_read = self._length == 0
+        self._body_is_whole = True
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body as stated; None where it is chunked or ends with the connection."""
+        return self._length
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the connection can carry another request: nothing of this answer is left on it, beyond doubt."""
+        return self._clean and self._body_is_read and "close" not in self.headers.tokens("Connection")
+
+    def read(self, max_bytes: int, *, cut: bool = False) -> bytes:
+        """Return the body; call it once.
+
+        Args:
+            cut: of a longer body, return its beginning.
+
+        Raises:
+            Refused: too_large, truncated, bad_response.
+        """
+        if self._length is not None and self._length > max_bytes and not cut:
+            raise Refused("too_large", f"{self._length} bytes declared")
+        self._body_is_whole = False
+        if self._length is not None and self._length <= max_bytes:
+            whole = self._exactly(self._length)
+            self._body_is_read = True
+            return whole
+        body = bytearray()
+        for piece in self._pieces(max_bytes):
+            body += piece
+            if len(body) > max_bytes:
+                if cut:
+                    return bytes(body[:max_bytes])
+                raise Refused("too_large", f"more than {max_bytes} bytes")
+        self._body_is_read = self._chunked  # to its last byte: a longer one has been refused or cut
+        return bytes(body)
+
+    def skip(self, waiting: int) -> None:
+        """Read a body that is not wanted if that costs nothing: `waiting` bytes have already come, none was read."""
+        if self._body_is_whole and self._clean and self._length is not None and self._length <= waiting:
+            self._exactly(self._length)
+            self._body_is_read = True
+
+    # The head:
+
+    def _head(self) -> tuple[int, Headers]:
+        line = self._line()
+        found = _STATUS.fullmatch(line)
+        if found is None:
+            self._clean = False
+            found = _LOOSE_STATUS.fullmatch(line)
+        if found is None:
+            raise Refused("bad_response", f"status line {line[:40]!r}")
+        if int(found[1]) == 0:
+            self._clean = False  # HTTP/1.0 closes
+        return int(found[2]), self._fields()
+
+    def _fields(self) -> Headers:
+        headers = Headers()
+        name, value = "", ""
+        for _ in range(HEAD_LINES + 1):
+            line = self._line()
+            found = _FIELD.fullmatch(line)
+            if found is None:
+                if line[:1] in b" \t" and line.strip() and name:  # a folded value
+                    self._clean = False
+                    value += " " + _text(line)
+                    continue
+                if line == b"\r\n" or line == b"\n":
+                    self._clean = self._clean and line == b"\r\n"
+                    if name:
+                        headers.add(name, value)
+                    return headers
+                self._clean = False
+            if name:
+                headers.add(name, value)
+            if found is not None:
+                name, value = found[1].decode("ascii"), _text(found[2])
+            else:  # a line that is not a field: taken if it looks like one, else left out
+                before, colon, after = line.partition(b":")
+                name, value = (_text(before), _text(after)) if colon else ("", "")
+        raise Refused("bad_response", f"more than {HEAD_LINES} header lines")
+
+    def _line(self) -> bytes:
+        line = self._reader.readline(min(_LINE_BYTES, self._left) + 1)
+        self._left -= len(line)
+        if self._left < 0 or len(line) > _LINE_BYTES:
+            raise Refused("bad_response", f"more than {HEAD_BYTES} bytes of headers")
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return line
+
+    # The body:
+
+    def _framing(self) -> tuple[bool, int | None]:
+        """Whether it is chunked, and else its length; None: it ends with the connection (RFC 9112, 6.3)."""
+        codings = self.headers.tokens("Transfer-Encoding")
+        lengths = [part.strip() for value in self.headers.get_all("Content-Length") for part in value.split(",")]
+        if self.status in _EMPTY:
+            states_a_body = codings or (self.status != 304 and set(lengths) - {"0"})  # 304: that of the picture kept
+            self._clean = self._clean and not states_a_body
+            return False, 0
+        if codings:
+            if set(codings) == {"chunked"}:  # said twice, it was done once
+                self._clean = self._clean and not lengths and len(codings) == 1
+                return True, None
+            self._clean = False
+            if codings != ["identity"]:
+                raise Refused("bad_response", f"Transfer-Encoding {', '.join(codings)[:40]}")
+        if not lengths:
+            return False, None
+        if not all(_LENGTH.fullmatch(value) for value in lengths) or len({int(value) for value in lengths}) > 1:
+            raise Refused("bad_response", f"Content-Length {', '.join(lengths)[:40]}")
+        return False, int(lengths[0])
+
+    def _exactly(self, count: int) -> bytes:
+        """In one piece, without a second copy."""
+        found = self._reader.read(count) if count else b""
+        if len(found) != count:
+            raise Refused("truncated", f"{len(found)} of {count} bytes")
+        return found
+
+    def _pieces(self, max_bytes: int) -> Iterator[bytes]:
+        """Of a body whose length is not stated, or longer than wanted; no piece is longer than one byte too many."""
+        if self._chunked:
+            yield from self._chunks(max_bytes)
+            return
+        left = max_bytes + 1
+        while left and (piece := self._reader.read(min(_PIECE, left))):
+            left -= len(piece)
+            yield piece
+        if left and self._length is not None:
+            raise Refused("truncated", f"{max_bytes + 1 - left} of {self._length} bytes")
+
+    def _chunks(self, max_bytes: int) -> Iterator[bytes]:
+        left = max_bytes + 1
+        while size := self._chunk_size():
+            wanted = min(size, left)
+            piece = self._reader.read(wanted)
+            if len(piece) < wanted:
+                raise Refused("truncated", "chunked body ends early")
+            yield piece
+            left -= size
+            if left <= 0:  # more than was wanted, and so never read to its end
+                return
+            end = self._reader.read(2)
+            if end != b"\r\n":
+                if len(end) < 2:
+                    raise Refused("truncated", "chunked body ends early")
+                raise Refused("bad_response", "chunk is longer than its size")
+        self._left = HEAD_BYTES
+        try:
+            self._fields()  # trailers: read over
+        except EOFError:
+            raise Refused("truncated", "chunked body ends early") from None
+
+    def _chunk_size(self) -> int:
+        line = self._reader.readline(_CHUNK_LINE_BYTES)
+        found = _CHUNK.fullmatch(line)
+        if found is None:
+            if not line.endswith(b"\n") and len(line) < _CHUNK_LINE_BYTES:
+                raise Refused("truncated", "chunked body ends early")
+            raise Refused("bad_response", f"chunk size {line[:20]!r}")
+        return int(found[1], 16)
+
+
+def _text(value: bytes) -> str:
+    return value.strip(b" \t\r\n").decode("latin-1")

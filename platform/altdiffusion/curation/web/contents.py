@@ -1,0 +1,89 @@
+"""What a body is beneath its Content-Encoding: servers name encodings that they did not apply, and apply some unasked.
+
+We ask for none (`Accept-Encoding: identity`). A body that begins as a picture does is a picture, whatever the header
+says; else gzip and deflate are undone, within the cap of bytes; any other name is refused, unless it is not the name
+of an encoding at all (`UTF-8`, `none`, `binary`) and a text was asked for.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from altdiffusion.curation.web.addresses import Refused
+
+_GZIP = frozenset({"gzip", "x-gzip"})
+_UNDONE = _GZIP | {"deflate"}
+_REAL = frozenset({"br", "zstd", "compress", "x-compress", "exi", "pack200-gzip", "dcb", "dcz", "lzma", "bzip2"})
+"""Names of encodings (IANA's, and some in use) that are not undone."""
+_AT_MOST = 3
+_PICTURES = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"\xff\x0a"),
+    b"\x00\x00\x00\x0cJXL ",
+)
+
+
+def is_picture(body: bytes) -> bool:
+    """Return whether a body begins as a picture of any format does: no gzip or deflate stream does."""
+    return (
+        body.startswith(_PICTURES)
+        or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
+        or body[4:8] == b"ftyp"
+        or (body[:2] == b"BM" and body[6:10] == bytes(4))
+    )
+
+
+def decoded(body: bytes, encodings: list[str], max_bytes: int, *, text: bool = False) -> bytes:
+    """Return the body as it was before its encodings.
+
+    Args:
+        encodings: names in lower case, in the order in which they were applied.
+        text: a text was asked for, and its first `max_bytes` will do.
+
+    Raises:
+        Refused: content_encoding, too_large, truncated.
+    """
+    names = [name for name in encodings if name != "identity"]
+    if not names or is_picture(body):
+        return body
+    if len(names) > _AT_MOST:
+        raise Refused("content_encoding", ", ".join(names)[:40])
+    for name in reversed(names):
+        if name in _UNDONE:
+            body = _inflated(body, name, max_bytes, cut=text, may_end=text and len(body) >= max_bytes)
+        elif not text or name in _REAL:
+            raise Refused("content_encoding", name[:40])
+        if is_picture(body):
+            break
+    return body
+
+
+def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: bool) -> bytes:
+    """The contents of a gzip file of one or more members, or of a deflate stream with zlib's header or without."""
+    found = bytearray()
+    left = body
+    while left:
+        stream = zlib.decompressobj(wbits=_window(name, left))
+        try:
+            found += stream.decompress(left, max_bytes + 1 - len(found))
+        except zlib.error as error:
+            if found and name in _GZIP:
+                break  # what stands behind the last member is padding
+            raise Refused("content_encoding", f"{name}: {error}"[:80]) from error
+        if len(found) > max_bytes:
+            if cut:
+                return bytes(found[:max_bytes])
+            raise Refused("too_large", f"more than {max_bytes} bytes in {name}")
+        if not stream.eof:
+            if may_end:
+                break
+            raise Refused("truncated", f"{name} ends early")
+        left = stream.unused_data if name in _GZIP else b""
+    return bytes(found)
+
+
+def _window(name: str, body: bytes) -> int:
+    """zlib's number for the kind of stream; deflate without zlib's header is common (RFC 9110, 8.4.1.2)."""
+    if name in _GZIP:
+        return zlib.MAX_WBITS | 16
+    has_header = len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
+    return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS

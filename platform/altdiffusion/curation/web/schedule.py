@@ -1,0 +1,493 @@
+"""Which link is asked next: every host in its turn, no host faster than it may be asked, no thread ever asleep on one.
+
+A unit's links wait in one queue a host. A fetcher takes the next host whose turn has come; pacing, Retry-After,
+backoff and a robots.txt that is still on its way hold the host back, not a thread. A redirect goes to the end of the
+queue of the host it names; so does a second attempt, when it is due. What has been fetched waits, in bounded memory,
+until it is taken by `next`, in order of arrival.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import itertools
+import threading
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.links.blocklist import Blocklist
+from altdiffusion.curation.links.urls import Target
+from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.web.connections import Deadline
+from altdiffusion.curation.web.fetch import Fetched, Fetcher, Later, Moved
+from altdiffusion.curation.web.robots import Robots, RobotsCache
+
+_AGAIN = frozenset({"timeout", "connect", "reset", "http_429", "http_503"})
+_ROBOTS_AGAIN = frozenset({"connect", "robots_unreachable"})
+_LONGEST_BACKOFF_S = 30.0
+_HOST = r"^ *[A-Za-z]+://(?P<host>[^/?#:@\\]+)"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a row: a body, or the reason why there is none."""
+
+    row: int
+    body: bytes | None
+    reason: str = ""
+    detail: str = ""
+    final_url: str = ""
+    """The link that gave the body, where redirects led to it."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """When a host may be asked again, in seconds of time.monotonic()."""
+
+    next_at: float = 0.0
+    paused_until: float = 0.0
+    crawl_delay_s: float = 0.0
+    strikes: int = 0
+    """429 and 503 in a row."""
+
+
+class Paces:
+    """The pace of each host, kept from unit to unit of one worker."""
+
+    def __init__(self) -> None:
+        self._paces: dict[str, Pace] = {}
+
+    def of(self, host: str) -> Pace:
+        return self._paces.setdefault(host, Pace())
+
+    def forget_past(self) -> None:
+        """Forgets the hosts that may be asked at once."""
+        now = time.monotonic()
+        self._paces = {
+            host: pace for host, pace in self._paces.items() if max(pace.next_at, pace.paused_until) > now
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Job:
+    """One attempt at a row, or what a redirect made of it."""
+
+    row: int
+    target: Target
+    hops: int = 0
+    tries: int = 0
+    spent_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Host:
+    """A queue: rows `at` to `stop` of the schedule's order have not been tried, `again` are due at their time."""
+
+    name: str
+    pace: Pace
+    at: int = 0
+    stop: int = 0
+    again: list[tuple[float, int, _Job]] = field(default_factory=list)
+    active: int = 0
+    entry: int | None = None
+    """Number of its entry in the heap; other entries of it are void."""
+    held: bool = False
+    """Its robots.txt is being asked for, or waits to be."""
+    robots_tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    host: _Host
+    job: _Job
+    robots: Robots | None
+    asks_robots: bool
+
+
+class Schedule:
+    """Fetches a unit's links with `config.threads` threads for the length of a `with` block.
+
+    Args:
+        urls: string, one a row.
+        robots: None to ask no site for its robots.txt.
+        paces: of this worker.
+        listed: [rows] which rows must not be fetched.
+        blocklist: what must not be fetched wherever it is met: asked about every redirect's target.
+    """
+
+    def __init__(
+        self,
+        urls: pa.Array,
+        fetcher: Fetcher,
+        robots: RobotsCache | None,
+        paces: Paces,
+        config: DownloadConfig,
+        *,
+        listed: npt.NDArray[np.bool_] | None = None,
+        blocklist: Blocklist | None = None,
+    ) -> None:
+        self._listed, self._blocklist = listed, blocklist
+        self._urls, self._fetcher, self._robots, self._paces, self._config = urls, fetcher, robots, paces, config
+        self._interval_s = 0.0 if config.per_host_per_s is None else 1.0 / config.per_host_per_s
+        self._half = max(1, config.threads // 2)
+        self._connections = min(config.per_host_connections, self._half)
+        self._lookahead = config.lookahead_mib << 20
+
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # there may be something to fetch
+        self._ready = threading.Condition(self._lock)  # there is something to take
+        self._numbers = itertools.count()
+        self._heap: list[tuple[float, int, _Host]] = []
+        self._waiting_for_robots: collections.deque[_Host] = collections.deque()
+        self._asking_robots = 0
+        self._done: collections.deque[Result] = collections.deque()
+        self._held_bytes, self._usual_bytes = 0, 0.0
+        self._open, self._in_flight = len(urls), 0
+        self._idle_s = 0.0
+        self._idle_since: float | None = None
+        self._problem: BaseException | None = None
+        self._ended = False
+
+        paces.forget_past()
+        self._hosts: dict[str, _Host] = {}
+        with self._lock:
+            self._order = self._by_host()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"fetch-{number}", daemon=True)
+            for number in range(min(config.threads, len(urls)))
+        ]
+
+    def __enter__(self) -> Schedule:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._ended = True
+            self._changed.notify_all()
+        if kind is None and self._problem is None:
+            for thread in self._threads:
+                thread.join()
+
+    def next(self) -> Result:
+        """The next row that is finished; called once a row, by any thread. After `fail`, an empty result at once."""
+        with self._lock:
+            while not self._done:
+                if self._problem is not None:
+                    return Result(0, None, "internal")
+                self._ready.wait()
+            result = self._done.popleft()
+            if result.body is not None:
+                self._held_bytes -= len(result.body)
+                self._changed.notify()
+            return result
+
+    def fail(self, problem: BaseException) -> None:
+        """Gives the unit up: nobody waits any longer, and `raise_problem` says why."""
+        with self._lock:
+            self._problem = self._problem or problem
+            self._ended = True
+            self._changed.notify_all()
+            self._ready.notify_all()
+
+    def raise_problem(self) -> None:
+        if self._problem is not None:
+            raise self._problem
+
+    def _by_host(self) -> npt.NDArray[np.int64]:
+        """Row numbers, host by host; each host knows its part. A link that only looks as if it were of a host finds
+        its own when it is taken."""
+        found = pc.struct_field(pc.extract_regex(self._urls, _HOST), "host")
+        names = pc.fill_null(pc.utf8_lower(found), "").dictionary_encode()
+        numbers = names.indices.to_numpy()
+        order = np.argsort(numbers, kind="stable")
+        edges = np.searchsorted(numbers[order], np.arange(len(names.dictionary) + 1))
+        now = time.monotonic()
+        for number, name in enumerate(names.dictionary.to_pylist()):
+            host = _Host(name, self._paces.of(name), int(edges[number]), int(edges[number + 1]))
+            self._hosts[name] = host
+            self._queue(host, now)
+        return order
+
+    # Of a fetcher thread:
+
+    def _run(self) -> None:
+        try:
+            while (turn := self._take()) is not None:
+                if turn.asks_robots:
+                    self._ask_robots(turn)
+                else:
+                    self._settle(turn, self._attempt(turn))
+        except BaseException as error:
+            self.fail(error)
+
+    def _attempt(self, turn: _Turn) -> Fetched | Moved | Refused:
+        job, robots = turn.job, turn.robots
+        if robots is not None:
+            if robots.problem is not None:
+                return _Unasked(*robots.problem)
+            if not robots.allows(job.target.path):
+                return _Unasked("opt_out:robots")
+        start = time.monotonic()
+        try:
+            found = self._fetcher.get(job.target, Deadline(self._config.deadline_s - job.spent_s))
+            return self._unlisted(found)
+        except Refused as refused:
+            refused.__traceback__ = None  # it holds what had been read
+            return refused
+        finally:
+            job.spent_s += time.monotonic() - start
+
+    def _unlisted(self, found: Fetched | Moved) -> Fetched | Moved | Refused:
+        """What was found, but for a redirect to what must not be fetched."""
+        if self._blocklist is None or isinstance(found, Fetched):
+            return found
+        listed = self._blocklist.names(self._fetcher.target(found.url))
+        return Refused("blocklist", "redirects there") if listed else found
+
+    def _ask_robots(self, turn: _Turn) -> None:
+        assert self._robots is not None
+        robots = self._robots.ask(turn.job.target)
+        host = turn.host
+        with self._lock:
+            now = time.monotonic()
+            self._asking_robots -= 1
+            host.held = False
+            if (
+                robots.problem is not None
+                and robots.problem[0] in _ROBOTS_AGAIN
+                and host.robots_tries < self._config.retries
+            ):
+                host.pace.paused_until = max(host.pace.paused_until, now + self._wait_s(host.robots_tries))
+                host.robots_tries += 1
+            else:
+                host.robots_tries = 0
+                self._robots.remember(turn.job.target, robots)
+            if self._waiting_for_robots:
+                other = self._waiting_for_robots.popleft()
+                other.held = False
+                self._queue(other, now)
+            self._queue(host, now)
+
+    # Of all of them, with the lock held:
+
+    def _take(self) -> _Turn | None:
+        """The next turn, as soon as there is one; None when no row is left to fetch."""
+        with self._lock:
+            while self._open and not self._ended:
+                now = time.monotonic()
+                wait_s = None
+                if self._has_room():
+                    turn = self._due_turn(now)
+                    if turn is not None:
+                        self._count_idle(now, idle=False)
+                        if self._heap and self._has_room():
+                            self._changed.notify()  # somebody else has to look after the next host
+                        return turn
+                    wait_s = self._idle_for(now)
+                else:
+                    self._count_idle(now, idle=False)
+                if self._open:
+                    self._changed.wait(wait_s)
+            self._changed.notify_all()
+            return None
+
+    def _has_room(self) -> bool:
+        """Whether one more body could be held; those on their way count as much as the last ones did."""
+        return self._held_bytes + self._in_flight * self._usual_bytes < self._lookahead
+
+    def _due_turn(self, now: float) -> _Turn | None:
+        while self._heap and self._heap[0][0] <= now:
+            _, number, host = heapq.heappop(self._heap)
+            if number != host.entry:
+                continue
+            host.entry = None
+            due = self._due(host, now)
+            if due is None or due > now:  # paused since it was queued
+                self._queue(host, now)
+                continue
+            job = self._pop(host, now)
+            if job is None:
+                self._queue(host, now)
+                continue
+            robots = None
+            if self._robots is not None:
+                robots = self._robots.known(job.target)
+                if robots is None:
+                    heapq.heappush(host.again, (0.0, next(self._numbers), job))
+                    host.held = True
+                    if self._asking_robots >= self._half:
+                        self._waiting_for_robots.append(host)
+                        continue
+                    self._asking_robots += 1
+                    self._advance(host, now)
+                    return _Turn(host, job, None, True)
+                host.pace.crawl_delay_s = min(robots.crawl_delay_s or 0.0, self._config.max_crawl_delay_s)
+            host.active += 1
+            self._in_flight += 1
+            self._advance(host, now)
+            self._queue(host, now)
+            return _Turn(host, job, robots, False)
+        return None
+
+    def _pop(self, host: _Host, now: float) -> _Job | None:
+        """The host's next attempt; None where the row turns out to be of another host, or of none."""
+        if host.again and (host.again[0][0] <= now or host.at == host.stop):
+            return heapq.heappop(host.again)[2]
+        row = int(self._order[host.at])
+        host.at += 1
+        if self._listed is not None and self._listed[row]:
+            self._finish(row, Refused("blocklist", ""))
+            return None
+        try:
+            job = _Job(row, self._target(row))
+        except Refused as refused:
+            self._finish(row, refused)
+            return None
+        if job.target.host == host.name:
+            return job
+        self._put(job, now, now)
+        return None
+
+    def _put(self, job: _Job, due: float, now: float) -> None:
+        """Into the queue of the host it leads to."""
+        name = job.target.host
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = _Host(name, self._paces.of(name))
+        heapq.heappush(host.again, (due, next(self._numbers), job))
+        self._queue(host, now)
+
+    def _target(self, row: int) -> Target:
+        return self._fetcher.target(self._urls[row].as_py())
+
+    def _interval(self, host: _Host) -> float:
+        return max(self._interval_s, host.pace.crawl_delay_s)
+
+    def _advance(self, host: _Host, now: float) -> None:
+        host.pace.next_at = max(host.pace.next_at, now) + self._interval(host)
+
+    def _due(self, host: _Host, now: float) -> float | None:
+        """When the host may be asked for its next row; None where it has none, or may not have one more now."""
+        if host.held or host.active >= self._connections:
+            return None
+        if host.at < host.stop:
+            first = now
+        elif host.again:
+            first = host.again[0][0]
+        else:
+            return None
+        return max(first, host.pace.next_at, host.pace.paused_until)
+
+    def _queue(self, host: _Host, now: float) -> None:
+        due = None if host.entry is not None else self._due(host, now)
+        if due is not None:
+            host.entry = next(self._numbers)
+            heapq.heappush(self._heap, (due, host.entry, host))
+
+    def _settle(self, turn: _Turn, found: Fetched | Moved | Refused) -> None:
+        host, job = turn.host, turn.job
+        with self._lock:
+            now = time.monotonic()
+            host.active -= 1
+            self._in_flight -= 1
+            if isinstance(found, Fetched):
+                host.pace.strikes = 0
+                self._finish(job.row, found.body, found.url if job.hops else "")
+            elif isinstance(found, Moved):
+                self._move(job, found, now)
+            elif isinstance(found, _Unasked):
+                host.pace.next_at -= self._interval(host)
+                host.entry = None  # its turn is earlier now
+                self._finish(job.row, found)
+            else:
+                if isinstance(found, Later):
+                    self._pause(host, found, now)
+                self._refused(job, found, now)
+            self._queue(host, now)
+
+    def _move(self, job: _Job, moved: Moved, now: float) -> None:
+        if job.hops == self._config.max_redirects:
+            self._finish(job.row, Refused("too_many_redirects", str(self._config.max_redirects)))
+            return
+        try:
+            target = self._fetcher.target(moved.url)
+        except Refused as refused:
+            self._finish(job.row, refused)
+            return
+        job.target, job.hops = target, job.hops + 1
+        self._put(job, now, now)
+
+    def _refused(self, job: _Job, refused: Refused, now: float) -> None:
+        if refused.reason not in _AGAIN or job.tries == self._config.retries:
+            self._finish(job.row, refused)
+            return
+        # a second attempt starts from the link, not from where it led
+        self._put(_Job(job.row, self._target(job.row), tries=job.tries + 1), now + self._wait_s(job.tries), now)
+
+    def _wait_s(self, tries: int) -> float:
+        return min(self._config.retry_wait_s * 2.0 ** min(tries, 20), _LONGEST_BACKOFF_S)
+
+    def _pause(self, host: _Host, later: Later, now: float) -> None:
+        """The host asks us to stay away: we do, and without it where it wants more time than the unit has."""
+        wait_s = max(later.retry_after_s, self._wait_s(host.pace.strikes))
+        host.pace.strikes += 1
+        host.pace.paused_until = max(host.pace.paused_until, now + wait_s)
+        if wait_s > self._config.host_wait_s - self._idle_s:
+            self._give_up(host, f"asks to wait {wait_s:g} s")
+
+    def _give_up(self, host: _Host, detail: str) -> None:
+        rows = [int(row) for row in self._order[host.at : host.stop]] + [job.row for _, _, job in host.again]
+        host.at = host.stop
+        host.again.clear()
+        for row in rows:
+            self._finish(row, Refused("host_busy", detail))
+
+    def _finish(self, row: int, outcome: bytes | Refused, final_url: str = "") -> None:
+        if isinstance(outcome, Refused):
+            self._done.append(Result(row, None, outcome.reason, outcome.detail))
+        else:
+            self._done.append(Result(row, outcome, final_url=final_url))
+            self._held_bytes += len(outcome)
+            self._usual_bytes += (len(outcome) - self._usual_bytes) / 8
+        self._open -= 1
+        self._ready.notify()
+        if not self._open:
+            self._changed.notify_all()
+
+    # A unit must not last for ever: the time counts in which a free fetcher finds no host that may be asked.
+
+    def _count_idle(self, now: float, *, idle: bool) -> None:
+        if self._idle_since is not None and not idle:
+            self._idle_s += now - self._idle_since
+            self._idle_since = None
+        elif self._idle_since is None and idle:
+            self._idle_since = now
+
+    def _idle_for(self, now: float) -> float | None:
+        """Seconds until something is due; gives the waiting rows up when the unit has waited long enough."""
+        self._count_idle(now, idle=True)
+        due = self._heap[0][0] - now if self._heap else None
+        if self._open == self._in_flight:
+            return due
+        idle_s = self._idle_s + now - (now if self._idle_since is None else self._idle_since)
+        left = self._config.host_wait_s - idle_s
+        if left <= 0:
+            for host in self._hosts.values():
+                self._give_up(host, f"the unit has waited {self._config.host_wait_s:g} s for this host and others")
+            return None
+        return left if due is None else min(due, left)
+
+
+class _Unasked(Refused):
+    """A refusal for which the host was not asked: it costs no turn."""

@@ -1,0 +1,148 @@
+"""Generation as units: row ranges of a `prompts` version in, pictures out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.generation.model import Model, check_content, size_multiple
+from altdiffusion.generation.prompts import count_languages
+from altdiffusion.generation.settings import GenerateConfig
+from altdiffusion.records import GENERATIONS
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.ledger import Unit, UnitRecord
+
+
+class GenerateWork:
+    """Draws the rows of a unit, and writes them as a shard of kind `generations` and as image files."""
+
+    def __init__(self, lake_uri: str, dataset: str, model: Model, config: GenerateConfig) -> None:
+        self._lake_uri = lake_uri
+        self._dataset = dataset
+        self._model = model
+        self._config = config
+        self._versions: dict[str, Version] = {}
+        self._sampler: Any = None
+
+    def setup(self) -> None:
+        """Loads the model, once its content is known to be what was planned with."""
+        import torch
+
+        from altdiffusion.diffusion.models import load_bundle
+        from altdiffusion.generation.sampler import Sampler
+
+        check_content(self._model)
+        config = self._config
+        torch.set_num_threads(config.threads)
+        self._sampler = Sampler(
+            load_bundle(self._model.uri, config.device, getattr(torch, config.dtype)),
+            sampler=config.sampler,
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            batch_rows=config.batch_rows,
+        )
+
+    def run(self, unit: Unit) -> UnitRecord:
+        rows = read_range(self._lake_uri, unit, self._versions)
+        encoded = self._draw(rows)
+        names = [files.sha256_hex(data) for data in encoded]
+        config, count = self._config, rows.num_rows
+        table = pa.table(
+            [
+                *(rows[name] for name in rows.schema.names),
+                pa.array(encoded, pa.binary()),
+                pa.array(names, pa.string()),
+                pa.array([str(self._model.ref)] * count, pa.string()),
+                pa.array(np.full(count, config.steps, np.int32)),
+                pa.array(np.full(count, config.guidance_scale, np.float32)),
+                pa.array([config.sampler] * count, pa.string()),
+            ],
+            schema=GENERATIONS,
+        )
+        dataset = Lake(self._lake_uri).dataset(self._dataset)
+        if config.image_files:
+            folder = images_folder(self._lake_uri, self._dataset)
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda item: _write_image(folder, *item), zip(names, encoded, strict=True)))
+        return UnitRecord(
+            unit_id=unit.id,
+            index=unit.index,
+            input_digest=str(unit.payload["input_digest"]),
+            rows_in=count,
+            shards=(dataset.write_shard(table),),
+            rows_by_language=count_languages(rows["language"]),
+        )
+
+    def _draw(self, rows: pa.Table) -> list[bytes]:
+        """PNG bytes in row order; rows of one size are drawn together."""
+        prompts, seeds = rows["prompt"].to_pylist(), rows["seed"].to_pylist()
+        sizes = list(zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True))
+        encoded: list[bytes] = [b""] * rows.num_rows
+        for width, height in dict.fromkeys(sizes):
+            chosen = [row for row, size in enumerate(sizes) if size == (width, height)]
+            pictures = self._sampler.draw(
+                [prompts[row] for row in chosen], [seeds[row] for row in chosen], width, height
+            )
+            for row, picture in zip(chosen, pictures, strict=True):
+                encoded[row] = encode_png(picture)
+        return encoded
+
+
+def generation_units(prompts: Version, model: Model, config: GenerateConfig) -> list[Unit]:
+    """The units of `GenerateWork`. The model's content is part of their ids: another model is other work.
+
+    Raises:
+        AltDiffusionError: a prompt asks for a size that the model cannot draw.
+    """
+    multiple = size_multiple(model)
+    for index in range(len(prompts.shards)):
+        sizes = prompts.read_shard(index, ["id", "width", "height"])
+        wrong = [
+            pc.not_equal(pc.multiply(pc.divide(sizes[side], multiple), multiple), sizes[side])
+            for side in ("width", "height")
+        ]
+        bad = sizes.filter(pc.or_(*wrong)).slice(0, 1).to_pylist()
+        if bad:
+            raise AltDiffusionError(
+                f"prompt {bad[0]['id']} of {prompts.ref.short}",
+                f"asks for {bad[0]['width']} x {bad[0]['height']} pixels; the model draws multiples of {multiple}",
+                "change its width and height",
+            )
+    return plan_ranges(prompts, config.rows_per_unit, model.content)
+
+
+def images_folder(lake_uri: str, dataset: str) -> str:
+    """URI of the folder of image files, named <sha256>.png, beside a generations dataset's shards."""
+    return files.within(lake_uri, "datasets", dataset, "images")
+
+
+def encode_png(picture: NDArray[np.uint8]) -> bytes:
+    """PNG bytes of uint8 [H, W, 3]."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture, "RGB").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_images(images: Sequence[bytes]) -> NDArray[np.uint8]:
+    """uint8 [N, H, W, 3] of encoded pictures of one size."""
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in images])
+
+
+def _write_image(folder: str, name: str, data: bytes) -> None:
+    uri = files.join(folder, f"{name}.png")
+    if not files.exists(uri):
+        files.write_atomic(uri, data)

@@ -1,0 +1,258 @@
+"""The API that jobs use: one MLflow run per job, across all its restarts, that never blocks or kills the job.
+
+    with JobRun.open(job="train", name=..., fingerprint=..., config=..., lake=..., tracking_uri=None) as run:
+        run.input(version, "training")
+        run.ship(run.metrics_path)          # what MetricSpool(run.metrics_path) appends reaches MLflow
+        run.checkpoint(ref, step=100, metrics={"loss": 0.1})
+        run.image("samples/_all", sheet, step=100)
+
+Only `open` talks to MLflow in the caller's thread and fails if it cannot. Everything else appends a line to a journal
+(`<lake>/tracking/<job>-<name>-<fingerprint>/journal.jsonl`) that the shipping thread applies, during an outage later,
+and after a crash with the next start of the same job.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from altdiffusion.credentials import redact
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.lineage.kept import Kept
+from altdiffusion.lineage.mlflow_view import RunView, find_or_create_run, run_key
+from altdiffusion.lineage.outbox import JsonLines, Shipper, SpoolReader
+from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, connect, starting
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.documents import optional_document
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "journal.jsonl"
+METRICS = "metrics.jsonl"
+ABOUT = "job.json"
+CLOSE_TIMEOUT_S = 60.0
+
+
+class JobRun:
+    """A job's run. Make one with `JobRun.open`; use it as a context manager: the way the block ends is its status."""
+
+    def __init__(self, tracking: Tracking, run_id: str, lake_uri: str, folder: str) -> None:
+        self.tracking = tracking
+        self.run_id = run_id
+        self.folder = folder
+        self._lake = lake_uri
+        self._session = time.time_ns()
+        self._training: list[str] = []
+        self._closed = False
+        self._kept = Kept(folder)
+        self._view = RunView(tracking, run_id, lake_uri, self._kept, session=self._session)
+        self._journal = JsonLines(files.within(folder, JOURNAL))
+        self._shipper = Shipper()
+        self._shipper.add(SpoolReader(self._journal.path), self._view.apply)
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        job: str,
+        name: str,
+        fingerprint: str,
+        config: Mapping[str, Any],
+        lake: Lake | str,
+        tracking_uri: str | None = None,
+        experiment: str = DEFAULT_EXPERIMENT,
+    ) -> JobRun:
+        """Finds or creates the job's run.
+
+        Args:
+            job: curate, encode, train, generate or evaluate.
+            name: the job's own name: of the training run, or of the dataset it makes.
+            fingerprint: of the config; another one is another run.
+            config: resolved config, for the params.
+            lake: the lake or its URI.
+            tracking_uri: of MLflow; None for the SQLite database in the lake.
+            experiment: MLflow experiment.
+
+        Raises:
+            AltDiffusionError: MLflow cannot be reached; within about ten seconds.
+        """
+        lake_uri = lake.uri if isinstance(lake, Lake) else lake.rstrip("/")
+        tracking = connect(tracking_uri, lake_uri, experiment)
+        with starting(tracking.uri):
+            run_id = find_or_create_run(tracking, job=job, name=name, fingerprint=fingerprint)
+        folder = tracking_folder(lake_uri, job, name, fingerprint)
+        _same_run(folder, {"job": job, "name": name, "fingerprint": fingerprint, "run_id": run_id, "uri": tracking.uri})
+        run = cls(tracking, run_id, lake_uri, folder)
+        run._note("params", config=dict(config))
+        return run
+
+    @property
+    def metrics_path(self) -> str:
+        """Where this job's MetricSpool belongs."""
+        return metrics_path(self.folder)
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the run."""
+        return self.tracking.run_url(self.run_id)
+
+    def input(self, version: Version | Ref | str, context: str = "training") -> None:
+        """Records what the job reads: a dataset version, source, checkpoint or model."""
+        ref = _ref(version)
+        if context == "training" and ref.startswith("dataset:") and ref not in self._training:
+            self._training.append(ref)
+        self._note("input", ref=ref, context=context)
+
+    def output(self, version: Version | Ref | str) -> None:
+        """Records a dataset version that the job made."""
+        self._note("output", ref=_ref(version))
+
+    def checkpoint(self, ref: Ref | str, *, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Record a complete checkpoint of the lake; `metrics` are linked to it and to the datasets trained on."""
+        self._note(
+            "checkpoint",
+            ref=str(ref),
+            step=step,
+            metrics={key: float(value) for key, value in (metrics or {}).items()},
+            datasets=list(self._training),
+        )
+
+    def image(self, key: str, image: Any, *, step: int) -> None:
+        """Records a picture at a step; one key is one slider. `image`: encoded bytes, a path or a PIL image."""
+        try:
+            data = image if isinstance(image, bytes) else _encoded(image)
+            file = self._kept.keep(data)
+        except Exception as error:  # a sample sheet is not worth a training run
+            log.warning("picture %s at step %d is not recorded (%s)", key, step, error)
+            return
+        self._note("image", key=key, step=step, file=file)
+
+    def artifact(self, path: str, artifact_path: str | None = None) -> None:
+        """Records a copy of a file (any URI) or of a local folder."""
+        try:
+            copy = self._kept.keep_copy(path)
+        except (OSError, AltDiffusionError) as error:
+            log.warning("artifact %s is not recorded (%s)", path, error)
+            return
+        self._note("artifact", file=copy, path=artifact_path)
+
+    def picture(self, ref: Version | Ref | str) -> None:
+        """Records lineage.html: the graph around `ref` at the time it is shipped."""
+        self._note("picture", ref=_ref(ref))
+
+    def ship(self, spool_path: str) -> None:
+        """Ships a metric spool, from where it was left, while it grows and once more at the end."""
+        self._shipper.add(SpoolReader(spool_path), self._view.metrics)
+
+    def close(self, status: str = "FINISHED", error: BaseException | None = None) -> bool:
+        """Ends the run (FINISHED, FAILED or KILLED); waits for the shipping at most CLOSE_TIMEOUT_S.
+
+        Returns whether everything reached MLflow; what did not stays in the spool.
+        """
+        if self._closed:
+            return True
+        self._closed = True
+        self._note("status", status=status, session=self._session, error=None if error is None else redact(f"{error}"))
+        shipped = self._shipper.stop(CLOSE_TIMEOUT_S)
+        self._journal.close()
+        if not shipped:
+            log.warning(
+                "MLflow %s did not take everything (%s). Nothing is lost: %s keeps it, and the next start of this "
+                "job or `altdiffusion lineage rebuild` ships it",
+                self.tracking.uri,
+                self._shipper.last_error,
+                self.folder,
+            )
+        return shipped
+
+    def __enter__(self) -> JobRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, SystemExit) and error.code in (None, 0):
+            error = None
+        killed = isinstance(error, KeyboardInterrupt) or (
+            isinstance(error, SystemExit) and isinstance(error.code, int) and error.code >= 128
+        )
+        status = "FINISHED" if error is None else "KILLED" if killed else "FAILED"
+        self.close(status, error)
+
+    def _note(self, operation: str, **fields: Any) -> None:
+        self._journal.append({"op": operation, "time_ms": time.time_ns() // 1_000_000, **fields})
+        self._shipper.wake()
+
+
+def metrics_path(folder: str) -> str:
+    """Return where the metric spool of a tracking folder lies."""
+    return files.within(folder, METRICS)
+
+
+def tracking_folder(lake_uri: str, job: str, name: str, fingerprint: str) -> str:
+    """Return where a job's journal and spool are kept: in the lake, or in the user's folder if the lake is remote."""
+    readable = re.sub(r"[^A-Za-z0-9._\-]", "-", f"{job}-{name}-{fingerprint[:12]}")
+    if files.is_local(lake_uri):
+        lake = files.local_path(lake_uri)
+        return files.within(lake, "tracking", readable)
+    return os.path.join(state_folder(), "tracking", run_key(job, name, fingerprint))
+
+
+def state_folder() -> str:
+    """Return the folder of this user for what outlives a job and cannot lie in a remote lake; only the user enters it.
+
+    It is `altdiffusion` in XDG_STATE_HOME, by default ~/.local/state.
+
+    Raises:
+        AltDiffusionError: it belongs to another user, or others may enter it.
+    """
+    home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    folder = os.path.join(home, "altdiffusion")
+    with files.naming(folder, "making the folder"):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    facts = os.lstat(folder)
+    if facts.st_uid != os.getuid() or not stat.S_ISDIR(facts.st_mode) or facts.st_mode & 0o077:
+        raise AltDiffusionError(
+            f"folder {folder}",
+            f"can be used by others (owner {facts.st_uid}, mode {facts.st_mode & 0o777:04o})",
+            f"run `chmod 700 {folder}`, or name another folder in XDG_STATE_HOME",
+        )
+    return folder
+
+
+def _same_run(folder: str, about: Mapping[str, str]) -> None:
+    """Ships everything again if the folder's records went to another run (MLflow was emptied or moved)."""
+    path = files.within(folder, ABOUT)
+    try:
+        document = optional_document(path)
+        known = None if document is None else document.value
+    except AltDiffusionError:  # torn: what it said is not known, so everything is shipped again
+        known = {}
+    if known is not None and (known.get("run_id"), known.get("uri")) != (about["run_id"], about["uri"]):
+        for name in os.listdir(folder):
+            if name.endswith(".offset"):
+                os.unlink(os.path.join(folder, name))
+    files.write_atomic(path, files.canonical_json(about))
+
+
+def _ref(thing: Version | Ref | str) -> str:
+    return str(thing.ref) if isinstance(thing, Version) else str(thing)
+
+
+def _encoded(image: Any) -> bytes:
+    if isinstance(image, (str, os.PathLike)):
+        with open(image, "rb") as file:
+            return file.read()
+    from io import BytesIO
+
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

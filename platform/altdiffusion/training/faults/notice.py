@@ -1,0 +1,92 @@
+"""The notice that a worker is about to be taken away, and what all workers make of it.
+
+SIGTERM (a machine that is given back, a scheduler that makes room) asks for a checkpoint at once and for the end of
+the run. A warning that some machine will go soon asks for a checkpoint only: training goes on until it goes. All
+ranks act on a notice to any of them, at the same step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from altdiffusion.training.waiting import waiting
+
+NONE, SAVE, STOP = 0, 1, 2
+
+
+class Notice:
+    """What this worker was told; set from a signal handler or a thread."""
+
+    def __init__(self) -> None:
+        self._level = NONE
+        self.reason = ""
+
+    def give(self, level: int, reason: str) -> None:
+        """SAVE: a checkpoint is wanted now. STOP: and then the end."""
+        if level > self._level:
+            self._level, self.reason = level, reason
+
+    @property
+    def level(self) -> int:
+        return self._level
+
+    def answered(self) -> None:
+        """The checkpoint is being written; another notice may come."""
+        if self._level == SAVE:
+            self._level = NONE
+
+
+class Agreement:
+    """The highest level of any rank, the same on every rank at the same step, without waiting for anybody.
+
+    A step starts the exchange and the next one reads it, so a notice is acted upon one step later. The exchange is in
+    host memory: it makes no GPU wait.
+    """
+
+    def __init__(self, world: int) -> None:
+        self._group = dist.new_group(backend="gloo") if world > 1 else None
+        self._level = torch.zeros((), dtype=torch.int32)
+        self._work: Any = None
+
+    def level(self, mine: int) -> int:
+        """Call it once in each step; the answer is of what was given at the call before."""
+        if self._group is None:
+            return mine
+        agreed = self.close()
+        self._level.fill_(mine)
+        self._work = dist.all_reduce(self._level, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return agreed
+
+    def close(self) -> int:
+        """Ends the exchange that is under way; all ranks have started it."""
+        if self._work is None:
+            return NONE
+        with waiting():
+            self._work.wait()
+        self._work = None
+        return int(self._level)
+
+
+@contextlib.contextmanager
+def on_sigterm(notice: Notice) -> Iterator[None]:
+    """SIGTERM gives notice to stop; only in the main thread, which alone hears signals. A second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        notice.give(STOP, "SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

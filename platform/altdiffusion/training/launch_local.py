@@ -1,0 +1,42 @@
+"""Training in this process, without Ray."""
+
+from __future__ import annotations
+
+import torch
+
+from altdiffusion.training.checkpoints.format import Checkpoint
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.faults.notice import Notice, on_sigterm
+from altdiffusion.training.loop.loop import train_loop
+from altdiffusion.training.reporting.report import LineReporter, Reporter
+from altdiffusion.training.run.resolve import resolve
+
+
+def run_local(
+    config: TrainConfig,
+    lake: str,
+    *,
+    reporter: Reporter | None = None,
+    spool_path: str | None = None,
+    device: torch.device | str | None = None,
+) -> Checkpoint:
+    """Trains with one process, whatever `config.workers.count` says; resumes where the run stands.
+
+    Args:
+        config: what to train.
+        lake: URI of the lake.
+        reporter: told what happens; by default it prints lines and appends metrics to `spool_path`.
+        device: by default a GPU where the workers are to have one, else the CPU.
+
+    Returns:
+        The checkpoint of the last step.
+
+    Raises:
+        Resumable: after SIGTERM, with a checkpoint of that very step.
+    """
+    run = resolve(config, lake)
+    if device is None:
+        device = "cuda" if config.workers.gpus else "cpu"
+    notice = Notice()
+    with on_sigterm(notice):
+        return train_loop(run, reporter=reporter or LineReporter(config, spool_path), device=device, notice=notice)

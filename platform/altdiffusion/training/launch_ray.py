@@ -1,0 +1,183 @@
+"""Training on Ray: one group of workers, restarted as often as it is worth it.
+
+Ray places the workers, connects them and starts them again when one is lost. What a restart continues from is decided
+by our own checkpoints alone: nothing is reported to Ray, whose record of checkpoints is not durable when `report()`
+returns and whose metrics-only reports take seconds. So a resume is the same command again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+import warnings
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from altdiffusion.errors import AltDiffusionError, Resumable
+from altdiffusion.execution import cluster
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+from altdiffusion.training.checkpoints import format as checkpoints
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.faults import failures, ray_notice
+from altdiffusion.training.faults.notice import STOP, Notice, on_sigterm
+from altdiffusion.training.loop.loop import train_loop
+from altdiffusion.training.reporting.relay import Mailbox, MailReporter, Postman
+from altdiffusion.training.reporting.report import LineReporter, Reporter
+from altdiffusion.training.run.resolve import ResolvedRun, check_checkpoint, resolve
+from altdiffusion.training.update.trainer import Counters
+
+COLLECTIVE_TIMEOUT_S = 600
+
+
+def train(config: TrainConfig, lake: str, *, spool_path: str | None = None) -> Ref:
+    """Trains on the Ray cluster that this process is connected to (an embedded one is started if there is none).
+
+    Args:
+        config: what to train, and with which workers.
+        lake: URI of the lake; with several machines one that all of them reach.
+        spool_path: file on this machine to which the metrics are appended (see lineage.outbox).
+
+    Returns:
+        The checkpoint of the last step.
+
+    Raises:
+        AltDiffusionError: what a user can mend.
+        Resumable: this process was sent SIGTERM; the workers have written a checkpoint of the step they were at.
+        TrainingFailed: the workers failed too often; its text holds the original traceback.
+    """
+    run = resolve(config, lake)
+    reporter = LineReporter(config)
+    found = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
+    if found is not None:
+        check_checkpoint(run, found)
+        if found.step >= config.steps:
+            checkpoints.sweep(run.lake, config.run, found.step)
+            return found.ref
+    failures.clear(run.lake, config.run)
+    notice = Notice()
+    with on_sigterm(notice):
+        error = _fit(run, LineReporter(config, spool_path), notice)
+    last = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
+    if notice.level == STOP and (last is None or last.step < config.steps):
+        raise Resumable(
+            f"run {config.run}",
+            f"was told to stop; {f'the checkpoint of step {last.step}' if last else 'no checkpoint'} is there",
+            "run the same command again to go on",
+        )
+    noted = failures.read(run.lake, config.run)
+    ended = failures.final(noted)
+    if ended is not None:
+        raise ended.error()
+    if error is not None:
+        raise (failures.cause(noted).error() if noted else error) from error
+    if last is None or last.step < config.steps:
+        raise failures.TrainingFailed(f"run {config.run} ended without the checkpoint of step {config.steps}")
+    return last.ref
+
+
+def _fit(run: ResolvedRun, reporter: Reporter, notice: Notice) -> Exception | None:
+    """Runs the workers to their end, or to the next step where notice to stop is given; returns Ray's error after the
+    last of its restarts."""
+    cluster.connect()
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers = run.config.workers
+    if cluster.is_embedded():
+        have = ray.cluster_resources()
+        least = workers.min_count or workers.count
+        for kind, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
+            if least * each > have.get(kind, 0):
+                raise AltDiffusionError(
+                    f"config of run {run.config.run}, key workers",
+                    f"asks for {least * each:g} {kind}s, this machine has {have.get(kind, 0):g}",
+                    "lower workers.count, or connect to a cluster",
+                )
+    name = f"{run.config.run}-{run.fingerprint[:12]}"
+    storage = files.within(run.lake, "ray")
+    # Ray's record of an earlier start is no use to us, and a torn one would make the name unusable.
+    files.remove_tree(files.join(storage, name), below=storage)
+    mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"run": run, "mailbox": mailbox},
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=(workers.min_count, workers.count) if workers.min_count is not None else workers.count,
+            elastic_resize_monitor_interval_s=workers.grow_check_s,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=name, storage_path=storage, failure_config=FailureConfig(max_failures=workers.max_failures)
+        ),
+    )
+
+    def forward() -> None:
+        if notice.level == STOP:  # again and again: a mailbox that was lost and came back has forgotten it
+            mailbox.stop.remote()
+
+    try:
+        with Postman(lambda: ray.get(mailbox.take.remote(), timeout=30), reporter, forward):
+            result = trainer.fit()
+    except Exception as error:
+        return error
+    finally:
+        ray.kill(mailbox)
+    failed: Exception | None = result.error
+    return failed
+
+
+def worker(settings: dict[str, Any]) -> None:
+    """What each Ray worker runs. A failure is noted beside the checkpoints before it reaches Ray."""
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    quiet()
+    run: ResolvedRun = settings["run"]
+    config = run.config
+    context = ray_train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if not config.workers.gpus:
+        torch.set_num_threads(max(1, int(config.workers.cpus)))
+    attempt = [uuid.uuid4().hex]
+    if world > 1:
+        dist.broadcast_object_list(attempt, src=0)
+    mailbox = settings["mailbox"]
+    if failures.final(failures.read(run.lake, config.run)) is not None or ray_notice.stopping(mailbox):
+        return  # the driver reads the same notes, or was told to stop itself, and ends the run
+    counters, notice = Counters(), Notice()
+    ray_notice.listen(notice, mailbox if rank == 0 else None)
+    try:
+        train_loop(
+            run,
+            reporter=MailReporter(mailbox),
+            device=get_device(),
+            rank=rank,
+            world=world,
+            counters=counters,
+            notice=notice,
+        )
+    except Resumable:
+        raise  # Ray starts the workers again, here or elsewhere
+    except Exception as error:
+        failures.record(run.lake, config.run, attempt=attempt[0], rank=rank, step=counters.step, error=error)
+        raise
+
+
+def quiet() -> None:
+    """Keeps the libraries' progress bars and advice on loading models out of the workers' output."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    logging.getLogger("diffusers").setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""What a run is: every name in its config pinned, checked and recorded."""

@@ -1,0 +1,166 @@
+"""Which samples a checkpoint has seen, and how often: computed from its run's order, not remembered.
+
+Batch n is a pure function of the datasets, the run's key, the seed and n (`order`), so the answer for a checkpoint at
+step n is exact: whole epochs count every row once each, and only the epoch that was begun has to be enumerated.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import SCHEMAS
+from altdiffusion.refs import Ref
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.training.checkpoints import format as checkpoints
+from altdiffusion.training.checkpoints.format import Checkpoint
+from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.order.language_rows import language_rows
+from altdiffusion.training.order.mixture import Source, make_order, sources_of
+from altdiffusion.training.order.permutation import I64
+from altdiffusion.training.order.run_key import RunKey
+from altdiffusion.training.order.skips import batch_at, merged
+from altdiffusion.training.run.record import config_of, read_record
+
+_COLUMNS = ("sample_id", "image_sha256", "language", "caption")
+SEEN = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("image_sha256", pa.string(), nullable=True),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("times", pa.int32(), nullable=False),
+    ]
+)
+"""One row a sample that was seen at least once; a pair of texts has no picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one run up to one step has seen of one dataset."""
+
+    run: str
+    steps: int
+    version: Version
+    times: I64
+    """[rows of the version] how often each row was in a batch; 8 bytes a row."""
+
+    @property
+    def samples(self) -> int:
+        return int(self.times.sum())
+
+    @property
+    def distinct(self) -> int:
+        return int(np.count_nonzero(self.times))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """SEEN rows, shard by shard."""
+        starts = self.version.shard_starts
+        names = [name for name in _COLUMNS if name in SCHEMAS[self.version.manifest.kind].names]
+        for number, table in enumerate(self.version.iter_tables(names)):
+            times = self.times[starts[number] : starts[number + 1]]
+            kept = np.flatnonzero(times)
+            rows = table.take(pa.array(kept))
+            columns: dict[str, Any] = {"image_sha256": pa.nulls(len(kept), pa.string())}
+            columns |= {name: rows[name] for name in names}
+            columns["run"] = pa.repeat(self.run, len(kept))
+            columns["dataset"] = pa.repeat(str(self.version.ref), len(kept))
+            columns["row"] = pa.array(kept + starts[number])
+            columns["times"] = pa.array(times[kept].astype(np.int32))
+            yield pa.table([columns[field.name] for field in SEEN], schema=SEEN)
+
+    def by_language(self) -> dict[str, int]:
+        """Samples of each language, repetitions counted."""
+        found: Counter[str] = Counter()
+        for table in self.tables():
+            sums = table.group_by("language").aggregate([("times", "sum")])
+            found.update(dict(zip(sums["language"].to_pylist(), sums["times_sum"].to_pylist(), strict=True)))
+        return dict(sorted(found.items()))
+
+
+def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
+    """What a checkpoint's run has seen, then what the runs before it had, nearest first: those whose checkpoints it
+    was started from, and the distillation whose student it reads.
+
+    Args:
+        step: of the checkpoint; None is the newest verified one.
+
+    Raises:
+        AltDiffusionError: no such run or checkpoint, or a dataset of it is not in the lake.
+    """
+    found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run)
+    if found is None or read_record(lake, run) is None:
+        known = ", ".join(checkpoints.run_names(lake)) or "none"
+        raise AltDiffusionError(f"run {run}", f"has no checkpoint in {lake}", f"runs here: {known}")
+    result: list[Seen] = []
+    waiting, told = [found], {found.ref}
+    while waiting:
+        at = waiting.pop(0)
+        record = read_record(lake, at.run)
+        if record is None:
+            raise AltDiffusionError(f"run {at.run}", f"has no run.json in {lake}", "restore it: it names the datasets")
+        if "student" not in record:
+            raise AltDiffusionError(
+                f"run.json of run {at.run}",
+                "is of an earlier version: it does not name the checkpoint of its student",
+                'add "student": that checkpoint as lineage.json of the text encoder has it, or null if it has none',
+            )
+        result += _of_run(lake, record, at)
+        for earlier in _starts(lake, record):  # later stages name the same student again
+            if earlier.ref not in told:
+                told.add(earlier.ref)
+                waiting.append(earlier)
+    return result
+
+
+def _starts(lake: str, record: Mapping[str, Any]) -> Iterator[Checkpoint]:
+    """The checkpoints that a run began with: a stage's, and that of an exported student."""
+    for text in (record["start"], record["student"]):
+        if text is not None:
+            name, _, step = Ref.parse(text).name.rpartition("/")
+            yield checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
+
+
+def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
+    config, key = config_of(record), RunKey.read(record, f"run.json of run {at.run}")
+    versions = [Lake(lake).version(ref) for ref in record["datasets"]]
+    opened = {version.ref: version for version in versions}  # a dataset may be named twice
+    found = {ref: np.zeros(version.rows, np.int64) for ref, version in opened.items()}
+    for source, counts in zip(sources_of(config, versions), _times(config, versions, key, at), strict=True):
+        _add(found, source, counts)
+    return [Seen(run=at.run, steps=at.step, version=opened[ref], times=times) for ref, times in found.items()]
+
+
+def _times(config: TrainConfig, versions: list[Version], key: RunKey, at: Checkpoint) -> list[I64]:
+    """How often each row of each source was in the batches of a checkpoint's steps."""
+    order = make_order(config, versions, key)
+    skips = merged([*config.guards.skip_batches, *at.state().get("skipped_batches", [])])
+    end = batch_at(skips, at.step - 1) + 1
+    times = order.times(end)
+    for first, after in skips:
+        if first < end:
+            for counts, before, until in zip(times, order.times(first), order.times(after), strict=True):
+                counts -= until - before
+    return times
+
+
+def _add(found: Mapping[Ref, I64], source: Source, counts: I64) -> None:
+    """Adds the counts of a source's rows to those of its versions' rows."""
+    begin = 0
+    for version in source.versions:
+        if source.language is None:
+            found[version.ref][:] += counts[begin : begin + version.rows]
+            begin += version.rows
+        elif version.manifest.rows_by_language.get(source.language):
+            numbers = language_rows(version)[source.language]
+            found[version.ref][numbers] += counts[begin : begin + len(numbers)]
+            begin += len(numbers)
