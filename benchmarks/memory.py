@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--rows 100000] [--few 10000]
 
-Pictures of 192 x 144 (10 kB) from a loopback server, 2,000 host names, links in shards as long as the units; shards
+Images of 192 x 144 (10 kB) from a loopback server, 2,000 host names, links in shards as long as the units; shards
 of 32 MiB and a look-ahead of 16 MiB, a quarter of the defaults, so that the shorter unit fills them too. `worker` is
 the process that fetches and writes, `decoder` its child; the worker before its first unit is the floor of both. The
 limit: the worker's peak may grow by 20 %.
@@ -21,7 +21,7 @@ import psutil
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.download.download_work import DownloadWork, plan_download
 from altdiffusion.storage.dataset import Lake
-from benchmarks import pictures
+from benchmarks import images
 from benchmarks.download import publish_links
 
 HOSTS, LIMIT = 2000, 1.2
@@ -76,10 +76,10 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=10_000)
     arguments = parser.parse_args()
     folder = Path(tempfile.gettempdir()) / "altdiffusion-bench-small-pictures"
-    pictures.make(folder, 500, 192, 144)
+    images.make(folder, 500, 192, 144)
     print(f"{'peak MiB, rows a unit':24}{'at start':>10}{'worker':>10}{'decoder':>10}{'rows':>10}{'shards':>8}")
     peaks = []
-    with pictures.serving(folder) as port:
+    with images.serving(folder) as port:
         for rows in (arguments.few, arguments.rows):
             floor, peak, child, stored, shards = measure(port, rows)
             peaks.append(peak)

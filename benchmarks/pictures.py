@@ -1,4 +1,4 @@
-"""Pictures for benchmarks, and a loopback server in a process of its own that gives them out over http or https."""
+"""Images for benchmarks, and a loopback server in a process of its own that gives them out over http or https."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def photo(number: int, width: int, height: int, quality: int = 90) -> bytes:
     coarse = draw.normal(0, 35, (max(height // 16, 2), max(width // 16, 2), 3)).astype(np.float32)
     texture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     noise = draw.normal(0, 1, (height, width, 1)) * draw.uniform(2.5, 5)
-    picture = np.clip(np.stack(waves, -1) * 0.6 + texture + noise + 40, 0, 255).astype(np.uint8)
-    encoded: bytes = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    image = np.clip(np.stack(waves, -1) * 0.6 + texture + noise + 40, 0, 255).astype(np.uint8)
+    encoded: bytes = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
     return encoded
 
 
@@ -43,7 +43,7 @@ def make(folder: Path, count: int, width: int, height: int) -> None:
 
 @contextlib.contextmanager
 def serving(folder: Path, *, tls: Path | None = None, close: bool = False) -> Iterator[int]:
-    """The pictures of a folder at `/<n>.jpg?<anything>`, in another process; gives the port.
+    """The images of a folder at `/<n>.jpg?<anything>`, in another process; gives the port.
 
     Args:
         tls: folder with cert.pem and key.pem.
@@ -61,7 +61,7 @@ def serving(folder: Path, *, tls: Path | None = None, close: bool = False) -> It
 
 
 def _serve(folder: Path, context: ssl.SSLContext | None, close: bool) -> None:
-    pictures = {f"/{path.name}".encode(): path.read_bytes() for path in folder.glob("*.jpg")}
+    images = {f"/{path.name}".encode(): path.read_bytes() for path in folder.glob("*.jpg")}
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(listener.getsockname()[1], flush=True)
 
@@ -76,7 +76,7 @@ def _serve(folder: Path, context: ssl.SSLContext | None, close: bool) -> None:
                     if not piece:
                         return
                     head += piece
-                body = pictures.get(head.split(b" ", 2)[1].partition(b"?")[0])
+                body = images.get(head.split(b" ", 2)[1].partition(b"?")[0])
                 status = b"404 Not Found" if body is None else b"200 OK"
                 last = close or b"connection: close" in head.lower()
                 extra = b"Connection: close\r\n" if last else b""

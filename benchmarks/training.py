@@ -60,7 +60,7 @@ def full() -> Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is trained, on how many pictures of which size."""
+    """What is trained, on how many images of which size."""
 
     trainable: models.Trains
     resolution: int
@@ -94,7 +94,7 @@ class Contender:
     name: str
     step: Callable[[], Tensor]
     flops: float = 0.0
-    """Of one picture."""
+    """Of one image."""
     keep: list[Any] = field(default_factory=list)
 
 

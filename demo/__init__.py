@@ -1,1 +1,1 @@
-"""The demo's real data: pictures with human-translated names, a LAION-shaped crawl, and its local server."""
+"""The demo's real data: images with human-translated names, a LAION-shaped crawl, and its local server."""

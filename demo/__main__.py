@@ -3,7 +3,7 @@
 Every step is a job that can be run by itself; its command is printed. What is already there is not done again, so the
 same command resumes after a kill and ends in seconds when all is done.
 
-    .demo/cache    public pictures and texts, and the crawl made from them
+    .demo/cache    public images and texts, and the crawl made from them
     .demo/models   the small base model and the multilingual text encoder
     .demo/lake     every dataset, checkpoint and export
     .demo/out      what there is to look at

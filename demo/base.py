@@ -156,7 +156,7 @@ def train(cache: Path, out: Path, work: Path) -> str:
 
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = base_train.make_tokenizer(cache, work)
-    images = base_train.make_pictures(cache, work)
+    images = base_train.make_images(cache, work)
     vae = base_train.train_autoencoder(images, work)
     unet, english = base_train.train_base(vae, tokenizer, images, cache, work)
     m18 = base_train.distil(english, tokenizer, cache, work)

@@ -1,4 +1,4 @@
-"""How the small base model is made: pictures, tokenizer, autoencoder, UNet with its English encoder, other encoder.
+"""How the small base model is made: images, tokenizer, autoencoder, UNet with its English encoder, other encoder.
 
 Every stage writes one file into a work folder and is skipped where that file exists, so a stopped run goes on with
 the same command. Seeds and step counts are fixed; floats still differ between machines, hence the shipped file has a
@@ -44,19 +44,19 @@ def log(stage: str, text: str) -> None:
     print(f"[{stage}] {text}", flush=True)
 
 
-def make_pictures(cache: Path, work: Path) -> dict[str, torch.Tensor]:
+def make_images(cache: Path, work: Path) -> dict[str, torch.Tensor]:
     """`demo` uint8 [128, 2, 32, 32, 3] by concept and style; `other` uint8 [M, 32, 32, 3], the artists' rest."""
     path = work / "pictures.safetensors"
     if not path.exists():
         chosen = concepts.demo_concepts(CONCEPTS, cache)
-        demo = [np.stack([_picture(style, concept.key, cache) for style in images.STYLES]) for concept in chosen]
+        demo = [np.stack([_image(style, concept.key, cache) for style in images.STYLES]) for concept in chosen]
         mine = {concept.key for concept in chosen}
         other = []
         for style, package in zip(images.STYLES, (NOTO, TWEMOJI), strict=True):
             keys = json.loads((fetch(package, cache) / "chars.json").read_text())
             for key in sorted({_without_colour(key) for key in keys} - mine):
                 if not any(tone in key for tone in SKIN_TONES):
-                    other.append(_picture(style, key, cache))
+                    other.append(_image(style, key, cache))
         log("pictures", f"{2 * len(demo)} of the demo, {len(other)} others")
         save({"demo": torch.from_numpy(np.stack(demo)), "other": torch.from_numpy(np.stack(other))}, path)
     return load_file(path)
@@ -66,8 +66,8 @@ def _without_colour(key: str) -> str:
     return "-".join(part for part in key.split("-") if part != "fe0f")
 
 
-def _picture(style: str, key: str, cache: Path) -> npt.NDArray[np.uint8]:
-    """Drawn at 128 and averaged to 32 pixels, as a resizer does with a downloaded picture."""
+def _image(style: str, key: str, cache: Path) -> npt.NDArray[np.uint8]:
+    """Drawn at 128 and averaged to 32 pixels, as a resizer does with a downloaded image."""
     import resvg_py
     from PIL import Image
 
@@ -120,7 +120,7 @@ def _tokenizer_texts(cache: Path) -> Iterator[str]:
 
 
 def train_autoencoder(images: dict[str, torch.Tensor], work: Path) -> Any:
-    """`AutoencoderKL`, half of each batch the demo's pictures; its `scaling_factor` gives latents unit variance."""
+    """`AutoencoderKL`, half of each batch the demo's images; its `scaling_factor` gives latents unit variance."""
     config = models.vae_config_demo()
     path = work / "vae.safetensors"
     demo, other = _signed(images["demo"].flatten(0, 1)), _signed(images["other"])
@@ -158,7 +158,7 @@ def train_autoencoder(images: dict[str, torch.Tensor], work: Path) -> Any:
 
 @torch.no_grad()
 def psnr(vae: Any, x: torch.Tensor) -> float:
-    """Mean over pictures of the peak signal-to-noise ratio of decode(encode(x)), dB; `x` in -1..1."""
+    """Mean over images of the peak signal-to-noise ratio of decode(encode(x)), dB; `x` in -1..1."""
     vae.eval()
     y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
     error = ((y - x) / 2).square().flatten(1).mean(1)
@@ -175,7 +175,7 @@ def _pick(x: torch.Tensor, n: int, draw: torch.Generator) -> torch.Tensor:
 
 
 def _moved(x: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    """Half of the pictures mirrored, all of them shifted by up to 2 pixels, white coming in."""
+    """Half of the images mirrored, all of them shifted by up to 2 pixels, white coming in."""
     mirrored = torch.rand(len(x), 1, 1, 1, generator=draw) < 0.5
     x = torch.where(mirrored, x.flip(-1), x)
     down, right = (int(v) for v in torch.randint(0, 5, (2,), generator=draw))
@@ -216,7 +216,7 @@ def english_captions(cache: Path) -> tuple[list[str], list[list[int]]]:
 
 
 def latents_of(vae: Any, images: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Scaled latents of the demo's pictures, float32 [128 * 2, 16, 8, 8], styles next to each other."""
+    """Scaled latents of the demo's images, float32 [128 * 2, 16, 8, 8], styles next to each other."""
     with torch.no_grad():
         mean = vae.encode(_signed(images["demo"].flatten(0, 1))).latent_dist.mean
     return torch.as_tensor(mean * vae.config.scaling_factor)
@@ -271,7 +271,7 @@ def _frozen(english: Any, ids: torch.Tensor) -> Callable[[torch.Tensor], torch.T
 
 
 def sharpen(english: Any, ids: torch.Tensor, latents: torch.Tensor, by_concept: list[list[int]], work: Path) -> None:
-    """CLIP's symmetric contrastive loss (Radford et al., arXiv 2103.00020) of EOS vectors and pictures, in place.
+    """CLIP's symmetric contrastive loss (Radford et al., arXiv 2103.00020) of EOS vectors and images, in place.
 
     The other tower is a small network on latents that is then thrown away; a batch holds every concept once.
     """

@@ -1,5 +1,5 @@
-"""The texts beside the pictures: a concept's translated name, alone, with keywords, or after the word
-"drawing" (or "picture", where that is the plainer word).
+"""The texts beside the images: a concept's translated name, alone, with keywords, or after the word
+"drawing" (or "image", where that is the plainer word).
 
 The forms need no grammar, so every text stays what its translators wrote. The one word added is `_DRAWING`.
 """

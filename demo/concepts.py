@@ -1,7 +1,7 @@
-"""Concepts of the demo: things with a picture and a human-translated name in every language.
+"""Concepts of the demo: things with an image and a human-translated name in every language.
 
 Names and keywords are Unicode CLDR's emoji annotations. A concept's key is its code point in hex. U+FE0F,
-which only asks a renderer for colour, is stripped wherever names and pictures are joined.
+which only asks a renderer for colour, is stripped wherever names and images are joined.
 """
 
 import functools
@@ -21,7 +21,7 @@ _SALT = "altdiffusion-demo-held-out-1"
 _COLOUR = "\ufe0f"
 
 # Things that differ by shape and colour even at 32 pixels. The rows are taken in turn, so that any prefix of
-# the choice is mixed; a row may only hold pictures of the categories named in front of it.
+# the choice is mixed; a row may only hold images of the categories named in front of it.
 _CHOICE: tuple[tuple[frozenset[str], str], ...] = (
     (
         frozenset({"Animals & Nature"}),
@@ -108,7 +108,7 @@ def annotations(cache: Path | None, language: str) -> tuple[dict[str, str], dict
 
 
 def icon_name(package_folder: Path, key: str) -> str | None:
-    """The icon set's name of a concept, None where it has no picture."""
+    """The icon set's name of a concept, None where it has no image."""
     return _chars(package_folder).get(key)
 
 

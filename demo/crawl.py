@@ -1,10 +1,10 @@
-"""A LAION-shaped crawl of the demo's pictures, with every fault planted and known.
+"""A LAION-shaped crawl of the demo's images, with every fault planted and known.
 
     python -m demo.crawl --cache DIR
 
 writes `<cache>/crawl/<source>/part-*.snappy.parquet` and `<cache>/crawl/truth.parquet`, the same bytes every time.
 
-Real are the pictures and the translated texts. `similarity`, `punsafe`, `pwatermark` and `aesthetic` are FILLERS:
+Real are the images and the translated texts. `similarity`, `punsafe`, `pwatermark` and `aesthetic` are FILLERS:
 keyed draws around LAION's thresholds, not measurements (those need model weights). LANGUAGE labels are the true ones,
 some replaced by a likely wrong one at the rate measured for cld3, the labeller that LAION used.
 
@@ -178,10 +178,10 @@ def _between(low: float, high: float, *parts: object) -> float:
 
 
 def _row(concept: Concept, language: str, variant: str, style: str, **given: Any) -> Row:
-    """A good row of a picture, its fillers drawn; `given` overrides any field."""
+    """A good row of an image, its fillers drawn; `given` overrides any field."""
     source = given.pop("source", None) or _source(concept.key, language, variant)
-    url = given.pop("url", None) or site.picture_url(style, concept.key, language, variant)
-    width, height = given.pop("size", None) or site.picture_size(style, concept.key)
+    url = given.pop("url", None) or site.image_url(style, concept.key, language, variant)
+    width, height = given.pop("size", None) or site.image_size(style, concept.key)
     values: dict[str, Any] = {
         "text": caption(concept, language, variant),
         "label": None if source == ENGLISH else _label(concept.key, language, variant),
@@ -270,7 +270,7 @@ def _select_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
             source = ENGLISH if language == "en" else None
             if source is None and sources:
                 source = sources[_draw(kind, concept.key, language, "source") % len(sources)]
-            link = url.get("url") or site.picture_url(style, concept.key, language, kind)
+            link = url.get("url") or site.image_url(style, concept.key, language, kind)
             yield _row(
                 concept, language, "words", style, source=source, kind=kind, boundary="select", expected=reason,
                 url=link.format(language=language, key=concept.key), **values,

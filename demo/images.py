@@ -1,4 +1,4 @@
-"""The pictures of the concepts: SVG from two artists' icon sets, drawn on white with resvg, cached as PNG."""
+"""The images of the concepts: SVG from two artists' icon sets, drawn on white with resvg, cached as PNG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGES: dict[str, Package] = {"noto": NOTO, "twemoji": TWEMOJI}
 
 
 def draw(style: str, key: str, size: int, cache: Path | None = None) -> npt.NDArray[np.uint8]:
-    """One picture.
+    """One image.
 
     Args:
         style: one of `STYLES`.
@@ -41,10 +41,10 @@ def draw(style: str, key: str, size: int, cache: Path | None = None) -> npt.NDAr
 
 
 def png(style: str, key: str, size: int, cache: Path | None = None) -> bytes:
-    """The same as PNG bytes, drawn once and then read from `<cache>/pictures`.
+    """The same as PNG bytes, drawn once and then read from `<cache>/images`.
 
     Raises:
-        AltDiffusionError: unknown style, or the style has no such picture.
+        AltDiffusionError: unknown style, or the style has no such image.
     """
     root = cache or default_cache()
     if style not in _PACKAGES:

@@ -2,7 +2,7 @@
 
     <out>/prompts.jsonl   concept x language for the contact sheet (id, language, prompt, seed, width, height)
     <out>/cases.jsonl     all concepts x 18 languages for the evaluation: the same, and concept, seen
-    <out>/labels.parquet  sample_id, concept: what the judge is taught from the curated pictures
+    <out>/labels.parquet  sample_id, concept: what the judge is taught from the curated images
 
 `seen` is false for the names that were held out of the crawl and of the text encoder's training, and that no other
 language of the crawl spells the same.

@@ -3,10 +3,10 @@
 Hosts end in `.example` (reserved, RFC 6761), so that URLs, row ids and digests do not depend on a port. The fetch
 guard is told where they are: `connect_to(port)`.
 
-    http://<style>.pictures.example/<language>/<variant>/<key>.<jpg|png|webp>    a picture
-    http://moved.pictures.example/<language>/<style>/<key>.jpg                   a redirect to a picture
-    http://broken.pictures.example/<fault>/<language>/<key>.jpg                  a fault of `FAULTS`
-    http://gone.pictures.example/...                                             nobody listens
+    http://<style>.images.example/<language>/<variant>/<key>.<jpg|png|webp>    an image
+    http://moved.images.example/<language>/<style>/<key>.jpg                   a redirect to an image
+    http://broken.images.example/<fault>/<language>/<key>.jpg                  a fault of `FAULTS`
+    http://gone.images.example/...                                             nobody listens
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOVED = "moved.pictures.example"
 BROKEN = "broken.pictures.example"
 GONE = "gone.pictures.example"
 _CLOSED_PORT = 1  # tcpmux: nobody listens
-_SIDE = 128  # pixels, the longest side of any good picture
+_SIDE = 128  # pixels, the longest side of any good image
 
 # fault -> the reason under which the download must reject it
 FAULTS: dict[str, str] = {
@@ -80,21 +80,21 @@ def connect_to(port: int) -> dict[str, str]:
 
 
 def extension(style: str, key: str) -> str:
-    """The format a picture is published in: mostly JPEG."""
+    """The format an image is published in: mostly JPEG."""
     draw = _draw(f"{style}/{key}/format") % 16
     return "png" if draw < 2 else "webp" if draw == 2 else "jpg"
 
 
-def picture_size(style: str, key: str) -> tuple[int, int]:
+def image_size(style: str, key: str) -> tuple[int, int]:
     """(width, height) in pixels; 96 to 128, a quarter of them a little wider than high."""
     side = _SIDE - 8 * (_draw(f"{style}/{key}/size") % 5)
     return (side, side - 8 if _draw(f"{style}/{key}/shape") % 4 == 0 and side > 96 else side)
 
 
 @functools.lru_cache(maxsize=1024)
-def picture(style: str, key: str, cache: Path) -> bytes:
-    """The encoded picture: drawn on white in the middle of its canvas."""
-    return _encode(style, key, cache, picture_size(style, key), extension(style, key))
+def image(style: str, key: str, cache: Path) -> bytes:
+    """The encoded image: drawn on white in the middle of its canvas."""
+    return _encode(style, key, cache, image_size(style, key), extension(style, key))
 
 
 def answer(host: str, path: str, cache: Path) -> Reply:
@@ -107,18 +107,18 @@ def answer(host: str, path: str, cache: Path) -> Reply:
     try:
         if style in images.STYLES and len(parts) == 3 and suffix == extension(style, name):
             kind = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}[suffix]
-            return Reply(type=kind, body=picture(style, name, cache))
+            return Reply(type=kind, body=image(style, name, cache))
         if host == MOVED and len(parts) == 3 and parts[1] in images.STYLES:
-            return _redirect(picture_url(parts[1], name, parts[0], "moved"))
+            return _redirect(image_url(parts[1], name, parts[0], "moved"))
         if host == BROKEN and len(parts) == 3 and parts[0] in FAULTS:
             return _fault(parts[0], name, cache)
     except AltDiffusionError:
-        pass  # no such picture
+        pass  # no such image
     return Reply(status=404, type="text/plain", body=b"not found\n")
 
 
-def picture_url(style: str, key: str, language: str, variant: str) -> str:
-    """Where a picture is published; each language and text variant has a URL of its own."""
+def image_url(style: str, key: str, language: str, variant: str) -> str:
+    """Where an image is published; each language and text variant has a URL of its own."""
     return f"http://{style}.pictures.example/{language}/{variant}/{key}.{extension(style, key)}"
 
 

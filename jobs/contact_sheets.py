@@ -1,4 +1,4 @@
-"""Pictures for people: contact sheets as files and as images by step in MLflow."""
+"""Images for people: contact sheets as files and as images by step in MLflow."""
 
 from __future__ import annotations
 

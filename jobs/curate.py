@@ -1,4 +1,4 @@
-"""Curate: links as published become downloaded, deduplicated pictures with captions in the chosen languages."""
+"""Curate: links as published become downloaded, deduplicated images with captions in the chosen languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encode: pictures become latents, captions become token ids."""
+"""Encode: images become latents, captions become token ids."""
 
 from __future__ import annotations
 

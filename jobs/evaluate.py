@@ -31,14 +31,14 @@ def run(config: EvaluateConfig, session: Session) -> None:
     }
     images = session.lake.version(config.images)
     session.run.input(images, context="judge")
-    real, shown = judge_images.labelled_pictures(images, config.labels)
-    name_pictures = _judge(config, real, shown)
+    real, shown = judge_images.labelled_images(images, config.labels)
+    name_images = _judge(config, real, shown)
     cases = retrieval_accuracy.read_cases(config.cases)
     scores, controls = [], {}
-    codec = name_pictures(judge_images.through_autoencoder(config.autoencoder, real))
+    codec = name_images(judge_images.through_autoencoder(config.autoencoder, real))
     controls["real pictures through the autoencoder"] = retrieval_accuracy.rate_of(codec == shown, shown)
     for state, version in drawn.items():
-        asked, named = _named(version, cases, name_pictures)
+        asked, named = _named(version, cases, name_images)
         scores.append(retrieval_accuracy.score(state, named, asked))
     controls["last state, captions shuffled"] = retrieval_accuracy.shuffled(named, asked)
     report = table.Report(states=scores, controls=controls)
@@ -68,9 +68,9 @@ def _judge(config: EvaluateConfig, real: Any, shown: Any) -> Any:
     return lambda images: names[judge.predict(images)]
 
 
-def _named(version: Version, cases: Any, name_pictures: Any) -> tuple[list[retrieval_accuracy.Case], Any]:
+def _named(version: Version, cases: Any, name_images: Any) -> tuple[list[retrieval_accuracy.Case], Any]:
     rows = version.read(["id", "image"])
-    named = name_pictures(judge_images.small_pictures(rows["image"].to_pylist()))
+    named = name_images(judge_images.small_images(rows["image"].to_pylist()))
     return retrieval_accuracy.select_cases(cases, rows["id"].to_pylist()), named
 
 

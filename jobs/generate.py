@@ -1,4 +1,4 @@
-"""Generate: a prompts file becomes pictures and a `generations` dataset, in an autoscaled pool of workers."""
+"""Generate: a prompts file becomes images and a `generations` dataset, in an autoscaled pool of workers."""
 
 from __future__ import annotations
 

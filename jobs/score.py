@@ -1,4 +1,4 @@
-"""Score: pictures get their embedding, aesthetics, NSFW and watermark scores."""
+"""Score: images get their embedding, aesthetics, NSFW and watermark scores."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class CurateConfig(JobConfig):
     retry: RetryConfig | None = None
     """Later passes over links that failed for a reason that time may mend; null makes none."""
     distinct: DistinctConfig | None = None
-    """Which downloaded pictures count as the same; null keeps all."""
+    """Which downloaded images count as the same; null keeps all."""
     candidates: str = "candidates"
     """Name of the dataset of selected rows, before deduplication."""
     links: str = "links"
@@ -73,7 +73,7 @@ class CurateConfig(JobConfig):
     balanced: str = "balanced"
     """Name of the dataset of links that `balance` leaves."""
     images: str = "images"
-    """Name of the dataset of downloaded pictures; the keys of its duplicates are `<images>-keys`, `<images>-drops`."""
+    """Name of the dataset of downloaded images; the keys of its duplicates are `<images>-keys`, `<images>-drops`."""
     select_workers: Workers = operational(factory=Workers)
     download_workers: Workers = operational(factory=Workers)
     report: ReportConfig = operational(factory=ReportConfig)
@@ -205,7 +205,7 @@ def _download(config: CurateConfig) -> PipelineStep:
 
 
 def _downloading(config: CurateConfig) -> dict[str, Any]:
-    """What decides which pictures come; the sources' blocklists too: no redirect must lead to what they list."""
+    """What decides which images come; the sources' blocklists too: no redirect must lead to what they list."""
     listed = [sha256 for _, sha256 in _blocklists(config)]
     return {
         "download": semantic(config.download),
@@ -253,7 +253,7 @@ def _retry(config: CurateConfig, number: int, first: PipelineStep, before: Pipel
 
 
 def _distinct(config: CurateConfig, images: PipelineStep) -> tuple[PipelineStep, ...]:
-    """Duplicates among the pictures that `images` makes."""
+    """Duplicates among the images that `images` makes."""
     chosen = config.distinct
     if chosen is None:
         return ()

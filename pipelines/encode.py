@@ -24,12 +24,12 @@ from altdiffusion.storage.ledger import Unit
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
 
 MIRRORED = "-mirrored"
-"""What is added to the name of a dataset for that of its mirrored pictures."""
+"""What is added to the name of a dataset for that of its mirrored images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlsoConfig:
-    """A further dataset of latents that the same pass over the pictures makes."""
+    """A further dataset of latents that the same pass over the images makes."""
 
     latents: str
     """Its name."""
@@ -58,7 +58,7 @@ class EncodeJobConfig(JobConfig):
     buckets: BucketsConfig | None = None
     """Shapes of about one area, in place of each resolution's square: a dataset <name>-<width>x<height> for each."""
     mirrored: bool = False
-    """Also makes each dataset of mirrored pictures, <name>-mirrored, row by row beside it (train.flip reads both)."""
+    """Also makes each dataset of mirrored images, <name>-mirrored, row by row beside it (train.flip reads both)."""
     workers: Workers = operational(factory=Workers)
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ def _shapes(config: EncodeJobConfig, square: Target) -> Iterator[tuple[Target, d
 
 
 def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
-    """Whether pictures, scores, autoencoder and tokenizer are there, and how much there is to do."""
+    """Whether images, scores, autoencoder and tokenizer are there, and how much there is to do."""
 
     def models_there(_: Lake) -> list[str]:
         encode = config.encode

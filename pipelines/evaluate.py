@@ -39,7 +39,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeConfig:
-    """The classifier that names pictures: taught on the curated pictures, never shown to the generator."""
+    """The classifier that names images: taught on the curated images, never shown to the generator."""
 
     seed: int = 0
     steps: int = 700
@@ -68,11 +68,11 @@ class EvaluateConfig(JobConfig):
     cases: str = operational()
     """JSON lines: a prompts file whose rows also hold `concept` and `seen`; what counts is its content."""
     labels: str = operational()
-    """Parquet (sample_id, concept): what the curated pictures show."""
+    """Parquet (sample_id, concept): what the curated images show."""
     images: str = "images"
-    """Dataset of curated pictures."""
+    """Dataset of curated images."""
     autoencoder: str = operational()
-    """Folder of the VAE: the control shows the judge real pictures through it."""
+    """Folder of the VAE: the control shows the judge real images through it."""
     states: tuple[StateConfig, ...]
     """In the order of the table; the last one is what `require` is about."""
     sampling: SamplingConfig = SamplingConfig()
@@ -111,7 +111,7 @@ def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[Pipel
 
 
 def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
-    """Whether cases, labels, pictures, autoencoder and every state's model are there."""
+    """Whether cases, labels, images, autoencoder and every state's model are there."""
 
     def files_there(lake: Lake) -> list[str]:
         rows = read_prompts(PromptsConfig(file=config.cases, languages=config.languages)).num_rows

@@ -26,7 +26,7 @@ class SheetConfig:
     fonts: str
     """Local folder of fonts that together cover the languages' scripts."""
     cell: int = 96
-    """Pixels of a picture's side on the sheet."""
+    """Pixels of an image's side on the sheet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ class GenerateJobConfig(JobConfig):
     prompts: str = "prompts"
     """Name of the dataset of prompts it makes from the file."""
     generations: str = "generations"
-    """Name of the dataset of pictures."""
+    """Name of the dataset of images."""
     generate: GenerateConfig
     sheet: SheetConfig | None = operational(None)
     workers: Workers = operational(factory=Workers)
@@ -56,7 +56,7 @@ def pipeline_steps(config: GenerateJobConfig) -> tuple[PipelineStep, ...]:
 def generation_pipeline_steps(
     lake_uri: str, prompts: str, generations: str, generate: GenerateConfig, workers: Workers
 ) -> tuple[PipelineStep, ...]:
-    """The same for whoever else has a set of pictures drawn."""
+    """The same for whoever else has a set of images drawn."""
 
     @functools.cache  # reading a model folder for its digest is not free, and it must not change in between
     def model(uri: str) -> Model:
@@ -96,7 +96,7 @@ def opened(config: ModelConfig, lake_uri: str, dtype: str) -> Model:
 
 
 def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
-    """Whether prompts and model are there, and how many pictures are asked for."""
+    """Whether prompts and model are there, and how many images are asked for."""
     return look_at(
         config.lake,
         remote,

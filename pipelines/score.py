@@ -1,4 +1,4 @@
-"""Scoring: images -> embedding, aesthetics, NSFW and watermark scores, by one pass of CLIP a picture."""
+"""Scoring: images -> embedding, aesthetics, NSFW and watermark scores, by one pass of CLIP an image."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def pipeline_steps(config: ScoreJobConfig) -> tuple[PipelineStep, ...]:
 
 
 def survey(config: ScoreJobConfig, remote: bool = False) -> Survey:
-    """Whether the pictures are there, and how much there is to do."""
+    """Whether the images are there, and how much there is to do."""
     return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]))
 
 

@@ -26,7 +26,7 @@ from pipelines.generate import generation_pipeline_steps
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplesConfig:
-    """Pictures drawn from every kept checkpoint when training has ended, for MLflow's sliders by step."""
+    """Images drawn from every kept checkpoint when training has ended, for MLflow's sliders by step."""
 
     prompts: PromptsConfig
     """Ids must read <concept>-<language>."""

@@ -1,7 +1,7 @@
-"""A decoder with the faults that codecs have had: for pictures that ask for one in the bytes behind their end.
+"""A decoder with the faults that codecs have had: for images that ask for one in the bytes behind their end.
 
 SEGV crashes, HANG never returns, SLEEP does not either, KILL is somebody else's kill, once: the next process decodes
-the picture. Run like `altdiffusion.curation.images.decoder_process`, whose code it is otherwise.
+the image. Run like `altdiffusion.curation.images.decoder_process`, whose code it is otherwise.
 """
 
 from __future__ import annotations

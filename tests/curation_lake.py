@@ -21,8 +21,8 @@ from altdiffusion.storage.ledger import UnitRecord
 Size = tuple[int, int]
 
 
-def picture(seed: int, size: Size, image_format: str = "PNG") -> bytes:
-    """A smooth picture, encoded."""
+def image(seed: int, size: Size, image_format: str = "PNG") -> bytes:
+    """A smooth image, encoded."""
     values = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(values).resize(size, Image.Resampling.BICUBIC).save(out, image_format)
@@ -52,7 +52,7 @@ def write_images(
         "source": ["s" for _ in order],
         "aesthetic": [7.0 for _ in order],
         "aesthetic_score": [8.0 if k % 2 else None for k in order],
-        "image": [bodies[k] if bodies and k in bodies else picture(k, given[k]) for k in order],
+        "image": [bodies[k] if bodies and k in bodies else image(k, given[k]) for k in order],
         "image_format": ["png" for _ in order],
         "image_sha256": [f"{k:064x}" for k in order],
         "phash": list(order),
@@ -93,7 +93,7 @@ def sha256_of(path: Path) -> str:
 
 
 def save_clip(folder: Path, width: int = 768) -> str:
-    """A CLIP of two layers for 28-pixel pictures."""
+    """A CLIP of two layers for 28-pixel images."""
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
@@ -116,7 +116,7 @@ def save_head(path: Path, width: int = 768) -> tuple[str, str]:
 
 
 def save_classifier(folder: Path, labels: Sequence[str] = ("clear", "watermark")) -> str:
-    """A vision transformer of one layer for 32-pixel pictures, with its preprocessor."""
+    """A vision transformer of one layer for 32-pixel images, with its preprocessor."""
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
     torch.manual_seed(1)

@@ -23,8 +23,8 @@ from tests.fetch_server import Site
 HOST = "pictures.test"
 
 
-def picture(number: int, size: tuple[int, int] = (96, 64), format: str = "PNG", **save: Any) -> bytes:
-    """Another picture of 24 random squares for every number."""
+def image(number: int, size: tuple[int, int] = (96, 64), format: str = "PNG", **save: Any) -> bytes:
+    """Another image of 24 random squares for every number."""
     values = np.random.default_rng(number).integers(0, 256, (4, 6, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(values).resize(size, Image.Resampling.NEAREST).save(out, format, **{"quality": 90, **save})

@@ -23,7 +23,7 @@ BASE = Ref("model", "base", "b" * 64)
 
 
 def png(colour: tuple[int, int, int]) -> bytes:
-    """A picture of one colour."""
+    """An image of one colour."""
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), colour).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A lake with a whole curation in it, from candidates to pictures without duplicates, for tests of its report."""
+"""A lake with a whole curation in it, from candidates to images without duplicates, for tests of its report."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ SECRET = "http://secret.example/"  # rows that must not be named
 SOURCE = Ref("source", "crawl", "a" * 64)
 
 
-def picture(seed: int) -> bytes:
+def image(seed: int) -> bytes:
     out = io.BytesIO()
     values = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     Image.fromarray(values).resize((48, 64)).save(out, "PNG")
     return out.getvalue()
 
 
-PICTURES = [picture(seed) for seed in range(8)]
+PICTURES = [image(seed) for seed in range(8)]
 
 
 def table(schema: pa.Schema, columns: Mapping[str, Any], rows: int) -> pa.Table:
@@ -139,7 +139,7 @@ HIDDEN = {"blocklist": SECRET, "punsafe": SECRET}
 
 
 def make(root: str, *, tallied: bool = True) -> Made:
-    """400 candidates, 380 links, 300 pictures, then 340 after a retry, 330 after duplicates are gone."""
+    """400 candidates, 380 links, 300 images, then 340 after a retry, 330 after duplicates are gone."""
     lake = Lake(root)
     config = {"language": {"languages": list(LANGUAGES)}}
     ids = list(range(400))

@@ -32,8 +32,8 @@ ROWS = 5
 NAME = "toys"
 
 
-def picture(unit: int, row: int) -> str:
-    """SHA-256 of the picture in a row."""
+def image(unit: int, row: int) -> str:
+    """SHA-256 of the image in a row."""
     return files.sha256_hex(f"{unit}-{row}".encode())
 
 
@@ -56,7 +56,7 @@ class Toy:
         rows = [
             {
                 "sample_id": unit.index * 100 + n,
-                "image_sha256": picture(unit.index, n),
+                "image_sha256": image(unit.index, n),
                 "language": "en",
                 "embedding": word,
             }

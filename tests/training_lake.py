@@ -89,7 +89,7 @@ def write_latents(
 
     The latent is NaN if spoiled, 30 times as large if loud.
 
-    The languages of the samples are `languages`, over and over. `mirrored` stands for mirrored pictures' latents: the
+    The languages of the samples are `languages`, over and over. `mirrored` stands for mirrored images' latents: the
     same ones plus 1, so that nobody takes them for the latents turned round. `made_by`, VAE and tokenizer, makes the
     version one of the encode job's, as its manifest says.
     """

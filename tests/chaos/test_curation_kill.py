@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Workspace, digests, line, pictures, prepared
+from tests.e2e.conftest import Workspace, digests, line, prepared
 
-__all__ = ["line", "pictures", "prepared"]  # fixtures of the end-to-end tests
+__all__ = ["images", "line", "prepared"]  # fixtures of the end-to-end tests
 
 
-def start(workspace: Workspace, lake: Path, pictures: str) -> subprocess.Popen[bytes]:
+def start(workspace: Workspace, lake: Path, images: str) -> subprocess.Popen[bytes]:
     command = [
-        *(sys.executable, "-m", "jobs.curate", "--config", "jobs/configs/demo/curate.yaml", f"lake={lake}", pictures),
+        *(sys.executable, "-m", "jobs.curate", "--config", "jobs/configs/demo/curate.yaml", f"lake={lake}", images),
         *("execution.backend=inline", "download.rows_per_unit=40"),
     ]
     return subprocess.Popen(
@@ -32,18 +32,18 @@ def start(workspace: Workspace, lake: Path, pictures: str) -> subprocess.Popen[b
     )
 
 
-def finish(workspace: Workspace, lake: Path, pictures: str) -> None:
-    process = start(workspace, lake, pictures)
+def finish(workspace: Workspace, lake: Path, images: str) -> None:
+    process = start(workspace, lake, images)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()[-3000:]
 
 
-def killed(workspace: Workspace, lake: Path, pictures: str, kills: int, seed: int) -> int:
+def killed(workspace: Workspace, lake: Path, images: str, kills: int, seed: int) -> int:
     """Kills `kills` runs, each as soon as it has made a random number of new files; returns how many were running."""
     draw = random.Random(seed)
     hits = 0
     for _ in range(kills):
-        process = start(workspace, lake, pictures)
+        process = start(workspace, lake, images)
         wanted = len(list(lake.rglob("*"))) + draw.randint(1, 12)
         while process.poll() is None and len(list(lake.rglob("*"))) < wanted:
             time.sleep(0.01)
@@ -56,15 +56,15 @@ def killed(workspace: Workspace, lake: Path, pictures: str, kills: int, seed: in
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_ten_kills_leave_the_digest_as_it_is(prepared: Workspace, pictures: str, tmp_path: Path, seed: int) -> None:
-    finish(prepared, tmp_path / "undisturbed", pictures)
-    hits = killed(prepared, tmp_path / "killed", pictures, kills=10, seed=seed)
+def test_ten_kills_leave_the_digest_as_it_is(prepared: Workspace, images: str, tmp_path: Path, seed: int) -> None:
+    finish(prepared, tmp_path / "undisturbed", images)
+    hits = killed(prepared, tmp_path / "killed", images, kills=10, seed=seed)
     assert hits >= 5, f"only {hits} of 10 runs were still running when they were to be killed"
-    finish(prepared, tmp_path / "killed", pictures)
+    finish(prepared, tmp_path / "killed", images)
     assert digests(tmp_path / "killed") == digests(tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 12))
-def test_hundred_kills(prepared: Workspace, pictures: str, tmp_path: Path, seed: int) -> None:
-    test_ten_kills_leave_the_digest_as_it_is(prepared, pictures, tmp_path, seed)
+def test_hundred_kills(prepared: Workspace, images: str, tmp_path: Path, seed: int) -> None:
+    test_ten_kills_leave_the_digest_as_it_is(prepared, images, tmp_path, seed)

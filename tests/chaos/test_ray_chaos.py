@@ -32,7 +32,7 @@ CLOCK_S = 0.05
 
 @pytest.fixture
 def requests(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, list[tuple[float, str]]]]:
-    """The demo's picture server with a log of (time, host + path)."""
+    """The demo's image server with a log of (time, host + path)."""
     log: list[tuple[float, str]] = []
     answer = site.answer
 
@@ -86,7 +86,7 @@ def check_downloads(lake: Path, log: list[tuple[float, str]], kills: int) -> Non
 
 
 def check_rows(lake: Path) -> None:
-    """Every link is a picture or a reject, once."""
+    """Every link is an image or a reject, once."""
     links, images = Lake(str(lake)).version("links"), Lake(str(lake)).version("images")
     wanted = Counter(links.read(["sample_id"])["sample_id"].to_pylist())
     found = Counter(images.read(["sample_id"])["sample_id"].to_pylist())

@@ -92,8 +92,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def pictures(prepared: Workspace) -> Iterator[str]:
-    """The demo's picture server on a free loopback port; the value is the override that points a curation at it."""
+def images(prepared: Workspace) -> Iterator[str]:
+    """The demo's image server on a free loopback port; the value is the override that points a curation at it."""
     from demo import server, site
 
     with server.running(prepared.path / ".demo/cache") as port:
@@ -101,7 +101,7 @@ def pictures(prepared: Workspace) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def line(prepared: Workspace, pictures: str) -> Workspace:
+def line(prepared: Workspace, images: str) -> Workspace:
     """The whole line once, every job in its own process without Ray: what later tests compare with or break."""
     for job, config in (
         ("curate", "curate"),
@@ -112,7 +112,7 @@ def line(prepared: Workspace, pictures: str) -> Workspace:
         ("generate", "generate"),
         ("evaluate", "evaluate"),
     ):
-        own = [pictures] if job == "curate" else []
+        own = [images] if job == "curate" else []
         done = prepared.job(job, config, *own, *SMALL.get(config, []))
         assert done.returncode == 0, f"{config}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
     return prepared

@@ -76,14 +76,14 @@ def test_an_unknown_language(line: Workspace, tmp_path: Path) -> None:
     refused(done, "xx", "labels of the language model")
 
 
-def test_every_link_dead(line: Workspace, tmp_path: Path, pictures: str) -> None:
-    dead = {host: f"127.0.0.1:{closed_port()}" for host in json.loads(pictures.partition("=")[2])}
+def test_every_link_dead(line: Workspace, tmp_path: Path, images: str) -> None:
+    dead = {host: f"127.0.0.1:{closed_port()}" for host in json.loads(images.partition("=")[2])}
     done = curate(line, tmp_path / "lake", f"download.connect_to={json.dumps(dead)}")
     refused(done, "dataset images", "none was accepted", "connect ")
     assert set(digests(tmp_path / "lake")) == {"candidates", "links"}  # no empty version of images
 
 
-def test_no_space_left(line: Workspace, tmp_path: Path, pictures: str) -> None:
+def test_no_space_left(line: Workspace, tmp_path: Path, images: str) -> None:
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root and `unshare -m`")
     lake = tmp_path / "lake"
@@ -97,7 +97,7 @@ def test_no_space_left(line: Workspace, tmp_path: Path, pictures: str) -> None:
         config,
         "execution.backend=inline",
         f"lake={lake}",
-        pictures,
+        images,
     ]
     quoted = " ".join(f"'{word}'" for word in job)
     # One command in one mount: full disk, then room, then the same again.
@@ -182,7 +182,7 @@ def test_another_config_or_stage_under_the_same_name_is_refused(line: Workspace,
     refused(done, "demo-guidance", "guidance")
 
 
-def test_a_damaged_shard_is_found_and_made_again_alone(line: Workspace, copied: Path, pictures: str) -> None:
+def test_a_damaged_shard_is_found_and_made_again_alone(line: Workspace, copied: Path, images: str) -> None:
     shard = sorted((copied / "datasets/images/shards").glob("*.parquet"))[0]
     others = {path: path.stat().st_mtime_ns for path in shard.parent.glob("*.parquet") if path != shard}
     flip(shard)
@@ -190,21 +190,21 @@ def test_a_damaged_shard_is_found_and_made_again_alone(line: Workspace, copied: 
     assert found.returncode != 0 and shard.name in found.stdout + found.stderr
     refused(line.job("encode", "encode", f"lake={copied}", "latents=again"), shard.name, "damaged")
     shard.unlink()
-    done = curate(line, copied, pictures)
+    done = curate(line, copied, images)
     assert done.returncode == 0, done.stdout + done.stderr
     assert digests(copied)["images"] == digests(line.lake)["images"] and shard.exists()
     assert {path: path.stat().st_mtime_ns for path in others} == others
 
 
-def test_mlflow_unreachable(line: Workspace, tmp_path: Path, pictures: str) -> None:
+def test_mlflow_unreachable(line: Workspace, tmp_path: Path, images: str) -> None:
     uri = f"http://127.0.0.1:{closed_port()}"
-    refused(curate(line, tmp_path / "lake", pictures, f"tracking.uri={uri}"), uri)
+    refused(curate(line, tmp_path / "lake", images, f"tracking.uri={uri}"), uri)
     assert digests(tmp_path / "lake") == {}
 
 
-def test_ray_unreachable(line: Workspace, tmp_path: Path, pictures: str) -> None:
+def test_ray_unreachable(line: Workspace, tmp_path: Path, images: str) -> None:
     address = f"127.0.0.1:{closed_port()}"
-    done = curate(line, tmp_path / "lake", pictures, "execution.backend=ray", f"execution.address={address}")
+    done = curate(line, tmp_path / "lake", images, "execution.backend=ray", f"execution.address={address}")
     refused(done, address)
     assert digests(tmp_path / "lake") == {}
 

@@ -1,4 +1,4 @@
-"""A curation with everything switched on: balance, retries, duplicates among pictures, report."""
+"""A curation with everything switched on: balance, retries, duplicates among images, report."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.verification import damages_of
-from tests.e2e.conftest import Workspace, digests, pictures, prepared
+from tests.e2e.conftest import Workspace, digests, prepared
 
-__all__ = ["pictures", "prepared"]  # fixtures of the end-to-end tests
+__all__ = ["images", "prepared"]  # fixtures of the end-to-end tests
 
 OPTIONS = (
     "balance={rows_per_language: 9, temperature: 2, similarity_quantile: 0.05}",
@@ -18,8 +18,8 @@ OPTIONS = (
 )
 
 
-def test_every_step_follows_from_the_one_before(prepared: Workspace, pictures: str, tmp_path: Path) -> None:
-    done = prepared.job("curate", "curate", f"lake={tmp_path}", pictures, *OPTIONS)
+def test_every_step_follows_from_the_one_before(prepared: Workspace, images: str, tmp_path: Path) -> None:
+    done = prepared.job("curate", "curate", f"lake={tmp_path}", images, *OPTIONS)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     lake = Lake(str(tmp_path))
     head = lake.version("images")
@@ -44,7 +44,7 @@ def test_every_step_follows_from_the_one_before(prepared: Workspace, pictures: s
     assert len(copies) == 1 and len(list(tmp_path.rglob("report.html"))) == 2, "in the lake, and as MLflow's artifact"
 
     before = digests(tmp_path)
-    again = prepared.job("curate", "curate", f"lake={tmp_path}", pictures, *OPTIONS)
+    again = prepared.job("curate", "curate", f"lake={tmp_path}", images, *OPTIONS)
     assert again.returncode == 0 and "already there" in again.stdout
     assert digests(tmp_path) == before
     head_file = json.loads((tmp_path / "datasets/images/head.json").read_text())

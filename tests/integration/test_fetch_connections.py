@@ -273,7 +273,7 @@ INTERIM = (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink:
 
 @dataclass(frozen=True)
 class Script:
-    """What the server says to one request, and whether it then closes; by the rules (`good`), with a picture."""
+    """What the server says to one request, and whether it then closes; by the rules (`good`), with an image."""
 
     pieces: tuple[bytes, ...]
     closes: bool
@@ -296,7 +296,7 @@ def scripts(draw: st.DrawFn) -> Script:
 
 
 class Scripted:
-    """A server whose answer to `/<row>` is the row's script, and to `/<row>/again` its picture."""
+    """A server whose answer to `/<row>` is the row's script, and to `/<row>/again` its image."""
 
     def __init__(self) -> None:
         self.scripts: list[Script] = []
@@ -326,7 +326,7 @@ class Scripted:
                     return
 
 
-def test_a_picture_never_comes_under_another_row() -> None:
+def test_a_image_never_comes_under_another_row() -> None:
     server = Scripted()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=server.serve, args=(listener,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Decoder processes: whatever a picture does to one costs that row, and nothing of what came survives but pixels."""
+"""Decoder processes: whatever an image does to one costs that row, and nothing of what came survives but pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from altdiffusion.curation.images import decoder_pool
 from altdiffusion.curation.images.decoder_pool import DecoderPool
 from altdiffusion.curation.web.addresses import Refused
 from altdiffusion.errors import AltDiffusionError
-from tests.download_lake import HOST, config, download, picture, publish_links
+from tests.download_lake import HOST, config, download, image, publish_links
 from tests.fetch_server import Site, reply, serving
 
 BAD = (sys.executable, str(Path(__file__).parents[1] / "bad_decoder.py"))
@@ -65,7 +65,7 @@ def wide_png(width: int, height: int) -> bytes:
 
 
 def test_a_crash_a_hang_and_a_memory_hog_cost_one_row_each(tmp_path: Path, site: Site, faulty: None) -> None:
-    bodies = {f"/{number}.png": picture(number) for number in range(12)}
+    bodies = {f"/{number}.png": image(number) for number in range(12)}
     bodies["/3.png"] += b"SEGV"
     bodies["/6.png"] += b"HANG"
     bodies["/7.png"] += b"SLEEP"
@@ -92,13 +92,13 @@ def test_a_crash_a_hang_and_a_memory_hog_cost_one_row_each(tmp_path: Path, site:
 def test_a_crash_is_tried_twice_and_no_more(faulty: None, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = DecoderPool(DownloadConfig(image_size=32))
     try:
-        good = pool.decode(picture(1))
+        good = pool.decode(image(1))
         starts: list[int] = []
         start = decoder_pool._Decoder._start
         monkeypatch.setattr(decoder_pool._Decoder, "_start", lambda self: starts.append(1) or start(self))
-        assert refusal(pool, picture(2) + b"SEGV") == ("decoder_crash", "SIGSEGV")
+        assert refusal(pool, image(2) + b"SEGV") == ("decoder_crash", "SIGSEGV")
         assert len(starts) == 1  # the first try was in the process that ran already
-        assert pool.decode(picture(1)) == good
+        assert pool.decode(image(1)) == good
         assert len(starts) == 2
     finally:
         pool.close()
@@ -108,15 +108,15 @@ def test_a_decode_that_really_takes_too_long_is_a_timeout(pool: DecoderPool) -> 
     slow = DecoderPool(DownloadConfig(image_size=32, decode_timeout_s=0.15))
     body = wide_png(7000, 7000)
     try:
-        slow.decode(picture(1))
+        slow.decode(image(1))
         assert refusal(slow, body)[0] == "decode_timeout"
-        assert slow.decode(picture(1)).width == 48
+        assert slow.decode(image(1)).width == 48
     finally:
         slow.close()
     assert pool.decode(body).width == 32
 
 
-def test_the_largest_pictures_fit_into_the_default_memory() -> None:
+def test_the_largest_images_fit_into_the_default_memory() -> None:
     side = 8191  # just below the default's pixels
     bodies = [wide_png(side, side)]
     kinds: list[tuple[str, str, dict[str, Any]]] = [
@@ -144,14 +144,14 @@ def children() -> set[psutil.Process]:
 
 def test_decoders_end_with_their_worker_and_are_replaced_when_somebody_ends_them(pool: DecoderPool) -> None:
     before = children()
-    first = pool.decode(picture(1))
+    first = pool.decode(image(1))
     (process,) = children() - before
     process.send_signal(signal.SIGKILL)
-    assert pool.decode(picture(1)) == first
+    assert pool.decode(image(1)) == first
     (process,) = children() - before - {process}
     pool.close()
     assert not process.is_running()
-    assert pool.decode(picture(1)) == first  # the next one starts anew
+    assert pool.decode(image(1)) == first  # the next one starts anew
 
 
 def test_a_decoder_has_no_secret_and_no_connection_of_the_worker(
@@ -163,7 +163,7 @@ def test_a_decoder_has_no_secret_and_no_connection_of_the_worker(
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     try:
-        inside.decode(picture(1))
+        inside.decode(image(1))
         (process,) = children() - before
         assert "canary" not in str(process.environ())
         assert not process.net_connections("inet")
@@ -179,7 +179,7 @@ def test_a_decoder_has_no_secret_and_no_connection_of_the_worker(
 def test_a_decoder_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_pool, "COMMAND", (*BAD, "fail"))
     with pytest.raises(AltDiffusionError, match=r"decoder process.*libGL"):
-        DecoderPool(DownloadConfig()).decode(picture(1))
+        DecoderPool(DownloadConfig()).decode(image(1))
 
 
 def test_a_unit_whose_decoder_does_not_start_fails_as_a_whole(
@@ -187,7 +187,7 @@ def test_a_unit_whose_decoder_does_not_start_fails_as_a_whole(
 ) -> None:
     monkeypatch.setattr(decoder_pool, "COMMAND", (*BAD, "fail"))
     for number in range(40):
-        site.answers[f"/{number}.png"] = reply(picture(number))
+        site.answers[f"/{number}.png"] = reply(image(number))
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}.png" for number in range(40)])
     with pytest.raises(AltDiffusionError, match="decoder process"):
         download(str(tmp_path), links, config(site))
@@ -201,7 +201,7 @@ def zipped() -> bytes:
 
 
 def png_with_text(text: bytes) -> bytes:
-    body = picture(1)
+    body = image(1)
     chunk = b"tEXt" + b"Comment\0" + text
     packed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return body[:33] + packed + body[33:]
@@ -209,19 +209,19 @@ def png_with_text(text: bytes) -> bytes:
 
 HTML = b"<html><script>alert('CANARY')</script></html>"
 PDF = b"%PDF-1.4 CANARY\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF"
-_GIF = picture(3, format="GIF")
+_GIF = image(3, format="GIF")
 POLYGLOTS: dict[str, bytes] = {
-    "jpeg + zip": picture(1, format="JPEG") + zipped(),
-    "jpeg + pdf": picture(1, format="JPEG") + PDF,
-    "jpeg with html in its comment": picture(1, format="JPEG", comment=HTML),
-    "jpeg with exif": picture(1, format="JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + HTML),
+    "jpeg + zip": image(1, format="JPEG") + zipped(),
+    "jpeg + pdf": image(1, format="JPEG") + PDF,
+    "jpeg with html in its comment": image(1, format="JPEG", comment=HTML),
+    "jpeg with exif": image(1, format="JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + HTML),
     "gif + html": _GIF + HTML,
-    "gif with html in its comment": picture(3, format="GIF", comment=HTML),
+    "gif with html in its comment": image(3, format="GIF", comment=HTML),
     "gif that is javascript": _GIF[:6] + _GIF[6:] + b"/*CANARY*/=1;alert('CANARY')",
-    "png + html": picture(2) + HTML,
+    "png + html": image(2) + HTML,
     "png with text": png_with_text(HTML),
-    "webp + pdf": picture(4, format="WEBP") + PDF,
-    "webp with xmp": picture(4, format="WEBP", xmp=HTML),
+    "webp + pdf": image(4, format="WEBP") + PDF,
+    "webp with xmp": image(4, format="WEBP", xmp=HTML),
 }  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def test_what_is_stored_holds_no_byte_of_a_polyglots_other_half(tmp_path: Path, 
         assert b"CANARY" in body or b"PK\x03\x04" in body
         site.answers[f"/{number}"] = reply(body, Content_Type="text/html")
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(len(POLYGLOTS))])
-    # the pictures are smaller than image_size: even what is not resized is encoded anew
+    # the images are smaller than image_size: even what is not resized is encoded anew
     settings = config(site, image_size=512, encode_format=encode_format, encode_quality=9)
     rows = download(str(tmp_path), links, settings).read().to_pylist()
     assert len(rows) == len(POLYGLOTS)
@@ -245,9 +245,9 @@ def test_what_is_stored_holds_no_byte_of_a_polyglots_other_half(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     "body",
-    [HTML, b"GIF89a" + HTML, PDF + picture(1), zipped() + picture(1), b"<svg>" + picture(1, format="JPEG")],
+    [HTML, b"GIF89a" + HTML, PDF + image(1), zipped() + image(1), b"<svg>" + image(1, format="JPEG")],
 )
-def test_what_begins_as_something_else_is_no_picture(pool: DecoderPool, body: bytes) -> None:
+def test_what_begins_as_something_else_is_no_image(pool: DecoderPool, body: bytes) -> None:
     reason, _ = refusal(pool, body)
     assert reason in ("not_image", "format", "truncated", "too_many_pixels", "dims")
 
@@ -268,7 +268,7 @@ def test_a_decoder_that_hangs_ends_itself_when_its_worker_is_gone(tmp_path: Path
         "print(pool._all[0]._process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    (tmp_path / "picture").write_bytes(picture(1))
+    (tmp_path / "picture").write_bytes(image(1))
     worker: Any = psutil.Popen([sys.executable, str(script), str(tmp_path / "picture")], stdout=-1, env=_environment())
     pid = int(worker.stdout.readline())
     worker.wait(60)

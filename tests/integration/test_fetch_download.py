@@ -177,7 +177,7 @@ def test_a_download_over_tls(tmp_path: Path) -> None:
         assert site.connections <= 8
 
 
-def test_a_pictures_type_is_what_its_bytes_say(tmp_path: Path, site: Site) -> None:
+def test_a_images_type_is_what_its_bytes_say(tmp_path: Path, site: Site) -> None:
     """Content-Type and the name may say anything; a vector or a page is none of the four formats."""
     answers = {
         "/a.txt": reply(picture(1, format="JPEG"), Content_Type="text/plain"),
@@ -216,7 +216,7 @@ def test_bombs_of_every_format_cost_nothing(tmp_path: Path, site: Site) -> None:
     assert version.manifest.rejects_by_reason == {"too_many_pixels": 4}
 
 
-def test_a_listed_picture_is_dropped_in_memory_whatever_its_link(
+def test_a_listed_image_is_dropped_in_memory_whatever_its_link(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = picture(7) + b"CANARY"
@@ -275,14 +275,14 @@ def test_the_verdict_on_a_stated_hash(tmp_path: Path, site: Site) -> None:
 
 def test_what_became_of_stated_colours_is_a_column_and_counted(tmp_path: Path, site: Site) -> None:
     avif = {"quality": 95, "format": "AVIF"}
-    pictures = {
+    images = {
         "plain": picture(1), "srgb": picture(1, icc_profile=icc_profiles.SRGB),
         "adobe": picture(1, icc_profile=icc_profiles.ADOBE_RGB), "broken": picture(1, icc_profile=b"nonsense" * 40),
         "avif": picture(1, icc_profile=icc_profiles.PROPHOTO, **avif),
     }  # fmt: skip
-    for name, body in pictures.items():
+    for name, body in images.items():
         site.answers[f"/{name}"] = reply(body)
-    links = publish_links(str(tmp_path), [f"http://{HOST}/{name}" for name in pictures])
+    links = publish_links(str(tmp_path), [f"http://{HOST}/{name}" for name in images])
     version = download(str(tmp_path), links, config(site, resize_mode="no"))
     assert version.manifest.rejects_by_reason == {"format": 1}
     assert version.read(["color_profile"])["color_profile"].to_pylist() == [None, "same", "converted", "broken"]
@@ -306,7 +306,7 @@ def scene(number: int, *, logo: bool = False) -> bytes:
 
 
 def test_a_unit_is_cut_into_shards_of_bounded_size(tmp_path: Path, site: Site) -> None:
-    """Same rows, same order, whatever the cut; and the cut depends on nothing but the pictures."""
+    """Same rows, same order, whatever the cut; and the cut depends on nothing but the images."""
     draw = np.random.default_rng(5)
     urls = []
     for number in range(30):
@@ -402,7 +402,7 @@ def test_a_takedown_finds_where_redirects_led_and_a_later_pass_brings_nothing_ba
     assert "hash:100" in blocklist_lines(read_list(str(wanted)), holdings)
 
     site.answers["/late"], site.answers["/listed"] = reply(picture(5)), reply(picture(6))
-    site.answers["/copy"] = reply(picture(1))  # the picture that was taken down, under another link
+    site.answers["/copy"] = reply(picture(1))  # the image that was taken down, under another link
     second = curate(lake.uri, settings, passes=1)
     assert second.read(["url"])["url"].to_pylist() == [f"http://{HOST}/other", f"http://{HOST}/late"]
     assert second.manifest.rejects_by_reason == {"takedown": 1, "blocklist": 1, "http_503": 1}

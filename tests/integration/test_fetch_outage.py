@@ -16,7 +16,7 @@ import pytest
 from altdiffusion.curation.download import outage
 from altdiffusion.curation.download.outage import Outage, Watch, is_doubtful
 from altdiffusion.errors import AltDiffusionError
-from tests.download_lake import HOST, config, curate, picture, publish_links
+from tests.download_lake import HOST, config, curate, image, publish_links
 from tests.fetch_server import Site, certificate, reply, serving
 
 
@@ -33,12 +33,12 @@ def closed_port() -> int:
 
 def fill(site: Site, count: int, scheme: str = "http") -> list[str]:
     for number in range(count):
-        site.answers[f"/{number}"] = reply(picture(number))
+        site.answers[f"/{number}"] = reply(image(number))
     return [f"{scheme}://{HOST}/{number}" for number in range(count)]
 
 
 @pytest.mark.parametrize("wrong", ["connect", "blocked_address", "dns", "timeout", "reset", "robots_unreachable"])
-def test_the_same_command_gives_every_picture_once_the_setting_is_right(tmp_path: Path, site: Site, wrong: str) -> None:
+def test_the_same_command_gives_every_image_once_the_setting_is_right(tmp_path: Path, site: Site, wrong: str) -> None:
     """Three units of a hundred rows each: all of them fail for what is no fault of the links."""
     rows = 300 if wrong in ("connect", "blocked_address", "dns") else 30
     links = fill(site, rows)
@@ -107,7 +107,7 @@ def test_an_outage_in_the_middle_keeps_what_was_done(tmp_path: Path) -> None:
 
         def last(connection: socket.socket) -> None:
             site.answers.update({f"/{number}": b"" for number in range(30)})  # closes without a word from now on
-            connection.sendall(reply(picture(9)))
+            connection.sendall(reply(image(9)))
 
         site.answers["/9"] = last
         with pytest.raises(AltDiffusionError, match=r"of 20 rows tried in 2 units none was accepted \(reset 20\)"):
@@ -128,13 +128,13 @@ def test_an_outage_that_ends_before_it_is_found_out_costs_nothing(tmp_path: Path
 
         def last(connection: socket.socket) -> None:
             site.answers.update(down)
-            connection.sendall(reply(picture(9)))
+            connection.sendall(reply(image(9)))
 
         def control(connection: socket.socket) -> None:
             fill(site, 20)
-            connection.sendall(reply(picture(0)))
+            connection.sendall(reply(image(0)))
 
-        answers = [lambda connection: connection.sendall(reply(picture(0))), control]
+        answers = [lambda connection: connection.sendall(reply(image(0))), control]
         site.answers["/0"], site.answers["/9"] = (lambda connection: answers.pop(0)(connection)), last
         version = curate(str(tmp_path), replace(settings, per_host_connections=1, threads=2))
         assert version.rows == 20 and not answers

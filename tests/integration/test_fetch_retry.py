@@ -16,7 +16,7 @@ from altdiffusion.curation.config import DownloadConfig, RetryConfig
 from altdiffusion.curation.download.retry import RetryWork, carried, plan_retry
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Lake, Version
-from tests.download_lake import HOST, config, download, picture, publish_links
+from tests.download_lake import HOST, config, download, image, publish_links
 from tests.fetch_server import Answer, Site, reply, serving
 
 OF_EACH = 6
@@ -47,9 +47,9 @@ def failing_once(body: bytes, failure: bytes) -> Answer:
 
 
 def fill(site: Site) -> list[str]:
-    """Rows: 0 mod 6 come at once, 1 fail with 503, 2 with 500, 3 time out once, 4 are gone, 5 are no pictures."""
+    """Rows: 0 mod 6 come at once, 1 fail with 503, 2 with 500, 3 time out once, 4 are gone, 5 are no images."""
     for number in range(ROWS):
-        body = picture(number)
+        body = image(number)
         site.answers[f"/{number}"] = [
             reply(body),
             failing_once(body, reply(status="503 Busy", Retry_After="0")),
@@ -104,7 +104,7 @@ def test_what_failed_for_a_while_comes_and_nothing_else_is_asked(tmp_path: Path,
     assert second.rows == 4 * OF_EACH
     assert second.manifest.rejects_by_reason == {"http_404": OF_EACH, "not_image": OF_EACH}
     asked = Counter(int(path[1:]) % 6 for path in site.asked()[before:])
-    assert asked == {1: OF_EACH, 2: OF_EACH, 3: OF_EACH}  # no 404 again, nor what is no picture
+    assert asked == {1: OF_EACH, 2: OF_EACH, 3: OF_EACH}  # no 404 again, nor what is no image
     assert second.shards[: len(first.shards)] == first.shards
     assert sorted(second.read(["sample_id"])["sample_id"].to_pylist()) == [
         100 + row for row in range(ROWS) if row % 6 < 4
@@ -134,7 +134,7 @@ def test_its_digest_depends_on_nothing_else(tmp_path: Path, site: Site) -> None:
 
 def test_what_fails_again_keeps_its_new_reason_and_can_come_in_a_further_pass(tmp_path: Path, site: Site) -> None:
     lake = str(tmp_path)
-    answers = [reply(status="503 Busy"), reply(status="502 Bad"), reply(picture(1))]
+    answers = [reply(status="503 Busy"), reply(status="502 Bad"), reply(image(1))]
     site.answers["/a"] = lambda connection: connection.sendall(answers.pop(0))
     site.answers["/b"] = reply(status="410 Gone")
     links = publish_links(lake, [f"http://{HOST}/b", f"http://{HOST}/a"])
@@ -161,7 +161,7 @@ def test_the_reasons_are_a_setting(tmp_path: Path, site: Site) -> None:
 
 def test_a_version_without_rejects_has_nothing_to_plan(tmp_path: Path, site: Site) -> None:
     lake = str(tmp_path)
-    site.answers["/1"] = reply(picture(1))
+    site.answers["/1"] = reply(image(1))
     links = publish_links(lake, [f"http://{HOST}/1"])
     first = download(lake, links, settings(site))
     assert plan_retry(links, first, settings(site)) == []

@@ -17,7 +17,7 @@ from altdiffusion.curation.web.fetch import Fetcher
 from altdiffusion.curation.web.robots import MAX_BYTES, RobotsCache
 from altdiffusion.curation.web.schedule import Paces, Schedule
 from tests.download_lake import config as download_config
-from tests.download_lake import download, picture, publish_links
+from tests.download_lake import download, image, publish_links
 from tests.fetch_server import Site, canary, certificate, reply, serving
 
 A, B = "http://a.test", "http://b.test"
@@ -219,7 +219,7 @@ def test_http_and_https_of_a_name_are_two_sites(tmp_path: Path, site: Site) -> N
 
 def test_a_download_obeys_it(tmp_path: Path, site: Site) -> None:
     site.answers["/robots.txt"] = reply(b"User-agent: AltDiffusionPlatform\nDisallow: /no\n")
-    site.answers["/no/1.png"], site.answers["/yes/1.png"] = reply(picture(1)), reply(picture(2))
+    site.answers["/no/1.png"], site.answers["/yes/1.png"] = reply(image(1)), reply(image(2))
     links = publish_links(str(tmp_path), ["http://pictures.test/no/1.png", "http://pictures.test/yes/1.png"])
     version = download(str(tmp_path), links, download_config(site))
     assert version.rows == 1 and version.manifest.rejects_by_reason == {"opt_out:robots": 1}

@@ -114,7 +114,7 @@ def test_a_training_run_is_browsable(small: SmallLake) -> None:
     assert {one.tags["lineage.ref"] for one in found} == {str(small.quality), str(small.alignment)}
 
     names = [file.path for file in client.list_artifacts(run.run_id, "images")]
-    assert sum("samples~de+step+0+" in name for name in names) == 2  # the picture and its thumbnail
+    assert sum("samples~de+step+0+" in name for name in names) == 2  # the image and its thumbnail
     assert len(names) == 8
     assert seen.data.tags["mlflow.loggedImages"] == "True"
     page = client.download_artifacts(run.run_id, "lineage.html", str(Path(small.uri)))

@@ -152,7 +152,7 @@ def test_rebuild_takes_nothing_from_outside_the_lake_and_goes_on(
     folder = tmp_path / "lake/tracking/x"
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(json.dumps({"job": "train", "name": "x", "fingerprint": "0" * 64}))
-    picture = Kept(str(folder)).keep(DRAWN["en"])
+    image = Kept(str(folder)).keep(DRAWN["en"])
     lines = [
         {"op": "artifact", "file": str(victim / ".ssh/id_key"), "path": None},
         {"op": "artifact", "file": "../../../victim/.ssh", "path": "../../x"},
@@ -160,7 +160,7 @@ def test_rebuild_takes_nothing_from_outside_the_lake_and_goes_on(
         {"op": "checkpoint", "ref": f"checkpoint:../../../victim/.ssh@{'0' * 64}", "step": 1, "time_ms": 1},
         {"op": "checkpoint", "folder": str(victim), "step": 1}, {"op": "input", "ref": 7}, {"op": ["x"]},
         {"op": "status", "status": "NOT_A_STATUS", "time_ms": 10**30}, {"op": "output", "ref": "dataset:../x@00000000"},
-        {"op": "image", "file": picture, "key": "samples/en", "step": 2, "time_ms": 5},
+        {"op": "image", "file": image, "key": "samples/en", "step": 2, "time_ms": 5},
     ]  # fmt: skip
     (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"a": ' + "9" * 5000)
     metrics = [

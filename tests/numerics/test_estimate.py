@@ -258,6 +258,6 @@ def test_a_vae_in_the_loop_is_counted(tmp_path: Path) -> None:
     lake = training_lake.make_lake(tmp_path)
     stored = training_lake.config(lake)
     shapes = shapes_of(stored, lake, True)
-    pictures = replace(stored, online=OnlineConfig(resolution=16))
-    added = estimate(pictures, shapes).total - estimate(stored, shapes).total
-    assert added >= vae_bytes(shapes.vae, pictures.online or online, stored.micro_batch)[0] > 0
+    images = replace(stored, online=OnlineConfig(resolution=16))
+    added = estimate(images, shapes).total - estimate(stored, shapes).total
+    assert added >= vae_bytes(shapes.vae, images.online or online, stored.micro_batch)[0] > 0

@@ -34,11 +34,9 @@ def test_stock_diffusers_opens_and_runs_an_export(lake: str) -> None:
         assert torch.equal(tensor, expected[name]), name
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(1)
-    picture = pipeline("cat", height=16, width=16, num_inference_steps=2, generator=generator, output_type="np").images[
-        0
-    ]
-    assert picture.shape == (16, 16, 3)
-    assert np.isfinite(picture).all()
+    image = pipeline("cat", height=16, width=16, num_inference_steps=2, generator=generator, output_type="np").images[0]
+    assert image.shape == (16, 16, 3)
+    assert np.isfinite(image).all()
     assert not list(Path(folder).rglob("*.bin"))
 
 

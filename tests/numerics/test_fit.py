@@ -342,7 +342,7 @@ def test_a_student_behind_a_v_base_is_exported_and_aligned_as_v(tmp_path: Path) 
     ],
     ids=lambda settings: ",".join(settings),
 )
-def test_pictures_of_a_base_are_those_of_its_own_stock_pipeline(lake: str, settings: dict[str, Any]) -> None:
+def test_images_of_a_base_are_those_of_its_own_stock_pipeline(lake: str, settings: dict[str, Any]) -> None:
     """Also where its scheduler's config leaves settings out, some of which the pipeline then sets by itself."""
     from diffusers import DiffusionPipeline
 
@@ -387,7 +387,7 @@ def test_a_scheduler_that_means_nothing_here_is_refused_for_training_and_drawing
             check()
 
 
-def test_pictures_of_a_v_export_are_those_of_the_stock_pipeline(lake: str) -> None:
+def test_images_of_a_v_export_are_those_of_the_stock_pipeline(lake: str) -> None:
     """Trained from a v base of Euler's kind: stock diffusers and our sampler read the same answer from the export."""
     from diffusers import DDIMScheduler, DiffusionPipeline
 

@@ -1,4 +1,4 @@
-"""Mirrored samples: a coin keyed by the position decides, and the row comes from the mirrored pictures' latents."""
+"""Mirrored samples: a coin keyed by the position decides, and the row comes from the mirrored images' latents."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def test_step_0_is_a_stock_folder_that_draws_what_the_run_starts_from(lake: str)
         assert export_start(run) == folder and file_hashes(folder) == before
 
 
-def test_adapters_on_a_runs_export_draw_the_fused_picture_and_the_card_says_on_what(lake: str) -> None:
+def test_adapters_on_a_runs_export_draw_the_fused_image_and_the_card_says_on_what(lake: str) -> None:
     from diffusers import DiffusionPipeline
 
     pytest.importorskip("peft")

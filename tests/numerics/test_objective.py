@@ -75,7 +75,7 @@ def test_low_precision_predictions_are_compared_in_float32() -> None:
     assert float(loss) == 0.25
 
 
-def test_velocity_gives_back_picture_and_noise() -> None:
+def test_velocity_gives_back_image_and_noise() -> None:
     """x_0 = sqrt(abar) x_t - sqrt(1 - abar) v and eps = sqrt(1 - abar) x_t + sqrt(abar) v."""
     for schedule in (Schedule.scaled_linear(), Schedule.scaled_linear(zero_terminal_snr=True)):
         latents, eps = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)

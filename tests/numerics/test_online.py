@@ -1,4 +1,4 @@
-"""Pictures in the loop: the latents that the encode job would have written, cut and mirrored pixel by pixel."""
+"""Images in the loop: the latents that the encode job would have written, cut and mirrored pixel by pixel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import OnlineConfig, TrainConfig
 from altdiffusion.training.data import layout
-from altdiffusion.training.data.images import picture_layout
+from altdiffusion.training.data.images import image_layout
 from altdiffusion.training.data.loader import Loader, RowGroups, Samples
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop.loop import open_data, open_task
@@ -33,7 +33,7 @@ from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.tasks.latents import OnlineLatents
 from pipelines.encode import EncodeJobConfig, note_autoencoder, pipeline_steps
 from tests import training_lake
-from tests.curation_lake import picture, write_images
+from tests.curation_lake import image, write_images
 from tests.training_lake import LETTERS, TOKENS, Recorder
 
 ROWS, SIDE = 24, 16
@@ -68,7 +68,7 @@ def config(lake: str, **changes: Any) -> TrainConfig:
 
 def rows_of(lake: str, settings: OnlineConfig, threads: int = 2) -> RowGroups:
     bundle = load_bundle(f"{lake}/models/base")
-    found = picture_layout(replace(settings, threads=threads), bundle.tokenizer)
+    found = image_layout(replace(settings, threads=threads), bundle.tokenizer)
     return RowGroups([Lake(lake).version("images")], found, cache_bytes=1 << 20)
 
 
@@ -107,14 +107,14 @@ def test_pixels_are_cut_at_their_place_and_mirrored_exactly(lake: str, threads: 
     found = gathered(rows, index, coins)["pixels"].numpy()
     where = places(9, 1000 - 7 * index)
     for number, row in enumerate(index.tolist()):
-        pixels, _ = cut(open_rgb(picture(row, (40 + row % 20, 36))), (SIDE, SIDE), where[number])
+        pixels, _ = cut(open_rgb(image(row, (40 + row % 20, 36))), (SIDE, SIDE), where[number])
         assert np.array_equal(found[number], pixels[:, ::-1] if coins[number] else pixels)
     version = Lake(lake).version("images")
     stored = sum(len(body) for body in version.read(["image"])["image"].to_pylist())
     assert rows.cached_bytes < stored + ROWS * (8 * 3 + 8 + 4 * TOKENS) + 3 * 8 + 1  # encoded, as they are stored
 
 
-def test_a_coin_for_each_position_reaches_the_pictures(lake: str) -> None:
+def test_a_coin_for_each_position_reaches_the_images(lake: str) -> None:
     run = resolve(config(lake, flip=0.5), lake)
     task = open_task(run, None, CPU)
     order, rows = open_data(run, task.layout)
@@ -173,13 +173,13 @@ def test_what_cannot_be_trained_on_is_named(lake: str, tmp_path: Path) -> None:
         run_local(config(where, run="tab"), where, reporter=Recorder())
 
 
-def test_a_picture_smaller_than_the_resolution_is_enlarged() -> None:
+def test_a_image_smaller_than_the_resolution_is_enlarged() -> None:
     small = Image.new("RGB", (8, 6), (10, 20, 30))
     pixels, _ = cut(small, (SIDE, SIDE), np.array([0.5, 0.5], np.float32))
     assert pixels.shape == (SIDE, SIDE, 3) and (pixels == (10, 20, 30)).all()
 
 
-def test_without_a_seed_pictures_are_cut_by_the_run(lake: str) -> None:
+def test_without_a_seed_images_are_cut_by_the_run(lake: str) -> None:
     """Another run or stage cuts elsewhere; the same one at the same places; with a seed, as the encode job would."""
 
     def places(name: str, seed: int | None) -> Any:

@@ -1,4 +1,4 @@
-"""Sampling: equal to the stock pipeline, and every picture a function of its own row alone."""
+"""Sampling: equal to the stock pipeline, and every image a function of its own row alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_it_draws_what_the_stock_pipeline_draws(bundle: models.ModelBundle, name
         guidance_scale=scale, height=32, width=32, eta=0.0, output_type="np",
     ).images  # fmt: skip
     drawn = ours.draw(PROMPTS[:8], SEEDS[:8], 32, 32)
-    assert drawn.std() > 1  # a picture, not one colour
+    assert drawn.std() > 1  # an image, not one colour
     np.testing.assert_array_equal(drawn, (theirs * 255).round().astype(np.uint8))
 
 
@@ -66,10 +66,10 @@ def test_a_row_is_drawn_the_same_in_whatever_company(bundle: models.ModelBundle)
     np.testing.assert_array_equal(shuffled, together[order])
     for start, stop in ((0, 1), (3, 8), (30, 40), (7, 24)):  # units of other sizes
         np.testing.assert_array_equal(ours.draw(PROMPTS[start:stop], SEEDS[start:stop], 32, 32), together[start:stop])
-    assert len({picture.tobytes() for picture in together}) == 40
+    assert len({image.tobytes() for image in together}) == 40
 
 
-def test_seed_prompt_and_size_each_change_the_picture(bundle: models.ModelBundle) -> None:
+def test_seed_prompt_and_size_each_change_the_image(bundle: models.ModelBundle) -> None:
     ours = sampler(bundle)
     drawn = ours.draw(["cat", "cat", "dog", "cat"], [1, 2, 1, 1], 32, 32)
     assert not np.array_equal(drawn[0], drawn[1])

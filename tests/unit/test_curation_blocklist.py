@@ -1,4 +1,4 @@
-"""Blocklists: pinned files of links, domains, row ids and pictures; no real source without one."""
+"""Blocklists: pinned files of links, domains, row ids and images; no real source without one."""
 
 from __future__ import annotations
 

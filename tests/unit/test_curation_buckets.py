@@ -1,4 +1,4 @@
-"""Buckets by formula, each picture in one of them, and mirrored twins that stand row by row beside the others."""
+"""Buckets by formula, each image in one of them, and mirrored twins that stand row by row beside the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.storage.dataset import Lake, Version
 from pipelines.encode import EncodeJobConfig, pipeline_steps, plan
-from tests.curation_lake import picture, save_tokenizer, save_vae, write_images
+from tests.curation_lake import image, save_tokenizer, save_vae, write_images
 
 
 def test_the_lists_of_two_resolutions() -> None:
@@ -69,7 +69,7 @@ def test_nearest_is_the_smallest_ratio_of_ratios(shapes: list[tuple[int, int]]) 
 
 
 def test_a_cut_covers_the_bucket_and_keeps_the_aspect() -> None:
-    rgb = Image.open(io.BytesIO(picture(1, (90, 50)))).convert("RGB")
+    rgb = Image.open(io.BytesIO(image(1, (90, 50)))).convert("RGB")
     pixels, (top, left) = cut(rgb, (48, 32), np.array([0.999, 0.999], np.float32))
     assert pixels.shape == (32, 48, 3) and (top, left) == (0, 10)  # 90 x 50 -> 58 x 32
     resized = rgb.resize((58, 32), Image.Resampling.BILINEAR)
@@ -109,7 +109,7 @@ def latents(version: Version) -> dict[int, np.ndarray[Any, Any]]:
     }
 
 
-def test_each_picture_goes_to_its_bucket_and_all_are_accounted_for(tmp_path: Path, models: dict[str, Any]) -> None:
+def test_each_image_goes_to_its_bucket_and_all_are_accounted_for(tmp_path: Path, models: dict[str, Any]) -> None:
     write_images(str(tmp_path), range(10), SIZES, bodies=BODIES)
     config = job(tmp_path, models, buckets={"step": 8, "max_aspect": 2.0})
     versions = run(config)
@@ -152,7 +152,7 @@ def test_options_that_are_off_leave_the_fingerprint_as_it_was(tmp_path: Path, mo
     assert first.fingerprint == plain.fingerprint and twin.settings == {**plain.settings, "mirrored": True}
 
 
-def test_a_mirrored_twin_is_the_mirrored_picture_encoded_row_by_row(tmp_path: Path, models: dict[str, Any]) -> None:
+def test_a_mirrored_twin_is_the_mirrored_image_encoded_row_by_row(tmp_path: Path, models: dict[str, Any]) -> None:
     from diffusers import AutoencoderKL
 
     write_images(str(tmp_path), range(6), bodies={3: b"no picture"})
@@ -162,7 +162,7 @@ def test_a_mirrored_twin_is_the_mirrored_picture_encoded_row_by_row(tmp_path: Pa
     assert plain.read(columns).equals(twin.read(columns))
     assert [s.rows for s in plain.shards] == [s.rows for s in twin.shards]
     row = plain.read().to_pylist()[2]
-    rgb = Image.open(io.BytesIO(picture(2, (42, 36)))).convert("RGB").resize((37, 32), Image.Resampling.BILINEAR)
+    rgb = Image.open(io.BytesIO(image(2, (42, 36)))).convert("RGB").resize((37, 32), Image.Resampling.BILINEAR)
     left, top = row["crop_left"], row["crop_top"]
     pixels = np.asarray(rgb.crop((left, top, left + 32, top + 32)), np.float32)[:, ::-1].transpose(2, 0, 1) / 127.5 - 1
     vae: Any = AutoencoderKL.from_pretrained(models["vae"]).eval()

@@ -30,7 +30,7 @@ Pixels = np.ndarray[Any, Any]
 
 
 def stored(body: bytes, **settings: Any) -> tuple[Pixels, str | None]:
-    """The stored picture as RGB, and what became of the colours it states; read by the header's rules first."""
+    """The stored image as RGB, and what became of the colours it states; read by the header's rules first."""
     inspect(body, CONFIG)
     told = Decoder({**SETTINGS, **settings})(body)
     head = TELL.unpack(told[: TELL.size])
@@ -201,7 +201,7 @@ def test_a_transparent_grey_is_white_at_every_depth(depth: int, profile: bytes |
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-def test_a_transparent_colour_and_deep_pictures(depth: int) -> None:
+def test_a_transparent_colour_and_deep_images(depth: int) -> None:
     most = (1 << depth) - 1
     rgb = np.asarray(scene("RGB")).astype(int) * (most // 255)
     rgb[4:9, 4:9] = (most // 3, most // 5, 0)
@@ -228,7 +228,7 @@ def test_a_palette_with_opacities_is_laid_on_white_after_its_colours_are_convert
     assert told == "converted" and np.abs(found - on_white(color, alpha)).max() <= 1.5
 
 
-def test_opacity_is_applied_before_the_picture_is_resized() -> None:
+def test_opacity_is_applied_before_the_image_is_resized() -> None:
     """Hidden colours must not bleed into what is seen: the average of nothing and white is white."""
     rgba = np.zeros((128, 128, 4), np.uint8)
     rgba[..., 0] = 255  # red wherever it is transparent

@@ -36,9 +36,9 @@ def encoded(format: str, size: tuple[int, int] = (48, 32), mode: str = "RGB", co
 
 def decoded(body: bytes, divisor: int = 1) -> np.ndarray[Any, Any]:
     """RGB."""
-    picture = pixels(body, inspect(body, CONFIG), divisor)
-    assert picture.dtype == np.uint8
-    return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture[..., ::-1]
+    image = pixels(body, inspect(body, CONFIG), divisor)
+    assert image.dtype == np.uint8
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., ::-1]
 
 
 def answer(body: bytes, **settings: Any) -> tuple[tuple[int, ...], bytes]:
@@ -51,7 +51,7 @@ def close(body: bytes, color: tuple[int, int, int], tolerance: int = 3) -> bool:
     return bool((np.abs(found.astype(int) - np.array(color)) <= tolerance).all())
 
 
-def test_unusual_pictures_come_out_in_the_right_colour() -> None:
+def test_unusual_images_come_out_in_the_right_colour() -> None:
     assert close(encoded("JPEG", quality=95), RED, 4)
     assert close(encoded("JPEG", mode="L", color=77, quality=95), (77, 77, 77))
     assert close(encoded("JPEG", mode="CMYK", color=(0, 255, 255, 0), quality=95), (255, 0, 0), 4)
@@ -76,7 +76,7 @@ def test_the_first_frame_of_an_animation_is_taken(format: str) -> None:
 
 
 def quarters(orientation: int, format: str = "JPEG", size: tuple[int, int] = (640, 320)) -> tuple[bytes, Any]:
-    """A picture of four coloured quarters stored so that its EXIF orientation turns it upright; and how it then is."""
+    """An image of four coloured quarters stored so that its EXIF orientation turns it upright; and how it then is."""
     colours = np.array([[[230, 20, 20], [20, 230, 20]], [[20, 20, 230], [230, 230, 20]]], np.uint8)
     upright = np.repeat(np.repeat(colours, size[1] // 2, 0), size[0] // 2, 1)
     stored = {
@@ -134,13 +134,13 @@ def test_the_scale_leaves_a_quarter_more_than_the_target() -> None:
 def scene(number: int, width: int, height: int) -> bytes:
     """A JPEG with edges, letters and noise."""
     draw = np.random.default_rng(number)
-    picture = np.full((height, width, 3), 240, np.uint8)
+    image = np.full((height, width, 3), 240, np.uint8)
     for _ in range(40):
         at = (int(draw.integers(0, width)), int(draw.integers(0, height)))
         colour = tuple(int(value) for value in draw.integers(0, 256, 3))
-        cv2.circle(picture, at, int(draw.integers(5, height // 6)), colour, -1, cv2.LINE_AA)
-        cv2.putText(picture, "Text", at, cv2.FONT_HERSHEY_SIMPLEX, height / 300, colour, 2, cv2.LINE_AA)
-    noisy = picture + draw.normal(0, 4, picture.shape)
+        cv2.circle(image, at, int(draw.integers(5, height // 6)), colour, -1, cv2.LINE_AA)
+        cv2.putText(image, "Text", at, cv2.FONT_HERSHEY_SIMPLEX, height / 300, colour, 2, cv2.LINE_AA)
+    noisy = image + draw.normal(0, 4, image.shape)
     return bytes(cv2.imencode(".jpg", np.clip(noisy, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])[1])
 
 
@@ -177,11 +177,11 @@ def test_a_scaled_grey_jpeg_stays_grey() -> None:
 def test_every_resize_mode_gives_its_size(mode: str, stored: tuple[int, int]) -> None:
     told, file = answer(scene(1, 300, 200), resize_mode=mode)
     assert told[1:3] == stored
-    with Image.open(io.BytesIO(file)) as picture:
-        assert picture.size == stored
+    with Image.open(io.BytesIO(file)) as image:
+        assert image.size == stored
 
 
-def test_the_whole_pictures_hash_is_told_beside_the_stored_ones() -> None:
+def test_the_whole_images_hash_is_told_beside_the_stored_ones() -> None:
     body = scene(2, 900, 300)
     whole, _ = answer(body, resize_mode="keep_ratio")
     cropped, _ = answer(body, resize_mode="center_crop")

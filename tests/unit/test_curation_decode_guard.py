@@ -66,7 +66,7 @@ def test_formats_are_read_that_the_setting_names() -> None:
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1, exclude_max=True))
-def test_no_prefix_of_a_picture_passes(name: str, part: float) -> None:
+def test_no_prefix_of_a_image_passes(name: str, part: float) -> None:
     body = WHOLE[name]
     cut = int(part * len(body))
     if name == "gif" and cut >= len(body) - 1:
@@ -107,7 +107,7 @@ def test_damaged_headers_are_read_or_refused_and_nothing_else(name: str, changes
         (encoded("GIF", (1, 1)), "dims"),
     ],
 )
-def test_what_is_no_picture_for_us(body: bytes, expected: str) -> None:
+def test_what_is_no_image_for_us(body: bytes, expected: str) -> None:
     assert refusal(body) == expected
 
 

@@ -1,4 +1,4 @@
-"""Duplicates among pictures, through keys, buckets and units, equal the obvious comparison of all with all."""
+"""Duplicates among images, through keys, buckets and units, equal the obvious comparison of all with all."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_neither_order_nor_units_nor_buckets_choose_the_survivor(pictures: list[
 
 def test_untouched_shards_are_shared(tmp_path: Path) -> None:
     pictures = [Picture(n, "en", n, flipped(0, range(n, n + 12))) for n in range(40)]
-    pictures[33] = Picture(33, "en", 5, pictures[33].phash)  # the bytes of picture 5
+    pictures[33] = Picture(33, "en", 5, pictures[33].phash)  # the bytes of image 5
     version = images(str(tmp_path), pictures, 10)
     written = sorted((tmp_path / "datasets/images/shards").iterdir())
     after = distinct(str(tmp_path), version, DistinctConfig(max_distance=None))
@@ -295,7 +295,7 @@ def test_as_pipeline_steps_of_a_job_that_is_run_twice(tmp_path: Path, same: bool
         assert damages_of(lake.version(name)) == []
 
 
-def test_captions_in_several_languages_keep_their_picture(tmp_path: Path) -> None:
+def test_captions_in_several_languages_keep_their_image(tmp_path: Path) -> None:
     pictures = [Picture(n, language, 1, 2) for n, language in enumerate(["en", "ko", "ko", "de"])]
     for within, left in (("language", [0, 1, 3]), ("all", [0])):
         lake = str(tmp_path / within)
@@ -303,7 +303,7 @@ def test_captions_in_several_languages_keep_their_picture(tmp_path: Path) -> Non
         assert version.read(["sample_id"])["sample_id"].to_pylist() == left
 
 
-def test_the_larger_picture_stays_then_the_more_similar_then_the_smaller_id(tmp_path: Path) -> None:
+def test_the_larger_image_stays_then_the_more_similar_then_the_smaller_id(tmp_path: Path) -> None:
     pictures = [
         *(Picture(1, "en", 1, 0, side=9), Picture(2, "en", 2, 0, side=11), Picture(3, "en", 3, 0)),
         *(Picture(4, "ko", 4, 0), Picture(5, "ko", 5, 0, similarity=0.1), Picture(6, "ko", 6, 0, similarity=0.3)),
@@ -329,8 +329,8 @@ def test_bands_cover_every_bit_once(distance: int) -> None:
         assert whole == hashes.tolist()
 
 
-def test_blank_pictures_and_crowded_bands_cost_little() -> None:
-    """100,000 pictures of one hash, and 20,000 hashes that share a band: not the square of them."""
+def test_blank_images_and_crowded_bands_cost_little() -> None:
+    """100,000 images of one hash, and 20,000 hashes that share a band: not the square of them."""
     config = DistinctConfig(max_distance=4, buckets=1)
     draw = np.random.default_rng(1)
     crowd = (draw.integers(0, 2**51, 20_000, np.uint64) << np.uint64(13)).tolist()

@@ -1,4 +1,4 @@
-"""Latents are a function of the picture, the row id and the config: of no neighbour, unit or order."""
+"""Latents are a function of the image, the row id and the config: of no neighbour, unit or order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from altdiffusion.diffusion.noise import LATENT_SAMPLE, keyed_normal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
-from tests.curation_lake import picture, save_tokenizer, save_vae, write_images
+from tests.curation_lake import image, save_tokenizer, save_vae, write_images
 
 RESOLUTION = 32
 ROWS = 11
@@ -55,7 +55,7 @@ def test_rows_carry_scaled_latents_tokens_and_their_crop(tmp_path: Path, models:
     assert (row["channels"], row["height"], row["width"], row["resolution"]) == (4, 8, 8, 32)
     assert row["token_ids"] == [5, 6, 0, 0, 0, 0]
     assert row["aesthetic"] == 8.0 and table["aesthetic"][2].as_py() == 7.0
-    found = Image.open(io.BytesIO(picture(3, (43, 36)))).resize((38, 32), Image.Resampling.BILINEAR)
+    found = Image.open(io.BytesIO(image(3, (43, 36)))).resize((38, 32), Image.Resampling.BILINEAR)
     left, top = row["crop_left"], row["crop_top"]
     assert 0 <= left <= 6 and top == 0
     pixels = np.asarray(found.crop((left, top, left + 32, top + 32)), np.float32).transpose(2, 0, 1) / 127.5 - 1
@@ -85,7 +85,7 @@ def test_crops_are_spread_over_the_free_pixels_and_keyed_by_the_seed(tmp_path: P
 
 
 def test_a_square_at_the_edges_of_its_range() -> None:
-    rgb = open_rgb(picture(1, (50, 32)))
+    rgb = open_rgb(image(1, (50, 32)))
     assert cut(rgb, (32, 32), np.array([0.0, 0.0], np.float32))[1] == (0, 0)
     assert cut(rgb, (32, 32), np.array([1 - 2**-24] * 2, np.float32))[1] == (0, 18)
     pixels, _ = cut(rgb, (32, 32), np.array([0.5, 0.5], np.float32))
@@ -105,7 +105,7 @@ def test_a_sampled_latent_is_mean_plus_std_times_keyed_noise(tmp_path: Path, mod
     assert (np.median(std) > 0) and np.mean(std[np.abs(noise) > 0.5] > 0) > 0.99
 
 
-def test_small_pictures_are_rejected_not_enlarged(tmp_path: Path, models: dict[str, str]) -> None:
+def test_small_images_are_rejected_not_enlarged(tmp_path: Path, models: dict[str, str]) -> None:
     version = write_images(str(tmp_path), [0, 1, 2], {1: (31, 60)})
     table = encode(str(tmp_path), version, models)
     assert table["sample_id"].to_pylist() == [1000, 986]
@@ -150,9 +150,9 @@ def test_threads_ahead_of_the_vae_change_nothing(tmp_path: Path, models: dict[st
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
 
 
-def test_a_picture_that_cannot_be_read_is_rejected_and_the_others_stay(tmp_path: Path, models: dict[str, str]) -> None:
+def test_a_image_that_cannot_be_read_is_rejected_and_the_others_stay(tmp_path: Path, models: dict[str, str]) -> None:
     whole = encode(str(tmp_path / "a"), write_images(str(tmp_path / "a"), range(6)), models)
-    bad = {1: b"no picture", 4: picture(4, (44, 36))[:100]}
+    bad = {1: b"no picture", 4: image(4, (44, 36))[:100]}
     table = encode(str(tmp_path / "b"), write_images(str(tmp_path / "b"), range(6), bodies=bad), models)
     assert table.equals(whole.take(pa.array([0, 2, 3, 5])).combine_chunks())
     rejects = pa.concat_tables(Lake(str(tmp_path / "b")).version("latents").iter_rejects()).to_pylist()
@@ -160,7 +160,7 @@ def test_a_picture_that_cannot_be_read_is_rejected_and_the_others_stay(tmp_path:
     assert "UnidentifiedImageError" in rejects[0]["detail"] and "truncated" in rejects[1]["detail"]
 
 
-def test_a_picture_that_download_enlarged_is_a_small_one(tmp_path: Path, models: dict[str, str]) -> None:
+def test_a_image_that_download_enlarged_is_a_small_one(tmp_path: Path, models: dict[str, str]) -> None:
     version = write_images(str(tmp_path), range(3), originals={1: (30, 25)})
     assert encode(str(tmp_path), version, models)["sample_id"].to_pylist() == [1000, 986]
     (reject,) = pa.concat_tables(Lake(str(tmp_path)).version("latents").iter_rejects()).to_pylist()
@@ -171,7 +171,7 @@ def download(image_size: int, resize_mode: str = "keep_ratio") -> dict[str, Any]
     return {"download": {"image_size": image_size, "resize_mode": resize_mode}}
 
 
-def test_pictures_stored_smaller_than_the_resolution_are_refused_by_both_names(tmp_path: Path) -> None:
+def test_images_stored_smaller_than_the_resolution_are_refused_by_both_names(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     small = write_images(lake.uri, range(2), config=download(384))
     later = write_images(lake.uri, [0], config={"distinct": {}}, parents=[small])

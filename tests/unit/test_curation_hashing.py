@@ -43,7 +43,7 @@ def test_long_texts_are_hashed_whole() -> None:
 
 
 def test_hashes_are_spread_evenly() -> None:
-    """One site's numbered pictures, which differ in few bits, fill 64 buckets evenly (chi-squared, 63 degrees)."""
+    """One site's numbered images, which differ in few bits, fill 64 buckets evenly (chi-squared, 63 degrees)."""
     urls = pa.array([f"cdn.example/products/{i:07d}/front_800x800.jpg" for i in range(64_000)])
     counts = np.bincount((hash64(urls) % np.uint64(64)).astype(int), minlength=64)
     assert ((counts - 1000) ** 2 / 1000).sum() < 120

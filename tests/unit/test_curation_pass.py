@@ -54,11 +54,11 @@ def digests(versions: dict[str, Version]) -> dict[str, str]:
 
 
 def pictures(lake: Path) -> Version:
-    """Rows 2 and 5 are too small for 32 pixels, row 3 is no picture."""
+    """Rows 2 and 5 are too small for 32 pixels, row 3 is no image."""
     return write_images(str(lake), range(ROWS), {2: (40, 31), 5: (20, 20)}, bodies={3: b"no picture"})
 
 
-def test_one_pass_makes_the_versions_of_two_and_reads_a_picture_once(
+def test_one_pass_makes_the_versions_of_two_and_reads_a_image_once(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures(tmp_path / "apart")
@@ -209,7 +209,7 @@ def test_each_resolution_has_its_own_filter_and_aesthetics_come_from_the_scores(
 def test_scores_made_by_their_job_decide_what_encode_takes(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """jobs.score and jobs.encode one after the other: units of other sizes, one picture that cannot be read."""
+    """jobs.score and jobs.encode one after the other: units of other sizes, one image that cannot be read."""
     clip, (head, sha256) = save_clip(tmp_path / "clip"), save_head(tmp_path / "head.pth")
     images = write_images(str(tmp_path), range(ROWS), bodies={3: b"no picture"}, rows_per_shard=5)
     measured = {"head": {"uri": head, "sha256": sha256}}

@@ -1,4 +1,4 @@
-"""The perceptual hash: near for what is the same picture, far for others; and the verdict made of it."""
+"""The perceptual hash: near for what is the same image, far for others; and the verdict made of it."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ def scene(number: int, width: int = 400, height: int = 300) -> np.ndarray[tuple[
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
 
 
-def test_the_same_picture_stays_near_and_others_are_far() -> None:
+def test_the_same_image_stays_near_and_others_are_far() -> None:
     for number in range(20):
-        picture = scene(number)
-        own = phash(picture)
+        image = scene(number)
+        own = phash(image)
         assert -(2**63) <= own < 2**63
-        _, packed = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 40])
+        _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 40])
         again = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
-        small = np.asarray(cv2.resize(picture, (100, 75), interpolation=cv2.INTER_AREA))
-        brighter = np.clip(picture.astype(int) + 15, 0, 255).astype(np.uint8)
+        small = np.asarray(cv2.resize(image, (100, 75), interpolation=cv2.INTER_AREA))
+        brighter = np.clip(image.astype(int) + 15, 0, 255).astype(np.uint8)
         assert max(distance(own, phash(other)) for other in (again, small, brighter)) <= 6
         assert min(distance(own, phash(scene(number + step))) for step in range(1, 10)) >= 14
 
 
-def test_grey_and_flat_pictures_have_a_hash_too() -> None:
-    picture = scene(1)
-    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY))
-    assert phash(grey) == phash(picture)
+def test_grey_and_flat_images_have_a_hash_too() -> None:
+    image = scene(1)
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+    assert phash(grey) == phash(image)
     assert phash(np.full((40, 60), 7, np.uint8)) == phash(np.full((9, 9, 3), 7, np.uint8))
 
 
 def test_the_hash_is_the_one_it_says_it_is() -> None:
     """The definition, written out: DCT-II of 32 x 32 grey values, 8 x 8 of it against its median."""
-    picture = scene(3, 32, 32)
-    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)).astype(np.float64)
+    image = scene(3, 32, 32)
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)).astype(np.float64)
     low = np.asarray(cv2.dct(grey))[:8, :8]
     # cv2.dct is orthonormal: undo its scaling of the first row and column
     low[0, :] *= np.sqrt(2)
     low[:, 0] *= np.sqrt(2)
     bits = "".join("1" if value > np.median(low) else "0" for value in low.ravel())
-    assert phash(picture) & (2**64 - 1) == int(bits, 2)
+    assert phash(image) & (2**64 - 1) == int(bits, 2)
 
 
 def test_distance_ignores_the_sign() -> None:

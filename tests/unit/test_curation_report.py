@@ -132,7 +132,7 @@ def test_versions_that_do_not_follow_from_one_another_are_called_out(made: Made)
     assert "do not follow from one another" in report_html(made.lake, other)
 
 
-def test_a_balanced_version_between_links_and_pictures(made: Made) -> None:
+def test_a_balanced_version_between_links_and_images(made: Made) -> None:
     balanced = publish(
         made.lake.dataset("balanced"),
         "links",
@@ -149,7 +149,7 @@ def test_a_balanced_version_between_links_and_pictures(made: Made) -> None:
     assert facts.chain.adds_up and [row.distinct for row in facts.labels.rows] == [34, 33, 33]
 
 
-def test_languages_from_label_to_picture(made: Made, facts: Facts) -> None:
+def test_languages_from_label_to_image(made: Made, facts: Facts) -> None:
     rows = made.candidates.read(["language", "source_language"]).to_pylist()
     by = {row.code: row for row in facts.labels.rows}
     assert list(by) == ["en", "th", "ar"]  # the order used everywhere
@@ -200,7 +200,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing(page: str) -> None:
 
 
 def test_captions_of_the_open_web_stay_text(page: str, facts: Facts) -> None:
-    shown = {picture.caption for pictures in facts.gallery.pictures.values() for picture in pictures}
+    shown = {image.caption for pictures in facts.gallery.pictures.values() for image in pictures}
     examples = {one.detail for part in facts.rejected for ones in part.examples.values() for one in ones}
     assert shown | examples >= {NASTY[0]}
     assert "<script" not in page and "&lt;script&gt;" in page
@@ -258,7 +258,7 @@ def test_what_is_blocked_or_unsafe_is_counted_but_not_shown(page: str, facts: Fa
     assert not withheld("timeout") and not withheld("blocked_address")
 
 
-def test_our_own_nsfw_score_hides_pictures_too(tmp_path: Path) -> None:
+def test_our_own_nsfw_score_hides_images_too(tmp_path: Path) -> None:
     made = make(str(tmp_path))
     rows = made.distinct.read(["sample_id", "image_sha256", "language"]).to_pydict()
     unsafe = {k for k in rows["sample_id"] if k % 4 == 0}
@@ -326,7 +326,7 @@ def test_after_a_takedown_nothing_of_it_is_in_the_page(tmp_path: Path) -> None:
         assert "/timeout/" not in page and "/http_404/" not in page  # the links were erased in the version that stands
 
 
-def test_thousands_of_pictures_do_not_make_a_larger_page(made: Made) -> None:
+def test_thousands_of_images_do_not_make_a_larger_page(made: Made) -> None:
     many = collect(made.lake, made.distinct, ReportConfig(pictures=60), "x")
     full = len(render(many).encode())
     small = render(replace(many, config=ReportConfig(pictures=60, max_bytes=400_000)))
@@ -382,7 +382,7 @@ def test_only_what_is_shown_is_read(made: Made, monkeypatch: pytest.MonkeyPatch)
     read: list[Any] = []
     inner = gallery.iter_images
     monkeypatch.setattr(gallery, "iter_images", lambda source, group: (read.append(group), inner(source, group))[1])
-    found = gallery.choose_pictures(made.distinct, ReportConfig(pictures=2))
+    found = gallery.choose_images(made.distinct, ReportConfig(pictures=2))
     assert len(read) == len(set(read)) == gallery.MIN_GROUPS  # of 22 row groups
     assert found.looked_at <= 16 * gallery.MIN_GROUPS
     assert {code: len(pictures) for code, pictures in found.pictures.items()} == dict.fromkeys(LANGUAGES, 2)
@@ -470,7 +470,7 @@ def test_a_lost_or_damaged_file_is_named(tmp_path: Path) -> None:
         report_html(made.lake, made.links)
 
 
-def test_an_empty_step_and_an_unreadable_picture(tmp_path: Path) -> None:
+def test_an_empty_step_and_an_unreadable_image(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     rows = images(range(9))
     rows = rows.set_column(rows.column_names.index("image"), IMAGES.field("image"), pa.array([b"no picture"] * 9))

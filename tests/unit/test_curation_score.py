@@ -22,7 +22,7 @@ from altdiffusion.curation.scoring.score_work import ScoreWork, SourceAestheticS
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCORES
 from altdiffusion.storage.dataset import Lake, Version
-from tests.curation_lake import picture, save_classifier, save_clip, save_head, sha256_of, write_images
+from tests.curation_lake import image, save_classifier, save_clip, save_head, sha256_of, write_images
 
 ROWS = 11
 PHOTOGRAPHS = [
@@ -137,8 +137,8 @@ def test_half_precision_is_declared_and_close(models: dict[str, Any], tmp_path: 
     assert fingerprint(config(models)) != fingerprint(config(models, batch=8))
 
 
-def test_a_picture_that_cannot_be_read_is_rejected_and_the_others_stay(models: dict[str, Any], tmp_path: Path) -> None:
-    whole = picture(1, (40, 36))
+def test_a_image_that_cannot_be_read_is_rejected_and_the_others_stay(models: dict[str, Any], tmp_path: Path) -> None:
+    whole = image(1, (40, 36))
     bad = {1: b"no picture", 5: whole[: len(whole) // 2], 6: b"", 7: b"GIF89a", 8: b"\x89PNG\r\n", 9: whole[:-4]}
     images = write_images(str(tmp_path), range(ROWS), bodies=bad)
     version = score(str(tmp_path), images, config(models, rows_per_unit=4))

@@ -1,4 +1,4 @@
-"""Scores are joined to images by row id and picture hash; thresholds are strict and nulls drop."""
+"""Scores are joined to images by row id and image hash; thresholds are strict and nulls drop."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_row_finds_its_scores_whatever_the_units(
     assert joined(scores, images, read_by) == expected
 
 
-def test_scores_of_other_pictures_or_in_another_order_are_refused(images: Version, tmp_path: Path) -> None:
+def test_scores_of_other_images_or_in_another_order_are_refused(images: Version, tmp_path: Path) -> None:
     lake = str(tmp_path)
     swapped = [1, 0, *range(2, ROWS)]
     elsewhere = [8, *range(1, 8), 0, *range(9, ROWS)]  # rows 0 and 8 lie in other units of 4

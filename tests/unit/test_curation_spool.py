@@ -14,7 +14,7 @@ from altdiffusion.curation.download.spill import Spool
 
 
 def filled(path: Path, rows: int) -> Spool:
-    """Row n: refused where n % 5 == 0, else a picture of n % 97 + 1 bytes."""
+    """Row n: refused where n % 5 == 0, else an image of n % 97 + 1 bytes."""
     spool = Spool(str(path), rows)
     order = list(range(rows))
     random.Random(1).shuffle(order)
@@ -36,13 +36,13 @@ def filled(path: Path, rows: int) -> Spool:
     return spool
 
 
-def test_pictures_come_out_in_order_in_parts_of_bounded_size(tmp_path: Path) -> None:
+def test_images_come_out_in_order_in_parts_of_bounded_size(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 1000)
     seen: list[int] = []
     for rows in spool.stored(1000):
-        pictures = spool.pictures(rows).to_pylist()
-        assert sum(map(len, pictures)) <= 1000 or len(rows) == 1
-        assert pictures == [bytes([row % 256]) * (row % 97 + 1) for row in rows]
+        images = spool.images(rows).to_pylist()
+        assert sum(map(len, images)) <= 1000 or len(rows) == 1
+        assert images == [bytes([row % 256]) * (row % 97 + 1) for row in rows]
         assert (spool.column("phash", rows) == -rows).all() and (spool.column("verdict", rows) == rows % 4).all()
         assert (spool.column("original_height", rows) == rows + 3).all()
         assert bytes(spool.column("sha256", rows)[0]) == bytes([rows[0] % 256]) * 32
@@ -77,7 +77,7 @@ def test_a_row_that_got_lost_and_a_file_that_was_cut_are_errors(tmp_path: Path) 
         spool.finish()
     os.truncate(tmp_path / "spool", 1)
     with pytest.raises(OSError, match="cut short"):
-        spool.pictures(np.array([1]))
+        spool.images(np.array([1]))
     spool.close()
 
 

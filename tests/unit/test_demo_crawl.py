@@ -107,7 +107,7 @@ def test_a_failing_npm_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest
     assert not list((tmp_path / "cache" / "npm").iterdir())
 
 
-def test_concepts_are_distinct_in_name_and_picture(cache: Path) -> None:
+def test_concepts_are_distinct_in_name_and_image(cache: Path) -> None:
     concepts = demo_concepts(128, cache)
     for language in CODES:
         assert len({concept.names[language].casefold() for concept in concepts}) == 128
@@ -266,7 +266,7 @@ def test_row_ids_and_sizes_as_curation_reads_them(cache: Path, facts: list[dict[
 # The server, over real sockets
 
 
-def test_every_good_link_is_a_picture_of_the_stated_size(port: int, facts: list[dict[str, Any]]) -> None:
+def test_every_good_link_is_a_image_of_the_stated_size(port: int, facts: list[dict[str, Any]]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     seen: set[tuple[str, str]] = set()
     formats: Counter[str] = Counter()
@@ -287,7 +287,7 @@ def test_every_good_link_is_a_picture_of_the_stated_size(port: int, facts: list[
     assert set(formats) == {"JPEG", "PNG", "WEBP"} and formats["JPEG"] > 180
 
 
-def test_links_of_the_same_picture_give_the_same_bytes(port: int, facts: list[dict[str, Any]]) -> None:
+def test_links_of_the_same_image_give_the_same_bytes(port: int, facts: list[dict[str, Any]]) -> None:
     rows = [f for f in facts if f["kind"] == "plain" and (f["concept"], f["style"]) == ("1f418", "noto")]
     assert len({fact["url"] for fact in rows}) > 10
     assert len({get(port, fact["url"])[0].read() for fact in rows}) == 1
@@ -307,7 +307,7 @@ def test_errors_and_unknown_pages(port: int, facts: list[dict[str, Any]]) -> Non
 
 
 @pytest.mark.parametrize("kind", ["html", "random", "empty", "svg"])
-def test_what_is_no_raster_picture(port: int, facts: list[dict[str, Any]], kind: str) -> None:
+def test_what_is_no_raster_image(port: int, facts: list[dict[str, Any]], kind: str) -> None:
     reply, _ = get(port, fault_url(facts, kind))
     body = reply.read()
     assert reply.status == 200
@@ -317,7 +317,7 @@ def test_what_is_no_raster_picture(port: int, facts: list[dict[str, Any]], kind:
     assert (len(body) == 0) == (kind == "empty")
 
 
-def test_truncated_pictures(port: int, facts: list[dict[str, Any]]) -> None:
+def test_truncated_images(port: int, facts: list[dict[str, Any]]) -> None:
     body = get(port, fault_url(facts, "truncated"))[0].read()
     with Image.open(io.BytesIO(body)) as image, pytest.raises(OSError, match="truncated"):
         image.load()
@@ -350,7 +350,7 @@ def test_redirects(port: int, facts: list[dict[str, Any]]) -> None:
 def test_opt_out_header(port: int, facts: list[dict[str, Any]]) -> None:
     reply, _ = get(port, fault_url(facts, "noai"))
     assert "noai" in reply.headers["X-Robots-Tag"]
-    Image.open(io.BytesIO(reply.read())).load()  # the picture itself is good
+    Image.open(io.BytesIO(reply.read())).load()  # the image itself is good
 
 
 def test_slow_and_endless_bodies_end_when_the_client_leaves(port: int, facts: list[dict[str, Any]]) -> None:

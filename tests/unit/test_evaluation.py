@@ -75,12 +75,12 @@ def test_the_report_is_the_same_each_time() -> None:
 
 
 def test_shuffled_captions_leave_chance() -> None:
-    assert shuffled(named({}), cases()).value == 0.0  # no caption keeps its picture
+    assert shuffled(named({}), cases()).value == 0.0  # no caption keeps its image
     blind = np.full(300, CONCEPTS[7])
     assert shuffled(blind, cases()).value == pytest.approx(0.01)  # one concept in a hundred, whatever the order
 
 
-def test_a_plain_rate_counts_pictures_but_resamples_concepts() -> None:
+def test_a_plain_rate_counts_images_but_resamples_concepts() -> None:
     right = np.repeat(np.arange(10) < 7, 50)
     rate = rate_of(right, np.repeat(np.arange(10), 50))
     assert (rate.value, rate.total) == (0.7, 500)

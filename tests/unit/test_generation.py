@@ -21,7 +21,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> str:
     return generation_lake.make_lake(tmp_path_factory.mktemp("generation"))
 
 
-def test_every_prompt_becomes_one_picture(lake: str) -> None:
+def test_every_prompt_becomes_one_image(lake: str) -> None:
     version = generation_lake.generate(lake, generation_lake.config(lake))
     rows = version.read().to_pylist()
     prompts = Lake(lake).version("prompts").read().to_pylist()
@@ -37,7 +37,7 @@ def test_every_prompt_becomes_one_picture(lake: str) -> None:
     assert damages_of(version) == []
 
 
-def test_other_units_draw_the_same_pictures(lake: str) -> None:
+def test_other_units_draw_the_same_images(lake: str) -> None:
     small = generation_lake.generate(lake, generation_lake.config(lake), dataset="small").read(["id", "image_sha256"])
     large = generation_lake.generate(
         lake, generation_lake.config(lake, rows_per_unit=28, image_files=False), dataset="large"
@@ -103,8 +103,8 @@ def test_a_size_that_the_model_cannot_draw_is_named(tmp_path: Path) -> None:
         generation_lake.generate(lake, generation_lake.config(lake))
 
 
-def test_pictures_survive_png(lake: str) -> None:
+def test_images_survive_png(lake: str) -> None:
     from altdiffusion.generation.generate_work import encode_png
 
-    picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(decode_images([encode_png(picture)])[0], picture)
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode_images([encode_png(image)])[0], image)

@@ -1,4 +1,4 @@
-"""The contact sheet: every letter from a font that has it, every picture in its place."""
+"""The contact sheet: every letter from a font that has it, every image in its place."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def places(sheet: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np
     return np.argwhere((sheet == np.array(colour, np.uint8)).all(axis=2))
 
 
-def test_pictures_stand_in_rows_of_languages_and_columns_of_concepts(fonts: Path) -> None:
+def test_images_stand_in_rows_of_languages_and_columns_of_concepts(fonts: Path) -> None:
     sheet = drawn(CELLS, fonts)
     red, green = places(sheet, RED), places(sheet, GREEN)
     assert red[:, 1].max() < green[:, 1].min()  # the first concept stands left of the second
     assert red[:, 0].min() == green[:, 0].min()  # English is the first row for both
-    assert len(red) == len(green) > 2 * 0.9 * 64 * 64  # two pictures each, but for rounded corners
+    assert len(red) == len(green) > 2 * 0.9 * 64 * 64  # two images each, but for rounded corners
     rows = np.unique(green[:, 0])
     assert (np.diff(rows) > 1).sum() == 1  # Arabic stands below English, with a gap
     assert red[:, 0].max() > green[:, 0].max()  # Russian is the last row

@@ -102,13 +102,13 @@ def test_an_unknown_reference_names_the_nearest(graph: graphs.Graph, text: str) 
     assert ("quality" if text == "qualty" else "latents") in caught.value.remedy
 
 
-def test_a_generated_picture_leads_to_prompt_seed_checkpoint_and_source_row(
+def test_a_generated_image_leads_to_prompt_seed_checkpoint_and_source_row(
     small: SmallLake, graph: graphs.Graph, tmp_path: Path
 ) -> None:
-    picture = DRAWN["de"]
+    image = DRAWN["de"]
     file = tmp_path / "apple.png"
-    file.write_bytes(picture)
-    digest = files.sha256_hex(picture)
+    file.write_bytes(image)
+    digest = files.sha256_hex(image)
     parts = [image_search.lineage(graph, text, "up") for text in (digest[:8], f"image:{digest}", str(file))]
     assert {tree.render(part) for part in parts} == {tree.render(parts[0])}
     nodes = parts[0].nodes
@@ -122,7 +122,7 @@ def test_a_generated_picture_leads_to_prompt_seed_checkpoint_and_source_row(
     assert image_search.lineage(graph, digest, "down").steps[f"image:{digest}"] == (str(small.generations.ref),)
 
 
-def test_a_collected_picture_leads_to_its_rows(small: SmallLake, graph: graphs.Graph) -> None:
+def test_a_collected_image_leads_to_its_rows(small: SmallLake, graph: graphs.Graph) -> None:
     digest = files.sha256_hex(SOURCE_PICTURE)
     above = image_search.lineage(graph, digest[:12], "up").nodes
     assert sorted(node.facts["sample_id"] for node in above.values() if node.kind == "row") == [100, 101, 102]
@@ -130,7 +130,7 @@ def test_a_collected_picture_leads_to_its_rows(small: SmallLake, graph: graphs.G
     assert str(small.quality) in image_search.lineage(graph, digest, "down").nodes
 
 
-def test_a_picture_that_no_row_holds_is_an_error(graph: graphs.Graph, tmp_path: Path) -> None:
+def test_a_image_that_no_row_holds_is_an_error(graph: graphs.Graph, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger.png"
     stranger.write_bytes(b"never seen")
     for text in (str(stranger), "0123456789abcdef"):

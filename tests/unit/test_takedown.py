@@ -39,7 +39,7 @@ HOSTS = ("a.example", "img.a.example", "b.example", "cdn.b.example", "xa.example
 SOURCE = Ref("source", "crawl", "5" * 64)
 
 
-def picture(number: int) -> str:
+def image(number: int) -> str:
     return files.sha256_hex(str(number).encode())
 
 
@@ -102,7 +102,7 @@ class Corpus:
         images = [row for row in links if draw.random() < 0.8]
         failed = [row for row in links if row not in images]
         drawn = [
-            {"id": f"p{n}", "language": "en", "prompt": "x", "seed": n, "image_sha256": picture(draw.randrange(40))}
+            {"id": f"p{n}", "language": "en", "prompt": "x", "seed": n, "image_sha256": image(draw.randrange(40))}
             for n in range(12)
         ]
         self.add("links", "links", links, left, [SOURCE], draw)
@@ -144,13 +144,13 @@ class Corpus:
             row["sample_id"] for row in self.rows["images"] if row["final_url"] and linked({"url": row["final_url"]})
         }
         seen = [row for name in ("images", "latents", "scores") for row in self.rows[name]]
-        by_picture = {row["sample_id"] for row in seen if row["image_sha256"] in pictures}
+        by_image = {row["sample_id"] for row in seen if row["image_sha256"] in pictures}
         return {
             name: [
                 place
                 for place, row in enumerate(rows)
                 if row.get("sample_id") in ids
-                or (row["image_sha256"] in pictures if name != "links" else row["sample_id"] in by_picture)
+                or (row["image_sha256"] in pictures if name != "links" else row["sample_id"] in by_image)
             ]
             for name, rows in self.rows.items()
         }
@@ -166,7 +166,7 @@ def _row(number: int, draw: random.Random) -> Row:
         "width": draw.randint(100, 900),
         "height": draw.randint(100, 900),
         "similarity": draw.random(),
-        "image_sha256": picture(draw.randrange(40)),
+        "image_sha256": image(draw.randrange(40)),
         "source": "crawl",
     }
 
@@ -333,7 +333,7 @@ def test_the_commands_tell_what_was_done_and_what_is_left(
         run(capsys, "dataset", "erase", f"{name}@{digest}", "--lake", lake)
         left = json.loads(run(capsys, "lineage", "impact", "--hashes", listed, "--json", "--lake", lake))
     assert left["held"] == []
-    for path in Path(lake).rglob("*.parquet"):  # not one file has the link or the picture any more
+    for path in Path(lake).rglob("*.parquet"):  # not one file has the link or the image any more
         data = path.read_bytes()
         assert row["url"].encode() not in data, path
 
@@ -398,7 +398,7 @@ def test_a_second_takedown_goes_on_from_the_first(corpus: Corpus, tmp_path: Path
 def test_a_job_that_is_run_again_does_not_bring_the_rows_back(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     first = lake.dataset(NAME).open(toy_work.run(lake.uri, {"x": 1}))
-    lines = [f"sha256:{toy_work.picture(unit, 2)}" for unit in (1, 4)]
+    lines = [f"sha256:{toy_work.image(unit, 2)}" for unit in (1, 4)]
     after = take_down(lake, first, read_list(_file(tmp_path / "list.txt", lines)))[0].after
     assert after is not None and after.rows == first.rows - 2
     Toy.ran.clear()

@@ -53,7 +53,7 @@ def finish_unit(
     Args:
         accepted: one table a shard, in order; empty ones leave no shard unless `keep_empty`.
         keep_empty: write empty shards too, for pipeline steps where a shard's place in the list carries meaning.
-        row_group_rows: of the shards; `NARROW_GROUP_ROWS` suits rows without pictures.
+        row_group_rows: of the shards; `NARROW_GROUP_ROWS` suits rows without images.
         tally: what to count of the accepted rows (`curation.tally`); only where units are few.
     """
     shards = tuple(dataset.write_shard(table, row_group_rows) for table in accepted if keep_empty or table.num_rows)

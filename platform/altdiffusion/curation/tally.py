@@ -93,8 +93,8 @@ def tally(table: pa.Table) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def tally_pictures(table: pa.Table) -> dict[str, int]:
-    """Count pictures by language and what became of the colours they state; those that state none are not counted.
+def tally_images(table: pa.Table) -> dict[str, int]:
+    """Count images by language and what became of the colours they state; those that state none are not counted.
 
     Args:
         table: columns `language` and `color_profile` of IMAGES; nothing is counted where an older version lacks it.

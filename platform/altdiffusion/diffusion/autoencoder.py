@@ -1,4 +1,4 @@
-"""What an autoencoder makes of a picture, as an identity: two folders that make equal latents have equal ones.
+"""What an autoencoder makes of an image, as an identity: two folders that make equal latents have equal ones.
 
 Latents come from the encoder and the scaling; the decoder plays no part in them (Stable Diffusion's fine-tuned
 `sd-vae-ft-mse` has the encoder of the original). A folder's digest says less: stock diffusers writes the same weights

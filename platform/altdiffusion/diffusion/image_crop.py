@@ -1,4 +1,4 @@
-"""From encoded pictures to the pixels that an autoencoder sees: decode, resize, cut out at a keyed place.
+"""From encoded images to the pixels that an autoencoder sees: decode, resize, cut out at a keyed place.
 
 Shared by curation, which stores latents, and by training, which may make them in the loop: both see the same pixels.
 
@@ -24,11 +24,11 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of an object, in a message: it woul
 
 
 class Unreadable(Exception):
-    """A picture that cannot be decoded; its text says why, the same at every run."""
+    """An image that cannot be decoded; its text says why, the same at every run."""
 
 
 def open_rgb(body: bytes) -> Image:
-    """An encoded picture, decoded whole, as RGB.
+    """An encoded image, decoded whole, as RGB.
 
     Raises:
         Unreadable: whatever the decoder found wrong with it.
@@ -45,7 +45,7 @@ def open_rgb(body: bytes) -> Image:
 
 
 def places(seed: int, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Where each picture is cut, whatever its size: float32 [pictures, 2] in [0, 1)."""
+    """Where each image is cut, whatever its size: float32 [images, 2] in [0, 1)."""
     import torch  # seconds, which planning a job need not wait for
 
     from altdiffusion.diffusion.noise import CROP, keyed_uniform
@@ -55,9 +55,9 @@ def places(seed: int, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
 
 
 def cut(rgb: Image, size: Size, place: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
-    """A picture -> uint8 [H, W, 3] and (top, left) of what was cut out of the resized picture.
+    """An image -> uint8 [H, W, 3] and (top, left) of what was cut out of the resized image.
 
-    The picture is resized (bilinear, antialiased) until it just covers W x H, and cut. `place` is two numbers in
+    The image is resized (bilinear, antialiased) until it just covers W x H, and cut. `place` is two numbers in
     [0, 1): where along the free vertical and horizontal pixels the cut lies.
     """
     from PIL import Image as Pillow

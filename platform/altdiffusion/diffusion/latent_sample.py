@@ -1,6 +1,6 @@
-"""A picture's latent: the autoencoder's distribution, its mean or a keyed sample of it, scaled.
+"""An image's latent: the autoencoder's distribution, its mean or a keyed sample of it, scaled.
 
-Shapes: B pictures of W x H pixels, C x h x w latent.
+Shapes: B images of W x H pixels, C x h x w latent.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def english_text_config_demo(vocab_size: int) -> dict[str, Any]:
 
 
 def vae_config_sd21() -> dict[str, Any]:
-    """Stable Diffusion's autoencoder: 83,653,863 parameters, pictures [3, R, R] in -1..1 <-> latents [4, R/8, R/8]."""
+    """Stable Diffusion's autoencoder: 83,653,863 parameters, images [3, R, R] in -1..1 <-> latents [4, R/8, R/8]."""
     return {
         "in_channels": 3,
         "out_channels": 3,
@@ -174,7 +174,7 @@ def vae_config_sd21() -> dict[str, Any]:
 
 
 def vae_config_demo() -> dict[str, Any]:
-    """The demo's autoencoder: pictures [3, 32, 32] in -1..1 <-> latents [16, 8, 8]."""
+    """The demo's autoencoder: images [3, 32, 32] in -1..1 <-> latents [16, 8, 8]."""
     return {
         "in_channels": 3,
         "out_channels": 3,

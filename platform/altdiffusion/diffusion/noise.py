@@ -28,13 +28,13 @@ TIMESTEP = 1
 CAPTION_DROP = 2
 """Stream of the decision whether a caption is replaced by the empty one."""
 INITIAL_NOISE = 3
-"""Stream of the noise from which a picture is generated."""
+"""Stream of the noise from which an image is generated."""
 CROP = 4
 """Stream of a random crop."""
 QUERY = 5
 """Stream of the queries that compare two texts (diffusion.readout)."""
 MIRROR = 6
-"""Stream of the decision whether a picture is mirrored."""
+"""Stream of the decision whether an image is mirrored."""
 LATENT_SAMPLE = 16
 """Stream of the noise in a sampled latent."""
 

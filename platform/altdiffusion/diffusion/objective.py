@@ -175,7 +175,7 @@ def squared_cosine_betas(steps: int = TIMESTEPS) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Weights of picture and noise at each timestep: two float32 tensors [steps] on one device."""
+    """Weights of image and noise at each timestep: two float32 tensors [steps] on one device."""
 
     signal: Tensor  # sqrt(abar_t)
     noise: Tensor  # sqrt(1 - abar_t)

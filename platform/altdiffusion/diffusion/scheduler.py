@@ -88,7 +88,7 @@ def as_kind(kind: Any, config: Mapping[str, Any], changes: Mapping[str, Any]) ->
 
     Diffusers leaves out what a config has from its own class's defaults, and what its pipeline changed in such a config
     (Stable Diffusion's sets `steps_offset: 1`). But defaults differ between classes (Heun's betas begin at 0.00085,
-    DDIM's at 0.0001), and exports name all of them: a base and the export of it would draw different pictures. So all
+    DDIM's at 0.0001), and exports name all of them: a base and the export of it would draw different images. So all
     settings are handed over by name.
 
     Args:

@@ -2,7 +2,7 @@
 finite is an error that names the key and the file.
 
 The libraries' own loaders say it in a report that is easily overlooked: a missing tensor stays without values, and one
-that no layer takes is dropped without a word. A silently dropped head once gave users pictures that had nothing to do
+that no layer takes is dropped without a word. A silently dropped head once gave users images that had nothing to do
 with their prompts.
 """
 

@@ -1,7 +1,7 @@
-"""The judge: a small classifier that names the concept in a 32 x 32 picture, for retrieval accuracy per language.
+"""The judge: a small classifier that names the concept in a 32 x 32 image, for retrieval accuracy per language.
 
-It is trained on real pictures only and never sees a generated one, nor does any generator see it. What a generated
-picture suffers (the autoencoder's loss, softness, noise, a shifted shape) is imitated by the augmentation, so that
+It is trained on real images only and never sees a generated one, nor does any generator see it. What a generated
+image suffers (the autoencoder's loss, softness, noise, a shifted shape) is imitated by the augmentation, so that
 the accuracy measures the concept and not the codec. Same images, labels and seed give the same judge on one machine.
 """
 
@@ -24,7 +24,7 @@ from altdiffusion.storage.files import read_bytes, write_atomic
 
 SIDE = 32  # pixels
 _FORMAT = "altdiffusion-judge-1"
-_BATCH = 256  # pictures at a time in `predict`
+_BATCH = 256  # images at a time in `predict`
 
 
 class Judge(nn.Module):  # type: ignore[misc]
@@ -121,14 +121,14 @@ def train_judge(
     """Trains a judge; the caller's random state is left alone.
 
     Args:
-        images: real pictures, uint8 [N, 32, 32, 3].
+        images: real images, uint8 [N, 32, 32, 3].
         labels: their concept ids, int64 [N].
         seed: of weights, order and augmentation.
         steps, batch, rate: AdamW with linear warm-up and cosine, label smoothing 0.1.
         progress: called with (steps done, steps) after each step.
 
     Raises:
-        AltDiffusionError: no pictures, another shape, or labels of another length.
+        AltDiffusionError: no images, another shape, or labels of another length.
     """
     pixels = _checked(images)
     if len(pixels) == 0 or labels.shape != (len(pixels),):
@@ -162,7 +162,7 @@ def train_judge(
 
 
 def _augment(x: torch.Tensor) -> torch.Tensor:
-    """What drawing and coding may do to a picture [B, 3, 32, 32]; drawn anew for each from torch's generator."""
+    """What drawing and coding may do to an image [B, 3, 32, 32]; drawn anew for each from torch's generator."""
     n = len(x)
     angle, scale = 0.15 * torch.randn(n), torch.exp(0.1 * torch.randn(n))
     shear = 0.05 * torch.randn(n)

@@ -1,6 +1,6 @@
-"""Real pictures for the judge: what curation kept, with the concept each of them shows; and the same through the VAE.
+"""Real images for the judge: what curation kept, with the concept each of them shows; and the same through the VAE.
 
-Shapes: N pictures, S = judge.SIDE pixels.
+Shapes: N images, S = judge.SIDE pixels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 
 
-def labelled_pictures(images: Version, labels_uri: str) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
-    """Each distinct picture of an images version that has a label, in the order of its first row.
+def labelled_images(images: Version, labels_uri: str) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+    """Each distinct image of an images version that has a label, in the order of its first row.
 
     Args:
         labels_uri: Parquet with sample_id (int64) and concept (string).
@@ -30,7 +30,7 @@ def labelled_pictures(images: Version, labels_uri: str) -> tuple[NDArray[np.uint
         uint8 [N, S, S, 3], and the concept each shows, [N].
 
     Raises:
-        AltDiffusionError: the labels are not readable, or name none of the pictures.
+        AltDiffusionError: the labels are not readable, or name none of the images.
     """
     labels = _read_labels(labels_uri)
     bodies, concepts = [], []
@@ -53,7 +53,7 @@ def labelled_pictures(images: Version, labels_uri: str) -> tuple[NDArray[np.uint
 
 
 def through_autoencoder(folder: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The control: real pictures [N, S, S, 3] encoded (mode) and decoded by the VAE that the generator draws with."""
+    """The control: real images [N, S, S, 3] encoded (mode) and decoded by the VAE that the generator draws with."""
     import torch
 
     from altdiffusion.diffusion.autoencoder import load_autoencoder
@@ -66,8 +66,8 @@ def through_autoencoder(folder: str, pictures: NDArray[np.uint8]) -> NDArray[np.
     return np.asarray(rounded.permute(0, 2, 3, 1).numpy())
 
 
-def small_pictures(bodies: list[bytes]) -> NDArray[np.uint8]:
-    """Encoded pictures -> uint8 [N, S, S, 3]."""
+def small_images(bodies: list[bytes]) -> NDArray[np.uint8]:
+    """Encoded images -> uint8 [N, S, S, 3]."""
     return np.stack([_small(body) for body in bodies])
 
 

@@ -1,9 +1,9 @@
-"""Retrieval accuracy: how often a judge names the concept that a picture was asked for, per language.
+"""Retrieval accuracy: how often a judge names the concept that an image was asked for, per language.
 
-Shapes: N pictures, K concepts, L languages, R bootstrap draws.
+Shapes: N images, K concepts, L languages, R bootstrap draws.
 
 The interval is a percentile bootstrap over concepts (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993,
-chapter 13): pictures of one concept in several languages stand or fall together, so concepts are what is resampled,
+chapter 13): images of one concept in several languages stand or fall together, so concepts are what is resampled,
 the same ones for all languages. The draws are keyed, so a report is the same each time it is made.
 """
 
@@ -41,7 +41,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """A share of pictures that were named right, with its interval; `total` pictures."""
+    """A share of images that were named right, with its interval; `total` images."""
 
     value: float
     low: float
@@ -54,7 +54,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class StateScore:
-    """One state of the model. Languages without a picture in a group are left out of it."""
+    """One state of the model. Languages without an image in a group are left out of it."""
 
     state: str
     concepts: int
@@ -119,10 +119,10 @@ def read_cases(uri: str) -> dict[str, Case]:
 
 
 def select_cases(cases: Mapping[str, Case], ids: Sequence[str]) -> list[Case]:
-    """The cases of generated pictures, in the pictures' order.
+    """The cases of generated images, in the images' order.
 
     Raises:
-        AltDiffusionError: a picture's prompt is no case.
+        AltDiffusionError: an image's prompt is no case.
     """
     missing = next((name for name in ids if name not in cases), None)
     if missing is not None:
@@ -140,7 +140,7 @@ def score(state: str, named: NDArray[Any], cases: Sequence[Case], *, seed: int =
     Args:
         state: what to call it.
         named: [N] concepts that the judge named.
-        cases: what the N pictures were asked for.
+        cases: what the N images were asked for.
         seed: of the bootstrap.
     """
     _check_lengths(state, named, cases)
@@ -175,7 +175,7 @@ def score(state: str, named: NDArray[Any], cases: Sequence[Case], *, seed: int =
 def shuffled(named: NDArray[Any], cases: Sequence[Case], *, seed: int = 0) -> Rate:
     """Control: the same answers held against other captions of the same language; what is left is chance.
 
-    Within a language the captions move on by a keyed number of places, so none stays with its picture.
+    Within a language the captions move on by a keyed number of places, so none stays with its image.
     """
     _check_lengths("shuffled captions", named, cases)
     concepts = np.array([case.concept for case in cases], dtype=object)
@@ -189,7 +189,7 @@ def shuffled(named: NDArray[Any], cases: Sequence[Case], *, seed: int = 0) -> Ra
 
 
 def rate_of(right: NDArray[np.bool_], concepts: NDArray[Any], *, seed: int = 0) -> Rate:
-    """The share of `right` [N], with its bootstrap interval over the concepts [N] of the pictures."""
+    """The share of `right` [N], with its bootstrap interval over the concepts [N] of the images."""
     names, concept_of = np.unique(concepts, return_inverse=True)
     got = np.bincount(concept_of, weights=right, minlength=len(names))
     asked = np.bincount(concept_of, minlength=len(names))
@@ -214,7 +214,7 @@ def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.
 
 
 def _mean(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over languages that have a picture in the draw."""
+    """Mean over languages that have an image in the draw."""
     there = ~np.isnan(drawn)
     return _ratio(np.where(there, drawn, 0.0).sum(axis=0), there.sum(axis=0).astype(float))
 

@@ -147,7 +147,8 @@ def _unsettled(pipeline_step: PipelineStep, found: Unsettled) -> AltDiffusionErr
     return AltDiffusionError(
         f"dataset {pipeline_step.output}",
         f"is not made: {pipeline_step.name} stopped, because of {found.rows:,} rows tried in {found.unit_id} "
-        f"{accepted} ({_told(found.reasons)}), which could be the doing of this machine or its network; none of this is recorded",
+        f"{accepted} ({_told(found.reasons)}), which could be the doing of this machine or its network; none of this "
+        "is recorded",
         pipeline_step.when_unsettled,
     )
 

@@ -1,4 +1,4 @@
-"""Generation as units: row ranges of a `prompts` version in, pictures out."""
+"""Generation as units: row ranges of a `prompts` version in, images out."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def encode_png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def decode_images(images: Sequence[bytes]) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, 3] of encoded pictures of one size."""
+    """uint8 [N, H, W, 3] of encoded images of one size."""
     from PIL import Image
 
     return np.stack([np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in images])

@@ -56,7 +56,7 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
 
 
 def _check_scheduler(uri: str) -> None:
-    """Refuses a scheduler whose first step divides by nothing: every picture would be black; and one without betas,
+    """Refuses a scheduler whose first step divides by nothing: every image would be black; and one without betas,
     in whose place the samplers' own would be taken."""
     path = files.join(uri, "scheduler", "scheduler_config.json")
     told = files.read_json(path) if files.exists(path) else {}

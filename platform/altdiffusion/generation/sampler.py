@@ -1,9 +1,9 @@
-"""Draws pictures with an exported model, each a function of its own row alone.
+"""Draws images with an exported model, each a function of its own row alone.
 
 Shapes: N rows of a call, B `batch_rows`, T text positions, D context width, C x H x W latent, f the VAE's factor.
 
 The loop is that of `StableDiffusionPipeline.__call__` (a test holds the two equal) without what it does for each
-picture. The initial noise is keyed by the row's seed. Matrix products may round differently in another batch shape,
+image. The initial noise is keyed by the row's seed. Matrix products may round differently in another batch shape,
 so every batch has exactly B rows: the last one is filled up, and a text is encoded among B texts. Which other rows
 are in the batch, and where in it a row stands, then changes no bit (measured on the CPU; a test holds it).
 """
@@ -60,15 +60,15 @@ class Sampler:
         self._empty: Tensor | None = None
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], width: int, height: int) -> NDArray[np.uint8]:
-        """Pictures of one size: uint8 [N, height, width, 3] for N prompts and N seeds."""
-        pictures = np.empty((len(prompts), height, width, 3), np.uint8)
+        """Images of one size: uint8 [N, height, width, 3] for N prompts and N seeds."""
+        images = np.empty((len(prompts), height, width, 3), np.uint8)
         for start in range(0, len(prompts), self._batch_rows):
             stop = min(start + self._batch_rows, len(prompts))
             filling = self._batch_rows - (stop - start)
             texts = [*prompts[start:stop], *[prompts[stop - 1]] * filling]
             keys = [*seeds[start:stop], *[seeds[stop - 1]] * filling]
-            pictures[start:stop] = self._batch(texts, keys, width, height)[: stop - start]
-        return pictures
+            images[start:stop] = self._batch(texts, keys, width, height)[: stop - start]
+        return images
 
     def initial_latents(self, seeds: Sequence[int], width: int, height: int) -> Tensor:
         """Noise before the scheduler's scaling: float32 [B, C, H, W], a function of seed and size alone."""
@@ -78,15 +78,15 @@ class Sampler:
 
     def _batch(self, prompts: Sequence[str], seeds: Sequence[int], width: int, height: int) -> NDArray[np.uint8]:
         with torch.inference_mode():
-            return self._pictures(prompts, seeds, width, height)
+            return self._images(prompts, seeds, width, height)
 
-    def _pictures(self, prompts: Sequence[str], seeds: Sequence[int], width: int, height: int) -> NDArray[np.uint8]:
+    def _images(self, prompts: Sequence[str], seeds: Sequence[int], width: int, height: int) -> NDArray[np.uint8]:
         latents = self._denoise(self._context(prompts), self.initial_latents(seeds, width, height))
         vae = self._bundle.vae
         decoded = vae.decode((latents / vae.config.scaling_factor).to(self._dtype), return_dict=False)[0].float()
         scaled = (decoded / 2 + 0.5).clamp(0, 1).mul(255).round()
-        pictures: NDArray[np.uint8] = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return pictures
+        images: NDArray[np.uint8] = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return images
 
     def _denoise(self, context: Tensor, noise: Tensor) -> Tensor:
         """float32 [B, C, H, W] from context [B, T, D] and noise [B, C, H, W]."""

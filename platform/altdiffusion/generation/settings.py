@@ -90,7 +90,7 @@ class GenerateConfig:
     threads: int = 1
     """CPU threads of one worker. More add up in another order, which a rare pixel shows: more workers do not."""
     image_files: bool = operational(True)
-    """Also write every picture as images/<sha256>.png beside the dataset's shards."""
+    """Also write every image as images/<sha256>.png beside the dataset's shards."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_rows", "rows_per_unit", "threads"):

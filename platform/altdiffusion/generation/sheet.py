@@ -1,4 +1,4 @@
-"""The contact sheet: one row per language, one column per concept, every picture with the prompt that drew it."""
+"""The contact sheet: one row per language, one column per concept, every image with the prompt that drew it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SIZES = (11.0, 10.0, 9.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One picture of the sheet."""
+    """One image of the sheet."""
 
     concept: str
     """Which column."""
@@ -33,7 +33,7 @@ class Cell:
     """Which row."""
     caption: str
     image: bytes
-    """Encoded picture."""
+    """Encoded image."""
 
 
 def write_sheet(
@@ -78,9 +78,9 @@ def contact_sheet(
 
     Args:
         cells: any order; columns stand in order of first appearance, at most `MOST_COLUMNS`; rows in the project's
-            order of languages. A picture that is missing leaves its place empty.
+            order of languages. An image that is missing leaves its place empty.
         fonts_dir: fonts that together cover all texts.
-        cell: side of a picture on the sheet.
+        cell: side of an image on the sheet.
         zoom: pixels of the PNG for each unit of the sheet.
     """
     import resvg_py
@@ -211,7 +211,7 @@ class _Page:
 
 
 def _data_uri(image: bytes, side: int) -> str:
-    """The picture at exactly the size it is shown in, so that the renderer need not scale it; as PNG."""
+    """The image at exactly the size it is shown in, so that the renderer need not scale it; as PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -1,6 +1,6 @@
-"""From one picture to the rows that hold it: generated (prompt, seed, checkpoint) or collected (URL, caption).
+"""From one image to the rows that hold it: generated (prompt, seed, checkpoint) or collected (URL, caption).
 
-A picture is named by the SHA-256 of its bytes, a prefix of it, or a file. Rows are not in manifests, so these
+An image is named by the SHA-256 of its bytes, a prefix of it, or a file. Rows are not in manifests, so these
 nodes are made on demand from the `image_sha256` column.
 """
 
@@ -19,7 +19,7 @@ from altdiffusion.lineage.graph import Direction, Graph, Node, Slice
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 
-MAX_ROWS = 6  # rows shown of one picture
+MAX_ROWS = 6  # rows shown of one image
 SEARCHED_ROWS = 1_000_000  # training rows looked through for the caption of a prompt
 _PREFIX = re.compile(r"(?:image:)?([0-9a-f]{8,64})")
 _GENERATION_COLUMNS = ("id", "language", "prompt", "seed", "width", "height", "image_sha256", "checkpoint", "steps",
@@ -29,14 +29,14 @@ _IMAGE_COLUMNS = ("sample_id", "url", "caption", "language", "image_sha256", "so
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Rows of one version that hold the picture."""
+    """Rows of one version that hold the image."""
 
     version: Version
     rows: Sequence[Mapping[str, Any]]
 
 
 def lineage(graph: Graph, text: str, direction: Direction) -> Slice:
-    """The slice above or below whatever a person typed: any reference, digest prefix, picture or picture file.
+    """The slice above or below whatever a person typed: any reference, digest prefix, image or image file.
 
     Nothing, or more than one thing, that answers to it is an AltDiffusionError.
     """
@@ -45,22 +45,22 @@ def lineage(graph: Graph, text: str, direction: Direction) -> Slice:
         raise graph.ambiguous(text, [node.ref for node in found])
     if found:
         return graph.up(found[0].ref) if direction == "up" else graph.down(found[0].ref)
-    prefix, tried = _picture(text)
+    prefix, tried = _image(text)
     if prefix is None:
         raise graph.unknown(text, tried)
     hits = _holding(graph, prefix)
-    pictures = sorted({str(row["image_sha256"]) for hit in hits for row in hit.rows})
-    if not pictures:
+    images = sorted({str(row["image_sha256"]) for hit in hits for row in hit.rows})
+    if not images:
         raise graph.unknown(text, " (no digest starts like this, and no row holds such a picture)")
-    if len(pictures) > 1:
-        raise graph.ambiguous(text, [f"image:{picture}" for picture in pictures])
+    if len(images) > 1:
+        raise graph.ambiguous(text, [f"image:{image}" for image in images])
     if direction == "down":
-        return _below(graph, pictures[0], hits)
-    whole, root = _above(graph, pictures[0], hits)
+        return _below(graph, images[0], hits)
+    whole, root = _above(graph, images[0], hits)
     return whole.up(root)
 
 
-def _picture(text: str) -> tuple[str | None, str]:
+def _image(text: str) -> tuple[str | None, str]:
     match = _PREFIX.fullmatch(text)
     if match:
         return match[1], ""
@@ -90,17 +90,17 @@ def _holding(graph: Graph, prefix: str) -> list[Found]:
     return hits
 
 
-def _below(graph: Graph, picture: str, hits: Sequence[Found]) -> Slice:
-    root = f"image:{picture}"
+def _below(graph: Graph, image: str, hits: Sequence[Found]) -> Slice:
+    root = f"image:{image}"
     slices = [graph.down(str(hit.version.ref)) for hit in hits]
     nodes = {ref: node for part in slices for ref, node in part.nodes.items()}
     steps = {ref: step for part in slices for ref, step in part.steps.items()}
-    nodes[root] = Node(ref=root, kind="image", name=picture[:12], digest=picture)
+    nodes[root] = Node(ref=root, kind="image", name=image[:12], digest=image)
     steps[root] = tuple(sorted(str(hit.version.ref) for hit in hits))
     return Slice(root=root, direction="down", nodes=nodes, steps=steps)
 
 
-def _above(graph: Graph, picture: str, hits: Sequence[Found]) -> tuple[Graph, str]:
+def _above(graph: Graph, image: str, hits: Sequence[Found]) -> tuple[Graph, str]:
     extra: list[Node] = []
     parents: list[str] = []
     facts: dict[str, Any] = {}
@@ -120,10 +120,10 @@ def _above(graph: Graph, picture: str, hits: Sequence[Found]) -> tuple[Graph, st
         if len(hit.rows) > len(shown):
             facts["more_rows"] = facts.get("more_rows", 0) + len(hit.rows) - len(shown)
     root = Node(
-        ref=f"image:{picture}",
+        ref=f"image:{image}",
         kind="image",
-        name=picture[:12],
-        digest=picture,
+        name=image[:12],
+        digest=image,
         parents=tuple(dict.fromkeys(parents)),
         facts=facts,
     )

@@ -1,7 +1,7 @@
 """What holds certain rows, and what was made from them: the answer to a takedown.
 
 A dataset version holds them or does not: that is read from its rows (`storage.holdings`), so a row that was rejected
-on the way counts against nothing that comes after. A checkpoint, an export, a model or a set of generated pictures
+on the way counts against nothing that comes after. A checkpoint, an export, a model or a set of generated images
 holds no rows; it was made from them if one of its parents holds them or was itself made from them.
 """
 
@@ -40,7 +40,7 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A checkpoint, export, model or set of generated pictures that was made from some of the rows."""
+    """A checkpoint, export, model or set of generated images that was made from some of the rows."""
 
     node: Node
     of: tuple[str, ...]

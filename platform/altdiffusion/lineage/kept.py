@@ -1,6 +1,6 @@
-"""Copies of pictures and artifacts that a job's journal keeps until MLflow has them.
+"""Copies of images and artifacts that a job's journal keeps until MLflow has them.
 
-    <tracking folder>/files/<name>.img            a picture
+    <tracking folder>/files/<name>.img            an image
     <tracking folder>/files/<number>/<basename>   an artifact: a file, or a folder
 
 A journal in a shared lake is input: its lines name files that are copied into MLflow and removed. So a line counts
@@ -31,7 +31,7 @@ class Kept:
         self._root = os.path.join(self._folder, FOLDER)
 
     def keep(self, data: bytes) -> str:
-        """Keep the bytes of a picture; return the name for the journal's line."""
+        """Keep the bytes of an image; return the name for the journal's line."""
         name = f"{FOLDER}/{files.sha256_hex(data)[:16]}-{time.time_ns()}.img"
         files.write_atomic(files.within(self._folder, name), data)
         return name

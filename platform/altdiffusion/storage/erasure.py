@@ -37,14 +37,14 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     others = [dataset.open(digest) for digest in dataset.digests() if digest != version.ref.digest]
     kept = {(role, info.sha256) for other in others for role in ROLES for info in _infos(other, role)}
     gone = [(role, info) for role in ROLES for info in _infos(version, role) if (role, info.sha256) not in kept]
-    pictures = _drawn(version, [info for role, info in gone if role == "shards"], others)
+    images = _drawn(version, [info for role, info in gone if role == "shards"], others)
     below = dataset.folder_uri
     files.remove_tree(version.uri, below=below)
     for role, info in gone:
         files.remove_tree(shards.shard_uri(files.join(below, role), info.sha256), below=below)
-    for name in pictures:
+    for name in images:
         files.remove_tree(files.join(below, "images", f"{name}.png"), below=below)
-    return Erased(files=len(gone) + len(pictures), bytes=sum(info.bytes for _, info in gone))
+    return Erased(files=len(gone) + len(images), bytes=sum(info.bytes for _, info in gone))
 
 
 def _infos(version: Version, role: str) -> tuple[ShardInfo, ...]:
@@ -52,13 +52,13 @@ def _infos(version: Version, role: str) -> tuple[ShardInfo, ...]:
 
 
 def _drawn(version: Version, gone: list[ShardInfo], others: list[Version]) -> set[str]:
-    """Names of the loose image files, beside generated pictures, that only these shards hold."""
+    """Names of the loose image files, beside generated images, that only these shards hold."""
     if version.manifest.kind != "generations":
         return set()
     folder = files.join(version.folder_uri, "shards")
 
-    def pictures(infos: list[ShardInfo]) -> set[str]:
+    def images(infos: list[ShardInfo]) -> set[str]:
         names = {name for info in infos for name in read_columns(folder, info, ["image_sha256"])[0].to_pylist()}
         return {name for name in names if isinstance(name, str) and DIGEST.fullmatch(name)}  # a forged one is no file
 
-    return pictures(gone) - pictures([info for other in others for info in other.shards])
+    return images(gone) - images([info for other in others for info in other.shards])

@@ -1,8 +1,8 @@
-"""Which rows of a lake are meant by a list of row ids, pictures and links: found by reading the columns that name them.
+"""Which rows of a lake are meant by a list of row ids, images and links: found by reading the columns that name them.
 
-A list names a row by its id, by the SHA-256 of its picture, or by its link: the published one, or the one that
+A list names a row by its id, by the SHA-256 of its image, or by its link: the published one, or the one that
 redirects led to. Not every kind of dataset has all these columns. What a kind lacks is looked up: links and images tell
-which ids a link has, images which ids led where, images and what is made of them which ids a picture has. Shards that
+which ids a link has, images which ids led where, images and what is made of them which ids an image has. Shards that
 versions share are read once, several at a time, and of each only those columns.
 """
 
@@ -46,8 +46,8 @@ class Wanted(Protocol):
         """int64: rows by id."""
 
     @property
-    def pictures(self) -> pa.Array:
-        """string: rows by the SHA-256 (hex) of their picture."""
+    def images(self) -> pa.Array:
+        """string: rows by the SHA-256 (hex) of their image."""
 
     def links(self, urls: pa.ChunkedArray) -> Mask:
         """Which of these links are meant."""
@@ -75,7 +75,7 @@ class Holdings:
     rows: Mapping[tuple[str, str], Rows]
     """Row numbers by file; files without any are left out."""
     pictured: Rows
-    """Ids, ascending, of the rows whose picture is listed, or to whose picture a listed link led."""
+    """Ids, ascending, of the rows whose image is listed, or to whose image a listed link led."""
     unreadable: Mapping[tuple[str, str], AltDiffusionError]
     """Files that are missing or damaged: what they hold is not known."""
 
@@ -130,11 +130,11 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
                 linked.append(direct.linked)
                 led.append(direct.led)
                 pictured.append(direct.pictured)
-        by_link, by_final, by_picture = (np.unique(np.concatenate(ids)) for ids in (linked, led, pictured))
+        by_link, by_final, by_image = (np.unique(np.concatenate(ids)) for ids in (linked, led, pictured))
 
         def unnamed(file: File) -> Rows:
             """The ids that this file's own columns cannot tell."""
-            lacking = (("url", by_link), ("final_url", by_final), ("image_sha256", by_picture))
+            lacking = (("url", by_link), ("final_url", by_final), ("image_sha256", by_image))
             return np.concatenate([_NONE, *(ids for column, ids in lacking if column not in file.columns)])
 
         indirect = [
@@ -147,12 +147,12 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
                 unreadable[file.key] = found
             else:
                 keep(file, found)
-    return Holdings(rows=rows, pictured=np.union1d(by_picture, by_final), unreadable=unreadable)
+    return Holdings(rows=rows, pictured=np.union1d(by_image, by_final), unreadable=unreadable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Direct:
-    """Rows that a file's own columns name; ids of all rows there whose link, last link or picture is listed."""
+    """Rows that a file's own columns name; ids of all rows there whose link, last link or image is listed."""
 
     rows: Rows
     linked: Rows
@@ -176,23 +176,23 @@ def _direct(file: File, wanted: Wanted) -> _Direct | AltDiffusionError:
         table = read_columns(file.folder_uri, file.info, file.columns)
     except AltDiffusionError as error:
         return error
-    named, by_link, by_final, by_picture = (np.zeros(table.num_rows, bool) for _ in range(4))
+    named, by_link, by_final, by_image = (np.zeros(table.num_rows, bool) for _ in range(4))
     if "sample_id" in file.columns:
         named = _listed(table["sample_id"], wanted.sample_ids)
     if "url" in file.columns:
         by_link = wanted.links(table["url"])
-    if "final_url" in table.column_names:  # older shards of pictures do not have it
+    if "final_url" in table.column_names:  # older shards of images do not have it
         by_final = wanted.links(table["final_url"])
     if "image_sha256" in file.columns:
-        by_picture = _listed(table["image_sha256"], wanted.pictures)
+        by_image = _listed(table["image_sha256"], wanted.images)
 
     def ids(mask: Mask) -> Rows:
         if "sample_id" not in file.columns:
             return _NONE
         return np.asarray(table["sample_id"].filter(pa.array(mask)).drop_null().to_numpy(), np.int64)
 
-    rows = np.flatnonzero((named | by_link | by_final | by_picture) & _holds(file, table))
-    return _Direct(rows=rows, linked=ids(by_link), led=ids(by_final), pictured=ids(by_picture))
+    rows = np.flatnonzero((named | by_link | by_final | by_image) & _holds(file, table))
+    return _Direct(rows=rows, linked=ids(by_link), led=ids(by_final), pictured=ids(by_image))
 
 
 def _by_id(file: File, ids: Rows) -> Rows | AltDiffusionError:

@@ -3,7 +3,7 @@
 Only the shards that lose rows are rewritten, each in its place (an emptied one stays, empty: the place of a shard
 carries meaning for what was made from it); all others are shared. The rejects of the version before are carried on,
 but the links of the rows in question are erased there too. The removed rows are rejects of reason `takedown` with
-their id and the SHA-256 of their picture, without link or caption.
+their id and the SHA-256 of their image, without link or caption.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import ShardInfo
 
 REASON = "takedown"
-PICTURE = "sha256:"
-"""Begins the detail of a reject that was taken down; its picture's digest follows."""
+IMAGE = "sha256:"
+"""Begins the detail of a reject that was taken down; its image's digest follows."""
 Tally = Callable[[pa.Table], Mapping[str, int]]
 
 
@@ -148,7 +148,7 @@ def _rejects(removed: pa.Table, rows: Rows) -> pa.Table:
     """REJECTS rows of removed ones: what identifies them, nothing of what they were."""
     count = removed.num_rows
     names = removed.column_names
-    hashed = pc.binary_join_element_wise(PICTURE, removed["image_sha256"], "") if "image_sha256" in names else None
+    hashed = pc.binary_join_element_wise(IMAGE, removed["image_sha256"], "") if "image_sha256" in names else None
     columns = {
         "unit_id": pa.array([REASON] * count, pa.string()),
         "row": pa.array(rows),

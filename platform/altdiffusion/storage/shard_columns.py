@@ -1,4 +1,4 @@
-"""A few columns of a shard, read without the rest: pictures weigh a thousand times what names them."""
+"""A few columns of a shard, read without the rest: images weigh a thousand times what names them."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
         table.combine_chunks(),
         sink,
         row_group_size=row_group_rows,
-        # Pages are only cut between batches: with pictures, a batch of 1024 rows would be one page of 200 MB.
+        # Pages are only cut between batches: with images, a batch of 1024 rows would be one page of 200 MB.
         write_batch_size=min(max(_PAGE_BYTES // max(row_bytes, 1), 1), 1024),
         use_dictionary=[name for name in _REPEATING if name in table.column_names],
         compression={name: "none" if name in _DENSE else "zstd" for name in _leaves(table.schema)},

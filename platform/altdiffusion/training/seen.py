@@ -41,7 +41,7 @@ SEEN = pa.schema(
         pa.field("times", pa.int32(), nullable=False),
     ]
 )
-"""One row a sample that was seen at least once; a pair of texts has no picture."""
+"""One row a sample that was seen at least once; a pair of texts has no image."""
 
 
 @dataclass(frozen=True, kw_only=True)

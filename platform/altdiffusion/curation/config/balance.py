@@ -10,7 +10,7 @@ class BalanceConfig:
     """Which of the distinct links stay, by language: first by similarity, then by number."""
 
     similarity_quantile: dict[str, float] | float | None = None
-    """Share of each language's rows to drop, those least similar to their pictures: one for all, or by language.
+    """Share of each language's rows to drop, those least similar to their images: one for all, or by language.
     Similarity is not on one scale for all languages, so a share is fairer than a threshold."""
     rows_per_language: int | None = None
     """The largest language keeps about so many rows, no language more."""

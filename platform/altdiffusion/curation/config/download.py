@@ -26,7 +26,7 @@ class DownloadConfig:
     """1 to 100 for jpg and webp; compression 0 to 9 for png."""
     scaled_decode: bool = True
     """Whether a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves a quarter more than `image_size`: half the time,
-    and hardly another picture than the full decode's."""
+    and hardly another image than the full decode's."""
     formats: tuple[Format, ...] = ("jpg", "png", "webp", "gif")
     """Formats that are decoded, told by a file's bytes; `avif`, `bmp` and `tiff` can be added. Animations give their
     first frame. Anything else is rejected as `format`."""
@@ -34,9 +34,9 @@ class DownloadConfig:
     """srgb: colours that a file states (an ICC profile, PNG's cICP, gAMA and cHRM, AVIF's nclx) are converted to sRGB
     before anything else. as_coded: its numbers are taken for sRGB's, whatever it states."""
     shard_mib: int = 128
-    """MiB of stored pictures in one shard at most; a worker holds about three times that while it writes one."""
+    """MiB of stored images in one shard at most; a worker holds about three times that while it writes one."""
     min_side: int = 1
-    """Pixels; a picture with a shorter side below this is rejected from its header."""
+    """Pixels; an image with a shorter side below this is rejected from its header."""
     max_side: int = 16384
     max_pixels: int = 1 << 26
     """Width x height at most, read from the header before anything is decoded."""
@@ -48,9 +48,9 @@ class DownloadConfig:
     connect_timeout_s: float = 10.0
     """Seconds for one connection attempt."""
     decode_timeout_s: float = 20.0
-    """Seconds the decoder may take for one picture; then its process is ended and the row rejected."""
+    """Seconds the decoder may take for one image; then its process is ended and the row rejected."""
     decoder_memory_mib: int = 1536
-    """MiB the decoder may take for one picture; the default suffices for any of `max_pixels`."""
+    """MiB the decoder may take for one image; the default suffices for any of `max_pixels`."""
     max_redirects: int = 5
     """Redirects of one link that are followed, each checked like a link of its own."""
     retries: int = 1
@@ -74,14 +74,14 @@ class DownloadConfig:
     max_crawl_delay_s: float = operational(5.0)
     """Seconds of a robots.txt's Crawl-delay that are kept between two requests, at most; 0 ignores it."""
     image_blocklist: str | None = operational(None)
-    """URI of a blocklist: pictures of its `sha256:` lines are dropped in memory and never written, rows of its `hash:`
+    """URI of a blocklist: images of its `sha256:` lines are dropped in memory and never written, rows of its `hash:`
     lines not fetched, links of its `url:` and `domain:` lines neither, not even where a redirect leads to them."""
     image_blocklist_sha256: str | None = None
     """SHA-256 (hex) of that file: the list that was applied is part of the result."""
     on_mismatch: Literal["keep", "reject"] = "reject"
-    """What happens to a picture that is not the one whose hash the source states; its verdict is recorded."""
+    """What happens to an image that is not the one whose hash the source states; its verdict is recorded."""
     phash_distance: int = 10
-    """Bits of 64 in which a picture's perceptual hash may differ from the source's and still be that picture."""
+    """Bits of 64 in which an image's perceptual hash may differ from the source's and still be that image."""
     user_agent: str = operational("AltDiffusionPlatform/0.1 (dataset curation; honours robots.txt and X-Robots-Tag)")
     """An honest one that says who asks; put a contact address into it before a real run."""
     per_host_per_s: float | None = operational(None)

@@ -1,4 +1,4 @@
-"""How a picture becomes a latent and a caption token ids, and which pictures do."""
+"""How an image becomes a latent and a caption token ids, and which images do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from altdiffusion.config import operational
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeConfig:
-    """How a picture becomes a latent and a caption token ids."""
+    """How an image becomes a latent and a caption token ids."""
 
     vae: str = operational()
     """Local folder of a diffusers AutoencoderKL."""
@@ -28,11 +28,11 @@ class EncodeConfig:
     max_length: int = 77
     """Token ids a caption, padded and truncated to this."""
     micro_batch: int = 16
-    """Pictures in one VAE pass; always full (padded), because kernels round differently at other batch sizes."""
+    """Images in one VAE pass; always full (padded), because kernels round differently at other batch sizes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = operational("cpu")
     threads: int = operational(4)
-    """Decode and crop pictures ahead of the VAE; 0 does it in the VAE's own thread."""
+    """Decode and crop images ahead of the VAE; 0 does it in the VAE's own thread."""
     rows_per_unit: int = 10_000
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class BucketsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterConfig:
-    """Which scores a picture needs. A null threshold switches its filter off; comparisons are strict, like LAION's."""
+    """Which scores an image needs. A null threshold switches its filter off; comparisons are strict, like LAION's."""
 
     aesthetic_v1_above: float | None = None
     """LAION's Aesthetics V1 takes 7."""

@@ -1,4 +1,4 @@
-"""What is measured of a picture, and by which weights."""
+"""What is measured of an image, and by which weights."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class ClassifierConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorerConfig:
-    """A scorer: one number a picture, from one of two places."""
+    """A scorer: one number an image, from one of two places."""
 
     head: HeadConfig | None = None
     """On the embedding that CLIP makes anyway."""
     classifier: ClassifierConfig | None = None
-    """A network of its own that looks at the picture."""
+    """A network of its own that looks at the image."""
 
     def __post_init__(self) -> None:
         if (self.head is None) == (self.classifier is None):
@@ -82,12 +82,12 @@ class ScoreConfig:
     nsfw: ScorerConfig | None = None
     watermark: ScorerConfig | None = None
     batch: int = 64
-    """Pictures in one forward pass; always full (padded), because kernels round differently at other batch sizes."""
+    """Images in one forward pass; always full (padded), because kernels round differently at other batch sizes."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of CLIP and the classifiers; heads always work in float32."""
     device: str = operational("cpu")
     threads: int = operational(4)
-    """Decode pictures ahead of the model; 0 decodes in the model's own thread."""
+    """Decode images ahead of the model; 0 decodes in the model's own thread."""
     rows_per_unit: int = 10_000
 
     def __post_init__(self) -> None:

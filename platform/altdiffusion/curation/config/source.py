@@ -17,7 +17,7 @@ COLUMNS = (
     "url", "caption", "width", "height", "similarity", "source_language", "sample_id", "pwatermark", "punsafe",
     "aesthetic", "expected_hash", "sha256", "md5", "phash",
 )  # fmt: skip
-"""What a source may bring, under our names. The last three are hashes of the picture, in hex, for `expected_hash`."""
+"""What a source may bring, under our names. The last three are hashes of the image, in hex, for `expected_hash`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

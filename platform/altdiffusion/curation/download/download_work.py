@@ -2,10 +2,10 @@
 
 img2dataset's loop, thread pool and Resizer do the work; what they call in between is ours: instead of opening a URL
 itself it is handed the next body that the schedule has fetched, already decoded, resized and encoded by a decoder
-process (`_Gate`); its resizer passes that on; its writer fills a file on this machine (`spool`), because pictures
+process (`_Gate`); its resizer passes that on; its writer fills a file on this machine (`spool`), because images
 come in order of arrival and shards are in input order. The functions are replaced in a copy of its method: no module
 is patched. It holds some 200 bytes a row, so that a long unit is several of its shards, which share one schedule:
-which row the next picture is of is for us to know. Every row without a picture becomes a reject with its reason.
+which row the next image is of is for us to know. Every row without an image becomes a reject with its reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from altdiffusion.curation.links.blocklist import Blocklist, load_blocklist
 from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.curation.outcome import count, rejects_table
 from altdiffusion.curation.scoring.score_work import Scorer, make_scorer
-from altdiffusion.curation.tally import tally_pictures
+from altdiffusion.curation.tally import tally_images
 from altdiffusion.curation.web.addresses import Refused, Resolver
 from altdiffusion.curation.web.fetch import Fetcher
 from altdiffusion.curation.web.robots import RobotsCache
@@ -57,7 +57,7 @@ from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord, total
 Pinned = tuple[str, str]
 """URI of a file and its SHA-256 (hex)."""
 Controls = Callable[[], Sequence[str]]
-"""Tells links that are known to have given a picture."""
+"""Tells links that are known to have given an image."""
 _ROWS = 10_000
 """Of one shard of img2dataset."""
 
@@ -148,7 +148,7 @@ def write_unit(
     for table in accepted:
         shards.append(dataset.write_shard(table))
         languages.append(count(table["language"]))
-        tallies.append(tally_pictures(table))
+        tallies.append(tally_images(table))
     return UnitRecord(
         unit_id=unit.id,
         index=unit.index,
@@ -210,7 +210,7 @@ class Crawler:
         """Fetch every link of a LINKS table; what was fetched can be read within the block.
 
         Args:
-            gone: SHA-256 (hex) of pictures that are not taken, beside those of the blocklists.
+            gone: SHA-256 (hex) of images that are not taken, beside those of the blocklists.
             controls: tells links that are known to answer; None believes every failure.
             twice: whether links that all failed are fetched once more where a control answers: an outage may have
                 just ended.
@@ -290,14 +290,14 @@ class Crawled:
             yield self._table(rows)
 
     def refused(self) -> tuple[Rows, pa.Array, pa.Array]:
-        """Rows without a picture, in order; reason and detail of each."""
+        """Rows without an image, in order; reason and detail of each."""
         return self._spool.refused()
 
     def _table(self, rows: Rows) -> pa.Table:
         spool, base = self._spool, self._links.take(pa.array(rows))
         columns: dict[str, Any] = {name: base[name] for name in base.column_names}
         columns.setdefault("original_caption", pa.nulls(len(rows), pa.string()))  # links of an earlier version
-        columns["image"] = pa.chunked_array([spool.pictures(rows)])
+        columns["image"] = pa.chunked_array([spool.images(rows)])
         columns["image_format"] = pa.repeat(self._config.encode_format, len(rows))
         columns["image_sha256"] = pa.array([bytes(digest).hex() for digest in spool.column("sha256", rows)])
         columns["hash_verdict"] = pa.array([None, *VERDICTS]).take(pa.array(spool.column("verdict", rows)))
@@ -313,7 +313,7 @@ class Crawled:
         return images.set_column(IMAGES.get_field_index("aesthetic_score"), "aesthetic_score", scores).cast(IMAGES)
 
 
-class _Picture(bytes):
+class _Image(bytes):
     """A stored file that knows its row."""
 
     row: int
@@ -333,7 +333,7 @@ class _Stream:
 
 
 class _Gate:
-    """Stands in for `download_image_with_retry`: gives the next picture there is, whichever row was asked for.
+    """Stands in for `download_image_with_retry`: gives the next image there is, whichever row was asked for.
 
     img2dataset calls it once a row from as many threads as there are decoders. It must not raise: img2dataset would
     wait for ever for the rows that are left.
@@ -354,7 +354,7 @@ class _Gate:
         self._blocked: Set[str] = frozenset() if tools.blocklist is None else tools.blocklist.image_sha256
 
     def __call__(self, asked: tuple[int, None], **_: Any) -> tuple[int, _Stream | None, str | None]:
-        """(what was asked for, picture of some row or None, reason or None)."""
+        """(what was asked for, image of some row or None, reason or None)."""
         try:
             result = self._schedule.next()
             if self._watch is not None:
@@ -362,7 +362,7 @@ class _Gate:
             try:
                 if result.body is None:
                     raise Refused(result.reason, result.detail)
-                return asked[0], _Stream(result.row, self._picture(result, result.body)), None
+                return asked[0], _Stream(result.row, self._image(result, result.body)), None
             except Refused as refused:
                 self._spool.refuse(result.row, refused.reason, refused.detail)
                 return asked[0], None, refused.reason
@@ -370,7 +370,7 @@ class _Gate:
             self._schedule.fail(problem)
             return asked[0], None, "internal"
 
-    def _picture(self, result: Result, body: bytes) -> Decoded:
+    def _image(self, result: Result, body: bytes) -> Decoded:
         row = result.row
         digest = hashlib.sha256(body)
         sha256 = digest.hexdigest()
@@ -397,12 +397,12 @@ class _Gate:
         return decoded
 
 
-def _pass_on(stream: _Stream, _: Any = None) -> tuple[_Picture, int, int, int, int, None]:
+def _pass_on(stream: _Stream, _: Any = None) -> tuple[_Image, int, int, int, int, None]:
     """Stands in for img2dataset's Resizer, which has already been called, in a decoder."""
     decoded = stream.decoded
-    picture = _Picture(decoded.body)
-    picture.row = stream.row
-    return picture, decoded.width, decoded.height, decoded.original_width, decoded.original_height, None
+    image = _Image(decoded.body)
+    image.row = stream.row
+    return image, decoded.width, decoded.height, decoded.original_width, decoded.original_height, None
 
 
 class _Writer:
@@ -411,12 +411,12 @@ class _Writer:
     def __init__(self, spool: Spool, schedule: Schedule) -> None:
         self._spool, self._schedule = spool, schedule
 
-    def write(self, picture: _Picture | None, _: str, __: str | None, meta: dict[str, Any]) -> None:
-        if picture is None:
+    def write(self, image: _Image | None, _: str, __: str | None, meta: dict[str, Any]) -> None:
+        if image is None:
             return  # the gate has noted why
         sides = (meta["width"], meta["height"], meta["original_width"], meta["original_height"])
         try:
-            self._spool.store(picture.row, picture, sides)
+            self._spool.store(image.row, image, sides)
         except Exception as problem:  # img2dataset would print it and go on
             self._schedule.fail(problem)
 

@@ -2,7 +2,7 @@
 
 A unit is doubtful where next to nothing came (under 1 %) and nearly all that failed (95 %) did so for reasons that are
 the same whether the link is dead or the machine cannot reach it (`OWN`). A half-dead set of links is never that. What
-decides then are controls: links that are known to have given a picture, of hosts as different as there are. If one
+decides then are controls: links that are known to have given an image, of hosts as different as there are. If one
 of them answers, whatever it answers, the network works: the unit is fetched once more, for the outage may have just
 ended, and is then what it is. If none answers, or none is known, the unit is `Unsettled`: nothing is recorded.
 
@@ -66,7 +66,7 @@ class Watch:
     """Watch a unit while it is fetched; for all its threads.
 
     Args:
-        controls: links that are known to have given a picture; asked for once, if at all.
+        controls: links that are known to have given an image; asked for once, if at all.
         answers: asks them.
         patience_s: seconds that must have passed before a unit is given up.
     """
@@ -114,7 +114,7 @@ class Watch:
 
 
 def controls_of(folder_uri: str, shards: Iterable[ShardInfo]) -> list[str]:
-    """Return links of pictures that have come, of as many hosts as the first few shards with rows hold.
+    """Return links of images that have come, of as many hosts as the first few shards with rows hold.
 
     Args:
         folder_uri: of the dataset's shards.

@@ -4,7 +4,7 @@ Nothing that was done is done again: the version before keeps its shards (`carri
 rejects shards. Rows whose reason `RetryConfig` covers are fetched once more, by the same rules; those that come are
 accepted now, those that fail again keep the new reason, all others their old one. A reject names the download unit
 and the row in it, which leads back to its link; it keeps both, so that a further pass finds it too. What was taken down
-from the version before stays gone: neither its rows are fetched nor its pictures taken under another link.
+from the version before stays gone: neither its rows are fetched nor its images taken under another link.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord
-from altdiffusion.storage.removal import PICTURE
+from altdiffusion.storage.removal import IMAGE
 from altdiffusion.storage.removal import REASON as TAKEDOWN
 from altdiffusion.storage.shard_columns import read_columns
 
@@ -202,7 +202,7 @@ def _tombstones(images: Version) -> _Tombstones:
             gone = read_columns(folder, info, ["sample_id", "detail"]).take(rows)
             ids += gone["sample_id"].chunks
             told = gone["detail"].to_pylist()
-            pictures.update(text.removeprefix(PICTURE) for text in told if text and text.startswith(PICTURE))
+            pictures.update(text.removeprefix(IMAGE) for text in told if text and text.startswith(IMAGE))
             left -= len(rows)
         if not left:
             break

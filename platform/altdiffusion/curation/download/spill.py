@@ -1,6 +1,6 @@
-"""Pictures of one unit on their way from img2dataset's loop to shards: in a file as they come, out in input order.
+"""Images of one unit on their way from img2dataset's loop to shards: in a file as they come, out in input order.
 
-Memory holds some 80 bytes a row, and the links that redirects led to, whatever the pictures' size; one shard's pictures
+Memory holds some 80 bytes a row, and the links that redirects led to, whatever the images' size; one shard's images
 are read back at a time.
 """
 
@@ -57,7 +57,7 @@ class Spool:
             os.close(self._reader)
 
     def refuse(self, row: int, reason: str, detail: str) -> None:
-        """The row has no picture."""
+        """The row has no image."""
         with self._lock:
             number = self._reasons.setdefault(reason, len(self._reasons))
             self._append(row, detail.encode("utf-8", "replace"))
@@ -66,7 +66,7 @@ class Spool:
     def describe(
         self, row: int, *, sha256: bytes, phash: int, verdict: int, profiled: int, final_url: str = ""
     ) -> None:
-        """Note what is known of a picture beside the file.
+        """Note what is known of an image beside the file.
 
         Args:
             sha256: 32 bytes.
@@ -79,12 +79,12 @@ class Spool:
         if final_url:
             self._finals[row] = final_url
 
-    def store(self, row: int, picture: bytes, sides: tuple[int, int, int, int]) -> None:
+    def store(self, row: int, image: bytes, sides: tuple[int, int, int, int]) -> None:
         """The file. `sides`: width and height as stored, then as downloaded."""
         entry = self._rows[row]
         entry["width"], entry["height"], entry["original_width"], entry["original_height"] = sides
         with self._lock:
-            self._append(row, picture)
+            self._append(row, image)
             self._rows["reason"][row] = _STORED
 
     def _append(self, row: int, data: bytes) -> None:
@@ -108,7 +108,7 @@ class Spool:
             raise RuntimeError(f"{lost} of {len(self._rows)} rows have got lost")
 
     def stored(self, limit_bytes: int) -> Iterator[Rows]:
-        """Rows with a picture, in order, as many at a time as fit into `limit_bytes`, one at least."""
+        """Rows with an image, in order, as many at a time as fit into `limit_bytes`, one at least."""
         rows = np.flatnonzero(self._rows["reason"] == _STORED)
         ends = np.cumsum(self._rows["bytes"][rows], dtype=np.int64)
         start = 0
@@ -127,12 +127,12 @@ class Spool:
         """string, null where no redirect was followed."""
         return pa.array([self._finals.get(row) for row in rows.tolist()], pa.string())
 
-    def pictures(self, rows: Rows) -> pa.Array:
+    def images(self, rows: Rows) -> pa.Array:
         """binary, one a row."""
         return self._read(rows, pa.binary())
 
     def refused(self) -> tuple[Rows, pa.Array, pa.Array]:
-        """Rows without a picture, in order; their reasons; details, null where there is none."""
+        """Rows without an image, in order; their reasons; details, null where there is none."""
         rows = np.flatnonzero(self._rows["reason"] >= 0)
         reasons = pa.array(list(self._reasons), pa.string()).take(pa.array(self._rows["reason"][rows]))
         details = self._read(rows, pa.string())

@@ -1,1 +1,1 @@
-"""From pictures and captions to latents and token ids."""
+"""From images and captions to latents and token ids."""

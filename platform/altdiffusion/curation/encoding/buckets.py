@@ -1,8 +1,8 @@
-"""Aspect-ratio buckets: shapes of about one area, of which a picture takes the one nearest to its own.
+"""Aspect-ratio buckets: shapes of about one area, of which an image takes the one nearest to its own.
 
 The list follows NovelAI's published rule ("Aspect ratio bucketing", 2022): for each width that is a multiple of
 `step`, the largest height that is one and keeps the area at or below resolution squared; and the same turned round.
-A picture is then cropped by a few percent on average where a square would cost it a third.
+An image is then cropped by a few percent on average where a square would cost it a third.
 
 Shapes are (W, H), pixels.
 """
@@ -38,7 +38,7 @@ def bucket_sizes(resolution: int, step: int, max_aspect: float) -> tuple[Size, .
 def nearest(
     sizes: tuple[Size, ...], widths: npt.NDArray[np.int64], heights: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.intp]:
-    """The number of the bucket whose aspect ratio is nearest to each picture's, as a ratio of ratios: int [pictures].
+    """The number of the bucket whose aspect ratio is nearest to each image's, as a ratio of ratios: int [images].
 
     |log(w / h) - log(W / H)| treats tall and wide alike; of two equally near ones the first.
     """

@@ -1,7 +1,7 @@
 """Encode: images -> latents and token ids, for one resolution or shape or for several in one pass.
 
-A pass reads and decodes a picture once and cuts a piece for each `Target` that takes the row. A row's latent depends
-on the picture, its row id and the config: on no unit, neighbour or order, but for a last bit of float16 that a kernel
+A pass reads and decodes an image once and cuts a piece for each `Target` that takes the row. A row's latent depends
+on the image, its row id and the config: on no unit, neighbour or order, but for a last bit of float16 that a kernel
 may round differently at another place of a micro-batch; and on nothing else that the pass makes. Text is stored as
 token ids: the encoder's output would be ten times the latent.
 
@@ -39,7 +39,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
 
 Piece = tuple[npt.NDArray[np.uint8], tuple[int, int]]
-"""What was cut out of a picture, uint8 [H, W, 3], and where: top and left in the resized picture."""
+"""What was cut out of an image, uint8 [H, W, 3], and where: top and left in the resized image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Target:
     size: Size | None = None
     """Width and height of what is cut out, one of `buckets`; None is the square."""
     buckets: tuple[Size, ...] = ()
-    """All shapes of the resolution: a picture goes to the nearest of them only."""
+    """All shapes of the resolution: an image goes to the nearest of them only."""
     mirrored: bool = False
     """Left and right exchanged before the VAE, which is not what exchanging them in a latent would give."""
 
@@ -73,7 +73,7 @@ def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Versi
 
 
 def check_stored_size(lake: Lake, images: Version, resolution: int) -> None:
-    """Whether pictures were stored large enough for a resolution, as far as the version's history says.
+    """Whether images were stored large enough for a resolution, as far as the version's history says.
 
     Raises:
         AltDiffusionError: they, or those of a version it was made from, were resized to less.
@@ -112,7 +112,7 @@ class EncodeWork:
         self._tokenizer = open_tokenizer(folder, self.config.tokenizer)
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Encodes and writes one unit; pictures smaller than the resolution are rejected, never enlarged."""
+        """Encodes and writes one unit; images smaller than the resolution are rejected, never enlarged."""
         if self._encoder is None:
             raise RuntimeError("setup() has not been called")
         own, *others = self.targets
@@ -137,7 +137,7 @@ class EncodeWork:
         return self._scored[ref].beside(images, int(unit.payload["shard"]), int(unit.payload["start"]))
 
     def _fill(self, images: pa.Table, trays: Sequence[_Tray]) -> None:
-        """Decodes each picture that any tray takes, once, and lays its pieces on the trays."""
+        """Decodes each image that any tray takes, once, and lays its pieces on the trays."""
         where, bodies = places(self.config.seed, images["sample_id"].to_numpy()), images["image"]
         rows = np.flatnonzero(np.any([tray.takes for tray in trays], axis=0)).tolist()
 
@@ -230,7 +230,7 @@ class _Tray:
             number = nearest(target.buckets, wide, high)
             for row in np.flatnonzero(number != target.buckets.index((width, height))).tolist():
                 self.dropped[row] = ("bucket", f"nearest to {'{} x {}'.format(*target.buckets[number[row]])}")
-        # A picture that download enlarged is a small one: both sizes count.
+        # An image that download enlarged is a small one: both sizes count.
         original = [images[f"original_{side}"].to_numpy() for side in ("width", "height")]
         short = np.minimum.reduce([wide, high, *original])
         for row in np.flatnonzero((wide < width) | (high < height) | (short < min(width, height))).tolist():

@@ -1,10 +1,10 @@
-"""A picture's latent: what was cut out of it through the VAE's encoder.
+"""An image's latent: what was cut out of it through the VAE's encoder.
 
-The picture is resized and cut at a keyed place (`diffusion.image_crop`), and the latent is stored, scaled by the VAE's
+The image is resized and cut at a keyed place (`diffusion.image_crop`), and the latent is stored, scaled by the VAE's
 factor: the distribution's mean (`mode`) or a keyed sample of it. Crop and noise depend on (seed, sample_id) alone,
 and the VAE always sees a full micro-batch.
 
-Shapes: B pictures of W x H pixels, C x h x w latent.
+Shapes: B images of W x H pixels, C x h x w latent.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LatentEncoder:
         self._vae.to(self._device, self._dtype).eval()
 
     def encode(self, pixels: npt.NDArray[np.uint8], sample_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-        """Up to a micro-batch of pictures, uint8 [B, H, W, 3], and their row ids -> latents float16 [B, C, h, w].
+        """Up to a micro-batch of images, uint8 [B, H, W, 3], and their row ids -> latents float16 [B, C, h, w].
 
         Raises:
             AltDiffusionError: a latent is not finite.

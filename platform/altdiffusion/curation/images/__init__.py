@@ -1,1 +1,1 @@
-"""Pictures as bytes: their headers, their decoding in child processes, their hashes and duplicates."""
+"""Images as bytes: their headers, their decoding in child processes, their hashes and duplicates."""

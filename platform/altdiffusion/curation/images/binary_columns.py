@@ -1,4 +1,4 @@
-"""Pictures and arrays in and out of Arrow's binary columns."""
+"""Images and arrays in and out of Arrow's binary columns."""
 
 from __future__ import annotations
 

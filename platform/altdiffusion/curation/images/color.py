@@ -1,7 +1,7 @@
 """Pixels in a file's own colours -> sRGB, by Little CMS (Pillow's ImageCms), perceptual intent.
 
 A profile is tried out once on a grid of colours: what it changes by at most one level of 255 is sRGB under another
-name, and its pictures are left alone. Grey is converted by a table. A grey picture with a profile of RGB is one whose
+name, and its images are left alone. Grey is converted by a table. A grey image with a profile of RGB is one whose
 red, green and blue are equal, as in browsers.
 
 Shapes: H rows, W columns.
@@ -107,7 +107,7 @@ def _converter(profile: bytes, mode: Mode) -> tuple[Converter | None, Profiled]:
 
 
 def lab_to_srgb(image: Image.Image) -> Image.Image:
-    """Convert a picture in CIELAB (D50), which names colours without a profile."""
+    """Convert an image in CIELAB (D50), which names colours without a profile."""
     found: Any = ImageCms.applyTransform(image, _of_lab())
     return found  # type: ignore[no-any-return]
 

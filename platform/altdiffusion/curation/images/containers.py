@@ -21,7 +21,7 @@ _EMBEDDED = int.from_bytes(b"MBED", "big")
 def avif(body: bytes) -> Header:
     """Walk the boxes (ISO/IEC 14496-12): each must lie within the file; sizes and colours are properties of items.
 
-    Of several items (the picture, its alpha, a thumbnail, tiles of a grid) the largest extent counts.
+    Of several items (the image, its alpha, a thumbnail, tiles of a grid) the largest extent counts.
     """
     sizes: list[tuple[int, int]] = []
     grey, pixels = True, False

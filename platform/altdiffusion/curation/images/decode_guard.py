@@ -1,4 +1,4 @@
-"""What a picture is, read from its header before any decoder sees it.
+"""What an image is, read from its header before any decoder sees it.
 
 Formats are told by their magic bytes, never by Content-Type or name. Sides and pixels come from the header, so that a
 bomb of 900 megapixels costs nothing; a file whose structure ends early is `truncated`. Nothing here decodes: it runs
@@ -29,7 +29,7 @@ _AVIF_BRANDS = (b"avif", b"avis")
 
 
 def inspect(body: bytes, config: DownloadConfig) -> Header:
-    """The header of a picture that may be decoded.
+    """The header of an image that may be decoded.
 
     Raises:
         Refused: not_image, format, truncated, too_many_pixels, dims.
@@ -244,7 +244,7 @@ def _webp_extended(body: bytes, end: int) -> Header:
 
 
 def _gif(body: bytes) -> Header:
-    """Walks the blocks (GIF89a) to the end of the first picture, which must lie within the screen."""
+    """Walks the blocks (GIF89a) to the end of the first image, which must lie within the screen."""
     width, height, flags = struct.unpack_from("<HHB", body, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     while True:

@@ -1,4 +1,4 @@
-"""Decoder processes of a worker: hostile bytes in, a stored picture or a reason out, whatever happens in between.
+"""Decoder processes of a worker: hostile bytes in, a stored image or a reason out, whatever happens in between.
 
 A process that crashes, takes too long or wants too much memory is ended and replaced; the row that was in it is tried
 once more in a new one (it may have been somebody else's fault: the machine was short of memory), then rejected.
@@ -35,7 +35,7 @@ _BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """A picture as it is stored. Sides in pixels; `phash` of the stored picture, `whole_phash` before a crop or
+    """An image as it is stored. Sides in pixels; `phash` of the stored image, `whole_phash` before a crop or
     border; both signed 64 bits. `profiled`: what became of the colours that the file states, if it states any."""
 
     body: bytes

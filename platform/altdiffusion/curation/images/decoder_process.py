@@ -1,4 +1,4 @@
-"""The decoder: a process that turns one picture after the other into the file that is stored.
+"""The decoder: a process that turns one image after the other into the file that is stored.
 
     python -m altdiffusion.curation.images.decoder_process FD SETTINGS
 
@@ -6,7 +6,7 @@ FD is a socket inherited from the worker (`decoder`), SETTINGS are JSON. Codecs 
 bytes reach deepest, so they run here: what crashes, hangs or eats memory takes this process with it and costs one
 row. It holds no file, no other connection and no secret, and may take so much memory and no more.
 
-A picture is decoded, its colours are converted to sRGB, it is laid on white and turned upright: in that order. Then
+An image is decoded, its colours are converted to sRGB, it is laid on white and turned upright: in that order. Then
 img2dataset's Resizer resizes and encodes it. Nothing of the file that came survives but its pixels: no EXIF, no
 profile, no comment, no bytes behind the end.
 """
@@ -44,7 +44,7 @@ Choose = Callable[[Mode], Converter | None]
 ASK = struct.Struct(">I")
 """A request: length of the body that follows."""
 TELL = struct.Struct(">BIIIIqqBI")
-"""An answer: status, stored width and height, original width and height, perceptual hash of the stored picture and of
+"""An answer: status, stored width and height, original width and height, perceptual hash of the stored image and of
 the whole one, what became of the colours stated (0: none are; else 1 + its place in PROFILED), length of what follows:
 the stored file, or (UTF-8, one line each) reason and detail."""
 DONE, REFUSED, READY = 0, 1, 2
@@ -73,7 +73,7 @@ def scale(header: Header, target: int, *, of_long_side: bool) -> tuple[int, floa
 
 
 def pixels(body: bytes, header: Header, divisor: int = 1, choose: Choose = lambda _: None) -> Pixels:
-    """The picture upright on white: uint8 [H, W] or [H, W, 3] BGR, its sides divided by `divisor` and rounded up.
+    """The image upright on white: uint8 [H, W] or [H, W, 3] BGR, its sides divided by `divisor` and rounded up.
 
     Args:
         choose: gives the converter to sRGB for grey, RGB or CMYK, which colours pass before they are mixed with
@@ -111,7 +111,7 @@ def _by_opencv(body: bytes, header: Header, divisor: int) -> Any:
 
 
 def _still(png: bytes) -> bytes:
-    """An animated PNG without what makes it one: its default picture is left."""
+    """An animated PNG without what makes it one: its default image is left."""
     kept, at = [png[:8]], 8
     while at < len(png):
         length, kind = struct.unpack_from(">I4s", png, at)
@@ -162,7 +162,7 @@ def _shown(coded: Pixels, alpha: Pixels | None, converter: Converter | None) -> 
             out[rows] = band
         else:
             _lay_on_white(band, alpha[rows] if band.ndim == 2 else alpha[rows][..., None], out[rows])
-    assert out is not None  # a picture has rows
+    assert out is not None  # an image has rows
     return out
 
 
@@ -336,7 +336,7 @@ def _resizer_module(decoder: Decoder) -> Any:
     module: Any = part("resizer")
     module.cv2, module.SuppressStdoutStderr = _OpenCV(), contextlib.nullcontext
     for name in ("SmallestMaxSize", "LongestMaxSize", "CenterCrop"):
-        setattr(module.A, name, functools.cache(getattr(module.A, name)))  # else one is made for every picture
+        setattr(module.A, name, functools.cache(getattr(module.A, name)))  # else one is made for every image
     return module
 
 

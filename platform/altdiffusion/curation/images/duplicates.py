@@ -1,16 +1,16 @@
-"""Duplicates among downloaded pictures: equal bytes, and perceptual hashes that differ in few bits.
+"""Duplicates among downloaded images: equal bytes, and perceptual hashes that differ in few bits.
 
     images -> fingerprint -> keys -> compare -> drops -> distinct -> images (the next version)
 
 `fingerprint` reads a few columns of whole shards and writes one row a key: the SHA-256 (band -1) and each band of the
-perceptual hash (`near`), split by key into buckets, so that pictures that may be duplicates meet in a bucket.
+perceptual hash (`near`), split by key into buckets, so that images that may be duplicates meet in a bucket.
 `compare` decides one bucket and writes who is dropped. `distinct` rewrites the shards that lose rows; all others are
 shared with the version before.
 
 Which of two stays is one total order that knows neither units nor the order of input: the larger area as downloaded,
-then the higher similarity (unknown is lowest), then the smaller sample_id. A picture is dropped if and only if one
+then the higher similarity (unknown is lowest), then the smaller sample_id. An image is dropped if and only if one
 that stands before it in this order has the same bytes or lies within the distance, in the same language if so
-configured. That is a statement about pairs. Being near is not transitive: of three pictures in a row, each near the
+configured. That is a statement about pairs. Being near is not transitive: of three images in a row, each near the
 next, the last may lose against one that is itself dropped. What stays is free of near pairs all the same.
 """
 
@@ -30,7 +30,7 @@ from altdiffusion.curation.config import DistinctConfig
 from altdiffusion.curation.hashing import hash64, splitmix64
 from altdiffusion.curation.images import near_hashes
 from altdiffusion.curation.outcome import count, finish_unit, rejects_table
-from altdiffusion.curation.tally import tally_pictures
+from altdiffusion.curation.tally import tally_images
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import open_version, unit_id
 from altdiffusion.records import DROPS, KEYS, REJECTS
@@ -61,7 +61,7 @@ def plan_fingerprint(images: Version, config: DistinctConfig) -> list[Unit]:
                 "last": last,
                 "input_digest": files.sha256_hex(files.canonical_json(digests)),
             }
-            # A key names its picture by shard number, so the same shards in another place are other work.
+            # A key names its image by shard number, so the same shards in another place are other work.
             units.append(Unit(id=unit_id(len(units), first, *digests), index=len(units), payload=payload))
             first, rows = last + 1, 0
     return units
@@ -78,7 +78,7 @@ class FingerprintWork:
         """Nothing to load."""
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Reads columns of one shard after the other; no picture is read."""
+        """Reads columns of one shard after the other; no image is read."""
         version = open_version(self.lake, unit, self._versions)
         folder = files.join(version.folder_uri, "shards")
         keys, bucket = [], []
@@ -103,7 +103,7 @@ class FingerprintWork:
 
 
 def key_rows(rows: pa.Table, shard: int, config: DistinctConfig) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-    """The KEYS rows of a shard's pictures, one picture after the other within a band, and the bucket of each.
+    """The KEYS rows of a shard's images, one image after the other within a band, and the bucket of each.
 
     A key row carries the hash that its band needs: the SHA-256 in band -1 (and 0 as perceptual hash), the perceptual
     hash in the others (and an empty SHA-256).
@@ -157,7 +157,7 @@ def plan_compare(keys: Version, config: DistinctConfig) -> list[Unit]:
 
 
 class CompareWork:
-    """Decides one bucket. What it finds are its rows in: most keys belong to pictures that stay."""
+    """Decides one bucket. What it finds are its rows in: most keys belong to images that stay."""
 
     def __init__(self, *, lake: str, dataset: str, config: DistinctConfig) -> None:
         self.lake, self.dataset, self.config = lake, dataset, config
@@ -182,10 +182,10 @@ class CompareWork:
 
 
 def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
-    """KEYS rows of one bucket -> DROPS rows, one a dropped picture, by shard and row.
+    """KEYS rows of one bucket -> DROPS rows, one a dropped image, by shard and row.
 
-    `survivor` is the best picture of equal bytes; else the best of the same perceptual hash; else, of the best
-    pictures of each hash within the distance that beat it, the one with the smallest sample_id.
+    `survivor` is the best image of equal bytes; else the best of the same perceptual hash; else, of the best
+    images of each hash within the distance that beat it, the one with the smallest sample_id.
     """
     column = {name: keys[name].to_numpy() for name in ("shard", "row", "sample_id", "band", "area")}
     similarity = pc.fill_null(keys["similarity"], -np.inf).to_numpy()
@@ -256,7 +256,7 @@ def _worse(
 def first_findings(
     shard: npt.NDArray[Any], row: npt.NDArray[Any], why: npt.NDArray[Any], survivor: npt.NDArray[Any]
 ) -> npt.NDArray[np.int64]:
-    """Of all findings about one picture the one that counts: equal bytes first, then the smallest survivor.
+    """Of all findings about one image the one that counts: equal bytes first, then the smallest survivor.
 
     Returns their indices, by shard and row.
     """
@@ -328,7 +328,7 @@ class DistinctWork:
                 rows_in=info.rows,
                 shards=(info,),
                 rows_by_language=count(known["language"]),
-                tally=tally_pictures(known),
+                tally=tally_images(known),
             )
         table = version.read_shard(shard)
         rows = gone["row"].to_numpy()
@@ -350,11 +350,11 @@ class DistinctWork:
             rows_in=table.num_rows,
             accepted=[kept],
             rejects=rejects,
-            tally=tally_pictures(kept),
+            tally=tally_images(kept),
         )
 
     def _dropped(self, ref: str, shard: int) -> pa.Table:
-        """DROPS rows of one shard, one a picture, by row."""
+        """DROPS rows of one shard, one an image, by row."""
         if ref not in self._drops:
             self._drops[ref] = Lake(self.lake).version(ref)
         version = self._drops[ref]

@@ -1,4 +1,4 @@
-"""How a picture is to be turned, as its EXIF says."""
+"""How an image is to be turned, as its EXIF says."""
 
 from __future__ import annotations
 

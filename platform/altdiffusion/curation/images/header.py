@@ -1,4 +1,4 @@
-"""What a header says of a picture."""
+"""What a header says of an image."""
 
 from __future__ import annotations
 

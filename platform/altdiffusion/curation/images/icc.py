@@ -78,7 +78,7 @@ PRIMARIES: dict[int, Space] = {
 TRANSFERS: dict[int, float] = {
     **dict.fromkeys((1, 2, 6, 13, 14, 15), SRGB_CURVE), 4: 2.2, 5: 2.8, 8: 1.0,
 }  # fmt: skip
-"""By H.273's number. BT.709's and BT.2020's curves are those of a camera: a screen shows such pictures as sRGB's. PQ
+"""By H.273's number. BT.709's and BT.2020's curves are those of a camera: a screen shows such images as sRGB's. PQ
 (16) and HLG (18) are missing: their brightness has no place in sRGB without a taste in tone mapping."""
 
 

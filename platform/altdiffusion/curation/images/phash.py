@@ -1,7 +1,7 @@
-"""A picture's perceptual hash: 64 bits that small changes (size, quality, a logo) leave nearly as they are.
+"""An image's perceptual hash: 64 bits that small changes (size, quality, a logo) leave nearly as they are.
 
 The DCT hash in its usual form (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010):
-the picture as 32 x 32 grey values, its two-dimensional DCT-II, the 8 x 8 lowest frequencies, and one bit for each
+the image as 32 x 32 grey values, its two-dimensional DCT-II, the 8 x 8 lowest frequencies, and one bit for each
 that says whether it lies above their median; row by row, the first bit the highest. Another program that resizes or
 greys in another way differs in a few bits.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 _SIDE, _KEPT = 32, 8
-_NOISE = 6  # decimals: what is left of a flat picture's frequencies must not decide bits
+_NOISE = 6  # decimals: what is left of a flat image's frequencies must not decide bits
 
 
 def _dct_rows() -> npt.NDArray[np.float64]:
@@ -28,13 +28,13 @@ def _dct_rows() -> npt.NDArray[np.float64]:
 _DCT = _dct_rows()
 
 
-def phash(picture: npt.NDArray[np.uint8]) -> int:
+def phash(image: npt.NDArray[np.uint8]) -> int:
     """The hash, as a signed 64-bit number.
 
     Args:
-        picture: uint8 [H, W] grey or [H, W, 3] BGR.
+        image: uint8 [H, W] grey or [H, W, 3] BGR.
     """
-    grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if picture.ndim == 3 else picture
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
     small: Any = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     low = np.round(_DCT @ small.astype(np.float64) @ _DCT.T, _NOISE)
     ordered = np.sort(low, axis=None)

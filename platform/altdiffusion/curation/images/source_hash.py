@@ -1,11 +1,11 @@
-"""Whether a picture is the one the source saw, where the source states a hash.
+"""Whether an image is the one the source saw, where the source states a hash.
 
 `expected_hash` is `sha256:` or `md5:` and the hex digest of the file, or `phash:` and 16 hex digits.
 
 match: the file's digest is the one stated, or the perceptual hashes are equal.
-drift: the perceptual hashes differ in a few bits: the same picture, encoded anew, resized or lightly edited.
+drift: the perceptual hashes differ in a few bits: the same image, encoded anew, resized or lightly edited.
 mismatch: they differ in more, or the file has another digest. A digest alone cannot tell another encoding from
-    another picture, and a link whose picture was exchanged is what this is for: so it counts as a mismatch.
+    another image, and a link whose image was exchanged is what this is for: so it counts as a mismatch.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def judge(expected: str | None, body: bytes, sha256: str, phash: int, *, max_dis
     Args:
         expected: as in LINKS.
         sha256: hex, of the body.
-        phash: of the whole picture.
-        max_distance: bits in which perceptual hashes of one picture may differ.
+        phash: of the whole image.
+        max_distance: bits in which perceptual hashes of one image may differ.
     """
     stated = (expected or "").strip().lower()
     if not _EXPECTED.fullmatch(stated):

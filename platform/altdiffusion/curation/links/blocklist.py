@@ -1,4 +1,4 @@
-"""Rows that must never come back: links, whole domains, row hashes and pictures, from a pinned text file.
+"""Rows that must never come back: links, whole domains, row hashes and images, from a pinned text file.
 
 Links and domains are compared in the one form that is requested (`urls`), so an entry holds however it is spelled. One
 that can match nothing is refused with its line: whoever wrote it believes that something is kept out.
@@ -98,7 +98,7 @@ class Blocklist:
     hashes: npt.NDArray[np.int64]
     """Row ids, ascending."""
     image_sha256: DigestSet
-    """Pictures, by the SHA-256 of their bytes as downloaded."""
+    """Images, by the SHA-256 of their bytes as downloaded."""
 
     @classmethod
     def union(cls, lists: Sequence[Blocklist]) -> Blocklist:

@@ -6,7 +6,7 @@ decides alone. Rows that share a URL key (`urls.url_key`) share a bucket. Rows t
 text, hence the key and the bucket too; where a source's hashes are wrong, they are compared within the bucket only.
 
 Which of several rows stays is decided by the rows themselves, not by the order they were found in: the one of the
-source that the config names first, then the one whose text is more similar to its picture (nulls last), then the
+source that the config names first, then the one whose text is more similar to its image (nulls last), then the
 smaller row id. Rows that are equal in all of these are copies; of them the first of the source's parts stays.
 Rows come out in input order within the bucket, which also spreads every site over all download units.
 """

@@ -17,7 +17,7 @@ from altdiffusion.curation.hashing import murmur64
 from altdiffusion.errors import AltDiffusionError
 
 # Spellings of each column, lower case. Of several the first counts: a set that was downloaded once holds the sizes of
-# its own, shrunken pictures beside the original ones.
+# its own, shrunken images beside the original ones.
 ALIASES: dict[str, tuple[str, ...]] = {
     "url": ("url",),
     "caption": ("text", "caption", "alt_text"),
@@ -34,7 +34,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 SIZES = ("width", "height")
 SCORES = ("similarity", "punsafe", "pwatermark", "aesthetic")
 HASHES: dict[str, int] = {"sha256": 64, "md5": 32, "phash": 16}
-"""Hashes of the picture's bytes (of the picture itself: `phash`), and their number of hex digits."""
+"""Hashes of the image's bytes (of the image itself: `phash`), and their number of hex digits."""
 TEXTS = ("url", "caption", "source_language", "expected_hash", *HASHES)
 # gcld3 says `iw` for Hebrew and marks Latin transcriptions; both are normalised to plain ISO 639 codes.
 _LABELS = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi", "zh-cn": "zh", "zh-tw": "zh"}
@@ -207,7 +207,7 @@ def _labels(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _expected(plain: Mapping[str, pa.ChunkedArray], nothing: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The source's hash of the picture: as it is written, or else the strongest one given; null where malformed."""
+    """The source's hash of the image: as it is written, or else the strongest one given; null where malformed."""
     found = nothing
     if "expected_hash" in plain:
         digits = "|".join(f"{kind}:[0-9a-f]{{{length}}}" for kind, length in HASHES.items())

@@ -1,4 +1,4 @@
-"""Rows that must go: what a list of hashes, pictures and links means in a lake, and how they are kept from returning.
+"""Rows that must go: what a list of hashes, images and links means in a lake, and how they are kept from returning.
 
 The list is written like a blocklist, and read as one: what `dataset remove` takes out is what select and download
 refuse once the same lines stand in their blocklists.
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from altdiffusion.curation.links.blocklist import Blocklist, parse_list, parse_urls, read_lines
 from altdiffusion.curation.links.urls import url_keys
-from altdiffusion.curation.tally import tally, tally_pictures
+from altdiffusion.curation.tally import tally, tally_images
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
@@ -37,8 +37,8 @@ class TakedownList:
         return pa.array(self.blocklist.hashes)
 
     @property
-    def pictures(self) -> pa.Array:
-        """string: rows by the SHA-256 (hex) of their picture."""
+    def images(self) -> pa.Array:
+        """string: rows by the SHA-256 (hex) of their image."""
         return pa.array(list(self.blocklist.image_sha256), pa.string())
 
     def links(self, urls: pa.ChunkedArray) -> Mask:
@@ -73,7 +73,7 @@ def read_urls(uri: str) -> TakedownList:
 def take_down(lake: Lake, before: Version, wanted: TakedownList) -> tuple[Removal, Holdings]:
     """Makes the version after `before` without the listed rows; also says where else in the lake they are."""
     holdings = search(lake, wanted)
-    counts = {"links": tally, "images": tally_pictures}
+    counts = {"links": tally, "images": tally_images}
     removal = remove(
         lake.dataset(before.manifest.name), before, holdings, wanted.sha256, tally=counts.get(before.manifest.kind)
     )
@@ -81,7 +81,7 @@ def take_down(lake: Lake, before: Version, wanted: TakedownList) -> tuple[Remova
 
 
 def blocklist_lines(wanted: TakedownList, holdings: Holdings) -> list[str]:
-    """Lines that keep the rows from coming back: the list itself, and the ids of the rows that its pictures came by or
+    """Lines that keep the rows from coming back: the list itself, and the ids of the rows that its images came by or
     that led to its links, so that these are not even asked for again."""
     return sorted({*wanted.lines, *(f"hash:{sample_id}" for sample_id in holdings.pictured.tolist())})
 

@@ -8,7 +8,7 @@ the link are cut off, and so are all dots behind the host.
 `url_key` is what links are compared by: two links that request the same have one key, and so have some that differ in
 what no server tells apart. Made from the Target (RFC 3986, section 6, and what trackers append):
 
-1. The scheme is left out: the same path over http and https is one picture. A port that is its scheme's default is too.
+1. The scheme is left out: the same path over http and https is one image. A port that is its scheme's default is too.
 2. Percent-encoded unreserved characters (letters, digits, "-._~") are decoded, the hex digits of all others are put
    into upper case, and characters that no URL may hold (`{|}` and such) are encoded. A "%" before anything else stays.
 3. Tracking parameters (`utm_*` and those in TRACKING) are dropped from the query; the others stay, in their order. A
@@ -16,7 +16,7 @@ what no server tells apart. Made from the Target (RFC 3986, section 6, and what 
 4. User names stay, so that a link that is never fetched (`parse_url` refuses them) stands for no other.
 
 Nothing else is touched: the case of the path, "www.", a trailing slash and the order of parameters may all mean another
-picture. A text that is not an http or https link is its own key.
+image. A text that is not an http or https link is its own key.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The way of the rows: the versions from the select pipeline step to the pictures, and what each step dropped.
+"""The way of the rows: the versions from the select pipeline step to the images, and what each step dropped.
 
 Every number here is exact and read from manifests only. A later version of the same dataset may account for the same
 rows once more: a retry takes up the rejects of the version before it, a removal of duplicates carries them over. Its
-account then replaces the one before, so that links read = pictures kept + all rejects still holds.
+account then replaces the one before, so that links read = images kept + all rejects still holds.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Chain:
 
 
 def read_chain(lake: Lake, images: Version) -> Chain:
-    """Follows the parents from a version of pictures up to the sources, as far as the lake still has them."""
+    """Follows the parents from a version of images up to the sources, as far as the lake still has them."""
     versions = [images]
     while (parent := _parent(lake, versions[-1])) is not None:
         versions.append(parent)

@@ -48,7 +48,7 @@ def cmd_report(arguments: argparse.Namespace) -> int:
     """Runs a parsed `dataset report` command; prints where the page is.
 
     Raises:
-        AltDiffusionError: no such version, not one of pictures, or one of its files is damaged.
+        AltDiffusionError: no such version, not one of images, or one of its files is damaged.
     """
     try:
         config = ReportConfig(pictures=arguments.pictures, sample_rows=arguments.sample_rows)

@@ -14,7 +14,7 @@ from altdiffusion.curation.config.report import ReportConfig
 from altdiffusion.curation.report import measures
 from altdiffusion.curation.report.chain import Chain, Step, read_chain
 from altdiffusion.curation.report.duplicate_pairs import Pair, duplicate_pairs
-from altdiffusion.curation.report.gallery import Gallery, choose_pictures
+from altdiffusion.curation.report.gallery import Gallery, choose_images
 from altdiffusion.curation.report.hosts import Hosts, count_hosts
 from altdiffusion.curation.report.measures import Distribution
 from altdiffusion.curation.report.sample import Sample, accepted, keyed_order, read_sample, rejected
@@ -102,9 +102,9 @@ class Facts:
     """What the rows rejected for their language were guessed to be, and how many, most first."""
     panels: tuple[Panel, ...]
     verdicts: tuple[tuple[str, float], ...]
-    """Hash verdicts of the pictures, where the source brings hashes."""
+    """Hash verdicts of the images, where the source brings hashes."""
     profiles: tuple[tuple[str, float], ...]
-    """What became of the colours that pictures state (IMAGES, `color_profile`), of those that state any."""
+    """What became of the colours that images state (IMAGES, `color_profile`), of those that state any."""
     hosts: Hosts | None
     gallery: Gallery
     rejected: tuple[Rejected, ...]
@@ -114,7 +114,7 @@ def collect(lake: Lake, images: Version, config: ReportConfig, name: str, scores
     """Reads everything, of the version that stands for `images` since rows were taken down.
 
     Raises:
-        AltDiffusionError: not a version of pictures, scores of others, or a file is missing or damaged.
+        AltDiffusionError: not a version of images, scores of others, or a file is missing or damaged.
     """
     images = after_takedowns(lake.dataset(images.ref.name), images)
     if images.manifest.kind != "images":
@@ -125,7 +125,7 @@ def collect(lake: Lake, images: Version, config: ReportConfig, name: str, scores
         check_scores(scores, images, ())
     chain = read_chain(lake, images)
     downloaded = chain.last("retry", "download")
-    gallery = choose_pictures(images, config, scores)
+    gallery = choose_images(images, config, scores)
     panels, said = _panels(chain, images, gallery, config, scores)
     dropped = tuple(_examples(lake, chain, step, config) for step in chain.standing if step.dropped)
     return Facts(
@@ -216,7 +216,7 @@ def _labels(chain: Chain, images: Version, config: ReportConfig) -> Labels:
 def _panels(
     chain: Chain, images: Version, gallery: Gallery, config: ReportConfig, scores: Version | None
 ) -> tuple[tuple[Panel, ...], dict[str, tuple[tuple[str, float], ...]]]:
-    """The panels, and how many pictures each word of `_SAID` is said of, most first."""
+    """The panels, and how many images each word of `_SAID` is said of, most first."""
     panels = []
     links = chain.last("deduplicate")
     if links is not None:
@@ -232,11 +232,11 @@ def _panels(
                 measures.of_rows(sample.table, MEASURES),
             )
         panels.append(Panel(title="Links", about=about, distributions=tuple(found)))
-    sample = read_sample(accepted(images), [*measures.PICTURE_COLUMNS, *_SAID], config.sample_rows)
+    sample = read_sample(accepted(images), [*measures.IMAGE_COLUMNS, *_SAID], config.sample_rows)
     about = f"{of(sample)} pictures"
     if gallery.looked_at < images.rows:
         about += f"; bytes of {gallery.looked_at:,} of them"
-    found = [*measures.of_rows(sample.table, measures.PICTURES), gallery.stored_bytes]
+    found = [*measures.of_rows(sample.table, measures.IMAGES), gallery.stored_bytes]
     panels.append(Panel(title="Pictures", about=about, distributions=tuple(found)))
     said = {name: _words(sample, name) for name in _SAID}
     if scores is not None:

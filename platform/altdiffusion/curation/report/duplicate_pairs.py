@@ -1,4 +1,4 @@
-"""Pictures that were dropped as duplicates, each beside the one that stayed.
+"""Images that were dropped as duplicates, each beside the one that stayed.
 
 A drop names its survivor by row id only. Both are looked for among the sampled rows of the version that the drop was
 decided on, so at any size the reading stays bounded: where the sample holds both, the pair can be shown.
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from altdiffusion.curation.config.report import ReportConfig
 from altdiffusion.curation.report.chain import Step
-from altdiffusion.curation.report.gallery import Picture, Place, may_be_shown, picture_columns, read_pictures
+from altdiffusion.curation.report.gallery import Picture, Place, image_columns, may_be_shown, read_images
 from altdiffusion.curation.report.sample import Group, accepted, draw_groups, keyed_order, read_groups, read_sample
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.removal import REASON
@@ -25,7 +25,7 @@ _SPARE = 3  # pairs looked at for one that is shown: some may be unsafe
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A dropped picture and the one it duplicates."""
+    """A dropped image and the one it duplicates."""
 
     dropped: Picture
     survivor: Picture
@@ -35,7 +35,7 @@ def duplicate_pairs(lake: Lake, step: Step, config: ReportConfig) -> Mapping[str
     """At most `config.examples` pairs for each reason of a distinct step.
 
     None where its drops are not in the lake; and none as soon as anything was taken down from the dataset, because the
-    version before still holds those pictures and their duplicates.
+    version before still holds those images and their duplicates.
     """
     drops = _drops(lake, step.version)
     dataset = lake.dataset(step.version.ref.name)
@@ -67,9 +67,9 @@ def duplicate_pairs(lake: Lake, step: Step, config: ReportConfig) -> Mapping[str
             dropped = (Group(row["shard"], row["row"] // size), row["row"] % size)
             pairs.append((dropped, (groups[nth], place - int(starts[nth]))))
     places = [place for pairs in chosen.values() for pair in pairs for place in pair]
-    tables = picture_columns(source, sorted({group for group, _ in places}))
+    tables = image_columns(source, sorted({group for group, _ in places}))
     safe = {group: may_be_shown(table, config) for group, table in tables.items()}
-    made = read_pictures(source, tables, [place for place in places if safe[place[0]][place[1]]], config)
+    made = read_images(source, tables, [place for place in places if safe[place[0]][place[1]]], config)
     shown = {
         reason: [Pair(dropped=made[one], survivor=made[two]) for one, two in pairs if one in made and two in made]
         for reason, pairs in chosen.items()

@@ -1,6 +1,6 @@
-"""A few pictures, small: of each language, and of duplicates beside what they duplicate.
+"""A few images, small: of each language, and of duplicates beside what they duplicate.
 
-Which ones is decided by the version's digest and the rows' ids. A picture that its scores call unsafe is never shown.
+Which ones is decided by the version's digest and the rows' ids. An image that its scores call unsafe is never shown.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Place = tuple[Group, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A stored picture and what is known of it."""
+    """A stored image and what is known of it."""
 
     language: str
     caption: str
@@ -53,12 +53,12 @@ class Picture:
     """Pixels, as downloaded: width, height."""
     data_uri: str
     shown: tuple[int, int]
-    """Pixels of the small picture."""
+    """Pixels of the small image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Pictures by language, and the sizes of the pictures among which they were chosen."""
+    """Images by language, and the sizes of the images among which they were chosen."""
 
     pictures: Mapping[str, tuple[Picture, ...]]
     hidden: int
@@ -68,8 +68,8 @@ class Gallery:
     stored_bytes: measures.Distribution
 
 
-def choose_pictures(images: Version, config: ReportConfig, scores: Version | None = None) -> Gallery:
-    """Reads as many row groups as it takes to have pictures of every language, up to MAX_GROUPS."""
+def choose_images(images: Version, config: ReportConfig, scores: Version | None = None) -> Gallery:
+    """Reads as many row groups as it takes to have images of every language, up to MAX_GROUPS."""
     source = accepted(images)
     scored = Scored(scores, images) if scores is not None else None
     found: dict[str, list[tuple[int, Place]]] = {
@@ -93,7 +93,7 @@ def choose_pictures(images: Version, config: ReportConfig, scores: Version | Non
             break
     chosen = {code: [place for _, place in sorted(rows)[: config.pictures]] for code, rows in found.items()}
     lengths: list[pa.Array] = []
-    made = read_pictures(source, tables, [place for places in chosen.values() for place in places], config, lengths)
+    made = read_images(source, tables, [place for places in chosen.values() for place in places], config, lengths)
     sizes = pa.table({"bytes": pa.chunked_array(lengths, pa.int32())})
     return Gallery(
         pictures={code: tuple(made[at] for at in places if at in made) for code, places in chosen.items()},
@@ -104,7 +104,7 @@ def choose_pictures(images: Version, config: ReportConfig, scores: Version | Non
 
 
 def may_be_shown(table: pa.Table, config: ReportConfig, nsfw: Any = None) -> npt.NDArray[np.bool_]:
-    """[rows] which pictures no score calls unsafe: neither the source's punsafe nor our NSFW score."""
+    """[rows] which images no score calls unsafe: neither the source's punsafe nor our NSFW score."""
     said = [table["punsafe"].cast(pa.float32()), *([nsfw.cast(pa.float32())] if nsfw is not None else [])]
     worst = pc.max_element_wise(*said)  # of those that are known
     passes: npt.NDArray[np.bool_] = np.asarray(
@@ -113,18 +113,18 @@ def may_be_shown(table: pa.Table, config: ReportConfig, nsfw: Any = None) -> npt
     return passes
 
 
-def read_pictures(
+def read_images(
     source: Files,
     tables: Mapping[Group, pa.Table],
     places: Iterable[Place],
     config: ReportConfig,
     lengths: list[pa.Array] | None = None,
 ) -> dict[Place, Picture]:
-    """The pictures at these places, without those that cannot be decoded.
+    """The images at these places, without those that cannot be decoded.
 
     Args:
         tables: `_COLUMNS` of the row groups; groups without a place are read only for their `lengths`.
-        lengths: filled with the bytes of every stored picture of these groups.
+        lengths: filled with the bytes of every stored image of these groups.
     """
     wanted = set(places)
     made = {}
@@ -137,15 +137,15 @@ def read_pictures(
             if lengths is not None:
                 lengths.append(pc.binary_length(batch))
             for row in sorted(rows & set(range(start, start + len(batch)))):
-                picture = _picture(table, row, batch[row - start].as_py(), config)
+                picture = _image(table, row, batch[row - start].as_py(), config)
                 if picture is not None:
                     made[group, row] = picture
             start += len(batch)
     return made
 
 
-def picture_columns(source: Files, groups: Iterable[Group]) -> dict[Group, pa.Table]:
-    """What is shown beside the pictures of some row groups."""
+def image_columns(source: Files, groups: Iterable[Group]) -> dict[Group, pa.Table]:
+    """What is shown beside the images of some row groups."""
     return {group: read_groups(source, group.file, [group.group], _COLUMNS) for group in groups}
 
 
@@ -157,7 +157,7 @@ def _groups(source: Files) -> list[Group]:
     return [groups[at] for at in order[:MAX_GROUPS]]
 
 
-def _picture(table: pa.Table, row: int, body: bytes, config: ReportConfig) -> Picture | None:
+def _image(table: pa.Table, row: int, body: bytes, config: ReportConfig) -> Picture | None:
     small = _small(body, config.picture_side)
     if small is None:
         return None
@@ -176,7 +176,7 @@ def _picture(table: pa.Table, row: int, body: bytes, config: ReportConfig) -> Pi
 
 
 def _small(body: bytes, side: int) -> tuple[str, tuple[int, int]] | None:
-    """A stored picture as a data: URI of WebP, never enlarged; None if it cannot be decoded."""
+    """A stored image as a data: URI of WebP, never enlarged; None if it cannot be decoded."""
     from PIL import Image
 
     with contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):

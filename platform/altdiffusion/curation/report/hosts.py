@@ -1,4 +1,4 @@
-"""Which hosts the pictures came from, how often they gave one, and what went wrong most."""
+"""Which hosts the images came from, how often they gave one, and what went wrong most."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Host:
 
     @property
     def share(self) -> float:
-        """Of the rows that gave a picture."""
+        """Of the rows that gave an image."""
         return self.kept / self.rows if self.rows else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Distributions of what is measured, as bins: of links from the manifest's tally, of pictures from a sample of rows."""
+"""Distributions of what is measured, as bins: of links from the manifest's tally, of images from a sample of rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from altdiffusion.curation.tally import MEASURES, Measure, bins
 
 QUANTILES = (0.05, 0.5, 0.95)
 _SHARES = frozenset({"punsafe", "pwatermark", "language_score"})  # measures that end at 1
-MAX_BINS = 120  # of one picture; what lies farther out is counted beside it
+MAX_BINS = 120  # of one image; what lies farther out is counted beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +72,12 @@ def _shorter(kind: str) -> Callable[[pa.Table], Any]:
     return lambda table: pc.min_element_wise(table[f"{kind}_width"], table[f"{kind}_height"], skip_nulls=False)
 
 
-PICTURES: dict[str, Measure] = {
+IMAGES: dict[str, Measure] = {
     "original_short_side": _octaves(_shorter("original"), 4, "px"),
     "stored_short_side": _octaves(_shorter("stored"), 4, "px"),
     "aesthetic_score": _linear("aesthetic_score", 10),
 }
-PICTURE_COLUMNS = ("original_width", "original_height", "stored_width", "stored_height", "aesthetic_score")
+IMAGE_COLUMNS = ("original_width", "original_height", "stored_width", "stored_height", "aesthetic_score")
 STORED_BYTES = _octaves(lambda table: table["bytes"], 4, "B")
 SCORES: dict[str, Measure] = {
     "aesthetic_v1": _linear("aesthetic_v1", 10),

@@ -16,7 +16,7 @@ _MAX_SOURCES = 20
 
 
 def render(facts: Facts) -> str:
-    """The HTML, with as many pictures as fit into `max_bytes`."""
+    """The HTML, with as many images as fit into `max_bytes`."""
     number = facts.config.pictures
     while True:
         text = _page(facts, number)

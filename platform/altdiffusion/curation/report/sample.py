@@ -126,7 +126,7 @@ def read_groups(source: Files, file: int, groups: Sequence[int], columns: Sequen
 
 
 def iter_images(source: Files, group: Group, batch_rows: int = 64) -> Iterator[pa.Array]:
-    """The pictures of a row group, `batch_rows` at a time: a page of the file and a batch are in memory."""
+    """The images of a row group, `batch_rows` at a time: a page of the file and a batch are in memory."""
     with open_file(source, group.file, buffer_size=1 << 20) as parquet:
         for batch in parquet.iter_batches(batch_rows, row_groups=[group.group], columns=["image"], use_threads=False):
             yield batch.column(0)

@@ -123,7 +123,7 @@ def _step(step: Step) -> str:
 
 
 def languages(facts: Facts) -> str:
-    """Each language from the source's label to the pictures, and where label and decision differ."""
+    """Each language from the source's label to the images, and where label and decision differ."""
     labels = facts.labels
     exact = labels.sample is None or labels.sample.whole
     most = max((max(row.selected, row.distinct, row.kept) for row in labels.rows), default=0) or 1

@@ -1,4 +1,4 @@
-"""The sections of the page that show rows: accepted pictures by language, and examples of what was rejected."""
+"""The sections of the page that show rows: accepted images by language, and examples of what was rejected."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ MAX_CAPTION = 160
 _LONG = re.compile(r"-?[0-9]+\.[0-9]{5,}")
 
 
-def accepted(facts: Facts, pictures: int) -> str:
-    """At most `pictures` accepted ones for each language."""
+def accepted(facts: Facts, images: int) -> str:
+    """At most `images` accepted ones for each language."""
     gallery = facts.gallery
     blocks = []
     for row in facts.labels.rows:
-        chosen = gallery.pictures.get(row.code, ())[:pictures]
+        chosen = gallery.pictures.get(row.code, ())[:images]
         if not chosen:
             continue
         cards = "".join(
-            f"<li>{_card(picture, f'Picture {n} of {len(chosen)} accepted as {language_name(row.code)}')}</li>"
-            for n, picture in enumerate(chosen, 1)
+            f"<li>{_card(image, f'Picture {n} of {len(chosen)} accepted as {language_name(row.code)}')}</li>"
+            for n, image in enumerate(chosen, 1)
         )
         native = f' <bdi class="soft" lang="{row.code}">{BY_CODE[row.code].native}</bdi>' if row.code in BY_CODE else ""
         blocks.append(
@@ -42,31 +42,31 @@ def accepted(facts: Facts, pictures: int) -> str:
     )
 
 
-def _card(picture: Picture, alt: str) -> str:
-    language = BY_CODE.get(picture.language)
+def _card(image: Picture, alt: str) -> str:
+    language = BY_CODE.get(image.language)
     direction = "rtl" if language is not None and language.right_to_left else "ltr" if language is not None else "auto"
-    said = [f"language {picture.language_score:.2f}"]
-    if picture.similarity is not None:
-        said.append(f"similarity {picture.similarity:.2f}")
-    if picture.aesthetic is not None:
-        said.append(f"aesthetic {picture.aesthetic:.1f}")
-    said.append(f"{picture.size[0]} × {picture.size[1]} px")
+    said = [f"language {image.language_score:.2f}"]
+    if image.similarity is not None:
+        said.append(f"similarity {image.similarity:.2f}")
+    if image.aesthetic is not None:
+        said.append(f"aesthetic {image.aesthetic:.1f}")
+    said.append(f"{image.size[0]} × {image.size[1]} px")
     facts = " ".join(f"<span>{one}</span>" for one in said)
-    large = ' class="large"' if max(picture.shown) > 96 else ""
+    large = ' class="large"' if max(image.shown) > 96 else ""
     return (
-        f'<figure><div class="frame"><img{large} src="{picture.data_uri}" alt="{escaped(alt)}" '
-        f'width="{picture.shown[0]}" height="{picture.shown[1]}"></div><figcaption>'
-        f'<p class="says" lang="{escaped(picture.language, 20)}" dir="{direction}">'
-        f'{escaped(picture.caption, MAX_CAPTION)}</p><p class="facts">{facts}</p></figcaption></figure>'
+        f'<figure><div class="frame"><img{large} src="{image.data_uri}" alt="{escaped(alt)}" '
+        f'width="{image.shown[0]}" height="{image.shown[1]}"></div><figcaption>'
+        f'<p class="says" lang="{escaped(image.language, 20)}" dir="{direction}">'
+        f'{escaped(image.caption, MAX_CAPTION)}</p><p class="facts">{facts}</p></figcaption></figure>'
     )
 
 
-def rejected(facts: Facts, pictures: int) -> str:
-    """Examples by step and reason; duplicates as pictures, unless none fit on the page."""
-    parts = "".join(_step(part, pictures > 0) for part in facts.rejected)
+def rejected(facts: Facts, images: int) -> str:
+    """Examples by step and reason; duplicates as images, unless none fit on the page."""
+    parts = "".join(_step(part, images > 0) for part in facts.rejected)
     if not parts:
         return ""
-    pairs = pictures > 0 and any(part.pairs for part in facts.rejected)
+    pairs = images > 0 and any(part.pairs for part in facts.rejected)
     stored = "Of duplicates, the dropped picture stands left of the one that stays." if pairs else ""
     return (
         "<p>A few for each reason. Addresses are plain text, not links, and pictures of rejected rows are not stored. "
@@ -74,11 +74,11 @@ def rejected(facts: Facts, pictures: int) -> str:
     )
 
 
-def _step(part: Rejected, pictures: bool) -> str:
+def _step(part: Rejected, images: bool) -> str:
     cards = []
     for reason in list(part.step.reasons)[:MAX_REASONS]:
         examples = part.examples[reason]
-        pairs = part.pairs.get(reason, ()) if pictures else ()
+        pairs = part.pairs.get(reason, ()) if images else ()
         if pairs:
             inside = f'<ul class="pairs">{"".join(f"<li>{_pair(pair)}</li>" for pair in pairs)}</ul>'
         elif withheld(reason):

@@ -70,5 +70,5 @@ def explain(reason: str) -> str:
 
 
 def withheld(reason: str) -> bool:
-    """Whether neither address nor picture of such a row may be shown: what is blocked or unsafe is not passed on."""
+    """Whether neither address nor image of such a row may be shown: what is blocked or unsafe is not passed on."""
     return any(word in reason for word in _WITHHELD)

@@ -1,4 +1,4 @@
-"""Making the report of a version of pictures."""
+"""Making the report of a version of images."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def report_html(
     """The page as text: a pure function of the versions, the name and the config.
 
     Args:
-        images: a version of pictures; its parents in the lake tell the way of the rows.
+        images: a version of images; its parents in the lake tell the way of the rows.
         name: title of the page, by default the name of the dataset.
-        scores: scores of these pictures, if there are any.
+        scores: scores of these images, if there are any.
 
     Raises:
-        AltDiffusionError: not a version of pictures, or a file of a version is missing or damaged.
+        AltDiffusionError: not a version of images, or a file of a version is missing or damaged.
     """
     return render(collect(lake, images, config or ReportConfig(), name or images.ref.name, scores))
 

@@ -1,1 +1,1 @@
-"""Numbers about pictures: one pass of CLIP, heads on its embedding, classifiers of their own."""
+"""Numbers about images: one pass of CLIP, heads on its embedding, classifiers of their own."""

@@ -4,7 +4,7 @@ The folder brings its own preprocessing, so its inputs are those it was trained 
 transformers' own pipeline gives: softmax over the labels; a sigmoid where there is one label or the model says that
 labels do not exclude each other.
 
-Shapes: B pictures, C x H x W of the model's input, L labels.
+Shapes: B images, C x H x W of the model's input, L labels.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Classifier:
         self._probabilities: Any = torch.sigmoid if apart else lambda logits: logits.softmax(dim=-1)
 
     def pixels(self, rgb: Image) -> npt.NDArray[np.float32]:
-        """What a batch is made of: float32 [C, H, W], the same for every picture."""
+        """What a batch is made of: float32 [C, H, W], the same for every image."""
         made: npt.NDArray[np.float32] = self._processor(rgb, return_tensors="np")["pixel_values"][0]
         return made.astype(np.float32, copy=False)
 

@@ -1,10 +1,10 @@
-"""CLIP's image embedding of a picture.
+"""CLIP's image embedding of an image.
 
 Preprocessing is that of openai/CLIP (`clip.py`, `_transform`) as transformers' `CLIPImageProcessor` computes it:
-shorter side to S (bicubic), centre square, values 0 to 1, normalised per channel. Only the picture's tower is
+shorter side to S (bicubic), centre square, values 0 to 1, normalised per channel. Only the image's tower is
 loaded: the text's would be half the memory.
 
-Shapes: B pictures, S side of CLIP's input in pixels, D width of the embedding (ViT-L/14: S = 224, D = 768).
+Shapes: B images, S side of CLIP's input in pixels, D width of the embedding (ViT-L/14: S = 224, D = 768).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from altdiffusion.errors import AltDiffusionError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Mean and standard deviation of CLIP's training pictures (openai/CLIP, clip.py), RGB, of values 0 to 1.
+# Mean and standard deviation of CLIP's training images (openai/CLIP, clip.py), RGB, of values 0 to 1.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -42,7 +42,7 @@ def clip_square(rgb: Image, side: int) -> npt.NDArray[np.uint8]:
 
 
 class ClipEmbedder:
-    """The picture's tower of a CLIP model with its projection."""
+    """The image's tower of a CLIP model with its projection."""
 
     def __init__(self, folder_uri: str, digest: str, *, device: str, dtype: Dtype) -> None:
         """Loads it.

@@ -8,7 +8,7 @@ are: LAION-AI/aesthetic-predictor (V1: `weight`, `bias`), christophschuhmann/imp
 `layers.0.weight`, `layers.2.weight`, ..., dropout between them, which does nothing when scoring), and the torch port
 of LAION-AI/CLIP-based-NSFW-Detector (its issue 7: `norm.mean`, `norm.variance`, `linear_1.weight`, ...).
 
-Shapes: B pictures, D width of the embedding.
+Shapes: B images, D width of the embedding.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Score: images -> one row of numbers a picture. One pass of CLIP's picture tower serves the embedding and every head.
+"""Score: images -> one row of numbers an image. One pass of CLIP's image tower serves the embedding and every head.
 
 `ScoreWork` fills a dataset of kind `scores`; `make_scorer` gives the one number that download takes along.
 
-Pictures are decoded by threads ahead of the model; the model always sees a full batch, padded with black squares, so
+Images are decoded by threads ahead of the model; the model always sees a full batch, padded with black squares, so
 that its kernels are the same ones whatever the unit's size. A unit run twice on one kind of device so writes the same
-bytes. Between units of other sizes a picture stands at another place of its batch, where kernels may round the last
+bytes. Between units of other sizes an image stands at another place of its batch, where kernels may round the last
 bit differently: its scores are then equal to about 1e-6 in float32, not to the bit. `batch`, `rows_per_unit` and
 `dtype` therefore are part of what a version is.
 """
@@ -34,11 +34,11 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Unit, UnitRecord
 
 Pixels = tuple[npt.NDArray[Any], ...]
-"""One picture as each model wants it."""
+"""One image as each model wants it."""
 
 
 class Scorer(Protocol):
-    """Adds one number a picture."""
+    """Adds one number an image."""
 
     requires: tuple[str, ...]
     """Columns it reads."""
@@ -65,7 +65,7 @@ class SourceAestheticScorer:
 
 
 class ClipAestheticScorer:
-    """CLIP's image embedding through LAION's V1 head; null where a picture cannot be read."""
+    """CLIP's image embedding through LAION's V1 head; null where an image cannot be read."""
 
     requires: tuple[str, ...] = ("image",)
     provides = "aesthetic_score"
@@ -76,7 +76,7 @@ class ClipAestheticScorer:
                 "score.clip", "has no aesthetic head", "give score.aesthetic_v1, or set clip to null"
             )
         alone = dataclasses.replace(config, aesthetic_v2=None, nsfw=None, watermark=None)
-        self._scorer = PictureScorer(alone)
+        self._scorer = ImageScorer(alone)
 
     def score(self, images: pa.Table) -> pa.Array | pa.ChunkedArray:
         """[rows] about 1 to 10."""
@@ -86,8 +86,8 @@ class ClipAestheticScorer:
         return found["aesthetic_v1"].take(pa.array(place, mask=place < 0))
 
 
-class PictureScorer:
-    """Everything that a config wants measured of a picture."""
+class ImageScorer:
+    """Everything that a config wants measured of an image."""
 
     def __init__(self, config: ScoreConfig) -> None:
         """Loads the models.
@@ -111,7 +111,7 @@ class PictureScorer:
             self._models.insert(0, self._embedder)
 
     def score(self, bodies: pa.ChunkedArray) -> tuple[pa.Table, dict[int, str]]:
-        """Scores n encoded pictures; at most four batches of them are held in memory at a time.
+        """Scores n encoded images; at most four batches of them are held in memory at a time.
 
         Returns:
             The readable ones' embedding and scores, in order: those columns of SCORES, null where not configured.
@@ -135,7 +135,7 @@ class PictureScorer:
 
     def _columns(self, pictures: Sequence[Pixels]) -> dict[str, pa.Array]:
         count = len(pictures)
-        stacks = [self._stack([picture[number] for picture in pictures]) for number in range(len(self._models))]
+        stacks = [self._stack([image[number] for image in pictures]) for number in range(len(self._models))]
         columns: dict[str, pa.Array] = {
             name: pa.nulls(count, SCORES.field(name).type) for name in ("embedding", *SCORE_NAMES)
         }
@@ -149,8 +149,8 @@ class PictureScorer:
         return columns
 
     def _stack(self, pictures: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """A full batch [batch, ...], zeros behind the last picture."""
-        shapes = {picture.shape for picture in pictures}
+        """A full batch [batch, ...], zeros behind the last image."""
+        shapes = {image.shape for image in pictures}
         if len(shapes) != 1:
             raise AltDiffusionError(
                 "a classifier's preprocessing", f"makes pictures of {len(shapes)} sizes", "have it resize to one size"
@@ -161,13 +161,13 @@ class PictureScorer:
 
 
 def _batches(prepared: Iterator[Pixels | Unreadable], size: int, unreadable: dict[int, str]) -> Iterator[list[Pixels]]:
-    """The readable pictures, `size` at a time; notes the others in `unreadable`."""
+    """The readable images, `size` at a time; notes the others in `unreadable`."""
     batch: list[Pixels] = []
-    for row, picture in enumerate(prepared):
-        if isinstance(picture, Unreadable):
-            unreadable[row] = str(picture)
+    for row, image in enumerate(prepared):
+        if isinstance(image, Unreadable):
+            unreadable[row] = str(image)
             continue
-        batch.append(picture)
+        batch.append(image)
         if len(batch) == size:
             yield batch
             batch = []
@@ -192,14 +192,14 @@ class ScoreWork:
     def __init__(self, *, lake: str, dataset: str, config: ScoreConfig) -> None:
         self.lake, self.dataset, self.config = lake, dataset, config
         self._versions: dict[str, Version] = {}
-        self._scorer: PictureScorer | None = None
+        self._scorer: ImageScorer | None = None
 
     def setup(self) -> None:
         """Loads the models."""
-        self._scorer = PictureScorer(self.config)
+        self._scorer = ImageScorer(self.config)
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Scores and writes one unit; a picture that cannot be read is rejected."""
+        """Scores and writes one unit; an image that cannot be read is rejected."""
         if self._scorer is None:
             raise RuntimeError("setup() has not been called")
         images = read_range(self.lake, unit, self._versions)

@@ -3,7 +3,7 @@ rows a filter drops for their scores.
 
 A scores version holds one shard for each unit of its images (`score.ScoreWork`), in order, without the rows that
 could not be read. So the shards that hold an image row's scores follow from its place; that they are its own is then
-checked by row id and picture hash, and never assumed.
+checked by row id and image hash, and never assumed.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class Scored:
             rows: those rows; their `sample_id` and `image_sha256` are what is compared.
 
         Returns:
-            One row for each of them with the scores that were measured, null where the picture has none.
+            One row for each of them with the scores that were measured, null where the image has none.
 
         Raises:
-            AltDiffusionError: scores belong to another picture, or stand in another order.
+            AltDiffusionError: scores belong to another image, or stand in another order.
         """
         names = ["sample_id", "image_sha256", *self._measured]
         schema = pa.schema([SCORES.field(name) for name in names])

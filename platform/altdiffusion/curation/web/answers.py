@@ -188,7 +188,7 @@ class Answer:
         codings = self.headers.tokens("Transfer-Encoding")
         lengths = [part.strip() for value in self.headers.get_all("Content-Length") for part in value.split(",")]
         if self.status in _EMPTY:
-            states_a_body = codings or (self.status != 304 and set(lengths) - {"0"})  # 304: that of the picture kept
+            states_a_body = codings or (self.status != 304 and set(lengths) - {"0"})  # 304: that of the image kept
             self._clean = self._clean and not states_a_body
             return False, 0
         if codings:

@@ -1,6 +1,6 @@
 """What a body is beneath its Content-Encoding: servers name encodings that they did not apply, and apply some unasked.
 
-We ask for none (`Accept-Encoding: identity`). A body that begins as a picture does is a picture, whatever the header
+We ask for none (`Accept-Encoding: identity`). A body that begins as an image does is an image, whatever the header
 says; else gzip and deflate are undone, within the cap of bytes; any other name is refused, unless it is not the name
 of an encoding at all (`UTF-8`, `none`, `binary`) and a text was asked for.
 """
@@ -16,16 +16,16 @@ _UNDONE = _GZIP | {"deflate"}
 _REAL = frozenset({"br", "zstd", "compress", "x-compress", "exi", "pack200-gzip", "dcb", "dcz", "lzma", "bzip2"})
 """Names of encodings (IANA's, and some in use) that are not undone."""
 _AT_MOST = 3
-_PICTURES = (
+_IMAGES = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"\xff\x0a"),
     b"\x00\x00\x00\x0cJXL ",
 )
 
 
-def is_picture(body: bytes) -> bool:
-    """Return whether a body begins as a picture of any format does: no gzip or deflate stream does."""
+def is_image(body: bytes) -> bool:
+    """Return whether a body begins as an image of any format does: no gzip or deflate stream does."""
     return (
-        body.startswith(_PICTURES)
+        body.startswith(_IMAGES)
         or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
         or body[4:8] == b"ftyp"
         or (body[:2] == b"BM" and body[6:10] == bytes(4))
@@ -43,7 +43,7 @@ def decoded(body: bytes, encodings: list[str], max_bytes: int, *, text: bool = F
         Refused: content_encoding, too_large, truncated.
     """
     names = [name for name in encodings if name != "identity"]
-    if not names or is_picture(body):
+    if not names or is_image(body):
         return body
     if len(names) > _AT_MOST:
         raise Refused("content_encoding", ", ".join(names)[:40])
@@ -52,7 +52,7 @@ def decoded(body: bytes, encodings: list[str], max_bytes: int, *, text: bool = F
             body = _inflated(body, name, max_bytes, cut=text, may_end=text and len(body) >= max_bytes)
         elif not text or name in _REAL:
             raise Refused("content_encoding", name[:40])
-        if is_picture(body):
+        if is_image(body):
             break
     return body
 

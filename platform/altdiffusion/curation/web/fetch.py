@@ -36,7 +36,7 @@ from altdiffusion.curation.web.optout import HEADERS, opt_out
 from altdiffusion.errors import AltDiffusionError
 
 _WHOLE = frozenset({200, 201, 203})
-"""Statuses whose body is the picture (RFC 9110, 15.3); a 206 is taken where its range is the whole."""
+"""Statuses whose body is the image (RFC 9110, 15.3); a 206 is taken where its range is the whole."""
 _RANGE = re.compile(r"bytes\s+0-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -102,7 +102,7 @@ class Fetcher:
         self._connect_to = canonical_table(config.connect_to)
         self._allow = tuple(ipaddress.ip_network(network) for network in config.allow_private)
         self._idle = IdleConnections(_IDLE_PER_THREAD * config.threads)
-        self._picture = Want(
+        self._image = Want(
             accept="image/jpeg, image/png, image/webp, image/gif, image/*;q=0.5",
             max_bytes=config.max_bytes,
             honor_opt_out=config.honor_opt_out,
@@ -139,7 +139,7 @@ class Fetcher:
         Raises:
             Refused: as `fetch`, but for too_many_redirects; Later among them.
         """
-        want = want or self._picture
+        want = want or self._image
         kept = self._idle.take((target.scheme, target.host, target.port))
         if kept is not None:
             kept.set_deadline(deadline)

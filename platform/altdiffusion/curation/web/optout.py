@@ -1,4 +1,4 @@
-"""What a site says about the use of its pictures for training, read from the headers of its answer."""
+"""What a site says about the use of its images for training, read from the headers of its answer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """robots.txt (RFC 9309): what a site lets our user agent fetch, asked once a site and remembered for a while.
 
 A site is a scheme, host and port. Where it has no such file (4xx) everything is allowed; where it does not say (5xx,
-too slow, broken) nothing is, for now. The file is fetched through the same guard as pictures, with a deadline of its
+too slow, broken) nothing is, for now. The file is fetched through the same guard as images, with a deadline of its
 own, redirects included; what lies behind its first 500 KiB is not read.
 """
 
@@ -219,5 +219,5 @@ def _without_file(refused: Refused, *, at_home: bool) -> Robots:
     if reason == "http_204" or (re.fullmatch("http_[34]..", reason) and reason != "http_429"):
         return Robots()
     if at_home and reason in _OF_THE_HOST:
-        return Robots(problem=(reason, refused.detail))  # the picture itself would meet the same
+        return Robots(problem=(reason, refused.detail))  # the image itself would meet the same
     return Robots(problem=("robots_unreachable", f"{reason} {refused.detail}".strip()))

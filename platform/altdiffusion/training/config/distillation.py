@@ -23,7 +23,7 @@ class DistillationConfig:
     teacher_output: TeacherOutput = "pooled"
     """Which of the teacher's vectors the student's feature learns: `pooled`, the last layer's at the first EOS after
     the final layer norm (`pooler_output`), as the released code has it; `projected`, that one through the teacher's
-    text projection (`text_embeds`), which CLIP compares with pictures. Without a teacher, the base's own encoder has
+    text projection (`text_embeds`), which CLIP compares with images. Without a teacher, the base's own encoder has
     no projection and its pooled vector is learned."""
     token_term: TokenTerm = "readout"
     """`readout`: the answers of the base's cross-attention (diffusion.readout); `mean`: the mean over positions;

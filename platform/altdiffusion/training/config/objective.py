@@ -18,7 +18,7 @@ class ObjectiveConfig:
     min_snr_gamma: float | None = None
     """Caps the weight of easy steps at this signal-to-noise ratio; the paper takes 5. Null weighs all alike."""
     zero_terminal_snr: bool | None = None
-    """Leaves no signal in the last step, so that very dark and very light pictures can be drawn; needs v. Null: as the
+    """Leaves no signal in the last step, so that very dark and very light images can be drawn; needs v. Null: as the
     start was trained."""
     relearn: bool = operational(False)
     """Allows another prediction or last step than the start's: the UNet then has to learn its answer again."""

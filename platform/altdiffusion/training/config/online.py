@@ -1,4 +1,4 @@
-"""Pictures instead of latents."""
+"""Images instead of latents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from altdiffusion.config import operational
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnlineConfig:
-    """Pictures instead of latents: the datasets are of kind `images`, and the base's VAE is part of the loop.
+    """Images instead of latents: the datasets are of kind `images`, and the base's VAE is part of the loop.
 
     Settings mean what they mean in the encode job: with the same ones the UNet learns from the same latents.
     """
@@ -19,13 +19,13 @@ class OnlineConfig:
     """Pixels of the square that is cut out."""
     seed: int | None = None
     """Key of the crop (and of the noise, for `sample`) together with the row's sample_id: with the encode job's, the
-    UNet learns from the same latents. Null: keyed by the run, so that another run or stage cuts pictures elsewhere."""
+    UNet learns from the same latents. Null: keyed by the run, so that another run or stage cuts images elsewhere."""
     latent: Literal["mode", "sample"] = "mode"
     """`mode`: the mean of the VAE's distribution; `sample`: mean + std x keyed normal noise."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the VAE's encoder."""
     threads: int = operational(4)
-    """Threads of a worker that decode and cut pictures."""
+    """Threads of a worker that decode and cut images."""
 
     def __post_init__(self) -> None:
         if self.resolution < 8 or self.resolution % 8:

@@ -16,7 +16,7 @@ class DatasetConfig:
     """Share of the samples, relative to the other weights. Null in all: one row after the other, exact epochs."""
 
     mirrored: str | None = None
-    """The dataset of the mirrored pictures' latents, for `flip`: what the encode job made beside it."""
+    """The dataset of the mirrored images' latents, for `flip`: what the encode job made beside it."""
 
     def __post_init__(self) -> None:
         if self.weight is not None and not 0 < self.weight < math.inf:

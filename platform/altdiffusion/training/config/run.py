@@ -58,7 +58,7 @@ class TrainConfig:
     flip: float = 0.0
     """Probability that a sample is mirrored left to right. Latents need each dataset's `mirrored` one beside it."""
     online: OnlineConfig | None = None
-    """Trains on pictures, with the VAE in the loop. Null trains on latents."""
+    """Trains on images, with the VAE in the loop. Null trains on latents."""
     objective: ObjectiveConfig = ObjectiveConfig()
     distillation: DistillationConfig | None = None
     """For the distillation stage, and for no other."""

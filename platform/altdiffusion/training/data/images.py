@@ -1,4 +1,4 @@
-"""Rows of pictures: encoded bytes in the cache, pixels when a batch asks for them."""
+"""Rows of images: encoded bytes in the cache, pixels when a batch asks for them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from altdiffusion.training.data.layout import Layout, Rows, one_array
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureLayout(Layout):
+class ImageLayout(Layout):
     """Rows of kind `images` as `pixels` uint8 [B, R, R, 3], `sample_ids` int64 [B] and `token_ids` int32 [B, T].
 
     A row group in the cache is bytes as they are stored, `body` uint8 [all bytes] with `starts` int64 [rows + 1]: a
-    tenth of its pixels. Pictures are decoded, resized and cut as the encode job does it, at the place that is keyed by
-    (seed, sample_id), by threads that work beside each other. A picture smaller than R is enlarged.
+    tenth of its pixels. Images are decoded, resized and cut as the encode job does it, at the place that is keyed by
+    (seed, sample_id), by threads that work beside each other. An image smaller than R is enlarged.
     """
 
     resolution: int
@@ -49,7 +49,7 @@ class PictureLayout(Layout):
         ]
 
     def _draw(self, group: Rows, row: int, out: npt.NDArray[np.uint8], mirrored: bool) -> None:
-        """Writes the pixels of one picture, uint8 [R, R, 3]."""
+        """Writes the pixels of one image, uint8 [R, R, 3]."""
         start, stop = group["starts"][row : row + 2].tolist()
         try:
             rgb = open_rgb(group["body"][start:stop].numpy().tobytes())
@@ -59,8 +59,8 @@ class PictureLayout(Layout):
         out[:] = found[:, ::-1] if mirrored else found
 
 
-def picture_layout(config: OnlineConfig, tokenizer: Any) -> PictureLayout:
-    """The layout of a run's pictures.
+def image_layout(config: OnlineConfig, tokenizer: Any) -> ImageLayout:
+    """The layout of a run's images.
 
     Args:
         config: with its seed, the run's own where the config's is null.
@@ -83,7 +83,7 @@ def picture_layout(config: OnlineConfig, tokenizer: Any) -> PictureLayout:
             "token_ids": tokenize(tokenizer, captions).to(torch.int32),
         }
 
-    return PictureLayout(
+    return ImageLayout(
         kind="images",
         columns=("sample_id", "caption", "image"),
         decode=decode,

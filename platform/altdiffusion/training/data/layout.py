@@ -43,7 +43,7 @@ class Layout:
         """Writes the rows `index` (int64 [K]) of a row group into tensors [K, ...] like those of `empty`.
 
         Args:
-            mirrored: which of the samples are to be mirrored; for layouts of pictures.
+            mirrored: which of the samples are to be mirrored; for layouts of images.
 
         Returns:
             What still has to be waited for.

@@ -241,7 +241,7 @@ class RowGroups:
 
 
 class Twins:
-    """Rows of latents and of the mirrored pictures' latents beside them, behind the one interface of `RowGroups`."""
+    """Rows of latents and of the mirrored images' latents beside them, behind the one interface of `RowGroups`."""
 
     def __init__(self, plain: RowGroups, mirrored: RowGroups) -> None:
         self._plain, self._mirrored = plain, mirrored

@@ -314,7 +314,7 @@ def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shape
 
 
 def _size_note(config: TrainConfig, shapes: Shapes) -> list[str]:
-    """Says where a run's pictures have another size than the base's UNet is made for: stage 1 of the recipe does."""
+    """Says where a run's images have another size than the base's UNet is made for: stage 1 of the recipe does."""
     latents = shapes.unet.get("sample_size")
     if config.stage == "distillation" or not isinstance(latents, int):
         return []

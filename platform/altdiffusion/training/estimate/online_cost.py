@@ -1,4 +1,4 @@
-"""Memory of the VAE in the loop, of runs that train on pictures."""
+"""Memory of the VAE in the loop, of runs that train on images."""
 
 from __future__ import annotations
 

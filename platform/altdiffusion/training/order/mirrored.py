@@ -1,6 +1,6 @@
-"""Latents of mirrored pictures beside the latents of the pictures: which of the two a sample is, a keyed coin says.
+"""Latents of mirrored images beside the latents of the images: which of the two a sample is, a keyed coin says.
 
-A VAE's encoder is not symmetric: the latent of a mirrored picture is not the mirrored latent. So the encode job writes
+A VAE's encoder is not symmetric: the latent of a mirrored image is not the mirrored latent. So the encode job writes
 both (`mirrored: true`), row by row beside each other, and a sample takes its row from one of them.
 """
 
@@ -24,10 +24,10 @@ def mirrored_at(seed: int, positions: I64, probability: float) -> npt.NDArray[np
 
 
 def check_twins(version: Version, twin: Version) -> None:
-    """Refuses a dataset of mirrored latents that was not made beside the other: rows would be of other pictures.
+    """Refuses a dataset of mirrored latents that was not made beside the other: rows would be of other images.
 
     Latents are a function of parents and config, so equal parents and configs (but for `mirrored`) and equal shards'
-    rows mean the same pictures row by row.
+    rows mean the same images row by row.
     """
     one, other = version.manifest, twin.manifest
     plain = {key: value for key, value in other.config.items() if key != "mirrored"}

@@ -1,6 +1,6 @@
 """What everything that a run draws is keyed by, beside its seed: two runs with one seed meet other batches.
 
-Order of rows, mixture, noise, timesteps, dropped captions, mirrored pictures and queries are functions of (run key,
+Order of rows, mixture, noise, timesteps, dropped captions, mirrored images and queries are functions of (run key,
 seed, position). Without the run in it, a stage that goes on with the weights of the one before would meet the very
 batches again that those weights were trained on, with the same noise.
 

@@ -51,7 +51,7 @@ class ResolvedRun:
     models: tuple[Ref, ...]
     """The model folders that it rests on."""
     mirrored: tuple[Ref, ...] = ()
-    """Beside each dataset that of its mirrored pictures, where the run flips latents."""
+    """Beside each dataset that of its mirrored images, where the run flips latents."""
     teacher: str | None = None
     """URI of the folder of a distillation's text tower with projection, or None for the base's own encoder."""
     continued: Ref | None = None

@@ -1,4 +1,4 @@
-"""Where a diffusion stage's latents come from: stored ones, or pictures through the VAE in the loop."""
+"""Where a diffusion stage's latents come from: stored ones, or images through the VAE in the loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from altdiffusion.diffusion.latent_sample import moments, scaled
 from altdiffusion.diffusion.models import ModelBundle
 from altdiffusion.training.config import OnlineConfig
-from altdiffusion.training.data.images import picture_layout
+from altdiffusion.training.data.images import image_layout
 from altdiffusion.training.data.layout import LATENTS, Layout
 from altdiffusion.training.data.loader import Samples
 from altdiffusion.training.data.token_check import TokenColumn
@@ -56,7 +56,7 @@ class OnlineLatents:
         config: with its seed, the run's own where the config's is null.
 
     With the encode job's settings these are the latents that it would have written, rounded to float16 as it does;
-    kernels may round the last bit differently for another number of pictures at once.
+    kernels may round the last bit differently for another number of images at once.
     """
 
     tokens: Sequence[TokenColumn] = ()
@@ -69,7 +69,7 @@ class OnlineLatents:
         for part in (self._vae.encoder, self._vae.quant_conv):  # the decoder stays where it is
             if part is not None:
                 part.to(device, dtype)
-        self.layout: Layout = picture_layout(config, bundle.tokenizer)
+        self.layout: Layout = image_layout(config, bundle.tokenizer)
 
     def __call__(self, samples: Samples) -> Tensor:
         config, keys = self._config, samples["sample_ids"]

@@ -85,7 +85,7 @@ def check_fit(parties: Parties) -> Noising:
         halvings = state_unet(parties.base, facts)
         factor = state_vae(parties.base, facts)
     noising = _noising(parties)
-    _pictures(parties, facts, factor, halvings)
+    _images(parties, facts, factor, halvings)
     if parties.base is not None and config.online is None:
         state_autoencoders(parties.base, parties.versions, parties.lake, facts)
     _tokens(parties, facts)
@@ -175,7 +175,7 @@ def _noising(parties: Parties) -> Noising:
     return wanted
 
 
-def _pictures(parties: Parties, facts: Facts, factor: int | None, halvings: int | None) -> None:
+def _images(parties: Parties, facts: Facts, factor: int | None, halvings: int | None) -> None:
     """Shapes of latents, as rows and configs have them."""
     config = parties.config
     if config.online is not None:
