@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Workspace, digests, line, prepared
+from tests.e2e.conftest import Workspace, digests, images, line, prepared
 
 __all__ = ["images", "line", "prepared"]  # fixtures of the end-to-end tests
 

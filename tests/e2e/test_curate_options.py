@@ -7,7 +7,7 @@ from pathlib import Path
 
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.verification import damages_of
-from tests.e2e.conftest import Workspace, digests, prepared
+from tests.e2e.conftest import Workspace, digests, images, prepared
 
 __all__ = ["images", "prepared"]  # fixtures of the end-to-end tests
 
