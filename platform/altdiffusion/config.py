@@ -322,17 +322,4 @@ def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
     try:
         return cls(**built)
     except Invalid as wrong:
-        raise place.child(wrong.key).error(_value_at(built, wrong.key), wrong.problem, wrong.remedy) from wrong
-
-
-def _value_at(built: Mapping[str, Any], key: str) -> Any:
-    """Return the value under a dotted key: of a section, a mapping or a place in a list."""
-    value: Any = built
-    for part in key.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(part)
-        elif isinstance(value, tuple):
-            value = value[int(part)]
-        else:
-            value = getattr(value, part, None)
-    return value
+        raise place.child(wrong.key).error(wrong.value, wrong.problem, wrong.remedy) from wrong

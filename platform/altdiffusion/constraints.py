@@ -15,6 +15,7 @@ A constraint on a list or mapping with `each` holds for every item. None always 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -29,11 +30,14 @@ class Invalid(ValueError):
         key: the field, dotted where it is inside another one.
         problem: what is wrong with its value.
         remedy: what to write instead.
+
+    Attributes:
+        value: what is there; `Checked` fills it in.
     """
 
-    def __init__(self, key: str, problem: str, remedy: str) -> None:
-        super().__init__(key, problem, remedy)  # all in args: it pickles
-        self.key, self.problem, self.remedy = key, problem, remedy
+    def __init__(self, key: str, problem: str, remedy: str, value: Any = None) -> None:
+        super().__init__(key, problem, remedy, value)  # all in args: it pickles
+        self.key, self.problem, self.remedy, self.value = key, problem, remedy, value
 
     def __str__(self) -> str:
         return f"{self.key}: {self.problem}; {self.remedy}"
@@ -152,17 +156,32 @@ class Checked:
         Raises:
             Invalid: the first field that is wrong.
         """
-        for name, constraints in _constraints(type(self)):  # type: ignore[arg-type]  # a class is hashable
-            value = getattr(self, name)
-            for constraint in constraints if value is not None else ():
-                for wrong in constraint.check(name, value):
-                    raise wrong
-        for wrong in self.conflicts():
-            raise wrong
+        for wrong in itertools.chain(_alone(self), self.conflicts()):
+            raise Invalid(wrong.key, wrong.problem, wrong.remedy, _value_at(self, wrong.key))
 
     def conflicts(self) -> Iterator[Invalid]:
         """Yield what does not fit among several fields; every field for itself is valid by now."""
         return iter(())
+
+
+def _alone(checked: Checked) -> Iterator[Invalid]:
+    """Yield what is wrong with each field for itself."""
+    for name, constraints in _constraints(type(checked)):  # type: ignore[arg-type]  # a class is hashable
+        value = getattr(checked, name)
+        for constraint in constraints if value is not None else ():
+            yield from constraint.check(name, value)
+
+
+def _value_at(value: Any, key: str) -> Any:
+    """Return what is under a dotted key: in a section, a mapping or a list."""
+    for part in key.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, tuple):
+            value = value[int(part)]
+        else:
+            value = getattr(value, part, None)
+    return value
 
 
 @functools.cache
