@@ -25,7 +25,7 @@ from altdiffusion.errors import AltDiffusionError
 
 T = TypeVar("T")
 MAX_CONFIG_BYTES = 1 << 20
-_OPERATIONAL = "operational"
+_OPERATIONAL, _ADDED = "operational", "added"
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -37,6 +37,14 @@ def operational(default: Any = dataclasses.MISSING, *, factory: Any = dataclasse
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def added(default: Any) -> Any:
+    """Return a field that earlier versions did not have, and whose default is what they did.
+
+    It enters the fingerprint only where it has another value, so that configs written before keep theirs.
+    """
+    return dataclasses.field(default=default, metadata={_ADDED: True})
 
 
 class _Loader(yaml.SafeLoader):
@@ -160,13 +168,20 @@ def _plain(value: Any, *, keep_operational: bool) -> Any:
         return {
             field.name: _plain(getattr(value, field.name), keep_operational=keep_operational)
             for field in dataclasses.fields(value)
-            if keep_operational or not field.metadata.get(_OPERATIONAL)
+            if keep_operational or _decides(field, getattr(value, field.name))
         }
     if isinstance(value, tuple):
         return [_plain(item, keep_operational=keep_operational) for item in value]
     if isinstance(value, Mapping):
         return {key: _plain(item, keep_operational=keep_operational) for key, item in value.items()}
     return value
+
+
+def _decides(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Return whether a field's value enters the fingerprint."""
+    if field.metadata.get(_OPERATIONAL):
+        return False
+    return not field.metadata.get(_ADDED) or value != field.default
 
 
 def _parse_yaml(raw: bytes | str, path: str) -> Any:

