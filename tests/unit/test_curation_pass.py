@@ -271,7 +271,7 @@ def test_a_resolution_above_the_stored_size_is_an_error_before_work(
     ("settings", "key"),
     [
         ({"also": [{"latents": "latents", "resolution": 16}]}, "also"),
-        ({"also": [{"latents": "a", "resolution": 20}]}, "also"),
+        ({"also": [{"latents": "a", "resolution": 20}]}, "also.0.resolution"),
         ({"filter": {"nsfw_below": 0.5}}, "scores"),
         ({"also": [{**ALSO, "filter": {"nsfw_below": 0.5}}]}, "scores"),
     ],
