@@ -58,7 +58,7 @@ def pictures(lake: Path) -> Version:
     return write_images(str(lake), range(ROWS), {2: (40, 31), 5: (20, 20)}, bodies={3: b"no picture"})
 
 
-def test_one_pass_makes_the_versions_of_two_and_reads_a_image_once(
+def test_one_pass_makes_the_versions_of_two_and_reads_an_image_once(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures(tmp_path / "apart")

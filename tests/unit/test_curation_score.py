@@ -137,7 +137,7 @@ def test_half_precision_is_declared_and_close(models: dict[str, Any], tmp_path: 
     assert fingerprint(config(models)) != fingerprint(config(models, batch=8))
 
 
-def test_a_image_that_cannot_be_read_is_rejected_and_the_others_stay(models: dict[str, Any], tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_rejected_and_the_others_stay(models: dict[str, Any], tmp_path: Path) -> None:
     whole = image(1, (40, 36))
     bad = {1: b"no picture", 5: whole[: len(whole) // 2], 6: b"", 7: b"GIF89a", 8: b"\x89PNG\r\n", 9: whole[:-4]}
     images = write_images(str(tmp_path), range(ROWS), bodies=bad)
