@@ -172,7 +172,7 @@ def test_ddim_made_from_another_classs_config_does_not_clip(lake: str) -> None:
     ("settings", "parts"),
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, ("no noise schedule of betas", "rectified-flow")),
-        ({"_class_name": "NobodysScheduler"}, ("names no scheduler of diffusers",)),
+        ({"_class_name": "NobodysScheduler"}, ("does not name a scheduler of diffusers",)),
         ({"prediction_type": "sample"}, ("prediction_type", "'sample'")),
         ({"beta_schedule": "sigmoid"}, ("beta_schedule", "'sigmoid'")),
         ({"beta_end": 1.5}, ("betas outside of 0 to 1",)),

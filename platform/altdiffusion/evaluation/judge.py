@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from altdiffusion.diffusion.weight_files import check_keys
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage.files import read_bytes, write_atomic
 
 SIDE = 32  # pixels
@@ -102,7 +102,7 @@ def load_judge(uri: str) -> Judge:
     except Exception as error:
         raise AltDiffusionError(
             f"judge {uri}",
-            f"cannot be opened ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
+            f"cannot be opened ({type(error).__name__}: {first_line(error)})",
             "delete it: the evaluation trains it again",
         ) from error
     return judge

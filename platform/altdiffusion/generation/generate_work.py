@@ -24,7 +24,7 @@ from altdiffusion.storage.ledger import Unit, UnitRecord
 
 
 class GenerateWork:
-    """Draws the rows of a unit, and writes them as a shard of kind `generations` and as image files."""
+    """Draw the rows of a unit, and writes them as a shard of kind `generations` and as image files."""
 
     def __init__(self, lake_uri: str, dataset: str, model: Model, config: GenerateConfig) -> None:
         self._lake_uri = lake_uri

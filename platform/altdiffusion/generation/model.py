@@ -56,7 +56,7 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
 
 
 def _check_scheduler(uri: str) -> None:
-    """Refuses a scheduler whose first step divides by nothing: every image would be black; and one without betas,
+    """Refuse a scheduler whose first step divides by nothing: every image would be black; and one without betas,
     in whose place the samplers' own would be taken."""
     path = files.join(uri, "scheduler", "scheduler_config.json")
     told = files.read_json(path) if files.exists(path) else {}
@@ -74,7 +74,7 @@ def _check_scheduler(uri: str) -> None:
 
 
 def check_content(model: Model) -> None:
-    """Refuses a folder that is no longer what the plan was made with."""
+    """Refuse a folder that is no longer what the plan was made with."""
     found = content_digest(model.uri)
     if found != model.content:
         raise AltDiffusionError(

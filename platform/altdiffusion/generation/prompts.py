@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.records import PROMPTS
 from altdiffusion.refs import Ref
@@ -49,7 +49,7 @@ def read_prompts(config: PromptsConfig) -> pa.Table:
 
 
 class PromptsWork:
-    """Makes the `prompts` dataset of a prompts file: one unit, which is the whole file, for one bad row stops all."""
+    """Make the `prompts` dataset of a prompts file: one unit, which is the whole file, for one bad row stops all."""
 
     def __init__(self, lake_uri: str, dataset: str, config: PromptsConfig) -> None:
         self._lake_uri = lake_uri
@@ -105,7 +105,7 @@ def _rows(uri: str, data: bytes) -> Iterator[Mapping[str, Any]]:
             yield from pq.read_table(pa.BufferReader(data)).to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
             raise AltDiffusionError(
-                f"prompts file {uri}", f"is not readable Parquet ({_first(error)})", "write it again"
+                f"prompts file {uri}", f"is not readable Parquet ({first_line(error)})", "write it again"
             ) from error
         return
     if suffix not in ("jsonl", "ndjson", "csv"):
@@ -185,7 +185,3 @@ def _bad(uri: str, number: int, field: str, value: Any, problem: str, remedy: st
     shown = repr(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return AltDiffusionError(f"prompts file {uri}, row {number}, field {field}", f"{shown} {problem}", remedy)
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -39,7 +39,7 @@ class Cell:
 def write_sheet(
     version: Version, file: str | Path, fonts_dir: str | Path, *, cell: int = 96, title: str = "", zoom: float = ZOOM
 ) -> None:
-    """Draws the sheet of a generations version whose prompt ids read <concept>-<language>, as a PNG file.
+    """Draw the sheet of a generations version whose prompt ids read <concept>-<language>, as a PNG file.
 
     Raises:
         AltDiffusionError: an id is of another form, or a letter is in none of the fonts.

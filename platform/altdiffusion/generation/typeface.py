@@ -74,7 +74,7 @@ class Typefaces:
             self._wanted[run.font, weight].update(run.text)
 
     def prepare(self) -> None:
-        """Makes one small font file for each font and weight that was announced."""
+        """Make one small font file for each font and weight that was announced."""
         for (font, weight), letters in self._wanted.items():
             if (font, weight) not in self._instances:
                 self._instances[font, weight] = _instantiate(
@@ -206,7 +206,7 @@ def _instantiate(path: Path, letters: set[str], weight: int, name: str, scratch:
 
 
 def _joins(letter: str) -> bool:
-    """Whether a letter belongs to the one before it, whatever font has it: spaces, marks, joiners."""
+    """Return whether a letter belongs to the one before it, whatever font has it: spaces, marks, joiners."""
     return letter.isspace() or unicodedata.category(letter) in ("Mn", "Mc", "Me", "Cf")
 
 

@@ -17,7 +17,7 @@ _REF = (
 
 
 def register(subparsers: Any) -> Any:
-    """Adds `lineage` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned).
+    """Add `lineage` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned).
 
     Returns its own actions, for those of other packages.
     """
@@ -58,7 +58,7 @@ def _lake(parser: argparse.ArgumentParser) -> None:
 
 
 def cmd_lineage(arguments: argparse.Namespace) -> int:
-    """Runs a parsed `lineage` command; prints to stdout.
+    """Run a parsed `lineage` command; prints to stdout.
 
     Raises:
         AltDiffusionError: the lake or the reference is not usable.

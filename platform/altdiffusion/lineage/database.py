@@ -79,7 +79,7 @@ def _set_unfinished_aside(path: str) -> None:
 
 
 def _is_unfinished(database: sqlite3.Connection) -> bool:
-    """Whether there are tables, but no run and no experiment of anyone, and migrations are missing."""
+    """Return whether there are tables, but no run and no experiment of anyone, and migrations are missing."""
     tables = {str(name) for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
         return False

@@ -207,7 +207,7 @@ def _named_only(ref: str, exports: Mapping[str, str] | None = None) -> Node:
 
 
 def scan(lake_uri: str) -> Graph:
-    """Reads every manifest of a lake. A damaged one is an error that names its file."""
+    """Read every manifest of a lake. A damaged one is an error that names its file."""
     lake = lake_uri.rstrip("/")
     if not files.exists(lake):
         raise AltDiffusionError(

@@ -117,7 +117,10 @@ def _made(graph: Graph, holding: list[str]) -> tuple[Made, ...]:
 
 
 def _follows(node: Node) -> bool:
-    """Whether a thing is made of all that its parents are; a dataset is what its rows are, unless it was generated."""
+    """Return whether a thing derives from everything that its parents derive from.
+
+    A dataset derives only from what its rows derive from, unless it was generated.
+    """
     return node.kind != "dataset" or node.facts.get("holds") == "generations"
 
 

@@ -105,14 +105,14 @@ class JobRun:
         return self.tracking.run_url(self.run_id)
 
     def input(self, version: Version | Ref | str, context: str = "training") -> None:
-        """Records what the job reads: a dataset version, source, checkpoint or model."""
+        """Record what the job reads: a dataset version, source, checkpoint or model."""
         ref = _ref(version)
         if context == "training" and ref.startswith("dataset:") and ref not in self._training:
             self._training.append(ref)
         self._note("input", ref=ref, context=context)
 
     def output(self, version: Version | Ref | str) -> None:
-        """Records a dataset version that the job made."""
+        """Record a dataset version that the job made."""
         self._note("output", ref=_ref(version))
 
     def checkpoint(self, ref: Ref | str, *, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -126,7 +126,7 @@ class JobRun:
         )
 
     def image(self, key: str, image: Any, *, step: int) -> None:
-        """Records a picture at a step; one key is one slider. `image`: encoded bytes, a path or a PIL image."""
+        """Record a picture at a step; one key is one slider. `image`: encoded bytes, a path or a PIL image."""
         try:
             data = image if isinstance(image, bytes) else _encoded(image)
             file = self._kept.keep(data)
@@ -136,7 +136,7 @@ class JobRun:
         self._note("image", key=key, step=step, file=file)
 
     def artifact(self, path: str, artifact_path: str | None = None) -> None:
-        """Records a copy of a file (any URI) or of a local folder."""
+        """Record a copy of a file (any URI) or of a local folder."""
         try:
             copy = self._kept.keep_copy(path)
         except (OSError, AltDiffusionError) as error:
@@ -145,7 +145,7 @@ class JobRun:
         self._note("artifact", file=copy, path=artifact_path)
 
     def picture(self, ref: Version | Ref | str) -> None:
-        """Records lineage.html: the graph around `ref` at the time it is shipped."""
+        """Record lineage.html: the graph around `ref` at the time it is shipped."""
         self._note("picture", ref=_ref(ref))
 
     def ship(self, spool_path: str) -> None:

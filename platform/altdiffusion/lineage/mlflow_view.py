@@ -320,7 +320,7 @@ class RunView:
 
 
 def _is_whole(*values: Any) -> bool:
-    """Whether these are whole numbers of 64 bits."""
+    """Return whether these are whole numbers of 64 bits."""
     return all(isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 for value in values)
 
 

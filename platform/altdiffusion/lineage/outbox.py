@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from altdiffusion.errors import first_line
+
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 << 10  # what the shipping thread holds in memory of one file at a time
@@ -58,7 +60,7 @@ class JsonLines:
             self._warn(error)
 
     def append(self, record: Mapping[str, Any]) -> bool:
-        """Writes one line; returns whether it was taken."""
+        """Write one line; returns whether it was taken."""
         try:
             line = json.dumps(record, separators=(",", ":"), default=str).encode() + b"\n"
             if self._descriptor < 0:
@@ -110,11 +112,11 @@ class MetricSpool:
 
     @property
     def lost(self) -> int:
-        """Records that could not be written."""
+        """Record that could not be written."""
         return self._lines.lost
 
     def append(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Records `metrics` (name -> number; NaN and infinities are allowed) at `step`."""
+        """Record `metrics` (name -> number; NaN and infinities are allowed) at `step`."""
         values: dict[str, float] = {}
         for key, value in metrics.items():
             with contextlib.suppress(TypeError, ValueError):  # what is no number is not worth a training run
@@ -249,7 +251,7 @@ class Shipper:
         self.last_error: Exception | None = None
 
     def add(self, reader: SpoolReader, send: Send) -> None:
-        """Adds a spool; starts the thread with the first one."""
+        """Add a spool; starts the thread with the first one."""
         if all(reader.path != known.path for known, _ in self._routes):
             self._routes = [*self._routes, (reader, send)]
         if self._thread is None:
@@ -262,7 +264,7 @@ class Shipper:
         self._wake.set()
 
     def drained(self) -> bool:
-        """Whether no whole line waits (a torn last line does not count)."""
+        """Return whether no whole line waits (a torn last line does not count)."""
         return all(reader.read() is None for reader, _ in self._routes)
 
     def stop(self, timeout_s: float) -> bool:
@@ -297,9 +299,7 @@ class Shipper:
                     send(chunk.records)
                 except Exception as error:  # whatever it is, it must not end the thread
                     if self._failures == 0:
-                        log.warning(
-                            "spool %s waits: %s", reader.path, str(error).splitlines()[0] if str(error) else error
-                        )
+                        log.warning("outbox %s waits: %s", reader.path, first_line(error))
                     self.last_error = error
                     return False
                 reader.commit(chunk.end)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.credentials import MissingCredential, redact, reveal
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.lineage.database import first_contact
 from altdiffusion.storage import files
 
@@ -89,7 +89,7 @@ def default_uri(lake_uri: str) -> str:
 
 
 def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_EXPERIMENT) -> Tracking:
-    """Opens MLflow and finds or creates the experiment.
+    """Open MLflow and finds or creates the experiment.
 
     Args:
         tracking_uri: an http(s) or database URI, in which `${env:NAME}` and `${file:PATH}` stand for credentials; None
@@ -158,7 +158,7 @@ def answering(uri: str) -> Iterator[None]:
 
 
 def _failed(uri: str, error: Exception) -> AltDiffusionError:
-    text = f"{type(error).__name__}: {_first_line(error)}"
+    text = f"{type(error).__name__}: {first_line(error)}"
     remedy = "start it or correct tracking.uri"
     if any(mark in text for mark in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED", "authenticated")):
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -174,10 +174,6 @@ def _failed(uri: str, error: Exception) -> AltDiffusionError:
             "check that the database can be written and is not held by another program, and that its disk is not full"
         )
     return _unusable(uri, f"does not answer as it should ({text})", remedy)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
 
 
 def _unusable(uri: str, problem: str, remedy: str) -> AltDiffusionError:
@@ -238,7 +234,7 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether this record will never be taken: skip it instead of trying again.
+    """Return whether this record will never be taken: skip it instead of trying again.
 
     An outage (connection, credentials, full disk, locked database, an object store that is down) is not a refusal.
     What is not known as an outage is taken for a defect of the record: one record must not hold up all others.
