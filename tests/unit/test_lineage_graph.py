@@ -116,7 +116,7 @@ def test_a_generated_image_leads_to_prompt_seed_checkpoint_and_source_row(
     prompt = next(node for node in nodes.values() if node.kind == "prompt")
     assert (prompt.name, prompt.facts["prompt"], prompt.facts["seed"]) == ("apple-de", WORDS["de"], 7)
     assert prompt.parents == (str(small.prompts.ref),)
-    row = next(node for node in nodes.values() if node.kind == "row")  # seen in training with this very caption
+    row = next(node for node in nodes.values() if node.kind == "row")  # seen in training with exactly this caption
     assert (row.facts["sample_id"], row.facts["url"]) == (101, "http://pictures.example/de.png")
     assert {str(small.quality), str(small.links.ref), str(SOURCE)} <= set(nodes)
     assert image_search.lineage(graph, digest, "down").steps[f"image:{digest}"] == (str(small.generations.ref),)

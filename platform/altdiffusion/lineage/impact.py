@@ -1,8 +1,8 @@
-"""What holds certain rows, and what was made from them: the answer to a takedown.
+"""The things that hold certain rows or were made from them, for a takedown.
 
-A dataset version holds them or does not: that is read from its rows (`storage.holdings`), so a row that was rejected
-on the way counts against nothing that comes after. A checkpoint, an export, a model or a set of generated images
-holds no rows; it was made from them if one of its parents holds them or was itself made from them.
+Whether a dataset version holds the rows is read from its own rows (`storage.holdings`), so a row that was rejected on
+the way does not affect later versions. A checkpoint, an export, a model or a set of generated images does not hold
+rows; it was made from them if one of its parents holds them or was itself made from them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Held:
     rows: int
     shards: int
     rejected: int
-    """Rejected rows that still carry their link."""
+    """Number of rejected rows that still have their link."""
     is_head: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -52,12 +52,12 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Impact:
-    """The whole answer for one lake."""
+    """The complete result for one lake."""
 
     held: tuple[Held, ...]
     made: tuple[Made, ...]
     unknown: tuple[str, ...]
-    """What could not be looked into: damaged files, and versions that a manifest names but the lake does not hold."""
+    """What could not be searched: damaged files, and versions that a manifest names but the lake does not hold."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,10 +68,10 @@ class Impact:
 
 
 def impact(graph: Graph, holdings: Holdings) -> Impact:
-    """Walks down from every version that holds rows.
+    """Return what holds the rows and, by walking down from there, what was made from them.
 
     Args:
-        graph: of the lake that was searched.
+        graph: the graph of the lake that was searched.
     """
     lake = Lake(graph.lake_uri)
     held: list[Held] = []
@@ -88,9 +88,9 @@ def impact(graph: Graph, holdings: Holdings) -> Impact:
             held.append(
                 Held(
                     node=node,
-                    rows=sum(len(found) for _, found in rows),
+                    rows=sum(len(numbers) for _, numbers in rows),
                     shards=len(rows),
-                    rejected=sum(len(found) for _, found in rejected),
+                    rejected=sum(len(numbers) for _, numbers in rejected),
                     is_head=graph.heads.get(node.name) == node.digest,
                 )
             )
@@ -129,7 +129,7 @@ def _ordered(graph: Graph) -> list[Node]:
 
 
 def render(found: Impact) -> str:
-    """The answer as text, ending in a newline."""
+    """Return the result as text, ending in a newline."""
     lines: list[str] = []
     if found.held:
         lines.append("holds the rows:")
@@ -141,7 +141,7 @@ def render(found: Impact) -> str:
         lines.append("was made from them:")
     lines += [f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}" for made in found.made]
     if found.unknown:
-        lines.append("could not be looked into:")
+        lines.append("could not be searched:")
     lines += [f"  {text}" for text in found.unknown]
     if not found.held and not found.unknown:
         lines.append("nothing in this lake holds these rows, and nothing was made from them")
@@ -158,7 +158,7 @@ def _short(ref: str) -> str:
 
 
 def renewal(found: Impact, lake_uri: str, list_file: str) -> list[tuple[str, str]]:
-    """What to do about each thing, by its label: a command where there is one."""
+    """Return what to do about each thing, as (its label, a command or an instruction)."""
     steps: list[tuple[str, str]] = []
     for held in found.held:
         name, digest = held.node.name, held.node.digest[:12]
@@ -172,7 +172,7 @@ def renewal(found: Impact, lake_uri: str, list_file: str) -> list[tuple[str, str
             step = "generate it again with a checkpoint that was not made from the rows, then erase it"
         elif made.node.kind == "checkpoint":
             seen = f"altdiffusion seen {made.node.name} --out FILE --lake {lake_uri}"
-            step = f"train again from versions without the rows ({seen} tells whether it drew them), then delete it"
+            step = f"train again from versions without the rows ({seen} shows whether it drew them), then delete it"
         else:
             step = "make it again from such a checkpoint, then delete it"
         steps.append((made.node.label, step))

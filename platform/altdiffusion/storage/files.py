@@ -276,7 +276,7 @@ def write_atomic(uri: str, data: bytes) -> None:
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
-    """Write a file only if it does not exist; return whether it was written. Exactly one of several writers succeeds."""
+    """Write a file only if it does not exist, and return whether it was; exactly one of several writers succeeds."""
     fs, path = filesystem(uri)
     with naming(uri, "writing"):
         if not isinstance(fs, LocalFileSystem):
