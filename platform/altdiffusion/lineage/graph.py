@@ -171,13 +171,13 @@ class Graph:
             f"nearest names: {', '.join(shown)}" if shown else "the lake is empty: run a job first, or check --lake",
         )
 
-    def ambiguous(self, text: str, found: Sequence[str]) -> AltDiffusionError:
+    def ambiguous(self, text: str, matches: Sequence[str]) -> AltDiffusionError:
         """Return the error for a reference that matches several things."""
-        more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+        more = f" and {len(matches) - 6} more" if len(matches) > 6 else ""
         return AltDiffusionError(
             f"reference {text!r}",
             f"is ambiguous in the lake {self.lake_uri}",
-            f"write one of: {', '.join(found[:6])}{more}",
+            f"write one of: {', '.join(matches[:6])}{more}",
         )
 
 

@@ -128,22 +128,22 @@ def _ordered(graph: Graph) -> list[Node]:
     return sorted(graph.nodes.values(), key=lambda node: (node.kind, node.name, node.digest))
 
 
-def render(found: Impact) -> str:
+def render(result: Impact) -> str:
     """Return the result as text, ending in a newline."""
     lines: list[str] = []
-    if found.held:
+    if result.held:
         lines.append("holds the rows:")
-    for held in found.held:
+    for held in result.held:
         parts = [f"{_count(held.rows, 'row')} in {_count(held.shards, 'shard')}"] if held.rows else []
         parts += [f"{_count(held.rejected, 'rejected row')} with link"] if held.rejected else []
         lines.append(f"  {title(held.node)}{' head' if held.is_head else ''}: {', '.join(parts)}")
-    if found.made:
+    if result.made:
         lines.append("was made from them:")
-    lines += [f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}" for made in found.made]
-    if found.unknown:
+    lines += [f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}" for made in result.made]
+    if result.unknown:
         lines.append("could not be searched:")
-    lines += [f"  {text}" for text in found.unknown]
-    if not found.held and not found.unknown:
+    lines += [f"  {text}" for text in result.unknown]
+    if not result.held and not result.unknown:
         lines.append("nothing in this lake holds these rows, and nothing was made from them")
     return "\n".join(lines) + "\n"
 
@@ -157,17 +157,17 @@ def _short(ref: str) -> str:
     return f"{name}{at}{digest[:12]}"
 
 
-def renewal(found: Impact, lake_uri: str, list_file: str) -> list[tuple[str, str]]:
+def renewal(result: Impact, lake_uri: str, list_file: str) -> list[tuple[str, str]]:
     """Return what to do about each thing, as (its label, a command or an instruction)."""
     steps: list[tuple[str, str]] = []
-    for held in found.held:
+    for held in result.held:
         name, digest = held.node.name, held.node.digest[:12]
         if held.is_head:
             step = f"altdiffusion dataset remove {name} --hashes {list_file} --lake {lake_uri}"
         else:
             step = f"altdiffusion dataset erase {name}@{digest} --lake {lake_uri}"
         steps.append((held.node.label, step))
-    for made in found.made:
+    for made in result.made:
         if made.node.kind == "dataset":
             step = "generate it again with a checkpoint that was not made from the rows, then erase it"
         elif made.node.kind == "checkpoint":

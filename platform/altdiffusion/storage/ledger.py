@@ -21,8 +21,8 @@ _SAFE = re.compile(r"[A-Za-z0-9._\-]{1,200}")
 class Unit:
     """The smallest piece of curation work.
 
-    `id` is stable (made from the input's digest and the row range), `index` its place in the input order, `payload`
-    plain JSON that tells a worker what to read. Only descriptors travel, never rows.
+    `id` is stable (made from the input's digest and the row range), `index` is its place in the input order, and
+    `payload` is plain JSON that describes the input for a worker. Only descriptors are sent, never rows.
     """
 
     id: str
