@@ -121,7 +121,7 @@ def test_the_source_is_named_by_content(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "at least 1"),
         ({"guidance_scale": -1.0}, "lie in"),
-        ({"rows_per_unit": 33}, "no multiple of batch_rows"),
+        ({"rows_per_unit": 33}, "not a multiple of batch_rows"),
         ({"dtype": "float16"}, "does not run on a CPU"),
         ({"sampler": "euler"}, "not one of the choices"),
         ({"model": {}}, "exactly one of folder and run"),

@@ -47,14 +47,16 @@ NOT_READ = (
     "roberta.pooler.dense.bias",
     "logit_scale",
 )
-_COPIED = (
+XLMR_SHAPE = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
+    "num_hidden_layers",
     "num_attention_heads",
     "max_position_embeddings",
     "type_vocab_size",
 )
+"""Keys that the config of an XLM-R must have."""
 _DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
     "hidden_act": "gelu",
@@ -168,7 +170,7 @@ def _read_config(path: Path, tower: Mapping[str, torch.Tensor]) -> dict[str, Any
     config: dict[str, Any] = files.read_json(str(path))
     if isinstance(config.get(CLIP), dict):
         config = config[CLIP]
-    for name in (*_COPIED, "num_hidden_layers"):
+    for name in XLMR_SHAPE:
         if name not in config:
             raise AltDiffusionError(f"config {path}", f"lacks {name}", "give the published config.json")
     return config
@@ -194,11 +196,22 @@ def stock_config(published: Published) -> dict[str, Any]:
     config = published.config
     head = "transformation_pre" if published.head is Head.PRE else "transformation"
     out = published.weights.get(f"{head}.weight")
+    width = int(config.get("project_dim", config["hidden_size"]) if out is None else out.shape[0])
+    layers = published.layers - (1 if published.head is Head.PRE else 0)
+    return altclip_config(config, width) | {"num_hidden_layers": layers}
+
+
+def altclip_config(xlmr: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Return the config of an `AltCLIPTextModel` without dropout, with the shapes of an XLM-R.
+
+    Args:
+        xlmr: config with the keys of `XLMR_SHAPE`; other settings have XLM-R's defaults where it leaves them out.
+        width: D of the vectors that the model returns.
+    """
     return {
-        **{name: config[name] for name in _COPIED},
-        **{name: config.get(name, default) for name, default in _DEFAULTS.items()},
-        "num_hidden_layers": published.layers - (1 if published.head is Head.PRE else 0),
-        "project_dim": int(config.get("project_dim", config["hidden_size"]) if out is None else out.shape[0]),
+        **{name: xlmr[name] for name in XLMR_SHAPE},
+        **{name: xlmr.get(name) if xlmr.get(name) is not None else value for name, value in _DEFAULTS.items()},
+        "project_dim": width,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "use_attention_mask": True,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from altdiffusion.diffusion.models import build_text_encoder, local_folder
+from altdiffusion.diffusion.published import XLMR_SHAPE, altclip_config
 from altdiffusion.diffusion.published_files import read_weights
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError, first_line
@@ -33,22 +34,6 @@ _HEADS = ("pre_LN.", "transformation.", "transformation_pre.")
 _TOWER = "text_model."
 _NOT_READ = ("roberta.pooler.", "lm_head.")
 _BUFFERS = ("position_ids", "token_type_ids")
-_SHAPE = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
-_DEFAULTS: dict[str, Any] = {
-    "layer_norm_eps": 1e-5,
-    "hidden_act": "gelu",
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
 
 
 class Student(nn.Module):  # type: ignore[misc]
@@ -204,17 +189,10 @@ def _config(root: Path, width: int) -> dict[str, Any]:
         raise AltDiffusionError(f"text encoder {root}", "holds no config.json", "give the folder with the weights")
     whole = read_document(str(path)).value
     known: dict[str, Any] = whole.get("text_config") or whole
-    missing = [name for name in _SHAPE if name not in known]
+    missing = [name for name in XLMR_SHAPE if name not in known]
     if missing:
         raise AltDiffusionError(f"config {path}", f"lacks {', '.join(missing)}", "give XLM-R's or the encoder's config")
-    return {
-        **{name: known[name] for name in _SHAPE},
-        **{name: known.get(name) if known.get(name) is not None else value for name, value in _DEFAULTS.items()},
-        "project_dim": width,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "use_attention_mask": True,
-    }
+    return altclip_config(known, width)
 
 
 def _tokenizer(folder: Path, tokens: int) -> Any:

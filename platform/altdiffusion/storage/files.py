@@ -234,15 +234,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def list_names(uri: str) -> list[str]:
     """Return the sorted names directly below a folder; empty if the folder does not exist."""
-    fs, path = filesystem(uri)
-    fs.invalidate_cache()
-    try:
-        entries = fs.ls(path, detail=False)
-    except FileNotFoundError:
-        return []
-    except NotADirectoryError as error:
-        raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
-    names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries}
+    names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in _entries(uri, detail=False)}
     return sorted(name for name in names if not name.startswith(".tmp-"))
 
 
@@ -251,16 +243,20 @@ def list_folders(uri: str) -> list[str]:
 
     Names with a leading dot and plain files are left out. File managers and editors create them, our writers do not.
     """
+    entries = _entries(uri, detail=True)
+    names = {str(entry["name"]).rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] != "file"}
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _entries(uri: str, *, detail: bool) -> list[Any]:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
     try:
-        entries = fs.ls(path, detail=True)
+        return list(fs.ls(path, detail=detail))
     except FileNotFoundError:
         return []
     except NotADirectoryError as error:
         raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
-    names = {str(entry["name"]).rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] != "file"}
-    return sorted(name for name in names if not name.startswith("."))
 
 
 def write_atomic(uri: str, data: bytes) -> None:
@@ -272,7 +268,7 @@ def write_atomic(uri: str, data: bytes) -> None:
             return
         with _temporary(path, data) as temporary:
             os.replace(temporary, path)
-        _sync_folder(os.path.dirname(path))
+        sync_folder(os.path.dirname(path))
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
@@ -292,7 +288,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
                 return False
             finally:
                 os.unlink(temporary)
-        _sync_folder(os.path.dirname(path))
+        sync_folder(os.path.dirname(path))
         return True
 
 
@@ -339,7 +335,8 @@ def _temporary(path: str, data: bytes) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Write the entries of a local folder to disk, so that new and renamed files survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
