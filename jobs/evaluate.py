@@ -26,7 +26,7 @@ def result(config: EvaluateConfig, lake: Lake) -> str | None:
 
 def run(config: EvaluateConfig, session: Session) -> None:
     drawn = {
-        state.name: [session.pipeline_step(pipeline_step) for pipeline_step in pipeline_steps(config, state)][-1]
+        state.name: [session.complete(pipeline_step) for pipeline_step in pipeline_steps(config, state)][-1]
         for state in config.states
     }
     images = session.lake.version(config.images)
@@ -74,7 +74,7 @@ def _named(version: Version, cases: Any, name_images: Any) -> tuple[list[retriev
     return retrieval_accuracy.select_cases(cases, rows["id"].to_pylist()), named
 
 
-JOB = Job(name="evaluate", config=EvaluateConfig, plan=plan, result=result, run=run, survey=survey)
+JOB = Job(name="evaluate", summary=__doc__, config=EvaluateConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))
