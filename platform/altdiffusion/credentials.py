@@ -51,7 +51,7 @@ _SECRET_NAME = re.compile(
 _LEAST_CHARACTERS = 6
 """Shorter values of variables are not hidden, since hiding them would remove ordinary words from texts."""
 _LEAST_REVEALED = 4
-"""The same for values that a placeholder named, which are known to be secret."""
+"""The same limit for values that a placeholder named, which are known to be secret."""
 HIDDEN = "***"
 _REVEALED: set[str] = set()
 

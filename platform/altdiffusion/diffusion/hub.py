@@ -46,7 +46,7 @@ class HubId:
         """Parse `hf://owner/name@<40 hex digits>`.
 
         Raises:
-            ValueError: with problem and remedy, the text is anything else.
+            ValueError: the text is anything else; the message holds problem and remedy.
         """
         match = _ID.fullmatch(text)
         if match is None:

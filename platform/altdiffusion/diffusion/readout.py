@@ -61,7 +61,7 @@ class ReadOut(nn.Module):  # type: ignore[misc]
 
     @property
     def numbers(self) -> int:
-        """How many random numbers one query of every layer takes."""
+        """Number of random numbers for one query of every layer."""
         return sum(layer.channels for layer in self.layers)
 
     def answers(self, draw: Tensor, context: Tensor) -> list[Tensor]:

@@ -94,7 +94,7 @@ def as_kind(kind: Any, config: Mapping[str, Any], changes: Mapping[str, Any]) ->
 
     Args:
         kind: class of diffusers.
-        config: of a scheduler as it was loaded, with its class's defaults.
+        config: the config of a loaded scheduler, with its class's defaults.
         changes: settings that replace the config's.
     """
     given = {**config, **changes}

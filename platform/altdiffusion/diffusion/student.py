@@ -40,7 +40,7 @@ class Student(nn.Module):  # type: ignore[misc]
     """XLM-R with one head or two; its parameters have the published names.
 
     Args:
-        config: of an `AltCLIPTextModel` with all layers and without dropout.
+        config: the config of an `AltCLIPTextModel` with all layers and without dropout.
         context: width D of the UNet's context where a separate head computes it; None for a single head.
         device: "meta" takes no memory.
     """

@@ -58,7 +58,7 @@ def load_tower(folder: str | Path) -> Any:
             root,
             f"teacher {folder}",
             remedy="give a CLIP of transformers; to learn from the base's own encoder leave distillation.teacher out",
-            unused=("vision_model.", "visual_projection.", "logit_scale"),  # of a whole CLIP
+            unused=("vision_model.", "visual_projection.", "logit_scale"),  # the other parts of a whole CLIP
             config=config,
             dtype=torch.float32,
         )

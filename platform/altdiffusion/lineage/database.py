@@ -23,9 +23,9 @@ from altdiffusion.errors import AltDiffusionError
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 8.0
-"""How long to wait for a single transaction of another program."""
+"""Longest wait for a single transaction of another program."""
 FIRST_CONTACT_TIMEOUT_S = 180.0
-"""How long to wait for another job that creates the tables; migrations take seconds, on a busy machine a minute."""
+"""Longest wait for another job that creates the tables; migrations take seconds, on a busy machine a minute."""
 
 
 @contextlib.contextmanager

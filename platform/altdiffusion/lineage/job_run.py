@@ -75,7 +75,7 @@ class JobRun:
         Args:
             job: curate, encode, train, generate or evaluate.
             name: the job's own name: that of the training run, or of the dataset that it makes.
-            fingerprint: of the config; another fingerprint means another run.
+            fingerprint: the config's fingerprint; another fingerprint means another run.
             config: resolved config, for the params.
             lake: the lake or its URI.
             tracking_uri: MLflow's URI; None for the SQLite database in the lake.

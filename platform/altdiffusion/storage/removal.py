@@ -43,9 +43,9 @@ class Removal:
     rewritten: int
     """Number of rewritten shards; all others are shared."""
     already: bool
-    """Whether the version after existed before."""
+    """Whether `after` existed before this takedown."""
     is_head: bool
-    """Whether the dataset's bare name means the version after."""
+    """Whether the dataset's bare name means `after`."""
 
 
 def remove(

@@ -52,7 +52,7 @@ def verify(dataset: Dataset, prefix: str = "", *, threads: int = THREADS) -> Che
     Memory is one block of 1 MiB per thread, for shards of any size.
 
     Args:
-        prefix: of the version's digest; by default the version that the bare name means.
+        prefix: beginning of the version's digest; without one, the version that the bare name means is verified.
 
     Raises:
         AltDiffusionError: the dataset has no such version, and no trace of one.
