@@ -372,7 +372,7 @@ def test_images_of_a_base_are_those_of_its_own_stock_pipeline(lake: str, setting
         ("DDIMScheduler", {"prediction_type": "flow_prediction"}, "'flow_prediction'"),
         ("FlowMatchEulerDiscreteScheduler", {}, "no noise schedule of betas"),
         ("EDMEulerScheduler", {}, "no noise schedule of betas"),
-        ("NoScheduler", {}, "names no scheduler"),
+        ("NoScheduler", {}, "does not name a scheduler"),
     ],
 )
 def test_a_scheduler_that_means_nothing_here_is_refused_for_training_and_drawing(

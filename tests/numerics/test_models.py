@@ -396,7 +396,7 @@ def test_two_sets_of_weights_in_one_folder_are_refused(bundle: models.ModelBundl
     bundle.unet.save_pretrained(tmp_path / "sharded", max_shard_size="2MB", safe_serialization=True)
     for path in (tmp_path / "sharded").glob("*safetensors*"):
         shutil.copy(path, tmp_path / "model" / "unet" / path.name)
-    with pytest.raises(AltDiffusionError, match=r"holds .*safetensors and .*index\.json.*keep one"):
+    with pytest.raises(AltDiffusionError, match=r"holds .*safetensors and .*index\.json.*keep only one"):
         models.load_bundle(tmp_path / "model")
 
 

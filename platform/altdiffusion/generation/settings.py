@@ -96,7 +96,9 @@ class GenerateConfig(Checked):
     def conflicts(self) -> Iterator[Invalid]:
         if self.rows_per_unit % self.batch_rows:
             yield Invalid(
-                "rows_per_unit", "is not a multiple of batch_rows, which wastes a part of each last batch", "use one"
+                "rows_per_unit",
+                "is not a multiple of batch_rows, which wastes a part of each last batch",
+                "use a multiple",
             )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")
