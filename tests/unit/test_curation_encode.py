@@ -16,7 +16,7 @@ from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import EncodeConfig
 from altdiffusion.curation.encoding.caption_tokens import token_ids
 from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, check_stored_size, plan_encode
-from altdiffusion.diffusion.image_crop import cut, open_rgb
+from altdiffusion.diffusion.image_crop import crop, open_rgb
 from altdiffusion.diffusion.noise import LATENT_SAMPLE, keyed_normal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
@@ -86,9 +86,9 @@ def test_crops_are_spread_over_the_free_pixels_and_keyed_by_the_seed(tmp_path: P
 
 def test_a_square_at_the_edges_of_its_range() -> None:
     rgb = open_rgb(image(1, (50, 32)))
-    assert cut(rgb, (32, 32), np.array([0.0, 0.0], np.float32))[1] == (0, 0)
-    assert cut(rgb, (32, 32), np.array([1 - 2**-24] * 2, np.float32))[1] == (0, 18)
-    pixels, _ = cut(rgb, (32, 32), np.array([0.5, 0.5], np.float32))
+    assert crop(rgb, (32, 32), np.array([0.0, 0.0], np.float32))[1] == (0, 0)
+    assert crop(rgb, (32, 32), np.array([1 - 2**-24] * 2, np.float32))[1] == (0, 18)
+    pixels, _ = crop(rgb, (32, 32), np.array([0.5, 0.5], np.float32))
     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
 
 

@@ -1,4 +1,4 @@
-"""What is generated: the model, the prompts, the sampler; and the parts of it that only say where and how fast."""
+"""Settings of generation: the model, the prompts and the sampler, and operational ones for location and speed."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _DIGEST = matching(r"[0-9a-f]{8,64}", "is not 8 to 64 hex digits", "copy it from
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(Checked):
-    """Which model draws: exactly one of `folder` and `run`. What counts is its content, which is pinned by digest."""
+    """The generating model: exactly one of `folder` and `run`. Its content identifies it and is pinned by digest."""
 
     folder: str | None = operational(None)
     """URI of a model folder (diffusers layout)."""
     run: Annotated[str | None, _RUN] = operational(None)
-    """Name of a training run in the lake: its newest export."""
+    """Name of a training run in the lake, whose newest export is used."""
     step: Annotated[int | None, at_least(0)] = operational(None)
-    """A certain export of that run instead."""
+    """Step of another export of that run to use."""
     digest: Annotated[str | None, _DIGEST] = None
-    """Content digest (at least 8 hex digits) that the folder must have; any other is refused."""
+    """Content digest (at least 8 hex digits) that the folder must have; any other folder is refused."""
 
     def conflicts(self) -> Iterator[Invalid]:
         yield from exactly_one(self, "folder", "run", "name a model folder or a run")
@@ -52,14 +52,14 @@ class PromptsConfig(Checked):
     """The prompts file (.jsonl, .parquet, .csv): id, language, prompt and, unless given here, seed, width, height."""
 
     file: str = operational()
-    """URI; what counts is its content."""
+    """URI of the file, which is identified by its content."""
     default_seed: Annotated[int | None, from_below(-(2**63), 2**63)] = None
-    """Seed of rows that name none; null makes the seed obligatory."""
+    """Seed of rows without one; null makes the seed mandatory."""
     default_size: int | None = None
-    """Width and height in pixels of rows that name none; null makes them obligatory."""
+    """Width and height, in pixels, of rows without them; null makes them mandatory."""
     max_prompt_bytes: Annotated[int, at_least(1)] = 4096
     max_side: int = 2048
-    """Pixels."""
+    """Largest width and height, in pixels."""
     languages: Annotated[tuple[str, ...], not_empty("name at least one language"), each(one_of(CODES))] = CODES
 
     def conflicts(self) -> Iterator[Invalid]:
@@ -71,8 +71,8 @@ class PromptsConfig(Checked):
 class GenerateConfig(Checked):
     """One set of generated images.
 
-    `batch_rows`, `threads` and `device` decide the result too, because sums in another order round otherwise: every
-    row is drawn in a batch of exactly that many rows, whatever the unit or pool.
+    `batch_rows`, `threads` and `device` affect the result too, because sums in another order round differently. So
+    every row is drawn in a batch of exactly that many rows, in every unit and pool.
     """
 
     model: ModelConfig
@@ -83,20 +83,22 @@ class GenerateConfig(Checked):
     guidance_scale: Annotated[float, between(0, 100, "the published evaluation has 9")] = 9.0
     """Classifier-free guidance; at 1 or below the unconditional half is not computed."""
     dtype: Dtype = "float32"
-    """Of the networks; latents and the sampler are float32."""
+    """Type of the networks; latents and the sampler are float32."""
     batch_rows: Annotated[int, at_least(1)] = 32
-    """Images drawn at once."""
+    """Number of images that are drawn at once."""
     rows_per_unit: Annotated[int, at_least(1)] = 512
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, at_least(1)] = 1
-    """CPU threads of one worker. More add up in another order, which a rare pixel shows: more workers do not."""
+    """CPU threads of one worker. More threads sum in another order, which changes a rare pixel; more workers do not."""
     image_files: bool = operational(True)
-    """Also write every image as images/<sha256>.png beside the dataset's shards."""
+    """Also write every image as images/<sha256>.png next to the dataset's shards."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.rows_per_unit % self.batch_rows:
             yield Invalid(
-                "rows_per_unit", "is not a multiple of batch_rows, which wastes a part of each last batch", "use one"
+                "rows_per_unit",
+                "is not a multiple of batch_rows, which wastes a part of each last batch",
+                "use a multiple",
             )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")
