@@ -19,14 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config.report import ReportConfig
-from altdiffusion.curation.outcome import rejects_table
+from altdiffusion.curation.rejects import explain, rejects_table, withheld
 from altdiffusion.curation.report import cli, draw, measures, safe
 from altdiffusion.curation.report.chain import read_chain
 from altdiffusion.curation.report.collect import Facts, collect
 from altdiffusion.curation.report.hosts import count_hosts, host_of
 from altdiffusion.curation.report.page import render
 from altdiffusion.curation.report.sample import accepted, draw_groups, read_sample
-from altdiffusion.curation.report.words import explain, withheld
 from altdiffusion.curation.report.write_report import report_html, write_report
 from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError
@@ -421,7 +420,7 @@ def test_strange_values_neither_break_nor_flatten_a_histogram() -> None:
     found = measures.of_rows(rows, {"bytes": measures.STORED_BYTES})[0]
     assert (found.rows, found.unknown, found.outside) == (201, 3, 0)
     scores = pa.table({"aesthetic_score": pa.array([1e9, -1e9, float("nan"), *np.linspace(4, 6, 50)], pa.float32())})
-    found = measures.of_rows(scores, {"aesthetic_score": measures.PICTURES["aesthetic_score"]})[0]
+    found = measures.of_rows(scores, {"aesthetic_score": measures.IMAGES["aesthetic_score"]})[0]
     assert (found.rows, found.unknown, found.outside) == (52, 1, 2) and len(found.counts) <= measures.MAX_BINS
     svg = draw.histogram(found, "A <title>")
     assert 'role="img"' in svg and "A &lt;title&gt;" in svg

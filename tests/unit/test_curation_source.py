@@ -17,10 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config import PRESETS, SelectConfig, SourceConfig
-from altdiffusion.curation.links import source_parts as module
+from altdiffusion.curation.links import sources as module
 from altdiffusion.curation.links.source_columns import ALIASES, resolve_columns
-from altdiffusion.curation.links.source_parts import Part, SourceScan, plan_select, scan_source
-from altdiffusion.curation.links.sources import describe_sources, plan_sources
+from altdiffusion.curation.links.sources import Part, SourceScan, describe_sources, plan_sources, scan_source
 from altdiffusion.errors import AltDiffusionError
 from tests.source_rows import normalised, read_all, read_unit
 
@@ -376,7 +375,7 @@ def test_units_cover_every_row_once_in_order(groups: list[int], limit: int) -> N
     part = Part(uri="x", name="x", digest="d", group_rows=np.array(groups, np.int64))
     source = SourceConfig(name="s", uri="x", rows_per_unit=limit)
     scan = SourceScan(config=source, parts=(part, part))
-    units = plan_select(scan)
+    units = plan_sources([scan])
     assert scan.units == len(units) and scan.rows == 2 * sum(groups)
     ranges = [(unit.payload["start"], unit.payload["stop"]) for unit in units]
     rows = [row for start, stop in ranges for row in range(start, stop)]
@@ -409,7 +408,7 @@ def test_planning_reads_footers_only_and_identity_is_by_content(tmp_path: Path) 
     write(tmp_path / "b", BASE)
     second = scan_source(config(tmp_path / "b"))
     assert first.ref == second.ref  # the folder is no part of it
-    assert [unit.id for unit in plan_select(first)] == [unit.id for unit in plan_select(second)]
+    assert [unit.id for unit in plan_sources([first])] == [unit.id for unit in plan_sources([second])]
     write(tmp_path / "b", {**BASE, "TEXT": ["one", "two", "three"]})
     assert scan_source(config(tmp_path / "b")).ref != first.ref
     body = bytearray(path.read_bytes())
@@ -491,7 +490,7 @@ def test_a_source_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) 
 def test_a_part_that_vanished_or_shrank_since_planning_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, BASE)
     source = config(tmp_path)
-    (unit,) = plan_select(scan_source(source))
+    (unit,) = plan_sources([scan_source(source)])
     write(tmp_path, pa.table(BASE).slice(0, 2))
     with pytest.raises(AltDiffusionError, match=r"part-0\.parquet: changed since planning.*run the job again"):
         read_unit(unit, source)

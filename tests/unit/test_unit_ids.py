@@ -17,20 +17,17 @@ from altdiffusion.curation.config import BalanceConfig, CorpusConfig, DistinctCo
 from altdiffusion.curation.download.download_work import plan_download
 from altdiffusion.curation.download.retry import plan_retry
 from altdiffusion.curation.encoding.encode_work import plan_encode
-from altdiffusion.curation.images.duplicates import plan_compare, plan_distinct, plan_fingerprint
+from altdiffusion.curation.images.duplicates import plan_distinct, plan_fingerprint
 from altdiffusion.curation.links.balance_work import plan_balance
-from altdiffusion.curation.links.dedup import plan_dedup
-from altdiffusion.curation.links.source_parts import Part, SourceScan
-from altdiffusion.curation.links.sources import plan_sources
+from altdiffusion.curation.links.sources import Part, SourceScan, plan_sources
 from altdiffusion.curation.parallel.corpus import plan_corpora, scan_corpus
-from altdiffusion.curation.parallel.pair_tokens import plan_pairs
 from altdiffusion.curation.scoring.score_work import plan_score
-from altdiffusion.execution.ranges import plan_ranges
+from altdiffusion.execution.ranges import plan_buckets, plan_ranges
+from altdiffusion.execution.units import Unit
 from altdiffusion.generation.prompts import prompts_units
 from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Manifest, Version
-from altdiffusion.storage.ledger import Unit
 from altdiffusion.storage.shards import ShardInfo
 
 
@@ -86,19 +83,19 @@ MODELS = ("model:vae@1", "model:tokenizer@2")
 PLANS: dict[str, Callable[[Path], Sequence[Unit]]] = {
     "ranges": lambda _: plan_ranges(IMAGES, 3, "model"),
     "select": lambda _: plan_sources(scans()),
-    "dedup": lambda _: plan_dedup(BUCKETED, 3),
+    "dedup": lambda _: plan_buckets(BUCKETED, 3),
     "balance": lambda _: plan_balance(BUCKETED, BalanceConfig(rows_per_unit=2, rows_per_language=9))[0],
     "download": lambda _: plan_download(BUCKETED, 4),
     "retry": lambda _: plan_retry(BUCKETED, IMAGES, DownloadConfig(rows_per_unit=8)),
     "fingerprint": lambda _: plan_fingerprint(IMAGES, DISTINCT),
-    "compare": lambda _: plan_compare(BUCKETED, DISTINCT),
+    "compare": lambda _: plan_buckets(BUCKETED, 3),
     "distinct": lambda _: plan_distinct(IMAGES, BUCKETED),
     "score": lambda _: plan_score(IMAGES, 3, *MODELS),
     "encode": lambda _: plan_encode(IMAGES, 3, *MODELS),
     "encode with scores": lambda _: plan_encode(IMAGES, 3, *MODELS, scores=BUCKETED),
     "pairs": corpora,
-    "pair ids": lambda _: plan_pairs(BUCKETED, 3, range(2), *MODELS),
-    "pair ids held out": lambda _: plan_pairs(BUCKETED, 3, range(2, 3), *MODELS),
+    "pair ids": lambda _: plan_buckets(BUCKETED, 3, *MODELS, chosen=range(2)),
+    "pair ids held out": lambda _: plan_buckets(BUCKETED, 3, *MODELS, chosen=range(2, 3)),
     "prompts": prompts,
 }
 GOLDEN = {

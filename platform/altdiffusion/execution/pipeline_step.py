@@ -9,12 +9,12 @@ from typing import Any, Literal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Pool, Resources, UnitWork, Unsettled
+from altdiffusion.execution.units import Pool, Resources, Unit, UnitWork, Unsettled
 from altdiffusion.records import Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake, Version, check_name
-from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
+from altdiffusion.storage.ledger import Ledger, UnitRecord
 from altdiffusion.storage.removal import after_takedowns
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import cluster
 from altdiffusion.execution.progress import Progress
-from altdiffusion.execution.units import Backend, Pool, Resources, UnitWork, Unsettled
+from altdiffusion.execution.units import Backend, Pool, Resources, Unit, UnitWork, Unsettled
 from altdiffusion.storage.documents import Document
-from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord, total
+from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 
 MAX_RETRIES = 2
 """How often a unit is given out again whose worker died: never without end."""

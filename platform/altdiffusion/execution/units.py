@@ -1,14 +1,30 @@
-"""What runs (a `UnitWork`) and on how much (a `Pool` of workers with `Resources` each)."""
+"""What runs (a `UnitWork`), on what (a `Unit`) and where (a `Pool` of workers with `Resources` each)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UNIT_ID, UnitRecord
 
 Backend = Literal["ray", "inline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """The smallest piece of work. Only descriptors travel, never rows."""
+
+    id: str
+    """Stable: made from the input's digest and the row range."""
+    index: int
+    """Its place in the input order."""
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON: what a worker has to read."""
+
+    def __post_init__(self) -> None:
+        if not UNIT_ID.fullmatch(self.id):
+            raise ValueError(f"unit id {self.id!r} is not usable as a file name")
 
 
 class Unsettled(Exception):

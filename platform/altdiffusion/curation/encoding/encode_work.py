@@ -29,14 +29,16 @@ from altdiffusion.curation.encoding.buckets import nearest
 from altdiffusion.curation.encoding.caption_tokens import open_tokenizer, token_ids
 from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
 from altdiffusion.curation.images.binary_columns import binary_rows
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.rejects import BUCKET, DECODE, RESOLUTION, Reason, rejected
 from altdiffusion.curation.scoring.scored import REASONS, Scored, failing, row_detail
 from altdiffusion.diffusion.image_crop import Size, Unreadable, cut, open_rgb, places
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import open_version, plan_ranges, read_range
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import plan_ranges
+from altdiffusion.execution.units import Unit
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
+from altdiffusion.storage.ledger import Ledger, UnitRecord
 
 Piece = tuple[npt.NDArray[np.uint8], tuple[int, int]]
 """What was cut out of an image, uint8 [H, W, 3], and where: top and left in the resized image."""
@@ -94,12 +96,12 @@ def check_stored_size(lake: Lake, images: Version, resolution: int) -> None:
             )
 
 
-class EncodeWork:
-    """Works a row range of images for the first target and, in passing, for the others."""
+class EncodeWork(RangeWork):
+    """The work on a row range of images for the first target and, in passing, for the others."""
 
     def __init__(self, *, lake: str, targets: Sequence[Target], config: EncodeConfig) -> None:
-        self.lake, self.targets, self.config = lake, tuple(targets), config
-        self._versions: dict[str, Version] = {}
+        super().__init__(lake=lake, dataset=targets[0].dataset)
+        self.targets, self.config = tuple(targets), config
         self._scored: dict[str, Scored] = {}
         self._encoder: LatentEncoder | None = None
         self._tokenizer: Any = None
@@ -117,7 +119,7 @@ class EncodeWork:
             raise RuntimeError("setup() has not been called")
         own, *others = self.targets
         targets = [own, *(target for target in others if self._ledger(target).get(unit.id) is None)]
-        images = read_range(self.lake, unit, self._versions)
+        images = self.rows_of(unit)
         scores = self._scores(unit, images)
         trays = [_Tray(target, images, scores, self._encoder) for target in targets]
         self._fill(images, trays)
@@ -133,7 +135,7 @@ class EncodeWork:
         if ref is None:
             return None
         if ref not in self._scored:
-            self._scored[ref] = Scored(Lake(self.lake).version(ref), open_version(self.lake, unit, self._versions))
+            self._scored[ref] = Scored(self.version(ref), self.version_of(unit))
         return self._scored[ref].beside(images, int(unit.payload["shard"]), int(unit.payload["start"]))
 
     def _fill(self, images: pa.Table, trays: Sequence[_Tray]) -> None:
@@ -155,7 +157,7 @@ class EncodeWork:
             if isinstance(pieces, Unreadable):
                 for tray in trays:
                     if tray.takes[row]:
-                        tray.drop(row, "decode", str(pieces))
+                        tray.drop(row, DECODE, str(pieces))
                 continue
             for tray, piece in zip(trays, pieces, strict=True):
                 if piece is not None:
@@ -165,19 +167,13 @@ class EncodeWork:
 
     def _finish(self, unit: Unit, images: pa.Table, scores: pa.Table | None, tray: _Tray) -> UnitRecord:
         dropped = sorted(tray.dropped)
-        gone = images.select(["sample_id", "url", "language"]).take(pa.array(dropped, pa.int64()))
-        rejects = rejects_table(
-            unit.id,
-            row=dropped,
-            reason=[tray.dropped[row][0] for row in dropped],
-            sample_id=gone["sample_id"],
-            url=gone["url"],
-            language=gone["language"],
-            detail=[tray.dropped[row][1] for row in dropped],
-        )
-        dataset = Lake(self.lake).dataset(tray.target.dataset)
+        reasons, details = ([tray.dropped[row][part] for row in dropped] for part in (0, 1))
         return finish_unit(
-            dataset, unit, rows_in=images.num_rows, accepted=[self._table(images, scores, tray)], rejects=rejects
+            Lake(self.lake).dataset(tray.target.dataset),
+            unit,
+            rows_in=images.num_rows,
+            accepted=[self._table(images, scores, tray)],
+            rejects=[rejected(unit.id, images, dropped, reasons, detail=details)],
         )
 
     def _table(self, images: pa.Table, scores: pa.Table | None, tray: _Tray) -> pa.Table:
@@ -209,7 +205,7 @@ class _Tray:
 
     def __init__(self, target: Target, images: pa.Table, scores: pa.Table | None, encoder: LatentEncoder) -> None:
         self.target = target
-        self.dropped: dict[int, tuple[str, str]] = {}
+        self.dropped: dict[int, tuple[Reason, str]] = {}
         """Reason and detail by row; a row has one reason, the first that applies."""
         self.rows: list[int] = []
         self.crops: list[tuple[int, int]] = []
@@ -229,18 +225,18 @@ class _Tray:
         if target.buckets:
             number = nearest(target.buckets, wide, high)
             for row in np.flatnonzero(number != target.buckets.index((width, height))).tolist():
-                self.dropped[row] = ("bucket", f"nearest to {'{} x {}'.format(*target.buckets[number[row]])}")
+                self.dropped[row] = (BUCKET, f"nearest to {'{} x {}'.format(*target.buckets[number[row]])}")
         # An image that download enlarged is a small one: both sizes count.
         original = [images[f"original_{side}"].to_numpy() for side in ("width", "height")]
         short = np.minimum.reduce([wide, high, *original])
         for row in np.flatnonzero((wide < width) | (high < height) | (short < min(width, height))).tolist():
             said = f"{short[row]} px" if not target.buckets else f"{wide[row]} x {high[row]} px"
-            self.dropped.setdefault(row, ("resolution", said))
+            self.dropped.setdefault(row, (RESOLUTION, said))
         for name, fails in failing(scores, self.target.filter) if scores is not None else ():
             for row in np.flatnonzero(fails).tolist():
                 self.dropped.setdefault(row, (REASONS[name], row_detail(scores, name, row)))
 
-    def drop(self, row: int, reason: str, detail: str) -> None:
+    def drop(self, row: int, reason: Reason, detail: str) -> None:
         """Rejects a row that this target was to take."""
         self.dropped[row] = (reason, detail)
 

@@ -29,20 +29,21 @@ import pyarrow.compute as pc
 from altdiffusion.curation.config import DistinctConfig
 from altdiffusion.curation.hashing import hash64, splitmix64
 from altdiffusion.curation.images import near_hashes
-from altdiffusion.curation.outcome import count, finish_unit, rejects_table
+from altdiffusion.curation.rejects import DUPLICATE_IMAGE, NEAR_DUPLICATE, rejected
 from altdiffusion.curation.tally import tally_images
-from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import open_version, unit_id
-from altdiffusion.records import DROPS, KEYS, REJECTS
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import new_unit
+from altdiffusion.execution.units import Unit
+from altdiffusion.records import DROPS, KEYS
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord, count
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 EXACT = -1
 """Band of the SHA-256; the bands of the perceptual hash count from 0."""
-REASONS = ("duplicate_image", "near_duplicate")
+REASONS = (DUPLICATE_IMAGE, NEAR_DUPLICATE)
 _READ = ("sample_id", "language", "image_sha256", "phash", "original_width", "original_height", "similarity")
 _THREADS = 16
 
@@ -55,31 +56,23 @@ def plan_fingerprint(images: Version, config: DistinctConfig) -> list[Unit]:
         rows += shard.rows
         if rows >= config.rows_per_unit or last == len(images.shards) - 1:
             digests = [info.sha256 for info in images.shards[first : last + 1]]
-            payload = {
-                "version": str(images.ref),
-                "first": first,
-                "last": last,
-                "input_digest": files.sha256_hex(files.canonical_json(digests)),
-            }
+            payload = {"version": str(images.ref), "first": first, "last": last}
             # A key names its image by shard number, so the same shards in another place are other work.
-            units.append(Unit(id=unit_id(len(units), first, *digests), index=len(units), payload=payload))
+            units.append(new_unit(len(units), [first, *digests], payload, digest_of=digests))
             first, rows = last + 1, 0
     return units
 
 
-class FingerprintWork:
+class FingerprintWork(RangeWork):
     """Writes the keys of some shards: `buckets` shards, empty ones included, in bucket order."""
 
     def __init__(self, *, lake: str, dataset: str, config: DistinctConfig) -> None:
-        self.lake, self.dataset, self.config = lake, dataset, config
-        self._versions: dict[str, Version] = {}
-
-    def setup(self) -> None:
-        """Nothing to load."""
+        super().__init__(lake=lake, dataset=dataset)
+        self.config = config
 
     def run(self, unit: Unit) -> UnitRecord:
         """Reads columns of one shard after the other; no image is read."""
-        version = open_version(self.lake, unit, self._versions)
+        version = self.version_of(unit)
         folder = files.join(version.folder_uri, "shards")
         keys, bucket = [], []
         for shard in range(int(unit.payload["first"]), int(unit.payload["last"]) + 1):
@@ -92,11 +85,10 @@ class FingerprintWork:
         edges = np.searchsorted(buckets[order], np.arange(self.config.buckets + 1))
         table = table.take(pa.array(order))
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=table.num_rows,
             accepted=[table.slice(low, high - low) for low, high in pairwise(edges)],
-            rejects=REJECTS.empty_table(),
             keep_empty=True,
             row_group_rows=NARROW_GROUP_ROWS,
         )
@@ -132,52 +124,23 @@ def key_rows(rows: pa.Table, shard: int, config: DistinctConfig) -> tuple[pa.Tab
     return table, (key % np.uint64(config.buckets)).astype(np.int64)
 
 
-def plan_compare(keys: Version, config: DistinctConfig) -> list[Unit]:
-    """One unit a bucket.
-
-    Raises:
-        AltDiffusionError: the version was not written with this number of buckets.
-    """
-    if len(keys.shards) % config.buckets:
-        raise AltDiffusionError(
-            keys.ref.short,
-            f"has {len(keys.shards)} shards, which are not {config.buckets} buckets a unit",
-            "give the number of buckets that fingerprint wrote it with",
-        )
-    units = []
-    for bucket in range(config.buckets):
-        digests = [shard.sha256 for shard in keys.shards[bucket :: config.buckets]]
-        payload = {
-            "version": str(keys.ref),
-            "bucket": bucket,
-            "input_digest": files.sha256_hex(files.canonical_json(digests)),
-        }
-        units.append(Unit(id=unit_id(bucket, *digests), index=bucket, payload=payload))
-    return units
-
-
-class CompareWork:
+class CompareWork(RangeWork):
     """Decides one bucket. What it finds are its rows in: most keys belong to images that stay."""
 
     def __init__(self, *, lake: str, dataset: str, config: DistinctConfig) -> None:
-        self.lake, self.dataset, self.config = lake, dataset, config
-        self._versions: dict[str, Version] = {}
-
-    def setup(self) -> None:
-        """Nothing to load."""
+        super().__init__(lake=lake, dataset=dataset)
+        self.config = config
 
     def run(self, unit: Unit) -> UnitRecord:
         """Reads the bucket's part of every fingerprint unit, and writes the drops by shard and row."""
-        version = open_version(self.lake, unit, self._versions)
-        shards = range(int(unit.payload["bucket"]), len(version.shards), self.config.buckets)
-        tables = [version.read_shard(shard) for shard in shards if version.shards[shard].rows]
+        version = self.version_of(unit)
+        tables = [version.read_shard(shard) for shard in self.bucket_of(unit)]
         found = drops(pa.concat_tables([KEYS.empty_table(), *tables]), self.config)
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=found.num_rows,
             accepted=[found],
-            rejects=REJECTS.empty_table(),
         )
 
 
@@ -271,13 +234,8 @@ def plan_distinct(images: Version, drops: Version) -> list[Unit]:
     units = []
     for index, shard in enumerate(images.shards):
         reads = (shard.sha256, drops.ref.digest)
-        payload = {
-            "version": str(images.ref),
-            "drops": str(drops.ref),
-            "shard": index,
-            "input_digest": files.sha256_hex(files.canonical_json([index, *reads])),
-        }
-        units.append(Unit(id=unit_id(index, *reads), index=index, payload=payload))
+        payload = {"version": str(images.ref), "drops": str(drops.ref), "shard": index}
+        units.append(new_unit(index, reads, payload, digest_of=[index, *reads]))
     return units
 
 
@@ -296,23 +254,15 @@ def carried_rejects(images: Version) -> list[UnitRecord]:
     ]
 
 
-class DistinctWork:
+class DistinctWork(RangeWork):
     """Leaves the dropped rows of one shard out; a shard without any is shared as it is.
 
     Costs one pass over the shard, and one ranged read of each drops shard, whose rows lie by shard.
     """
 
-    def __init__(self, *, lake: str, dataset: str) -> None:
-        self.lake, self.dataset = lake, dataset
-        self._versions: dict[str, Version] = {}
-        self._drops: dict[str, Version] = {}
-
-    def setup(self) -> None:
-        """Nothing to load."""
-
     def run(self, unit: Unit) -> UnitRecord:
         """Works one shard."""
-        version = open_version(self.lake, unit, self._versions)
+        version = self.version_of(unit)
         if version.manifest.name != self.dataset:
             raise ValueError(f"{version.ref.short} cannot share its shards with dataset {self.dataset}")
         shard = int(unit.payload["shard"])
@@ -334,30 +284,19 @@ class DistinctWork:
         rows = gone["row"].to_numpy()
         stays = np.ones(table.num_rows, bool)
         stays[rows] = False
-        rejects = rejects_table(
-            unit.id,
-            row=rows,
-            reason=gone["reason"],
-            sample_id=gone["sample_id"],
-            url=table["url"].take(pa.array(rows)),
-            language=gone["language"],
-            detail=pc.binary_join_element_wise("of sample", gone["survivor"].cast(pa.string()), " "),
-        )
-        kept = table.filter(pa.array(stays))
+        detail = pc.binary_join_element_wise("of sample", gone["survivor"].cast(pa.string()), " ")
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=table.num_rows,
-            accepted=[kept],
-            rejects=rejects,
-            tally=tally_images(kept),
+            accepted=[table.filter(pa.array(stays))],
+            rejects=[rejected(unit.id, table, rows, gone["reason"], detail=detail)],
+            tally=tally_images,
         )
 
     def _dropped(self, ref: str, shard: int) -> pa.Table:
         """DROPS rows of one shard, one an image, by row."""
-        if ref not in self._drops:
-            self._drops[ref] = Lake(self.lake).version(ref)
-        version = self._drops[ref]
+        version = self.version(ref)
         folder = files.join(version.folder_uri, "shards")
         names = [field.name for field in DROPS]
         with ThreadPoolExecutor(_THREADS) as pool:

@@ -29,15 +29,17 @@ import pyarrow.compute as pc
 
 from altdiffusion.curation.config import BalanceConfig
 from altdiffusion.curation.hashing import uniform
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.rejects import BALANCE, SIMILARITY_QUANTILE, coded, rejected
 from altdiffusion.curation.tally import MEASURES, bins, quantile, tally
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import open_version, plan_ranges, read_range
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import plan_ranges
+from altdiffusion.execution.units import Unit
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
-REASONS = ("similarity_quantile", "balance")
+REASONS = (SIMILARITY_QUANTILE, BALANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,43 +117,30 @@ def _bin(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.asarray(np.floor(MEASURES["similarity"].number(values)), np.int64)
 
 
-class BalanceWork:
-    """Works a row range of links."""
+class BalanceWork(RangeWork):
+    """The work on a row range of links."""
 
     def __init__(self, *, lake: str, dataset: str, balance: BalanceConfig) -> None:
-        self.lake, self.dataset, self.balance = lake, dataset, balance
-        self._versions: dict[str, Version] = {}
+        super().__init__(lake=lake, dataset=dataset)
+        self.balance = balance
         self._shares: dict[str, dict[str, Share]] = {}
 
-    def setup(self) -> None:
-        """Nothing to load."""
-
     def run(self, unit: Unit) -> UnitRecord:
-        """Keeps the rows that are eligible and drawn."""
-        table = read_range(self.lake, unit, self._versions)
-        version = open_version(self.lake, unit, self._versions)
+        """Keep the rows that are eligible and drawn."""
+        table, version = self.rows_of(unit), self.version_of(unit)
         name = str(version.ref)
         if name not in self._shares:
             self._shares[name] = shares(version, self.balance)
         codes = verdict(table, self._shares[name], self.balance.seed)
         lost = np.flatnonzero(codes)
-        gone = table.take(pa.array(lost))
-        kept = table.filter(pa.array(codes == 0))
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=table.num_rows,
-            accepted=[kept],
+            accepted=[table.filter(pa.array(codes == 0))],
             row_group_rows=NARROW_GROUP_ROWS,
-            rejects=rejects_table(
-                unit.id,
-                row=lost,
-                reason=pa.chunked_array([pa.array(REASONS).take(pa.array(codes[lost] - 1))]),
-                sample_id=gone["sample_id"],
-                url=gone["url"],
-                language=gone["language"],
-            ),
-            tally=tally(kept),
+            rejects=[rejected(unit.id, table, lost, coded(REASONS, codes[lost]))],
+            tally=tally,
         )
 
 

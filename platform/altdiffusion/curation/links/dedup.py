@@ -22,85 +22,37 @@ import pyarrow.compute as pc
 
 from altdiffusion.curation.hashing import Words, hash64
 from altdiffusion.curation.links.urls import url_keys
-from altdiffusion.curation.outcome import count, rejects_table
+from altdiffusion.curation.rejects import DUPLICATE_HASH, DUPLICATE_URL, coded, rejected
 from altdiffusion.curation.tally import tally
-from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import open_version, unit_id
-from altdiffusion.records import REJECTS
-from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord, total
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.units import Unit
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 SHARD_ROWS = 65536
-REASONS = ("duplicate_hash", "duplicate_url")
+REASONS = (DUPLICATE_HASH, DUPLICATE_URL)
 
 
-def plan_dedup(candidates: Version, buckets: int) -> list[Unit]:
-    """One unit a bucket.
+class DedupWork(RangeWork):
+    """The work on one bucket: what names its rows, then the links of those that may be copies, then all its rows.
 
-    Raises:
-        AltDiffusionError: the version was not written with this number of buckets.
+    In memory are some 50 bytes per row of the bucket, and the rows of one shard.
     """
-    if len(candidates.shards) % buckets:
-        raise AltDiffusionError(
-            candidates.ref.short,
-            f"has {len(candidates.shards)} shards, which are not {buckets} buckets a unit",
-            "give the number of buckets that select wrote it with",
-        )
-    units = []
-    for bucket in range(buckets):
-        digests = [shard.sha256 for shard in candidates.shards[bucket::buckets]]
-        payload = {
-            "version": str(candidates.ref),
-            "bucket": bucket,
-            "buckets": buckets,
-            "input_digest": files.sha256_hex(files.canonical_json(digests)),
-        }
-        units.append(Unit(id=unit_id(bucket, *digests), index=bucket, payload=payload))
-    return units
-
-
-class DedupWork:
-    """Works one bucket: what names its rows, then the links of those that may be copies, then all its rows.
-
-    In memory are some 50 bytes for each row of the bucket, and the rows of one shard.
-    """
-
-    def __init__(self, *, lake: str, dataset: str) -> None:
-        self.lake, self.dataset = lake, dataset
-        self._versions: dict[str, Version] = {}
-
-    def setup(self) -> None:
-        """Nothing to load."""
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Finds the losers of the bucket and writes the rest."""
-        version = open_version(self.lake, unit, self._versions)
-        shards = [
-            index
-            for index in range(int(unit.payload["bucket"]), len(version.shards), int(unit.payload["buckets"]))
-            if version.shards[index].rows
-        ]
+        """Find the losers of the bucket and write the rest."""
+        version, shards = self.version_of(unit), self.bucket_of(unit)
         verdict = _verdict(version, shards)
-        dataset = Lake(self.lake).dataset(self.dataset)
         rejects: list[pa.Table] = []
-        written, languages, tallies = [], [], []
-        for table in _regroup(_kept(version, shards, verdict, unit.id, rejects)):
-            written.append(dataset.write_shard(table, NARROW_GROUP_ROWS))
-            languages.append(count(table["language"]))
-            tallies.append(tally(table))
-        gone = pa.concat_tables(rejects) if rejects else REJECTS.empty_table()
-        return UnitRecord(
-            unit_id=unit.id,
-            index=unit.index,
-            input_digest=str(unit.payload["input_digest"]),
+        return finish_unit(
+            self.output,
+            unit,
             rows_in=len(verdict),
-            shards=tuple(written),
-            rejects=(dataset.write_rejects(gone),) if gone.num_rows else (),
-            rejects_by_reason=count(gone["reason"]),
-            rows_by_language=total(languages),
-            tally=total(tallies),
+            accepted=_regroup(_kept(version, shards, verdict, unit.id, rejects)),
+            rejects=rejects,
+            row_group_rows=NARROW_GROUP_ROWS,
+            tally=tally,
         )
 
 
@@ -194,17 +146,7 @@ def _kept(
         codes = verdict[start : start + table.num_rows]
         lost = np.flatnonzero(codes)
         if len(lost):
-            gone = table.take(pa.array(lost))
-            rejects.append(
-                rejects_table(
-                    unit,
-                    row=lost + start,
-                    reason=pa.array(REASONS).take(pa.array(codes[lost] - 1)).to_pylist(),
-                    sample_id=gone["sample_id"],
-                    url=gone["url"],
-                    language=gone["language"],
-                )
-            )
+            rejects.append(rejected(unit, table, lost, coded(REASONS, codes[lost]), first=start))
             table = table.filter(pa.array(codes == 0))
         start += len(codes)
         yield table

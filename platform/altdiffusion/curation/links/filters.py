@@ -19,12 +19,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import SelectConfig
+from altdiffusion.curation.rejects import (
+    AESTHETIC,
+    ASPECT,
+    BLOCKLIST,
+    CAPTION,
+    LANGUAGE,
+    PUNSAFE,
+    PWATERMARK,
+    SIMILARITY,
+    SIZE,
+    URL_SCHEME,
+    Reason,
+)
 
 REASONS = (
-    "size", "aspect", "similarity", "punsafe", "pwatermark", "aesthetic", "url_scheme", "blocklist", "caption",
-    "language",
+    SIZE, ASPECT, SIMILARITY, PUNSAFE, PWATERMARK, AESTHETIC, URL_SCHEME, BLOCKLIST, CAPTION, LANGUAGE,
 )  # fmt: skip
-CODES: dict[str, int] = {reason: number for number, reason in enumerate(REASONS, 1)}
+CODES: dict[Reason, int] = {reason: number for number, reason in enumerate(REASONS, 1)}
 """A reason in a column of bytes; 0 is no reason."""
 
 Codes = npt.NDArray[np.uint8]
@@ -43,7 +55,7 @@ class Bounds:
 class NumberFilter:
     """One filter; null counts as failing unless the config keeps it."""
 
-    name: str
+    reason: Reason
     columns: tuple[str, ...]
     fails: Callable[[Columns], Any]
     """Normalised columns -> boolean, whether each row fails; null where a value is null."""
@@ -63,7 +75,7 @@ def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
     if config.min_side is not None:
         found.append(
             NumberFilter(
-                name="size",
+                reason=SIZE,
                 columns=("width", "height"),
                 fails=functools.partial(_too_small, least=config.min_side),
                 keeps_null=keeps_size,
@@ -73,25 +85,25 @@ def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
     if config.max_aspect is not None:
         found.append(
             NumberFilter(
-                name="aspect",
+                reason=ASPECT,
                 columns=("width", "height"),
                 fails=functools.partial(_too_long, most=config.max_aspect),
                 keeps_null=keeps_size,
                 proves=_never,
             )
         )
-    for name, threshold, above in (
-        ("similarity", config.similarity_above, True),
-        ("punsafe", config.punsafe_below, False),
-        ("pwatermark", config.pwatermark_below, False),
-        ("aesthetic", config.aesthetic_above, True),
+    for reason, threshold, above in (
+        (SIMILARITY, config.similarity_above, True),
+        (PUNSAFE, config.punsafe_below, False),
+        (PWATERMARK, config.pwatermark_below, False),
+        (AESTHETIC, config.aesthetic_above, True),
     ):
         if threshold is None:
             continue
-        keeps = name in config.keep_null
+        keeps, name = reason in config.keep_null, str(reason)  # a score and its column have the reason's name
         found.append(
             NumberFilter(
-                name=name,
+                reason=reason,
                 columns=(name,),
                 fails=functools.partial(_not_beyond, name=name, threshold=threshold, above=above),
                 keeps_null=keeps,
@@ -110,7 +122,7 @@ def judge(filters: Sequence[NumberFilter], columns: Columns, rows: int) -> Codes
     """[rows] code of the first filter that each row fails, 0 where it passes all."""
     codes = np.zeros(rows, np.uint8)
     for one in filters:
-        codes[one.failing(columns) & (codes == 0)] = CODES[one.name]
+        codes[one.failing(columns) & (codes == 0)] = CODES[one.reason]
     return codes
 
 

@@ -36,10 +36,20 @@ from altdiffusion.curation.links.filters import (
 from altdiffusion.curation.links.reader import RowGroup, Rows, UnitReader, open_unit
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.links.urls import AROUND, url_keys
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.rejects import (
+    ASPECT,
+    BLOCKLIST,
+    CAPTION,
+    LANGUAGE,
+    SIZE,
+    URL_SCHEME,
+    coded,
+    rejects_table,
+)
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.units import Unit, UnitWork
 from altdiffusion.records import LINKS
-from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 _AROUND = "".join(f"\\x{{{ord(character):x}}}" for character in AROUND)
@@ -82,13 +92,13 @@ class _Numbers:
         return found
 
 
-class SelectWork:
-    """Works a row range of a source part; writes `buckets` shards a unit, in bucket order, empty ones included."""
+class SelectWork(RangeWork):
+    """The work on a row range of a source part; a unit leaves one shard per bucket, empty ones included."""
 
     def __init__(
         self, *, lake: str, dataset: str, source: SourceConfig, select: SelectConfig, language: LanguageConfig
     ) -> None:
-        self.lake, self.dataset = lake, dataset
+        super().__init__(lake=lake, dataset=dataset)
         self.source, self.select, self.language = source, select, language
         self._identifier: LanguageIdentifier | None = None
         self._blocklist: Blocklist | None = None
@@ -111,11 +121,11 @@ class SelectWork:
         if (np.diff(rows) < 0).any():
             rejects = rejects.take(pa.array(np.argsort(rows)))
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=stop - start,
             accepted=by_bucket(accepted, np.concatenate([piece.bucket for piece in decided]), self.select.buckets),
-            rejects=rejects,
+            rejects=[rejects],
             keep_empty=True,
             row_group_rows=NARROW_GROUP_ROWS,
         )
@@ -168,9 +178,9 @@ class SelectWork:
         for rows, given in part.batches([group for group, _ in entries], columns_of(asked)):
             columns = numbers(given, len(rows))
             codes = judge(asked, columns, len(rows))
-            codes[codes == 0] = CODES[last.name]
+            codes[codes == 0] = CODES[last.reason]
             why = whys.take(pa.array(proof[rows]))
-            yield _without_texts(columns, codes, unit_id, rows, proved=last.name, why=why)
+            yield _without_texts(columns, codes, unit_id, rows, proved=last.reason, why=why)
 
     def decide_rows(self, columns: Mapping[str, Any], codes: Codes, unit_id: str, rows: Rows) -> Decided:
         """The second pass: URL, blocklist, caption, language.
@@ -196,7 +206,7 @@ class SelectWork:
         captions, published = _take(captions, passed), _take(published, passed)
         language, score, guess = self._identifier.identify(captions, _take(flat["source_language"], asked))
         believed = language.is_valid().to_numpy(zero_copy_only=False)
-        codes[asked[~believed]] = CODES["language"]
+        codes[asked[~believed]] = CODES[LANGUAGE]
 
         kept = asked[believed]
         made = {
@@ -230,16 +240,38 @@ class SelectWork:
         codes = np.zeros(len(url), np.uint8)
         spoken = pc.match_substring_regex(captions, r"\p{L}")
         good = pc.and_(spoken, pc.less_equal(pc.utf8_length(captions), self.select.max_caption_chars))
-        codes[~np.asarray(pc.fill_null(good, False), bool)] = CODES["caption"]
+        codes[~np.asarray(pc.fill_null(good, False), bool)] = CODES[CAPTION]
         if self._blocklist is not None:
-            codes[self._blocklist.blocks(keys, sample_id)] = CODES["blocklist"]
+            codes[self._blocklist.blocks(keys, sample_id)] = CODES[BLOCKLIST]
         link = pc.match_substring_regex(url, _LINK)
-        codes[~np.asarray(pc.fill_null(link, False), bool)] = CODES["url_scheme"]
+        codes[~np.asarray(pc.fill_null(link, False), bool)] = CODES[URL_SCHEME]
         return codes
 
 
+class SelectSourcesWork(UnitWork):
+    """Hands each unit to the `SelectWork` of its source, which has thresholds of its own: similarity scales differ."""
+
+    def __init__(self, works: Mapping[str, SelectWork]) -> None:
+        self.works = dict(works)
+
+    def setup(self) -> None:
+        """Load blocklists, and the language model once."""
+        for work in self.works.values():
+            work.setup()
+
+    def run(self, unit: Unit) -> UnitRecord:
+        """Work off one row range of one source."""
+        return self.works[str(unit.payload["source"])].run(unit)
+
+
 def _without_texts(
-    columns: Mapping[str, Any], codes: Codes, unit_id: str, rows: Rows, *, proved: str = "", why: pa.Array | None = None
+    columns: Mapping[str, Any],
+    codes: Codes,
+    unit_id: str,
+    rows: Rows,
+    *,
+    proved: str = "",
+    why: pa.Array | None = None,
 ) -> Decided:
     """Rows of which the first pass left none."""
     flat = {name: _flat(column) for name, column in columns.items()}
@@ -268,12 +300,11 @@ def _rejects(
     def known(name: str) -> Any:
         return pa.chunked_array([_take(columns[name], dropped)]) if name in columns else None
 
-    reasons = pa.DictionaryArray.from_arrays(pa.array(codes[dropped] - 1), pa.array(REASONS))
     shown = {**columns, **({proved: why} if why is not None else {})}
     return rejects_table(
         unit_id,
         row=rows[dropped],
-        reason=pa.chunked_array([reasons.cast(pa.string())]),
+        reason=coded(REASONS, codes[dropped]),
         sample_id=known("sample_id"),
         url=known("url"),
         language=known("guess"),
@@ -293,10 +324,10 @@ def _details(columns: Mapping[str, pa.Array], codes: Codes, dropped: Rows, prove
         name = REASONS[code - 1]
         if name == proved or name in SCORES:
             found.append(_take(columns[name], rows).cast(pa.string()))
-        elif name in ("size", "aspect"):
+        elif name in (SIZE, ASPECT):
             sides = [pc.fill_null(_take(columns[side], rows).cast(pa.string()), "?") for side in SIZES]
             found.append(pc.binary_join_element_wise(*sides, "x"))
-        elif name == "language":
+        elif name == LANGUAGE:
             found.append(_take(columns["doubted"], rows))
         else:
             found.append(pa.nulls(len(rows), pa.string()))

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from altdiffusion.curation.config import CorpusConfig
 from altdiffusion.curation.parts import find_parts
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.ranges import new_unit
+from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.ledger import Unit
 
 ROWS = pa.schema([("caption", pa.string()), ("translation", pa.string()), ("score", pa.float32())])
 """Rows as read: null where a line has no such column, or is no UTF-8."""
@@ -87,13 +88,11 @@ def plan_corpora(corpora: Sequence[Corpus]) -> list[Unit]:
             for number, offsets in enumerate(starts):
                 first = number * config.rows_per_unit
                 count = min(config.rows_per_unit, rows - first)
-                digest = files.sha256_hex(files.canonical_json([part.digest, first, count]))
                 payload = {
                     "corpus": config.name, "uris": list(part.uris), "first": first, "rows": count,
-                    "offsets": list(offsets), "input_digest": digest,
+                    "offsets": list(offsets),
                 }  # fmt: skip
-                index = len(units)
-                units.append(Unit(id=f"{index:08d}-{config.name}-{digest[:16]}", index=index, payload=payload))
+                units.append(new_unit(len(units), [part.digest, first, count], payload, name=config.name))
     return units
 
 

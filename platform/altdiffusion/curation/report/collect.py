@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config.report import ReportConfig
+from altdiffusion.curation.rejects import withheld
 from altdiffusion.curation.report import measures
 from altdiffusion.curation.report.chain import Chain, Step, read_chain
 from altdiffusion.curation.report.duplicate_pairs import Pair, duplicate_pairs
@@ -18,7 +19,6 @@ from altdiffusion.curation.report.gallery import Gallery, choose_images
 from altdiffusion.curation.report.hosts import Hosts, count_hosts
 from altdiffusion.curation.report.measures import Distribution
 from altdiffusion.curation.report.sample import Sample, accepted, keyed_order, read_sample, rejected
-from altdiffusion.curation.report.words import withheld
 from altdiffusion.curation.scoring.scored import check_scores, measured
 from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
+from altdiffusion.curation.rejects import explain, withheld
 from altdiffusion.curation.report.collect import Example, Facts, Rejected, language_name, of
 from altdiffusion.curation.report.duplicate_pairs import Pair
 from altdiffusion.curation.report.gallery import Picture
 from altdiffusion.curation.report.safe import escaped
 from altdiffusion.curation.report.sections import MAX_REASONS
-from altdiffusion.curation.report.words import explain, withheld
 from altdiffusion.languages import BY_CODE
 
 MAX_CAPTION = 160

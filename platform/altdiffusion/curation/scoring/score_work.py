@@ -22,16 +22,18 @@ import pyarrow as pa
 from altdiffusion.curation.ahead import ahead
 from altdiffusion.curation.config import SCORE_NAMES, ScoreConfig
 from altdiffusion.curation.images.binary_columns import binary_rows, bodies_of
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.rejects import DECODE, rejected
 from altdiffusion.curation.scoring.classifier import Classifier
 from altdiffusion.curation.scoring.embedding import ClipEmbedder
 from altdiffusion.curation.scoring.heads import Head
 from altdiffusion.diffusion.image_crop import Unreadable, open_rgb
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import plan_ranges
+from altdiffusion.execution.units import Unit
 from altdiffusion.records import SCORES
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord
 
 Pixels = tuple[npt.NDArray[Any], ...]
 """One image as each model wants it."""
@@ -185,13 +187,16 @@ def plan_score(images: Version, rows_per_unit: int, *models: str) -> list[Unit]:
     return plan_ranges(images, rows_per_unit, *models)
 
 
-class ScoreWork:
-    """Works a row range of images. A unit leaves exactly one shard, if need be an empty one: where a row's scores lie
-    follows from its place among the images (`scored.py`)."""
+class ScoreWork(RangeWork):
+    """The work on a row range of images.
+
+    A unit leaves exactly one shard, if need be an empty one: where a row's scores are follows from its place among the
+    images (`scored.py`).
+    """
 
     def __init__(self, *, lake: str, dataset: str, config: ScoreConfig) -> None:
-        self.lake, self.dataset, self.config = lake, dataset, config
-        self._versions: dict[str, Version] = {}
+        super().__init__(lake=lake, dataset=dataset)
+        self.config = config
         self._scorer: ImageScorer | None = None
 
     def setup(self) -> None:
@@ -202,27 +207,16 @@ class ScoreWork:
         """Scores and writes one unit; an image that cannot be read is rejected."""
         if self._scorer is None:
             raise RuntimeError("setup() has not been called")
-        images = read_range(self.lake, unit, self._versions)
+        images = self.rows_of(unit)
         scores, unreadable = self._scorer.score(images["image"])
-        dropped = list(unreadable)
-        gone = images.select(["sample_id", "url", "language"]).take(pa.array(dropped, pa.int64()))
         kept = images.select(["sample_id", "image_sha256", "language"]).take(_readable(images.num_rows, unreadable))
         columns = {name: kept[name] for name in kept.column_names}
         columns |= {name: scores[name] for name in scores.column_names}
-        rejects = rejects_table(
-            unit.id,
-            row=dropped,
-            reason=["decode"] * len(dropped),
-            sample_id=gone["sample_id"],
-            url=gone["url"],
-            language=gone["language"],
-            detail=list(unreadable.values()),
-        )
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=images.num_rows,
             accepted=[pa.table([columns[field.name] for field in SCORES], schema=SCORES)],
-            rejects=rejects,
+            rejects=[rejected(unit.id, images, list(unreadable), DECODE, detail=list(unreadable.values()))],
             keep_empty=True,
         )

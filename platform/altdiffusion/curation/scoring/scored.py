@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import SCORE_NAMES, FilterConfig
+from altdiffusion.curation.rejects import AESTHETIC, NSFW, WATERMARK
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCORES
 from altdiffusion.storage.dataset import Version
 
-REASONS = {"aesthetic_v1": "aesthetic", "aesthetic_v2": "aesthetic", "nsfw": "nsfw", "watermark": "watermark"}
+REASONS = {"aesthetic_v1": AESTHETIC, "aesthetic_v2": AESTHETIC, "nsfw": NSFW, "watermark": WATERMARK}
 """Reject reason by score."""
 _REMEDY = "run jobs.score on these images, or name their scores as scores: <name>@<digest>"
 

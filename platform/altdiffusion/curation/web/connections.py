@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any
 
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import TIMEOUT, Refused
 
 Key = tuple[str, str, int]
 """Scheme, host and port of a URL."""
@@ -32,7 +32,7 @@ class Deadline:
     def left(self) -> float:
         left = self._end - time.monotonic()
         if left <= 0:
-            raise Refused("timeout", "total time")
+            raise Refused(TIMEOUT, "total time")
         return left
 
 

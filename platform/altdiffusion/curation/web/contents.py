@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import CONTENT_ENCODING, TOO_LARGE, TRUNCATED, Refused
 
 _GZIP = frozenset({"gzip", "x-gzip"})
 _UNDONE = _GZIP | {"deflate"}
@@ -46,12 +46,12 @@ def decoded(body: bytes, encodings: list[str], max_bytes: int, *, text: bool = F
     if not names or is_image(body):
         return body
     if len(names) > _AT_MOST:
-        raise Refused("content_encoding", ", ".join(names)[:40])
+        raise Refused(CONTENT_ENCODING, ", ".join(names)[:40])
     for name in reversed(names):
         if name in _UNDONE:
             body = _inflated(body, name, max_bytes, cut=text, may_end=text and len(body) >= max_bytes)
         elif not text or name in _REAL:
-            raise Refused("content_encoding", name[:40])
+            raise Refused(CONTENT_ENCODING, name[:40])
         if is_image(body):
             break
     return body
@@ -68,15 +68,15 @@ def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: boo
         except zlib.error as error:
             if found and name in _GZIP:
                 break  # what stands behind the last member is padding
-            raise Refused("content_encoding", f"{name}: {error}"[:80]) from error
+            raise Refused(CONTENT_ENCODING, f"{name}: {error}"[:80]) from error
         if len(found) > max_bytes:
             if cut:
                 return bytes(found[:max_bytes])
-            raise Refused("too_large", f"more than {max_bytes} bytes in {name}")
+            raise Refused(TOO_LARGE, f"more than {max_bytes} bytes in {name}")
         if not stream.eof:
             if may_end:
                 break
-            raise Refused("truncated", f"{name} ends early")
+            raise Refused(TRUNCATED, f"{name} ends early")
         left = stream.unused_data if name in _GZIP else b""
     return bytes(found)
 

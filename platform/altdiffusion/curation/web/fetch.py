@@ -18,9 +18,19 @@ from dataclasses import dataclass
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.links.urls import AROUND, Target, join
+from altdiffusion.curation.rejects import (
+    BAD_URL,
+    CONNECT,
+    RESET,
+    TIMEOUT,
+    TLS,
+    TOO_MANY_REDIRECTS,
+    Reason,
+    Refused,
+    http_status,
+)
 from altdiffusion.curation.web.addresses import (
     FORBIDDEN,
-    Refused,
     Resolver,
     SystemResolver,
     canonical_table,
@@ -61,7 +71,7 @@ class Moved:
 class Later(Refused):
     """A refusal by a server that is busy: 429 or 503, with the seconds of its Retry-After (0: none)."""
 
-    def __init__(self, reason: str, retry_after_s: float) -> None:
+    def __init__(self, reason: Reason, retry_after_s: float) -> None:
         super().__init__(reason, "")
         self.retry_after_s = retry_after_s
 
@@ -131,7 +141,7 @@ class Fetcher:
             if isinstance(found, Fetched):
                 return found
             url = found.url
-        raise Refused("too_many_redirects", str(self.config.max_redirects))
+        raise Refused(TOO_MANY_REDIRECTS, str(self.config.max_redirects))
 
     def get(self, target: Target, deadline: Deadline, want: Want | None = None) -> Fetched | Moved:
         """One request.
@@ -177,11 +187,11 @@ class Fetcher:
                 if sock is not None:
                     sock.close()
                 if isinstance(error, ssl.SSLError) and not isinstance(error, TimeoutError):
-                    raise Refused("tls", str(error)) from error
+                    raise Refused(TLS, str(error)) from error
                 problem = error
         if isinstance(problem, TimeoutError):
-            raise Refused("timeout", "connecting") from problem
-        raise Refused("connect", os.strerror(problem.errno) if problem and problem.errno else "") from problem
+            raise Refused(TIMEOUT, "connecting") from problem
+        raise Refused(CONNECT, os.strerror(problem.errno) if problem and problem.errno else "") from problem
 
     def _exchange(self, target: Target, connection: Connection, want: Want) -> Fetched | Moved:
         """One request on a connection, which is then kept for the next one, or closed."""
@@ -199,15 +209,15 @@ class Fetcher:
                     answer.skip(connection.waiting())
                 keep = answer.is_read
         except TimeoutError as error:
-            raise Refused("timeout", "total time") from error
+            raise Refused(TIMEOUT, "total time") from error
         except (EOFError, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
             if used and connection.is_unanswered:
                 raise _Stale from error
-            raise Refused("reset", "connection closed or reset") from error
+            raise Refused(RESET, "connection closed or reset") from error
         except ssl.SSLError as error:
-            raise Refused("tls", str(error)) from error
+            raise Refused(TLS, str(error)) from error
         except OSError as error:
-            raise Refused("reset", os.strerror(error.errno) if error.errno else str(error)) from error
+            raise Refused(RESET, os.strerror(error.errno) if error.errno else str(error)) from error
         finally:
             connection.requests += 1
             if keep:
@@ -224,15 +234,15 @@ class Fetcher:
         if status in _REDIRECTS:
             return Moved(url=_location(target, headers.get("Location"), status))
         if status in (429, 503):
-            raise Later(f"http_{status}", _retry_after_s(headers.get("Retry-After")))
+            raise Later(http_status(status), _retry_after_s(headers.get("Retry-After")))
         if status not in _WHOLE and status != 206:
-            raise Refused(f"http_{status}", "")
+            raise Refused(http_status(status), "")
         part = _part(headers.get("Content-Range")) if status == 206 else None
         if status == 206 and part is None:
-            raise Refused("http_206", "not the whole range")
+            raise Refused(http_status(206), "not the whole range")
         body = answer.read(want.max_bytes, cut=want.cut)
         if part is not None and len(body) != part and not want.cut:
-            raise Refused("http_206", f"{len(body)} of {part} bytes")
+            raise Refused(http_status(206), f"{len(body)} of {part} bytes")
         names = headers.tokens("Content-Encoding")
         return Fetched(body=decoded(body, names, want.max_bytes, text=want.cut) if names else body, url=target.url)
 
@@ -251,9 +261,9 @@ def _location(base: Target, location: str, status: int) -> str:
     """
     text = _utf8(location).strip(AROUND)
     if not text:
-        raise Refused(f"http_{status}", "no Location")
+        raise Refused(http_status(status), "no Location")
     if FORBIDDEN.search(text):
-        raise Refused("bad_url", "Location: control character or backslash")
+        raise Refused(BAD_URL, "Location: control character or backslash")
     return text if _ABSOLUTE.match(text) else join(base, text)
 
 

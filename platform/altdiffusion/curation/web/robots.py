@@ -16,7 +16,17 @@ from dataclasses import dataclass, field, replace
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.links.urls import Target
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import (
+    BAD_URL,
+    BLOCKED_ADDRESS,
+    BLOCKED_PORT,
+    CONNECT,
+    DNS,
+    ROBOTS_UNREACHABLE,
+    TLS,
+    Reason,
+    Refused,
+)
 from altdiffusion.curation.web.connections import Deadline, Key
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Moved, Want
 
@@ -26,7 +36,7 @@ _FAILURE_LASTS_S = 300.0
 _REDIRECTS = 5
 _CACHE_BYTES = 32 << 20
 _ENTRY_BYTES = 1000  # of a file without rules, roughly
-_OF_THE_HOST = frozenset({"dns", "connect", "tls", "blocked_address", "blocked_port", "bad_url"})
+_OF_THE_HOST = frozenset({DNS, CONNECT, TLS, BLOCKED_ADDRESS, BLOCKED_PORT, BAD_URL})
 _TOKEN = re.compile(r"[A-Za-z_-]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -68,7 +78,7 @@ class Robots:
     rules: tuple[_Rule, ...] = ()
     """The longest first; of equally long ones those that allow."""
     crawl_delay_s: float | None = None
-    problem: tuple[str, str] | None = None
+    problem: tuple[Reason, str] | None = None
     """Reason and detail where the site does not say, so that nothing may be fetched."""
     bytes: int = field(default=0, compare=False)
 
@@ -220,4 +230,4 @@ def _without_file(refused: Refused, *, at_home: bool) -> Robots:
         return Robots()
     if at_home and reason in _OF_THE_HOST:
         return Robots(problem=(reason, refused.detail))  # the image itself would meet the same
-    return Robots(problem=("robots_unreachable", f"{reason} {refused.detail}".strip()))
+    return Robots(problem=(ROBOTS_UNREACHABLE, f"{reason} {refused.detail}".strip()))

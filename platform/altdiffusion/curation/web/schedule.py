@@ -24,13 +24,27 @@ import pyarrow.compute as pc
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.links.blocklist import Blocklist
 from altdiffusion.curation.links.urls import Target
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import (
+    BLOCKLIST,
+    CONNECT,
+    HOST_BUSY,
+    INTERNAL,
+    NONE,
+    OPT_OUT_ROBOTS,
+    RESET,
+    ROBOTS_UNREACHABLE,
+    TIMEOUT,
+    TOO_MANY_REDIRECTS,
+    Reason,
+    Refused,
+    http_status,
+)
 from altdiffusion.curation.web.connections import Deadline
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Later, Moved
 from altdiffusion.curation.web.robots import Robots, RobotsCache
 
-_AGAIN = frozenset({"timeout", "connect", "reset", "http_429", "http_503"})
-_ROBOTS_AGAIN = frozenset({"connect", "robots_unreachable"})
+_AGAIN = frozenset({TIMEOUT, CONNECT, RESET, http_status(429), http_status(503)})
+_ROBOTS_AGAIN = frozenset({CONNECT, ROBOTS_UNREACHABLE})
 _LONGEST_BACKOFF_S = 30.0
 _HOST = r"^ *[A-Za-z]+://(?P<host>[^/?#:@\\]+)"
 
@@ -41,7 +55,7 @@ class Result:
 
     row: int
     body: bytes | None
-    reason: str = ""
+    reason: Reason = NONE
     detail: str = ""
     final_url: str = ""
     """The link that gave the body, where redirects led to it."""
@@ -184,7 +198,7 @@ class Schedule:
         with self._lock:
             while not self._done:
                 if self._problem is not None:
-                    return Result(0, None, "internal")
+                    return Result(0, None, INTERNAL)
                 self._ready.wait()
             result = self._done.popleft()
             if result.body is not None:
@@ -237,7 +251,7 @@ class Schedule:
             if robots.problem is not None:
                 return _Unasked(*robots.problem)
             if not robots.allows(job.target.path):
-                return _Unasked("opt_out:robots")
+                return _Unasked(OPT_OUT_ROBOTS)
         start = time.monotonic()
         try:
             found = self._fetcher.get(job.target, Deadline(self._config.deadline_s - job.spent_s))
@@ -253,7 +267,7 @@ class Schedule:
         if self._blocklist is None or isinstance(found, Fetched):
             return found
         listed = self._blocklist.names(self._fetcher.target(found.url))
-        return Refused("blocklist", "redirects there") if listed else found
+        return Refused(BLOCKLIST, "redirects there") if listed else found
 
     def _ask_robots(self, turn: _Turn) -> None:
         assert self._robots is not None
@@ -347,7 +361,7 @@ class Schedule:
         row = int(self._order[host.at])
         host.at += 1
         if self._listed is not None and self._listed[row]:
-            self._finish(row, Refused("blocklist", ""))
+            self._finish(row, Refused(BLOCKLIST, ""))
             return None
         try:
             job = _Job(row, self._target(row))
@@ -418,7 +432,7 @@ class Schedule:
 
     def _move(self, job: _Job, moved: Moved, now: float) -> None:
         if job.hops == self._config.max_redirects:
-            self._finish(job.row, Refused("too_many_redirects", str(self._config.max_redirects)))
+            self._finish(job.row, Refused(TOO_MANY_REDIRECTS, str(self._config.max_redirects)))
             return
         try:
             target = self._fetcher.target(moved.url)
@@ -451,7 +465,7 @@ class Schedule:
         host.at = host.stop
         host.again.clear()
         for row in rows:
-            self._finish(row, Refused("host_busy", detail))
+            self._finish(row, Refused(HOST_BUSY, detail))
 
     def _finish(self, row: int, outcome: bytes | Refused, final_url: str = "") -> None:
         if isinstance(outcome, Refused):
