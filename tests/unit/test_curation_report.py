@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config.report import ReportConfig
-from altdiffusion.curation.rejects import explain, rejects_table, withheld
+from altdiffusion.curation.rejects import rejects_table, withheld
 from altdiffusion.curation.report import cli, draw, measures, safe
 from altdiffusion.curation.report.chain import read_chain
 from altdiffusion.curation.report.collect import Facts, collect
@@ -435,15 +435,6 @@ def test_round_ticks() -> None:
     for exponent in range(1, 40):
         found = draw.ticks(1.0, 2.0**exponent, logarithmic=True, decimal=False)
         assert 1 <= len(found) <= 6 and found == sorted(found)
-
-
-def test_every_reason_that_curation_gives_is_explained() -> None:
-    from altdiffusion.curation.images.duplicates import REASONS as DUPLICATES
-    from altdiffusion.curation.links.filters import REASONS as FILTERS
-
-    for reason in (*FILTERS, *DUPLICATES, "takedown", "http_404", "http_503", "http_301", "opt_out:tdm-reservation"):
-        assert explain(reason), reason
-    assert explain("something_new") == ""
 
 
 def test_a_version_from_before_the_new_columns(tmp_path: Path) -> None:

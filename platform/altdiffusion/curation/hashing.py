@@ -14,22 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-Words = npt.NDArray[np.uint64]
+from altdiffusion.splitmix import FIRST, GAMMA, Words, splitmix64
 
-# Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014: SplitMix64 with David Stafford's
-# mixing constants, variant 13.
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _LONG = 4096
 """Bytes; longer values are hashed one by one, so that a single one of megabytes does not cost a pass a word."""
-
-
-def splitmix64(values: Words) -> Words:
-    """SplitMix64's output for each state: a bijection of 64-bit words that changes about half of the bits."""
-    mixed = values + _GAMMA
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def uniform(seed: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -57,12 +45,12 @@ def hash64(values: pa.Array | pa.ChunkedArray) -> Words:
     whole = np.minimum(lengths, _LONG) >> 3
     order = np.argsort((_LONG - whole).astype(np.uint16), kind="stable")  # a radix sort
     at, whole, length = offsets[:-1][order], whole[order], lengths[order]
-    state = length.astype(np.uint64) * _GAMMA
+    state = length.astype(np.uint64) * GAMMA
     left = np.searchsorted(-whole, -np.arange(1, whole[0] + 1), side="right")
     for rows in left:
         step = state[:rows]
         step ^= words[at[:rows]]
-        step *= _FIRST
+        step *= FIRST
         step ^= step >> np.uint64(29)
         at[:rows] += 8
     rest = (np.uint64(1) << ((length & 7).astype(np.uint64) * np.uint64(8))) - np.uint64(1)

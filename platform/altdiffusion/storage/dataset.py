@@ -15,7 +15,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +31,9 @@ from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
 
 FORMAT = "altdiffusion-dataset-2"
+Role = Literal["shards", "rejects"]
+ROLES: tuple[Role, ...] = get_args(Role)
+"""The folders of a dataset's Parquet files: accepted and rejected rows."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
 _TABLE = pa.schema(
     [
@@ -139,6 +142,10 @@ class Version:
     def rejects(self) -> tuple[ShardInfo, ...]:
         """Shards of rejected rows, in input order."""
         return self._role("reject")
+
+    def infos(self, role: Role) -> tuple[ShardInfo, ...]:
+        """Return the shards of accepted or of rejected rows, by the name of their folder."""
+        return self.shards if role == "shards" else self.rejects
 
     @functools.cached_property
     def shard_starts(self) -> tuple[int, ...]:

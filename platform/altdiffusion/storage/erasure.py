@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.dataset import Dataset, Version
+from altdiffusion.storage.dataset import ROLES, Dataset, Version
 from altdiffusion.storage.documents import DIGEST
-from altdiffusion.storage.holdings import ROLES
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
@@ -35,8 +34,8 @@ def erase(dataset: Dataset, version: Version) -> Erased:
             version.ref.short, "is the head of its dataset", "publish another version first, or remove rows from it"
         )
     others = [dataset.open(digest) for digest in dataset.digests() if digest != version.ref.digest]
-    kept = {(role, info.sha256) for other in others for role in ROLES for info in _infos(other, role)}
-    gone = [(role, info) for role in ROLES for info in _infos(version, role) if (role, info.sha256) not in kept]
+    kept = {(role, info.sha256) for other in others for role in ROLES for info in other.infos(role)}
+    gone = [(role, info) for role in ROLES for info in version.infos(role) if (role, info.sha256) not in kept]
     images = _drawn(version, [info for role, info in gone if role == "shards"], others)
     below = dataset.folder_uri
     files.remove_tree(version.uri, below=below)
@@ -45,10 +44,6 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     for name in images:
         files.remove_tree(files.join(below, "images", f"{name}.png"), below=below)
     return Erased(files=len(gone) + len(images), bytes=sum(info.bytes for _, info in gone))
-
-
-def _infos(version: Version, role: str) -> tuple[ShardInfo, ...]:
-    return version.shards if role == "shards" else version.rejects
 
 
 def _drawn(version: Version, gone: list[ShardInfo], others: list[Version]) -> set[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +22,13 @@ import pyarrow.compute as pc
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import REJECTS, SCHEMAS
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.dataset import ROLES, Lake, Role, Version
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
 THREADS = 16
 NAMING = ("sample_id", "url", "final_url", "image_sha256")
 """Columns by which a row can be meant; which of them a dataset has depends on its kind."""
-Role = Literal["shards", "rejects"]
-ROLES: tuple[Role, ...] = get_args(Role)
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 T = TypeVar("T")
@@ -165,7 +163,7 @@ def _files(version: Version, role: Role) -> Iterator[File]:
     schema = SCHEMAS[version.manifest.kind] if role == "shards" else REJECTS
     columns = tuple(name for name in NAMING if name in schema.names)
     folder = files.join(version.folder_uri, role)
-    infos = version.shards if role == "shards" else version.rejects
+    infos = version.infos(role)
     return (File(folder_uri=folder, role=role, info=info, columns=columns) for info in infos)
 
 

@@ -14,7 +14,7 @@ from itertools import islice
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.dataset import Dataset, Version
+from altdiffusion.storage.dataset import ROLES, Dataset, Version
 from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.shards import ShardInfo
 
@@ -79,7 +79,7 @@ def verify(dataset: Dataset, prefix: str = "", *, threads: int = THREADS) -> Che
 def damages_of(version: Version, *, threads: int = THREADS) -> list[Damage]:
     """What is wrong with the table of shards, the shards, and the ledger of a version whose manifest is right."""
     try:
-        infos = [(role, info) for role in ("shards", "rejects") for info in _infos(version, role)]
+        infos = [(role, info) for role in ROLES for info in version.infos(role)]
     except AltDiffusionError as error:  # the table of shards: nothing can be said of the files it names
         uri = files.join(version.uri, "shards.parquet")
         return [Damage(uri=uri, problem=error.problem, forget=version.uri, below=version.folder_uri)]
@@ -135,10 +135,6 @@ def _manifest(dataset: Dataset, digest: str, folder: str) -> Damage | None:
         problem = "its SHA-256 is not its version's digest"
         return Damage(uri=uri, problem=problem, forget=folder, below=dataset.folder_uri)
     return None
-
-
-def _infos(version: Version, role: str) -> tuple[ShardInfo, ...]:
-    return version.shards if role == "shards" else version.rejects
 
 
 def _shard(task: tuple[str, ShardInfo]) -> Damage | None:

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DistinctConfig
-from altdiffusion.curation.hashing import hash64, splitmix64
+from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.images import near_hashes
 from altdiffusion.curation.rejects import DUPLICATE_IMAGE, NEAR_DUPLICATE, rejected
 from altdiffusion.curation.tally import tally_images
@@ -35,6 +35,7 @@ from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit
 from altdiffusion.records import DROPS, KEYS
+from altdiffusion.splitmix import splitmix64
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord, count

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.hashing import splitmix64
+from altdiffusion.splitmix import splitmix64
 
 _SPACE = 32
 _LONGEST = 4096  # letters

@@ -20,12 +20,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.hashing import Words, hash64
+from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.curation.rejects import DUPLICATE_HASH, DUPLICATE_URL, coded, rejected
 from altdiffusion.curation.tally import tally
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.units import Unit
+from altdiffusion.splitmix import Words
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS

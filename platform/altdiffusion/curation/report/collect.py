@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config.report import ReportConfig
-from altdiffusion.curation.rejects import withheld
+from altdiffusion.curation.rejects import LANGUAGE, withheld
 from altdiffusion.curation.report import measures
 from altdiffusion.curation.report.chain import Chain, Step, read_chain
 from altdiffusion.curation.report.duplicate_pairs import Pair, duplicate_pairs
@@ -285,7 +285,7 @@ def _foreign(dropped: tuple[Rejected, ...]) -> tuple[tuple[str, float], ...]:
     found: dict[str, float] = {}
     for part in dropped:
         if part.step.name == "select" and part.sample.rows:
-            mask = pc.equal(part.sample.table["reason"], "language")
+            mask = pc.equal(part.sample.table["reason"], LANGUAGE)
             guesses = pc.value_counts(part.sample.table["language"].filter(mask).cast(pa.string()).drop_null())
             found.update({entry["values"]: entry["counts"] * part.sample.scale for entry in guesses.to_pylist()})
     return tuple(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))

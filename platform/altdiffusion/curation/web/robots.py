@@ -26,6 +26,7 @@ from altdiffusion.curation.rejects import (
     TLS,
     Reason,
     Refused,
+    http_status,
 )
 from altdiffusion.curation.web.connections import Deadline, Key
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Moved, Want
@@ -226,7 +227,7 @@ class RobotsCache:
 def _without_file(refused: Refused, *, at_home: bool) -> Robots:
     """What it means that there is no robots.txt: RFC 9309, 2.3.1.3 and 2.3.1.4; but 429 asks to come later."""
     reason = refused.reason
-    if reason == "http_204" or (re.fullmatch("http_[34]..", reason) and reason != "http_429"):
+    if reason == http_status(204) or (re.fullmatch("http_[34]..", reason) and reason != http_status(429)):
         return Robots()
     if at_home and reason in _OF_THE_HOST:
         return Robots(problem=(reason, refused.detail))  # the image itself would meet the same
