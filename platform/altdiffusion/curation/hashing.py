@@ -17,20 +17,20 @@ import pyarrow as pa
 from altdiffusion.splitmix import FIRST, GAMMA, Words, splitmix64
 
 _LONG = 4096
-"""Bytes; longer values are hashed one by one, so that a single one of megabytes does not cost a pass a word."""
+"""Bytes; longer values are hashed one by one, so that a single one of megabytes does not cost a pass per word."""
 
 
 def uniform(seed: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """[N] a draw from [0, 1) for each id, a function of (seed, id) alone: 53 random bits."""
+    """Return a draw from [0, 1) for each id, float64 [N]: a function of (seed, id) alone, with 53 random bits."""
     key = splitmix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64))
     bits = splitmix64(ids.astype(np.int64).view(np.uint64) ^ key) >> np.uint64(11)
     return bits.astype(np.float64) * 2.0**-53
 
 
 def hash64(values: pa.Array | pa.ChunkedArray) -> Words:
-    """[N] a hash of each string's bytes; null is hashed like the empty string.
+    """Return a hash of each string's bytes, uint64 [N]; null is hashed like the empty string.
 
-    Eight bytes a step, all rows at once: the rows are ordered by length, so that each step works on a prefix of them.
+    Eight bytes per step, all rows at once: the rows are ordered by length, so that each step works on a prefix of them.
     """
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if isinstance(array, pa.ChunkedArray):  # a string column of more than 2 GiB stays in pieces
@@ -63,9 +63,9 @@ def hash64(values: pa.Array | pa.ChunkedArray) -> Words:
 
 
 def murmur64(values: pa.Array) -> pa.Array:
-    """[N] int64: `mmh3.hash64(text)[0]` of each string, LAION's row id for url + text.
+    """Return `mmh3.hash64(text)[0]` of each string, int64 [N], LAION's row id for url + text.
 
-    MurmurHash3 is not to be had for whole columns, so this is a call a row, on the buffer without making strings.
+    MurmurHash3 is not to be had for whole columns, so this is one call per row, on the buffer without making strings.
     """
     offsets, body = _buffers(values)
     digest, view = mmh3.mmh3_x64_128_digest, body.data
@@ -74,14 +74,14 @@ def murmur64(values: pa.Array) -> pa.Array:
 
 
 def rows_with(array: pa.Array, character: str) -> npt.NDArray[np.intp]:
-    """The rows of a string array that hold an ASCII character, ascending: faster than a search row by row."""
+    """Return the rows of a string array that hold an ASCII character, ascending: faster than a search of each row."""
     offsets, body = _buffers(array)
     found = np.searchsorted(offsets, np.flatnonzero(body == ord(character)), side="right") - 1
     return found[np.flatnonzero(np.diff(found, prepend=-1))]
 
 
 def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Offsets (one more than rows) into the bytes of a string array; null has no bytes."""
+    """Return offsets (one more than rows) into the bytes of a string array; null has no bytes."""
     if sys.byteorder != "little":
         raise RuntimeError("hashes of columns are written for little-endian machines")
     width = np.int64 if pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type) else np.int32

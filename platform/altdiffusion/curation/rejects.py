@@ -21,7 +21,7 @@ KNOWN: dict[str, Reason] = {}
 
 
 class Reason(str):
-    """The stored name of a reason, with what people are told about it."""
+    """The stored name of a reason, with what reports and documents show of it."""
 
     sentence: str
     """What is wrong with the row, to be read after the reason."""

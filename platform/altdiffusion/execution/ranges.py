@@ -20,7 +20,7 @@ def new_unit(
         index: the unit's place in the input order.
         reads: digests and row numbers, never a path: the id holds their hash.
         payload: what else the worker needs.
-        name: stands in the id before the hash, for people.
+        name: comes before the hash in the id, for people.
         digest_of: what the input digest covers, where that is not `reads`.
     """
     short = files.sha256_hex(files.canonical_json(list(reads)))[:16]
@@ -33,7 +33,7 @@ def plan_ranges(version: Version, rows_per_unit: int, *inputs: str) -> list[Unit
     """Cut every shard of a version into units of at most `rows_per_unit` rows, in input order.
 
     Args:
-        inputs: digests of what else decides the units' results and is in no config: of a model, say.
+        inputs: digests of what else decides the units' results and is not in a config: of a model, for example.
     """
     units: list[Unit] = []
     for number, shard in enumerate(version.shards):

@@ -54,11 +54,12 @@ class UnitWork(Protocol):
     """
 
     def setup(self) -> None:
-        """Called once in each worker, before its first unit: load models, open connections."""
+        """Load models and open connections: called once per worker, before its first unit."""
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Read the unit's input, write its shards and rejects, and say what it made. Not the ledger: the runner
-        does that, after the shards.
+        """Read the unit's input, write its shards and rejects, and return the record of what it made.
+
+        The runner writes the ledger, after the shards.
 
         Raises:
             Unsettled: nothing is recorded, and the unit is tried again once others have been recorded.

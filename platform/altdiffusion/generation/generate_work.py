@@ -76,22 +76,20 @@ class GenerateWork(RangeWork):
         return finish_unit(self.output, unit, rows_in=count, accepted=[table])
 
     def _draw(self, rows: pa.Table) -> list[bytes]:
-        """PNG bytes in row order; rows of one size are drawn together."""
+        """Return the images as PNG bytes, in row order; rows of one size are drawn together."""
         prompts, seeds = rows["prompt"].to_pylist(), rows["seed"].to_pylist()
         sizes = list(zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True))
         encoded: list[bytes] = [b""] * rows.num_rows
         for width, height in dict.fromkeys(sizes):
             chosen = [row for row, size in enumerate(sizes) if size == (width, height)]
-            pictures = self._sampler.draw(
-                [prompts[row] for row in chosen], [seeds[row] for row in chosen], width, height
-            )
-            for row, picture in zip(chosen, pictures, strict=True):
-                encoded[row] = encode_png(picture)
+            drawn = self._sampler.draw([prompts[row] for row in chosen], [seeds[row] for row in chosen], width, height)
+            for row, image in zip(chosen, drawn, strict=True):
+                encoded[row] = encode_png(image)
         return encoded
 
 
 def generation_units(prompts: Version, model: Model, config: GenerateConfig) -> list[Unit]:
-    """The units of `GenerateWork`. The model's content is part of their ids: another model is other work.
+    """Return the units of `GenerateWork`. The model's content is part of their ids: another model is other work.
 
     Raises:
         AltDiffusionError: a prompt asks for a size that the model cannot draw.
@@ -114,21 +112,21 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig) -> 
 
 
 def images_folder(lake_uri: str, dataset: str) -> str:
-    """URI of the folder of image files, named <sha256>.png, beside a generations dataset's shards."""
+    """Return the URI of the folder of image files, named <sha256>.png, next to a generations dataset's shards."""
     return files.within(lake_uri, "datasets", dataset, "images")
 
 
-def encode_png(picture: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of uint8 [H, W, 3]."""
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """Return PNG bytes of uint8 [H, W, 3]."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture, "RGB").save(buffer, format="PNG")
+    Image.fromarray(image, "RGB").save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def decode_images(images: Sequence[bytes]) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, 3] of encoded images of one size."""
+    """Return the pixels of encoded images of one size, uint8 [N, H, W, 3]."""
     from PIL import Image
 
     return np.stack([np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in images])

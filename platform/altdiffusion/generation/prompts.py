@@ -28,7 +28,7 @@ _WHOLE = re.compile(r"[-+]?\d{1,19}")
 
 
 def read_prompts(config: PromptsConfig) -> pa.Table:
-    """The prompts as a table of records.PROMPTS, in the file's order.
+    """Return the prompts as a table of records.PROMPTS, in the file's order.
 
     Columns that are not ours are left out: a prompts file may carry what its owner needs.
 
@@ -64,13 +64,13 @@ class PromptsWork(RangeWork):
 
 
 def prompts_source(config: PromptsConfig) -> Ref:
-    """How lineage names the prompts file: by name and content."""
+    """Return how lineage names the prompts file: by name and content."""
     name = re.sub(r"[^A-Za-z0-9._\-]", "-", config.file.rstrip("/").rsplit("/", 1)[-1])
     return Ref("source", name, files.sha256_hex(_read(config.file)))
 
 
 def prompts_units(config: PromptsConfig) -> list[Unit]:
-    """The one unit of `PromptsWork`."""
+    """Return the one unit of `PromptsWork`."""
     digest = prompts_source(config).digest
     return [Unit(id=f"prompts-{digest[:32]}", index=0, payload={"input_digest": digest})]
 
@@ -115,10 +115,12 @@ def _rows(uri: str, data: bytes) -> Iterator[Mapping[str, Any]]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise AltDiffusionError(
-                    f"prompts file {uri}, row {number}", f"is not JSON ({error.msg})", "write one JSON object a line"
+                    f"prompts file {uri}, row {number}", f"is not JSON ({error.msg})", "write one JSON object per line"
                 ) from error
             if not isinstance(row, dict):
-                raise AltDiffusionError(f"prompts file {uri}, row {number}", "is no object", "write one object a line")
+                raise AltDiffusionError(
+                    f"prompts file {uri}, row {number}", "is not an object", "write one object per line"
+                )
             yield row
 
 
@@ -128,11 +130,11 @@ def _check(config: PromptsConfig, number: int, row: Mapping[str, Any]) -> dict[s
 
     name, language, prompt = row.get("id"), row.get("language"), row.get("prompt")
     if not isinstance(name, str) or not _ID.fullmatch(name):
-        raise bad("id", "is no usable name", "use 1 to 200 letters, digits, '.', '_' and '-'")
+        raise bad("id", "is not a usable name", "use 1 to 200 letters, digits, '.', '_' and '-'")
     if language not in config.languages:
         raise bad("language", "is not a known language", f"use one of {', '.join(config.languages)}")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise bad("prompt", "is no text", "write what the picture shows")
+        raise bad("prompt", "is not a text", "write what the image shows")
     if _CONTROL.search(prompt):
         raise bad("prompt", "holds control characters", "leave plain text only")
     if len(prompt.encode()) > config.max_prompt_bytes:
@@ -147,13 +149,13 @@ def _check(config: PromptsConfig, number: int, row: Mapping[str, Any]) -> dict[s
         value = default if value is None else _whole(value)
         if value is None:
             missing = row.get(field) is None
-            raise bad(field, "is missing" if missing else "is no whole number", "write a number like 512")
+            raise bad(field, "is missing" if missing else "is not a whole number", "write a number like 512")
         numbers[field] = value
     if not -(2**63) <= numbers["seed"] < 2**63:
         raise bad("seed", "does not fit 64 bits", "use a smaller number")
     for field in ("width", "height"):
         if not 8 <= numbers[field] <= config.max_side:
-            raise bad(field, f"does not lie between 8 and {config.max_side} pixels", "use e.g. 512")
+            raise bad(field, f"is not between 8 and {config.max_side} pixels", "use e.g. 512")
     return {"id": name, "language": language, "prompt": prompt, **numbers}
 
 

@@ -67,7 +67,7 @@ class Target:
 
 
 def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Version | None = None) -> list[Unit]:
-    """Units of an images version, with the scores beside it; `models` name the VAE and the tokenizer."""
+    """Return units of an images version, with their scores; `models` name the VAE and the tokenizer."""
     if scores is None:
         return plan_ranges(images, rows_per_unit, *models)
     units = plan_ranges(images, rows_per_unit, str(scores.ref), *models)
@@ -75,7 +75,7 @@ def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Versi
 
 
 def check_stored_size(lake: Lake, images: Version, resolution: int) -> None:
-    """Whether images were stored large enough for a resolution, as far as the version's history says.
+    """Return whether images were stored large enough for a resolution, as far as the version's history states.
 
     Raises:
         AltDiffusionError: they, or those of a version it was made from, were resized to less.
@@ -91,7 +91,7 @@ def check_stored_size(lake: Lake, images: Version, resolution: int) -> None:
             raise AltDiffusionError(
                 f"resolution {resolution}",
                 f"is more than the {download['image_size']} pixels (download.image_size) that {version.ref} was "
-                "stored with: not one picture would be large enough",
+                "stored with: not one image would be large enough",
                 f"download again with image_size of at least {resolution}, or encode at a lower resolution",
             )
 
@@ -114,7 +114,7 @@ class EncodeWork(RangeWork):
         self._tokenizer = open_tokenizer(folder, self.config.tokenizer)
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Encodes and writes one unit; images smaller than the resolution are rejected, never enlarged."""
+        """Encode and write one unit; images smaller than the resolution are rejected, never enlarged."""
         if self._encoder is None:
             raise RuntimeError("setup() has not been called")
         own, *others = self.targets
@@ -136,10 +136,10 @@ class EncodeWork(RangeWork):
             return None
         if ref not in self._scored:
             self._scored[ref] = Scored(self.version(ref), self.version_of(unit))
-        return self._scored[ref].beside(images, int(unit.payload["shard"]), int(unit.payload["start"]))
+        return self._scored[ref].of_rows(images, int(unit.payload["shard"]), int(unit.payload["start"]))
 
     def _fill(self, images: pa.Table, trays: Sequence[_Tray]) -> None:
-        """Decodes each image that any tray takes, once, and lays its pieces on the trays."""
+        """Decode each image that any tray takes, once, and lay its pieces on the trays."""
         where, bodies = places(self.config.seed, images["sample_id"].to_numpy()), images["image"]
         rows = np.flatnonzero(np.any([tray.takes for tray in trays], axis=0)).tolist()
 
@@ -177,7 +177,7 @@ class EncodeWork(RangeWork):
         )
 
     def _table(self, images: pa.Table, scores: pa.Table | None, tray: _Tray) -> pa.Table:
-        """The LATENTS rows of a tray."""
+        """Return the LATENTS rows of a tray."""
         rows, count = pa.array(tray.rows, pa.int64()), len(tray.rows)
         names = ["sample_id", "image_sha256", "caption", "language"]
         kept = images.select(names).take(rows)
@@ -194,7 +194,7 @@ class EncodeWork(RangeWork):
 
 
 def _aesthetic(images: pa.Table, scores: pa.Table | None) -> pa.ChunkedArray:
-    """Aesthetic V1 as scored; where it was not, what came with the images."""
+    """Return aesthetic V1 as scored; where it was not, what came with the images."""
     if scores is not None and "aesthetic_v1" in scores.column_names:
         return scores["aesthetic_v1"]
     return pc.coalesce(images["aesthetic_score"], images["aesthetic"])
@@ -230,18 +230,18 @@ class _Tray:
         original = [images[f"original_{side}"].to_numpy() for side in ("width", "height")]
         short = np.minimum.reduce([wide, high, *original])
         for row in np.flatnonzero((wide < width) | (high < height) | (short < min(width, height))).tolist():
-            said = f"{short[row]} px" if not target.buckets else f"{wide[row]} x {high[row]} px"
-            self.dropped.setdefault(row, (RESOLUTION, said))
+            shown = f"{short[row]} px" if not target.buckets else f"{wide[row]} x {high[row]} px"
+            self.dropped.setdefault(row, (RESOLUTION, shown))
         for name, fails in failing(scores, self.target.filter) if scores is not None else ():
             for row in np.flatnonzero(fails).tolist():
                 self.dropped.setdefault(row, (REASONS[name], row_detail(scores, name, row)))
 
     def drop(self, row: int, reason: Reason, detail: str) -> None:
-        """Rejects a row that this target was to take."""
+        """Reject a row that this target was to take."""
         self.dropped[row] = (reason, detail)
 
     def lay(self, row: int, pixels: npt.NDArray[np.uint8], crop: tuple[int, int]) -> None:
-        """Takes the next row's piece, uint8 [H, W, 3]."""
+        """Take the next row's piece, uint8 [H, W, 3]."""
         self.rows.append(row)
         self.crops.append(crop)
         self._pixels.append(pixels[:, ::-1] if self.target.mirrored else pixels)
@@ -249,7 +249,7 @@ class _Tray:
             self.flush()
 
     def flush(self) -> None:
-        """Encodes what lies here."""
+        """Encode the pieces on the tray."""
         if not self._pixels:
             return
         latents = self._encoder.encode(np.stack(self._pixels), self._sample_ids[self.rows[-len(self._pixels) :]])

@@ -2,14 +2,14 @@
 
     images -> fingerprint -> keys -> compare -> drops -> distinct -> images (the next version)
 
-`fingerprint` reads a few columns of whole shards and writes one row a key: the SHA-256 (band -1) and each band of the
+`fingerprint` reads a few columns of whole shards and writes one row per key: the SHA-256 (band -1) and each band of the
 perceptual hash (`near`), split by key into buckets, so that images that may be duplicates meet in a bucket.
 `compare` decides one bucket and writes who is dropped. `distinct` rewrites the shards that lose rows; all others are
 shared with the version before.
 
 Which of two stays is one total order that knows neither units nor the order of input: the larger area as downloaded,
 then the higher similarity (unknown is lowest), then the smaller sample_id. An image is dropped if and only if one
-that stands before it in this order has the same bytes or lies within the distance, in the same language if so
+that comes before it in this order has the same bytes or is within the distance, in the same language if so
 configured. That is a statement about pairs. Being near is not transitive: of three images in a row, each near the
 next, the last may lose against one that is itself dropped. What stays is free of near pairs all the same.
 """
@@ -50,7 +50,7 @@ _THREADS = 16
 
 
 def plan_fingerprint(images: Version, config: DistinctConfig) -> list[Unit]:
-    """Units of whole, consecutive shards: as many as hold `rows_per_unit` rows, at least one."""
+    """Return units of whole, consecutive shards: as many as hold `rows_per_unit` rows, at least one."""
     units: list[Unit] = []
     first, rows = 0, 0
     for last, shard in enumerate(images.shards):
@@ -72,7 +72,7 @@ class FingerprintWork(RangeWork):
         self.config = config
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Reads columns of one shard after the other; no image is read."""
+        """Read columns of one shard after the other; no image is read."""
         version = self.version_of(unit)
         folder = files.join(version.folder_uri, "shards")
         keys, bucket = [], []
@@ -96,7 +96,7 @@ class FingerprintWork(RangeWork):
 
 
 def key_rows(rows: pa.Table, shard: int, config: DistinctConfig) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-    """The KEYS rows of a shard's images, one image after the other within a band, and the bucket of each.
+    """Return the KEYS rows of a shard's images, one image after the other within a band, and the bucket of each.
 
     A key row carries the hash that its band needs: the SHA-256 in band -1 (and 0 as perceptual hash), the perceptual
     hash in the others (and an empty SHA-256).
@@ -133,7 +133,7 @@ class CompareWork(RangeWork):
         self.config = config
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Reads the bucket's part of every fingerprint unit, and writes the drops by shard and row."""
+        """Read the bucket's part of every fingerprint unit, and write the drops by shard and row."""
         version = self.version_of(unit)
         tables = [version.read_shard(shard) for shard in self.bucket_of(unit)]
         found = drops(pa.concat_tables([KEYS.empty_table(), *tables]), self.config)
@@ -146,7 +146,7 @@ class CompareWork(RangeWork):
 
 
 def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
-    """KEYS rows of one bucket -> DROPS rows, one a dropped image, by shard and row.
+    """Return the DROPS rows of the KEYS rows of one bucket: one per dropped image, by shard and row.
 
     `survivor` is the best image of equal bytes; else the best of the same perceptual hash; else, of the best
     images of each hash within the distance that beat it, the one with the smallest sample_id.
@@ -174,7 +174,7 @@ def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
     for number, band in enumerate(cuts):
         rows = np.flatnonzero(column["band"] == number)
         losers, best = _worse(rows, scope[rows], hashes[rows], rank)
-        if number == 0:  # equal hashes share every band: told once
+        if number == 0:  # equal hashes share every band: they are noted once
             note(losers, column["sample_id"][best], 1)
         rows = np.setdiff1d(rows, losers, assume_unique=True)
         order, group = near_hashes.groups(scope[rows], near_hashes.cut(hashes[rows], band))
@@ -198,7 +198,7 @@ def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
 
 
 def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """[N] a number for each text, equal for equal ones."""
+    """Return a number for each text, [N], equal for equal texts."""
     indices = texts.combine_chunks().dictionary_encode().indices
     return np.asarray(indices.to_numpy(zero_copy_only=False), np.uint64)
 
@@ -209,7 +209,7 @@ def _worse(
     value: npt.NDArray[np.uint64],
     rank: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows that are not the best of those with their scope and value, and the best one for each of them."""
+    """Return rows that are not the best of those with their scope and value, and the best one for each of them."""
     order = np.lexsort((rank[rows], value, scope))
     same = np.zeros(len(rows), bool)
     same[1:] = (np.diff(value[order]) == 0) & (np.diff(scope[order]) == 0)
@@ -220,7 +220,7 @@ def _worse(
 def first_findings(
     shard: npt.NDArray[Any], row: npt.NDArray[Any], why: npt.NDArray[Any], survivor: npt.NDArray[Any]
 ) -> npt.NDArray[np.int64]:
-    """Of all findings about one image the one that counts: equal bytes first, then the smallest survivor.
+    """Return, of all findings about one image, the one that counts: equal bytes first, then the smallest survivor.
 
     Returns their indices, by shard and row.
     """
@@ -231,7 +231,7 @@ def first_findings(
 
 
 def plan_distinct(images: Version, drops: Version) -> list[Unit]:
-    """One unit a shard of the images version that the keys were made from."""
+    """Return one unit per shard of the images version that the keys were made from."""
     units = []
     for index, shard in enumerate(images.shards):
         reads = (shard.sha256, drops.ref.digest)
@@ -241,7 +241,7 @@ def plan_distinct(images: Version, drops: Version) -> list[Unit]:
 
 
 def carried_rejects(images: Version) -> list[UnitRecord]:
-    """The rejects of the version before, as one record to publish the next one with: its funnel stays whole."""
+    """Return the rejects of the version before, as one record to publish the next one with: its funnel stays whole."""
     by_reason = dict(images.manifest.rejects_by_reason)
     return [
         UnitRecord(
@@ -258,11 +258,11 @@ def carried_rejects(images: Version) -> list[UnitRecord]:
 class DistinctWork(RangeWork):
     """Leaves the dropped rows of one shard out; a shard without any is shared as it is.
 
-    Costs one pass over the shard, and one ranged read of each drops shard, whose rows lie by shard.
+    Costs one pass over the shard, and one ranged read of each drops shard, whose rows are sorted by shard.
     """
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Works one shard."""
+        """Leave the dropped rows of one shard out."""
         version = self.version_of(unit)
         if version.manifest.name != self.dataset:
             raise ValueError(f"{version.ref.short} cannot share its shards with dataset {self.dataset}")
@@ -296,7 +296,7 @@ class DistinctWork(RangeWork):
         )
 
     def _dropped(self, ref: str, shard: int) -> pa.Table:
-        """DROPS rows of one shard, one an image, by row."""
+        """Return the DROPS rows of one shard, one per image, by row."""
         version = self.version(ref)
         folder = files.join(version.folder_uri, "shards")
         names = [field.name for field in DROPS]

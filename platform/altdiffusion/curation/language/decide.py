@@ -3,7 +3,7 @@
 - Letters. A script of one language decides alone; an alphabet rules languages out; a text without letters is
   `unknown` (fastText would answer `en 0.12`).
 - fastText's lid.176 (Joulin et al., arXiv 1607.01759; model under CC-BY-SA 3.0): the probabilities of all its labels,
-  not the best one's. They come from a mean over n-grams, which says the same for five n-grams as for five hundred;
+  not the best one's. They come from a mean over n-grams, which is the same for five n-grams as for five hundred;
   so their logarithms are sharpened by a power of the number of n-grams (`Weights`).
 - Word lists (`lid.word_lists`): in which languages the words are frequent.
 - Their sum, renormalised over the labels that script and alphabet allow, is the probability of a language; times the
@@ -64,9 +64,9 @@ class Weights:
     steady: float = 30.0
     """n-grams from which on these grow as slowly as the model's: a list knows words, the model knows spelling."""
     listed: float = 0.6
-    """A label without a list is credited with this share of what the best list says of a word that is listed,"""
+    """A label without a list is credited with this share of what the best list gives a word that is listed,"""
     nearest: float = 0.9
-    """or with this share of what the nearest languages' lists say where it has such,"""
+    """or with this share of what the nearest languages' lists give where it has such,"""
     unlisted: float = 1.5
     """and with this much for a word that is on no list;"""
     most_other: float = 16.0
@@ -82,7 +82,7 @@ class Weights:
     foreign: float = 5.0
     """and off languages whose alphabet lacks a letter of the caption: names are often foreign ones."""
     ideographs: float = 0.5
-    """Factor of the model's log-odds for Chinese against Japanese beside those of `ideographs`."""
+    """Factor of the model's log-odds for Chinese against Japanese next to those of `ideographs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ class LanguageIdentifier:
         if missing:
             raise AltDiffusionError(
                 f"languages {', '.join(missing)}",
-                "are no labels of the language model",
+                "are not labels of the language model",
                 f"choose among: {' '.join(sorted(labels))}",
             )
         self._labels = np.array([*labels, UNKNOWN], object)
@@ -168,7 +168,7 @@ class LanguageIdentifier:
         )
 
     def guess(self, captions: pa.Array) -> Guess:
-        """The best language of each caption (string, nulls allowed)."""
+        """Return the best language of each caption (string, nulls allowed)."""
         text = pc.fill_null(captions.cast(pa.string()), "")
         parts = [self._guess(text.slice(start, _AT_ONCE)) for start in range(0, max(len(text), 1), _AT_ONCE)]
         number, score, letters, between = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -209,9 +209,9 @@ class LanguageIdentifier:
     def _judge_han(
         self, found: scripts.Evidence, best: npt.NDArray[np.intp], sure: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
-        """Kana is Japanese; without kana the repertoires of the national standards decide.
+        """Judge Han: kana is Japanese; without kana the repertoires of the national standards decide.
 
-        Returns [T] where these say nothing.
+        Returns [T] where these decide nothing.
         """
         han = found.script == scripts.HAN
         chinese = found.simplified + found.traditional
@@ -229,8 +229,11 @@ class LanguageIdentifier:
         best: npt.NDArray[np.intp],
         sure: npt.NDArray[np.float32],
     ) -> None:
-        """Chinese or Japanese by the words that ideographs are of; `captions` are the silent ones, which the model
-        has judged."""
+        """Decide between Chinese and Japanese by the words that ideographs are of.
+
+        Args:
+            captions: the ones without kana, which the model has judged.
+        """
         assert self._lists is not None
         zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
         certain = np.log(np.clip(sure[silent], 0.01, 0.99) / (1 - np.clip(sure[silent], 0.01, 0.99)))
@@ -247,7 +250,7 @@ class LanguageIdentifier:
         rows: npt.NDArray[np.intp],
         capitals: bool,
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-        """Best label and its probability of the captions `cut`, which are `rows` of `found`."""
+        """Return the best label, and its probability, of the captions `cut`, which are `rows` of `found`."""
         used = np.zeros(len(cut.different), bool)
         used[cut.code] = True
         chosen = np.flatnonzero(used[signs.token])
@@ -263,7 +266,7 @@ class LanguageIdentifier:
         per_caption = np.add.reduceat(per_token, cut.first)
         which = number[at]
         if found.mixed[rows].any():
-            # Words of the other script are replaced by one that says nothing.
+            # Words of the other script are replaced by one without a meaning.
             foreign = signs.latin()[chosen[at]] != np.repeat(found.script[rows] == scripts.LATIN, per_caption)
             which[foreign & np.repeat(found.mixed[rows], per_caption)] = len(count)
             of_word = [np.append(lane, 0) for lane in of_word]
@@ -282,7 +285,7 @@ class LanguageIdentifier:
     def _judge(
         self, candidates: _Candidates, total: npt.NDArray[np.int64], allowed: npt.NDArray[np.uint64]
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-        """Best label of captions in one script, and its probability."""
+        """Return the best label of captions in one script, and its probability."""
         weights, lanes = self.weights, self._model.lanes
         count = total[lanes]
         log = self._model.probabilities(total[:lanes], count)[candidates.number]
@@ -327,7 +330,7 @@ class LanguageIdentifier:
         )
 
     def identify(self, captions: pa.Array, source_labels: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
-        """The decision for each caption.
+        """Return the decision for each caption.
 
         Returns:
             language: string, null where none of the configured languages is believed.
@@ -342,7 +345,7 @@ class LanguageIdentifier:
         return language, pa.array(guess.score, pa.float32()), names.take(pa.array(guess.number))
 
     def _with_label(self, guess: Guess, source_labels: pa.Array) -> Guess:
-        """Chinese or Japanese, where the letters leave that open, by the source's label as well, if it names one."""
+        """Decide between Chinese and Japanese also by the source's label, where the letters leave that open."""
         zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
         given = self._labelled(source_labels)
         some = np.flatnonzero(guess.open & (guess.score > 0) & ((given == zh) | (given == ja)))
@@ -358,12 +361,12 @@ class LanguageIdentifier:
         return replace(guess, number=number, score=score)
 
     def _labelled(self, source_labels: pa.Array) -> npt.NDArray[np.int32]:
-        """[T] the number of the source's label, -1 where it has none that the model knows."""
+        """Return [T] the number of the source's label, -1 where it has none that the model knows."""
         given = pc.index_in(source_labels, value_set=pa.array(self._labels[:-1], pa.string()))
         return np.asarray(pc.fill_null(given, -1).to_numpy(zero_copy_only=False))
 
     def needed(self, guess: Guess, source_labels: pa.Array) -> npt.NDArray[np.float32]:
-        """[T] the score each caption must reach: by language and length, less where the source's label agrees."""
+        """Return the score each caption must reach: by language and length, less where the source's label agrees."""
         config = self.config
         base = np.array([config.thresholds.get(label, config.threshold) for label in self._labels], np.float32)
         missing = np.maximum(1.0 - guess.letters / max(config.short_letters, 1), 0.0)
@@ -382,7 +385,7 @@ def _within(values: npt.NDArray[np.float32], most: npt.NDArray[np.float32] | np.
 
 @functools.lru_cache(maxsize=2)
 def _load_model(uri: str, sha256: str) -> FastTextModel:
-    """One a process, however many sources are worked."""
+    """Load the model once per process, however many sources there are."""
     return FastTextModel(read_pinned(uri, sha256), uri)
 
 
@@ -392,7 +395,7 @@ def _load_lists(uri: str, sha256: str) -> WordLists:
 
 
 def _without_markup(captions: pa.Array) -> pa.Array:
-    """Captions (no nulls) without tags and entities, at most MAX_LETTERS of each."""
+    """Return captions (no nulls) without tags and entities, at most MAX_LETTERS of each."""
     data = np.frombuffer(captions.buffers()[2] or b"", np.uint8)
     if not ((data == ord("<")) | (data == ord("&"))).any() and not _longer(captions):
         return captions
@@ -407,7 +410,7 @@ def _longer(captions: pa.Array) -> bool:
 
 
 def _readable(different: pa.StringArray) -> pa.StringArray:
-    """Tokens without URLs, e-mail addresses and file names, letters and their accents in one; none becomes empty."""
+    """Return tokens without URLs, e-mail addresses and file names; letters and accents are one. None gets empty."""
     _, offsets, data = different.buffers()
     bounds = np.frombuffer(offsets, np.int32)[different.offset : different.offset + len(different) + 1]
     raw = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
@@ -428,7 +431,7 @@ def _readable(different: pa.StringArray) -> pa.StringArray:
 
 
 def _holding(bytes_: npt.NDArray[np.bool_], bounds: npt.NDArray[np.int32]) -> pa.BooleanArray | None:
-    """Which texts hold one of some bytes; None if no text does."""
+    """Return which texts hold one of some bytes; None if no text does."""
     at = np.flatnonzero(bytes_)
     if not len(at):
         return None

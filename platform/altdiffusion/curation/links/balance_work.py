@@ -2,7 +2,7 @@
 
 How much of a language is to stay follows from the tally in the manifest of `links`, without reading a row:
 
-1. Threshold. With a share q for language l, rows whose similarity lies below the bin that holds l's q-quantile are
+1. Threshold. With a share q for language l, rows whose similarity is below the bin that holds l's q-quantile are
    dropped (`similarity_quantile`), and with them those without a similarity, unless no row has one. As a threshold
    is the edge of a bin (0.005 wide), at least a share of 1 - q stays, and how many do is known exactly: n_l.
 2. Rate. Of these n_l rows, m_l = min(n_l, S n_l ** (1 / T)) are wanted: with temperature T, and with S such that the
@@ -66,12 +66,12 @@ class Share:
 
 
 def plan_balance(links: Version, config: BalanceConfig) -> tuple[list[Unit], dict[str, Share]]:
-    """Units of a version of links, and what will stay of each language."""
+    """Return units of a version of links, and what will stay of each language."""
     return plan_ranges(links, config.rows_per_unit), shares(links, config)
 
 
 def shares(links: Version, config: BalanceConfig) -> dict[str, Share]:
-    """What stays of each language, by the version's manifest alone.
+    """Return what stays of each language, by the version's manifest alone.
 
     Raises:
         AltDiffusionError: similarity decides, but the manifest has no tally.
@@ -80,7 +80,7 @@ def shares(links: Version, config: BalanceConfig) -> dict[str, Share]:
     if links.rows and not counts and any(config.quantile(language) for language in links.manifest.rows_by_language):
         raise AltDiffusionError(
             links.ref.short,
-            "has no tally in its manifest, so that no quantile of similarity can be told",
+            "has no tally in its manifest, so that no quantile of similarity is known",
             "balance what the deduplicate step makes",
         )
     found: dict[str, tuple[int, float | None, int]] = {}
@@ -102,7 +102,7 @@ def shares(links: Version, config: BalanceConfig) -> dict[str, Share]:
 
 
 def targets(rows: Mapping[str, int], config: BalanceConfig) -> dict[str, float]:
-    """m_l for each language, of n_l rows: the rule of step 2."""
+    """Return m_l for each language, of n_l rows: the rule of step 2."""
     some = [n for n in rows.values() if n]
     limit = config.rows_per_language
     if not some or (limit is None and config.temperature is None):
@@ -113,7 +113,7 @@ def targets(rows: Mapping[str, int], config: BalanceConfig) -> dict[str, float]:
 
 
 def _bin(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """The tally's bin of each similarity: rows and thresholds are compared as they were counted."""
+    """Return the tally's bin of each similarity: rows and thresholds are compared as they were counted."""
     return np.asarray(np.floor(MEASURES["similarity"].number(values)), np.int64)
 
 
@@ -145,7 +145,7 @@ class BalanceWork(RangeWork):
 
 
 def verdict(table: pa.Table, by_language: Mapping[str, Share], seed: int) -> npt.NDArray[np.uint8]:
-    """[rows] 0 for a row that stays, else 1 + the place of its reason in REASONS."""
+    """Return 0 for each row that stays, else 1 + the place of its reason in REASONS, [rows]."""
     coded = table["language"].combine_chunks().dictionary_encode()
     mine = [by_language[language] for language in coded.dictionary.to_pylist()]
     language = coded.indices.to_numpy(zero_copy_only=False)

@@ -1,9 +1,9 @@
 """Exact deduplication on row id and URL key across all parts of all sources.
 
-candidates -> links is a hash exchange: every select unit wrote one shard a bucket (`select.by_bucket`), so the unit of
-bucket b reads shard b of every select unit and nothing else, holds what names the rows of that bucket only, and
-decides alone. Rows that share a URL key (`urls.url_key`) share a bucket. Rows that share LAION's hash share URL and
-text, hence the key and the bucket too; where a source's hashes are wrong, they are compared within the bucket only.
+candidates -> links is a hash exchange (`execution.ranges.plan_buckets`): every select unit wrote one shard per bucket,
+so the unit of bucket b holds what names the rows of that bucket only, and decides alone. Rows that share a URL key
+(`urls.url_key`) share a bucket. Rows that share LAION's hash share URL and text, hence the key and the bucket too;
+where a source's hashes are wrong, they are compared within the bucket only.
 
 Which of several rows stays is decided by the rows themselves, not by the order they were found in: the one of the
 source that the config names first, then the one whose text is more similar to its image (nulls last), then the
@@ -58,7 +58,7 @@ class DedupWork(RangeWork):
 
 
 def _verdict(version: Version, shards: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """[rows of the bucket] 0 for a row that stays, else 1 + the place of its reason in REASONS."""
+    """Return 0 for each row of the bucket that stays, else 1 + the place of its reason in REASONS."""
     ids, hashes, similarity, source = _names(version, shards)
     verdict = np.zeros(len(ids), np.uint8)
     suspects = np.flatnonzero(_shared(ids) | _shared(hashes))
@@ -70,7 +70,7 @@ def _verdict(version: Version, shards: Sequence[int]) -> npt.NDArray[np.uint8]:
 
 
 def duplicates(sample_id: npt.NDArray[np.int64], key: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """[rows] verdict of each row, the rows given best first.
+    """Return the verdict of each row, [rows], the rows given best first.
 
     First those are dropped whose id a better row has, then, among the rest, those whose URL key a better one has.
     """
@@ -84,7 +84,7 @@ def duplicates(sample_id: npt.NDArray[np.int64], key: npt.NDArray[np.int64]) -> 
 def _names(
     version: Version, shards: Sequence[int]
 ) -> tuple[npt.NDArray[np.int64], Words, npt.NDArray[np.float32], npt.NDArray[np.int16]]:
-    """[rows] id, hash of the URL key, similarity (NaN where null) and number of the source, in the config's order.
+    """Return id, hash of the URL key, similarity (NaN where null) and number of the source, in the config's order.
 
     Units come source by source in the config's order, and so do the rows: sources are numbered as they appear.
     """
@@ -107,7 +107,7 @@ def _names(
 
 
 def _keys(version: Version, shards: Sequence[int], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-    """[rows] the rank of the URL key of each of the given rows of the bucket: keys are compared, not their hashes."""
+    """Return the rank of the URL key of each given row of the bucket: keys are compared, not their hashes."""
     found = []
     start = 0
     for index in shards:
@@ -121,7 +121,7 @@ def _keys(version: Version, shards: Sequence[int], rows: npt.NDArray[np.intp]) -
 
 
 def _shared(values: npt.NDArray[np.int64] | Words) -> npt.NDArray[np.bool_]:
-    """Whether each value occurs more than once."""
+    """Return whether each value occurs more than once."""
     order = np.argsort(values, kind="stable")
     same = np.diff(values[order]) == 0
     shared = np.zeros(len(values), bool)
@@ -131,7 +131,7 @@ def _shared(values: npt.NDArray[np.int64] | Words) -> npt.NDArray[np.bool_]:
 
 
 def _first(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether each value occurs for the first time."""
+    """Return whether each value occurs for the first time."""
     first = np.zeros(len(values), bool)
     first[np.unique(values, return_index=True)[1]] = True
     return first
@@ -140,7 +140,7 @@ def _first(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 def _kept(
     version: Version, shards: Sequence[int], verdict: npt.NDArray[np.uint8], unit: str, rejects: list[pa.Table]
 ) -> Iterator[pa.Table]:
-    """The surviving rows shard by shard; the dropped ones are appended to `rejects`."""
+    """Return the surviving rows shard by shard; the dropped ones are appended to `rejects`."""
     start = 0
     for index in shards:
         table = version.read_shard(index)
@@ -154,7 +154,7 @@ def _kept(
 
 
 def _regroup(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of SHARD_ROWS, the last one shorter."""
+    """Return the same rows in tables of SHARD_ROWS, the last one shorter."""
     held: list[pa.Table] = []
     rows = 0
     for table in tables:

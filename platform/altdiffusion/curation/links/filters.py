@@ -37,7 +37,7 @@ REASONS = (
     SIZE, ASPECT, SIMILARITY, PUNSAFE, PWATERMARK, AESTHETIC, URL_SCHEME, BLOCKLIST, CAPTION, LANGUAGE,
 )  # fmt: skip
 CODES: dict[Reason, int] = {reason: number for number, reason in enumerate(REASONS, 1)}
-"""A reason in a column of bytes; 0 is no reason."""
+"""A reason in a column of bytes; 0 means none."""
 
 Codes = npt.NDArray[np.uint8]
 Columns = Mapping[str, Any]
@@ -45,7 +45,7 @@ Columns = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What a row group's footer says of a column. Both ends are None where every value is null."""
+    """What a row group's footer states about a column. Both ends are None where every value is null."""
 
     low: float | None
     high: float | None
@@ -64,12 +64,12 @@ class NumberFilter:
     """Bounds of columns, where the footer has them -> why every row fails, or None if that is not sure."""
 
     def failing(self, columns: Columns) -> npt.NDArray[np.bool_]:
-        """[N] whether each row fails."""
+        """Return whether each row fails, [N]."""
         return np.asarray(pc.fill_null(self.fails(columns), not self.keeps_null), bool)
 
 
 def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
-    """The filters that the config switches on, in the order of REASONS."""
+    """Return the filters that the config switches on, in the order of REASONS."""
     found = []
     keeps_size = "size" in config.keep_null
     if config.min_side is not None:
@@ -114,12 +114,12 @@ def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
 
 
 def columns_of(filters: Sequence[NumberFilter]) -> list[str]:
-    """The columns that filters need, each once."""
+    """Return the columns that filters need, each once."""
     return list(dict.fromkeys(name for one in filters for name in one.columns))
 
 
 def judge(filters: Sequence[NumberFilter], columns: Columns, rows: int) -> Codes:
-    """[rows] code of the first filter that each row fails, 0 where it passes all."""
+    """Return the code of the first filter that each row fails, 0 where it passes all."""
     codes = np.zeros(rows, np.uint8)
     for one in filters:
         codes[one.failing(columns) & (codes == 0)] = CODES[one.reason]
@@ -127,7 +127,7 @@ def judge(filters: Sequence[NumberFilter], columns: Columns, rows: int) -> Codes
 
 
 def first_proved(filters: Sequence[NumberFilter], bounds: Mapping[str, Bounds]) -> tuple[int, str] | None:
-    """The first filter that every row of a row group must fail: its place among `filters`, and why.
+    """Return the first filter that every row of a row group must fail: its place among `filters`, and why.
 
     The filters before it still have to be asked: a row's reason is the first it fails.
     """
@@ -149,13 +149,13 @@ def _too_long(columns: Columns, *, most: float) -> Any:
 
 
 def _not_beyond(columns: Columns, *, name: str, threshold: float, above: bool) -> Any:
-    """Strict, as LAION's own thresholds are."""
+    """Return whether each row fails; the comparison is strict, as LAION's own thresholds are."""
     compare = pc.less_equal if above else pc.greater_equal
     return compare(columns[name], threshold)
 
 
 def _never(bounds: Mapping[str, Bounds]) -> str | None:
-    """For what statistics cannot prove: they do not tell NaN, which a filter that keeps nulls lets pass."""
+    """Prove nothing: statistics leave NaN out, which a filter that keeps nulls lets pass."""
     return None
 
 

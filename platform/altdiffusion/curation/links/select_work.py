@@ -3,7 +3,7 @@
 A unit is decided in two passes. The first reads numbers only, and not even those where a row group's statistics prove
 that every row fails; the second reads URL, caption and the rest of the row groups that have candidates left. A row's
 reason is the same as if all had been read at once. What a reject carries depends on what was read: URL and row id
-only where its row group had a candidate, otherwise both are null, and unit and row say which row of the part it was.
+only where its row group had a candidate, otherwise both are null, and unit and row name the row of the part.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ class SelectWork(RangeWork):
         self._blocklist: Blocklist | None = None
 
     def setup(self) -> None:
-        """Loads the language model and the blocklist."""
+        """Load the language model and the blocklist."""
         self._identifier = LanguageIdentifier(self.language)
         clean.load()
         self._blocklist = source_blocklist(self.source)
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Reads, decides and writes one unit."""
+        """Read, decide and write one unit."""
         payload = unit.payload
         start, stop = int(payload["start"]), int(payload["stop"])
         with open_unit(str(payload["uri"]), str(payload["part"]), start, stop, self.source) as part:
@@ -131,7 +131,7 @@ class SelectWork(RangeWork):
         )
 
     def decide(self, part: UnitReader, unit_id: str) -> Iterator[Decided]:
-        """Both passes over a unit's rows; accepted rows come in input order, rejects do not."""
+        """Make both passes over a unit's rows; accepted rows come in input order, rejects do not."""
         filters = number_filters(self.select)
         names = columns_of(filters)
         judged: list[RowGroup] = []
@@ -169,7 +169,7 @@ class SelectWork(RangeWork):
         filters: Sequence[NumberFilter],
         entries: Sequence[tuple[RowGroup, str]],
     ) -> Iterator[Decided]:
-        """Row groups all rows of which fail the last of these filters, if they pass the others."""
+        """Decide row groups all rows of which fail the last of these filters, if they pass the others."""
         *asked, last = filters
         proof = np.zeros(part.rows, np.intp)
         for number, (group, _) in enumerate(entries):
@@ -183,7 +183,7 @@ class SelectWork(RangeWork):
             yield _without_texts(columns, codes, unit_id, rows, proved=last.reason, why=why)
 
     def decide_rows(self, columns: Mapping[str, Any], codes: Codes, unit_id: str, rows: Rows) -> Decided:
-        """The second pass: URL, blocklist, caption, language.
+        """Make the second pass: URL, blocklist, caption, language.
 
         Args:
             columns: all of them, normalised.
@@ -236,7 +236,7 @@ class SelectWork(RangeWork):
         )
 
     def _judge_texts(self, url: pa.Array, keys: pa.Array, sample_id: pa.Array, captions: pa.Array) -> Codes:
-        """[N] code of the first of url_scheme, blocklist and caption that each row fails."""
+        """Return the code of the first of url_scheme, blocklist and caption that each row fails."""
         codes = np.zeros(len(url), np.uint8)
         spoken = pc.match_substring_regex(captions, r"\p{L}")
         good = pc.and_(spoken, pc.less_equal(pc.utf8_length(captions), self.select.max_caption_chars))
@@ -273,7 +273,7 @@ def _without_texts(
     proved: str = "",
     why: pa.Array | None = None,
 ) -> Decided:
-    """Rows of which the first pass left none."""
+    """Decide rows of which the first pass left none."""
     flat = {name: _flat(column) for name, column in columns.items()}
     rejects = _rejects(flat, codes, unit_id, rows, proved=proved, why=why)
     return Decided(accepted=LINKS.empty_table(), bucket=np.zeros(0, np.uint16), rejects=rejects)
@@ -288,7 +288,7 @@ def _rejects(
     proved: str = "",
     why: pa.Array | None = None,
 ) -> pa.Table:
-    """The rows that have a code, with what is known of them.
+    """Return the rows that have a code as rejects, with what is known about them.
 
     Args:
         columns: of all rows; `guess` and `doubted` are the language and the caption of those rejected for it.
@@ -313,7 +313,7 @@ def _rejects(
 
 
 def _details(columns: Mapping[str, pa.Array], codes: Codes, dropped: Rows, proved: str) -> pa.Array:
-    """The value that failed, for people: worked out reason by reason, then put back into the rows' order."""
+    """Return the value that failed, for people: worked out reason by reason, then put back into the rows' order."""
     reason = codes[dropped]
     order = np.argsort(reason, kind="stable")
     counts = np.bincount(reason, minlength=len(REASONS) + 1)
@@ -337,19 +337,19 @@ def _details(columns: Mapping[str, pa.Array], codes: Codes, dropped: Rows, prove
 
 
 def by_bucket(table: pa.Table, bucket: npt.NDArray[np.uint16], buckets: int) -> list[pa.Table]:
-    """The rows of each bucket, order kept: rows with one URL key always meet in one."""
+    """Return the rows of each bucket, order kept: rows with one URL key always meet in one."""
     ordered = table.take(pa.array(np.argsort(bucket, kind="stable")))
     ends = np.cumsum(np.bincount(bucket, minlength=buckets)).tolist()
     return [ordered.slice(start, stop - start) for start, stop in zip([0, *ends], ends, strict=False)]
 
 
 def buckets_of(keys: pa.Array, buckets: int) -> npt.NDArray[np.uint16]:
-    """[N] the dedup bucket of each URL key: by a hash, so that no site fills one bucket."""
+    """Return the dedup bucket of each URL key: by a hash, so that no site fills one bucket."""
     return (hash64(keys) % np.uint64(buckets)).astype(np.uint16)
 
 
 def _where_changed(published: pa.Array, captions: pa.Array) -> pa.Array:
-    """The published captions, null where they are stored as they were."""
+    """Return the published captions, null where they are stored as they were."""
     if published is captions or published.equals(captions):
         return pa.nulls(len(captions), pa.string())
     return pc.if_else(pc.equal(published, captions), pa.scalar(None, pa.string()), published)
@@ -362,12 +362,12 @@ def _flat(column: Any) -> pa.Array:
 
 
 def _take(values: pa.Array, rows: Rows) -> pa.Array:
-    """Rows in ascending order of an array; all of them cost nothing."""
+    """Return some rows of an array, in ascending order; all of them cost nothing."""
     return values if len(rows) == len(values) else values.take(pa.array(rows))
 
 
 def _scatter(values: pa.Array, rows: Rows, total: int) -> pa.Array:
-    """An array of `total` nulls, with values at the given rows."""
+    """Return an array of `total` nulls, with values at the given rows."""
     place = np.zeros(total, np.int64)
     place[rows] = np.arange(len(rows))
     missing = np.ones(total, bool)

@@ -27,7 +27,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
 OWN_ROWS = 1_000_000
-"""A set of more rows is nobody's demo: LAION's shapes without a name are refused for it where there is no blocklist."""
+"""A set of more rows is not a demo: LAION's shapes without a name are refused for it where there is no blocklist."""
 _AHEAD = 8
 """Footers that are fetched side by side. They are parsed one by one and in one thread: a parsed footer takes some ten
 times its bytes, and what the C library's allocator held for several threads is not given back."""
@@ -35,7 +35,7 @@ times its bytes, and what the C library's allocator held for several threads is 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """One Parquet file of a source: its footer says all that planning needs."""
+    """One Parquet file of a source: its footer states all that planning needs."""
 
     uri: str
     name: str
@@ -75,7 +75,7 @@ class SourceScan:
 
 
 def scan_source(config: SourceConfig, select: SelectConfig | None = None) -> SourceScan:
-    """Reads the footers of all parts, and the blocklist.
+    """Read the footers of all parts, and the blocklist.
 
     Args:
         select: the filters that will be used: each needs its column in every part.
@@ -131,7 +131,7 @@ def _part(uri: str, name: str, footer: Footer, config: SourceConfig) -> Part:
 
 
 def _bounded(footer: Footer, column: str) -> bool:
-    """Whether the first row group has statistics of a column: one writer makes all of a part."""
+    """Return whether the first row group has statistics of a column: one writer makes all of a part."""
     if not len(footer.group_rows):
         return False
     statistics = footer.metadata.row_group(0).column(footer.places[column]).statistics
@@ -139,7 +139,7 @@ def _bounded(footer: Footer, column: str) -> bool:
 
 
 def _check_filters(scan: SourceScan, select: SelectConfig) -> None:
-    """A filter without its column would drop every row, or, if it keeps nulls, none."""
+    """Refuse a filter without its column: it would drop every row, or, if it keeps nulls, none."""
     for part in scan.parts:
         missing = [name for name in columns_of(number_filters(select)) if name not in part.columns]
         if missing:

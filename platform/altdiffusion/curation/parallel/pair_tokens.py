@@ -1,6 +1,6 @@
 """Candidates -> pairs: each pair once, as token ids of both encoders.
 
-A hash exchange like that of links (`links.dedup`): every unit of the first step wrote one shard a bucket of English
+A hash exchange like that of links (`links.dedup`): every unit of the first step wrote one shard per bucket of English
 texts, so the unit of bucket b reads shard b of each and decides alone. Of equal pairs the first in the order of the
 config's corpora stays. The last buckets can be kept for measuring: no English text is on both sides.
 """

@@ -82,7 +82,7 @@ class PairsWork(RangeWork):
         )
 
     def sift(self, table: pa.Table, corpus: CorpusConfig, unit_id: str, first: int) -> tuple[pa.Table, pa.Table]:
-        """(PARALLEL rows without ids, REJECTS) of some rows, which begin with row `first` of the unit."""
+        """Return PARALLEL rows (without ids) and REJECTS of some rows, which begin with row `first` of the unit."""
         if self._identifier is None:
             raise RuntimeError("setup() has not been called")
         english = corpus.language == "en" and corpus.translation is None and corpus.translation_uri is None

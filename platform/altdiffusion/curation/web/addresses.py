@@ -45,7 +45,7 @@ _NOT_PUBLIC = tuple(
         "fec0::/10",  # site-local (RFC 3879)
         "::/96",  # IPv4-compatible (RFC 4291)
         "100::/64",  # discard (RFC 6666)
-        "2001::/23",  # protocol assignments (RFC 2928), Teredo among them: it embeds the address of somebody's NAT
+        "2001::/23",  # protocol assignments (RFC 2928), Teredo among them: it embeds the address of a NAT
         "3fff::/20",  # documentation (RFC 9637)
         "5f00::/16",  # segment routing (RFC 9602)
     )
@@ -58,7 +58,7 @@ def parse_url(url: str, ports: Sequence[int]) -> Target:
     """Take a link apart, strictly: what `urls.parse` would repair although it hides something is refused.
 
     Raises:
-        Refused: bad_url (control characters, backslash, user info, impossible host or port), blocked_scheme,
+        Refused: bad_url (control characters, backslash, user info, invalid host or port), blocked_scheme,
             blocked_port, blocked_address (an address with a zone, which means one's own network).
     """
     text = url.strip(AROUND)
@@ -94,7 +94,7 @@ def may_be_asked(host: str) -> bool:
 
 
 def literal(host: str) -> Address | None:
-    """The address a host is, if it is one, in any of its spellings: 127.1 and 0x7f000001 are 127.0.0.1."""
+    """Return the address a host is, if it is one, in any of its spellings: 127.1 and 0x7f000001 are 127.0.0.1."""
     try:
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -108,7 +108,7 @@ def literal(host: str) -> Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is global unicast, with embedded IPv4 addresses judged by themselves."""
+    """Return whether an address is global unicast, with embedded IPv4 addresses judged by themselves."""
     if isinstance(address, ipaddress.IPv6Address):
         embedded = address.ipv4_mapped or address.sixtofour
         if embedded is None and address in _NAT64:
@@ -123,7 +123,7 @@ def is_public(address: Address) -> bool:
 
 
 def check(address: str, allow: Sequence[Network]) -> str:
-    """The address, if it may be connected to.
+    """Return the address, if it may be connected to.
 
     Raises:
         Refused: blocked_address.
@@ -148,7 +148,7 @@ def canonical_table(connect_to: Mapping[str, str]) -> dict[str, str]:
 
 
 def redirected(connect_to: Mapping[str, str], host: str, port: int) -> tuple[str, int]:
-    """Where to connect instead, like curl's --connect-to; an empty host or port on the left matches any."""
+    """Return where to connect instead, like curl's --connect-to; an empty host or port on the left matches any."""
     for key in (f"{host}:{port}", f"{host}:", f":{port}", ":"):
         if key in connect_to:
             new_host, _, new_port = connect_to[key].rpartition(":")

@@ -36,7 +36,7 @@ _EMPTY = frozenset({204, 205, 304})
 
 
 class Headers:
-    """The header fields of an answer, in order; names are told apart whatever their case."""
+    """The header fields of an answer, in order; names are the same whatever their case."""
 
     def __init__(self) -> None:
         self._fields: dict[str, list[str]] = {}
@@ -58,7 +58,7 @@ class Headers:
         return [part.strip().lower() for value in self.get_all(name) for part in value.split(",") if part.strip()]
 
     def __iter__(self) -> Iterator[str]:
-        """Names, in lower case."""
+        """Yield the names, in lower case."""
         return iter(self._fields)
 
 
@@ -184,7 +184,7 @@ class Answer:
     # The body:
 
     def _framing(self) -> tuple[bool, int | None]:
-        """Whether it is chunked, and else its length; None: it ends with the connection (RFC 9112, 6.3)."""
+        """Return whether the body is chunked, and its length; None if it ends with the connection (RFC 9112, 6.3)."""
         codings = self.headers.tokens("Transfer-Encoding")
         lengths = [part.strip() for value in self.headers.get_all("Content-Length") for part in value.split(",")]
         if self.status in _EMPTY:
@@ -192,7 +192,7 @@ class Answer:
             self._clean = self._clean and not states_a_body
             return False, 0
         if codings:
-            if set(codings) == {"chunked"}:  # said twice, it was done once
+            if set(codings) == {"chunked"}:  # stated twice, it was done once
                 self._clean = self._clean and not lengths and len(codings) == 1
                 return True, None
             self._clean = False
@@ -205,14 +205,17 @@ class Answer:
         return False, int(lengths[0])
 
     def _exactly(self, count: int) -> bytes:
-        """In one piece, without a second copy."""
+        """Return so many bytes in one piece, without a second copy."""
         found = self._reader.read(count) if count else b""
         if len(found) != count:
             raise Refused(TRUNCATED, f"{len(found)} of {count} bytes")
         return found
 
     def _pieces(self, max_bytes: int) -> Iterator[bytes]:
-        """Of a body whose length is not stated, or longer than wanted; no piece is longer than one byte too many."""
+        """Yield the pieces of a body whose length is not stated, or longer than wanted.
+
+        No piece is longer than what is wanted and one byte.
+        """
         if self._chunked:
             yield from self._chunks(max_bytes)
             return

@@ -1,7 +1,7 @@
 """What a body is beneath its Content-Encoding: servers name encodings that they did not apply, and apply some unasked.
 
 We ask for none (`Accept-Encoding: identity`). A body that begins as an image does is an image, whatever the header
-says; else gzip and deflate are undone, within the cap of bytes; any other name is refused, unless it is not the name
+states; else gzip and deflate are undone, within the cap of bytes; any other name is refused, unless it is not the name
 of an encoding at all (`UTF-8`, `none`, `binary`) and a text was asked for.
 """
 
@@ -58,7 +58,7 @@ def decoded(body: bytes, encodings: list[str], max_bytes: int, *, text: bool = F
 
 
 def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: bool) -> bytes:
-    """The contents of a gzip file of one or more members, or of a deflate stream with zlib's header or without."""
+    """Return the contents of a gzip file of any number of members, or of a deflate stream."""
     found = bytearray()
     left = body
     while left:
@@ -67,7 +67,7 @@ def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: boo
             found += stream.decompress(left, max_bytes + 1 - len(found))
         except zlib.error as error:
             if found and name in _GZIP:
-                break  # what stands behind the last member is padding
+                break  # what follows the last member is padding
             raise Refused(CONTENT_ENCODING, f"{name}: {error}"[:80]) from error
         if len(found) > max_bytes:
             if cut:
@@ -82,7 +82,7 @@ def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: boo
 
 
 def _window(name: str, body: bytes) -> int:
-    """zlib's number for the kind of stream; deflate without zlib's header is common (RFC 9110, 8.4.1.2)."""
+    """Return zlib's number for the kind of stream; deflate without zlib's header is common (RFC 9110, 8.4.1.2)."""
     if name in _GZIP:
         return zlib.MAX_WBITS | 16
     has_header = len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0

@@ -78,7 +78,7 @@ class Later(Refused):
 
 @dataclass(frozen=True, kw_only=True)
 class Want:
-    """What is asked for and how much of it: a longer body is refused, or cut where `cut` says so."""
+    """What is asked for and how much of it: a longer body is refused, or cut where `cut` is set."""
 
     accept: str
     max_bytes: int
@@ -92,7 +92,7 @@ class _Stale(Exception):
 
 @functools.cache
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """The one TLS context of this process: building one costs 40 ms of CPU, more than the rest of a fetch.
+    """Return the one TLS context of this process: building one costs 40 ms of CPU, more than the rest of a fetch.
 
     Raises:
         AltDiffusionError: the file of certificate authorities cannot be read.
@@ -120,7 +120,7 @@ class Fetcher:
         tls_context(config.ca_file)
 
     def target(self, url: str) -> Target:
-        """A URL taken apart.
+        """Return the parts of a URL.
 
         Raises:
             Refused: bad_url, blocked_scheme, blocked_port.
@@ -128,7 +128,7 @@ class Fetcher:
         return parse_url(url, self.config.ports)
 
     def fetch(self, url: str, want: Want | None = None, deadline_s: float | None = None) -> Fetched:
-        """The body of a link, behind its redirects, in one attempt.
+        """Return the body of a link, behind its redirects, in one attempt.
 
         Raises:
             Refused: with one of: bad_url, blocked_scheme, blocked_port, blocked_address, dns, connect, tls, reset,
@@ -144,7 +144,7 @@ class Fetcher:
         raise Refused(TOO_MANY_REDIRECTS, str(self.config.max_redirects))
 
     def get(self, target: Target, deadline: Deadline, want: Want | None = None) -> Fetched | Moved:
-        """One request.
+        """Make one request.
 
         Raises:
             Refused: as `fetch`, but for too_many_redirects; Later among them.
@@ -160,11 +160,11 @@ class Fetcher:
         return self._exchange(target, self._connect(target, deadline), want)
 
     def close(self) -> None:
-        """Closes what is kept open."""
+        """Close what is kept open."""
         self._idle.close()
 
     def _connect(self, target: Target, deadline: Deadline) -> Connection:
-        """A connection to a checked address; TLS is verified against the name in the URL."""
+        """Return a connection to a checked address; TLS is verified against the name in the URL."""
         written = literal(target.host)
         if written is not None:
             check(str(written), ())  # the exceptions are for names: a URL from outside never names an address inside
@@ -194,7 +194,7 @@ class Fetcher:
         raise Refused(CONNECT, os.strerror(problem.errno) if problem and problem.errno else "") from problem
 
     def _exchange(self, target: Target, connection: Connection, want: Want) -> Fetched | Moved:
-        """One request on a connection, which is then kept for the next one, or closed."""
+        """Make one request on a connection, which is then kept for the next one, or closed."""
         used, keep = connection.requests, False
         try:
             connection.sendall(
@@ -248,13 +248,13 @@ class Fetcher:
 
 
 def _part(content_range: str) -> int | None:
-    """Bytes of a range that is the whole: `bytes 0-99/100`; None where it is not."""
+    """Return bytes of a range that is the whole: `bytes 0-99/100`; None where it is not."""
     found = _RANGE.fullmatch(content_range)
     return int(found[2]) if found and int(found[1]) + 1 == int(found[2]) else None
 
 
 def _location(base: Target, location: str, status: int) -> str:
-    """Where a redirect leads, absolute, not yet checked.
+    """Return where a redirect leads, absolute, not yet checked.
 
     Raises:
         Refused: http_<status> without a Location, bad_url.
@@ -268,7 +268,7 @@ def _location(base: Target, location: str, status: int) -> str:
 
 
 def _utf8(header: str) -> str:
-    """Headers are read as Latin-1; a Location often holds UTF-8."""
+    """Return a header's text: headers are read as Latin-1, but a Location often holds UTF-8."""
     try:
         return header.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -276,6 +276,6 @@ def _utf8(header: str) -> str:
 
 
 def _retry_after_s(value: str | None) -> float:
-    """Seconds of a Retry-After header; dates and nonsense count as none."""
+    """Return seconds of a Retry-After header; dates and nonsense count as none."""
     text = (value or "").strip()
     return float(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0.0

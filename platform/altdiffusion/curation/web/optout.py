@@ -1,4 +1,4 @@
-"""What a site says about the use of its images for training, read from the headers of its answer."""
+"""What a site states about the use of its images for training, read from the headers of its answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Fields(Protocol):
     """Header fields, whatever the case of their names."""
 
     def get_all(self, name: str, /) -> Sequence[str] | None:
-        """The values of that name."""
+        """Return the values of that name."""
 
 
 def opt_out(headers: Fields, agent: str, *, noindex: bool = False) -> Reason | None:
