@@ -81,7 +81,7 @@ def rows_with(array: pa.Array, character: str) -> npt.NDArray[np.intp]:
 
 
 def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Return offsets (one more than rows) into the bytes of a string array; null has no bytes."""
+    """Return the offsets (one more than rows) into the bytes of a string array; null has no bytes."""
     if sys.byteorder != "little":
         raise RuntimeError("hashes of columns are written for little-endian machines")
     width = np.int64 if pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type) else np.int32

@@ -30,7 +30,7 @@ class PipelineStep:
     settings: Mapping[str, Any]
     """All that decides the result besides the parents: what the manifest stores."""
     fingerprint: str
-    """Of `settings`."""
+    """Digest of `settings`: names the ledger."""
     noun: str
     """What is counted in the progress line, plural."""
     parents: Callable[[Lake], Sequence[Ref]]
@@ -154,7 +154,7 @@ def _unsettled(pipeline_step: PipelineStep, found: Unsettled) -> AltDiffusionErr
 
 
 def _counted(reasons: Mapping[str, int]) -> str:
-    """Return reasons with their counts, the most frequent first."""
+    """Return the reasons with their counts, the most frequent first."""
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
 
 

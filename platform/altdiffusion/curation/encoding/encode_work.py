@@ -50,7 +50,7 @@ class Target:
 
     dataset: str
     fingerprint: str
-    """Of its pipeline step: names its ledger."""
+    """Fingerprint of its pipeline step: names its ledger."""
     resolution: int
     filter: FilterConfig = FilterConfig()
     size: Size | None = None

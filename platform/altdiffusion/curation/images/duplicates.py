@@ -50,7 +50,7 @@ _THREADS = 16
 
 
 def plan_fingerprint(images: Version, config: DistinctConfig) -> list[Unit]:
-    """Return units of whole, consecutive shards: as many as hold `rows_per_unit` rows, at least one."""
+    """Return the units of whole, consecutive shards: as many as hold `rows_per_unit` rows, at least one."""
     units: list[Unit] = []
     first, rows = 0, 0
     for last, shard in enumerate(images.shards):
@@ -209,7 +209,7 @@ def _worse(
     value: npt.NDArray[np.uint64],
     rank: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return rows that are not the best of those with their scope and value, and the best one for each of them."""
+    """Return the rows that are not the best of those with their scope and value, and the best one for each of them."""
     order = np.lexsort((rank[rows], value, scope))
     same = np.zeros(len(rows), bool)
     same[1:] = (np.diff(value[order]) == 0) & (np.diff(scope[order]) == 0)

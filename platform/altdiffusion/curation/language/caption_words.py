@@ -112,7 +112,7 @@ class Words:
         return self.choose(first), number
 
     def hashes(self) -> npt.NDArray[np.uint64]:
-        """Return [W] a 64-bit hash of each; equal ones are taken for equal words.
+        """Return a 64-bit hash of each word, [W]; equal ones are taken for equal words.
 
         Among all batches of four billion captions, the chance that this is wrong once is about 1e-5.
         """
@@ -158,7 +158,7 @@ class WordTable:
         self._bucket[-1] = len(hashes)
 
     def find(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-        """Return [W] the number of each word, -1 for an unknown one."""
+        """Return the number of each word, [W], -1 for an unknown one."""
         found = np.full(len(hashes), -1, np.int32)
         if not len(self._sorted):
             return found

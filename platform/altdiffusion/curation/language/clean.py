@@ -206,7 +206,7 @@ def _referred(reference: re.Match[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Patterns:
-    """For one text, what `_tidy` uses for columns; and joiners that join nothing."""
+    """The patterns for one text that `_tidy` uses for columns, and one for joiners that join nothing."""
 
     suffix: re.Pattern[str]
     untidy: re.Pattern[str]
@@ -247,7 +247,7 @@ def _marked() -> str:
 
 
 def _second() -> frozenset[int]:
-    """Return code points that a canonical composition may end with."""
+    """Return the code points that a canonical composition may end with."""
     found = set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))  # of Hangul syllables
     for point in _points():
         parts = unicodedata.decomposition(chr(point)).split()
@@ -283,12 +283,12 @@ def _spans(points: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def _class(points: Iterable[int]) -> str:
-    """Return code points inside of Python's brackets."""
+    """Return the code points inside of Python's brackets."""
     return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in _spans(points))
 
 
 def _arrow(points: Iterable[int]) -> str:
-    """Return code points inside of RE2's brackets."""
+    """Return the code points inside of RE2's brackets."""
     return "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in _spans(points))
 
 

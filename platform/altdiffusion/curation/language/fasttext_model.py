@@ -25,7 +25,7 @@ from altdiffusion.curation.language.caption_words import Words, WordTable, words
 from altdiffusion.errors import AltDiffusionError
 
 MAX_LETTERS = 4096
-"""Of one caption; what is longer cannot be summed exactly."""
+"""The most that a caption may have; what is longer cannot be summed exactly."""
 _MAGIC, _VERSION = 793712314, 12
 _SUPERVISED, _HIERARCHICAL = 3, 1
 _LABEL, _END = b"__label__", b"</s>"
@@ -238,7 +238,7 @@ class _Reader:
         return self.array("<f4", rows * columns).reshape(rows, columns)
 
     def quantised(self) -> npt.NDArray[np.float32]:
-        """Return rows from their codes (Jégou et al., "Product quantization for nearest neighbor search", 2011)."""
+        """Return the rows from their codes (Jégou et al., "Product quantization for nearest neighbor search", 2011)."""
         scaled, rows, columns, size = self.numbers("?qqi")
         codes = self.array("u1", size).reshape(rows, -1)
         found = np.concatenate([part[codes[:, number]] for number, part in enumerate(self._centroids())], axis=1)
@@ -265,7 +265,7 @@ def _vectors_of(letters: int, low: int, high: int) -> int:
 
 
 def _huffman(counts: list[int]) -> list[tuple[int, int]]:
-    """Return children (left, right) of the inner nodes L, L + 1, ... of the tree over L labels with falling counts."""
+    """Return the children (left, right) of inner nodes L, L + 1, ... of the tree over L labels with falling counts."""
     labels = len(counts)
     weight = [*counts, *[10**15] * (labels - 1)]
     leaf, inner = labels - 1, labels

@@ -37,9 +37,9 @@ class _Odds:
     single: float = 0.4
     pair: float = 1.2
     each: float = 0.6
-    """For every ideograph that both standards hold: in Japanese it could have been kana."""
+    """Added per ideograph that both standards hold: in Japanese it could have been kana."""
     old: float = 2.5
-    """For every one that JIS X 0208 and Big5 hold, GB 2312 does not, and no frequent Japanese word has."""
+    """Added per ideograph that JIS X 0208 and Big5 hold, GB 2312 does not, and no frequent Japanese word has."""
     start: float = -1.0
 
 
@@ -94,7 +94,7 @@ class Ideographs:
 
 
 def _shares(levels: Sequence[Sequence[str]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return ideographs and pairs of neighbours by their share of all in a list; frequent words count more."""
+    """Return the ideographs and pairs of neighbours by their share of all in a list; frequent words count more."""
     singles: dict[str, float] = {}
     pairs: dict[str, float] = {}
     for level, words in enumerate(levels):

@@ -53,4 +53,4 @@ MARKERS: dict[tuple[str, ...], str] = {
     ("ru", "uk"): "ў гэта гэты гэтай якая якія што таксама яго яе пры пасля каб сваё",
     ("en",): "tae aw frae fowk ither nae ane thir thaim thair whaur whit maun ilka mair atween efter gey",
 }
-"""By the lists that a group of labels is nearest to."""
+"""The markers, by the lists that a group of labels is nearest to."""

@@ -140,7 +140,7 @@ class Letters:
     """[W] which token a word is of; in rising order."""
 
     def latin(self) -> npt.NDArray[np.bool_]:
-        """Return [W] whether a word is in Latin letters."""
+        """Return whether each word is in Latin letters, [W]."""
         return _is_latin(self.words)
 
 
@@ -222,7 +222,7 @@ def letters(tokens: pa.StringArray) -> Letters:
 
 
 def listed(words: Words) -> npt.NDArray[np.bool_]:
-    """Return [W] whether a word is in a script that word lists are for."""
+    """Return whether each word is in a script that word lists are for, [W]."""
     table = _table()
     return np.asarray(table.listed.take(table.kind.take(words.points[words.start], mode="clip")))
 
@@ -387,7 +387,7 @@ def _alphabet_masks(script: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
 
 @functools.cache
 def _lower() -> npt.NDArray[np.uint32]:
-    """Return code points below `_TABLE` in lower case; of several letters the first."""
+    """Return the code points below `_TABLE` in lower case; of several letters the first."""
     return np.array([ord(chr(point).lower()[0]) for point in range(_TABLE)], np.uint32)
 
 

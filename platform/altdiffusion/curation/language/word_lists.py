@@ -165,7 +165,7 @@ def unpack(lanes: npt.NDArray[np.int64], columns: Sequence[int]) -> list[npt.NDA
 
 
 def _levels(raw: bytes) -> list[list[str]]:
-    """Return words by level: those at number n have frequency 10^(-n / 100)."""
+    """Return the words by level: those at number n have frequency 10^(-n / 100)."""
     levels: list[list[str]] = msgpack.unpackb(gzip.decompress(raw), raw=False)[1:]
     return levels
 

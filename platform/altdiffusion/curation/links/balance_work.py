@@ -66,7 +66,7 @@ class Share:
 
 
 def plan_balance(links: Version, config: BalanceConfig) -> tuple[list[Unit], dict[str, Share]]:
-    """Return units of a version of links, and what will stay of each language."""
+    """Return the units of a version of links, and what will stay of each language."""
     return plan_ranges(links, config.rows_per_unit), shares(links, config)
 
 

@@ -34,7 +34,7 @@ _HASH, _SHA256 = re.compile(r"-?[0-9]{1,19}"), r"^[0-9a-fA-F]{64}$"
 _SHOWN = 5
 """Wrong lines that an error names; one more is looked for, to state that there are more."""
 _NOT_IN_NAME = re.compile(r"[\s/\\?#@*%]|(?<!\]):(?![^\[]*\])")
-"""Of what would make more of a name than a name, or of a port."""
+"""What cannot be in a host's name: it would make the entry a path, a pattern or a port."""
 _HOST = r"^(?:[^/?@]*@)?(?P<host>\[[^\]]*\]|[^/?:]*)"
 
 
@@ -265,7 +265,7 @@ Read = tuple[pa.Array, dict[int, str]]
 
 
 def _urls(given: pa.Array) -> Read:
-    """Return keys of links."""
+    """Return the keys of links."""
     keys, links = keys_and_links(given)
     wrong = {
         int(place): "which is not an http or https link with a host" for place in np.flatnonzero(~links)[: _SHOWN + 1]
@@ -281,7 +281,7 @@ def _urls(given: pa.Array) -> Read:
 
 
 def _domains(given: pa.Array) -> Read:
-    """Return hosts in the form of `urls.Target`, IPv6 addresses in brackets."""
+    """Return the hosts in the form of `urls.Target`, IPv6 addresses in brackets."""
     found, wrong = [], {}
     for place, text in enumerate(given.to_pylist()):
         name = text.strip(".。．｡")
@@ -316,6 +316,6 @@ _READ: Mapping[str, Callable[[pa.Array], Read]] = {
 
 
 def blocklist_refs(configs: Sequence[SourceConfig]) -> list[Ref]:
-    """Return references of the blocklists that sources name, each file once, in the order of the sources."""
+    """Return the references of the blocklists that sources name, each file once, in the order of the sources."""
     digests = [config.blocklist_sha256 for config in configs if config.blocklist_sha256 is not None]
     return [Ref("blocklist", "sources", digest) for digest in dict.fromkeys(digests)]

@@ -114,7 +114,7 @@ def _check_type(name: str, field: pa.Field, uri: str, config: SourceConfig) -> N
 
 
 def numbers(given: Mapping[str, Any], rows: int) -> dict[str, pa.ChunkedArray]:
-    """Return sizes and scores, normalised; those that are not given are null.
+    """Return the sizes and scores, normalised; those that are not given are null.
 
     Args:
         given: the part's columns under our names, of any type that `resolve_columns` lets through.

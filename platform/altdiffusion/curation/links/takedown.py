@@ -27,9 +27,9 @@ class TakedownList:
 
     blocklist: Blocklist
     lines: tuple[str, ...]
-    """As written, without comments."""
+    """The lines of the file, without comments."""
     sha256: str
-    """Of the file."""
+    """SHA-256 (hex) of the file."""
 
     @property
     def sample_ids(self) -> pa.Array:

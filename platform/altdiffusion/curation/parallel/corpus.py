@@ -79,7 +79,7 @@ def scan_corpus(config: CorpusConfig) -> Corpus:
 
 
 def plan_corpora(corpora: Sequence[Corpus]) -> list[Unit]:
-    """Return units of all corpora, in order: so many rows of a part, and where they begin."""
+    """Return the units of all corpora, in order: so many rows of a part, and where they begin."""
     units: list[Unit] = []
     for corpus in corpora:
         config = corpus.config
@@ -153,7 +153,7 @@ def _text_rows(part: Part, config: CorpusConfig) -> tuple[list[tuple[int, ...]],
 
 
 def _line_starts(uri: str, every: int) -> tuple[list[int], int]:
-    """Return offsets of lines 0, every, 2 every, ... of the unpacked file, and the number of lines."""
+    """Return the offsets of lines 0, every, 2 every, ... of the unpacked file, and the number of lines."""
     starts, lines, offset, last = [0], 0, 0, b"\n"
     try:
         with _open_text(uri) as file:

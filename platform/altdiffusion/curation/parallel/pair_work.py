@@ -34,7 +34,7 @@ from altdiffusion.records import PARALLEL
 from altdiffusion.storage.ledger import UnitRecord
 
 REASONS = (TEXT, SCORE, IDENTICAL, LENGTH_RATIO, LANGUAGE, CAPTION_LANGUAGE)
-"""In this order: the first that a row fails is its reason. `language` is the translation's."""
+"""The reasons in their order: the first that a row fails is its reason. `language` is the translation's."""
 _SHOWN = 80
 
 Mask = npt.NDArray[np.bool_]

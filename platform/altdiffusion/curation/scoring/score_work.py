@@ -183,7 +183,7 @@ def _readable(rows: int, unreadable: dict[int, str]) -> npt.NDArray[np.int64]:
 
 
 def plan_score(images: Version, rows_per_unit: int, *models: str) -> list[Unit]:
-    """Return units of an images version, in order; `models` are the references of what scores."""
+    """Return the units of an images version, in order; `models` are the references of what scores."""
     return plan_ranges(images, rows_per_unit, *models)
 
 

@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from altdiffusion.curation.rejects import BAD_RESPONSE, TOO_LARGE, TRUNCATED, Refused, http_status
 
 HEAD_BYTES = 1 << 16
-"""Of status lines and headers in all, interim ones included, and of trailers."""
+"""The most that status lines and headers may have in all, interim ones included; trailers too."""
 HEAD_LINES = 100
 """Header lines of one answer."""
 INTERIM = 100
 """Interim answers before the final one."""
 _LINE_BYTES = 1 << 16
 _CHUNK_LINE_BYTES = 256
-"""Of a chunk's size and extensions."""
+"""The most that the line of a chunk's size and extensions may have."""
 _PIECE = 1 << 16
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\x00\r\n]*)?\r\n")
 _LOOSE_STATUS = re.compile(rb"HTTP/1\.([0-9]+)[ \t]+([1-9][0-9][0-9])(?:[ \t][^\n]*)?\r?\n")

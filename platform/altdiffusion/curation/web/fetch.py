@@ -248,7 +248,7 @@ class Fetcher:
 
 
 def _part(content_range: str) -> int | None:
-    """Return bytes of a range that is the whole: `bytes 0-99/100`; None where it is not."""
+    """Return the bytes of a range that is the whole: `bytes 0-99/100`; None where it is not."""
     found = _RANGE.fullmatch(content_range)
     return int(found[2]) if found and int(found[1]) + 1 == int(found[2]) else None
 

@@ -1,6 +1,6 @@
 """Which link is asked next: every host in its turn, no host faster than it may be asked, no thread ever asleep on one.
 
-A unit's links wait in one queue a host. A fetcher takes the next host whose turn has come; pacing, Retry-After,
+A unit's links wait in one queue per host. A fetcher takes the next host whose turn has come; pacing, Retry-After,
 backoff and a robots.txt that is still on its way hold the host back, not a thread. A redirect goes to the end of the
 queue of the host it names; so does a second attempt, when it is due. What has been fetched waits, in bounded memory,
 until it is taken by `next`, in order of arrival.
