@@ -182,7 +182,7 @@ def test_a_folder_that_is_not_a_finished_table_is_an_error(tmp_path: Path) -> No
     with pytest.raises(AltDiffusionError, match=r"b\.parquet: holds no part"):
         scan_source(config(empty))
     (empty / "b.parquet" / "part-0.csv").write_text("url,text\n")
-    with pytest.raises(AltDiffusionError, match=r"part-0\.csv: is no Parquet file"):
+    with pytest.raises(AltDiffusionError, match=r"part-0\.csv: is not a Parquet file"):
         scan_source(config(empty))
 
 
@@ -433,7 +433,7 @@ def test_many_parts_come_in_the_order_of_their_names_each_footer_read_once(
     assert [part.rows for part in scan.parts] == [number % 3 for number in range(30)]
     assert sorted(fetched) == [part.uri for part in scan.parts]
     (tmp_path / "part-004.parquet").write_bytes(b"no Parquet")
-    with pytest.raises(AltDiffusionError, match=r"part-004\.parquet: is no Parquet file"):
+    with pytest.raises(AltDiffusionError, match=r"part-004\.parquet: is not a Parquet file"):
         scan_source(config(tmp_path))
 
 
@@ -468,7 +468,7 @@ def test_a_source_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) 
     path.write_bytes(whole[:-20])
     assert "part-7.parquet: is truncated" in problem()
     path.write_bytes(b"PAR1")
-    assert "part-7.parquet: is no Parquet file (4 bytes)" in problem()
+    assert "part-7.parquet: is not a Parquet file (4 bytes)" in problem()
     path.write_bytes(b"")
     assert "0 bytes" in problem()
     footer = int.from_bytes(whole[-8:-4], "little")
