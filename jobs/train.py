@@ -73,7 +73,7 @@ def _measured(config: TrainJobConfig, resolved: ResolvedRun, kept: Sequence[Chec
     return found
 
 
-JOB = Job(name="train", config=TrainJobConfig, plan=plan, result=result, run=run, survey=survey)
+JOB = Job(name="train", summary=__doc__, config=TrainJobConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))

@@ -173,7 +173,7 @@ def test_what_cannot_be_trained_on_is_named(lake: str, tmp_path: Path) -> None:
         run_local(config(where, run="tab"), where, reporter=Recorder())
 
 
-def test_a_image_smaller_than_the_resolution_is_enlarged() -> None:
+def test_an_image_smaller_than_the_resolution_is_enlarged() -> None:
     small = Image.new("RGB", (8, 6), (10, 20, 30))
     pixels, _ = cut(small, (SIDE, SIDE), np.array([0.5, 0.5], np.float32))
     assert pixels.shape == (SIDE, SIDE, 3) and (pixels == (10, 20, 30)).all()

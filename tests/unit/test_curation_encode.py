@@ -150,7 +150,7 @@ def test_threads_ahead_of_the_vae_change_nothing(tmp_path: Path, models: dict[st
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
 
 
-def test_a_image_that_cannot_be_read_is_rejected_and_the_others_stay(tmp_path: Path, models: dict[str, str]) -> None:
+def test_an_image_that_cannot_be_read_is_rejected_and_the_others_stay(tmp_path: Path, models: dict[str, str]) -> None:
     whole = encode(str(tmp_path / "a"), write_images(str(tmp_path / "a"), range(6)), models)
     bad = {1: b"no picture", 4: image(4, (44, 36))[:100]}
     table = encode(str(tmp_path / "b"), write_images(str(tmp_path / "b"), range(6), bodies=bad), models)
@@ -160,7 +160,7 @@ def test_a_image_that_cannot_be_read_is_rejected_and_the_others_stay(tmp_path: P
     assert "UnidentifiedImageError" in rejects[0]["detail"] and "truncated" in rejects[1]["detail"]
 
 
-def test_a_image_that_download_enlarged_is_a_small_one(tmp_path: Path, models: dict[str, str]) -> None:
+def test_an_image_that_download_enlarged_is_a_small_one(tmp_path: Path, models: dict[str, str]) -> None:
     version = write_images(str(tmp_path), range(3), originals={1: (30, 25)})
     assert encode(str(tmp_path), version, models)["sample_id"].to_pylist() == [1000, 986]
     (reject,) = pa.concat_tables(Lake(str(tmp_path)).version("latents").iter_rejects()).to_pylist()

@@ -130,7 +130,7 @@ def test_a_collected_image_leads_to_its_rows(small: SmallLake, graph: graphs.Gra
     assert str(small.quality) in image_search.lineage(graph, digest, "down").nodes
 
 
-def test_a_image_that_no_row_holds_is_an_error(graph: graphs.Graph, tmp_path: Path) -> None:
+def test_an_image_that_no_row_holds_is_an_error(graph: graphs.Graph, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger.png"
     stranger.write_bytes(b"never seen")
     for text in (str(stranger), "0123456789abcdef"):
