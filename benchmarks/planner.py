@@ -115,7 +115,7 @@ sources:
     units = f"""
 import sys
 from altdiffusion.config import load_config
-from altdiffusion.curation.links.source_parts import scan_source
+from altdiffusion.curation.links.sources import scan_source
 from altdiffusion.curation.links.sources import plan_sources
 from pipelines.curate import CurateConfig
 sources = load_config(CurateConfig, {str(config)!r}).sources

@@ -24,13 +24,12 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.links.select_work import SelectWork
-from altdiffusion.curation.links.source_parts import plan_select, scan_source
+from altdiffusion.curation.links.sources import plan_sources, scan_source
 from altdiffusion.execution import cluster
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Backend, Pool
+from altdiffusion.execution.units import Backend, Pool, Unit
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.ledger import Unit
 from benchmarks.select_rows import SELECT, SourceConfig, write_part
 from demo.npm import default_cache
 
@@ -93,7 +92,7 @@ def main() -> None:
         part = scratch / "part-00000.parquet"
         write_part(part, arguments.cache, arguments.rows)
         source = SourceConfig(name="benchmark", uri=str(part), preset="laion-joined", rows_per_unit=arguments.rows)
-        whole_unit = plan_select(scan_source(source))[0]
+        whole_unit = plan_sources([scan_source(source)])[0]
         units = [
             Unit(id=f"{number:08d}-{whole_unit.id[9:]}", index=number, payload=whole_unit.payload)
             for number in range(arguments.units)

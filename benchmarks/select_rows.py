@@ -35,9 +35,9 @@ import pyarrow.parquet as pq
 from altdiffusion.curation.assets import local_pinned
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
 from altdiffusion.curation.links.select_work import SelectWork
-from altdiffusion.curation.links.source_parts import plan_select, scan_source
+from altdiffusion.curation.links.sources import plan_sources, scan_source
+from altdiffusion.execution.units import Unit
 from altdiffusion.languages import CODES
-from altdiffusion.storage.ledger import Unit
 from demo.concepts import OFF_TARGET, annotations
 from demo.npm import default_cache
 
@@ -83,7 +83,7 @@ def write_part(path: Path, cache: Path, rows: int, shuffled: bool = False) -> No
 
 def plan(part: Path) -> tuple[SourceConfig, list[Unit]]:
     source = SourceConfig(name="benchmark", uri=str(part), preset="laion-joined")
-    return source, plan_select(scan_source(source))
+    return source, plan_sources([scan_source(source)])
 
 
 def worker(source: SourceConfig, lake: Path) -> SelectWork:

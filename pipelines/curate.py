@@ -30,12 +30,12 @@ from altdiffusion.curation.download.download_work import DownloadWork, plan_down
 from altdiffusion.curation.images import duplicates
 from altdiffusion.curation.links.balance_work import BalanceWork, plan_balance
 from altdiffusion.curation.links.blocklist import blocklist_refs
-from altdiffusion.curation.links.dedup import DedupWork, plan_dedup
-from altdiffusion.curation.links.select_work import SelectWork
-from altdiffusion.curation.links.source_parts import SourceScan, scan_source
-from altdiffusion.curation.links.sources import SelectSourcesWork, describe_sources, plan_sources
+from altdiffusion.curation.links.dedup import DedupWork
+from altdiffusion.curation.links.select_work import SelectSourcesWork, SelectWork
+from altdiffusion.curation.links.sources import SourceScan, describe_sources, plan_sources, scan_source
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep, published
+from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
@@ -152,7 +152,7 @@ def _deduplicate(config: CurateConfig) -> PipelineStep:
         noun="rows",
         kind="links",
         parents=_head(config.candidates),
-        units=lambda lake: plan_dedup(lake.version(config.candidates), buckets),
+        units=lambda lake: plan_buckets(lake.version(config.candidates), buckets),
         work=lambda _: DedupWork(lake=config.lake, dataset=config.links),
     )
 
@@ -281,7 +281,7 @@ def _distinct(config: CurateConfig, images: PipelineStep) -> tuple[PipelineStep,
             noun="duplicates",
             kind="drops",
             parents=_head(keys),
-            units=lambda lake: duplicates.plan_compare(lake.version(keys), chosen),
+            units=lambda lake: plan_buckets(lake.version(keys), chosen.buckets),
             work=lambda _: duplicates.CompareWork(lake=config.lake, dataset=drops, config=chosen),
             may_be_empty=True,
         ),

@@ -18,10 +18,10 @@ from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, check
 from altdiffusion.curation.scoring.scored import check_scores
 from altdiffusion.diffusion.autoencoder import Autoencoder, load_autoencoder, noted
 from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.ledger import Unit
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
 
 MIRRORED = "-mirrored"

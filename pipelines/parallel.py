@@ -11,9 +11,10 @@ from altdiffusion.constraints import Invalid
 from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import CorpusConfig, IdsConfig, LanguageConfig, PairsConfig
 from altdiffusion.curation.parallel.corpus import Corpus, plan_corpora, scan_corpus
-from altdiffusion.curation.parallel.pair_tokens import EncodePairsWork, plan_pairs
+from altdiffusion.curation.parallel.pair_tokens import EncodePairsWork
 from altdiffusion.curation.parallel.pair_work import PairsWork
 from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
@@ -117,8 +118,8 @@ def _encode(config: ParallelConfig, name: str, chosen: range) -> PipelineStep:
         noun="pairs",
         kind="parallel",
         parents=parents,
-        units=lambda lake: plan_pairs(
-            lake.version(config.candidates), config.filter.buckets, chosen, *(str(ref) for ref in models())
+        units=lambda lake: plan_buckets(
+            lake.version(config.candidates), config.filter.buckets, *(str(ref) for ref in models()), chosen=chosen
         ),
         work=lambda _: EncodePairsWork(lake=config.lake, dataset=name, ids=ids),
         when_empty="give more pairs, or fewer buckets",

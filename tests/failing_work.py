@@ -6,8 +6,8 @@ import os
 import signal
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.units import Unsettled
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.execution.units import Unit, Unsettled
+from altdiffusion.storage.ledger import UnitRecord
 
 
 class Failing:

@@ -12,13 +12,13 @@ from altdiffusion.config import fingerprint, from_dict, semantic
 from altdiffusion.diffusion import models
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Backend, Pool
+from altdiffusion.execution.units import Backend, Pool, Unit
 from altdiffusion.generation.generate_work import GenerateWork, generation_units
 from altdiffusion.generation.model import Model, resolve_model
 from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units
 from altdiffusion.generation.settings import GenerateConfig
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UnitRecord
 from tests import training_lake
 
 CODES = ("en", "de", "ja")

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from altdiffusion.curation.outcome import count, rejects_table
+from altdiffusion.curation.rejects import rejects_table
 from altdiffusion.curation.tally import tally
 from altdiffusion.records import DROPS, IMAGES, LINKS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Dataset, Lake, Version
-from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.ledger import UnitRecord, count
 
 LANGUAGES = ("en", "ar", "th")
 NASTY = (

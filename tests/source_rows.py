@@ -12,8 +12,8 @@ from altdiffusion.curation.links.filters import judge, number_filters
 from altdiffusion.curation.links.reader import open_unit
 from altdiffusion.curation.links.select_work import SelectWork
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
-from altdiffusion.curation.links.source_parts import Part, plan_select, scan_source
-from altdiffusion.storage.ledger import Unit
+from altdiffusion.curation.links.sources import Part, plan_sources, scan_source
+from altdiffusion.execution.units import Unit
 
 
 def normalised(given: dict[str, Any], config: SourceConfig | None = None) -> pa.Table:
@@ -46,7 +46,7 @@ def read_part(part: Part, config: SourceConfig) -> pa.Table:
 
 def read_all(config: SourceConfig) -> pa.Table:
     """All rows of a source, unit by unit, normalised."""
-    return pa.concat_tables([read_unit(unit, config) for unit in plan_select(scan_source(config))])
+    return pa.concat_tables([read_unit(unit, config) for unit in plan_sources([scan_source(config)])])
 
 
 GOOD = {

@@ -21,11 +21,12 @@ import pyarrow as pa
 from altdiffusion.config import fingerprint
 from altdiffusion.execution.pipeline_step import PipelineStep, run_pipeline_step
 from altdiffusion.execution.progress import Progress
+from altdiffusion.execution.units import Unit
 from altdiffusion.records import REJECTS, SCORES
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UnitRecord
 
 UNITS = 6
 ROWS = 5

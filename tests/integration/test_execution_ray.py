@@ -16,9 +16,8 @@ import pytest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import cluster
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Pool, Resources, Unsettled
+from altdiffusion.execution.units import Pool, Resources, Unit, Unsettled
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
 from tests.failing_work import Failing

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import DNS, Refused
 from altdiffusion.curation.web.fetch import Fetcher
 from altdiffusion.errors import AltDiffusionError
 from tests.fetch_server import Site, canary, certificate, reply, serving
@@ -42,7 +42,7 @@ def fetcher(site: Site, **settings: Any) -> Fetcher:
 
 
 def no_names(host: str, port: int, timeout_s: float) -> Sequence[str]:
-    raise Refused("dns", host)
+    raise Refused(DNS, host)
 
 
 def reason(fetch: Fetcher, path: str) -> str:
@@ -307,7 +307,7 @@ NAMES = {
 def test_hostile_urls_make_no_connection_directly_or_by_redirect() -> None:
     def resolve(host: str, port: int, timeout_s: float) -> Sequence[str]:
         if host not in NAMES:
-            raise Refused("dns", host)
+            raise Refused(DNS, host)
         return NAMES[host]
 
     with serving(address="127.0.0.77") as site, canary() as (port, seen):

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import Refused
 from altdiffusion.curation.web.answers import Answer as HttpAnswer
 from altdiffusion.curation.web.fetch import Fetcher
 from altdiffusion.curation.web.schedule import Paces, Schedule

@@ -21,7 +21,7 @@ from PIL import Image
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.images import decoder_pool
 from altdiffusion.curation.images.decoder_pool import DecoderPool
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import Refused
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import HOST, config, download, image, publish_links
 from tests.fetch_server import Site, reply, serving

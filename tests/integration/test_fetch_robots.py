@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import DNS, Refused
 from altdiffusion.curation.web.fetch import Fetcher
 from altdiffusion.curation.web.robots import MAX_BYTES, RobotsCache
 from altdiffusion.curation.web.schedule import Paces, Schedule
@@ -131,7 +131,7 @@ def test_a_host_that_is_not_there_is_its_own_reason_and_asked_once(site: Site) -
 
 
 def _no_name(host: str) -> Sequence[str]:
-    raise Refused("dns", host)
+    raise Refused(DNS, host)
 
 
 def test_a_redirect_of_it_is_followed_within_the_guard(site: Site) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import DNS, Refused
 from altdiffusion.curation.web.fetch import Fetched, Fetcher
 from altdiffusion.curation.web.robots import RobotsCache
 from altdiffusion.curation.web.schedule import Paces, Result, Schedule
@@ -234,4 +234,4 @@ def test_a_refusal_keeps_no_part_of_the_answer_alive(site: Site) -> None:
     config = settings(site, max_bytes=10)
     with Schedule(pa.array([f"{A}/"]), Fetcher(config), None, Paces(), config) as schedule:
         assert schedule.next() == Result(0, None, "too_large", "1000 bytes declared")
-    assert Refused("a", "b").__traceback__ is None
+    assert Refused(DNS, "b").__traceback__ is None

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from altdiffusion.curation.rejects import Refused
 from altdiffusion.curation.web import addresses
 from altdiffusion.curation.web.addresses import (
-    Refused,
     canonical_table,
     check,
     is_public,

@@ -26,7 +26,7 @@ from altdiffusion.curation.links.blocklist import (
     parse_list,
     source_blocklist,
 )
-from altdiffusion.curation.links.source_parts import scan_source
+from altdiffusion.curation.links.sources import scan_source
 from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.errors import AltDiffusionError
 from tests.source_rows import believing, reasons
@@ -218,7 +218,7 @@ def test_a_list_of_comments_is_an_empty_list_and_found_when_the_parts_are_scanne
 
 def test_laions_shapes_without_a_name_are_for_small_sets(tmp_path: Path) -> None:
     uri = part(tmp_path / "parts")
-    with mock.patch("altdiffusion.curation.links.source_parts.OWN_ROWS", 0):
+    with mock.patch("altdiffusion.curation.links.sources.OWN_ROWS", 0):
         with pytest.raises(AltDiffusionError, match=r"has 1 rows and no blocklist.*name the published set"):
             scan_source(SourceConfig(name="a", uri=uri))
         assert scan_source(SourceConfig(name="a", uri=uri, **listed(tmp_path, "hash:1"))).rows == 1

@@ -17,7 +17,7 @@ from PIL import Image
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.config.download import FORMATS
 from altdiffusion.curation.images.decode_guard import inspect, read_header
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import Refused
 
 CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
 RED = (200, 30, 40)

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altdiffusion.curation.links import dedup
-from altdiffusion.curation.links.dedup import DedupWork, duplicates, plan_dedup
+from altdiffusion.curation.links.dedup import DedupWork, duplicates
 from altdiffusion.curation.links.select_work import buckets_of, by_bucket
 from altdiffusion.curation.links.urls import url_key, url_keys
 from altdiffusion.curation.tally import histogram
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
@@ -89,7 +90,7 @@ def candidates(lake: str, tables: Sequence[pa.Table], buckets: int, done: Sequen
 
 
 def run(lake: str, version: Version, buckets: int, done: Sequence[int] | None = None) -> Version:
-    units = plan_dedup(version, buckets)
+    units = plan_buckets(version, buckets)
     records = []
     for index in range(buckets) if done is None else done:
         work = DedupWork(lake=lake, dataset="links")  # a worker of its own for every unit
@@ -258,5 +259,5 @@ def test_the_better_of_two_stays() -> None:
 def test_a_version_of_other_buckets_is_refused(tmp_path: Any) -> None:
     version = candidates(str(tmp_path), units_of([Row("http://a/1")] * 3, 1), 4)
     with pytest.raises(AltDiffusionError, match="has 12 shards, which are not 5 buckets"):
-        plan_dedup(version, 5)
-    assert np.array_equal([unit.index for unit in plan_dedup(version, 4)], range(4))
+        plan_buckets(version, 5)
+    assert np.array_equal([unit.index for unit in plan_buckets(version, 4)], range(4))

@@ -26,13 +26,13 @@ from altdiffusion.curation.images.duplicates import (
     carried_rejects,
     drops,
     key_rows,
-    plan_compare,
     plan_distinct,
     plan_fingerprint,
 )
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep, run_pipeline_step
 from altdiffusion.execution.progress import Progress
+from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.records import IMAGES, REJECTS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
@@ -115,7 +115,7 @@ def distinct(lake: str, version: Version, config: DistinctConfig) -> Version:
     made = [fingerprint.run(unit) for unit in plan_fingerprint(version, config)]
     keys = publish(lake, "image-keys", "keys", made, [version.ref])
     compare = CompareWork(lake=lake, dataset="image-drops", config=config)
-    made = [compare.run(unit) for unit in plan_compare(keys, config)]
+    made = [compare.run(unit) for unit in plan_buckets(keys, config.buckets)]
     found = publish(lake, "image-drops", "drops", made, [keys.ref])
     rewrite = DistinctWork(lake=lake, dataset="images")
     made = [rewrite.run(unit) for unit in plan_distinct(version, found)]
@@ -259,7 +259,7 @@ def chain(lake: str, version: Version, config: DistinctConfig) -> list[PipelineS
         ),
         pipeline_step(
             *("compare", "image-drops", "drops", ["image-keys"]),
-            lambda lake: plan_compare(lake.version("image-keys"), config),
+            lambda lake: plan_buckets(lake.version("image-keys"), config.buckets),
             lambda _: CompareWork(lake=lake, dataset="image-drops", config=config),
             may_be_empty=True,
         ),
@@ -351,7 +351,7 @@ def test_keys_of_another_number_of_buckets_are_refused(tmp_path: Path) -> None:
     made = [work.run(unit) for unit in plan_fingerprint(version, config)]
     keys = publish(str(tmp_path), "image-keys", "keys", made, [version.ref])
     with pytest.raises(AltDiffusionError, match="has 3 shards, which are not 2 buckets"):
-        plan_compare(keys, DistinctConfig(buckets=2))
+        plan_buckets(keys, 2)
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -215,7 +215,7 @@ def test_published_captions_reach_the_tokenizer_without_their_language(tmp_path:
 
     from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
     from altdiffusion.curation.links.select_work import SelectWork
-    from altdiffusion.curation.links.source_parts import plan_select, scan_source
+    from altdiffusion.curation.links.sources import plan_sources, scan_source
 
     rows = len(PUBLISHED)
     columns = {
@@ -231,7 +231,7 @@ def test_published_captions_reach_the_tokenizer_without_their_language(tmp_path:
     select = SelectConfig(punsafe_below=None, pwatermark_below=None, buckets=1)
     selecting = SelectWork(lake=str(tmp_path), dataset="links", source=source, select=select, language=LanguageConfig())
     selecting.setup()
-    records = [selecting.run(unit) for unit in plan_select(scan_source(source))]
+    records = [selecting.run(unit) for unit in plan_sources([scan_source(source)])]
     links = Lake(str(tmp_path)).dataset("links")
     links.publish(kind="links", records=records, parents=[], config={}, fingerprint="f")
     captions = dict(enumerate(Lake(str(tmp_path)).version("links").read()["caption"].to_pylist()))

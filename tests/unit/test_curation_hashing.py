@@ -8,7 +8,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altdiffusion.curation.hashing import hash64, murmur64, rows_with, splitmix64, uniform
+from altdiffusion.curation.hashing import hash64, murmur64, rows_with, uniform
+from altdiffusion.splitmix import splitmix64
 
 TEXTS = st.lists(
     st.one_of(st.none(), st.text(max_size=40), st.text(alphabet="ab", min_size=0, max_size=20)), max_size=40

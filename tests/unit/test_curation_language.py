@@ -501,7 +501,7 @@ def test_files_that_are_no_such_model_are_errors(tmp_path: Path) -> None:
     written(tmp_path / "good", dim=4, low=2, high=3, quantised=False)
     data = (tmp_path / "good").read_bytes()
     for wrong in (b"", b"PAR1" * 9, data[:60], data[:-40]):
-        with pytest.raises(AltDiffusionError, match="model m: is no fastText model"):
+        with pytest.raises(AltDiffusionError, match="model m: is not a fastText model"):
             FastTextModel(wrong, "m")
     written(tmp_path / "softmax", dim=4, low=2, high=3, quantised=False, loss=3)
     with pytest.raises(AltDiffusionError, match=r"another kind .*hierarchical softmax"):

@@ -17,8 +17,8 @@ from altdiffusion.curation.parallel.corpus import plan_corpora, read_rows, scan_
 from altdiffusion.curation.parallel.pair_work import REASONS, PairsWork
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import published, run_pipeline_step
+from altdiffusion.execution.units import Unit
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit
 from pipelines.parallel import ParallelConfig, pipeline_steps
 from tests.curation_lake import save_tokenizer
 

@@ -23,8 +23,8 @@ from altdiffusion.curation.links import reader
 from altdiffusion.curation.links.filters import Bounds, first_proved, number_filters
 from altdiffusion.curation.links.reader import RowGroup, UnitReader, open_unit
 from altdiffusion.curation.links.select_work import Decided, SelectWork
-from altdiffusion.curation.links.source_parts import plan_select, scan_source
-from altdiffusion.storage.ledger import Unit
+from altdiffusion.curation.links.sources import plan_sources, scan_source
+from altdiffusion.execution.units import Unit
 from tests.source_rows import read_unit, split
 
 URI = "memory://pushdown/part.parquet"
@@ -51,7 +51,7 @@ def source(rows_per_unit: int = 100_000) -> SourceConfig:
 
 
 def units(config: SourceConfig) -> list[Unit]:
-    return plan_select(scan_source(config))
+    return plan_sources([scan_source(config)])
 
 
 def work(select: SelectConfig, config: SourceConfig) -> SelectWork:

@@ -66,7 +66,7 @@ def joined(scores: Version, images: Version, rows_per_unit: int) -> list[float |
     for unit in plan_ranges(images, rows_per_unit):
         shard, start = unit.payload["shard"], unit.payload["start"]
         rows = images.read_shard(shard).slice(start, unit.payload["stop"] - start)
-        beside = scored.beside(rows, shard, start)
+        beside = scored.of_rows(rows, shard, start)
         assert beside.num_rows == rows.num_rows and beside.column_names == ["aesthetic_v1"]
         found += beside["aesthetic_v1"].to_pylist()
     return found

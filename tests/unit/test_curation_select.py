@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
 from altdiffusion.curation.links.filters import REASONS
 from altdiffusion.curation.links.select_work import SelectWork, buckets_of, by_bucket
-from altdiffusion.curation.links.source_parts import plan_select, scan_source
+from altdiffusion.curation.links.sources import plan_sources, scan_source
 from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage.dataset import Lake
@@ -177,7 +177,7 @@ def test_units_account_for_every_row_and_running_again_writes_the_same_bytes(tmp
             lake=str(tmp_path / lake), dataset="candidates", source=source, select=select, language=LanguageConfig()
         )
         work.setup()
-        units = plan_select(scan_source(source))
+        units = plan_sources([scan_source(source)])
         assert len(units) == 5
         records = [work.run(unit) for unit in (units if lake == "one" else reversed(units))]
         assert sum(record.rows_in for record in records) == 500

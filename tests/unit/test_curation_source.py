@@ -17,10 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config import PRESETS, SelectConfig, SourceConfig
-from altdiffusion.curation.links import source_parts as module
+from altdiffusion.curation.links import sources as module
 from altdiffusion.curation.links.source_columns import ALIASES, resolve_columns
-from altdiffusion.curation.links.source_parts import Part, SourceScan, plan_select, scan_source
-from altdiffusion.curation.links.sources import describe_sources, plan_sources
+from altdiffusion.curation.links.sources import Part, SourceScan, describe_sources, plan_sources, scan_source
 from altdiffusion.errors import AltDiffusionError
 from tests.source_rows import normalised, read_all, read_unit
 
@@ -183,7 +182,7 @@ def test_a_folder_that_is_not_a_finished_table_is_an_error(tmp_path: Path) -> No
     with pytest.raises(AltDiffusionError, match=r"b\.parquet: holds no part"):
         scan_source(config(empty))
     (empty / "b.parquet" / "part-0.csv").write_text("url,text\n")
-    with pytest.raises(AltDiffusionError, match=r"part-0\.csv: is no Parquet file"):
+    with pytest.raises(AltDiffusionError, match=r"part-0\.csv: is not a Parquet file"):
         scan_source(config(empty))
 
 
@@ -376,7 +375,7 @@ def test_units_cover_every_row_once_in_order(groups: list[int], limit: int) -> N
     part = Part(uri="x", name="x", digest="d", group_rows=np.array(groups, np.int64))
     source = SourceConfig(name="s", uri="x", rows_per_unit=limit)
     scan = SourceScan(config=source, parts=(part, part))
-    units = plan_select(scan)
+    units = plan_sources([scan])
     assert scan.units == len(units) and scan.rows == 2 * sum(groups)
     ranges = [(unit.payload["start"], unit.payload["stop"]) for unit in units]
     rows = [row for start, stop in ranges for row in range(start, stop)]
@@ -409,7 +408,7 @@ def test_planning_reads_footers_only_and_identity_is_by_content(tmp_path: Path) 
     write(tmp_path / "b", BASE)
     second = scan_source(config(tmp_path / "b"))
     assert first.ref == second.ref  # the folder is no part of it
-    assert [unit.id for unit in plan_select(first)] == [unit.id for unit in plan_select(second)]
+    assert [unit.id for unit in plan_sources([first])] == [unit.id for unit in plan_sources([second])]
     write(tmp_path / "b", {**BASE, "TEXT": ["one", "two", "three"]})
     assert scan_source(config(tmp_path / "b")).ref != first.ref
     body = bytearray(path.read_bytes())
@@ -434,7 +433,7 @@ def test_many_parts_come_in_the_order_of_their_names_each_footer_read_once(
     assert [part.rows for part in scan.parts] == [number % 3 for number in range(30)]
     assert sorted(fetched) == [part.uri for part in scan.parts]
     (tmp_path / "part-004.parquet").write_bytes(b"no Parquet")
-    with pytest.raises(AltDiffusionError, match=r"part-004\.parquet: is no Parquet file"):
+    with pytest.raises(AltDiffusionError, match=r"part-004\.parquet: is not a Parquet file"):
         scan_source(config(tmp_path))
 
 
@@ -469,7 +468,7 @@ def test_a_source_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) 
     path.write_bytes(whole[:-20])
     assert "part-7.parquet: is truncated" in problem()
     path.write_bytes(b"PAR1")
-    assert "part-7.parquet: is no Parquet file (4 bytes)" in problem()
+    assert "part-7.parquet: is not a Parquet file (4 bytes)" in problem()
     path.write_bytes(b"")
     assert "0 bytes" in problem()
     footer = int.from_bytes(whole[-8:-4], "little")
@@ -491,7 +490,7 @@ def test_a_source_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) 
 def test_a_part_that_vanished_or_shrank_since_planning_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, BASE)
     source = config(tmp_path)
-    (unit,) = plan_select(scan_source(source))
+    (unit,) = plan_sources([scan_source(source)])
     write(tmp_path, pa.table(BASE).slice(0, 2))
     with pytest.raises(AltDiffusionError, match=r"part-0\.parquet: changed since planning.*run the job again"):
         read_unit(unit, source)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altdiffusion.curation.links.urls import TRACKING, keys_and_links, parse, url_key, url_keys
-from altdiffusion.curation.web.addresses import Refused, parse_url
+from altdiffusion.curation.rejects import Refused
+from altdiffusion.curation.web.addresses import parse_url
 
 
 def keys(*urls: str | None) -> list[str | None]:

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion.curation.config import SourceConfig
-from altdiffusion.curation.links.source_parts import scan_source
+from altdiffusion.curation.links.sources import scan_source
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.languages import CODES
 from altdiffusion.records import LINKS, REJECTS

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.progress import Progress, duration
-from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Pool, Resources, Unsettled
+from altdiffusion.execution.units import Pool, Resources, Unit, Unsettled
 from altdiffusion.records import PROMPTS
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UnitRecord
 
 
 class Counting:
@@ -96,6 +97,13 @@ def test_impossible_pools_are_refused(make: object) -> None:
         make()  # type: ignore[operator]
 
 
+class Nothing(RangeWork):
+    """A work that makes nothing of its rows."""
+
+    def run(self, unit: Unit) -> UnitRecord:
+        return finish_unit(self.output, unit, rows_in=0, accepted=[])
+
+
 def test_ranges_cover_every_row_once_and_name_all_their_inputs(tmp_path: Path) -> None:
     dataset = Lake(str(tmp_path)).dataset("prompts")
     rows = [{"id": f"p{i}", "language": "en", "prompt": "x", "seed": i, "width": 8, "height": 8} for i in range(25)]
@@ -104,7 +112,8 @@ def test_ranges_cover_every_row_once_and_name_all_their_inputs(tmp_path: Path) -
     version = dataset.publish(kind="prompts", records=[record], parents=[], config={}, fingerprint="f")
     units = plan_ranges(version, 4, "model a")
     assert [unit.index for unit in units] == list(range(7))
-    read = pa.concat_tables([read_range(str(tmp_path), unit, {}) for unit in units])
+    work = Nothing(lake=str(tmp_path), dataset="nothing")
+    read = pa.concat_tables([work.rows_of(unit) for unit in units])
     assert read["id"].to_pylist() == [row["id"] for row in rows]
     others = plan_ranges(version, 4, "model b")
     assert not {unit.id for unit in units} & {unit.id for unit in others}

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.units import Unit
 from altdiffusion.records import PROMPTS, REJECTS
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.verification import damages_of
 
 

@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 def ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int, depth: int) -> Iterator[R]:
-    """Yields `function(item)` for each item, in order, while `threads` threads work on the items that follow.
+    """Yield `function(item)` for each item, in order, while `threads` threads work on the items that follow.
 
     Args:
         items: taken one by one in the caller's thread, when there is room.

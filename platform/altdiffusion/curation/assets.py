@@ -15,7 +15,7 @@ _PACKAGE = "package://"
 
 
 def resolve_uri(uri: str) -> str:
-    """Turns `package://<python package>/<file>` into the path of that file; other URIs stay as they are.
+    """Turn `package://<python package>/<file>` into the path of that file; other URIs stay as they are.
 
     Raises:
         AltDiffusionError: the package is not installed.
@@ -32,7 +32,7 @@ def resolve_uri(uri: str) -> str:
 
 
 def read_pinned(uri: str, sha256: str) -> bytes:
-    """The bytes of a file, after its SHA-256 has been checked.
+    """Return the bytes of a file, after its SHA-256 has been checked.
 
     Raises:
         AltDiffusionError: the file is not there, or its bytes are others.
@@ -50,7 +50,7 @@ def read_pinned(uri: str, sha256: str) -> bytes:
 
 
 def local_pinned(uri: str, sha256: str) -> str:
-    """A local path of the file, its SHA-256 checked: for libraries that only open paths.
+    """Return a local path of the file, its SHA-256 checked: for libraries that only open paths.
 
     A remote file is copied once into the user's cache folder under its hash.
     """
@@ -65,12 +65,12 @@ def local_pinned(uri: str, sha256: str) -> str:
 
 
 def load_tensors(uri: str, sha256: str) -> dict[str, Any]:
-    """The tensors of a pinned weights file by name, on the CPU: safetensors by its ending, else a torch file.
+    """Return the tensors of a pinned weights file by name, on the CPU: safetensors by its ending, else a torch file.
 
     No code in it runs: torch reads nothing but tensors and plain containers.
 
     Raises:
-        AltDiffusionError: not there, other bytes, or not a flat collection of tensors.
+        AltDiffusionError: it is not there, has other bytes, or is not a flat collection of tensors.
     """
     import torch
     from safetensors.torch import load
@@ -98,7 +98,7 @@ folder_digest = content_digest
 
 
 def check_folder(uri: str, digest: str | None) -> str:
-    """The local path of a model folder, its digest checked where one is pinned.
+    """Return the local path of a model folder, its digest checked where one is pinned.
 
     Raises:
         AltDiffusionError: it is not there, or holds other files than those pinned.

@@ -12,7 +12,7 @@ _LIST = "text file of hash:<sample_id>, sha256:<hex>, url:<link> and domain:<nam
 
 
 def register(dataset_actions: Any, lineage_actions: Any) -> None:
-    """Adds `remove` and `impact` to the actions of `dataset` and `lineage`."""
+    """Add `remove` and `impact` to the actions of `dataset` and `lineage`."""
     one = dataset_actions.add_parser("remove", help="takedown: the next version, without the listed rows")
     one.add_argument("name", metavar="NAME[@DIGEST]", help="a dataset; without digest, its newest version")
     one.add_argument("--hashes", metavar="FILE", required=True, help=_LIST)
@@ -21,7 +21,7 @@ def register(dataset_actions: Any, lineage_actions: Any) -> None:
     other = lineage_actions.add_parser("impact", help="what holds the listed rows, and what was made from them")
     lists = other.add_mutually_exclusive_group(required=True)
     lists.add_argument("--hashes", metavar="FILE", help=_LIST)
-    lists.add_argument("--urls", metavar="FILE", help="text file of one link a line")
+    lists.add_argument("--urls", metavar="FILE", help="text file of one link per line")
     other.add_argument("--json", action="store_true", help="for programs")
     other.set_defaults(run=cmd_impact)
     for parser in (one, other):
@@ -36,7 +36,7 @@ def register(dataset_actions: Any, lineage_actions: Any) -> None:
 
 
 def cmd_remove(arguments: argparse.Namespace) -> int:
-    """Takes rows down, and tells what is left to do.
+    """Take rows down, and print what is left to do.
 
     Raises:
         AltDiffusionError: no such version, an unusable list, or a shard that cannot be read.
@@ -51,7 +51,7 @@ def cmd_remove(arguments: argparse.Namespace) -> int:
     wanted = takedown.read_list(arguments.hashes)
     removal, holdings = takedown.take_down(lake, lake.version(arguments.name), wanted)
     print(f"list {arguments.hashes}: {takedown.described(wanted.lines)} (sha256 {wanted.sha256[:12]})")
-    print(told(removal))
+    print(summary(removal))
     found = impacts.impact(graphs.scan(lake.uri), holdings)
     print(impacts.render(found), end="")
     steps = impacts.renewal(found, lake.uri, arguments.hashes)
@@ -73,8 +73,8 @@ def cmd_remove(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def told(removal: Any) -> str:
-    """One line on what a takedown did (`removal.Removal`)."""
+def summary(removal: Any) -> str:
+    """Return one line on what a takedown did (`removal.Removal`)."""
     before, after = removal.before, removal.after
     if after is None:
         return f"{before.ref.short} holds none of these rows; no new version"
@@ -88,7 +88,7 @@ def told(removal: Any) -> str:
 
 
 def cmd_impact(arguments: argparse.Namespace) -> int:
-    """Prints where rows are, and what was made from them.
+    """Print where rows are, and what was made from them.
 
     Raises:
         AltDiffusionError: the lake or the list is not usable.

@@ -14,35 +14,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-Words = npt.NDArray[np.uint64]
+from altdiffusion.splitmix import FIRST, GAMMA, Words, splitmix64
 
-# Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014: SplitMix64 with David Stafford's
-# mixing constants, variant 13.
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _LONG = 4096
-"""Bytes; longer values are hashed one by one, so that a single one of megabytes does not cost a pass a word."""
-
-
-def splitmix64(values: Words) -> Words:
-    """SplitMix64's output for each state: a bijection of 64-bit words that changes about half of the bits."""
-    mixed = values + _GAMMA
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
-    return mixed ^ (mixed >> np.uint64(31))
+"""Bytes; longer values are hashed one by one, so that a single one of megabytes does not cost a pass per word."""
 
 
 def uniform(seed: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """[N] a draw from [0, 1) for each id, a function of (seed, id) alone: 53 random bits."""
+    """Return a draw from [0, 1) for each id, float64 [N]: a function of (seed, id) alone, with 53 random bits."""
     key = splitmix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64))
     bits = splitmix64(ids.astype(np.int64).view(np.uint64) ^ key) >> np.uint64(11)
     return bits.astype(np.float64) * 2.0**-53
 
 
 def hash64(values: pa.Array | pa.ChunkedArray) -> Words:
-    """[N] a hash of each string's bytes; null is hashed like the empty string.
+    """Return a hash of each string's bytes, uint64 [N]; null is hashed like the empty string.
 
-    Eight bytes a step, all rows at once: the rows are ordered by length, so that each step works on a prefix of them.
+    Eight bytes per step, all rows at once: the rows are ordered by length, so that each step works on a prefix of them.
     """
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if isinstance(array, pa.ChunkedArray):  # a string column of more than 2 GiB stays in pieces
@@ -57,12 +45,12 @@ def hash64(values: pa.Array | pa.ChunkedArray) -> Words:
     whole = np.minimum(lengths, _LONG) >> 3
     order = np.argsort((_LONG - whole).astype(np.uint16), kind="stable")  # a radix sort
     at, whole, length = offsets[:-1][order], whole[order], lengths[order]
-    state = length.astype(np.uint64) * _GAMMA
+    state = length.astype(np.uint64) * GAMMA
     left = np.searchsorted(-whole, -np.arange(1, whole[0] + 1), side="right")
     for rows in left:
         step = state[:rows]
         step ^= words[at[:rows]]
-        step *= _FIRST
+        step *= FIRST
         step ^= step >> np.uint64(29)
         at[:rows] += 8
     rest = (np.uint64(1) << ((length & 7).astype(np.uint64) * np.uint64(8))) - np.uint64(1)
@@ -75,9 +63,9 @@ def hash64(values: pa.Array | pa.ChunkedArray) -> Words:
 
 
 def murmur64(values: pa.Array) -> pa.Array:
-    """[N] int64: `mmh3.hash64(text)[0]` of each string, LAION's row id for url + text.
+    """Return `mmh3.hash64(text)[0]` of each string, int64 [N], LAION's row id for url + text.
 
-    MurmurHash3 is not to be had for whole columns, so this is a call a row, on the buffer without making strings.
+    MurmurHash3 is not to be had for whole columns, so this is one call per row, on the buffer without making strings.
     """
     offsets, body = _buffers(values)
     digest, view = mmh3.mmh3_x64_128_digest, body.data
@@ -86,14 +74,14 @@ def murmur64(values: pa.Array) -> pa.Array:
 
 
 def rows_with(array: pa.Array, character: str) -> npt.NDArray[np.intp]:
-    """The rows of a string array that hold an ASCII character, ascending: faster than a search row by row."""
+    """Return the rows of a string array that hold an ASCII character, ascending: faster than a search of each row."""
     offsets, body = _buffers(array)
     found = np.searchsorted(offsets, np.flatnonzero(body == ord(character)), side="right") - 1
     return found[np.flatnonzero(np.diff(found, prepend=-1))]
 
 
 def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Offsets (one more than rows) into the bytes of a string array; null has no bytes."""
+    """Return the offsets (one more than rows) into the bytes of a string array; null has no bytes."""
     if sys.byteorder != "little":
         raise RuntimeError("hashes of columns are written for little-endian machines")
     width = np.int64 if pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type) else np.int32

@@ -1,7 +1,7 @@
-"""The files that a glob stands for; a folder that Spark or Dask wrote under the name of one stands for its parts.
+"""The files that a glob names; a folder that Spark or Dask wrote under the name of a file counts as its parts.
 
-Such a folder holds part files beside notes of the writer (`_SUCCESS`, `_committed_...`, `.part-....crc`), which begin
-with `_` or `.` and are not parts.
+Such a folder holds part files as well as notes of the writer (`_SUCCESS`, `_committed_...`, `.part-....crc`). The
+notes begin with `_` or `.` and are not parts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tallies: how many rows of each language lie in which bin of what is measured, small enough for a manifest.
+"""Tallies: how many rows of each language fall into which bin of what is measured, small enough for a manifest.
 
 A tally is a flat count, `"<measure>|<language>|<bin>" -> rows`, so that tallies of units add up key by key. Quantiles
 and histograms of billions of rows are read from it without reading a row again. Bins are half open, [low, high).
@@ -24,7 +24,7 @@ class Measure:
     value: Callable[[pa.Table], Any]
     """Column of the value, null where unknown."""
     above: float = -math.inf
-    """Values at or below this are no values: a logarithm has none."""
+    """Values at or below this count as missing: they have no logarithm."""
     number: Callable[[Any], Any]
     """Values -> bin numbers before rounding down (NumPy)."""
     edge: Callable[[int], float]
@@ -75,7 +75,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def tally(table: pa.Table) -> dict[str, int]:
-    """Counts of a LINKS table by measure, language and bin; rows without a value are in bin `null`."""
+    """Return counts of a LINKS table by measure, language and bin; rows without a value are in bin `null`."""
     counts: dict[str, int] = {}
     languages = table["language"].combine_chunks().dictionary_encode()
     if isinstance(languages, pa.ChunkedArray):
@@ -117,7 +117,7 @@ def _pairs(first: Any, second: Any) -> list[tuple[tuple[int, int], int]]:
 
 
 def bins(tally: Mapping[str, int], measure: str, language: str | None = None) -> dict[int, int]:
-    """Rows by bin number, ascending; of one language or of all. Rows without a value are not in it."""
+    """Return the rows by bin number, ascending, of one language or of all; rows without a value are left out."""
     found: dict[int, int] = {}
     for key, count in tally.items():
         name, spoken, bin = key.split("|")
@@ -127,7 +127,7 @@ def bins(tally: Mapping[str, int], measure: str, language: str | None = None) ->
 
 
 def histogram(tally: Mapping[str, int], measure: str, language: str | None = None) -> list[tuple[float, float, int]]:
-    """(low, high, rows) of every bin from the first filled one to the last, in the measure's own unit."""
+    """Return (low, high, rows) for every bin from the first filled one to the last, in the measure's own unit."""
     found = bins(tally, measure, language)
     if not found:
         return []
@@ -136,7 +136,7 @@ def histogram(tally: Mapping[str, int], measure: str, language: str | None = Non
 
 
 def quantile(tally: Mapping[str, int], measure: str, language: str, q: float) -> float | None:
-    """Lower edge of the bin that holds the q-quantile: at least a share of 1 - q of the rows lies at or above it.
+    """Return the lower edge of the bin that holds the q-quantile: at least a share of 1 - q of the rows is not below.
 
     None where no row of the language has a value.
     """

@@ -1,7 +1,7 @@
 """The one place that connects to Ray: an embedded one on a laptop, or the cluster that was named.
 
 Every retry that Ray does by itself is bounded here (a task killed for memory is otherwise retried for ever), and
-what Ray tells its own developers on stderr is silenced: failures reach the user as exceptions.
+what Ray prints for its own developers on stderr is silenced: failures reach the user as exceptions.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _SETTINGS = {
 _EMBEDDED: set[str] = set()
 """Addresses of the Rays that this process started."""
 _REMEDY = (
-    "start the cluster, mend the address, or leave it out to run on this machine; where the cluster's gateway is "
+    "start the cluster, fix the address, or leave it out to run on this machine; where the cluster's gateway is "
     "only reachable over its job API, use `ray job submit`"
 )
 
 
 def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
-    """Connects this process to Ray; nothing happens if it already is.
+    """Connect this process to Ray; nothing happens if it already is.
 
     Args:
         address: `host:port` of a head, "auto" for the cluster on this machine, None for `RAY_ADDRESS` (which
@@ -73,7 +73,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus
 
 
 def check_token_file() -> None:
-    """Refuse a token that others on this machine can read: whoever has it runs code on the whole cluster.
+    """Refuse a token that others on this machine can read: with it, anyone runs code on the whole cluster.
 
     Ray takes it from RAY_AUTH_TOKEN, else from the file RAY_AUTH_TOKEN_PATH, else from ~/.ray/auth_token, and makes
     that file readable for everyone.
@@ -87,7 +87,7 @@ def check_token_file() -> None:
     try:
         mode = stat.S_IMODE(os.stat(path).st_mode)
     except FileNotFoundError:
-        return  # Ray itself says so, with what to do
+        return  # Ray itself reports that, with what to do
     if mode & 0o077:
         raise AltDiffusionError(
             f"token file {path}",
@@ -97,14 +97,14 @@ def check_token_file() -> None:
 
 
 def is_embedded() -> bool:
-    """Whether this process's Ray is its own: it has this machine's resources and gets no others."""
+    """Return whether this process's Ray is its own: it has this machine's resources and gets no others."""
     import ray
 
     return ray.is_initialized() and ray.get_runtime_context().gcs_address in _EMBEDDED
 
 
 def _start(num_cpus: int, num_gpus: int) -> Any:
-    """Starts the embedded Ray; a second time where the first took longer than the 30 s that Ray allows itself."""
+    """Start the embedded Ray; and a second time where the first took longer than the 30 s that Ray allows itself."""
     import ray
 
     for last in (False, True):
@@ -131,7 +131,7 @@ def _start(num_cpus: int, num_gpus: int) -> Any:
 
 
 def call(function: Callable[..., T], *arguments: Any, num_cpus: float = 1, num_gpus: float = 0) -> T:
-    """Runs a function once on a worker of the cluster, which has what the driver may lack, and waits for its result.
+    """Run a function once on a worker of the cluster, which has what the driver may lack, and wait for its result.
 
     Raises:
         Exception: the function's own.
@@ -146,7 +146,7 @@ def call(function: Callable[..., T], *arguments: Any, num_cpus: float = 1, num_g
 
 
 def shutdown() -> None:
-    """Leaves the cluster; an embedded one ends. Nothing happens where Ray was never used."""
+    """Leave the cluster; an embedded one ends. Nothing happens where Ray was never used."""
     if "ray" in sys.modules:
         import ray
 
@@ -154,7 +154,7 @@ def shutdown() -> None:
 
 
 def _embedded_settings() -> None:
-    """What the embedded Ray's own processes inherit: a token of this process alone, and where our code lies."""
+    """Return what the embedded Ray's own processes inherit: a token of this process alone, and where our code is."""
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -184,7 +184,7 @@ def _join(address: str) -> None:
 
 
 def probe(address: str) -> None:
-    """Refuses an address where no Ray head answers: `ray.init` itself would try for more than two minutes."""
+    """Refuse an address where no Ray head answers: `ray.init` itself would try for more than two minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://") or not colon or not port.isdigit() or not 0 < int(port) < 65536:
         raise AltDiffusionError(f"Ray address {address}", "is not of the form host:port", "write e.g. 10.0.0.5:6379")
@@ -205,11 +205,11 @@ def probe(address: str) -> None:
 
 
 def _quiet() -> None:
-    """Ray's bars, chatter and tracebacks off: `Progress` is the one voice, exceptions are the other."""
+    """Switch Ray's bars, chatter and tracebacks off: `Progress` is the one voice, exceptions are the other."""
     import ray.data
     from ray._private import worker
 
-    worker.print_to_stdstream = lambda *_, **__: None  # it prints every death of a process, whoever meant it
+    worker.print_to_stdstream = lambda *_, **__: None  # it prints every death of a process, intended or not
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Pool, Resources, UnitWork, Unsettled
+from altdiffusion.execution.units import Pool, Resources, Unit, UnitWork, Unsettled
 from altdiffusion.records import Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake, Version, check_name
-from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
+from altdiffusion.storage.ledger import Ledger, UnitRecord
 from altdiffusion.storage.removal import after_takedowns
 
 
@@ -28,9 +28,9 @@ class PipelineStep:
     """Name of the dataset it makes."""
     kind: Kind
     settings: Mapping[str, Any]
-    """All that decides the result beside the parents: what the manifest stores."""
+    """All that decides the result besides the parents: what the manifest stores."""
     fingerprint: str
-    """Of `settings`."""
+    """Digest of `settings`: names the ledger."""
     noun: str
     """What is counted in the progress line, plural."""
     parents: Callable[[Lake], Sequence[Ref]]
@@ -56,7 +56,7 @@ class PipelineStep:
         check_name(self.output)  # when it is planned, not hours later when the pipeline step before it has ended
 
     def describe(self) -> str:
-        """One line for the plan."""
+        """Return one line for the plan."""
         pool, need = self.pool, self.resources
         gpus = f" + {need.num_gpus:g} GPU" if need.num_gpus else ""
         workers = f"{pool.min_size}-{pool.max_size} workers of {need.num_cpus:g} CPU{gpus}"
@@ -80,7 +80,7 @@ def published(lake: Lake, pipeline_step: PipelineStep) -> Version | None:
 def run_pipeline_step(
     lake: Lake, pipeline_step: PipelineStep, *, backend: Literal["ray", "inline"], progress: Progress | None = None
 ) -> Version:
-    """Works off what is not in the ledger and publishes the version.
+    """Work off what is not in the ledger and publish the version.
 
     Raises:
         AltDiffusionError: an input is unusable, or not one row was accepted or too many units stayed unsettled (then
@@ -123,7 +123,7 @@ def run_pipeline_step(
 
 
 def _as_head(dataset: Dataset, version: Version) -> Version:
-    """Makes a version the head, or the one that stands for it since rows of it were taken down."""
+    """Make a version the head, or the one that replaces it since rows of it were taken down."""
     version = after_takedowns(dataset, version)
     dataset.set_head(version)
     return version
@@ -137,7 +137,7 @@ def _nothing_accepted(pipeline_step: PipelineStep, records: Sequence[UnitRecord]
     rows = sum(record.rows_in for record in records)
     return AltDiffusionError(
         f"dataset {pipeline_step.output}",
-        f"would be empty: of {rows:,} rows none was accepted ({_told(reasons) or 'there were no rows'})",
+        f"would be empty: of {rows:,} rows none was accepted ({_counted(reasons) or 'there were no rows'})",
         pipeline_step.when_empty,
     )
 
@@ -147,19 +147,19 @@ def _unsettled(pipeline_step: PipelineStep, found: Unsettled) -> AltDiffusionErr
     return AltDiffusionError(
         f"dataset {pipeline_step.output}",
         f"is not made: {pipeline_step.name} stopped, because of {found.rows:,} rows tried in {found.unit_id} "
-        f"{accepted} ({_told(found.reasons)}), which could be the doing of this machine or its network; none of this "
-        "is recorded",
+        f"{accepted} ({_counted(found.reasons)}), which could be the doing of this machine or its network; none of "
+        "this is recorded",
         pipeline_step.when_unsettled,
     )
 
 
-def _told(reasons: Mapping[str, int]) -> str:
-    """Reasons with their counts, the most frequent first."""
+def _counted(reasons: Mapping[str, int]) -> str:
+    """Return the reasons with their counts, the most frequent first."""
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
 
 
 def _missing(dataset: Dataset, infos: Sequence[Any]) -> set[str]:
-    """SHA-256 of the files that are not there: two listings, whatever the number of shards."""
+    """Return the SHA-256 of the files that are not there: two listings, whatever the number of shards."""
     present = {
         name.removesuffix(".parquet")
         for folder in ("shards", "rejects")
@@ -169,7 +169,7 @@ def _missing(dataset: Dataset, infos: Sequence[Any]) -> set[str]:
 
 
 def _forget_lost(dataset: Dataset, ledger: Ledger, units: Sequence[Unit]) -> None:
-    """A recorded unit whose files have been lost is done again."""
+    """Forget recorded units whose files have been lost, so that they are done again."""
     wanted = {unit.id for unit in units}
     records = [record for record in ledger.all().values() if record.unit_id in wanted]
     lost = _missing(dataset, [info for record in records for info in (*record.shards, *record.rejects)])

@@ -14,7 +14,7 @@ DRAW_EVERY_S = 0.5
 
 
 def duration(seconds: float) -> str:
-    """h:mm:ss."""
+    """Return seconds as h:mm:ss."""
     whole = max(0, round(seconds))
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
@@ -43,7 +43,7 @@ class Progress:
         self._rows = self._kept = 0
 
     def begin(self, total_units: int, skipped_units: int = 0) -> None:
-        """Sets how many units there are and how many of them need no work; starts the clock."""
+        """Set how many units there are and how many of them need no work; start the clock."""
         with self._lock:
             self.total_units = total_units
             self._skipped, self._done, self._rows, self._kept = skipped_units, 0, 0, 0
@@ -52,7 +52,7 @@ class Progress:
         self._show()
 
     def advance(self, rows: int, kept: int | None = None, units: int = 1) -> None:
-        """Counts finished units, the rows they read and how many of these they kept (None: all)."""
+        """Count finished units, the rows they read and how many of these they kept (None: all)."""
         with self._lock:
             self._done += units
             self._rows += rows
@@ -62,7 +62,7 @@ class Progress:
             self._show()
 
     def line(self, now: float | None = None) -> str:
-        """The line as it would be printed."""
+        """Return the line as it would be printed."""
         with self._lock:
             elapsed = max((time.monotonic() if now is None else now) - self._started, 1e-9)
             finished = self._skipped + self._done

@@ -1,54 +1,70 @@
-"""Units that are row ranges of a version's shards."""
+"""Units that read a published version: row ranges of its shards, or buckets that its units were split into."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.units import Unit
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit
+from altdiffusion.storage.dataset import Version
 
 
-def unit_id(index: int, *parts: Any) -> str:
-    """A stable id: the unit's place, and a hash of what it reads (digests and row numbers, never a path)."""
-    return f"{index:08d}-{files.sha256_hex(files.canonical_json(list(parts)))[:16]}"
+def new_unit(
+    index: int, reads: Sequence[Any], payload: dict[str, Any], *, name: str = "", digest_of: Sequence[Any] | None = None
+) -> Unit:
+    """Return a unit whose id and input digest follow from what it reads.
+
+    Args:
+        index: the unit's place in the input order.
+        reads: digests and row numbers, never a path: the id holds their hash.
+        payload: what else the worker needs.
+        name: comes before the hash in the id, for people.
+        digest_of: what the input digest covers, where that is not `reads`.
+    """
+    short = files.sha256_hex(files.canonical_json(list(reads)))[:16]
+    digest = files.sha256_hex(files.canonical_json(list(reads if digest_of is None else digest_of)))
+    parts = [f"{index:08d}", *([name] if name else []), short]
+    return Unit(id="-".join(parts), index=index, payload={**payload, "input_digest": digest})
 
 
 def plan_ranges(version: Version, rows_per_unit: int, *inputs: str) -> list[Unit]:
-    """Cuts every shard of a version into units of at most `rows_per_unit` rows, in input order.
+    """Cut every shard of a version into units of at most `rows_per_unit` rows, in input order.
 
     Args:
-        inputs: digests of what else decides the units' results and is in no config: of a model, say.
+        inputs: digests of what else decides the units' results and is not in a config: of a model, for example.
     """
     units: list[Unit] = []
-    for shard_index, shard in enumerate(version.shards):
+    for number, shard in enumerate(version.shards):
         for start in range(0, shard.rows, rows_per_unit):
             stop = min(start + rows_per_unit, shard.rows)
-            index = len(units)
-            reads = [shard.sha256, start, stop, *inputs]
-            payload = {
-                "version": str(version.ref),
-                "shard": shard_index,
-                "start": start,
-                "stop": stop,
-                "input_digest": files.sha256_hex(files.canonical_json(reads)),
-            }
-            units.append(Unit(id=unit_id(index, *reads), index=index, payload=payload))
+            payload = {"version": str(version.ref), "shard": number, "start": start, "stop": stop}
+            units.append(new_unit(len(units), [shard.sha256, start, stop, *inputs], payload))
     return units
 
 
-def open_version(lake_uri: str, unit: Unit, cache: dict[str, Version]) -> Version:
-    """The version a unit reads, opened once a worker."""
-    ref = str(unit.payload["version"])
-    if ref not in cache:
-        cache[ref] = Lake(lake_uri).version(ref)
-    return cache[ref]
+def plan_buckets(version: Version, buckets: int, *inputs: str, chosen: range | None = None) -> list[Unit]:
+    """Return one unit per bucket of a hash exchange.
 
+    Every unit of the step before wrote one shard per bucket, in bucket order, empty ones included. So the unit of
+    bucket b reads shards b, b + buckets, b + 2 buckets, … and nothing else, and decides alone.
 
-def read_range(lake_uri: str, unit: Unit, cache: dict[str, Version]) -> pa.Table:
-    """The rows of a unit made by `plan_ranges`."""
-    version = open_version(lake_uri, unit, cache)
-    start, stop = int(unit.payload["start"]), int(unit.payload["stop"])
-    return version.read_shard(int(unit.payload["shard"])).slice(start, stop - start)
+    Args:
+        inputs: as for `plan_ranges`.
+        chosen: the buckets to plan; all of them by default.
+
+    Raises:
+        AltDiffusionError: the version was not written with this number of buckets.
+    """
+    if len(version.shards) % buckets:
+        raise AltDiffusionError(
+            version.ref.short,
+            f"has {len(version.shards)} shards, which are not {buckets} buckets per unit",
+            "give the number of buckets that it was written with",
+        )
+    units = []
+    for index, bucket in enumerate(range(buckets) if chosen is None else chosen):
+        reads = [*(shard.sha256 for shard in version.shards[bucket::buckets]), *inputs]
+        units.append(new_unit(index, reads, {"version": str(version.ref), "bucket": bucket, "buckets": buckets}))
+    return units

@@ -12,9 +12,9 @@ from typing import Any
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution import cluster
 from altdiffusion.execution.progress import Progress
-from altdiffusion.execution.units import Backend, Pool, Resources, UnitWork, Unsettled
+from altdiffusion.execution.units import Backend, Pool, Resources, Unit, UnitWork, Unsettled
 from altdiffusion.storage.documents import Document
-from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord, total
+from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 
 MAX_RETRIES = 2
 """How often a unit is given out again whose worker died: never without end."""
@@ -22,9 +22,9 @@ MAX_RESTARTS = 100
 """How often one place of the pool is filled again; nodes come and go in days of work, whatever the units do."""
 MAX_BLOCKS = 10_000
 UNSETTLED_UNITS = 4
-"""How many units in a row may be unsettled, or two a worker; then the job stops."""
+"""How many units in a row may be unsettled, or two per worker; then the job stops."""
 UNSETTLED_ROWS = 128
-"""And how many rows must have been tried in them: small units tell little."""
+"""And how many rows must have been tried in them: small units show little."""
 
 
 def run_units(
@@ -187,7 +187,7 @@ def _on_ray(
 def _round(
     work: UnitWork, units: Sequence[Unit], ledger: Ledger, pool: Pool, resources: Resources
 ) -> Iterator[UnitRecord | Unsettled]:
-    """What comes of these units, as it comes, from one Ray Data plan."""
+    """Return what comes of these units, as it comes, from one Ray Data plan."""
     import ray.data
 
     items = [{"unit": json.dumps({"id": u.id, "index": u.index, "payload": dict(u.payload)})} for u in units]
@@ -215,7 +215,7 @@ def _round(
 
 
 def _check_capacity(resources: Resources) -> None:
-    """In the embedded Ray nothing scales up: a worker that does not fit would wait for ever."""
+    """Refuse a worker that does not fit into the embedded Ray: nothing scales up there, so it would wait for ever."""
     import ray
 
     if not cluster.is_embedded():
@@ -232,7 +232,7 @@ def _check_capacity(resources: Resources) -> None:
 
 
 def _pack(error: Exception) -> bytes:
-    """The exception with its traceback as a note; one that does not pickle becomes a RuntimeError of its text."""
+    """Return the exception, pickled, with its traceback as a note; one that does not pickle becomes a RuntimeError."""
     trace = "".join(traceback.format_exception(error))
     if not isinstance(error, AltDiffusionError | Unsettled):
         error.add_note(f"in a worker:\n{trace}")
@@ -247,7 +247,7 @@ def _pack(error: Exception) -> bytes:
 
 
 def _unpack(packed: bytes) -> Unsettled:
-    """The unsettled unit that was packed; any other exception is raised."""
+    """Return the unsettled unit that was packed; any other exception is raised."""
     error: Exception = pickle.loads(packed)  # made by our own worker, seconds ago
     error.__cause__ = None
     if isinstance(error, Unsettled):

@@ -1,14 +1,30 @@
-"""What runs (a `UnitWork`) and on how much (a `Pool` of workers with `Resources` each)."""
+"""What runs (a `UnitWork`), on what (a `Unit`) and where (a `Pool` of workers with `Resources` each)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UNIT_ID, UnitRecord
 
 Backend = Literal["ray", "inline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """The smallest piece of work. Only descriptors travel, never rows."""
+
+    id: str
+    """Stable: made from the input's digest and the row range."""
+    index: int
+    """Its place in the input order."""
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON: what a worker has to read."""
+
+    def __post_init__(self) -> None:
+        if not UNIT_ID.fullmatch(self.id):
+            raise ValueError(f"unit id {self.id!r} is not usable as a file name")
 
 
 class Unsettled(Exception):
@@ -38,11 +54,12 @@ class UnitWork(Protocol):
     """
 
     def setup(self) -> None:
-        """Called once in each worker, before its first unit: load models, open connections."""
+        """Load models and open connections: called once per worker, before its first unit."""
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Read the unit's input, write its shards and rejects, and say what it made. Not the ledger: the runner
-        does that, after the shards.
+        """Read the unit's input, write its shards and rejects, and return the record of what it made.
+
+        The runner writes the ledger, after the shards.
 
         Raises:
             Unsettled: nothing is recorded, and the unit is tried again once others have been recorded.

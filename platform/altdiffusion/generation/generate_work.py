@@ -13,29 +13,28 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import plan_ranges
+from altdiffusion.execution.units import Unit
 from altdiffusion.generation.model import Model, check_content, size_multiple
-from altdiffusion.generation.prompts import count_languages
 from altdiffusion.generation.settings import GenerateConfig
 from altdiffusion.records import GENERATIONS
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord
 
 
-class GenerateWork:
-    """The work of drawing the rows of a unit and writing them as a shard of kind `generations` and as image files."""
+class GenerateWork(RangeWork):
+    """The work on a row range of prompts: its images become a shard of kind `generations` and image files."""
 
     def __init__(self, lake_uri: str, dataset: str, model: Model, config: GenerateConfig) -> None:
-        self._lake_uri = lake_uri
-        self._dataset = dataset
+        super().__init__(lake=lake_uri, dataset=dataset)
         self._model = model
         self._config = config
-        self._versions: dict[str, Version] = {}
         self._sampler: Any = None
 
     def setup(self) -> None:
-        """Load the model after a check that its content is the one of the plan."""
+        """Load the model, once its content is known to be what was planned with."""
         import torch
 
         from altdiffusion.diffusion.models import load_bundle
@@ -53,7 +52,8 @@ class GenerateWork:
         )
 
     def run(self, unit: Unit) -> UnitRecord:
-        rows = read_range(self._lake_uri, unit, self._versions)
+        """Draw the rows of one unit and write them."""
+        rows = self.rows_of(unit)
         encoded = self._draw(rows)
         names = [files.sha256_hex(data) for data in encoded]
         config, count = self._config, rows.num_rows
@@ -69,19 +69,11 @@ class GenerateWork:
             ],
             schema=GENERATIONS,
         )
-        dataset = Lake(self._lake_uri).dataset(self._dataset)
         if config.image_files:
-            folder = images_folder(self._lake_uri, self._dataset)
+            folder = images_folder(self.lake, self.dataset)
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda item: _write_image(folder, *item), zip(names, encoded, strict=True)))
-        return UnitRecord(
-            unit_id=unit.id,
-            index=unit.index,
-            input_digest=str(unit.payload["input_digest"]),
-            rows_in=count,
-            shards=(dataset.write_shard(table),),
-            rows_by_language=count_languages(rows["language"]),
-        )
+        return finish_unit(self.output, unit, rows_in=count, accepted=[table])
 
     def _draw(self, rows: pa.Table) -> list[bytes]:
         """Return PNG bytes in row order; rows of one size are drawn together."""
@@ -90,16 +82,14 @@ class GenerateWork:
         encoded: list[bytes] = [b""] * rows.num_rows
         for width, height in dict.fromkeys(sizes):
             chosen = [row for row, size in enumerate(sizes) if size == (width, height)]
-            pictures = self._sampler.draw(
-                [prompts[row] for row in chosen], [seeds[row] for row in chosen], width, height
-            )
-            for row, picture in zip(chosen, pictures, strict=True):
-                encoded[row] = encode_png(picture)
+            drawn = self._sampler.draw([prompts[row] for row in chosen], [seeds[row] for row in chosen], width, height)
+            for row, image in zip(chosen, drawn, strict=True):
+                encoded[row] = encode_png(image)
         return encoded
 
 
 def generation_units(prompts: Version, model: Model, config: GenerateConfig) -> list[Unit]:
-    """Return the units of `GenerateWork`. Their ids include the model's content, so another model is other work.
+    """Return the units of `GenerateWork`. The model's content is part of their ids: another model is other work.
 
     Raises:
         AltDiffusionError: a prompt requires a size that the model cannot draw.
@@ -126,17 +116,17 @@ def images_folder(lake_uri: str, dataset: str) -> str:
     return files.within(lake_uri, "datasets", dataset, "images")
 
 
-def encode_png(picture: NDArray[np.uint8]) -> bytes:
-    """Return the PNG bytes of an image, uint8 [H, W, 3]."""
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """Return PNG bytes of uint8 [H, W, 3]."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture, "RGB").save(buffer, format="PNG")
+    Image.fromarray(image, "RGB").save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def decode_images(images: Sequence[bytes]) -> NDArray[np.uint8]:
-    """Decode images of one size and return uint8 [N, H, W, 3]."""
+    """Return the pixels of encoded images of one size, uint8 [N, H, W, 3]."""
     from PIL import Image
 
     return np.stack([np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in images])

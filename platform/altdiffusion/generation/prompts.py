@@ -10,16 +10,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError, first_line
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.units import Unit
 from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.records import PROMPTS
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UnitRecord
 
 ROWS_PER_SHARD = 65_536
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._\-]{0,199}")
@@ -48,33 +48,23 @@ def read_prompts(config: PromptsConfig) -> pa.Table:
     return pa.Table.from_pylist(checked, schema=PROMPTS)
 
 
-class PromptsWork:
-    """The work of making the `prompts` dataset. The whole file is one unit, since one bad row stops all."""
+class PromptsWork(RangeWork):
+    """The work on a prompts file: one unit, which is the whole file, for one bad row stops all."""
 
     def __init__(self, lake_uri: str, dataset: str, config: PromptsConfig) -> None:
-        self._lake_uri = lake_uri
-        self._dataset = dataset
+        super().__init__(lake=lake_uri, dataset=dataset)
         self._config = config
 
-    def setup(self) -> None:
-        """Nothing to load."""
-
     def run(self, unit: Unit) -> UnitRecord:
+        """Read, check and write the prompts."""
         table = read_prompts(self._config)
-        dataset = Lake(self._lake_uri).dataset(self._dataset)
         starts = range(0, table.num_rows, ROWS_PER_SHARD)
-        return UnitRecord(
-            unit_id=unit.id,
-            index=unit.index,
-            input_digest=str(unit.payload["input_digest"]),
-            rows_in=table.num_rows,
-            shards=tuple(dataset.write_shard(table.slice(start, ROWS_PER_SHARD)) for start in starts),
-            rows_by_language=count_languages(table["language"]),
-        )
+        shards = [table.slice(start, ROWS_PER_SHARD) for start in starts]
+        return finish_unit(self.output, unit, rows_in=table.num_rows, accepted=shards)
 
 
 def prompts_source(config: PromptsConfig) -> Ref:
-    """Return the reference of the prompts file in lineage, by name and content."""
+    """Return how lineage names the prompts file: by name and content."""
     name = re.sub(r"[^A-Za-z0-9._\-]", "-", config.file.rstrip("/").rsplit("/", 1)[-1])
     return Ref("source", name, files.sha256_hex(_read(config.file)))
 
@@ -83,12 +73,6 @@ def prompts_units(config: PromptsConfig) -> list[Unit]:
     """Return the one unit of `PromptsWork`."""
     digest = prompts_source(config).digest
     return [Unit(id=f"prompts-{digest[:32]}", index=0, payload={"input_digest": digest})]
-
-
-def count_languages(languages: pa.ChunkedArray) -> dict[str, int]:
-    """Return the sorted numbers of rows by language, for a unit's record."""
-    counted = {str(entry["values"]): int(entry["counts"]) for entry in pc.value_counts(languages).to_pylist()}
-    return dict(sorted(counted.items()))
 
 
 def _read(uri: str) -> bytes:

@@ -30,10 +30,10 @@ from altdiffusion.storage.documents import DIGEST, Document, read_document
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
 
+FORMAT = "altdiffusion-dataset-2"
 Role = Literal["shards", "rejects"]
 ROLES: tuple[Role, ...] = get_args(Role)
-
-FORMAT = "altdiffusion-dataset-2"
+"""The folders of a dataset's Parquet files: accepted and rejected rows."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
 _TABLE = pa.schema(
     [

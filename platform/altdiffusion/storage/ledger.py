@@ -1,4 +1,4 @@
-"""Units of work and the ledger: one completion record per unit; a recorded unit is never done again."""
+"""The ledger: one completion record per unit of work; what is recorded is never done again."""
 
 from __future__ import annotations
 
@@ -9,29 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import Document, read_document
 from altdiffusion.storage.shards import ShardInfo
 
-_SAFE = re.compile(r"[A-Za-z0-9._\-]{1,200}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """The smallest piece of curation work.
-
-    `id` is stable (made from the input's digest and the row range), `index` is its place in the input order, and
-    `payload` is plain JSON that describes the input for a worker. Only descriptors are sent, never rows.
-    """
-
-    id: str
-    index: int
-    payload: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not _SAFE.fullmatch(self.id) or self.id.startswith("."):
-            raise ValueError(f"unit id {self.id!r} is not usable as a file name")
+UNIT_ID = re.compile(r"(?!\.)[A-Za-z0-9._\-]{1,200}")
+"""What may be the id of a unit: it names a file, which is not hidden."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +69,7 @@ class UnitRecord:
             ValueError: the counts do not add up.
         """
         return cls(
-            unit_id=document.text("unit_id", _SAFE, needed="a unit id"),
+            unit_id=document.text("unit_id", UNIT_ID, needed="a unit id"),
             index=document.count("index"),
             input_digest=document.text("input_digest"),
             rows_in=document.count("rows_in"),
@@ -94,11 +81,17 @@ class UnitRecord:
         )
 
 
+def count(values: pa.ChunkedArray) -> dict[str, int]:
+    """Return how often each value of a string column occurs, in the order of the values."""
+    found = {entry["values"]: int(entry["counts"]) for entry in pc.value_counts(values).to_pylist()}
+    return dict(sorted(found.items(), key=lambda item: str(item[0])))
+
+
 def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Return the sums of counts by key, sorted so that they can be hashed."""
+    """Return the sums of counts by key, in the order of the keys, so that they can be hashed."""
     result: Counter[str] = Counter()
-    for count in counts:
-        result.update(count)
+    for one in counts:
+        result.update(one)
     return dict(sorted(result.items()))
 
 

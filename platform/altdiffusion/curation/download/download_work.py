@@ -17,7 +17,7 @@ import io
 import os
 import tempfile
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,20 +39,21 @@ from altdiffusion.curation.images.decoder_pool import Decoded, DecoderPool
 from altdiffusion.curation.images.source_hash import VERDICTS, judge
 from altdiffusion.curation.links.blocklist import Blocklist, load_blocklist
 from altdiffusion.curation.links.urls import url_keys
-from altdiffusion.curation.outcome import count, rejects_table
+from altdiffusion.curation.rejects import BLOCKLIST, CONTENT_CHANGED, Refused, rejected
 from altdiffusion.curation.scoring.score_work import Scorer, make_scorer
 from altdiffusion.curation.tally import tally_images
-from altdiffusion.curation.web.addresses import Refused, Resolver
+from altdiffusion.curation.web.addresses import Resolver
 from altdiffusion.curation.web.fetch import Fetcher
 from altdiffusion.curation.web.robots import RobotsCache
 from altdiffusion.curation.web.schedule import Paces, Result, Schedule
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import plan_ranges, read_range
-from altdiffusion.execution.units import Unsettled
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import plan_ranges
+from altdiffusion.execution.units import Unit, Unsettled
 from altdiffusion.records import IMAGES
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Dataset, Lake, Version
-from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord, total
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import Ledger, UnitRecord
 
 Pinned = tuple[str, str]
 """URI of a file and its SHA-256 (hex)."""
@@ -67,7 +68,7 @@ def plan_download(links: Version, rows_per_unit: int) -> list[Unit]:
     return plan_ranges(links, rows_per_unit)
 
 
-class DownloadWork:
+class DownloadWork(RangeWork):
     """Works a row range of links. `aesthetic_score` comes from the scorer, in the same pass.
 
     Args:
@@ -86,9 +87,9 @@ class DownloadWork:
         blocklists: Sequence[Pinned] = (),
         ledger: Ledger | None = None,
     ) -> None:
-        self.lake, self.dataset, self._ledger = lake, dataset, ledger
+        super().__init__(lake=lake, dataset=dataset)
+        self._ledger = ledger
         self._crawler = Crawler(download, score or ScoreConfig(), resolver, blocklists)
-        self._versions: dict[str, Version] = {}
 
     def setup(self) -> None:
         """Makes the fetcher and loads scorer and blocklist."""
@@ -100,33 +101,24 @@ class DownloadWork:
 
     def run(self, unit: Unit) -> UnitRecord:
         """Downloads, resizes, scores and writes one unit."""
-        links = read_range(self.lake, unit, self._versions)
+        links = self.rows_of(unit)
         with (
             unsettled(unit, links.num_rows),
             self._crawler.crawl(links, controls=self._controls(), twice=True) as crawled,
         ):
             rows, reasons, details = crawled.refused()
-            gone = links.take(pa.array(rows))
-            rejects = rejects_table(
-                unit.id,
-                row=rows,
-                reason=reasons,
-                sample_id=gone["sample_id"],
-                url=gone["url"],
-                language=gone["language"],
-                detail=details,
-            )
-            return write_unit(
-                Lake(self.lake).dataset(self.dataset),
+            return finish_unit(
+                self.output,
                 unit,
                 rows_in=links.num_rows,
                 accepted=crawled.tables(),
-                rejects=rejects,
+                rejects=[rejected(unit.id, links, rows, reasons, detail=details)],
+                tally=tally_images,
             )
 
     def _controls(self) -> Controls | None:
         ledger = self._ledger
-        folder = files.join(Lake(self.lake).dataset(self.dataset).folder_uri, "shards")
+        folder = files.join(self.output.folder_uri, "shards")
         return None if ledger is None else lambda: controls_of(folder, recorded_shards(ledger))
 
 
@@ -138,28 +130,6 @@ def unsettled(unit: Unit, rows: int) -> Iterator[None]:
     except Outage as outage:
         tried = min(rows, sum(outage.reasons.values()) + outage.accepted)
         raise Unsettled(unit.id, tried, outage.accepted, outage.reasons) from None
-
-
-def write_unit(
-    dataset: Dataset, unit: Unit, *, rows_in: int, accepted: Iterable[pa.Table], rejects: pa.Table
-) -> UnitRecord:
-    """Writes shard after shard, each forgotten before the next is made; returns the unit's record."""
-    shards, languages, tallies = [], [], []
-    for table in accepted:
-        shards.append(dataset.write_shard(table))
-        languages.append(count(table["language"]))
-        tallies.append(tally_images(table))
-    return UnitRecord(
-        unit_id=unit.id,
-        index=unit.index,
-        input_digest=str(unit.payload["input_digest"]),
-        rows_in=rows_in,
-        shards=tuple(shards),
-        rejects=(dataset.write_rejects(rejects),) if rejects.num_rows else (),
-        rejects_by_reason=count(rejects["reason"]),
-        rows_by_language=total(languages),
-        tally=total(tallies),
-    )
 
 
 class Crawler:
@@ -375,7 +345,7 @@ class _Gate:
         digest = hashlib.sha256(body)
         sha256 = digest.hexdigest()
         if sha256 in self._blocked or sha256 in self._gone:
-            raise Refused("blocklist", "")
+            raise Refused(BLOCKLIST, "")
         inspect(body, self._config)
         decoded = self._tools.decoders.decode(body)
         expected = self._expected[row].as_py()
@@ -383,7 +353,7 @@ class _Gate:
             expected, body, sha256, decoded.whole_phash, max_distance=self._config.phash_distance
         )  # fmt: skip
         if verdict == "mismatch" and self._config.on_mismatch == "reject":
-            raise Refused("content_changed", f"the source states {expected}")
+            raise Refused(CONTENT_CHANGED, f"the source states {expected}")
         number = 0 if verdict is None else 1 + VERDICTS.index(verdict)
         profiled = 0 if decoded.profiled is None else 1 + PROFILED.index(decoded.profiled)
         self._spool.describe(

@@ -20,18 +20,36 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from altdiffusion.curation.links.urls import parse
+from altdiffusion.curation.rejects import (
+    BAD_RESPONSE,
+    BAD_URL,
+    BLOCKED_ADDRESS,
+    BLOCKED_PORT,
+    BLOCKED_SCHEME,
+    BLOCKLIST,
+    CONNECT,
+    DNS,
+    HOST_BUSY,
+    OPT_OUT_ROBOTS,
+    RESET,
+    ROBOTS_UNREACHABLE,
+    TIMEOUT,
+    TLS,
+    http_status,
+)
 from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
 OWN = frozenset(
     {
-        *("connect", "dns", "timeout", "tls", "reset", "blocked_address", "robots_unreachable"),
-        *("bad_response", "http_407", "http_511"),  # of something in between: a proxy, a login page of the network
+        *(CONNECT, DNS, TIMEOUT, TLS, RESET, BLOCKED_ADDRESS, ROBOTS_UNREACHABLE),
+        # Of something in between: a proxy, a login page of the network.
+        *(BAD_RESPONSE, http_status(407), http_status(511)),
     }
 )
 """Reasons that may be the machine's own."""
-UNASKED = frozenset({"blocklist", "bad_url", "blocked_scheme", "blocked_port", "opt_out:robots"})
+UNASKED = frozenset({BLOCKLIST, BAD_URL, BLOCKED_SCHEME, BLOCKED_PORT, OPT_OUT_ROBOTS})
 """Reasons that say nothing of the network: nothing was asked, or nothing need have been."""
 SAMPLE = 128
 """Rows."""
@@ -51,7 +69,7 @@ def is_doubtful(accepted: int, reasons: Mapping[str, int]) -> bool:
 
 def is_answer(reason: str) -> bool:
     """Return whether what became of a control (its reason, empty for a body) shows that the network works."""
-    return reason not in OWN and reason not in UNASKED and reason != "host_busy"  # which may be an old answer
+    return reason not in OWN and reason not in UNASKED and reason != HOST_BUSY  # which may be an old answer
 
 
 class Outage(Exception):

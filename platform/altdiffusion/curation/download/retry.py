@@ -17,17 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DownloadConfig, RetryConfig, ScoreConfig
-from altdiffusion.curation.download.download_work import Controls, Crawler, Pinned, plan_download, unsettled, write_unit
+from altdiffusion.curation.download.download_work import Controls, Crawler, Pinned, plan_download, unsettled
 from altdiffusion.curation.download.outage import controls_of
 from altdiffusion.curation.download.spill import Rows
 from altdiffusion.curation.links.blocklist import DigestSet
+from altdiffusion.curation.tally import tally_images
 from altdiffusion.curation.web.addresses import Resolver
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import read_range, unit_id
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import new_unit
+from altdiffusion.execution.units import Unit
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.removal import IMAGE
 from altdiffusion.storage.removal import REASON as TAKEDOWN
 from altdiffusion.storage.shard_columns import read_columns
@@ -53,14 +56,7 @@ def plan_retry(links: Version, images: Version, download: DownloadConfig) -> lis
 
 def _unit(links: Version, images: Version, index: int, first: int, stop: int) -> Unit:
     reads = [links.ref.digest, *(shard.sha256 for shard in images.rejects[first:stop])]
-    payload = {
-        "links": str(links.ref),
-        "images": str(images.ref),
-        "first": first,
-        "stop": stop,
-        "input_digest": files.sha256_hex(files.canonical_json(reads)),
-    }
-    return Unit(id=unit_id(index, *reads), index=index, payload=payload)
+    return new_unit(index, reads, {"links": str(links.ref), "images": str(images.ref), "first": first, "stop": stop})
 
 
 def carried(images: Version) -> UnitRecord:
@@ -76,7 +72,7 @@ def carried(images: Version) -> UnitRecord:
     )
 
 
-class RetryWork:
+class RetryWork(RangeWork):
     """Works a run of rejects shards: rows in are all their rows, accepted are those that came this time.
 
     Args:
@@ -96,9 +92,9 @@ class RetryWork:
         believes: bool = True,
     ) -> None:
         self._believes = believes
-        self.lake, self.dataset, self.download, self.retry = lake, dataset, download, retry
+        super().__init__(lake=lake, dataset=dataset)
+        self.download, self.retry = download, retry
         self._crawler = Crawler(download, score or ScoreConfig(), resolver, blocklists)
-        self._versions: dict[str, Version] = {}
         self._plans: dict[str, list[Unit]] = {}
         self._taken: dict[str, _Tombstones] = {}
 
@@ -118,27 +114,23 @@ class RetryWork:
         crawl = self._crawler.crawl(links, gone=self._tombstones(unit).pictures, controls=self._controls(unit))
         with unsettled(unit, links.num_rows), crawl as crawled:
             rows, reasons, details = crawled.refused()
-            return write_unit(
-                Lake(self.lake).dataset(self.dataset),
+            return finish_unit(
+                self.output,
                 unit,
                 rows_in=rejects.num_rows,
                 accepted=crawled.tables(),
-                rejects=_still_missing(rejects, again, rows, reasons, details),
+                rejects=[_still_missing(rejects, again, rows, reasons, details)],
+                tally=tally_images,
             )
 
     def _controls(self, unit: Unit) -> Controls | None:
         if self._believes:
             return None
-        images = self._version(str(unit.payload["images"]))
+        images = self.version(str(unit.payload["images"]))
         return lambda: controls_of(files.join(images.folder_uri, "shards"), images.shards)
 
-    def _version(self, ref: str) -> Version:
-        if ref not in self._versions:
-            self._versions[ref] = Lake(self.lake).version(ref)
-        return self._versions[ref]
-
     def _rejects(self, unit: Unit) -> pa.Table:
-        images = self._version(str(unit.payload["images"]))
+        images = self.version(str(unit.payload["images"]))
         folder = files.join(images.folder_uri, "rejects")
         infos = images.rejects[int(unit.payload["first"]) : int(unit.payload["stop"])]
         return pa.concat_tables([shards.read_table(folder, info.sha256, REJECTS) for info in infos])
@@ -147,7 +139,7 @@ class RetryWork:
         """Of the images version: what was taken down from it."""
         ref = str(unit.payload["images"])
         if ref not in self._taken:
-            self._taken[ref] = _tombstones(self._version(ref))
+            self._taken[ref] = _tombstones(self.version(ref))
         return self._taken[ref]
 
     def _retriable(self, rejects: pa.Table, gone: pa.Array) -> Rows:
@@ -161,7 +153,7 @@ class RetryWork:
         """The links of rejected rows, in their order."""
         ref = str(unit.payload["links"])
         if ref not in self._plans:
-            self._plans[ref] = plan_download(self._version(ref), self.download.rows_per_unit)
+            self._plans[ref] = plan_download(self.version(ref), self.download.rows_per_unit)
         plan = self._plans[ref]
         ids = rejects["unit_id"].combine_chunks().dictionary_encode()
         numbers = ids.indices.to_numpy()
@@ -177,7 +169,7 @@ class RetryWork:
                 )
             mine = np.flatnonzero(numbers == number)
             rows = rejects["row"].take(pa.array(mine))
-            tables.append(read_range(self.lake, plan[index], self._versions).take(rows))
+            tables.append(self.rows_of(plan[index]).take(rows))
             places.append(mine)
         return pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(places), kind="stable")))
 

@@ -29,14 +29,16 @@ from altdiffusion.curation.encoding.buckets import nearest
 from altdiffusion.curation.encoding.caption_tokens import open_tokenizer, token_ids
 from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
 from altdiffusion.curation.images.binary_columns import binary_rows
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.rejects import BUCKET, DECODE, RESOLUTION, Reason, rejected
 from altdiffusion.curation.scoring.scored import REASONS, Scored, failing, row_detail
 from altdiffusion.diffusion.image_crop import Size, Unreadable, crop, offsets, open_rgb
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import open_version, plan_ranges, read_range
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import plan_ranges
+from altdiffusion.execution.units import Unit
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Ledger, Unit, UnitRecord
+from altdiffusion.storage.ledger import Ledger, UnitRecord
 
 Piece = tuple[npt.NDArray[np.uint8], tuple[int, int]]
 """What was cut out of an image, uint8 [H, W, 3], and where: top and left in the resized image."""
@@ -48,7 +50,7 @@ class Target:
 
     dataset: str
     fingerprint: str
-    """Of its pipeline step: names its ledger."""
+    """Fingerprint of its pipeline step: names its ledger."""
     resolution: int
     filter: FilterConfig = FilterConfig()
     size: Size | None = None
@@ -65,7 +67,7 @@ class Target:
 
 
 def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Version | None = None) -> list[Unit]:
-    """Units of an images version, with the scores beside it; `models` name the VAE and the tokenizer."""
+    """Return units of an images version, with their scores; `models` name the VAE and the tokenizer."""
     if scores is None:
         return plan_ranges(images, rows_per_unit, *models)
     units = plan_ranges(images, rows_per_unit, str(scores.ref), *models)
@@ -73,7 +75,7 @@ def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Versi
 
 
 def check_stored_size(lake: Lake, images: Version, resolution: int) -> None:
-    """Whether images were stored large enough for a resolution, as far as the version's history says.
+    """Return whether images were stored large enough for a resolution, as far as the version's history states.
 
     Raises:
         AltDiffusionError: they, or those of a version it was made from, were resized to less.
@@ -89,17 +91,17 @@ def check_stored_size(lake: Lake, images: Version, resolution: int) -> None:
             raise AltDiffusionError(
                 f"resolution {resolution}",
                 f"is more than the {download['image_size']} pixels (download.image_size) that {version.ref} was "
-                "stored with: not one picture would be large enough",
+                "stored with: not one image would be large enough",
                 f"download again with image_size of at least {resolution}, or encode at a lower resolution",
             )
 
 
-class EncodeWork:
-    """Works a row range of images for the first target and, in passing, for the others."""
+class EncodeWork(RangeWork):
+    """The work on a row range of images for the first target and, in passing, for the others."""
 
     def __init__(self, *, lake: str, targets: Sequence[Target], config: EncodeConfig) -> None:
-        self.lake, self.targets, self.config = lake, tuple(targets), config
-        self._versions: dict[str, Version] = {}
+        super().__init__(lake=lake, dataset=targets[0].dataset)
+        self.targets, self.config = tuple(targets), config
         self._scored: dict[str, Scored] = {}
         self._encoder: LatentEncoder | None = None
         self._tokenizer: Any = None
@@ -112,12 +114,12 @@ class EncodeWork:
         self._tokenizer = open_tokenizer(folder, self.config.tokenizer)
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Encodes and writes one unit; images smaller than the resolution are rejected, never enlarged."""
+        """Encode and write one unit; images smaller than the resolution are rejected, never enlarged."""
         if self._encoder is None:
             raise RuntimeError("setup() has not been called")
         own, *others = self.targets
         targets = [own, *(target for target in others if self._ledger(target).get(unit.id) is None)]
-        images = read_range(self.lake, unit, self._versions)
+        images = self.rows_of(unit)
         scores = self._scores(unit, images)
         trays = [_Tray(target, images, scores, self._encoder) for target in targets]
         self._fill(images, trays)
@@ -133,11 +135,11 @@ class EncodeWork:
         if ref is None:
             return None
         if ref not in self._scored:
-            self._scored[ref] = Scored(Lake(self.lake).version(ref), open_version(self.lake, unit, self._versions))
-        return self._scored[ref].beside(images, int(unit.payload["shard"]), int(unit.payload["start"]))
+            self._scored[ref] = Scored(self.version(ref), self.version_of(unit))
+        return self._scored[ref].of_rows(images, int(unit.payload["shard"]), int(unit.payload["start"]))
 
     def _fill(self, images: pa.Table, trays: Sequence[_Tray]) -> None:
-        """Decodes each image that any tray takes, once, and lays its pieces on the trays."""
+        """Decode each image that any tray takes, once, and lay its pieces on the trays."""
         where, bodies = offsets(self.config.seed, images["sample_id"].to_numpy()), images["image"]
         rows = np.flatnonzero(np.any([tray.takes for tray in trays], axis=0)).tolist()
 
@@ -155,7 +157,7 @@ class EncodeWork:
             if isinstance(pieces, Unreadable):
                 for tray in trays:
                     if tray.takes[row]:
-                        tray.drop(row, "decode", str(pieces))
+                        tray.drop(row, DECODE, str(pieces))
                 continue
             for tray, piece in zip(trays, pieces, strict=True):
                 if piece is not None:
@@ -165,23 +167,17 @@ class EncodeWork:
 
     def _finish(self, unit: Unit, images: pa.Table, scores: pa.Table | None, tray: _Tray) -> UnitRecord:
         dropped = sorted(tray.dropped)
-        gone = images.select(["sample_id", "url", "language"]).take(pa.array(dropped, pa.int64()))
-        rejects = rejects_table(
-            unit.id,
-            row=dropped,
-            reason=[tray.dropped[row][0] for row in dropped],
-            sample_id=gone["sample_id"],
-            url=gone["url"],
-            language=gone["language"],
-            detail=[tray.dropped[row][1] for row in dropped],
-        )
-        dataset = Lake(self.lake).dataset(tray.target.dataset)
+        reasons, details = ([tray.dropped[row][part] for row in dropped] for part in (0, 1))
         return finish_unit(
-            dataset, unit, rows_in=images.num_rows, accepted=[self._table(images, scores, tray)], rejects=rejects
+            Lake(self.lake).dataset(tray.target.dataset),
+            unit,
+            rows_in=images.num_rows,
+            accepted=[self._table(images, scores, tray)],
+            rejects=[rejected(unit.id, images, dropped, reasons, detail=details)],
         )
 
     def _table(self, images: pa.Table, scores: pa.Table | None, tray: _Tray) -> pa.Table:
-        """The LATENTS rows of a tray."""
+        """Return the LATENTS rows of a tray."""
         rows, count = pa.array(tray.rows, pa.int64()), len(tray.rows)
         names = ["sample_id", "image_sha256", "caption", "language"]
         kept = images.select(names).take(rows)
@@ -198,7 +194,7 @@ class EncodeWork:
 
 
 def _aesthetic(images: pa.Table, scores: pa.Table | None) -> pa.ChunkedArray:
-    """Aesthetic V1 as scored; where it was not, what came with the images."""
+    """Return aesthetic V1 as scored; where it was not, what came with the images."""
     if scores is not None and "aesthetic_v1" in scores.column_names:
         return scores["aesthetic_v1"]
     return pc.coalesce(images["aesthetic_score"], images["aesthetic"])
@@ -209,7 +205,7 @@ class _Tray:
 
     def __init__(self, target: Target, images: pa.Table, scores: pa.Table | None, encoder: LatentEncoder) -> None:
         self.target = target
-        self.dropped: dict[int, tuple[str, str]] = {}
+        self.dropped: dict[int, tuple[Reason, str]] = {}
         """Reason and detail by row; a row has one reason, the first that applies."""
         self.rows: list[int] = []
         self.crops: list[tuple[int, int]] = []
@@ -229,23 +225,23 @@ class _Tray:
         if target.buckets:
             number = nearest(target.buckets, wide, high)
             for row in np.flatnonzero(number != target.buckets.index((width, height))).tolist():
-                self.dropped[row] = ("bucket", f"nearest to {'{} x {}'.format(*target.buckets[number[row]])}")
+                self.dropped[row] = (BUCKET, f"nearest to {'{} x {}'.format(*target.buckets[number[row]])}")
         # An image that download enlarged is a small one: both sizes count.
         original = [images[f"original_{side}"].to_numpy() for side in ("width", "height")]
         short = np.minimum.reduce([wide, high, *original])
         for row in np.flatnonzero((wide < width) | (high < height) | (short < min(width, height))).tolist():
-            said = f"{short[row]} px" if not target.buckets else f"{wide[row]} x {high[row]} px"
-            self.dropped.setdefault(row, ("resolution", said))
+            shown = f"{short[row]} px" if not target.buckets else f"{wide[row]} x {high[row]} px"
+            self.dropped.setdefault(row, (RESOLUTION, shown))
         for name, fails in failing(scores, self.target.filter) if scores is not None else ():
             for row in np.flatnonzero(fails).tolist():
                 self.dropped.setdefault(row, (REASONS[name], row_detail(scores, name, row)))
 
-    def drop(self, row: int, reason: str, detail: str) -> None:
-        """Rejects a row that this target was to take."""
+    def drop(self, row: int, reason: Reason, detail: str) -> None:
+        """Reject a row that this target was to take."""
         self.dropped[row] = (reason, detail)
 
     def lay(self, row: int, pixels: npt.NDArray[np.uint8], crop: tuple[int, int]) -> None:
-        """Takes the next row's piece, uint8 [H, W, 3]."""
+        """Take the next row's piece, uint8 [H, W, 3]."""
         self.rows.append(row)
         self.crops.append(crop)
         self._pixels.append(pixels[:, ::-1] if self.target.mirrored else pixels)
@@ -253,7 +249,7 @@ class _Tray:
             self.flush()
 
     def flush(self) -> None:
-        """Encodes what lies here."""
+        """Encode the pieces on the tray."""
         if not self._pixels:
             return
         latents = self._encoder.encode(np.stack(self._pixels), self._sample_ids[self.rows[-len(self._pixels) :]])

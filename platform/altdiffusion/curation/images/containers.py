@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.profile import ColorTag
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import NOT_IMAGE, TRUNCATED, Refused
 
 _BOXES = 10_000
 _WIDTH, _HEIGHT, _PROFILE = 256, 257, 34675
@@ -36,9 +36,9 @@ def avif(body: bytes) -> Header:
         elif kind == b"av1C":
             grey = grey and bool(body[start + 2] & 0x10)
     if not sizes:
-        raise Refused("not_image", "avif without a picture")
+        raise Refused(NOT_IMAGE, "avif without a picture")
     if not pixels:
-        raise Refused("truncated", "avif ends before its pixels")
+        raise Refused(TRUNCATED, "avif ends before its pixels")
     width, height = max(size[0] for size in sizes), max(size[1] for size in sizes)
     return Header(format="avif", width=width, height=height, plain=False, grey=grey, tag=tag)
 
@@ -69,7 +69,7 @@ def _walk(body: bytes, at: int, end: int, path: tuple[bytes, ...]) -> Iterator[t
             start += 8
         stop = end if size == 0 else at + size
         if stop > end or stop < start:
-            raise Refused("truncated", f"avif ends in {kind!r}")
+            raise Refused(TRUNCATED, f"avif ends in {kind!r}")
         yield kind, start, stop
         if kind in _INSIDE and len(path) < 4:
             yield from _walk(body, start + _INSIDE[kind], stop, (*path, kind))
@@ -86,7 +86,7 @@ def bmp(body: bytes) -> Header:
         width, height, _, bits, packing = struct.unpack_from("<iiHHI", body, 18)
     height = abs(height)
     if offset > len(body) or (packing in (0, 3) and offset + (width * bits + 31) // 32 * 4 * height > len(body)):
-        raise Refused("truncated", "bmp ends early")
+        raise Refused(TRUNCATED, "bmp ends early")
     tag = None
     if size >= 124 and struct.unpack_from("<I", body, 14 + 56)[0] == _EMBEDDED:
         start, length = struct.unpack_from("<II", body, 14 + 112)
@@ -104,14 +104,14 @@ def tiff(body: bytes) -> Header:
     for number, kind, count, start in _entries(body, order, at + 2, entries):
         where.setdefault(number, (kind, count, start))
         if number != _PROFILE and start + count * struct.calcsize(_TYPES[kind]) > len(body):
-            raise Refused("truncated", f"tiff ends in tag {number}")
+            raise Refused(TRUNCATED, f"tiff ends in tag {number}")
     sides = [_values(body, order, where, tag) for tag in (_WIDTH, _HEIGHT)]
     if not all(len(side) == 1 for side in sides):
-        raise Refused("not_image", "tiff without a size")
+        raise Refused(NOT_IMAGE, "tiff without a size")
     for starts, lengths in _PIECES:
         spans = zip(_values(body, order, where, starts), _values(body, order, where, lengths), strict=False)
         if any(start + length > len(body) for start, length in spans):
-            raise Refused("truncated", "tiff ends in its pixels")
+            raise Refused(TRUNCATED, "tiff ends in its pixels")
     tag = None
     if _PROFILE in where:
         _, count, start = where[_PROFILE]
@@ -133,5 +133,5 @@ def _values(body: bytes, order: str, where: dict[int, tuple[int, int, int]], tag
         return ()
     kind, count, start = where[tag]
     if kind not in (1, 3, 4):
-        raise Refused("not_image", f"tiff whose tag {tag} is not a whole number")
+        raise Refused(NOT_IMAGE, f"tiff whose tag {tag} is not a whole number")
     return struct.unpack_from(f"{order}{count}{_TYPES[kind]}", body, start)

@@ -15,7 +15,7 @@ from altdiffusion.curation.config.download import Format
 from altdiffusion.curation.images import containers, exif
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.profile import ColorTag, Span
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import DIMS, FORMAT, NOT_IMAGE, TOO_MANY_PIXELS, TRUNCATED, Refused
 
 _OTHER_FORMATS = (
     (b"8BPS", "psd"), (b"%!PS", "eps"), (b"II+\x00", "bigtiff"), (b"MM\x00+", "bigtiff"),
@@ -36,14 +36,14 @@ def inspect(body: bytes, config: DownloadConfig) -> Header:
     """
     format = _format(body)
     if format not in config.formats:
-        raise Refused("format", format)
+        raise Refused(FORMAT, format)
     header = read_header(body)
     shown = f"{header.width}x{header.height}"
     short, long = sorted((header.width, header.height))
     if short * long > config.max_pixels:
-        raise Refused("too_many_pixels", shown)
+        raise Refused(TOO_MANY_PIXELS, shown)
     if short < config.min_side or long > config.max_side or long > config.max_aspect * short:
-        raise Refused("dims", shown)
+        raise Refused(DIMS, shown)
     return header
 
 
@@ -57,9 +57,9 @@ def read_header(body: bytes) -> Header:
     try:
         header = read(body)
     except (struct.error, IndexError) as error:
-        raise Refused("truncated", "header ends early") from error
+        raise Refused(TRUNCATED, "header ends early") from error
     if header.width < 1 or header.height < 1:
-        raise Refused("dims", f"{header.width}x{header.height}")
+        raise Refused(DIMS, f"{header.width}x{header.height}")
     return header
 
 
@@ -91,14 +91,14 @@ def _is_avif(body: bytes) -> bool:
 def _other(body: bytes) -> Refused:
     for magic, name in _OTHER_FORMATS:
         if body.startswith(magic):
-            return Refused("format", name)
+            return Refused(FORMAT, name)
     if body[4:8] == b"ftyp":  # which codec it is of is in the brands that follow
         short = len(body) < max(12, int.from_bytes(body[:4], "big"))
-        return Refused("truncated", "the list of brands is cut off") if short else Refused("format", "heif")
+        return Refused(TRUNCATED, "the list of brands is cut off") if short else Refused(FORMAT, "heif")
     head = body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in head):
-        return Refused("format", "svg")
-    return Refused("not_image", f"{len(body)} bytes" if not head.startswith(b"<") else "html or xml")
+        return Refused(FORMAT, "svg")
+    return Refused(NOT_IMAGE, f"{len(body)} bytes" if not head.startswith(b"<") else "html or xml")
 
 
 def _jpeg(body: bytes) -> Header:
@@ -109,10 +109,10 @@ def _jpeg(body: bytes) -> Header:
         while body[at] == 0xFF and body[at + 1] == 0xFF:
             at += 1
         if body[at] != 0xFF:
-            raise Refused("not_image", "jpeg without markers")
+            raise Refused(NOT_IMAGE, "jpeg without markers")
         marker = body[at + 1]
         if marker == 0xD9:
-            raise Refused("truncated", "jpeg without scan")
+            raise Refused(TRUNCATED, "jpeg without scan")
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
             continue
@@ -129,9 +129,9 @@ def _jpeg(body: bytes) -> Header:
         if marker == 0xDA:
             break
     if size is None:
-        raise Refused("not_image", "jpeg without frame")
+        raise Refused(NOT_IMAGE, "jpeg without frame")
     if body.rfind(b"\xff\xd9", at) < 0:
-        raise Refused("truncated", "jpeg without end")
+        raise Refused(TRUNCATED, "jpeg without end")
     return Header(
         format="jpg",
         width=size[0],
@@ -156,14 +156,14 @@ def _png(body: bytes) -> Header:
     at = 8
     length, kind = struct.unpack_from(">I4s", body, at)
     if kind != b"IHDR" or length != 13:
-        raise Refused("not_image", "png without IHDR")
+        raise Refused(NOT_IMAGE, "png without IHDR")
     width, height, depth, colors = struct.unpack_from(">IIBB", body, at + 8)
     before: dict[bytes, Span] = {}  # the first chunk of each kind in front of the pixels, where colours are stated
     turn = None
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", body, at)
         if at + 12 + length > len(body):
-            raise Refused("truncated", f"png ends in {kind!r}")
+            raise Refused(TRUNCATED, f"png ends in {kind!r}")
         if b"IDAT" not in before:
             before.setdefault(kind, (at + 8, at + 8 + length))
         if kind == b"eXIf" and turn is None:
@@ -208,7 +208,7 @@ def _webp(body: bytes) -> Header:
     """RIFF size, then VP8, VP8L or VP8X (RFC 9649)."""
     (size,) = struct.unpack_from("<I", body, 4)
     if size + 8 > len(body):
-        raise Refused("truncated", "webp ends early")
+        raise Refused(TRUNCATED, "webp ends early")
     kind = body[12:16]
     if kind == b"VP8X":
         return _webp_extended(body, size + 8)
@@ -218,7 +218,7 @@ def _webp(body: bytes) -> Header:
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", body, 26)
         return Header(format="webp", width=width & 0x3FFF, height=height & 0x3FFF, plain=True)
-    raise Refused("not_image", "webp without a picture")
+    raise Refused(NOT_IMAGE, "webp without a picture")
 
 
 def _webp_extended(body: bytes, end: int) -> Header:
@@ -250,7 +250,7 @@ def _gif(body: bytes) -> Header:
     while True:
         kind = body[at]
         if kind == 0x3B:
-            raise Refused("not_image", "gif without a picture")
+            raise Refused(NOT_IMAGE, "gif without a picture")
         if kind == 0x21:
             at = _gif_blocks(body, at + 2)
         elif kind == 0x2C:
@@ -258,7 +258,7 @@ def _gif(body: bytes) -> Header:
             _gif_blocks(body, at + 11 + (3 << (local & 7) + 1 if local & 0x80 else 0))
             return Header(format="gif", width=max(width, left + wide), height=max(height, top + high), plain=False)
         else:
-            raise Refused("not_image", "gif with unknown block")
+            raise Refused(NOT_IMAGE, "gif with unknown block")
 
 
 def _gif_blocks(body: bytes, at: int) -> int:

@@ -24,7 +24,7 @@ from altdiffusion.config import semantic
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.images.color import PROFILED, Profiled
 from altdiffusion.curation.images.decoder_process import ASK, DONE, READY, TELL
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import DECODE_TIMEOUT, DECODER_CRASH, KNOWN, MEMORY_LIMIT, Refused
 from altdiffusion.errors import AltDiffusionError
 
 COMMAND = (sys.executable, "-P", "-m", "altdiffusion.curation.images.decoder_process")
@@ -105,13 +105,13 @@ class _Decoder:
                 rest = _receive(sock, answer[-1]) if answer is not None else None
             except TimeoutError:
                 self.stop()
-                raise Refused("decode_timeout", f"more than {self._timeout_s:g} s") from None
+                raise Refused(DECODE_TIMEOUT, f"more than {self._timeout_s:g} s") from None
             except OSError:
                 answer = rest = None
             if answer is None or rest is None:
                 died = self.stop()
                 if attempt == _TRIES:
-                    raise Refused("decoder_crash", died)
+                    raise Refused(DECODER_CRASH, died)
                 continue
             if answer[0] == DONE:
                 return Decoded(
@@ -125,11 +125,11 @@ class _Decoder:
                     profiled=(None, *PROFILED)[answer[7]],
                 )
             reason, _, detail = rest.decode().partition("\n")
-            if reason != "memory_limit":
-                raise Refused(reason, detail)
+            if reason != MEMORY_LIMIT:
+                raise Refused(KNOWN.get(reason, DECODER_CRASH), detail)
             self.stop()  # a new process has all of its memory again
             if attempt == _TRIES:
-                raise Refused(reason, f"more than {self._memory_mib} MiB")
+                raise Refused(MEMORY_LIMIT, f"more than {self._memory_mib} MiB")
         raise AssertionError("unreachable")
 
     def _start(self) -> socket.socket:

@@ -36,7 +36,7 @@ from altdiffusion.curation.images.color import PROFILED, Converter, Converters, 
 from altdiffusion.curation.images.decode_guard import read_header
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.phash import phash
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import DECODE, MEMORY_LIMIT, Refused
 
 Pixels = npt.NDArray[np.uint8]
 Choose = Callable[[Mode], Converter | None]
@@ -106,7 +106,7 @@ def _by_opencv(body: bytes, header: Header, divisor: int) -> Any:
         flags = _REDUCED[divisor][header.grey] | cv2.IMREAD_IGNORE_ORIENTATION
     picture = cv2.imdecode(np.frombuffer(_still(body) if header.animated else body, np.uint8), flags)
     if picture is None:
-        raise Refused("decode", "OpenCV cannot read it")
+        raise Refused(DECODE, "OpenCV cannot read it")
     return picture
 
 
@@ -204,11 +204,11 @@ def _opened(body: bytes, header: Header) -> Iterator[Any]:
     try:
         with Image.open(io.BytesIO(body), formats=(_PILLOW[header.format],)) as image:
             if image.width * image.height > header.width * header.height:
-                raise Refused("decode", "larger than its header says")
+                raise Refused(DECODE, "larger than its header says")
             image.load()  # which turns a TIFF
             yield image
     except (OSError, ValueError, SyntaxError, TypeError, EOFError) as error:
-        raise Refused("decode", str(error)[:200]) from error
+        raise Refused(DECODE, str(error)[:200]) from error
 
 
 _PILLOW: dict[str, str] = {"jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF", "bmp": "BMP", "tiff": "TIFF"}
@@ -217,11 +217,11 @@ _PILLOW: dict[str, str] = {"jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "avif": 
 def _channels(image: Any) -> tuple[Pixels, Pixels | None]:
     """[H, W] grey, [H, W, 3] BGR or [H, W, 4] CMYK, as coded; and [H, W] opacity, if the file has any."""
     if image.mode == "F":
-        raise Refused("decode", "floating-point samples, whose white is not stated")
+        raise Refused(DECODE, "floating-point samples, whose white is not stated")
     if image.mode.startswith("I"):
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
-            raise Refused("decode", "more than 16 bits of a sample")
+            raise Refused(DECODE, "more than 16 bits of a sample")
         white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
         return _eight_bits(65535 - deep.astype(np.int64) if white_is_zero else deep), None
     if image.mode == "LAB":
@@ -274,11 +274,11 @@ class Decoder:
             if self._problem is not None:
                 raise self._problem
             if error is not None:
-                raise MemoryError(error) if _is_memory(error) else Refused("decode", error)
+                raise MemoryError(error) if _is_memory(error) else Refused(DECODE, error)
         except Refused as refused:
             return _refusal(refused.reason, refused.detail)
         except MemoryError as error:
-            return _refusal("memory_limit", str(error))
+            return _refusal(MEMORY_LIMIT, str(error))
         sides = (width, height, *self._upright)
         head = TELL.pack(DONE, *sides, self._stored, self._whole, self._profiled, len(encoded))
         return b"".join((head, encoded))

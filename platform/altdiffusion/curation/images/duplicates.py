@@ -2,14 +2,14 @@
 
     images -> fingerprint -> keys -> compare -> drops -> distinct -> images (the next version)
 
-`fingerprint` reads a few columns of whole shards and writes one row a key: the SHA-256 (band -1) and each band of the
+`fingerprint` reads a few columns of whole shards and writes one row per key: the SHA-256 (band -1) and each band of the
 perceptual hash (`near`), split by key into buckets, so that images that may be duplicates meet in a bucket.
 `compare` decides one bucket and writes who is dropped. `distinct` rewrites the shards that lose rows; all others are
 shared with the version before.
 
 Which of two stays is one total order that knows neither units nor the order of input: the larger area as downloaded,
 then the higher similarity (unknown is lowest), then the smaller sample_id. An image is dropped if and only if one
-that stands before it in this order has the same bytes or lies within the distance, in the same language if so
+that comes before it in this order has the same bytes or is within the distance, in the same language if so
 configured. That is a statement about pairs. Being near is not transitive: of three images in a row, each near the
 next, the last may lose against one that is itself dropped. What stays is free of near pairs all the same.
 """
@@ -27,59 +27,53 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DistinctConfig
-from altdiffusion.curation.hashing import hash64, splitmix64
+from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.images import near_hashes
-from altdiffusion.curation.outcome import count, finish_unit, rejects_table
+from altdiffusion.curation.rejects import DUPLICATE_IMAGE, NEAR_DUPLICATE, rejected
 from altdiffusion.curation.tally import tally_images
-from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import open_version, unit_id
-from altdiffusion.records import DROPS, KEYS, REJECTS
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import new_unit
+from altdiffusion.execution.units import Unit
+from altdiffusion.records import DROPS, KEYS
+from altdiffusion.splitmix import splitmix64
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord, count
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 EXACT = -1
 """Band of the SHA-256; the bands of the perceptual hash count from 0."""
-REASONS = ("duplicate_image", "near_duplicate")
+REASONS = (DUPLICATE_IMAGE, NEAR_DUPLICATE)
 _READ = ("sample_id", "language", "image_sha256", "phash", "original_width", "original_height", "similarity")
 _THREADS = 16
 
 
 def plan_fingerprint(images: Version, config: DistinctConfig) -> list[Unit]:
-    """Units of whole, consecutive shards: as many as hold `rows_per_unit` rows, at least one."""
+    """Return the units of whole, consecutive shards: as many as hold `rows_per_unit` rows, at least one."""
     units: list[Unit] = []
     first, rows = 0, 0
     for last, shard in enumerate(images.shards):
         rows += shard.rows
         if rows >= config.rows_per_unit or last == len(images.shards) - 1:
             digests = [info.sha256 for info in images.shards[first : last + 1]]
-            payload = {
-                "version": str(images.ref),
-                "first": first,
-                "last": last,
-                "input_digest": files.sha256_hex(files.canonical_json(digests)),
-            }
+            payload = {"version": str(images.ref), "first": first, "last": last}
             # A key names its image by shard number, so the same shards in another place are other work.
-            units.append(Unit(id=unit_id(len(units), first, *digests), index=len(units), payload=payload))
+            units.append(new_unit(len(units), [first, *digests], payload, digest_of=digests))
             first, rows = last + 1, 0
     return units
 
 
-class FingerprintWork:
+class FingerprintWork(RangeWork):
     """Writes the keys of some shards: `buckets` shards, empty ones included, in bucket order."""
 
     def __init__(self, *, lake: str, dataset: str, config: DistinctConfig) -> None:
-        self.lake, self.dataset, self.config = lake, dataset, config
-        self._versions: dict[str, Version] = {}
-
-    def setup(self) -> None:
-        """Nothing to load."""
+        super().__init__(lake=lake, dataset=dataset)
+        self.config = config
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Reads columns of one shard after the other; no image is read."""
-        version = open_version(self.lake, unit, self._versions)
+        """Read columns of one shard after the other; no image is read."""
+        version = self.version_of(unit)
         folder = files.join(version.folder_uri, "shards")
         keys, bucket = [], []
         for shard in range(int(unit.payload["first"]), int(unit.payload["last"]) + 1):
@@ -92,18 +86,17 @@ class FingerprintWork:
         edges = np.searchsorted(buckets[order], np.arange(self.config.buckets + 1))
         table = table.take(pa.array(order))
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=table.num_rows,
             accepted=[table.slice(low, high - low) for low, high in pairwise(edges)],
-            rejects=REJECTS.empty_table(),
             keep_empty=True,
             row_group_rows=NARROW_GROUP_ROWS,
         )
 
 
 def key_rows(rows: pa.Table, shard: int, config: DistinctConfig) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-    """The KEYS rows of a shard's images, one image after the other within a band, and the bucket of each.
+    """Return the KEYS rows of a shard's images, one image after the other within a band, and the bucket of each.
 
     A key row carries the hash that its band needs: the SHA-256 in band -1 (and 0 as perceptual hash), the perceptual
     hash in the others (and an empty SHA-256).
@@ -132,57 +125,28 @@ def key_rows(rows: pa.Table, shard: int, config: DistinctConfig) -> tuple[pa.Tab
     return table, (key % np.uint64(config.buckets)).astype(np.int64)
 
 
-def plan_compare(keys: Version, config: DistinctConfig) -> list[Unit]:
-    """One unit a bucket.
-
-    Raises:
-        AltDiffusionError: the version was not written with this number of buckets.
-    """
-    if len(keys.shards) % config.buckets:
-        raise AltDiffusionError(
-            keys.ref.short,
-            f"has {len(keys.shards)} shards, which are not {config.buckets} buckets a unit",
-            "give the number of buckets that fingerprint wrote it with",
-        )
-    units = []
-    for bucket in range(config.buckets):
-        digests = [shard.sha256 for shard in keys.shards[bucket :: config.buckets]]
-        payload = {
-            "version": str(keys.ref),
-            "bucket": bucket,
-            "input_digest": files.sha256_hex(files.canonical_json(digests)),
-        }
-        units.append(Unit(id=unit_id(bucket, *digests), index=bucket, payload=payload))
-    return units
-
-
-class CompareWork:
+class CompareWork(RangeWork):
     """Decides one bucket. What it finds are its rows in: most keys belong to images that stay."""
 
     def __init__(self, *, lake: str, dataset: str, config: DistinctConfig) -> None:
-        self.lake, self.dataset, self.config = lake, dataset, config
-        self._versions: dict[str, Version] = {}
-
-    def setup(self) -> None:
-        """Nothing to load."""
+        super().__init__(lake=lake, dataset=dataset)
+        self.config = config
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Reads the bucket's part of every fingerprint unit, and writes the drops by shard and row."""
-        version = open_version(self.lake, unit, self._versions)
-        shards = range(int(unit.payload["bucket"]), len(version.shards), self.config.buckets)
-        tables = [version.read_shard(shard) for shard in shards if version.shards[shard].rows]
+        """Read the bucket's part of every fingerprint unit, and write the drops by shard and row."""
+        version = self.version_of(unit)
+        tables = [version.read_shard(shard) for shard in self.bucket_of(unit)]
         found = drops(pa.concat_tables([KEYS.empty_table(), *tables]), self.config)
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=found.num_rows,
             accepted=[found],
-            rejects=REJECTS.empty_table(),
         )
 
 
 def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
-    """KEYS rows of one bucket -> DROPS rows, one a dropped image, by shard and row.
+    """Return the DROPS rows of the KEYS rows of one bucket: one per dropped image, by shard and row.
 
     `survivor` is the best image of equal bytes; else the best of the same perceptual hash; else, of the best
     images of each hash within the distance that beat it, the one with the smallest sample_id.
@@ -210,7 +174,7 @@ def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
     for number, band in enumerate(cuts):
         rows = np.flatnonzero(column["band"] == number)
         losers, best = _worse(rows, scope[rows], hashes[rows], rank)
-        if number == 0:  # equal hashes share every band: told once
+        if number == 0:  # equal hashes share every band: they are noted once
             note(losers, column["sample_id"][best], 1)
         rows = np.setdiff1d(rows, losers, assume_unique=True)
         order, group = near_hashes.groups(scope[rows], near_hashes.cut(hashes[rows], band))
@@ -234,7 +198,7 @@ def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
 
 
 def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """[N] a number for each text, equal for equal ones."""
+    """Return a number for each text, [N], equal for equal texts."""
     indices = texts.combine_chunks().dictionary_encode().indices
     return np.asarray(indices.to_numpy(zero_copy_only=False), np.uint64)
 
@@ -245,7 +209,7 @@ def _worse(
     value: npt.NDArray[np.uint64],
     rank: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows that are not the best of those with their scope and value, and the best one for each of them."""
+    """Return the rows that are not the best of those with their scope and value, and the best one for each of them."""
     order = np.lexsort((rank[rows], value, scope))
     same = np.zeros(len(rows), bool)
     same[1:] = (np.diff(value[order]) == 0) & (np.diff(scope[order]) == 0)
@@ -256,7 +220,7 @@ def _worse(
 def first_findings(
     shard: npt.NDArray[Any], row: npt.NDArray[Any], why: npt.NDArray[Any], survivor: npt.NDArray[Any]
 ) -> npt.NDArray[np.int64]:
-    """Of all findings about one image the one that counts: equal bytes first, then the smallest survivor.
+    """Return, of all findings about one image, the one that counts: equal bytes first, then the smallest survivor.
 
     Returns their indices, by shard and row.
     """
@@ -267,22 +231,17 @@ def first_findings(
 
 
 def plan_distinct(images: Version, drops: Version) -> list[Unit]:
-    """One unit a shard of the images version that the keys were made from."""
+    """Return one unit per shard of the images version that the keys were made from."""
     units = []
     for index, shard in enumerate(images.shards):
         reads = (shard.sha256, drops.ref.digest)
-        payload = {
-            "version": str(images.ref),
-            "drops": str(drops.ref),
-            "shard": index,
-            "input_digest": files.sha256_hex(files.canonical_json([index, *reads])),
-        }
-        units.append(Unit(id=unit_id(index, *reads), index=index, payload=payload))
+        payload = {"version": str(images.ref), "drops": str(drops.ref), "shard": index}
+        units.append(new_unit(index, reads, payload, digest_of=[index, *reads]))
     return units
 
 
 def carried_rejects(images: Version) -> list[UnitRecord]:
-    """The rejects of the version before, as one record to publish the next one with: its funnel stays whole."""
+    """Return the rejects of the version before, as one record to publish the next one with: its funnel stays whole."""
     by_reason = dict(images.manifest.rejects_by_reason)
     return [
         UnitRecord(
@@ -296,23 +255,15 @@ def carried_rejects(images: Version) -> list[UnitRecord]:
     ]
 
 
-class DistinctWork:
+class DistinctWork(RangeWork):
     """Leaves the dropped rows of one shard out; a shard without any is shared as it is.
 
-    Costs one pass over the shard, and one ranged read of each drops shard, whose rows lie by shard.
+    Costs one pass over the shard, and one ranged read of each drops shard, whose rows are sorted by shard.
     """
 
-    def __init__(self, *, lake: str, dataset: str) -> None:
-        self.lake, self.dataset = lake, dataset
-        self._versions: dict[str, Version] = {}
-        self._drops: dict[str, Version] = {}
-
-    def setup(self) -> None:
-        """Nothing to load."""
-
     def run(self, unit: Unit) -> UnitRecord:
-        """Works one shard."""
-        version = open_version(self.lake, unit, self._versions)
+        """Leave the dropped rows of one shard out."""
+        version = self.version_of(unit)
         if version.manifest.name != self.dataset:
             raise ValueError(f"{version.ref.short} cannot share its shards with dataset {self.dataset}")
         shard = int(unit.payload["shard"])
@@ -334,30 +285,19 @@ class DistinctWork:
         rows = gone["row"].to_numpy()
         stays = np.ones(table.num_rows, bool)
         stays[rows] = False
-        rejects = rejects_table(
-            unit.id,
-            row=rows,
-            reason=gone["reason"],
-            sample_id=gone["sample_id"],
-            url=table["url"].take(pa.array(rows)),
-            language=gone["language"],
-            detail=pc.binary_join_element_wise("of sample", gone["survivor"].cast(pa.string()), " "),
-        )
-        kept = table.filter(pa.array(stays))
+        detail = pc.binary_join_element_wise("of sample", gone["survivor"].cast(pa.string()), " ")
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=table.num_rows,
-            accepted=[kept],
-            rejects=rejects,
-            tally=tally_images(kept),
+            accepted=[table.filter(pa.array(stays))],
+            rejects=[rejected(unit.id, table, rows, gone["reason"], detail=detail)],
+            tally=tally_images,
         )
 
     def _dropped(self, ref: str, shard: int) -> pa.Table:
-        """DROPS rows of one shard, one an image, by row."""
-        if ref not in self._drops:
-            self._drops[ref] = Lake(self.lake).version(ref)
-        version = self._drops[ref]
+        """Return the DROPS rows of one shard, one per image, by row."""
+        version = self.version(ref)
         folder = files.join(version.folder_uri, "shards")
         names = [field.name for field in DROPS]
         with ThreadPoolExecutor(_THREADS) as pool:

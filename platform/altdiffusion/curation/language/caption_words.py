@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.hashing import splitmix64
+from altdiffusion.splitmix import splitmix64
 
 _SPACE = 32
 _LONGEST = 4096  # letters
@@ -39,18 +39,18 @@ class Tokens:
     """[T] each caption's first token."""
 
     def all_of(self, of_token: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        """[U] bit masks -> [T] the bits that every token of a caption has."""
+        """Return, from bit masks [U], the bits that every token of a caption has, [T]."""
         return np.asarray(np.bitwise_and.reduceat(of_token.take(self.code, mode="clip"), self.first))
 
     def choose(self, captions: npt.NDArray[np.intp]) -> Tokens:
-        """The tokens of some captions, numbered as before."""
+        """Return the tokens of some captions, numbered as before."""
         bounds = np.append(self.first, len(self.code))
         at, first = spans(bounds[captions], bounds[captions + 1])
         return Tokens(different=self.different, code=self.code[at], first=first)
 
 
 def spans(start: npt.NDArray[np.intp], stop: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """start[0], start[0] + 1, ... stop[0] - 1, start[1], ...; and where each span begins in that."""
+    """Return start[0], start[0] + 1, ... stop[0] - 1, start[1], ...; and where each span begins in that."""
     count = stop - start
     first = np.cumsum(count) - count
     return np.repeat(start - first, count) + np.arange(int(count.sum())), first
@@ -59,7 +59,7 @@ def spans(start: npt.NDArray[np.intp], stop: npt.NDArray[np.intp]) -> tuple[npt.
 def totals(
     values: Sequence[npt.NDArray[np.int64]], at: npt.NDArray[np.intp], first: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.int64]:
-    """[K, T] the sums of `values` at the places `at`, from each `first` to the next; none of them is empty."""
+    """Return the sums [K, T] of `values` at the places `at`, from each `first` to the next; none of them is empty."""
     found = np.empty((len(values), len(first)), np.int64)
     for row, lane in zip(found, values, strict=True):
         np.add.reduceat(lane.take(at, mode="clip"), first, out=row)
@@ -67,7 +67,7 @@ def totals(
 
 
 def tokens(captions: pa.Array) -> Tokens:
-    """Cuts T captions (strings, no nulls, none empty) into tokens."""
+    """Cut T captions (strings, no nulls, none empty) into tokens."""
     _, offsets, data = captions.buffers()
     bounds = np.frombuffer(offsets, np.int32)[captions.offset : captions.offset + len(captions) + 1]
     low, high = int(bounds[0]), int(bounds[-1])
@@ -99,12 +99,12 @@ class Words:
         return np.diff(self.start, append=len(self.points))
 
     def choose(self, some: npt.NDArray[np.intp]) -> Words:
-        """Some of the words."""
+        """Return some of the words."""
         at, start = spans(self.start[some], (self.start + self.length)[some])
         return Words(points=self.points[at], start=start)
 
     def distinct(self) -> tuple[Words, npt.NDArray[np.intp]]:
-        """The different words in the order of their first occurrence, and [W] which of them each word is."""
+        """Return the different words in the order of their first occurrence, and [W] which of them each word is."""
         coded = pa.array(self.hashes()).dictionary_encode()
         number = coded.indices.to_numpy().astype(np.intp)
         first = np.empty(len(coded.dictionary), np.intp)
@@ -112,7 +112,7 @@ class Words:
         return self.choose(first), number
 
     def hashes(self) -> npt.NDArray[np.uint64]:
-        """[W] a 64-bit hash of each; equal ones are taken for equal words.
+        """Return a 64-bit hash of each word, [W]; equal ones are taken for equal words.
 
         Among all batches of four billion captions, the chance that this is wrong once is about 1e-5.
         """
@@ -124,14 +124,14 @@ class Words:
 
 
 def words_of(texts: Sequence[str]) -> Words:
-    """Each text as one word."""
+    """Return each text as one word."""
     length = np.fromiter(map(len, texts), np.intp, len(texts))
     points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
     return Words(points=points, start=np.cumsum(length) - length)
 
 
 def code_points(texts: pa.StringArray) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.intp]]:
-    """The code points of texts (no nulls), back to back, and where each text begins."""
+    """Return the code points of texts (no nulls), back to back, and where each text begins."""
     count = pc.utf8_length(texts).to_numpy(zero_copy_only=False).astype(np.intp)
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
@@ -158,7 +158,7 @@ class WordTable:
         self._bucket[-1] = len(hashes)
 
     def find(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-        """[W] the number of each word, -1 for an unknown one."""
+        """Return the number of each word, [W], -1 for an unknown one."""
         found = np.full(len(hashes), -1, np.int32)
         if not len(self._sorted):
             return found

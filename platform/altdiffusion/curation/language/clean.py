@@ -29,12 +29,12 @@ from ftfy.badness import is_bad
 
 _SUFFIX = r"\t[A-Za-z]{2,3}(?:[-_][A-Za-z]{2,4})?\s*$"
 _SPACES = r"\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
-"""What separates words beside the space, for a character class."""
+"""What separates words besides the space, for a character class."""
 _LOST = r"\x{0}-\x{1F}\x{7F}-\x{9F}\x{E000}-\x{F8FF}\x{F0000}-\x{FFFFD}\x{100000}-\x{10FFFD}"
 _CONTROL = rf"{_LOST}\x{{FFFD}}"
-"""What stands for a lost character or for layout: a space."""
+"""What replaces a lost character or is layout: it becomes a space."""
 _WIDTHLESS = r"\x{AD}\x{61C}\x{180E}\x{200B}\x{200E}\x{200F}\x{202A}-\x{202E}\x{2060}-\x{206F}\x{FEFF}\x{FFF9}-\x{FFFB}"
-"""What has no width and says nothing to a reader."""
+"""What has no width and no meaning to a reader."""
 _UNTIDY = rf"[{_CONTROL}{_WIDTHLESS}{_SPACES}]|  |^ | $"
 """What `_tidy` takes out, a column at a time; everything else is done caption by caption."""
 _JOINERS = "\u200c\u200d"
@@ -136,7 +136,7 @@ def _where(captions: pa.Array, pattern: str, change: Callable[[pa.Array], pa.Arr
 
 
 def _clean_some(captions: pa.Array) -> pa.Array:
-    """Most that need anything need only `_tidy`, which works on columns."""
+    """Clean some captions; most that need anything need only `_tidy`, which works on columns."""
     marked = pc.match_substring_regex(captions, _marked())
     tidy = _tidy(captions.filter(pc.invert(marked)))
     cleaned = pa.array([clean(text) for text in captions.filter(marked).to_pylist()], captions.type)
@@ -192,7 +192,7 @@ def _without_tags(text: str) -> str:
 
 
 def _gap(closed: set[str], tag: re.Match[str]) -> str:
-    """What takes a tag's place: of a single letter that is never closed, itself (`size <S>`)."""
+    """Return what takes a tag's place: for a single letter that is never closed, itself (`size <S>`)."""
     name = tag[1].lower()
     if tag[0][1:-1].lower() == name and name in _LETTERS and name not in closed:
         return tag[0]
@@ -206,7 +206,7 @@ def _referred(reference: re.Match[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Patterns:
-    """For one text, what `_tidy` uses for columns; and joiners that join nothing."""
+    """The patterns for one text that `_tidy` uses for columns, and one for joiners that join nothing."""
 
     suffix: re.Pattern[str]
     untidy: re.Pattern[str]
@@ -234,7 +234,7 @@ def _patterns() -> _Patterns:
 
 @functools.cache
 def _marked() -> str:
-    """What a caption that `clean` changes has (RE2), if `_tidy` does not suffice: the caption's own letters rarely."""
+    """Return the RE2 pattern of captions that `clean` changes and `_tidy` alone does not."""
     joining = _arrow(_joining())
     joiner = f"[{_JOINERS}]"
     idle = f"(?:^|[^{joining}]){joiner}|{joiner}(?:$|[^{joining}])"
@@ -247,7 +247,7 @@ def _marked() -> str:
 
 
 def _second() -> frozenset[int]:
-    """Code points that a canonical composition may end with."""
+    """Return the code points that a canonical composition may end with."""
     found = set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))  # of Hangul syllables
     for point in _points():
         parts = unicodedata.decomposition(chr(point)).split()
@@ -257,7 +257,7 @@ def _second() -> frozenset[int]:
 
 
 def _joining() -> list[int]:
-    """Code points beside which a joiner has a meaning: scripts whose letters join or stack, and emoji."""
+    """Return the code points next to which a joiner has a meaning: scripts whose letters join or stack, and emoji."""
     blocks = (
         (0x600, 0x8FF), (0x900, 0xDFF), (0xF00, 0x109F), (0x1780, 0x18AF), (0x1A20, 0x1AAF), (0x1B00, 0x1BFF),
         (0xA840, 0xA8FF), (0xA980, 0xA9FF), (0xAA60, 0xAAFF), (0xABC0, 0xABFF), (0xFB50, 0xFDFF), (0xFE70, 0xFEFE),
@@ -268,7 +268,7 @@ def _joining() -> list[int]:
 
 
 def _points() -> Iterator[int]:
-    """The code points of planes that hold letters, marks and emoji."""
+    """Return the code points of planes that hold letters, marks and emoji."""
     yield from (point for point in range(0x30000) if not 0xD800 <= point <= 0xDFFF)
 
 
@@ -283,15 +283,15 @@ def _spans(points: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def _class(points: Iterable[int]) -> str:
-    """Code points inside of Python's brackets."""
+    """Return the code points inside of Python's brackets."""
     return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in _spans(points))
 
 
 def _arrow(points: Iterable[int]) -> str:
-    """Code points inside of RE2's brackets."""
+    """Return the code points inside of RE2's brackets."""
     return "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in _spans(points))
 
 
 def _python(inside: str) -> str:
-    """RE2's way of writing code points in Python's."""
+    """Return RE2's way of writing code points as Python's."""
     return re.sub(r"\\x\{([0-9A-F]+)\}", lambda found: f"\\U{int(found[1], 16):08x}", inside)

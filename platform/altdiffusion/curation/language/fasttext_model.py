@@ -25,7 +25,7 @@ from altdiffusion.curation.language.caption_words import Words, WordTable, words
 from altdiffusion.errors import AltDiffusionError
 
 MAX_LETTERS = 4096
-"""Of one caption; what is longer cannot be summed exactly."""
+"""The most that a caption may have; what is longer cannot be summed exactly."""
 _MAGIC, _VERSION = 793712314, 12
 _SUPERVISED, _HIERARCHICAL = 3, 1
 _LABEL, _END = b"__label__", b"</s>"
@@ -42,20 +42,20 @@ class FastTextModel:
     labels: tuple[str, ...]
 
     def __init__(self, data: bytes, name: str) -> None:
-        """Reads a model file.
+        """Read a model file.
 
         Args:
             data: the bytes of the file.
             name: what errors call it.
 
         Raises:
-            AltDiffusionError: it is no fastText model, or of a kind that is not read here.
+            AltDiffusionError: it is not a fastText model, or of a kind that is not read here.
         """
         try:
             self._read(_Reader(data), name)
         except (struct.error, ValueError, IndexError, ArithmeticError) as error:
             raise AltDiffusionError(
-                f"model {name}", f"is no fastText model ({error})", "give a .ftz or .bin file of a supervised model"
+                f"model {name}", f"is not a fastText model ({error})", "give a .ftz or .bin file of a supervised model"
             ) from error
 
     def _read(self, file: _Reader, name: str) -> None:
@@ -106,7 +106,7 @@ class FastTextModel:
         return len(self._rows)
 
     def sums(self, words: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """[lanes, W] the sum of each word's vectors, and [W] how many they are."""
+        """Return the sum [lanes, W] of each word's vectors, and [W] how many they are."""
         total = np.zeros((self.lanes, len(words.start)), np.int64)
         count = np.zeros(len(words.start), np.int64)
         for start in range(0, len(words.start), _AT_ONCE):
@@ -122,7 +122,7 @@ class FastTextModel:
         return total, count
 
     def _vectors(self, words: Words) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
-        """(number of the word, row of its vector), sorted by word: known words, then n-grams by length."""
+        """Return (number of the word, row of its vector), sorted by word: known words, then n-grams by length."""
         known = self._vocabulary.find(words.hashes())
         hit = np.flatnonzero(known >= 0)
         yield hit, known[hit].astype(np.intp)
@@ -143,7 +143,7 @@ class FastTextModel:
             if n < self._low or not len(hashes):
                 continue
             whole = word[n - 1 :] == word[: len(hashes)]
-            if n == 1:  # the brackets alone are no n-grams
+            if n == 1:  # the brackets alone are not n-grams
                 whole[begin] = whole[begin + length - 1] = False
             at = np.flatnonzero(whole)
             bucket = hashes[at] % np.uint32(self._buckets)
@@ -155,7 +155,7 @@ class FastTextModel:
             yield word[at[hit]], slot[hit].astype(np.intp)
 
     def probabilities(self, sums: npt.NDArray[np.int64], count: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """[L, T] the probability of each label for captions of these sums of vectors ([lanes, T] and [T])."""
+        """Return the probability [L, T] of each label for captions of these sums of vectors ([lanes, T] and [T])."""
         if self._end is not None:
             sums, count = sums + self._end[:, None], count + 1
         low = (sums << 32) >> 32
@@ -200,7 +200,7 @@ class _Fnv:
         self._first = first
 
     def step(self, hashes: npt.NDArray[np.uint32], ahead: int) -> npt.NDArray[np.uint32]:
-        """Each place's hash, extended by the letter `ahead` places on."""
+        """Return each place's hash, extended by the letter `ahead` places on."""
         hashes = (hashes ^ self._first[ahead : ahead + len(hashes)]) * _FNV_PRIME
         for at, byte in self._more:
             low = int(np.searchsorted(at, ahead))
@@ -227,7 +227,7 @@ class _Reader:
         return found
 
     def entry(self) -> tuple[bytes, int]:
-        """A word or label and how often the training text had it."""
+        """Return a word or label and how often the training text had it."""
         end = self.data.index(0, self.place)
         word = self.data[self.place : end]
         self.place = end + 1
@@ -239,7 +239,7 @@ class _Reader:
         return self.array("<f4", rows * columns).reshape(rows, columns)
 
     def quantised(self) -> npt.NDArray[np.float32]:
-        """Rows from their codes (Jégou et al., "Product quantization for nearest neighbor search", 2011)."""
+        """Return the rows from their codes (Jégou et al., "Product quantization for nearest neighbor search", 2011)."""
         scaled, rows, columns, size = self.numbers("?qqi")
         codes = self.array("u1", size).reshape(rows, -1)
         found = np.concatenate([part[codes[:, number]] for number, part in enumerate(self._centroids())], axis=1)
@@ -260,13 +260,13 @@ class _Reader:
 
 
 def _vectors_of(letters: int, low: int, high: int) -> int:
-    """The most that a word of so many letters has: its own, and one for each n-gram of it in brackets."""
+    """Return the most that a word of so many letters has: its own, and one for each n-gram of it in brackets."""
     single = letters if low <= 1 else 0
     return 1 + single + sum(max(letters + 3 - n, 0) for n in range(max(low, 2), high + 1))
 
 
 def _huffman(counts: list[int]) -> list[tuple[int, int]]:
-    """Children (left, right) of the inner nodes L, L + 1, ... of the tree over L labels with falling counts."""
+    """Return the children (left, right) of inner nodes L, L + 1, ... of the tree over L labels with falling counts."""
     labels = len(counts)
     weight = [*counts, *[10**15] * (labels - 1)]
     leaf, inner = labels - 1, labels

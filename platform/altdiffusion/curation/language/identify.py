@@ -67,7 +67,7 @@ class LanguageIdentifier:
         return language, pa.array(guess.score, pa.float32()), names.take(pa.array(guess.number))
 
     def _with_label(self, guess: Guess, source_labels: pa.Array) -> Guess:
-        """Chinese or Japanese, where the letters leave that open, by the source's label as well, if it names one."""
+        """Decide between Chinese and Japanese also by the source's label, where the letters leave that open."""
         zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
         given = self._labelled(source_labels)
         some = np.flatnonzero(guess.open & (guess.score > 0) & ((given == zh) | (given == ja)))
@@ -83,12 +83,12 @@ class LanguageIdentifier:
         return replace(guess, number=number, score=score)
 
     def _labelled(self, source_labels: pa.Array) -> npt.NDArray[np.int32]:
-        """[T] the number of the source's label, -1 where it has none that the model knows."""
+        """Return the number of the source's label, [T], -1 where it has none that the model knows."""
         given = pc.index_in(source_labels, value_set=pa.array(self._labels[:-1], pa.string()))
         return np.asarray(pc.fill_null(given, -1).to_numpy(zero_copy_only=False))
 
     def needed(self, guess: Guess, source_labels: pa.Array) -> npt.NDArray[np.float32]:
-        """[T] the score each caption must reach: by language and length, less where the source's label agrees."""
+        """Return the score each caption must reach: by language and length, less where the source's label agrees."""
         config = self.config
         base = np.array([config.thresholds.get(label, config.threshold) for label in self._labels], np.float32)
         missing = np.maximum(1.0 - guess.letters / max(config.short_letters, 1), 0.0)

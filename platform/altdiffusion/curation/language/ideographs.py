@@ -3,7 +3,7 @@
 Japanese mostly has kana and Chinese mostly an ideograph that only one standard holds, so such texts are short: names of
 things. What is left to go by is which ideographs, and which pairs of them, each language's frequent words are made
 of: wordfreq's lists of both (`word_lists`), and that a Japanese text without kana is the rarer thing. Traditional
-Chinese is missing in these lists, so that an ideograph that GB 2312 lacks says little: Japanese if the pair it is in
+Chinese is missing in these lists, so that an ideograph that GB 2312 lacks proves little: Japanese if the pair it is in
 is Japanese, Chinese if it is one of those that JIS X 0208 has from before 1946 and Japanese no longer uses.
 
 Shapes: T captions, P code points of all of them together.
@@ -25,8 +25,8 @@ _UNIT = 64
 """Steps of a nat: sums are whole numbers, whatever the order."""
 _SINGLE, _PAIR = 1e-5, 3e-6
 """Shares of a list's ideographs, and of its pairs, that one on no list is given."""
-_MOST, _MOST_PAIR = 4.0, 3.0  # nats that one of them may say
-_MOST_OUTSIDE = 1.0  # ... that a pair may say that the Chinese list cannot have
+_MOST, _MOST_PAIR = 4.0, 3.0  # nats that one of them may add
+_MOST_OUTSIDE = 1.0  # ... that a pair may add that the Chinese list cannot have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class _Odds:
     single: float = 0.4
     pair: float = 1.2
     each: float = 0.6
-    """For every ideograph that both standards hold: in Japanese it could have been kana."""
+    """Added per ideograph that both standards hold: in Japanese it could have been kana."""
     old: float = 2.5
-    """For every one that JIS X 0208 and Big5 hold, GB 2312 does not, and no frequent Japanese word has."""
+    """Added per ideograph that JIS X 0208 and Big5 hold, GB 2312 does not, and no frequent Japanese word has."""
     start: float = -1.0
 
 
@@ -66,7 +66,7 @@ class Ideographs:
         self._pairs = _units(zh, ja, _PAIR, _MOST_PAIR)
 
     def odds(self, captions: pa.StringArray) -> npt.NDArray[np.float64]:
-        """[T] natural logarithm of how much more likely Chinese is than Japanese; none of the captions is empty."""
+        """Return log (P(Chinese) / P(Japanese)), [T]; none of the captions is empty."""
         weights = _Odds()
         points, begin = code_points(captions)
         ideograph = (points >= _FIRST) & (points <= _LAST)
@@ -94,7 +94,7 @@ class Ideographs:
 
 
 def _shares(levels: Sequence[Sequence[str]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Ideographs and pairs of neighbouring ones by their share of all in a list, frequent words counting more."""
+    """Return the ideographs and pairs of neighbours by their share of all in a list; frequent words count more."""
     singles: dict[str, float] = {}
     pairs: dict[str, float] = {}
     for level, words in enumerate(levels):

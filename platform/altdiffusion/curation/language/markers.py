@@ -1,6 +1,6 @@
 """Small words that languages without a list use all the time, and the listed language nearest to them does not.
 
-A list says that a word is Dutch, and most words of Afrikaans are; what sets a text apart are its function words. So
+A list shows that a word is Dutch, and most words of Afrikaans are; what sets a text apart are its function words. So
 each group of neighbours (`word_lists.nearest`) has some: written from grammars, spelled as the letters are cut
 (`d'omu` is two words), none of them among the more frequent words of the neighbour (a test holds that).
 """
@@ -53,4 +53,4 @@ MARKERS: dict[tuple[str, ...], str] = {
     ("ru", "uk"): "ў гэта гэты гэтай якая якія што таксама яго яе пры пасля каб сваё",
     ("en",): "tae aw frae fowk ither nae ane thir thaim thair whaur whit maun ilka mair atween efter gey",
 }
-"""By the lists that a group of labels is nearest to."""
+"""The markers, by the lists that a group of labels is nearest to."""

@@ -1,4 +1,4 @@
-"""What the letters of a text say about its language, before any model is asked, and which of them make up words.
+"""What the letters of a text show about its language, before any model is asked, and which of them make up words.
 
 Every code point has a script, a mask of the languages whose alphabet holds it, and more; all in one table, so that a
 column of tokens is judged by a few NumPy passes. Counts are packed four to an int64, and a caption's are the sums of
@@ -25,7 +25,7 @@ from altdiffusion.curation.language.caption_words import Tokens, Words, WordTabl
 
 SCRIPTS = 12
 NONE, LATIN, CYRILLIC, ARABIC, DEVANAGARI, GREEK, HEBREW, THAI, HANGUL, KANA, HAN, OTHER = range(SCRIPTS)
-# A syllable or ideograph says as much as about three letters of an alphabet.
+# A syllable or ideograph counts as much as about three letters of an alphabet.
 WEIGHTS = np.array([0, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3, 1], np.int32)
 _RANGES: tuple[tuple[int, int, int], ...] = (
     (0x41, 0x24F, LATIN), (0x1E00, 0x1EFF, LATIN), (0xFF21, 0xFF5A, LATIN),
@@ -99,7 +99,7 @@ def _labels(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Latin letters beside another script are mostly the name of a brand or a product, and say nothing. Where small words
+# Latin letters next to another script are mostly the name of a brand or a product, and show nothing. Where small words
 # are among them they are a sentence with a foreign name in it. How many letters the other script must then have, as
 # a share of the Latin ones: without such words, with one, with more.
 _OWN_SHARE = np.array([0.25, 0.4, 0.6])
@@ -129,7 +129,7 @@ _NOT_LATIN = frozenset().union(*LABEL_SCRIPTS.values()) - {"sr"}
 
 @dataclass(frozen=True, kw_only=True)
 class Letters:
-    """What the letters of U different tokens say, and their words."""
+    """What the letters of U different tokens show, and their words."""
 
     counts: npt.NDArray[np.int64]
     """[COUNTS, U] packed counts of letters by kind."""
@@ -140,20 +140,20 @@ class Letters:
     """[W] which token a word is of; in rising order."""
 
     def latin(self) -> npt.NDArray[np.bool_]:
-        """[W] whether a word is in Latin letters."""
+        """Return whether each word is in Latin letters, [W]."""
         return _is_latin(self.words)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the letters of T captions say. All arrays have length T."""
+    """What the letters of T captions show. All arrays have length T."""
 
     script: npt.NDArray[np.uint8]
     """The script of the text's language; NONE where there is no letter. Not Latin where that is a name in it."""
     mixed: npt.NDArray[np.bool_]
     """Whether there are Latin letters and others."""
     share: npt.NDArray[np.float32]
-    """The script's weighted share of the letters, of which Latin ones beside another script are none."""
+    """The script's weighted share of the letters, of which Latin ones next to another script are not counted."""
     letters: npt.NDArray[np.int32]
     """Weighted number of these letters."""
     allowed: npt.NDArray[np.uint64]
@@ -170,25 +170,25 @@ class Evidence:
 
 
 def load() -> None:
-    """Makes the tables now instead of on first use: half a second, once a process."""
+    """Make the tables now instead of on first use: half a second, once per process."""
     _table()
     _lower()
 
 
 def bit(language: str) -> int | None:
-    """The mask bit of a language with a known alphabet."""
+    """Return the mask bit of a language with a known alphabet."""
     return _BITS.get(language)
 
 
 def may_write(label: str, script: int) -> bool:
-    """Whether texts of a fastText label are written in a script."""
+    """Return whether texts of a fastText label are written in a script."""
     if script == LATIN:
         return label not in _NOT_LATIN
     return label in LABEL_SCRIPTS.get(script, frozenset())
 
 
 def letters(tokens: pa.StringArray) -> Letters:
-    """Judges U different tokens (no nulls, none empty)."""
+    """Judge U different tokens (no nulls, none empty)."""
     table = _table()
     points, begin = code_points(tokens)
     kind = table.kind.take(points, mode="clip").astype(np.intp)
@@ -222,7 +222,7 @@ def letters(tokens: pa.StringArray) -> Letters:
 
 
 def listed(words: Words) -> npt.NDArray[np.bool_]:
-    """[W] whether a word is in a script that word lists are for."""
+    """Return whether each word is in a script that word lists are for, [W]."""
     table = _table()
     return np.asarray(table.listed.take(table.kind.take(words.points[words.start], mode="clip")))
 
@@ -233,13 +233,13 @@ def _is_latin(words: Words) -> npt.NDArray[np.bool_]:
 
 
 def lower(words: Words) -> Words:
-    """The words in lower case, letter by letter."""
+    """Return the words in lower case, letter by letter."""
     points = np.where(words.points < _TABLE, _lower().take(words.points, mode="clip"), words.points)
     return Words(points=points, start=words.start)
 
 
 def _hard_signs(points: npt.NDArray[np.uint32], begin: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Tokens in which a hard sign stands before another letter than e, ё, ю, я: Bulgarian, never Russian."""
+    """Return the tokens in which a hard sign is before another letter than e, ё, ю, я: Bulgarian, never Russian."""
     at = np.flatnonzero((points == ord("ъ")) | (points == ord("Ъ")))
     if not len(at):
         return at
@@ -251,7 +251,7 @@ def _hard_signs(points: npt.NDArray[np.uint32], begin: npt.NDArray[np.intp]) -> 
 
 
 def evidence(tokens: Tokens, found: Letters) -> Evidence:
-    """Judges T captions by the letters of their tokens."""
+    """Judge T captions by the letters of their tokens."""
     sums = totals(tuple(found.counts), tokens.code, tokens.first)
     field = [((lane >> (_FIELD * part)) & _FIELD_MASK).astype(np.int32) for lane in sums for part in range(_PER_LANE)]
     counts = np.stack([np.zeros(len(tokens.first), np.int32), *field[: SCRIPTS - 1]]) * WEIGHTS[:, None]
@@ -289,7 +289,7 @@ def evidence(tokens: Tokens, found: Letters) -> Evidence:
 
 
 def _small_words(tokens: Tokens, found: Letters, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-    """How many of `_SMALL_WORDS` some captions have."""
+    """Return how many of `_SMALL_WORDS` some captions have."""
     cut = tokens.choose(rows)
     used = np.zeros(found.counts.shape[1], bool)
     used[cut.code] = True
@@ -310,7 +310,7 @@ class _Table:
     """Code points by kind; all else by kind, of which there are a few hundred."""
 
     kind: npt.NDArray[np.uint16]
-    """[0x30000 + 1] 0 is what says nothing; the last one stands for all code points beyond."""
+    """[0x30000 + 1] 0 is what shows nothing; the last one is for all code points beyond."""
     group: npt.NDArray[np.uint8]
     """0 outside of words; a word holds one of the others only: `_ALPHABET` (digits too), `_APART`."""
     digit: npt.NDArray[np.bool_]
@@ -336,7 +336,7 @@ def _table() -> _Table:
     group = np.where(letter | mark | digit, np.uint8(_ALPHABET), np.uint8(0))
     group[_JOINERS] = _ALPHABET
     group[(letter | mark) & np.isin(block, (THAI, HANGUL, KANA, HAN))] = _APART
-    # ª and º have no case: they are no small letters among capitals
+    # ª and º have no case: they are not small letters among capitals
     capital = np.array([category in ("Lu", "Lt") for category in categories])
     capital |= (script == LATIN) & np.array([category == "Lo" for category in categories])
     allowed, which = np.unique(_alphabet_masks(script), return_inverse=True)
@@ -371,11 +371,11 @@ def _table() -> _Table:
 
 
 def _alphabet_masks(script: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """[code points] the languages whose alphabet holds each, one bit a language."""
+    """Return the languages whose alphabet holds each code point, one bit per language."""
     masks = np.full(_TABLE, _ALL, np.uint64)
     known = np.uint64(sum(1 << number for number in _BITS.values()))
     for number in (LATIN, CYRILLIC, ARABIC):
-        # a language is only judged by letters of scripts it is written in: a Latin brand name says nothing of Russian
+        # a language is only judged by letters of scripts it is written in: a Latin brand name does not disprove Russian
         writers = [name for name in ALPHABETS if any(script[ord(c)] == number for c in ALPHABETS[name])]
         forbidden = np.uint64(sum(1 << _BITS[name] for name in writers))
         masks[script == number] = _ALL & ~(forbidden & known)
@@ -387,11 +387,11 @@ def _alphabet_masks(script: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
 
 @functools.cache
 def _lower() -> npt.NDArray[np.uint32]:
-    """Code points below `_TABLE` in lower case; of several letters the first."""
+    """Return the code points below `_TABLE` in lower case; of several letters the first."""
     return np.array([ord(chr(point).lower()[0]) for point in range(_TABLE)], np.uint32)
 
 
-# (in GB 2312, in JIS X 0208, in Big5) -> 1 simplified, 2 Japanese, 3 traditional; what several hold says nothing.
+# (in GB 2312, in JIS X 0208, in Big5) -> 1 simplified, 2 Japanese, 3 traditional; what several hold shows nothing.
 _KINDS: dict[tuple[bool, ...], int] = {
     (True, False, False): 1,
     (True, False, True): 1,

@@ -3,7 +3,7 @@
 - Letters. A script of one language decides alone; an alphabet rules languages out; a text without letters is
   `unknown` (fastText would answer `en 0.12`).
 - fastText's lid.176 (Joulin et al., arXiv 1607.01759; model under CC-BY-SA 3.0): the probabilities of all its labels,
-  not the best one's. They come from a mean over n-grams, which says the same for five n-grams as for five hundred;
+  not the best one's. They come from a mean over n-grams, which is the same for five n-grams as for five hundred;
   so their logarithms are sharpened by a power of the number of n-grams (`Weights`).
 - Word lists (`lid.word_lists`): in which languages the words are frequent.
 - Their sum, renormalised over the labels that script and alphabet allow, is the probability of a language; times the
@@ -61,9 +61,9 @@ class Weights:
     steady: float = 30.0
     """n-grams from which on these grow as slowly as the model's: a list knows words, the model knows spelling."""
     listed: float = 0.6
-    """A label without a list is credited with this share of what the best list says of a word that is listed,"""
+    """A label without a list is credited with this share of what the best list gives a word that is listed,"""
     nearest: float = 0.9
-    """or with this share of what the nearest languages' lists say where it has such,"""
+    """or with this share of what the nearest languages' lists give where it has such,"""
     unlisted: float = 1.5
     """and with this much for a word that is on no list;"""
     most_other: float = 16.0
@@ -79,7 +79,7 @@ class Weights:
     foreign: float = 5.0
     """and off languages whose alphabet lacks a letter of the caption: names are often foreign ones."""
     ideographs: float = 0.5
-    """Factor of the model's log-odds for Chinese against Japanese beside those of `ideographs`."""
+    """Factor of the model's log-odds for Chinese against Japanese next to those of `ideographs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class VectorisedEngine:
         )
 
     def guess(self, captions: pa.Array) -> Guess:
-        """The best language of each caption (string, nulls allowed)."""
+        """Return the best language of each caption (string, nulls allowed)."""
         text = pc.fill_null(captions.cast(pa.string()), "")
         parts = [self._guess(text.slice(start, _AT_ONCE)) for start in range(0, max(len(text), 1), _AT_ONCE)]
         number, score, letters, between = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -175,9 +175,9 @@ class VectorisedEngine:
     def _judge_han(
         self, found: scripts.Evidence, best: npt.NDArray[np.intp], sure: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
-        """Kana is Japanese; without kana the repertoires of the national standards decide.
+        """Judge Han: kana is Japanese; without kana the repertoires of the national standards decide.
 
-        Returns [T] where these say nothing.
+        Returns [T] where these decide nothing.
         """
         han = found.script == scripts.HAN
         chinese = found.simplified + found.traditional
@@ -195,8 +195,11 @@ class VectorisedEngine:
         best: npt.NDArray[np.intp],
         sure: npt.NDArray[np.float32],
     ) -> None:
-        """Chinese or Japanese by the words that ideographs are of; `captions` are the silent ones, which the model
-        has judged."""
+        """Decide between Chinese and Japanese by the words that ideographs are of.
+
+        Args:
+            captions: the ones without kana, which the model has judged.
+        """
         assert self._lists is not None
         zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
         certain = np.log(np.clip(sure[silent], 0.01, 0.99) / (1 - np.clip(sure[silent], 0.01, 0.99)))
@@ -213,7 +216,7 @@ class VectorisedEngine:
         rows: npt.NDArray[np.intp],
         capitals: bool,
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-        """Best label and its probability of the captions `cut`, which are `rows` of `found`."""
+        """Return the best label, and its probability, of the captions `cut`, which are `rows` of `found`."""
         used = np.zeros(len(cut.different), bool)
         used[cut.code] = True
         chosen = np.flatnonzero(used[signs.token])
@@ -229,7 +232,7 @@ class VectorisedEngine:
         per_caption = np.add.reduceat(per_token, cut.first)
         which = number[at]
         if found.mixed[rows].any():
-            # Words of the other script are replaced by one that says nothing.
+            # Words of the other script are replaced by one without a meaning.
             foreign = signs.latin()[chosen[at]] != np.repeat(found.script[rows] == scripts.LATIN, per_caption)
             which[foreign & np.repeat(found.mixed[rows], per_caption)] = len(count)
             of_word = [np.append(lane, 0) for lane in of_word]
@@ -248,7 +251,7 @@ class VectorisedEngine:
     def _judge(
         self, candidates: _Candidates, total: npt.NDArray[np.int64], allowed: npt.NDArray[np.uint64]
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-        """Best label of captions in one script, and its probability."""
+        """Return the best label of captions in one script, and its probability."""
         weights, lanes = self.weights, self._model.lanes
         count = total[lanes]
         log = self._model.probabilities(total[:lanes], count)[candidates.number]
@@ -317,7 +320,7 @@ def _written(text: pa.Array) -> tuple[Tokens, scripts.Letters, scripts.Evidence]
 
 @functools.lru_cache(maxsize=2)
 def _load_model(uri: str, sha256: str) -> FastTextModel:
-    """One a process, however many sources are worked."""
+    """Load the model once per process, however many sources there are."""
     return FastTextModel(read_pinned(uri, sha256), uri)
 
 
@@ -327,7 +330,7 @@ def _load_lists(uri: str, sha256: str) -> WordLists:
 
 
 def _without_markup(captions: pa.Array) -> pa.Array:
-    """Captions (no nulls) without tags and entities, at most MAX_LETTERS of each."""
+    """Return captions (no nulls) without tags and entities, at most MAX_LETTERS of each."""
     data = np.frombuffer(captions.buffers()[2] or b"", np.uint8)
     if not ((data == ord("<")) | (data == ord("&"))).any() and not _longer(captions):
         return captions
@@ -342,7 +345,7 @@ def _longer(captions: pa.Array) -> bool:
 
 
 def _readable(different: pa.StringArray) -> pa.StringArray:
-    """Tokens without URLs, e-mail addresses and file names, letters and their accents in one; none becomes empty."""
+    """Return tokens without URLs, e-mail addresses and file names; letters and accents are one. None gets empty."""
     _, offsets, data = different.buffers()
     bounds = np.frombuffer(offsets, np.int32)[different.offset : different.offset + len(different) + 1]
     raw = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
@@ -363,7 +366,7 @@ def _readable(different: pa.StringArray) -> pa.StringArray:
 
 
 def _holding(bytes_: npt.NDArray[np.bool_], bounds: npt.NDArray[np.int32]) -> pa.BooleanArray | None:
-    """Which texts hold one of some bytes; None if no text does."""
+    """Return which texts hold one of some bytes; None if no text does."""
     at = np.flatnonzero(bytes_)
     if not len(at):
         return None

@@ -1,6 +1,6 @@
 """How much more likely a word is in one language than in another: evidence from lists of frequent words.
 
-A short caption has few n-grams, but its words are mostly frequent ones, and a list says in which languages a word is
+A short caption has few n-grams, but its words are mostly frequent ones, and a list shows in which languages a word is
 frequent at all. Lists are wordfreq's (Speer, doi 10.5281/zenodo.7199437; data under CC-BY-SA 4.0): words that occur at
 least once in a million, with their frequency in centibels. Only those bytes of the package are used, none of its code.
 
@@ -30,7 +30,7 @@ LISTS: tuple[str, ...] = (
     "mk", "ms", "nb", "nl", "pl", "pt", "ro", "ru", "sh", "sk", "sl", "sv", "tr", "uk", "ur", "vi",
 )  # fmt: skip
 _IDEOGRAPHS = ("zh", "ja")
-"""Lists of languages that are told apart by their ideographs (`ideographs`), not by their words."""
+"""Lists of languages that are distinguished by their ideographs (`ideographs`), not by their words."""
 # Lists of labels that go by another name, or that share a list.
 _SHARED = {"no": "nb", "nn": "nb", "tl": "fil", "sh": "sh", "hr": "sh", "bs": "sh", "sr": "sh"}
 # Labels without a list, by the lists of the languages nearest to them: most of their words look like those.
@@ -55,7 +55,7 @@ _LANE, _PER_LANE = 21, 3  # bits of a sum; sums in one int64
 
 
 def own_list(label: str, latin: bool) -> int | None:
-    """The column of a label's own list, for captions in Latin letters or in others."""
+    """Return the column of a label's own list, for captions in Latin letters or in others."""
     if label == "sr" and not latin:
         return None  # the shared list of Serbo-Croatian is in Latin letters
     name = _SHARED.get(label, label)
@@ -63,7 +63,7 @@ def own_list(label: str, latin: bool) -> int | None:
 
 
 def nearest(label: str) -> int | None:
-    """The column of the lists nearest to a label that has none."""
+    """Return the column of the lists nearest to a label that has none."""
     for names, labels in _NEAREST.items():
         if label in labels.split():
             return LISTS.index(names[0]) if len(names) == 1 else len(LISTS) + _JOINED.index(names)
@@ -71,7 +71,7 @@ def nearest(label: str) -> int | None:
 
 
 def marked(label: str) -> int | None:
-    """The column that counts words of the group of a label without a list (`markers`)."""
+    """Return the column that counts words of the group of a label without a list (`markers`)."""
     for names, labels in _NEAREST.items():
         if label in labels.split() and names in MARKERS:
             return _FIRST_MARKED + _MARKED.index(names)
@@ -82,7 +82,7 @@ class WordLists:
     """All lists together."""
 
     def __init__(self, uri: str, sha256: str) -> None:
-        """Reads the lists.
+        """Read the lists.
 
         Args:
             uri: of each list, with `{language}` in it.
@@ -118,11 +118,11 @@ class WordLists:
         self._marks = np.array([[word in words.split() for word in markers] for words in MARKERS.values()], np.uint8)
 
     def gains(self, words: Words, judged: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-        """[COLUMNS, W] what each word says, in `UNIT`s.
+        """Return what each word adds, [COLUMNS, W], in `UNIT`s.
 
         One row per list: how much more likely the word is in that language than one that is on no list; the most that
-        any of some lists says, for labels that are near to several; for each group of labels 1 if the word is one of
-        its markers; then `BEST` (the most that any list says) and `UNLISTED` (1 if no list has the word, though it is
+        any of some lists gives, for labels that are near to several; for each group of labels 1 if the word is one of
+        its markers; then `BEST` (the most that any list gives) and `UNLISTED` (1 if no list has the word, though it is
         one of `judged`).
         """
         hashes = words.hashes()
@@ -145,7 +145,7 @@ class WordLists:
 
 
 def pack(gains: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """[COLUMNS, W] -> [lanes, W]: three columns a lane, so that sums over 4,096 letters cannot meet."""
+    """Return columns [COLUMNS, W] packed as [lanes, W]: three per lane, so that sums over 4,096 letters cannot meet."""
     packed = np.zeros((-(-len(gains) // _PER_LANE), gains.shape[1]), np.int64)
     for column, values in enumerate(gains):
         lane, shift = packed[column // _PER_LANE], _LANE * (column % _PER_LANE)
@@ -157,7 +157,7 @@ def pack(gains: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def unpack(lanes: npt.NDArray[np.int64], columns: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-    """The sums of some columns, each [T]."""
+    """Return the sums of some columns, each [T]."""
     mask = (1 << _LANE) - 1
     return [
         ((lanes[column // _PER_LANE] >> (_LANE * (column % _PER_LANE))) & mask).astype(np.float32) for column in columns
@@ -165,7 +165,7 @@ def unpack(lanes: npt.NDArray[np.int64], columns: Sequence[int]) -> list[npt.NDA
 
 
 def _levels(raw: bytes) -> list[list[str]]:
-    """Words by level: those at number n have frequency 10^(-n / 100)."""
+    """Return the words by level: those at number n have frequency 10^(-n / 100)."""
     levels: list[list[str]] = msgpack.unpackb(gzip.decompress(raw), raw=False)[1:]
     return levels
 

@@ -2,7 +2,7 @@
 
 How much of a language is to stay follows from the tally in the manifest of `links`, without reading a row:
 
-1. Threshold. With a share q for language l, rows whose similarity lies below the bin that holds l's q-quantile are
+1. Threshold. With a share q for language l, rows whose similarity is below the bin that holds l's q-quantile are
    dropped (`similarity_quantile`), and with them those without a similarity, unless no row has one. As a threshold
    is the edge of a bin (0.005 wide), at least a share of 1 - q stays, and how many do is known exactly: n_l.
 2. Rate. Of these n_l rows, m_l = min(n_l, S n_l ** (1 / T)) are wanted: with temperature T, and with S such that the
@@ -29,15 +29,17 @@ import pyarrow.compute as pc
 
 from altdiffusion.curation.config import BalanceConfig
 from altdiffusion.curation.hashing import uniform
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.rejects import BALANCE, SIMILARITY_QUANTILE, coded, rejected
 from altdiffusion.curation.tally import MEASURES, bins, quantile, tally
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import open_version, plan_ranges, read_range
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import plan_ranges
+from altdiffusion.execution.units import Unit
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
-REASONS = ("similarity_quantile", "balance")
+REASONS = (SIMILARITY_QUANTILE, BALANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +66,12 @@ class Share:
 
 
 def plan_balance(links: Version, config: BalanceConfig) -> tuple[list[Unit], dict[str, Share]]:
-    """Units of a version of links, and what will stay of each language."""
+    """Return the units of a version of links, and what will stay of each language."""
     return plan_ranges(links, config.rows_per_unit), shares(links, config)
 
 
 def shares(links: Version, config: BalanceConfig) -> dict[str, Share]:
-    """What stays of each language, by the version's manifest alone.
+    """Return what stays of each language, by the version's manifest alone.
 
     Raises:
         AltDiffusionError: similarity decides, but the manifest has no tally.
@@ -78,7 +80,7 @@ def shares(links: Version, config: BalanceConfig) -> dict[str, Share]:
     if links.rows and not counts and any(config.quantile(language) for language in links.manifest.rows_by_language):
         raise AltDiffusionError(
             links.ref.short,
-            "has no tally in its manifest, so that no quantile of similarity can be told",
+            "has no tally in its manifest, so that no quantile of similarity is known",
             "balance what the deduplicate step makes",
         )
     found: dict[str, tuple[int, float | None, int]] = {}
@@ -100,7 +102,7 @@ def shares(links: Version, config: BalanceConfig) -> dict[str, Share]:
 
 
 def targets(rows: Mapping[str, int], config: BalanceConfig) -> dict[str, float]:
-    """m_l for each language, of n_l rows: the rule of step 2."""
+    """Return m_l for each language, of n_l rows: the rule of step 2."""
     some = [n for n in rows.values() if n]
     limit = config.rows_per_language
     if not some or (limit is None and config.temperature is None):
@@ -111,52 +113,39 @@ def targets(rows: Mapping[str, int], config: BalanceConfig) -> dict[str, float]:
 
 
 def _bin(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """The tally's bin of each similarity: rows and thresholds are compared as they were counted."""
+    """Return the tally's bin of each similarity: rows and thresholds are compared as they were counted."""
     return np.asarray(np.floor(MEASURES["similarity"].number(values)), np.int64)
 
 
-class BalanceWork:
-    """Works a row range of links."""
+class BalanceWork(RangeWork):
+    """The work on a row range of links."""
 
     def __init__(self, *, lake: str, dataset: str, balance: BalanceConfig) -> None:
-        self.lake, self.dataset, self.balance = lake, dataset, balance
-        self._versions: dict[str, Version] = {}
+        super().__init__(lake=lake, dataset=dataset)
+        self.balance = balance
         self._shares: dict[str, dict[str, Share]] = {}
 
-    def setup(self) -> None:
-        """Nothing to load."""
-
     def run(self, unit: Unit) -> UnitRecord:
-        """Keeps the rows that are eligible and drawn."""
-        table = read_range(self.lake, unit, self._versions)
-        version = open_version(self.lake, unit, self._versions)
+        """Keep the rows that are eligible and drawn."""
+        table, version = self.rows_of(unit), self.version_of(unit)
         name = str(version.ref)
         if name not in self._shares:
             self._shares[name] = shares(version, self.balance)
         codes = verdict(table, self._shares[name], self.balance.seed)
         lost = np.flatnonzero(codes)
-        gone = table.take(pa.array(lost))
-        kept = table.filter(pa.array(codes == 0))
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=table.num_rows,
-            accepted=[kept],
+            accepted=[table.filter(pa.array(codes == 0))],
             row_group_rows=NARROW_GROUP_ROWS,
-            rejects=rejects_table(
-                unit.id,
-                row=lost,
-                reason=pa.chunked_array([pa.array(REASONS).take(pa.array(codes[lost] - 1))]),
-                sample_id=gone["sample_id"],
-                url=gone["url"],
-                language=gone["language"],
-            ),
-            tally=tally(kept),
+            rejects=[rejected(unit.id, table, lost, coded(REASONS, codes[lost]))],
+            tally=tally,
         )
 
 
 def verdict(table: pa.Table, by_language: Mapping[str, Share], seed: int) -> npt.NDArray[np.uint8]:
-    """[rows] 0 for a row that stays, else 1 + the place of its reason in REASONS."""
+    """Return 0 for each row that stays, else 1 + the place of its reason in REASONS, [rows]."""
     coded = table["language"].combine_chunks().dictionary_encode()
     mine = [by_language[language] for language in coded.dictionary.to_pylist()]
     language = coded.indices.to_numpy(zero_copy_only=False)

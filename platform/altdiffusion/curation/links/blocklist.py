@@ -1,9 +1,9 @@
 """Rows that must never come back: links, whole domains, row hashes and images, from a pinned text file.
 
 Links and domains are compared in the one form that is requested (`urls`), so an entry holds however it is spelled. One
-that can match nothing is refused with its line: whoever wrote it believes that something is kept out.
+that can match nothing is refused with its line: its author believes that something is kept out.
 
-Lists of millions of entries are held as sorted 64-bit hashes beside their texts: an entry is found by its hash, and
+Lists of millions of entries are held as sorted 64-bit hashes next to their texts: an entry is found by its hash, and
 compared.
 """
 
@@ -32,9 +32,9 @@ from altdiffusion.refs import Ref
 KINDS = ("url", "domain", "hash", "sha256")
 _HASH, _SHA256 = re.compile(r"-?[0-9]{1,19}"), r"^[0-9a-fA-F]{64}$"
 _SHOWN = 5
-"""Wrong lines that an error names; one more is looked for, to say that there are more."""
+"""Wrong lines that an error names; one more is looked for, to state that there are more."""
 _NOT_IN_NAME = re.compile(r"[\s/\\?#@*%]|(?<!\]):(?![^\[]*\])")
-"""Of what would make more of a name than a name, or of a port."""
+"""What cannot be in a host's name: it would make the entry a path, a pattern or a port."""
 _HOST = r"^(?:[^/?@]*@)?(?P<host>\[[^\]]*\]|[^/?:]*)"
 
 
@@ -50,7 +50,7 @@ class TextSet:
         return len(self.texts)
 
     def holds(self, texts: pa.Array) -> npt.NDArray[np.bool_]:
-        """[N] whether each text is in the set; null is not."""
+        """Return whether each text is in the set; null is not."""
         found = np.zeros(len(texts), bool)
         if not len(self):
             return found
@@ -114,7 +114,7 @@ class Blocklist:
         return len(self.urls) + len(self.domains) + len(self.hashes) + len(self.image_sha256)
 
     def blocks(self, keys: pa.Array, sample_id: pa.Array) -> npt.NDArray[np.bool_]:
-        """[N] whether each row is listed, by the key of its link and its id."""
+        """Return whether each row is listed, by the key of its link and its id."""
         listed = self.links(keys)
         if len(self.hashes):
             ids = sample_id.to_numpy(zero_copy_only=False)
@@ -123,7 +123,7 @@ class Blocklist:
         return listed
 
     def links(self, keys: pa.Array) -> npt.NDArray[np.bool_]:
-        """[N] whether each link is listed, by its key or its domain; null is not."""
+        """Return whether each link is listed, by its key or its domain; null is not."""
         listed = self.urls.holds(keys)
         if len(self.domains):
             hosts: Any = pc.struct_field(pc.extract_regex(keys, _HOST), "host").dictionary_encode()
@@ -137,7 +137,7 @@ class Blocklist:
         return bool(self.links(pa.array([target_key(target)], pa.string()))[0])
 
     def _domain(self, hosts: pa.Array) -> npt.NDArray[np.bool_]:
-        """[N] whether each host or a domain above it is listed."""
+        """Return whether each host or a domain above it is listed."""
         listed = np.zeros(len(hosts), bool)
         rows = np.arange(len(hosts))
         while len(rows):
@@ -149,7 +149,7 @@ class Blocklist:
 
 
 def source_blocklist(config: SourceConfig) -> Blocklist | None:
-    """The blocklist of a source; None where it has none.
+    """Return the blocklist of a source; None where it has none.
 
     Raises:
         AltDiffusionError: the file is missing, another one or malformed, or lists nothing although this source needs
@@ -227,7 +227,7 @@ def parse_urls(data: bytes, what: str) -> tuple[Blocklist, tuple[str, ...]]:
 
 
 def read_lines(data: bytes, what: str) -> pa.Array:
-    """Return the lines of a text file (UTF-8, or UTF-16 with its mark), string, without what stands around them.
+    """Return the lines of a text file (UTF-8, or UTF-16 with its mark), string, without white space around them.
 
     Raises:
         AltDiffusionError: it is not text.
@@ -247,10 +247,10 @@ def _refuse(lines: pa.Array, wrong: Mapping[int, str], what: str, remedy: str = 
     if not wrong:
         return
     rows = sorted(wrong)
-    told = [f"line {row + 1}: is {lines[row].as_py()[:80]!r}, {wrong[row]}" for row in rows[:_SHOWN]]
+    shown = [f"line {row + 1}: is {lines[row].as_py()[:80]!r}, {wrong[row]}" for row in rows[:_SHOWN]]
     if len(rows) > _SHOWN:
-        told.append("and so on")
-    first, *more = told
+        shown.append("and so on")
+    first, *more = shown
     raise AltDiffusionError(
         f"{what}, {first}",
         "; ".join(more) or "an entry that can match nothing keeps nothing out",
@@ -261,11 +261,11 @@ def _refuse(lines: pa.Array, wrong: Mapping[int, str], what: str, remedy: str = 
 
 
 Read = tuple[pa.Array, dict[int, str]]
-"""What the entries of a kind stand for, and what is wrong with which of them."""
+"""What the entries of a kind mean, and what is wrong with which of them."""
 
 
 def _urls(given: pa.Array) -> Read:
-    """Keys of links."""
+    """Return the keys of links."""
     keys, links = keys_and_links(given)
     wrong = {
         int(place): "which is not an http or https link with a host" for place in np.flatnonzero(~links)[: _SHOWN + 1]
@@ -281,7 +281,7 @@ def _urls(given: pa.Array) -> Read:
 
 
 def _domains(given: pa.Array) -> Read:
-    """Hosts in the form of `urls.Target`, IPv6 addresses in brackets."""
+    """Return the hosts in the form of `urls.Target`, IPv6 addresses in brackets."""
     found, wrong = [], {}
     for place, text in enumerate(given.to_pylist()):
         name = text.strip(".。．｡")
@@ -295,7 +295,7 @@ def _domains(given: pa.Array) -> Read:
 
 
 def _hashes(given: pa.Array) -> Read:
-    """int64."""
+    """Return row ids, int64."""
     found = [int(text) if _HASH.fullmatch(text) else None for text in given.to_pylist()]
     wrong = {
         place: "which is not a 64-bit integer"
@@ -316,6 +316,6 @@ _READ: Mapping[str, Callable[[pa.Array], Read]] = {
 
 
 def blocklist_refs(configs: Sequence[SourceConfig]) -> list[Ref]:
-    """References of the blocklists that sources name, each file once, in the order of the sources."""
+    """Return the references of the blocklists that sources name, each file once, in the order of the sources."""
     digests = [config.blocklist_sha256 for config in configs if config.blocklist_sha256 is not None]
     return [Ref("blocklist", "sources", digest) for digest in dict.fromkeys(digests)]

@@ -1,9 +1,9 @@
 """Exact deduplication on row id and URL key across all parts of all sources.
 
-candidates -> links is a hash exchange: every select unit wrote one shard a bucket (`select.by_bucket`), so the unit of
-bucket b reads shard b of every select unit and nothing else, holds what names the rows of that bucket only, and
-decides alone. Rows that share a URL key (`urls.url_key`) share a bucket. Rows that share LAION's hash share URL and
-text, hence the key and the bucket too; where a source's hashes are wrong, they are compared within the bucket only.
+candidates -> links is a hash exchange (`execution.ranges.plan_buckets`): every select unit wrote one shard per bucket,
+so the unit of bucket b holds what names the rows of that bucket only, and decides alone. Rows that share a URL key
+(`urls.url_key`) share a bucket. Rows that share LAION's hash share URL and text, hence the key and the bucket too;
+where a source's hashes are wrong, they are compared within the bucket only.
 
 Which of several rows stays is decided by the rows themselves, not by the order they were found in: the one of the
 source that the config names first, then the one whose text is more similar to its image (nulls last), then the
@@ -20,92 +20,45 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.hashing import Words, hash64
+from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.links.urls import url_keys
-from altdiffusion.curation.outcome import count, rejects_table
+from altdiffusion.curation.rejects import DUPLICATE_HASH, DUPLICATE_URL, coded, rejected
 from altdiffusion.curation.tally import tally
-from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import open_version, unit_id
-from altdiffusion.records import REJECTS
-from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord, total
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.units import Unit
+from altdiffusion.splitmix import Words
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 SHARD_ROWS = 65536
-REASONS = ("duplicate_hash", "duplicate_url")
+REASONS = (DUPLICATE_HASH, DUPLICATE_URL)
 
 
-def plan_dedup(candidates: Version, buckets: int) -> list[Unit]:
-    """One unit a bucket.
+class DedupWork(RangeWork):
+    """The work on one bucket: what names its rows, then the links of those that may be copies, then all its rows.
 
-    Raises:
-        AltDiffusionError: the version was not written with this number of buckets.
+    In memory are some 50 bytes per row of the bucket, and the rows of one shard.
     """
-    if len(candidates.shards) % buckets:
-        raise AltDiffusionError(
-            candidates.ref.short,
-            f"has {len(candidates.shards)} shards, which are not {buckets} buckets a unit",
-            "give the number of buckets that select wrote it with",
-        )
-    units = []
-    for bucket in range(buckets):
-        digests = [shard.sha256 for shard in candidates.shards[bucket::buckets]]
-        payload = {
-            "version": str(candidates.ref),
-            "bucket": bucket,
-            "buckets": buckets,
-            "input_digest": files.sha256_hex(files.canonical_json(digests)),
-        }
-        units.append(Unit(id=unit_id(bucket, *digests), index=bucket, payload=payload))
-    return units
-
-
-class DedupWork:
-    """Works one bucket: what names its rows, then the links of those that may be copies, then all its rows.
-
-    In memory are some 50 bytes for each row of the bucket, and the rows of one shard.
-    """
-
-    def __init__(self, *, lake: str, dataset: str) -> None:
-        self.lake, self.dataset = lake, dataset
-        self._versions: dict[str, Version] = {}
-
-    def setup(self) -> None:
-        """Nothing to load."""
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Finds the losers of the bucket and writes the rest."""
-        version = open_version(self.lake, unit, self._versions)
-        shards = [
-            index
-            for index in range(int(unit.payload["bucket"]), len(version.shards), int(unit.payload["buckets"]))
-            if version.shards[index].rows
-        ]
+        """Find the losers of the bucket and write the rest."""
+        version, shards = self.version_of(unit), self.bucket_of(unit)
         verdict = _verdict(version, shards)
-        dataset = Lake(self.lake).dataset(self.dataset)
         rejects: list[pa.Table] = []
-        written, languages, tallies = [], [], []
-        for table in _regroup(_kept(version, shards, verdict, unit.id, rejects)):
-            written.append(dataset.write_shard(table, NARROW_GROUP_ROWS))
-            languages.append(count(table["language"]))
-            tallies.append(tally(table))
-        gone = pa.concat_tables(rejects) if rejects else REJECTS.empty_table()
-        return UnitRecord(
-            unit_id=unit.id,
-            index=unit.index,
-            input_digest=str(unit.payload["input_digest"]),
+        return finish_unit(
+            self.output,
+            unit,
             rows_in=len(verdict),
-            shards=tuple(written),
-            rejects=(dataset.write_rejects(gone),) if gone.num_rows else (),
-            rejects_by_reason=count(gone["reason"]),
-            rows_by_language=total(languages),
-            tally=total(tallies),
+            accepted=_regroup(_kept(version, shards, verdict, unit.id, rejects)),
+            rejects=rejects,
+            row_group_rows=NARROW_GROUP_ROWS,
+            tally=tally,
         )
 
 
 def _verdict(version: Version, shards: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """[rows of the bucket] 0 for a row that stays, else 1 + the place of its reason in REASONS."""
+    """Return 0 for each row of the bucket that stays, else 1 + the place of its reason in REASONS."""
     ids, hashes, similarity, source = _names(version, shards)
     verdict = np.zeros(len(ids), np.uint8)
     suspects = np.flatnonzero(_shared(ids) | _shared(hashes))
@@ -117,7 +70,7 @@ def _verdict(version: Version, shards: Sequence[int]) -> npt.NDArray[np.uint8]:
 
 
 def duplicates(sample_id: npt.NDArray[np.int64], key: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """[rows] verdict of each row, the rows given best first.
+    """Return the verdict of each row, [rows], the rows given best first.
 
     First those are dropped whose id a better row has, then, among the rest, those whose URL key a better one has.
     """
@@ -131,7 +84,7 @@ def duplicates(sample_id: npt.NDArray[np.int64], key: npt.NDArray[np.int64]) -> 
 def _names(
     version: Version, shards: Sequence[int]
 ) -> tuple[npt.NDArray[np.int64], Words, npt.NDArray[np.float32], npt.NDArray[np.int16]]:
-    """[rows] id, hash of the URL key, similarity (NaN where null) and number of the source, in the config's order.
+    """Return id, hash of the URL key, similarity (NaN where null) and number of the source, in the config's order.
 
     Units come source by source in the config's order, and so do the rows: sources are numbered as they appear.
     """
@@ -154,7 +107,7 @@ def _names(
 
 
 def _keys(version: Version, shards: Sequence[int], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-    """[rows] the rank of the URL key of each of the given rows of the bucket: keys are compared, not their hashes."""
+    """Return the rank of the URL key of each given row of the bucket: keys are compared, not their hashes."""
     found = []
     start = 0
     for index in shards:
@@ -168,7 +121,7 @@ def _keys(version: Version, shards: Sequence[int], rows: npt.NDArray[np.intp]) -
 
 
 def _shared(values: npt.NDArray[np.int64] | Words) -> npt.NDArray[np.bool_]:
-    """Whether each value occurs more than once."""
+    """Return whether each value occurs more than once."""
     order = np.argsort(values, kind="stable")
     same = np.diff(values[order]) == 0
     shared = np.zeros(len(values), bool)
@@ -178,7 +131,7 @@ def _shared(values: npt.NDArray[np.int64] | Words) -> npt.NDArray[np.bool_]:
 
 
 def _first(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether each value occurs for the first time."""
+    """Return whether each value occurs for the first time."""
     first = np.zeros(len(values), bool)
     first[np.unique(values, return_index=True)[1]] = True
     return first
@@ -187,31 +140,21 @@ def _first(values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 def _kept(
     version: Version, shards: Sequence[int], verdict: npt.NDArray[np.uint8], unit: str, rejects: list[pa.Table]
 ) -> Iterator[pa.Table]:
-    """The surviving rows shard by shard; the dropped ones are appended to `rejects`."""
+    """Return the surviving rows shard by shard; the dropped ones are appended to `rejects`."""
     start = 0
     for index in shards:
         table = version.read_shard(index)
         codes = verdict[start : start + table.num_rows]
         lost = np.flatnonzero(codes)
         if len(lost):
-            gone = table.take(pa.array(lost))
-            rejects.append(
-                rejects_table(
-                    unit,
-                    row=lost + start,
-                    reason=pa.array(REASONS).take(pa.array(codes[lost] - 1)).to_pylist(),
-                    sample_id=gone["sample_id"],
-                    url=gone["url"],
-                    language=gone["language"],
-                )
-            )
+            rejects.append(rejected(unit, table, lost, coded(REASONS, codes[lost]), first=start))
             table = table.filter(pa.array(codes == 0))
         start += len(codes)
         yield table
 
 
 def _regroup(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of SHARD_ROWS, the last one shorter."""
+    """Return the same rows in tables of SHARD_ROWS, the last one shorter."""
     held: list[pa.Table] = []
     rows = 0
     for table in tables:

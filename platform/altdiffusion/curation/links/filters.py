@@ -19,13 +19,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import SelectConfig
+from altdiffusion.curation.rejects import (
+    AESTHETIC,
+    ASPECT,
+    BLOCKLIST,
+    CAPTION,
+    LANGUAGE,
+    PUNSAFE,
+    PWATERMARK,
+    SIMILARITY,
+    SIZE,
+    URL_SCHEME,
+    Reason,
+)
 
 REASONS = (
-    "size", "aspect", "similarity", "punsafe", "pwatermark", "aesthetic", "url_scheme", "blocklist", "caption",
-    "language",
+    SIZE, ASPECT, SIMILARITY, PUNSAFE, PWATERMARK, AESTHETIC, URL_SCHEME, BLOCKLIST, CAPTION, LANGUAGE,
 )  # fmt: skip
-CODES: dict[str, int] = {reason: number for number, reason in enumerate(REASONS, 1)}
-"""A reason in a column of bytes; 0 is no reason."""
+CODES: dict[Reason, int] = {reason: number for number, reason in enumerate(REASONS, 1)}
+"""A reason in a column of bytes; 0 means none."""
 
 Codes = npt.NDArray[np.uint8]
 Columns = Mapping[str, Any]
@@ -33,7 +45,7 @@ Columns = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What a row group's footer says of a column. Both ends are None where every value is null."""
+    """What a row group's footer states about a column. Both ends are None where every value is null."""
 
     low: float | None
     high: float | None
@@ -43,7 +55,7 @@ class Bounds:
 class NumberFilter:
     """One filter; null counts as failing unless the config keeps it."""
 
-    name: str
+    reason: Reason
     columns: tuple[str, ...]
     fails: Callable[[Columns], Any]
     """Normalised columns -> boolean, whether each row fails; null where a value is null."""
@@ -52,18 +64,18 @@ class NumberFilter:
     """Bounds of columns, where the footer has them -> why every row fails, or None if that is not sure."""
 
     def failing(self, columns: Columns) -> npt.NDArray[np.bool_]:
-        """[N] whether each row fails."""
+        """Return whether each row fails, [N]."""
         return np.asarray(pc.fill_null(self.fails(columns), not self.keeps_null), bool)
 
 
 def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
-    """The filters that the config switches on, in the order of REASONS."""
+    """Return the filters that the config switches on, in the order of REASONS."""
     found = []
     keeps_size = "size" in config.keep_null
     if config.min_side is not None:
         found.append(
             NumberFilter(
-                name="size",
+                reason=SIZE,
                 columns=("width", "height"),
                 fails=functools.partial(_too_small, least=config.min_side),
                 keeps_null=keeps_size,
@@ -73,25 +85,25 @@ def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
     if config.max_aspect is not None:
         found.append(
             NumberFilter(
-                name="aspect",
+                reason=ASPECT,
                 columns=("width", "height"),
                 fails=functools.partial(_too_long, most=config.max_aspect),
                 keeps_null=keeps_size,
                 proves=_never,
             )
         )
-    for name, threshold, above in (
-        ("similarity", config.similarity_above, True),
-        ("punsafe", config.punsafe_below, False),
-        ("pwatermark", config.pwatermark_below, False),
-        ("aesthetic", config.aesthetic_above, True),
+    for reason, threshold, above in (
+        (SIMILARITY, config.similarity_above, True),
+        (PUNSAFE, config.punsafe_below, False),
+        (PWATERMARK, config.pwatermark_below, False),
+        (AESTHETIC, config.aesthetic_above, True),
     ):
         if threshold is None:
             continue
-        keeps = name in config.keep_null
+        keeps, name = reason in config.keep_null, str(reason)  # a score and its column have the reason's name
         found.append(
             NumberFilter(
-                name=name,
+                reason=reason,
                 columns=(name,),
                 fails=functools.partial(_not_beyond, name=name, threshold=threshold, above=above),
                 keeps_null=keeps,
@@ -102,20 +114,20 @@ def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
 
 
 def columns_of(filters: Sequence[NumberFilter]) -> list[str]:
-    """The columns that filters need, each once."""
+    """Return the columns that filters need, each once."""
     return list(dict.fromkeys(name for one in filters for name in one.columns))
 
 
 def judge(filters: Sequence[NumberFilter], columns: Columns, rows: int) -> Codes:
-    """[rows] code of the first filter that each row fails, 0 where it passes all."""
+    """Return the code of the first filter that each row fails, 0 where it passes all."""
     codes = np.zeros(rows, np.uint8)
     for one in filters:
-        codes[one.failing(columns) & (codes == 0)] = CODES[one.name]
+        codes[one.failing(columns) & (codes == 0)] = CODES[one.reason]
     return codes
 
 
 def first_proved(filters: Sequence[NumberFilter], bounds: Mapping[str, Bounds]) -> tuple[int, str] | None:
-    """The first filter that every row of a row group must fail: its place among `filters`, and why.
+    """Return the first filter that every row of a row group must fail: its place among `filters`, and why.
 
     The filters before it still have to be asked: a row's reason is the first it fails.
     """
@@ -137,13 +149,13 @@ def _too_long(columns: Columns, *, most: float) -> Any:
 
 
 def _not_beyond(columns: Columns, *, name: str, threshold: float, above: bool) -> Any:
-    """Strict, as LAION's own thresholds are."""
+    """Return whether each row fails; the comparison is strict, as LAION's own thresholds are."""
     compare = pc.less_equal if above else pc.greater_equal
     return compare(columns[name], threshold)
 
 
 def _never(bounds: Mapping[str, Bounds]) -> str | None:
-    """For what statistics cannot prove: they do not tell NaN, which a filter that keeps nulls lets pass."""
+    """Prove nothing: statistics leave NaN out, which a filter that keeps nulls lets pass."""
     return None
 
 

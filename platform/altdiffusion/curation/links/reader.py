@@ -47,14 +47,14 @@ class Footer:
 
 
 def fetch_footer(file: Any, uri: str) -> tuple[int, bytes]:
-    """The size of an open file, and its footer (to the end of the file); nothing else is read.
+    """Return the size of an open file, and its footer (to the end of the file); nothing else is read.
 
     Raises:
-        AltDiffusionError: it is no Parquet file, or truncated.
+        AltDiffusionError: it is not a Parquet file, or truncated.
     """
     size = file.seek(0, 2)
     if size < 12:
-        raise AltDiffusionError(f"source part {uri}", f"is no Parquet file ({size} bytes)", _AGAIN)
+        raise AltDiffusionError(f"source part {uri}", f"is not a Parquet file ({size} bytes)", _AGAIN)
     file.seek(max(size - _TAIL, 0))
     tail = file.read()
     length = int.from_bytes(tail[-8:-4], "little") + 8
@@ -67,7 +67,7 @@ def fetch_footer(file: Any, uri: str) -> tuple[int, bytes]:
 
 
 def parse_footer(size: int, body: bytes, uri: str) -> Footer:
-    """What a footer says.
+    """Return what a footer states.
 
     Raises:
         AltDiffusionError: it is damaged.
@@ -124,7 +124,7 @@ class UnitReader:
         self.groups = _overlapping(footer.group_rows, start, stop)
 
     def bounds(self, group: RowGroup) -> dict[str, Bounds]:
-        """What the footer says of a row group's numbers, under our names."""
+        """Return what the footer states about a row group's numbers, under our names."""
         metadata = self._footer.metadata.row_group(group.number)
         found = {}
         for name in (*SIZES, *SCORES):
@@ -141,7 +141,7 @@ class UnitReader:
         return found
 
     def batches(self, groups: Sequence[RowGroup], names: Sequence[str]) -> Iterator[tuple[Rows, dict[str, Any]]]:
-        """The rows of these row groups that belong to the unit, in order, at most BATCH_ROWS at a time.
+        """Return the rows of these row groups that belong to the unit, in order, at most BATCH_ROWS at a time.
 
         Yields:
             [N] the numbers of the rows within the unit, and the columns of `names` that the part has, as it has them.
@@ -178,7 +178,7 @@ class UnitReader:
 
 @contextlib.contextmanager
 def open_unit(uri: str, digest: str, start: int, stop: int, config: SourceConfig) -> Iterator[UnitReader]:
-    """Opens rows `start` to `stop` of a part whose footer has this digest.
+    """Open rows `start` to `stop` of a part whose footer has this digest.
 
     Raises:
         AltDiffusionError: the part is gone, or not the one that was planned.
@@ -206,5 +206,5 @@ def _overlapping(group_rows: npt.NDArray[np.int64], start: int, stop: int) -> tu
 
 
 def line(error: Exception) -> str:
-    """An error's text on one line."""
+    """Return an error's text on one line."""
     return " ".join(str(error).split())

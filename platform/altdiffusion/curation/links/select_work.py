@@ -3,7 +3,7 @@
 A unit is decided in two passes. The first reads numbers only, and not even those where a row group's statistics prove
 that every row fails; the second reads URL, caption and the rest of the row groups that have candidates left. A row's
 reason is the same as if all had been read at once. What a reject carries depends on what was read: URL and row id
-only where its row group had a candidate, otherwise both are null, and unit and row say which row of the part it was.
+only where its row group had a candidate, otherwise both are null, and unit and row name the row of the part.
 """
 
 from __future__ import annotations
@@ -36,10 +36,20 @@ from altdiffusion.curation.links.filters import (
 from altdiffusion.curation.links.reader import RowGroup, Rows, UnitReader, open_unit
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.links.urls import AROUND, url_keys
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.rejects import (
+    ASPECT,
+    BLOCKLIST,
+    CAPTION,
+    LANGUAGE,
+    SIZE,
+    URL_SCHEME,
+    coded,
+    rejects_table,
+)
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.units import Unit, UnitWork
 from altdiffusion.records import LINKS
-from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 _AROUND = "".join(f"\\x{{{ord(character):x}}}" for character in AROUND)
@@ -82,25 +92,25 @@ class _Numbers:
         return found
 
 
-class SelectWork:
-    """Works a row range of a source part; writes `buckets` shards a unit, in bucket order, empty ones included."""
+class SelectWork(RangeWork):
+    """The work on a row range of a source part; a unit leaves one shard per bucket, empty ones included."""
 
     def __init__(
         self, *, lake: str, dataset: str, source: SourceConfig, select: SelectConfig, language: LanguageConfig
     ) -> None:
-        self.lake, self.dataset = lake, dataset
+        super().__init__(lake=lake, dataset=dataset)
         self.source, self.select, self.language = source, select, language
         self._identifier: LanguageIdentifier | None = None
         self._blocklist: Blocklist | None = None
 
     def setup(self) -> None:
-        """Loads the language model and the blocklist."""
+        """Load the language model and the blocklist."""
         self._identifier = LanguageIdentifier(self.language)
         clean.load()
         self._blocklist = source_blocklist(self.source)
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Reads, decides and writes one unit."""
+        """Read, decide and write one unit."""
         payload = unit.payload
         start, stop = int(payload["start"]), int(payload["stop"])
         with open_unit(str(payload["uri"]), str(payload["part"]), start, stop, self.source) as part:
@@ -111,17 +121,17 @@ class SelectWork:
         if (np.diff(rows) < 0).any():
             rejects = rejects.take(pa.array(np.argsort(rows)))
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=stop - start,
             accepted=by_bucket(accepted, np.concatenate([piece.bucket for piece in decided]), self.select.buckets),
-            rejects=rejects,
+            rejects=[rejects],
             keep_empty=True,
             row_group_rows=NARROW_GROUP_ROWS,
         )
 
     def decide(self, part: UnitReader, unit_id: str) -> Iterator[Decided]:
-        """Both passes over a unit's rows; accepted rows come in input order, rejects do not."""
+        """Make both passes over a unit's rows; accepted rows come in input order, rejects do not."""
         filters = number_filters(self.select)
         names = columns_of(filters)
         judged: list[RowGroup] = []
@@ -159,7 +169,7 @@ class SelectWork:
         filters: Sequence[NumberFilter],
         entries: Sequence[tuple[RowGroup, str]],
     ) -> Iterator[Decided]:
-        """Row groups all rows of which fail the last of these filters, if they pass the others."""
+        """Decide row groups all rows of which fail the last of these filters, if they pass the others."""
         *asked, last = filters
         proof = np.zeros(part.rows, np.intp)
         for number, (group, _) in enumerate(entries):
@@ -168,12 +178,12 @@ class SelectWork:
         for rows, given in part.batches([group for group, _ in entries], columns_of(asked)):
             columns = numbers(given, len(rows))
             codes = judge(asked, columns, len(rows))
-            codes[codes == 0] = CODES[last.name]
+            codes[codes == 0] = CODES[last.reason]
             why = whys.take(pa.array(proof[rows]))
-            yield _without_texts(columns, codes, unit_id, rows, proved=last.name, why=why)
+            yield _without_texts(columns, codes, unit_id, rows, proved=last.reason, why=why)
 
     def decide_rows(self, columns: Mapping[str, Any], codes: Codes, unit_id: str, rows: Rows) -> Decided:
-        """The second pass: URL, blocklist, caption, language.
+        """Make the second pass: URL, blocklist, caption, language.
 
         Args:
             columns: all of them, normalised.
@@ -196,7 +206,7 @@ class SelectWork:
         captions, published = _take(captions, passed), _take(published, passed)
         language, score, guess = self._identifier.identify(captions, _take(flat["source_language"], asked))
         believed = language.is_valid().to_numpy(zero_copy_only=False)
-        codes[asked[~believed]] = CODES["language"]
+        codes[asked[~believed]] = CODES[LANGUAGE]
 
         kept = asked[believed]
         made = {
@@ -226,22 +236,44 @@ class SelectWork:
         )
 
     def _judge_texts(self, url: pa.Array, keys: pa.Array, sample_id: pa.Array, captions: pa.Array) -> Codes:
-        """[N] code of the first of url_scheme, blocklist and caption that each row fails."""
+        """Return the code of the first of url_scheme, blocklist and caption that each row fails."""
         codes = np.zeros(len(url), np.uint8)
         spoken = pc.match_substring_regex(captions, r"\p{L}")
         good = pc.and_(spoken, pc.less_equal(pc.utf8_length(captions), self.select.max_caption_chars))
-        codes[~np.asarray(pc.fill_null(good, False), bool)] = CODES["caption"]
+        codes[~np.asarray(pc.fill_null(good, False), bool)] = CODES[CAPTION]
         if self._blocklist is not None:
-            codes[self._blocklist.blocks(keys, sample_id)] = CODES["blocklist"]
+            codes[self._blocklist.blocks(keys, sample_id)] = CODES[BLOCKLIST]
         link = pc.match_substring_regex(url, _LINK)
-        codes[~np.asarray(pc.fill_null(link, False), bool)] = CODES["url_scheme"]
+        codes[~np.asarray(pc.fill_null(link, False), bool)] = CODES[URL_SCHEME]
         return codes
 
 
+class SelectSourcesWork(UnitWork):
+    """Hands each unit to the `SelectWork` of its source, which has thresholds of its own: similarity scales differ."""
+
+    def __init__(self, works: Mapping[str, SelectWork]) -> None:
+        self.works = dict(works)
+
+    def setup(self) -> None:
+        """Load blocklists, and the language model once."""
+        for work in self.works.values():
+            work.setup()
+
+    def run(self, unit: Unit) -> UnitRecord:
+        """Work off one row range of one source."""
+        return self.works[str(unit.payload["source"])].run(unit)
+
+
 def _without_texts(
-    columns: Mapping[str, Any], codes: Codes, unit_id: str, rows: Rows, *, proved: str = "", why: pa.Array | None = None
+    columns: Mapping[str, Any],
+    codes: Codes,
+    unit_id: str,
+    rows: Rows,
+    *,
+    proved: str = "",
+    why: pa.Array | None = None,
 ) -> Decided:
-    """Rows of which the first pass left none."""
+    """Decide rows of which the first pass left none."""
     flat = {name: _flat(column) for name, column in columns.items()}
     rejects = _rejects(flat, codes, unit_id, rows, proved=proved, why=why)
     return Decided(accepted=LINKS.empty_table(), bucket=np.zeros(0, np.uint16), rejects=rejects)
@@ -256,7 +288,7 @@ def _rejects(
     proved: str = "",
     why: pa.Array | None = None,
 ) -> pa.Table:
-    """The rows that have a code, with what is known of them.
+    """Return the rows that have a code as rejects, with what is known about them.
 
     Args:
         columns: of all rows; `guess` and `doubted` are the language and the caption of those rejected for it.
@@ -268,12 +300,11 @@ def _rejects(
     def known(name: str) -> Any:
         return pa.chunked_array([_take(columns[name], dropped)]) if name in columns else None
 
-    reasons = pa.DictionaryArray.from_arrays(pa.array(codes[dropped] - 1), pa.array(REASONS))
     shown = {**columns, **({proved: why} if why is not None else {})}
     return rejects_table(
         unit_id,
         row=rows[dropped],
-        reason=pa.chunked_array([reasons.cast(pa.string())]),
+        reason=coded(REASONS, codes[dropped]),
         sample_id=known("sample_id"),
         url=known("url"),
         language=known("guess"),
@@ -282,7 +313,7 @@ def _rejects(
 
 
 def _details(columns: Mapping[str, pa.Array], codes: Codes, dropped: Rows, proved: str) -> pa.Array:
-    """The value that failed, for people: worked out reason by reason, then put back into the rows' order."""
+    """Return the value that failed, for people: worked out reason by reason, then put back into the rows' order."""
     reason = codes[dropped]
     order = np.argsort(reason, kind="stable")
     counts = np.bincount(reason, minlength=len(REASONS) + 1)
@@ -293,10 +324,10 @@ def _details(columns: Mapping[str, pa.Array], codes: Codes, dropped: Rows, prove
         name = REASONS[code - 1]
         if name == proved or name in SCORES:
             found.append(_take(columns[name], rows).cast(pa.string()))
-        elif name in ("size", "aspect"):
+        elif name in (SIZE, ASPECT):
             sides = [pc.fill_null(_take(columns[side], rows).cast(pa.string()), "?") for side in SIZES]
             found.append(pc.binary_join_element_wise(*sides, "x"))
-        elif name == "language":
+        elif name == LANGUAGE:
             found.append(_take(columns["doubted"], rows))
         else:
             found.append(pa.nulls(len(rows), pa.string()))
@@ -306,19 +337,19 @@ def _details(columns: Mapping[str, pa.Array], codes: Codes, dropped: Rows, prove
 
 
 def by_bucket(table: pa.Table, bucket: npt.NDArray[np.uint16], buckets: int) -> list[pa.Table]:
-    """The rows of each bucket, order kept: rows with one URL key always meet in one."""
+    """Return the rows of each bucket, order kept: rows with one URL key always meet in one."""
     ordered = table.take(pa.array(np.argsort(bucket, kind="stable")))
     ends = np.cumsum(np.bincount(bucket, minlength=buckets)).tolist()
     return [ordered.slice(start, stop - start) for start, stop in zip([0, *ends], ends, strict=False)]
 
 
 def buckets_of(keys: pa.Array, buckets: int) -> npt.NDArray[np.uint16]:
-    """[N] the dedup bucket of each URL key: by a hash, so that no site fills one bucket."""
+    """Return the dedup bucket of each URL key: by a hash, so that no site fills one bucket."""
     return (hash64(keys) % np.uint64(buckets)).astype(np.uint16)
 
 
 def _where_changed(published: pa.Array, captions: pa.Array) -> pa.Array:
-    """The published captions, null where they are stored as they were."""
+    """Return the published captions, null where they are stored as they were."""
     if published is captions or published.equals(captions):
         return pa.nulls(len(captions), pa.string())
     return pc.if_else(pc.equal(published, captions), pa.scalar(None, pa.string()), published)
@@ -331,12 +362,12 @@ def _flat(column: Any) -> pa.Array:
 
 
 def _take(values: pa.Array, rows: Rows) -> pa.Array:
-    """Rows in ascending order of an array; all of them cost nothing."""
+    """Return some rows of an array, in ascending order; all of them cost nothing."""
     return values if len(rows) == len(values) else values.take(pa.array(rows))
 
 
 def _scatter(values: pa.Array, rows: Rows, total: int) -> pa.Array:
-    """An array of `total` nulls, with values at the given rows."""
+    """Return an array of `total` nulls, with values at the given rows."""
     place = np.zeros(total, np.int64)
     place[rows] = np.arange(len(rows))
     missing = np.ones(total, bool)

@@ -17,7 +17,7 @@ from altdiffusion.curation.hashing import murmur64
 from altdiffusion.errors import AltDiffusionError
 
 # Spellings of each column, lower case. Of several the first counts: a set that was downloaded once holds the sizes of
-# its own, shrunken images beside the original ones.
+# its own, shrunken images next to the original ones.
 ALIASES: dict[str, tuple[str, ...]] = {
     "url": ("url",),
     "caption": ("text", "caption", "alt_text"),
@@ -36,13 +36,13 @@ SCORES = ("similarity", "punsafe", "pwatermark", "aesthetic")
 HASHES: dict[str, int] = {"sha256": 64, "md5": 32, "phash": 16}
 """Hashes of the image's bytes (of the image itself: `phash`), and their number of hex digits."""
 TEXTS = ("url", "caption", "source_language", "expected_hash", *HASHES)
-# gcld3 says `iw` for Hebrew and marks Latin transcriptions; both are normalised to plain ISO 639 codes.
+# gcld3 gives `iw` for Hebrew and marks Latin transcriptions; both are normalised to plain ISO 639 codes.
 _LABELS = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi", "zh-cn": "zh", "zh-tw": "zh"}
 _NO_LABEL = ("", "unknown", "und", "none", "nolang")
 
 
 def resolve_columns(schema: pa.Schema, config: SourceConfig, uri: str) -> dict[str, str]:
-    """Our column names -> the part's; width and height the right way round.
+    """Return the part's column for each of our names; width and height the right way round.
 
     Raises:
         AltDiffusionError: a column that the preset or the config promises is missing or of a type that cannot hold
@@ -56,7 +56,7 @@ def resolve_columns(schema: pa.Schema, config: SourceConfig, uri: str) -> dict[s
     for name in config.shape.requires:
         if name not in found and name not in config.ignore:
             remedy = f"choose the preset that this source has (now {config.preset}), or name the column in `columns`"
-            # LAION's own spelling comes last where a set that was downloaded once has another one beside it.
+            # LAION's own spelling comes last where a set that was downloaded once has another one as well.
             spellings = [repr(spelling.upper()) for spelling in reversed(ALIASES[name])]
             raise _missing(uri, " or ".join(spellings if name in SIZES else spellings[-1:]), schema, remedy)
     for name, column in found.items():
@@ -83,7 +83,7 @@ def _by_alias(schema: pa.Schema, uri: str, ignore: Collection[str]) -> dict[str,
             raise AltDiffusionError(
                 f"source part {uri}",
                 f"has two columns for {name}: {here[0]!r}, {here[1]!r}",
-                f"say which one it is by `columns: {{{name}: ...}}`",
+                f"state which one it is by `columns: {{{name}: ...}}`",
             )
         if here:
             found[name] = here[0]
@@ -114,7 +114,7 @@ def _check_type(name: str, field: pa.Field, uri: str, config: SourceConfig) -> N
 
 
 def numbers(given: Mapping[str, Any], rows: int) -> dict[str, pa.ChunkedArray]:
-    """Sizes and scores, normalised; those that are not given are null.
+    """Return the sizes and scores, normalised; those that are not given are null.
 
     Args:
         given: the part's columns under our names, of any type that `resolve_columns` lets through.
@@ -131,7 +131,7 @@ def numbers(given: Mapping[str, Any], rows: int) -> dict[str, pa.ChunkedArray]:
 
 
 def texts(given: Mapping[str, Any], rows: int, config: SourceConfig) -> dict[str, pa.ChunkedArray]:
-    """What names and describes a row, normalised.
+    """Return the columns that name and describe a row, normalised.
 
     Returns:
         url, caption: string, invalid UTF-8 replaced. source_language: plain code, or the source's own label where the
@@ -150,7 +150,7 @@ def texts(given: Mapping[str, Any], rows: int, config: SourceConfig) -> dict[str
 
 
 def _sample_ids(given: Any, url: pa.ChunkedArray, caption: pa.ChunkedArray) -> pa.ChunkedArray:
-    """LAION's row id, `mmh3.hash64(url + text)[0]`: the source's own, and computed where it has none."""
+    """Return LAION's row id, `mmh3.hash64(url + text)[0]`: the source's own, and computed where it has none."""
     if given is not None:
         if pa.types.is_dictionary(given.type):
             given = given.cast(given.type.value_type)
@@ -195,7 +195,7 @@ def _score(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _labels(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Plain ISO 639 codes; worked out once for each distinct label."""
+    """Return plain ISO 639 codes; worked out once for each distinct label."""
     coded = values.combine_chunks().dictionary_encode()
     given = coded.dictionary
     plain = pc.replace_substring(pc.utf8_trim_whitespace(pc.utf8_lower(given)), "_", "-")
@@ -207,7 +207,7 @@ def _labels(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _expected(plain: Mapping[str, pa.ChunkedArray], nothing: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The source's hash of the image: as it is written, or else the strongest one given; null where malformed."""
+    """Return the source's hash of the image: as written, or else the strongest given; null where malformed."""
     found = nothing
     if "expected_hash" in plain:
         digits = "|".join(f"{kind}:[0-9a-f]{{{length}}}" for kind, length in HASHES.items())

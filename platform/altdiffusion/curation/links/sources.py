@@ -1,38 +1,197 @@
-"""Several sources in one run, each with its own thresholds (similarity scales differ between LAION's sets)."""
+"""Sources as found: their parts and how these are cut into units.
+
+Planning reads footers only, each once, and keeps little of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
-from altdiffusion.curation.links.select_work import SelectWork
-from altdiffusion.curation.links.source_parts import SourceScan, describe_source, plan_select
-from altdiffusion.storage.ledger import Unit, UnitRecord
+import numpy as np
+import numpy.typing as npt
+
+from altdiffusion.curation.config import SelectConfig, SourceConfig
+from altdiffusion.curation.links.blocklist import source_blocklist
+from altdiffusion.curation.links.filters import columns_of, number_filters
+from altdiffusion.curation.links.reader import Footer, fetch_footer, parse_footer
+from altdiffusion.curation.links.source_columns import SCORES, SIZES, resolve_columns
+from altdiffusion.curation.parts import find_parts
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.ranges import new_unit
+from altdiffusion.execution.units import Unit
+from altdiffusion.refs import Ref
+from altdiffusion.storage import files
+
+OWN_ROWS = 1_000_000
+"""A set of more rows is not a demo: LAION's shapes without a name are refused for it where there is no blocklist."""
+_AHEAD = 8
+"""Footers that are fetched side by side. They are parsed one by one and in one thread: a parsed footer takes some ten
+times its bytes, and what the C library's allocator held for several threads is not given back."""
 
 
-def plan_sources(scans: Sequence[SourceScan]) -> list[Unit]:
-    """The units of all sources, one source after the other: the order in which a duplicate's survivor is chosen."""
-    units: list[Unit] = []
-    for scan in scans:
-        units += plan_select(scan, first=len(units))
-    return units
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One Parquet file of a source: its footer states all that planning needs."""
+
+    uri: str
+    name: str
+    digest: str
+    """SHA-256 of size and footer bytes (row counts, offsets, statistics): the identity without reading the rows."""
+    group_rows: npt.NDArray[np.int64]
+    columns: frozenset[str] = frozenset()
+    """The columns it has, under our names."""
+    bounded: frozenset[str] = frozenset()
+    """The numbers among them whose footer has statistics."""
+
+    @property
+    def rows(self) -> int:
+        return int(self.group_rows.sum())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceScan:
+    """A source as found: its parts in the order of their names, and its reference for manifests."""
+
+    config: SourceConfig
+    parts: tuple[Part, ...]
+
+    @property
+    def ref(self) -> Ref:
+        entries = [[part.name, part.digest] for part in self.parts]
+        return Ref("source", self.config.name, files.sha256_hex(files.canonical_json(entries)))
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def units(self) -> int:
+        """Number of units, without making them."""
+        return sum(len(list(_ranges(part.group_rows, self.config.rows_per_unit))) for part in self.parts)
+
+
+def scan_source(config: SourceConfig, select: SelectConfig | None = None) -> SourceScan:
+    """Read the footers of all parts, and the blocklist.
+
+    Args:
+        select: the filters that will be used: each needs its column in every part.
+
+    Raises:
+        AltDiffusionError: no file matches, a part is unreadable or truncated, lacks a column, there is no row, or
+            the blocklist is missing or not what such a source needs.
+    """
+    source_blocklist(config)
+    fs, paths = find_parts(config.uri, f"source {config.name}")
+    what = f"source {config.name} ({config.uri})"
+    scan = SourceScan(config=config, parts=tuple(_scan_parts(fs, paths, config)))
+    if scan.rows == 0:
+        raise AltDiffusionError(what, f"has no rows in its {len(scan.parts)} parts", "give a source with links in it")
+    if scan.rows > OWN_ROWS and not config.shape.published and config.blocklist is None:
+        raise AltDiffusionError(
+            what,
+            f"has {scan.rows:,} rows and no blocklist; preset {config.preset} is for small sets of one's own",
+            "name the published set it is in `preset`, and give its blocklist",
+        )
+    if select is not None:
+        _check_filters(scan, select)
+    return scan
+
+
+def _scan_parts(fs: Any, paths: Sequence[str], config: SourceConfig) -> Iterator[Part]:
+    def fetch(path: str) -> tuple[int, bytes]:
+        with fs.open(path, "rb") as file:
+            return fetch_footer(file, fs.unstrip_protocol(path))
+
+    coming: deque[Future[tuple[int, bytes]]] = deque()
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        try:
+            for place, path in enumerate(paths):
+                coming.extend(pool.submit(fetch, later) for later in paths[place + len(coming) : place + _AHEAD])
+                size, body = coming.popleft().result()
+                uri = fs.unstrip_protocol(path)
+                yield _part(uri, path.rsplit("/", 1)[-1], parse_footer(size, body, uri), config)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _part(uri: str, name: str, footer: Footer, config: SourceConfig) -> Part:
+    columns = resolve_columns(footer.schema, config, uri)
+    return Part(
+        uri=uri,
+        name=name,
+        digest=footer.digest,
+        group_rows=footer.group_rows,
+        columns=frozenset(columns),
+        bounded=frozenset(ours for ours in (*SIZES, *SCORES) if ours in columns and _bounded(footer, columns[ours])),
+    )
+
+
+def _bounded(footer: Footer, column: str) -> bool:
+    """Return whether the first row group has statistics of a column: one writer makes all of a part."""
+    if not len(footer.group_rows):
+        return False
+    statistics = footer.metadata.row_group(0).column(footer.places[column]).statistics
+    return statistics is not None and (statistics.has_min_max or statistics.has_null_count)
+
+
+def _check_filters(scan: SourceScan, select: SelectConfig) -> None:
+    """Refuse a filter without its column: it would drop every row, or, if it keeps nulls, none."""
+    for part in scan.parts:
+        missing = [name for name in columns_of(number_filters(select)) if name not in part.columns]
+        if missing:
+            raise AltDiffusionError(
+                f"source part {part.uri}",
+                f"has no column for {', '.join(missing)}, which the filters of source {scan.config.name} need",
+                "set these filters to null, or map the column in the source's `columns`",
+            )
 
 
 def describe_sources(scans: Sequence[SourceScan]) -> list[str]:
-    """What was found in each source, a line each."""
-    return [f"source {scan.config.name}: {describe_source(scan)}" for scan in scans]
+    """Return what was found in each source, one line each, for the plan."""
+    return [_described(scan) for scan in scans]
 
 
-class SelectSourcesWork:
-    """Hands each unit to the `SelectWork` of its source."""
+def _described(scan: SourceScan) -> str:
+    """Return what was found in a source, in one line."""
+    groups = np.concatenate([part.group_rows for part in scan.parts])
+    bounded = frozenset.intersection(*(part.bounded for part in scan.parts))
+    shown = ", ".join(name for name in (*SIZES, *SCORES) if name in bounded)
+    cut = int(groups.max()) > scan.config.rows_per_unit
+    return (
+        f"source {scan.config.name}: {scan.rows:,} rows in {len(scan.parts):,} parts and {len(groups):,} row groups, "
+        f"{scan.units:,} units; statistics: {shown or 'none'}"
+        + (f"; row groups of {groups.max():,} rows are read once for each unit in them" if cut else "")
+    )
 
-    def __init__(self, works: Mapping[str, SelectWork]) -> None:
-        self.works = dict(works)
 
-    def setup(self) -> None:
-        """Loads blocklists, and the language model once."""
-        for work in self.works.values():
-            work.setup()
+def plan_sources(scans: Sequence[SourceScan]) -> list[Unit]:
+    """Return the units of all sources, one source after the other: a duplicate's survivor is chosen in this order.
 
-    def run(self, unit: Unit) -> UnitRecord:
-        """One row range of one source."""
-        return self.works[str(unit.payload["source"])].run(unit)
+    A unit is neighbouring row groups of up to `rows_per_unit` rows; a larger row group is cut up.
+    """
+    units: list[Unit] = []
+    for scan in scans:
+        config = scan.config
+        for part in scan.parts:
+            for start, stop in _ranges(part.group_rows, config.rows_per_unit):
+                payload = {"source": config.name, "uri": part.uri, "part": part.digest, "start": start, "stop": stop}
+                units.append(new_unit(len(units), [part.digest, start, stop], payload, name=config.name))
+    return units
+
+
+def _ranges(group_rows: Sequence[int] | npt.NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
+    start = stop = 0
+    for rows in np.asarray(group_rows).tolist():
+        if stop > start and stop + rows - start > limit:
+            yield start, stop
+            start = stop
+        stop += rows
+        while stop - start > limit:
+            yield start, start + limit
+            start += limit
+    if stop > start:
+        yield start, stop

@@ -1,7 +1,7 @@
 """Rows that must go: what a list of hashes, images and links means in a lake, and how they are kept from returning.
 
 The list is written like a blocklist, and read as one: what `dataset remove` takes out is what select and download
-refuse once the same lines stand in their blocklists.
+refuse once the same lines are in their blocklists.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class TakedownList:
 
     blocklist: Blocklist
     lines: tuple[str, ...]
-    """As written, without comments."""
+    """The lines of the file, without comments."""
     sha256: str
-    """Of the file."""
+    """SHA-256 (hex) of the file."""
 
     @property
     def sample_ids(self) -> pa.Array:
@@ -42,12 +42,12 @@ class TakedownList:
         return pa.array(list(self.blocklist.image_sha256), pa.string())
 
     def links(self, urls: pa.ChunkedArray) -> Mask:
-        """Which of these links are listed, by link or by domain."""
+        """Return which of these links are listed, by link or by domain."""
         return self.blocklist.links(url_keys(urls))
 
 
 def read_list(uri: str) -> TakedownList:
-    """A file of `hash:`, `sha256:`, `url:` and `domain:` lines.
+    """Read a file of `hash:`, `sha256:`, `url:` and `domain:` lines.
 
     Raises:
         AltDiffusionError: it is missing or malformed, has an entry that can match nothing, or lists nothing.
@@ -59,7 +59,7 @@ def read_list(uri: str) -> TakedownList:
 
 
 def read_urls(uri: str) -> TakedownList:
-    """A file of one link a line.
+    """Read a file of one link per line.
 
     Raises:
         AltDiffusionError: it is missing, has a line that is not a link, or lists nothing.
@@ -71,7 +71,7 @@ def read_urls(uri: str) -> TakedownList:
 
 
 def take_down(lake: Lake, before: Version, wanted: TakedownList) -> tuple[Removal, Holdings]:
-    """Makes the version after `before` without the listed rows; also says where else in the lake they are."""
+    """Make the version after `before` without the listed rows; also return where else in the lake they are."""
     holdings = search(lake, wanted)
     counts = {"links": tally, "images": tally_images}
     removal = remove(
@@ -81,8 +81,11 @@ def take_down(lake: Lake, before: Version, wanted: TakedownList) -> tuple[Remova
 
 
 def blocklist_lines(wanted: TakedownList, holdings: Holdings) -> list[str]:
-    """Lines that keep the rows from coming back: the list itself, and the ids of the rows that its images came by or
-    that led to its links, so that these are not even asked for again."""
+    """Return the lines that keep the rows from coming back.
+
+    These are the list itself, and the ids of the rows that its images came by or that led to its links, so that these
+    are not even asked for again.
+    """
     return sorted({*wanted.lines, *(f"hash:{sample_id}" for sample_id in holdings.pictured.tolist())})
 
 
@@ -102,6 +105,6 @@ def _checked(wanted: TakedownList, uri: str) -> TakedownList:
 
 
 def described(lines: Sequence[str]) -> str:
-    """How many entries of which kind."""
+    """Return how many entries of which kind."""
     kinds = [line.partition(":")[0] for line in lines]
     return ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))

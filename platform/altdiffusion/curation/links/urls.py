@@ -6,14 +6,14 @@ counts and the host whose turn it is. Beyond the standard, white space, control 
 the link are cut off, and so are all dots behind the host.
 
 `url_key` is what links are compared by: two links that request the same have one key, and so have some that differ in
-what no server tells apart. Made from the Target (RFC 3986, section 6, and what trackers append):
+what no server distinguishes. Made from the Target (RFC 3986, section 6, and what trackers append):
 
 1. The scheme is left out: the same path over http and https is one image. A port that is its scheme's default is too.
 2. Percent-encoded unreserved characters (letters, digits, "-._~") are decoded, the hex digits of all others are put
    into upper case, and characters that no URL may hold (`{|}` and such) are encoded. A "%" before anything else stays.
 3. Tracking parameters (`utm_*` and those in TRACKING) are dropped from the query; the others stay, in their order. A
    query of which nothing is left is dropped with its "?".
-4. User names stay, so that a link that is never fetched (`parse_url` refuses them) stands for no other.
+4. User names stay, so that a link that is never fetched (`parse_url` refuses them) is equal to no other.
 
 Nothing else is touched: the case of the path, "www.", a trailing slash and the order of parameters may all mean another
 image. A text that is not an http or https link is its own key.
@@ -44,7 +44,7 @@ AROUND = "".join(
     map(chr, (*range(0x21), *range(0x7F, 0xA1), 0x1680, *range(0x2000, 0x200C), 0x2028, 0x2029, 0x202F, 0x205F, 0x2060,
               0x3000, 0xFEFF))
 )  # fmt: skip
-"""White space, control characters and byte order marks: what is no part of a link that stands between them."""
+"""White space, control characters and byte order marks: what is not a part of the link between them."""
 _START = re.compile(r"https?://[^/\\?#]", re.IGNORECASE)
 _PARTS = re.compile(r"(https?)://((?:[^/?#@]*@)?)(\[[^\]]*\]|[^/?#:]+)((?::[0-9]+)?)([^#]*)")
 
@@ -107,7 +107,7 @@ def join(base: Target, reference: str) -> str:
 
 
 def _parsed(url: str) -> tuple[Target, str] | None:
-    """The target of a link, and its user names and password with the "@" behind them, where it has them."""
+    """Return the target of a link, and its user names and password with the "@" behind them, where it has them."""
     text = url.strip(AROUND)
     found = _split(text) if _START.match(text) else None
     while found is not None and found[3].endswith("."):  # without its dots it may be an address
@@ -122,7 +122,7 @@ def _parsed(url: str) -> tuple[Target, str] | None:
 
 
 def _split(text: str) -> re.Match[str] | None:
-    """Scheme, user, host, port and path of a link as ada writes it; None where ada refuses it."""
+    """Return scheme, user, host, port and path of a link as ada writes it; None where ada refuses it."""
     try:
         return _PARTS.match(ada_url.normalize_url(text))
     except ValueError:
@@ -162,7 +162,7 @@ def url_key(url: str) -> str:
 
 
 def target_key(target: Target, user: str = "") -> str:
-    """Return the key of what is requested; `user` stands in front of it."""
+    """Return the key of what is requested; `user` is in front of it."""
     path = _normal(target.path)
     if "?" in path:
         path, _, query = path.partition("?")

@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 from altdiffusion.curation.config import CorpusConfig
 from altdiffusion.curation.parts import find_parts
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.ranges import new_unit
+from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.ledger import Unit
 
 ROWS = pa.schema([("caption", pa.string()), ("translation", pa.string()), ("score", pa.float32())])
-"""Rows as read: null where a line has no such column, or is no UTF-8."""
+"""Rows as read: null where a line has no such column, or is not UTF-8."""
 _AT_ONCE = 65_536
 _PIECE = 8 << 20
 _EDGE = 1 << 20
@@ -54,7 +55,7 @@ class Corpus:
 
 
 def scan_corpus(config: CorpusConfig) -> Corpus:
-    """Finds the parts.
+    """Find the parts.
 
     Raises:
         AltDiffusionError: no file matches, or there are not as many translations as English files.
@@ -78,7 +79,7 @@ def scan_corpus(config: CorpusConfig) -> Corpus:
 
 
 def plan_corpora(corpora: Sequence[Corpus]) -> list[Unit]:
-    """Units of all corpora, in order: so many rows of a part, and where they begin."""
+    """Return the units of all corpora, in order: so many rows of a part, and where they begin."""
     units: list[Unit] = []
     for corpus in corpora:
         config = corpus.config
@@ -87,18 +88,16 @@ def plan_corpora(corpora: Sequence[Corpus]) -> list[Unit]:
             for number, offsets in enumerate(starts):
                 first = number * config.rows_per_unit
                 count = min(config.rows_per_unit, rows - first)
-                digest = files.sha256_hex(files.canonical_json([part.digest, first, count]))
                 payload = {
                     "corpus": config.name, "uris": list(part.uris), "first": first, "rows": count,
-                    "offsets": list(offsets), "input_digest": digest,
+                    "offsets": list(offsets),
                 }  # fmt: skip
-                index = len(units)
-                units.append(Unit(id=f"{index:08d}-{config.name}-{digest[:16]}", index=index, payload=payload))
+                units.append(new_unit(len(units), [part.digest, first, count], payload, name=config.name))
     return units
 
 
 def read_rows(unit: Unit, config: CorpusConfig) -> Iterator[pa.Table]:
-    """The rows of a unit (ROWS), some at a time.
+    """Return the rows of a unit (ROWS), some at a time.
 
     Raises:
         AltDiffusionError: a file is shorter than when it was planned, damaged, or lacks a column.
@@ -115,7 +114,7 @@ def read_rows(unit: Unit, config: CorpusConfig) -> Iterator[pa.Table]:
         yield table
     if left:
         raise AltDiffusionError(
-            f"corpus part {payload['uris'][0]}", f"ends {left:,} rows early", "restore the file, or start the job anew"
+            f"corpus part {payload['uris'][0]}", f"ends {left:,} rows early", "restore the file, or start the job again"
         )
 
 
@@ -141,7 +140,7 @@ def _open_text(uri: str) -> Any:
 
 
 def _text_rows(part: Part, config: CorpusConfig) -> tuple[list[tuple[int, ...]], int]:
-    """(where each unit's first line begins, in each file; number of lines)."""
+    """Return where each unit's first line begins, in each file, and the number of lines."""
     found = [_line_starts(uri, config.rows_per_unit) for uri in part.uris]
     counts = [rows for _, rows in found]
     if len(set(counts)) > 1:
@@ -154,7 +153,7 @@ def _text_rows(part: Part, config: CorpusConfig) -> tuple[list[tuple[int, ...]],
 
 
 def _line_starts(uri: str, every: int) -> tuple[list[int], int]:
-    """Offsets of lines 0, every, 2 every, ... of the unpacked file, and the number of lines."""
+    """Return the offsets of lines 0, every, 2 every, ... of the unpacked file, and the number of lines."""
     starts, lines, offset, last = [0], 0, 0, b"\n"
     try:
         with _open_text(uri) as file:
@@ -207,7 +206,7 @@ class _parquet(ExitStack):
             return pq.ParquetFile(self.enter_context(fs.open(path, "rb")))
         except (pa.ArrowException, OSError) as error:
             raise AltDiffusionError(
-                f"corpus part {self._uri}", f"is no readable Parquet file ({error})", "fetch the file again"
+                f"corpus part {self._uri}", f"is not a readable Parquet file ({error})", "fetch the file again"
             ) from error
 
 
@@ -247,7 +246,7 @@ def _read_text(uris: Sequence[str], offsets: Sequence[int], config: CorpusConfig
 
 
 def _split(texts: tuple[bytes, ...], *, config: CorpusConfig) -> tuple[str | None, str | None, float | None]:
-    """(caption, translation, score) of a line, or of the lines of two files."""
+    """Return (caption, translation, score) of a line, or of the lines of two files."""
     if config.format == "moses":
         return _decode(texts[0]), _decode(texts[1]), None
     cells = texts[0].rstrip(b"\r\n").split(b"\t")

@@ -16,21 +16,32 @@ from altdiffusion.curation.language import clean
 from altdiffusion.curation.language.clean import clean_captions, tidy_captions
 from altdiffusion.curation.language.identify import LanguageIdentifier
 from altdiffusion.curation.links.select_work import by_bucket
-from altdiffusion.curation.outcome import finish_unit, rejects_table
 from altdiffusion.curation.parallel.corpus import read_rows
+from altdiffusion.curation.rejects import (
+    CAPTION_LANGUAGE,
+    IDENTICAL,
+    LANGUAGE,
+    LENGTH_RATIO,
+    SCORE,
+    TEXT,
+    Reason,
+    coded,
+    rejects_table,
+)
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.units import Unit
 from altdiffusion.records import PARALLEL
-from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.ledger import UnitRecord
 
-REASONS = ("text", "score", "identical", "length_ratio", "language", "caption_language")
-"""In this order: the first that a row fails is its reason. `language` is the translation's."""
+REASONS = (TEXT, SCORE, IDENTICAL, LENGTH_RATIO, LANGUAGE, CAPTION_LANGUAGE)
+"""The reasons in their order: the first that a row fails is its reason. `language` is the translation's."""
 _SHOWN = 80
 
 Mask = npt.NDArray[np.bool_]
 
 
-class PairsWork:
-    """Works a unit of a corpus; writes `buckets` shards, in bucket order, empty ones included."""
+class PairsWork(RangeWork):
+    """The work on a row range of a corpus; a unit leaves one shard per bucket, empty ones included."""
 
     def __init__(
         self,
@@ -41,17 +52,17 @@ class PairsWork:
         pairs: PairsConfig,
         language: LanguageConfig,
     ) -> None:
-        self.lake, self.dataset, self.corpora = lake, dataset, dict(corpora)
-        self.pairs, self.language = pairs, language
+        super().__init__(lake=lake, dataset=dataset)
+        self.corpora, self.pairs, self.language = dict(corpora), pairs, language
         self._identifier: LanguageIdentifier | None = None
 
     def setup(self) -> None:
-        """Loads the language model."""
+        """Load the language model."""
         self._identifier = LanguageIdentifier(self.language)
         clean.load()
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Reads, decides and writes one unit."""
+        """Read, decide and write one unit."""
         corpus = self.corpora[str(unit.payload["corpus"])]
         accepted, rejects, first = [PARALLEL.empty_table()], [], 0
         for table in read_rows(unit, corpus):
@@ -62,16 +73,16 @@ class PairsWork:
         kept = pa.concat_tables(accepted)
         bucket = (hash64(kept["caption"]) % np.uint64(self.pairs.buckets)).astype(np.uint16)
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=first,
             accepted=by_bucket(kept, bucket, self.pairs.buckets),
-            rejects=pa.concat_tables(rejects),
+            rejects=rejects,
             keep_empty=True,
         )
 
     def sift(self, table: pa.Table, corpus: CorpusConfig, unit_id: str, first: int) -> tuple[pa.Table, pa.Table]:
-        """(PARALLEL rows without ids, REJECTS) of some rows, which begin with row `first` of the unit."""
+        """Return PARALLEL rows (without ids) and REJECTS of some rows, which begin with row `first` of the unit."""
         if self._identifier is None:
             raise RuntimeError("setup() has not been called")
         english = corpus.language == "en" and corpus.translation is None and corpus.translation_uri is None
@@ -81,22 +92,22 @@ class PairsWork:
         score = table["score"].combine_chunks()
         guesses = [self._identifier.guess(side) for side in ((caption,) if english else (caption, translation))]
         ours, theirs = guesses[0], guesses[-1]
-        fails: dict[str, Mask] = {
-            "text": self._unusable(caption, ours.letters) | self._unusable(translation, theirs.letters),
-            "identical": np.zeros(len(caption), bool),
+        fails: dict[Reason, Mask] = {
+            TEXT: self._unusable(caption, ours.letters) | self._unusable(translation, theirs.letters),
+            IDENTICAL: np.zeros(len(caption), bool),
         }
         if corpus.score_above is not None:
             beyond = pc.greater(score, pa.scalar(corpus.score_above, pa.float32()))
-            fails["score"] = ~np.asarray(pc.fill_null(beyond, False), bool)
+            fails[SCORE] = ~np.asarray(pc.fill_null(beyond, False), bool)
         if not english:
             same = pc.equal(pc.utf8_lower(caption), pc.utf8_lower(translation))
-            fails["identical"] = np.asarray(pc.fill_null(same, False), bool)
+            fails[IDENTICAL] = np.asarray(pc.fill_null(same, False), bool)
             shorter = np.maximum(np.minimum(ours.letters, theirs.letters), 1)
-            fails["length_ratio"] = np.maximum(ours.letters, theirs.letters) > self.pairs.max_ratio * shorter
+            fails[LENGTH_RATIO] = np.maximum(ours.letters, theirs.letters) > self.pairs.max_ratio * shorter
         if self.pairs.check_languages:
             for reason, guess, label in (
-                ("language", theirs, corpus.language),
-                ("caption_language", ours, "en"),
+                (LANGUAGE, theirs, corpus.language),
+                (CAPTION_LANGUAGE, ours, "en"),
             ):
                 labels = pa.repeat(pa.scalar(label), len(caption))
                 fails[reason] = (guess.code != label) | (guess.score < self._identifier.needed(guess, labels))
@@ -127,7 +138,7 @@ class PairsWork:
         rejects = rejects_table(
             unit_id,
             row=dropped + first,
-            reason=pa.array(REASONS).take(pa.array(codes[dropped] - 1)).to_pylist(),
+            reason=coded(REASONS, codes[dropped]),
             language=[corpus.language] * len(dropped),
             detail=pa.chunked_array([pc.binary_join_element_wise(*shown, " | ")]),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from altdiffusion.curation.rejects import DUPLICATE_IMAGE, NEAR_DUPLICATE, TAKEDOWN
 from altdiffusion.records import Kind
 from altdiffusion.storage.dataset import Lake, Version
 
@@ -159,6 +160,6 @@ def _name(before: Version | None, version: Version) -> str:
 
 def _removal(reasons: Mapping[str, int]) -> str:
     """What a step is that only takes rows out of a dataset, by its reasons."""
-    if reasons and set(reasons) <= {"duplicate_image", "near_duplicate"}:
+    if reasons and set(reasons) <= {DUPLICATE_IMAGE, NEAR_DUPLICATE}:
         return "distinct"
-    return "takedown" if reasons and set(reasons) <= {"takedown"} else "change"
+    return "takedown" if reasons and set(reasons) <= {TAKEDOWN} else "change"

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config.report import ReportConfig
+from altdiffusion.curation.rejects import LANGUAGE, withheld
 from altdiffusion.curation.report import measures
 from altdiffusion.curation.report.chain import Chain, Step, read_chain
 from altdiffusion.curation.report.duplicate_pairs import Pair, duplicate_pairs
@@ -18,7 +19,6 @@ from altdiffusion.curation.report.gallery import Gallery, choose_images
 from altdiffusion.curation.report.hosts import Hosts, count_hosts
 from altdiffusion.curation.report.measures import Distribution
 from altdiffusion.curation.report.sample import Sample, accepted, keyed_order, read_sample, rejected
-from altdiffusion.curation.report.words import withheld
 from altdiffusion.curation.scoring.scored import check_scores, measured
 from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError
@@ -285,7 +285,7 @@ def _foreign(dropped: tuple[Rejected, ...]) -> tuple[tuple[str, float], ...]:
     found: dict[str, float] = {}
     for part in dropped:
         if part.step.name == "select" and part.sample.rows:
-            mask = pc.equal(part.sample.table["reason"], "language")
+            mask = pc.equal(part.sample.table["reason"], LANGUAGE)
             guesses = pc.value_counts(part.sample.table["language"].filter(mask).cast(pa.string()).drop_null())
             found.update({entry["values"]: entry["counts"] * part.sample.scale for entry in guesses.to_pylist()})
     return tuple(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))

@@ -83,7 +83,7 @@ def choose_images(images: Version, config: ReportConfig, scores: Version | None 
         nsfw = None
         if scored is not None:
             start = group.group * source.infos[group.file].row_group_rows
-            said = scored.beside(table, group.file, start)
+            said = scored.of_rows(table, group.file, start)
             nsfw = said["nsfw"] if "nsfw" in said.column_names else None
         safe = may_be_shown(table, config, nsfw)
         hidden += int((~safe).sum())

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.splitmix import mix
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shards import ShardInfo
@@ -154,13 +155,10 @@ def open_file(source: Files, file: int, **options: Any) -> Iterator[pq.ParquetFi
 def keyed_order(key: str, ids: Any) -> npt.NDArray[np.uint64]:
     """[n] numbers that put 64-bit ids into an order which `key` decides.
 
-    Formula: SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014) of id xor the key's SHA-256, first 64 bits.
+    Formula: SplitMix64's finaliser of id xor the key's SHA-256, first 64 bits.
     """
     seed = np.uint64(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little"))
-    x: npt.NDArray[np.uint64] = np.asarray(ids, np.int64).view(np.uint64) ^ seed
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return mix(np.asarray(ids, np.int64).view(np.uint64) ^ seed)
 
 
 def _share(key: str) -> float:

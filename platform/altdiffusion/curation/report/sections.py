@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from altdiffusion.curation.rejects import explain
 from altdiffusion.curation.report import draw
 from altdiffusion.curation.report.chain import Chain, Step
 from altdiffusion.curation.report.collect import UNLABELLED, Facts, Labels, language_name, of
 from altdiffusion.curation.report.hosts import Host
 from altdiffusion.curation.report.safe import escaped
-from altdiffusion.curation.report.words import STEPS, explain
+from altdiffusion.curation.report.words import STEPS
 from altdiffusion.languages import BY_CODE
 
 MAX_REASONS = 30  # of one step; the rest is summed in one line

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
+from altdiffusion.curation.rejects import LANGUAGE, explain, withheld
 from altdiffusion.curation.report.collect import Example, Facts, Rejected, language_name, of
 from altdiffusion.curation.report.duplicate_pairs import Pair
 from altdiffusion.curation.report.gallery import Picture
 from altdiffusion.curation.report.safe import escaped
 from altdiffusion.curation.report.sections import MAX_REASONS
-from altdiffusion.curation.report.words import explain, withheld
 from altdiffusion.languages import BY_CODE
 
 MAX_CAPTION = 160
@@ -104,7 +104,7 @@ def _example(one: Example, reason: str) -> str:
     url = f'<bdi class="url" dir="ltr">{escaped(one.url, 160)}</bdi>' if one.url is not None else "no address"
     said = []
     if one.language is not None:
-        said.append(("guess " if reason == "language" else "") + escaped(language_name(one.language), 20))
+        said.append(("guess " if reason == LANGUAGE else "") + escaped(language_name(one.language), 20))
     if one.detail:
         said.append(f'<bdi dir="auto">{escaped(_rounded(one.detail), 160)}</bdi>')
     return f'{url}<span class="detail">{" · ".join(said)}</span>'

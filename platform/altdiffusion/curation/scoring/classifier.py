@@ -1,7 +1,7 @@
 """Classifiers: a transformers image-classification folder whose probability for one label is the score.
 
 The folder brings its own preprocessing, so its inputs are those it was trained on. The probability is what
-transformers' own pipeline gives: softmax over the labels; a sigmoid where there is one label or the model says that
+transformers' own pipeline gives: softmax over the labels; a sigmoid where there is one label or the model states that
 labels do not exclude each other.
 
 Shapes: B images, C x H x W of the model's input, L labels.
@@ -30,7 +30,7 @@ class Classifier:
     """A loaded classifier, asked for one label."""
 
     def __init__(self, config: ClassifierConfig, *, device: str, dtype: Dtype) -> None:
-        """Loads it.
+        """Load the model.
 
         Raises:
             AltDiffusionError: another folder than pinned, no classifier, or not a label of it.
@@ -67,12 +67,12 @@ class Classifier:
         self._probabilities: Any = torch.sigmoid if apart else lambda logits: logits.softmax(dim=-1)
 
     def pixels(self, rgb: Image) -> npt.NDArray[np.float32]:
-        """What a batch is made of: float32 [C, H, W], the same for every image."""
+        """Return what a batch is made of: float32 [C, H, W], the same for every image."""
         made: npt.NDArray[np.float32] = self._processor(rgb, return_tensors="np")["pixel_values"][0]
         return made.astype(np.float32, copy=False)
 
     def score(self, pixels: npt.NDArray[np.float32]) -> Any:
-        """float32 [B, C, H, W] -> float32 tensor [B], 0 to 1, on the device.
+        """Return the scores of a batch, float32 [B, C, H, W]: float32 tensor [B], 0 to 1, on the device.
 
         Raises:
             AltDiffusionError: a score is not finite.

@@ -30,7 +30,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def clip_square(rgb: Image, side: int) -> npt.NDArray[np.uint8]:
-    """The square that CLIP sees: uint8 [S, S, 3]."""
+    """Return the square that CLIP sees: uint8 [S, S, 3]."""
     from PIL import Image as Pillow
 
     short = min(rgb.size)
@@ -45,7 +45,7 @@ class ClipEmbedder:
     """The image's tower of a CLIP model with its projection."""
 
     def __init__(self, folder_uri: str, digest: str, *, device: str, dtype: Dtype) -> None:
-        """Loads it.
+        """Load the model.
 
         Raises:
             AltDiffusionError: another folder than pinned, or not a CLIP model.
@@ -81,16 +81,16 @@ class ClipEmbedder:
         self._mean, self._std = (torch.tensor(v, device=self._device).view(1, 3, 1, 1) for v in (MEAN, STD))
 
     def pixels(self, rgb: Image) -> npt.NDArray[np.uint8]:
-        """What a batch is made of: uint8 [S, S, 3]."""
+        """Return what a batch is made of: uint8 [S, S, 3]."""
         return clip_square(rgb, self.side)
 
     def normalise(self, pixels: npt.NDArray[np.uint8]) -> Any:
-        """uint8 [B, S, S, 3] -> float32 tensor [B, 3, S, S], on the device."""
+        """Return a batch, uint8 [B, S, S, 3], normalised: float32 tensor [B, 3, S, S], on the device."""
         planes = self._torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).contiguous()
         return (planes.float() / 255.0 - self._mean) / self._std
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> Any:
-        """uint8 [B, S, S, 3] -> float32 tensor [B, D], rows of length 1, on the device.
+        """Return the embeddings of a batch, uint8 [B, S, S, 3]: float32 tensor [B, D], rows of length 1, on the device.
 
         Raises:
             AltDiffusionError: an embedding is not finite.

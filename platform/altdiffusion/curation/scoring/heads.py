@@ -1,7 +1,7 @@
 """Heads: one number from CLIP's normalised image embedding e [D].
 
     x = e, or (e - mean) / max(sqrt(variance), 1e-7) where the head standardises      (Keras' Normalization)
-    x = activation(W x + b) for each hidden layer, then s = w . x + b, and sigmoid(s) where the head says so
+    x = activation(W x + b) for each hidden layer, then s = w . x + b, and sigmoid(s) where the head is configured so
 
 The layers are those of the file, in the order of the numbers in their names, so that the published files load as they
 are: LAION-AI/aesthetic-predictor (V1: `weight`, `bias`), christophschuhmann/improved-aesthetic-predictor (V2:
@@ -28,7 +28,7 @@ class Head:
     """A loaded head; always float32."""
 
     def __init__(self, config: HeadConfig, width: int, device: Any = "cpu") -> None:
-        """Loads it for embeddings [B, width].
+        """Load the head for embeddings [B, width].
 
         Raises:
             AltDiffusionError: other bytes than pinned, or other layers than configured.
@@ -53,7 +53,7 @@ class Head:
             self._mean, self._deviation = on["norm.mean"], on["norm.variance"].sqrt().clamp_min(_EPSILON)
 
     def __call__(self, embedding: Any) -> Any:
-        """float32 [B, D], rows of length 1 -> float32 [B]."""
+        """Return the scores, float32 [B], of embeddings, float32 [B, D], rows of length 1."""
         torch, config = self._torch, self._config
         x = (embedding - self._mean) / self._deviation if config.standardise else embedding
         for number, (weight, bias) in enumerate(self._layers, 1):
@@ -64,13 +64,13 @@ class Head:
 
 
 def _layer_names(tensors: dict[str, Any]) -> list[str]:
-    """What stands before `weight` in the name of each layer, in the order of the numbers in it."""
+    """Return what is before `weight` in the name of each layer, in the order of the numbers in it."""
     names = [name.removesuffix("weight") for name in tensors if re.fullmatch(r"(.*[._])?weight", name)]
     return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
 
 def _shapes(names: list[str], widths: tuple[int, ...], config: HeadConfig) -> dict[str, tuple[int, ...]] | None:
-    """The shapes that the file must hold; None if it has another number of layers."""
+    """Return the shapes that the file must hold; None if it has another number of layers."""
     if len(names) != len(widths) - 1:
         return None
     shapes: dict[str, tuple[int, ...]] = {}

@@ -1,10 +1,10 @@
-"""Score: images -> one row of numbers an image. One pass of CLIP's image tower serves the embedding and every head.
+"""Score: images -> one row of numbers per image. One pass of CLIP's image tower serves the embedding and every head.
 
 `ScoreWork` fills a dataset of kind `scores`; `make_scorer` gives the one number that download takes along.
 
 Images are decoded by threads ahead of the model; the model always sees a full batch, padded with black squares, so
 that its kernels are the same ones whatever the unit's size. A unit run twice on one kind of device so writes the same
-bytes. Between units of other sizes an image stands at another place of its batch, where kernels may round the last
+bytes. Between units of other sizes an image has another place of its batch, where kernels may round the last
 bit differently: its scores are then equal to about 1e-6 in float32, not to the bit. `batch`, `rows_per_unit` and
 `dtype` therefore are part of what a version is.
 """
@@ -22,23 +22,25 @@ import pyarrow as pa
 from altdiffusion.curation.ahead import ahead
 from altdiffusion.curation.config import SCORE_NAMES, ScoreConfig
 from altdiffusion.curation.images.binary_columns import binary_rows, bodies_of
-from altdiffusion.curation.outcome import finish_unit, rejects_table
+from altdiffusion.curation.rejects import DECODE, rejected
 from altdiffusion.curation.scoring.classifier import Classifier
 from altdiffusion.curation.scoring.embedding import ClipEmbedder
 from altdiffusion.curation.scoring.heads import Head
 from altdiffusion.diffusion.image_crop import Unreadable, open_rgb
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.ranges import plan_ranges, read_range
+from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.ranges import plan_ranges
+from altdiffusion.execution.units import Unit
 from altdiffusion.records import SCORES
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Unit, UnitRecord
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.ledger import UnitRecord
 
 Pixels = tuple[npt.NDArray[Any], ...]
 """One image as each model wants it."""
 
 
 class Scorer(Protocol):
-    """Adds one number an image."""
+    """Adds one number per image."""
 
     requires: tuple[str, ...]
     """Columns it reads."""
@@ -46,11 +48,11 @@ class Scorer(Protocol):
     """Column it fills."""
 
     def score(self, images: pa.Table) -> pa.Array | pa.ChunkedArray:
-        """float32 (nullable), one a row, in order."""
+        """Return one number per row, float32 (nullable), in order."""
 
 
 def make_scorer(config: ScoreConfig) -> Scorer:
-    """Loads the scorer of `aesthetic_score`, in the worker: the source's own column, or CLIP with the V1 head."""
+    """Load the scorer of `aesthetic_score`, in the worker: the source's own column, or CLIP with the V1 head."""
     return SourceAestheticScorer() if config.clip is None else ClipAestheticScorer(config)
 
 
@@ -79,7 +81,7 @@ class ClipAestheticScorer:
         self._scorer = ImageScorer(alone)
 
     def score(self, images: pa.Table) -> pa.Array | pa.ChunkedArray:
-        """[rows] about 1 to 10."""
+        """Return the scores, [rows], about 1 to 10."""
         found, unreadable = self._scorer.score(images["image"])
         place = np.full(images.num_rows, -1, np.int64)
         place[_readable(images.num_rows, unreadable)] = np.arange(found.num_rows)
@@ -90,7 +92,7 @@ class ImageScorer:
     """Everything that a config wants measured of an image."""
 
     def __init__(self, config: ScoreConfig) -> None:
-        """Loads the models.
+        """Load the models.
 
         Raises:
             AltDiffusionError: weights are missing, not those pinned, or do not fit each other.
@@ -111,7 +113,7 @@ class ImageScorer:
             self._models.insert(0, self._embedder)
 
     def score(self, bodies: pa.ChunkedArray) -> tuple[pa.Table, dict[int, str]]:
-        """Scores n encoded images; at most four batches of them are held in memory at a time.
+        """Score n encoded images; at most four batches of them are held in memory at a time.
 
         Returns:
             The readable ones' embedding and scores, in order: those columns of SCORES, null where not configured.
@@ -133,9 +135,9 @@ class ImageScorer:
             return unreadable
         return tuple(model.pixels(rgb) for model in self._models)
 
-    def _columns(self, pictures: Sequence[Pixels]) -> dict[str, pa.Array]:
-        count = len(pictures)
-        stacks = [self._stack([image[number] for image in pictures]) for number in range(len(self._models))]
+    def _columns(self, images: Sequence[Pixels]) -> dict[str, pa.Array]:
+        count = len(images)
+        stacks = [self._stack([image[number] for image in images]) for number in range(len(self._models))]
         columns: dict[str, pa.Array] = {
             name: pa.nulls(count, SCORES.field(name).type) for name in ("embedding", *SCORE_NAMES)
         }
@@ -148,20 +150,20 @@ class ImageScorer:
             columns[name] = pa.array(classifier.score(stack)[:count].cpu().numpy(), pa.float32())
         return columns
 
-    def _stack(self, pictures: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """A full batch [batch, ...], zeros behind the last image."""
-        shapes = {image.shape for image in pictures}
+    def _stack(self, images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return a full batch [batch, ...], zeros behind the last image."""
+        shapes = {image.shape for image in images}
         if len(shapes) != 1:
             raise AltDiffusionError(
-                "a classifier's preprocessing", f"makes pictures of {len(shapes)} sizes", "have it resize to one size"
+                "a classifier's preprocessing", f"makes images of {len(shapes)} sizes", "have it resize to one size"
             )
-        stack = np.zeros((self._config.batch, *shapes.pop()), pictures[0].dtype)
-        np.stack(pictures, out=stack[: len(pictures)])
+        stack = np.zeros((self._config.batch, *shapes.pop()), images[0].dtype)
+        np.stack(images, out=stack[: len(images)])
         return stack
 
 
 def _batches(prepared: Iterator[Pixels | Unreadable], size: int, unreadable: dict[int, str]) -> Iterator[list[Pixels]]:
-    """The readable images, `size` at a time; notes the others in `unreadable`."""
+    """Return the readable images, `size` at a time; note the others in `unreadable`."""
     batch: list[Pixels] = []
     for row, image in enumerate(prepared):
         if isinstance(image, Unreadable):
@@ -176,53 +178,45 @@ def _batches(prepared: Iterator[Pixels | Unreadable], size: int, unreadable: dic
 
 
 def _readable(rows: int, unreadable: dict[int, str]) -> npt.NDArray[np.int64]:
-    """The other rows, in order."""
+    """Return the rows that can be read, in order."""
     return np.setdiff1d(np.arange(rows), np.fromiter(unreadable, np.int64, len(unreadable)))
 
 
 def plan_score(images: Version, rows_per_unit: int, *models: str) -> list[Unit]:
-    """Units of an images version, in order; `models` are the references of what scores."""
+    """Return the units of an images version, in order; `models` are the references of what scores."""
     return plan_ranges(images, rows_per_unit, *models)
 
 
-class ScoreWork:
-    """Works a row range of images. A unit leaves exactly one shard, if need be an empty one: where a row's scores lie
-    follows from its place among the images (`scored.py`)."""
+class ScoreWork(RangeWork):
+    """The work on a row range of images.
+
+    A unit leaves exactly one shard, if need be an empty one: where a row's scores are follows from its place among the
+    images (`scored.py`).
+    """
 
     def __init__(self, *, lake: str, dataset: str, config: ScoreConfig) -> None:
-        self.lake, self.dataset, self.config = lake, dataset, config
-        self._versions: dict[str, Version] = {}
+        super().__init__(lake=lake, dataset=dataset)
+        self.config = config
         self._scorer: ImageScorer | None = None
 
     def setup(self) -> None:
-        """Loads the models."""
+        """Load the models."""
         self._scorer = ImageScorer(self.config)
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Scores and writes one unit; an image that cannot be read is rejected."""
+        """Score and write one unit; an image that cannot be read is rejected."""
         if self._scorer is None:
             raise RuntimeError("setup() has not been called")
-        images = read_range(self.lake, unit, self._versions)
+        images = self.rows_of(unit)
         scores, unreadable = self._scorer.score(images["image"])
-        dropped = list(unreadable)
-        gone = images.select(["sample_id", "url", "language"]).take(pa.array(dropped, pa.int64()))
         kept = images.select(["sample_id", "image_sha256", "language"]).take(_readable(images.num_rows, unreadable))
         columns = {name: kept[name] for name in kept.column_names}
         columns |= {name: scores[name] for name in scores.column_names}
-        rejects = rejects_table(
-            unit.id,
-            row=dropped,
-            reason=["decode"] * len(dropped),
-            sample_id=gone["sample_id"],
-            url=gone["url"],
-            language=gone["language"],
-            detail=list(unreadable.values()),
-        )
         return finish_unit(
-            Lake(self.lake).dataset(self.dataset),
+            self.output,
             unit,
             rows_in=images.num_rows,
             accepted=[pa.table([columns[field.name] for field in SCORES], schema=SCORES)],
-            rejects=rejects,
+            rejects=[rejected(unit.id, images, list(unreadable), DECODE, detail=list(unreadable.values()))],
             keep_empty=True,
         )

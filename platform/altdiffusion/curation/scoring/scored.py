@@ -1,4 +1,4 @@
-"""Scores beside images: which row of a scores version belongs to which row of the images it was made from, and which
+"""Scores next to images: which row of a scores version belongs to which row of the images it was made from, and which
 rows a filter drops for their scores.
 
 A scores version holds one shard for each unit of its images (`score.ScoreWork`), in order, without the rows that
@@ -17,17 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import SCORE_NAMES, FilterConfig
+from altdiffusion.curation.rejects import AESTHETIC, NSFW, WATERMARK
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCORES
 from altdiffusion.storage.dataset import Version
 
-REASONS = {"aesthetic_v1": "aesthetic", "aesthetic_v2": "aesthetic", "nsfw": "nsfw", "watermark": "watermark"}
+REASONS = {"aesthetic_v1": AESTHETIC, "aesthetic_v2": AESTHETIC, "nsfw": NSFW, "watermark": WATERMARK}
 """Reject reason by score."""
 _REMEDY = "run jobs.score on these images, or name their scores as scores: <name>@<digest>"
 
 
 def check_scores(scores: Version, images: Version, filters: Sequence[FilterConfig]) -> None:
-    """Whether a scores version is that of these images and holds what the filters ask for.
+    """Return whether a scores version is that of these images and holds what the filters ask for.
 
     Raises:
         AltDiffusionError: it does not; names both versions, or the score that was not measured.
@@ -45,7 +46,7 @@ def check_scores(scores: Version, images: Version, filters: Sequence[FilterConfi
 
 
 def measured(scores: Version) -> list[str]:
-    """The names of the scores that were measured."""
+    """Return the names of the scores that were measured."""
     return [name for name in SCORE_NAMES if scores.manifest.config["score"][name] is not None]
 
 
@@ -53,7 +54,7 @@ class Scored:
     """The scores of an images version, found by place."""
 
     def __init__(self, scores: Version, images: Version) -> None:
-        """Compares what both promise.
+        """Compare what both promise.
 
         Raises:
             AltDiffusionError: the scores have not one shard for each unit of the images.
@@ -67,8 +68,8 @@ class Scored:
             problem = f"has {len(scores.shards)} shards, not the {self._first[-1]} that {images.ref} asks for"
             raise AltDiffusionError(str(scores.ref), problem, _REMEDY)
 
-    def beside(self, rows: pa.Table, shard: int, start: int) -> pa.Table:
-        """The scores of images rows `start` and following of a shard.
+    def of_rows(self, rows: pa.Table, shard: int, start: int) -> pa.Table:
+        """Return the scores of images rows `start` and following of a shard.
 
         Args:
             rows: those rows; their `sample_id` and `image_sha256` are what is compared.
@@ -77,7 +78,7 @@ class Scored:
             One row for each of them with the scores that were measured, null where the image has none.
 
         Raises:
-            AltDiffusionError: scores belong to another image, or stand in another order.
+            AltDiffusionError: scores belong to another image, or are in another order.
         """
         names = ["sample_id", "image_sha256", *self._measured]
         schema = pa.schema([SCORES.field(name) for name in names])
@@ -97,7 +98,10 @@ class Scored:
 
 
 def failing(scores: pa.Table, chosen: FilterConfig) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """(score, rows that it drops) for each threshold: strict comparisons; a null or a NaN drops, unless it is kept."""
+    """Return each score with a threshold and the rows that it drops.
+
+    Comparisons are strict; a null or a NaN drops the row, unless nulls are kept.
+    """
     found = []
     for name, threshold in chosen.thresholds.items():
         compare: Any = pc.greater if name.startswith("aesthetic") else pc.less
@@ -108,6 +112,6 @@ def failing(scores: pa.Table, chosen: FilterConfig) -> list[tuple[str, npt.NDArr
 
 
 def row_detail(scores: pa.Table, name: str, row: int) -> str:
-    """What a reject says of a score: `aesthetic_v1 6.3`."""
+    """Return the detail of a reject by its score: `aesthetic_v1 6.3`."""
     value = scores[name][row].as_py()
     return f"{name} {'null' if value is None else format(value, '.4g')}"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from altdiffusion.curation.links.urls import AROUND, PORTS, Target, parse
+from altdiffusion.curation.rejects import BAD_URL, BLOCKED_ADDRESS, BLOCKED_PORT, BLOCKED_SCHEME, DNS, TIMEOUT, Refused
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -44,7 +45,7 @@ _NOT_PUBLIC = tuple(
         "fec0::/10",  # site-local (RFC 3879)
         "::/96",  # IPv4-compatible (RFC 4291)
         "100::/64",  # discard (RFC 6666)
-        "2001::/23",  # protocol assignments (RFC 2928), Teredo among them: it embeds the address of somebody's NAT
+        "2001::/23",  # protocol assignments (RFC 2928), Teredo among them: it embeds the address of a NAT
         "3fff::/20",  # documentation (RFC 9637)
         "5f00::/16",  # segment routing (RFC 9602)
     )
@@ -53,20 +54,11 @@ _CACHE_S = 60.0
 _CACHE_NAMES = 65536
 
 
-class Refused(Exception):
-    """A link that is not fetched, or whose answer is not taken: `reason` is counted, `detail` is for people."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-
 def parse_url(url: str, ports: Sequence[int]) -> Target:
     """Take a link apart, strictly: what `urls.parse` would repair although it hides something is refused.
 
     Raises:
-        Refused: bad_url (control characters, backslash, user info, impossible host or port), blocked_scheme,
+        Refused: bad_url (control characters, backslash, user info, invalid host or port), blocked_scheme,
             blocked_port, blocked_address (an address with a zone, which means one's own network).
     """
     text = url.strip(AROUND)
@@ -76,21 +68,21 @@ def parse_url(url: str, ports: Sequence[int]) -> Target:
         if port in ports:
             return Target(scheme=plain[1], host=plain[2], port=port, path=plain[4])
     if FORBIDDEN.search(text) or len(text) > MAX_CHARS:
-        raise Refused("bad_url", f"control character, backslash or longer than {MAX_CHARS}")
+        raise Refused(BAD_URL, f"control character, backslash or longer than {MAX_CHARS}")
     scheme = text.partition(":")[0].lower()
     if scheme not in PORTS:
-        raise Refused("blocked_scheme", scheme[:40])
+        raise Refused(BLOCKED_SCHEME, scheme[:40])
     if _ZONE.match(text):
-        raise Refused("blocked_address", "an address with a zone")
+        raise Refused(BLOCKED_ADDRESS, "an address with a zone")
     if "@" in _AUTHORITY.sub(r"\1", text):
-        raise Refused("bad_url", "user info")
+        raise Refused(BAD_URL, "user info")
     target = parse(text)
     if target is None:
-        raise Refused("bad_url", "host or port")
+        raise Refused(BAD_URL, "host or port")
     if not may_be_asked(target.host):
-        raise Refused("bad_url", "host is not a name")
+        raise Refused(BAD_URL, "host is not a name")
     if target.port not in ports:
-        raise Refused("blocked_port", str(target.port))
+        raise Refused(BLOCKED_PORT, str(target.port))
     return target
 
 
@@ -102,7 +94,7 @@ def may_be_asked(host: str) -> bool:
 
 
 def literal(host: str) -> Address | None:
-    """The address a host is, if it is one, in any of its spellings: 127.1 and 0x7f000001 are 127.0.0.1."""
+    """Return the address a host is, if it is one, in any of its spellings: 127.1 and 0x7f000001 are 127.0.0.1."""
     try:
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -116,7 +108,7 @@ def literal(host: str) -> Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is global unicast, with embedded IPv4 addresses judged by themselves."""
+    """Return whether an address is global unicast, with embedded IPv4 addresses judged by themselves."""
     if isinstance(address, ipaddress.IPv6Address):
         embedded = address.ipv4_mapped or address.sixtofour
         if embedded is None and address in _NAT64:
@@ -131,18 +123,18 @@ def is_public(address: Address) -> bool:
 
 
 def check(address: str, allow: Sequence[Network]) -> str:
-    """The address, if it may be connected to.
+    """Return the address, if it may be connected to.
 
     Raises:
         Refused: blocked_address.
     """
     found = literal(address)
     if found is None:
-        raise Refused("blocked_address", f"{address!r} is no address")
+        raise Refused(BLOCKED_ADDRESS, f"{address!r} is no address")
     inner = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped else found
     if is_public(found) or any(inner in network for network in allow if network.version == inner.version):
         return str(found)
-    raise Refused("blocked_address", str(found))
+    raise Refused(BLOCKED_ADDRESS, str(found))
 
 
 def canonical_table(connect_to: Mapping[str, str]) -> dict[str, str]:
@@ -156,7 +148,7 @@ def canonical_table(connect_to: Mapping[str, str]) -> dict[str, str]:
 
 
 def redirected(connect_to: Mapping[str, str], host: str, port: int) -> tuple[str, int]:
-    """Where to connect instead, like curl's --connect-to; an empty host or port on the left matches any."""
+    """Return where to connect instead, like curl's --connect-to; an empty host or port on the left matches any."""
     for key in (f"{host}:{port}", f"{host}:", f":{port}", ":"):
         if key in connect_to:
             new_host, _, new_port = connect_to[key].rpartition(":")
@@ -195,9 +187,9 @@ class SystemResolver:
         thread.start()
         thread.join(timeout_s)
         if thread.is_alive():
-            raise Refused("timeout", f"name {host}")
+            raise Refused(TIMEOUT, f"name {host}")
         if problem or not answer:
-            raise Refused("dns", str(problem[0]) if problem else "no address")
+            raise Refused(DNS, str(problem[0]) if problem else "no address")
         with self._lock:
             if len(self._cache) >= _CACHE_NAMES:
                 self._cache.clear()

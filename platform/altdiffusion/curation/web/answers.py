@@ -14,17 +14,17 @@ import io
 import re
 from collections.abc import Iterator
 
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import BAD_RESPONSE, TOO_LARGE, TRUNCATED, Refused, http_status
 
 HEAD_BYTES = 1 << 16
-"""Of status lines and headers in all, interim ones included, and of trailers."""
+"""The most that status lines and headers may have in all, interim ones included; trailers too."""
 HEAD_LINES = 100
 """Header lines of one answer."""
 INTERIM = 100
 """Interim answers before the final one."""
 _LINE_BYTES = 1 << 16
 _CHUNK_LINE_BYTES = 256
-"""Of a chunk's size and extensions."""
+"""The most that the line of a chunk's size and extensions may have."""
 _PIECE = 1 << 16
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\x00\r\n]*)?\r\n")
 _LOOSE_STATUS = re.compile(rb"HTTP/1\.([0-9]+)[ \t]+([1-9][0-9][0-9])(?:[ \t][^\n]*)?\r?\n")
@@ -36,7 +36,7 @@ _EMPTY = frozenset({204, 205, 304})
 
 
 class Headers:
-    """The header fields of an answer, in order; names are told apart whatever their case."""
+    """The header fields of an answer, in order; names are the same whatever their case."""
 
     def __init__(self) -> None:
         self._fields: dict[str, list[str]] = {}
@@ -58,7 +58,7 @@ class Headers:
         return [part.strip().lower() for value in self.get_all(name) for part in value.split(",") if part.strip()]
 
     def __iter__(self) -> Iterator[str]:
-        """Names, in lower case."""
+        """Yield the names, in lower case."""
         return iter(self._fields)
 
 
@@ -81,10 +81,10 @@ class Answer:
         number = 0
         while self.status < 200:
             if number > INTERIM:
-                raise Refused("bad_response", f"more than {INTERIM} interim answers")
+                raise Refused(BAD_RESPONSE, f"more than {INTERIM} interim answers")
             self.status, self.headers = self._head()
             if self.status == 101:
-                raise Refused("http_101", "another protocol, not asked for")
+                raise Refused(http_status(101), "another protocol, not asked for")
             number += 1
         self._chunked, self._length = self._framing()
         self._body_is_read = self._length == 0
@@ -110,7 +110,7 @@ class Answer:
             Refused: too_large, truncated, bad_response.
         """
         if self._length is not None and self._length > max_bytes and not cut:
-            raise Refused("too_large", f"{self._length} bytes declared")
+            raise Refused(TOO_LARGE, f"{self._length} bytes declared")
         self._body_is_whole = False
         if self._length is not None and self._length <= max_bytes:
             whole = self._exactly(self._length)
@@ -122,7 +122,7 @@ class Answer:
             if len(body) > max_bytes:
                 if cut:
                     return bytes(body[:max_bytes])
-                raise Refused("too_large", f"more than {max_bytes} bytes")
+                raise Refused(TOO_LARGE, f"more than {max_bytes} bytes")
         self._body_is_read = self._chunked  # to its last byte: a longer one has been refused or cut
         return bytes(body)
 
@@ -141,7 +141,7 @@ class Answer:
             self._clean = False
             found = _LOOSE_STATUS.fullmatch(line)
         if found is None:
-            raise Refused("bad_response", f"status line {line[:40]!r}")
+            raise Refused(BAD_RESPONSE, f"status line {line[:40]!r}")
         if int(found[1]) == 0:
             self._clean = False  # HTTP/1.0 closes
         return int(found[2]), self._fields()
@@ -170,13 +170,13 @@ class Answer:
             else:  # a line that is not a field: taken if it looks like one, else left out
                 before, colon, after = line.partition(b":")
                 name, value = (_text(before), _text(after)) if colon else ("", "")
-        raise Refused("bad_response", f"more than {HEAD_LINES} header lines")
+        raise Refused(BAD_RESPONSE, f"more than {HEAD_LINES} header lines")
 
     def _line(self) -> bytes:
         line = self._reader.readline(min(_LINE_BYTES, self._left) + 1)
         self._left -= len(line)
         if self._left < 0 or len(line) > _LINE_BYTES:
-            raise Refused("bad_response", f"more than {HEAD_BYTES} bytes of headers")
+            raise Refused(BAD_RESPONSE, f"more than {HEAD_BYTES} bytes of headers")
         if not line.endswith(b"\n"):
             raise EOFError
         return line
@@ -184,7 +184,7 @@ class Answer:
     # The body:
 
     def _framing(self) -> tuple[bool, int | None]:
-        """Whether it is chunked, and else its length; None: it ends with the connection (RFC 9112, 6.3)."""
+        """Return whether the body is chunked, and its length; None if it ends with the connection (RFC 9112, 6.3)."""
         codings = self.headers.tokens("Transfer-Encoding")
         lengths = [part.strip() for value in self.headers.get_all("Content-Length") for part in value.split(",")]
         if self.status in _EMPTY:
@@ -192,27 +192,30 @@ class Answer:
             self._clean = self._clean and not states_a_body
             return False, 0
         if codings:
-            if set(codings) == {"chunked"}:  # said twice, it was done once
+            if set(codings) == {"chunked"}:  # stated twice, it was done once
                 self._clean = self._clean and not lengths and len(codings) == 1
                 return True, None
             self._clean = False
             if codings != ["identity"]:
-                raise Refused("bad_response", f"Transfer-Encoding {', '.join(codings)[:40]}")
+                raise Refused(BAD_RESPONSE, f"Transfer-Encoding {', '.join(codings)[:40]}")
         if not lengths:
             return False, None
         if not all(_LENGTH.fullmatch(value) for value in lengths) or len({int(value) for value in lengths}) > 1:
-            raise Refused("bad_response", f"Content-Length {', '.join(lengths)[:40]}")
+            raise Refused(BAD_RESPONSE, f"Content-Length {', '.join(lengths)[:40]}")
         return False, int(lengths[0])
 
     def _exactly(self, count: int) -> bytes:
-        """In one piece, without a second copy."""
+        """Return so many bytes in one piece, without a second copy."""
         found = self._reader.read(count) if count else b""
         if len(found) != count:
-            raise Refused("truncated", f"{len(found)} of {count} bytes")
+            raise Refused(TRUNCATED, f"{len(found)} of {count} bytes")
         return found
 
     def _pieces(self, max_bytes: int) -> Iterator[bytes]:
-        """Of a body whose length is not stated, or longer than wanted; no piece is longer than one byte too many."""
+        """Yield the pieces of a body whose length is not stated, or longer than wanted.
+
+        No piece is longer than what is wanted and one byte.
+        """
         if self._chunked:
             yield from self._chunks(max_bytes)
             return
@@ -221,7 +224,7 @@ class Answer:
             left -= len(piece)
             yield piece
         if left and self._length is not None:
-            raise Refused("truncated", f"{max_bytes + 1 - left} of {self._length} bytes")
+            raise Refused(TRUNCATED, f"{max_bytes + 1 - left} of {self._length} bytes")
 
     def _chunks(self, max_bytes: int) -> Iterator[bytes]:
         left = max_bytes + 1
@@ -229,7 +232,7 @@ class Answer:
             wanted = min(size, left)
             piece = self._reader.read(wanted)
             if len(piece) < wanted:
-                raise Refused("truncated", "chunked body ends early")
+                raise Refused(TRUNCATED, "chunked body ends early")
             yield piece
             left -= size
             if left <= 0:  # more than was wanted, and so never read to its end
@@ -237,21 +240,21 @@ class Answer:
             end = self._reader.read(2)
             if end != b"\r\n":
                 if len(end) < 2:
-                    raise Refused("truncated", "chunked body ends early")
-                raise Refused("bad_response", "chunk is longer than its size")
+                    raise Refused(TRUNCATED, "chunked body ends early")
+                raise Refused(BAD_RESPONSE, "chunk is longer than its size")
         self._left = HEAD_BYTES
         try:
             self._fields()  # trailers: read over
         except EOFError:
-            raise Refused("truncated", "chunked body ends early") from None
+            raise Refused(TRUNCATED, "chunked body ends early") from None
 
     def _chunk_size(self) -> int:
         line = self._reader.readline(_CHUNK_LINE_BYTES)
         found = _CHUNK.fullmatch(line)
         if found is None:
             if not line.endswith(b"\n") and len(line) < _CHUNK_LINE_BYTES:
-                raise Refused("truncated", "chunked body ends early")
-            raise Refused("bad_response", f"chunk size {line[:20]!r}")
+                raise Refused(TRUNCATED, "chunked body ends early")
+            raise Refused(BAD_RESPONSE, f"chunk size {line[:20]!r}")
         return int(found[1], 16)
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any
 
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import TIMEOUT, Refused
 
 Key = tuple[str, str, int]
 """Scheme, host and port of a URL."""
@@ -32,7 +32,7 @@ class Deadline:
     def left(self) -> float:
         left = self._end - time.monotonic()
         if left <= 0:
-            raise Refused("timeout", "total time")
+            raise Refused(TIMEOUT, "total time")
         return left
 
 
@@ -44,8 +44,10 @@ class _TimedSocket:
         self._timeout = -1.0
 
     def set_timeout(self) -> None:
-        """For the next read or write: what is left, or a tenth more; setting it costs a system call and a change of
-        threads."""
+        """Set the time-out of the next read or write: what is left, or a tenth more.
+
+        Setting it costs a system call and a change of threads.
+        """
         left = self.deadline.left()
         if not left <= self._timeout <= 1.1 * left:
             self.sock.settimeout(left)
@@ -68,7 +70,7 @@ class Connection:
         """What comes on it; the next answer comes through it too."""
 
     def set_deadline(self, deadline: Deadline) -> None:
-        """Of the next request."""
+        """Set the deadline of the next request."""
         self._timed.deadline = deadline
 
     def sendall(self, data: bytes) -> None:
@@ -77,7 +79,7 @@ class Connection:
         self._timed.sock.sendall(data)
 
     def end(self) -> None:
-        """Closes the socket."""
+        """Close the socket."""
         with contextlib.suppress(OSError):
             self._timed.sock.close()
 
@@ -87,7 +89,7 @@ class Connection:
         return self._raw.received == 0
 
     def waiting(self) -> int:
-        """Bytes that have already come and not been read; -1 where the other side has closed. Never blocks."""
+        """Return how many bytes wait to be read; -1 where the other side has closed. It never blocks."""
         self._raw.blocking = False
         self._timed.do_not_block()
         try:
@@ -133,7 +135,7 @@ class IdleConnections:
         self._number = 0
 
     def take(self, key: Key) -> Connection | None:
-        """The one used last, if it is still good: nothing has come on it meanwhile, not even its end."""
+        """Return the connection used last, if it is still good: nothing has come on it meanwhile, not even its end."""
         while True:
             with self._lock:
                 numbers = self._of.get(key)
@@ -145,7 +147,7 @@ class IdleConnections:
             connection.end()
 
     def give(self, key: Key, connection: Connection) -> None:
-        """Keeps a connection whose answer has been read to its end; the one idle for longest makes room."""
+        """Keep a connection whose answer has been read to its end; the one idle for longest makes room."""
         connection.idle_since = time.monotonic()
         old = None
         with self._lock:

@@ -1,7 +1,7 @@
 """What a body is beneath its Content-Encoding: servers name encodings that they did not apply, and apply some unasked.
 
 We ask for none (`Accept-Encoding: identity`). A body that begins as an image does is an image, whatever the header
-says; else gzip and deflate are undone, within the cap of bytes; any other name is refused, unless it is not the name
+states; else gzip and deflate are undone, within the cap of bytes; any other name is refused, unless it is not the name
 of an encoding at all (`UTF-8`, `none`, `binary`) and a text was asked for.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import CONTENT_ENCODING, TOO_LARGE, TRUNCATED, Refused
 
 _GZIP = frozenset({"gzip", "x-gzip"})
 _UNDONE = _GZIP | {"deflate"}
@@ -46,19 +46,19 @@ def decoded(body: bytes, encodings: list[str], max_bytes: int, *, text: bool = F
     if not names or is_image(body):
         return body
     if len(names) > _AT_MOST:
-        raise Refused("content_encoding", ", ".join(names)[:40])
+        raise Refused(CONTENT_ENCODING, ", ".join(names)[:40])
     for name in reversed(names):
         if name in _UNDONE:
             body = _inflated(body, name, max_bytes, cut=text, may_end=text and len(body) >= max_bytes)
         elif not text or name in _REAL:
-            raise Refused("content_encoding", name[:40])
+            raise Refused(CONTENT_ENCODING, name[:40])
         if is_image(body):
             break
     return body
 
 
 def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: bool) -> bytes:
-    """The contents of a gzip file of one or more members, or of a deflate stream with zlib's header or without."""
+    """Return the contents of a gzip file of any number of members, or of a deflate stream."""
     found = bytearray()
     left = body
     while left:
@@ -67,22 +67,22 @@ def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: boo
             found += stream.decompress(left, max_bytes + 1 - len(found))
         except zlib.error as error:
             if found and name in _GZIP:
-                break  # what stands behind the last member is padding
-            raise Refused("content_encoding", f"{name}: {error}"[:80]) from error
+                break  # what follows the last member is padding
+            raise Refused(CONTENT_ENCODING, f"{name}: {error}"[:80]) from error
         if len(found) > max_bytes:
             if cut:
                 return bytes(found[:max_bytes])
-            raise Refused("too_large", f"more than {max_bytes} bytes in {name}")
+            raise Refused(TOO_LARGE, f"more than {max_bytes} bytes in {name}")
         if not stream.eof:
             if may_end:
                 break
-            raise Refused("truncated", f"{name} ends early")
+            raise Refused(TRUNCATED, f"{name} ends early")
         left = stream.unused_data if name in _GZIP else b""
     return bytes(found)
 
 
 def _window(name: str, body: bytes) -> int:
-    """zlib's number for the kind of stream; deflate without zlib's header is common (RFC 9110, 8.4.1.2)."""
+    """Return zlib's number for the kind of stream; deflate without zlib's header is common (RFC 9110, 8.4.1.2)."""
     if name in _GZIP:
         return zlib.MAX_WBITS | 16
     has_header = len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0

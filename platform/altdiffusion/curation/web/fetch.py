@@ -18,9 +18,19 @@ from dataclasses import dataclass
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.links.urls import AROUND, Target, join
+from altdiffusion.curation.rejects import (
+    BAD_URL,
+    CONNECT,
+    RESET,
+    TIMEOUT,
+    TLS,
+    TOO_MANY_REDIRECTS,
+    Reason,
+    Refused,
+    http_status,
+)
 from altdiffusion.curation.web.addresses import (
     FORBIDDEN,
-    Refused,
     Resolver,
     SystemResolver,
     canonical_table,
@@ -61,14 +71,14 @@ class Moved:
 class Later(Refused):
     """A refusal by a server that is busy: 429 or 503, with the seconds of its Retry-After (0: none)."""
 
-    def __init__(self, reason: str, retry_after_s: float) -> None:
+    def __init__(self, reason: Reason, retry_after_s: float) -> None:
         super().__init__(reason, "")
         self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Want:
-    """What is asked for and how much of it: a longer body is refused, or cut where `cut` says so."""
+    """What is asked for and how much of it: a longer body is refused, or cut where `cut` is set."""
 
     accept: str
     max_bytes: int
@@ -82,7 +92,7 @@ class _Stale(Exception):
 
 @functools.cache
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """The one TLS context of this process: building one costs 40 ms of CPU, more than the rest of a fetch.
+    """Return the one TLS context of this process: building one costs 40 ms of CPU, more than the rest of a fetch.
 
     Raises:
         AltDiffusionError: the file of certificate authorities cannot be read.
@@ -110,7 +120,7 @@ class Fetcher:
         tls_context(config.ca_file)
 
     def target(self, url: str) -> Target:
-        """A URL taken apart.
+        """Return the parts of a URL.
 
         Raises:
             Refused: bad_url, blocked_scheme, blocked_port.
@@ -118,7 +128,7 @@ class Fetcher:
         return parse_url(url, self.config.ports)
 
     def fetch(self, url: str, want: Want | None = None, deadline_s: float | None = None) -> Fetched:
-        """The body of a link, behind its redirects, in one attempt.
+        """Return the body of a link, behind its redirects, in one attempt.
 
         Raises:
             Refused: with one of: bad_url, blocked_scheme, blocked_port, blocked_address, dns, connect, tls, reset,
@@ -131,10 +141,10 @@ class Fetcher:
             if isinstance(found, Fetched):
                 return found
             url = found.url
-        raise Refused("too_many_redirects", str(self.config.max_redirects))
+        raise Refused(TOO_MANY_REDIRECTS, str(self.config.max_redirects))
 
     def get(self, target: Target, deadline: Deadline, want: Want | None = None) -> Fetched | Moved:
-        """One request.
+        """Make one request.
 
         Raises:
             Refused: as `fetch`, but for too_many_redirects; Later among them.
@@ -150,11 +160,11 @@ class Fetcher:
         return self._exchange(target, self._connect(target, deadline), want)
 
     def close(self) -> None:
-        """Closes what is kept open."""
+        """Close what is kept open."""
         self._idle.close()
 
     def _connect(self, target: Target, deadline: Deadline) -> Connection:
-        """A connection to a checked address; TLS is verified against the name in the URL."""
+        """Return a connection to a checked address; TLS is verified against the name in the URL."""
         written = literal(target.host)
         if written is not None:
             check(str(written), ())  # the exceptions are for names: a URL from outside never names an address inside
@@ -177,14 +187,14 @@ class Fetcher:
                 if sock is not None:
                     sock.close()
                 if isinstance(error, ssl.SSLError) and not isinstance(error, TimeoutError):
-                    raise Refused("tls", str(error)) from error
+                    raise Refused(TLS, str(error)) from error
                 problem = error
         if isinstance(problem, TimeoutError):
-            raise Refused("timeout", "connecting") from problem
-        raise Refused("connect", os.strerror(problem.errno) if problem and problem.errno else "") from problem
+            raise Refused(TIMEOUT, "connecting") from problem
+        raise Refused(CONNECT, os.strerror(problem.errno) if problem and problem.errno else "") from problem
 
     def _exchange(self, target: Target, connection: Connection, want: Want) -> Fetched | Moved:
-        """One request on a connection, which is then kept for the next one, or closed."""
+        """Make one request on a connection, which is then kept for the next one, or closed."""
         used, keep = connection.requests, False
         try:
             connection.sendall(
@@ -199,15 +209,15 @@ class Fetcher:
                     answer.skip(connection.waiting())
                 keep = answer.is_read
         except TimeoutError as error:
-            raise Refused("timeout", "total time") from error
+            raise Refused(TIMEOUT, "total time") from error
         except (EOFError, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
             if used and connection.is_unanswered:
                 raise _Stale from error
-            raise Refused("reset", "connection closed or reset") from error
+            raise Refused(RESET, "connection closed or reset") from error
         except ssl.SSLError as error:
-            raise Refused("tls", str(error)) from error
+            raise Refused(TLS, str(error)) from error
         except OSError as error:
-            raise Refused("reset", os.strerror(error.errno) if error.errno else str(error)) from error
+            raise Refused(RESET, os.strerror(error.errno) if error.errno else str(error)) from error
         finally:
             connection.requests += 1
             if keep:
@@ -224,41 +234,41 @@ class Fetcher:
         if status in _REDIRECTS:
             return Moved(url=_location(target, headers.get("Location"), status))
         if status in (429, 503):
-            raise Later(f"http_{status}", _retry_after_s(headers.get("Retry-After")))
+            raise Later(http_status(status), _retry_after_s(headers.get("Retry-After")))
         if status not in _WHOLE and status != 206:
-            raise Refused(f"http_{status}", "")
+            raise Refused(http_status(status), "")
         part = _part(headers.get("Content-Range")) if status == 206 else None
         if status == 206 and part is None:
-            raise Refused("http_206", "not the whole range")
+            raise Refused(http_status(206), "not the whole range")
         body = answer.read(want.max_bytes, cut=want.cut)
         if part is not None and len(body) != part and not want.cut:
-            raise Refused("http_206", f"{len(body)} of {part} bytes")
+            raise Refused(http_status(206), f"{len(body)} of {part} bytes")
         names = headers.tokens("Content-Encoding")
         return Fetched(body=decoded(body, names, want.max_bytes, text=want.cut) if names else body, url=target.url)
 
 
 def _part(content_range: str) -> int | None:
-    """Bytes of a range that is the whole: `bytes 0-99/100`; None where it is not."""
+    """Return the bytes of a range that is the whole: `bytes 0-99/100`; None where it is not."""
     found = _RANGE.fullmatch(content_range)
     return int(found[2]) if found and int(found[1]) + 1 == int(found[2]) else None
 
 
 def _location(base: Target, location: str, status: int) -> str:
-    """Where a redirect leads, absolute, not yet checked.
+    """Return where a redirect leads, absolute, not yet checked.
 
     Raises:
         Refused: http_<status> without a Location, bad_url.
     """
     text = _utf8(location).strip(AROUND)
     if not text:
-        raise Refused(f"http_{status}", "no Location")
+        raise Refused(http_status(status), "no Location")
     if FORBIDDEN.search(text):
-        raise Refused("bad_url", "Location: control character or backslash")
+        raise Refused(BAD_URL, "Location: control character or backslash")
     return text if _ABSOLUTE.match(text) else join(base, text)
 
 
 def _utf8(header: str) -> str:
-    """Headers are read as Latin-1; a Location often holds UTF-8."""
+    """Return a header's text: headers are read as Latin-1, but a Location often holds UTF-8."""
     try:
         return header.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -266,6 +276,6 @@ def _utf8(header: str) -> str:
 
 
 def _retry_after_s(value: str | None) -> float:
-    """Seconds of a Retry-After header; dates and nonsense count as none."""
+    """Return seconds of a Retry-After header; dates and nonsense count as none."""
     text = (value or "").strip()
     return float(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0.0

@@ -1,9 +1,11 @@
-"""What a site says about the use of its images for training, read from the headers of its answer."""
+"""What a site states about the use of its images for training, read from the headers of its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
+
+from altdiffusion.curation.rejects import OPT_OUT_CONTENT_USAGE, OPT_OUT_TDM, OPT_OUT_X_ROBOTS_TAG, Reason
 
 HEADERS = frozenset({"x-robots-tag", "tdm-reservation", "content-usage"})
 """Names, in lower case, of the headers that hold such signals."""
@@ -16,10 +18,10 @@ class Fields(Protocol):
     """Header fields, whatever the case of their names."""
 
     def get_all(self, name: str, /) -> Sequence[str] | None:
-        """The values of that name."""
+        """Return the values of that name."""
 
 
-def opt_out(headers: Fields, agent: str, *, noindex: bool = False) -> str | None:
+def opt_out(headers: Fields, agent: str, *, noindex: bool = False) -> Reason | None:
     """Return the signal that forbids use, as a reject reason; None where there is none. Malformed parts are skipped.
 
     X-Robots-Tag: `noai` or `noimageai`, for everyone or for our user agent's first word; with `noindex` also
@@ -36,10 +38,10 @@ def opt_out(headers: Fields, agent: str, *, noindex: bool = False) -> str | None
                 speaks_to_us = name.strip() in ("*", mine)
                 part = rest
             if speaks_to_us and part.strip() in forbidding:
-                return "opt_out:x-robots-tag"
+                return OPT_OUT_X_ROBOTS_TAG
     if any(str(value).strip() == "1" for value in headers.get_all("tdm-reservation") or ()):
-        return "opt_out:tdm-reservation"
+        return OPT_OUT_TDM
     for value in headers.get_all("Content-Usage") or ():
         if any(part.replace(" ", "").lower() == "train-ai=n" for part in str(value).split(",")):
-            return "opt_out:content-usage"
+            return OPT_OUT_CONTENT_USAGE
     return None

@@ -1,8 +1,8 @@
-"""robots.txt (RFC 9309): what a site lets our user agent fetch, asked once a site and remembered for a while.
+"""robots.txt (RFC 9309): what a site lets our user agent fetch, asked once per site and remembered for a while.
 
-A site is a scheme, host and port. Where it has no such file (4xx) everything is allowed; where it does not say (5xx,
+A site is a scheme, host and port. Where it has no such file (4xx) everything is allowed; where it gives no answer (5xx,
 too slow, broken) nothing is, for now. The file is fetched through the same guard as images, with a deadline of its
-own, redirects included; what lies behind its first 500 KiB is not read.
+own, redirects included; what follows its first 500 KiB is not read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from dataclasses import dataclass, field, replace
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.links.urls import Target
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import (
+    BAD_URL,
+    BLOCKED_ADDRESS,
+    BLOCKED_PORT,
+    CONNECT,
+    DNS,
+    ROBOTS_UNREACHABLE,
+    TLS,
+    Reason,
+    Refused,
+    http_status,
+)
 from altdiffusion.curation.web.connections import Deadline, Key
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Moved, Want
 
@@ -26,7 +37,7 @@ _FAILURE_LASTS_S = 300.0
 _REDIRECTS = 5
 _CACHE_BYTES = 32 << 20
 _ENTRY_BYTES = 1000  # of a file without rules, roughly
-_OF_THE_HOST = frozenset({"dns", "connect", "tls", "blocked_address", "blocked_port", "bad_url"})
+_OF_THE_HOST = frozenset({DNS, CONNECT, TLS, BLOCKED_ADDRESS, BLOCKED_PORT, BAD_URL})
 _TOKEN = re.compile(r"[A-Za-z_-]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -63,17 +74,17 @@ class _Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Robots:
-    """What one site says to us."""
+    """What one site allows us."""
 
     rules: tuple[_Rule, ...] = ()
     """The longest first; of equally long ones those that allow."""
     crawl_delay_s: float | None = None
-    problem: tuple[str, str] | None = None
-    """Reason and detail where the site does not say, so that nothing may be fetched."""
+    problem: tuple[Reason, str] | None = None
+    """Reason and detail where the site gives no answer, so that nothing may be fetched."""
     bytes: int = field(default=0, compare=False)
 
     def allows(self, path: str) -> bool:
-        """Whether a path with its query may be fetched: the longest pattern that matches decides."""
+        """Return whether a path with its query may be fetched: the longest pattern that matches decides."""
         if not self.rules or path == "/robots.txt":
             return True
         octets = _octets(path).replace("*", "%2A").replace("$", "%24")
@@ -81,7 +92,7 @@ class Robots:
 
 
 def parse(text: str, agent: str) -> Robots:
-    """The rules for a user agent's product token (`OurBot` of `OurBot/1.0 (...)`), or those for `*`."""
+    """Return the rules for a user agent's product token (`OurBot` of `OurBot/1.0 (...)`), or those for `*`."""
     token = product_token(agent)
     found: dict[str, tuple[list[_Rule], list[float]]] = {}
     group: list[str] = []
@@ -116,7 +127,7 @@ def parse(text: str, agent: str) -> Robots:
 
 
 def product_token(agent: str) -> str:
-    """The part of a user agent that robots.txt names, in lower case; empty if it has none."""
+    """Return the part of a user agent that robots.txt names, in lower case; empty if it has none."""
     found = _TOKEN.match(agent.strip())
     return found[0].lower() if found else ""
 
@@ -137,7 +148,7 @@ def _rule(pattern: str, *, allow: bool) -> _Rule:
 
 
 def _octets(path: str) -> str:
-    """One spelling of all that mean the same octets: what need not be escaped is not, the rest is, in upper case."""
+    """Return the one spelling of texts that mean the same octets: only what must be escaped is, in upper case."""
     before, mark, query = _ESCAPE.sub(_unescape, path).partition("?")
     return _NOT_IN_PATH.sub(_escape, before) + mark + _NOT_IN_QUERY.sub(_escape, query)
 
@@ -152,7 +163,7 @@ def _escape(found: re.Match[str]) -> str:
 
 
 class RobotsCache:
-    """What sites say, for all threads of a worker; those asked least recently make room."""
+    """What sites allow, for all threads of a worker; those asked least recently make room."""
 
     def __init__(self, fetcher: Fetcher, config: DownloadConfig) -> None:
         self._fetcher = fetcher
@@ -164,7 +175,7 @@ class RobotsCache:
         self._lock = threading.Lock()
 
     def known(self, target: Target) -> Robots | None:
-        """What a site is known to say; None where it must be asked."""
+        """Return what a site is known to allow; None where it must be asked."""
         key = (target.scheme, target.host, target.port)
         with self._lock:
             entry = self._known.get(key)
@@ -177,7 +188,7 @@ class RobotsCache:
             return entry[1]
 
     def ask(self, target: Target) -> Robots:
-        """Fetches a site's robots.txt; does not remember it."""
+        """Fetch a site's robots.txt, without remembering it."""
         deadline = Deadline(self._deadline_s)
         found: Fetched | Moved | None = None
         try:
@@ -192,7 +203,7 @@ class RobotsCache:
         return parse(found.body.decode("utf-8", "replace"), self._agent)
 
     def remember(self, target: Target, robots: Robots) -> None:
-        """A failure is remembered for five minutes, an answer for a day."""
+        """Remember an answer for a day, a failure for five minutes."""
         ends = time.monotonic() + (_FAILURE_LASTS_S if robots.problem else _LASTS_S)
         key = (target.scheme, target.host, target.port)
         with self._lock:
@@ -204,7 +215,7 @@ class RobotsCache:
                 self._forget(next(iter(self._known)))
 
     def forget_problems(self) -> None:
-        """Forgets which sites could not say: the network may be another one by now."""
+        """Forget which sites gave no answer: the network may be another one by now."""
         with self._lock:
             for key in [key for key, (_, robots) in self._known.items() if robots.problem]:
                 self._forget(key)
@@ -214,10 +225,10 @@ class RobotsCache:
 
 
 def _without_file(refused: Refused, *, at_home: bool) -> Robots:
-    """What it means that there is no robots.txt: RFC 9309, 2.3.1.3 and 2.3.1.4; but 429 asks to come later."""
+    """Return what a missing robots.txt allows: RFC 9309, 2.3.1.3 and 2.3.1.4; but 429 asks to come later."""
     reason = refused.reason
-    if reason == "http_204" or (re.fullmatch("http_[34]..", reason) and reason != "http_429"):
+    if reason == http_status(204) or (re.fullmatch("http_[34]..", reason) and reason != http_status(429)):
         return Robots()
     if at_home and reason in _OF_THE_HOST:
         return Robots(problem=(reason, refused.detail))  # the image itself would meet the same
-    return Robots(problem=("robots_unreachable", f"{reason} {refused.detail}".strip()))
+    return Robots(problem=(ROBOTS_UNREACHABLE, f"{reason} {refused.detail}".strip()))

@@ -1,6 +1,6 @@
 """Which link is asked next: every host in its turn, no host faster than it may be asked, no thread ever asleep on one.
 
-A unit's links wait in one queue a host. A fetcher takes the next host whose turn has come; pacing, Retry-After,
+A unit's links wait in one queue per host. A fetcher takes the next host whose turn has come; pacing, Retry-After,
 backoff and a robots.txt that is still on its way hold the host back, not a thread. A redirect goes to the end of the
 queue of the host it names; so does a second attempt, when it is due. What has been fetched waits, in bounded memory,
 until it is taken by `next`, in order of arrival.
@@ -24,13 +24,27 @@ import pyarrow.compute as pc
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.links.blocklist import Blocklist
 from altdiffusion.curation.links.urls import Target
-from altdiffusion.curation.web.addresses import Refused
+from altdiffusion.curation.rejects import (
+    BLOCKLIST,
+    CONNECT,
+    HOST_BUSY,
+    INTERNAL,
+    NONE,
+    OPT_OUT_ROBOTS,
+    RESET,
+    ROBOTS_UNREACHABLE,
+    TIMEOUT,
+    TOO_MANY_REDIRECTS,
+    Reason,
+    Refused,
+    http_status,
+)
 from altdiffusion.curation.web.connections import Deadline
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Later, Moved
 from altdiffusion.curation.web.robots import Robots, RobotsCache
 
-_AGAIN = frozenset({"timeout", "connect", "reset", "http_429", "http_503"})
-_ROBOTS_AGAIN = frozenset({"connect", "robots_unreachable"})
+_AGAIN = frozenset({TIMEOUT, CONNECT, RESET, http_status(429), http_status(503)})
+_ROBOTS_AGAIN = frozenset({CONNECT, ROBOTS_UNREACHABLE})
 _LONGEST_BACKOFF_S = 30.0
 _HOST = r"^ *[A-Za-z]+://(?P<host>[^/?#:@\\]+)"
 
@@ -41,7 +55,7 @@ class Result:
 
     row: int
     body: bytes | None
-    reason: str = ""
+    reason: Reason = NONE
     detail: str = ""
     final_url: str = ""
     """The link that gave the body, where redirects led to it."""
@@ -68,7 +82,7 @@ class Paces:
         return self._paces.setdefault(host, Pace())
 
     def forget_past(self) -> None:
-        """Forgets the hosts that may be asked at once."""
+        """Forget the hosts that may be asked at once."""
         now = time.monotonic()
         self._paces = {
             host: pace for host, pace in self._paces.items() if max(pace.next_at, pace.paused_until) > now
@@ -115,7 +129,7 @@ class Schedule:
     """Fetches a unit's links with `config.threads` threads for the length of a `with` block.
 
     Args:
-        urls: string, one a row.
+        urls: string, one per row.
         robots: None to ask no site for its robots.txt.
         paces: of this worker.
         listed: [rows] which rows must not be fetched.
@@ -180,11 +194,11 @@ class Schedule:
                 thread.join()
 
     def next(self) -> Result:
-        """The next row that is finished; called once a row, by any thread. After `fail`, an empty result at once."""
+        """Return the next row that is finished; called once per row, by any thread. After `fail` it returns at once."""
         with self._lock:
             while not self._done:
                 if self._problem is not None:
-                    return Result(0, None, "internal")
+                    return Result(0, None, INTERNAL)
                 self._ready.wait()
             result = self._done.popleft()
             if result.body is not None:
@@ -193,7 +207,7 @@ class Schedule:
             return result
 
     def fail(self, problem: BaseException) -> None:
-        """Gives the unit up: nobody waits any longer, and `raise_problem` says why."""
+        """Give the unit up: no thread waits any longer, and `raise_problem` raises the cause."""
         with self._lock:
             self._problem = self._problem or problem
             self._ended = True
@@ -205,7 +219,7 @@ class Schedule:
             raise self._problem
 
     def _by_host(self) -> npt.NDArray[np.int64]:
-        """Row numbers, host by host; each host knows its part. A link that only looks as if it were of a host finds
+        """Return the row numbers, host by host; each host knows its part. A link that only seems to be of a host finds
         its own when it is taken."""
         found = pc.struct_field(pc.extract_regex(self._urls, _HOST), "host")
         names = pc.fill_null(pc.utf8_lower(found), "").dictionary_encode()
@@ -237,7 +251,7 @@ class Schedule:
             if robots.problem is not None:
                 return _Unasked(*robots.problem)
             if not robots.allows(job.target.path):
-                return _Unasked("opt_out:robots")
+                return _Unasked(OPT_OUT_ROBOTS)
         start = time.monotonic()
         try:
             found = self._fetcher.get(job.target, Deadline(self._config.deadline_s - job.spent_s))
@@ -249,11 +263,11 @@ class Schedule:
             job.spent_s += time.monotonic() - start
 
     def _unlisted(self, found: Fetched | Moved) -> Fetched | Moved | Refused:
-        """What was found, but for a redirect to what must not be fetched."""
+        """Return what was found, but for a redirect to what must not be fetched."""
         if self._blocklist is None or isinstance(found, Fetched):
             return found
         listed = self._blocklist.names(self._fetcher.target(found.url))
-        return Refused("blocklist", "redirects there") if listed else found
+        return Refused(BLOCKLIST, "redirects there") if listed else found
 
     def _ask_robots(self, turn: _Turn) -> None:
         assert self._robots is not None
@@ -282,7 +296,7 @@ class Schedule:
     # Of all of them, with the lock held:
 
     def _take(self) -> _Turn | None:
-        """The next turn, as soon as there is one; None when no row is left to fetch."""
+        """Return the next turn, as soon as there is one; None when no row is left to fetch."""
         with self._lock:
             while self._open and not self._ended:
                 now = time.monotonic()
@@ -292,7 +306,7 @@ class Schedule:
                     if turn is not None:
                         self._count_idle(now, idle=False)
                         if self._heap and self._has_room():
-                            self._changed.notify()  # somebody else has to look after the next host
+                            self._changed.notify()  # another thread has to look after the next host
                         return turn
                     wait_s = self._idle_for(now)
                 else:
@@ -303,7 +317,7 @@ class Schedule:
             return None
 
     def _has_room(self) -> bool:
-        """Whether one more body could be held; those on their way count as much as the last ones did."""
+        """Return whether one more body could be held; those on their way count as much as the last ones did."""
         return self._held_bytes + self._in_flight * self._usual_bytes < self._lookahead
 
     def _due_turn(self, now: float) -> _Turn | None:
@@ -341,13 +355,13 @@ class Schedule:
         return None
 
     def _pop(self, host: _Host, now: float) -> _Job | None:
-        """The host's next attempt; None where the row turns out to be of another host, or of none."""
+        """Return the host's next attempt; None where the row turns out to be of another host, or of none."""
         if host.again and (host.again[0][0] <= now or host.at == host.stop):
             return heapq.heappop(host.again)[2]
         row = int(self._order[host.at])
         host.at += 1
         if self._listed is not None and self._listed[row]:
-            self._finish(row, Refused("blocklist", ""))
+            self._finish(row, Refused(BLOCKLIST, ""))
             return None
         try:
             job = _Job(row, self._target(row))
@@ -360,7 +374,7 @@ class Schedule:
         return None
 
     def _put(self, job: _Job, due: float, now: float) -> None:
-        """Into the queue of the host it leads to."""
+        """Put an attempt into the queue of the host it leads to."""
         name = job.target.host
         host = self._hosts.get(name)
         if host is None:
@@ -378,7 +392,7 @@ class Schedule:
         host.pace.next_at = max(host.pace.next_at, now) + self._interval(host)
 
     def _due(self, host: _Host, now: float) -> float | None:
-        """When the host may be asked for its next row; None where it has none, or may not have one more now."""
+        """Return when the host may be asked for its next row; None where it has none, or may not have one more now."""
         if host.held or host.active >= self._connections:
             return None
         if host.at < host.stop:
@@ -418,7 +432,7 @@ class Schedule:
 
     def _move(self, job: _Job, moved: Moved, now: float) -> None:
         if job.hops == self._config.max_redirects:
-            self._finish(job.row, Refused("too_many_redirects", str(self._config.max_redirects)))
+            self._finish(job.row, Refused(TOO_MANY_REDIRECTS, str(self._config.max_redirects)))
             return
         try:
             target = self._fetcher.target(moved.url)
@@ -439,7 +453,7 @@ class Schedule:
         return min(self._config.retry_wait_s * 2.0 ** min(tries, 20), _LONGEST_BACKOFF_S)
 
     def _pause(self, host: _Host, later: Later, now: float) -> None:
-        """The host asks us to stay away: we do, and without it where it wants more time than the unit has."""
+        """Stay away from a host that asks for it; where it asks for more time than the unit has, give its rows up."""
         wait_s = max(later.retry_after_s, self._wait_s(host.pace.strikes))
         host.pace.strikes += 1
         host.pace.paused_until = max(host.pace.paused_until, now + wait_s)
@@ -451,7 +465,7 @@ class Schedule:
         host.at = host.stop
         host.again.clear()
         for row in rows:
-            self._finish(row, Refused("host_busy", detail))
+            self._finish(row, Refused(HOST_BUSY, detail))
 
     def _finish(self, row: int, outcome: bytes | Refused, final_url: str = "") -> None:
         if isinstance(outcome, Refused):
@@ -475,7 +489,7 @@ class Schedule:
             self._idle_since = now
 
     def _idle_for(self, now: float) -> float | None:
-        """Seconds until something is due; gives the waiting rows up when the unit has waited long enough."""
+        """Return the seconds until something is due; give the waiting rows up when the unit has waited long enough."""
         self._count_idle(now, idle=True)
         due = self._heap[0][0] - now if self._heap else None
         if self._open == self._in_flight:

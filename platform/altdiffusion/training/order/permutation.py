@@ -13,11 +13,12 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from altdiffusion.splitmix import GAMMA, mix
+
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
 
 ROUNDS = 8
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def key_of(*parts: object) -> np.uint64:
@@ -29,7 +30,7 @@ def key_of(*parts: object) -> np.uint64:
 def derive(key: U64 | np.uint64, number: I64 | U64) -> U64:
     """An independent key for each number (epoch, window, block) under a key."""
     with np.errstate(over="ignore"):
-        return _mix(_mix(np.asarray(number).astype(np.uint64) * _GOLDEN + key) ^ key)
+        return mix(mix(np.asarray(number).astype(np.uint64) * GAMMA + key) ^ key)
 
 
 def permute(x: I64, n: I64 | int, key: U64 | np.uint64, *, inverse: bool = False) -> I64:
@@ -67,20 +68,12 @@ def _network(x: U64, bits: U64, low_bits: U64, key: U64, inverse: bool) -> U64:
     high, low = x >> low_bits, x & low_mask
     with np.errstate(over="ignore"):
         for number in reversed(range(ROUNDS)) if inverse else range(ROUNDS):
-            round_key = key + np.uint64(number + 1) * _GOLDEN
+            round_key = key + np.uint64(number + 1) * GAMMA
             if number % 2 == 0:
-                high = high ^ (_mix(low ^ _mix(round_key)) & high_mask)
+                high = high ^ (mix(low ^ mix(round_key)) & high_mask)
             else:
-                low = low ^ (_mix(high ^ _mix(round_key)) & low_mask)
+                low = low ^ (mix(high ^ mix(round_key)) & low_mask)
     return (high << low_bits) | low
-
-
-def _mix(x: U64) -> U64:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection; every input bit moves every output bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: U64 = x ^ (x >> np.uint64(31))
-    return mixed
 
 
 def _bit_length(x: I64) -> U64:

@@ -1,0 +1,98 @@
+"""The base of works that make a dataset: it opens versions, reads a unit's rows and writes what comes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import pyarrow as pa
+
+from altdiffusion.execution.units import Unit, UnitWork
+from altdiffusion.records import REJECTS
+from altdiffusion.storage.dataset import Dataset, Lake, Version
+from altdiffusion.storage.ledger import UnitRecord, count, total
+from altdiffusion.storage.shards import ROW_GROUP_ROWS
+
+
+class RangeWork(UnitWork):
+    """A work whose units are row ranges of what is published, and whose rows go to one dataset.
+
+    Args:
+        lake: URI of the lake.
+        dataset: name of the dataset that the units make.
+    """
+
+    def __init__(self, *, lake: str, dataset: str) -> None:
+        self.lake, self.dataset = lake, dataset
+        self._versions: dict[str, Version] = {}
+
+    def setup(self) -> None:
+        """Load what `run` needs, once per worker; this base needs nothing."""
+
+    @property
+    def output(self) -> Dataset:
+        """The dataset that the units make."""
+        return Lake(self.lake).dataset(self.dataset)
+
+    def version(self, ref: str) -> Version:
+        """Return a version by its reference; each is opened once per worker."""
+        if ref not in self._versions:
+            self._versions[ref] = Lake(self.lake).version(ref)
+        return self._versions[ref]
+
+    def version_of(self, unit: Unit) -> Version:
+        """Return the version that a unit reads."""
+        return self.version(str(unit.payload["version"]))
+
+    def rows_of(self, unit: Unit) -> pa.Table:
+        """Return the rows of a unit that `plan_ranges` made."""
+        start, stop = int(unit.payload["start"]), int(unit.payload["stop"])
+        return self.version_of(unit).read_shard(int(unit.payload["shard"])).slice(start, stop - start)
+
+    def bucket_of(self, unit: Unit) -> list[int]:
+        """Return the numbers of the shards with rows in them of a unit that `plan_buckets` made."""
+        shards = self.version_of(unit).shards
+        places = range(int(unit.payload["bucket"]), len(shards), int(unit.payload["buckets"]))
+        return [place for place in places if shards[place].rows]
+
+
+def finish_unit(
+    dataset: Dataset,
+    unit: Unit,
+    *,
+    rows_in: int,
+    accepted: Iterable[pa.Table],
+    rejects: Sequence[pa.Table] = (),
+    keep_empty: bool = False,
+    row_group_rows: int = ROW_GROUP_ROWS,
+    tally: Callable[[pa.Table], Mapping[str, int]] | None = None,
+) -> UnitRecord:
+    """Write the shards of a finished unit and return its record; the runner writes that into the ledger.
+
+    Args:
+        accepted: one table per shard, in order; each is forgotten before the next is asked for. Empty ones leave no
+            shard unless `keep_empty`.
+        rejects: rows that were dropped, REJECTS tables of one shard; looked at last, so that a list may grow while
+            `accepted` is made.
+        keep_empty: write empty shards too, for pipeline steps where a shard's place in the list carries meaning.
+        row_group_rows: rows per row group of the shards; `NARROW_GROUP_ROWS` suits rows without images.
+        tally: counts the accepted rows of a table (`curation.tally`); only for pipeline steps of few units.
+    """
+    shards, languages, tallies = [], [], []
+    for table in accepted:
+        if not (keep_empty or table.num_rows):
+            continue
+        shards.append(dataset.write_shard(table, row_group_rows))
+        languages.append(count(table["language"]))
+        tallies.append(tally(table) if tally is not None else {})
+    gone = pa.concat_tables([REJECTS.empty_table(), *rejects])
+    return UnitRecord(
+        unit_id=unit.id,
+        index=unit.index,
+        input_digest=str(unit.payload["input_digest"]),
+        rows_in=rows_in,
+        shards=tuple(shards),
+        rejects=(dataset.write_rejects(gone),) if gone.num_rows else (),
+        rejects_by_reason=count(gone["reason"]),
+        rows_by_language=total(languages),
+        tally=total(tallies),
+    )
