@@ -1,4 +1,4 @@
-"""DownloadWork: img2dataset's Downloader with the guarded fetch, against a real server on loopback."""
+"""DownloadWork: the whole way from links to shards, against a real server on loopback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,12 +20,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from altdiffusion.curation.download.spill import Spool
+from altdiffusion.curation.config import ScoreConfig
+from altdiffusion.curation.download.crawler import Crawler
+from altdiffusion.curation.download.spill import SpillFile
 from altdiffusion.curation.links.takedown import blocklist_lines, read_list, take_down
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.impact import impact
-from altdiffusion.records import IMAGES
+from altdiffusion.records import IMAGES, LINKS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.holdings import search
 from tests import icc_profiles
@@ -104,8 +107,8 @@ def test_arrival_order_threads_and_units_do_not_change_the_rows(tmp_path: Path, 
         urls.append(f"http://{HOST}/{number}.png")
     lake = str(tmp_path)
     links = publish_links(lake, urls)
-    first = download(lake, links, config(site, threads=16), "one")
-    second = download(lake, links, config(site, threads=3), "two")
+    first = download(lake, links, config(site, threads=16, decoders=3), "one")
+    second = download(lake, links, config(site, threads=3, decoders=1), "two")
     assert first.shards == second.shards and first.rejects == second.rejects
     assert first.rows == 32 and first.manifest.rejects_by_reason == {"http_500": 8}
     cut = download(lake, publish_links(lake, urls, shard_rows=17), config(site, threads=7), "three", rows=6)
@@ -126,16 +129,26 @@ def test_size_mode_and_format_are_settings(tmp_path: Path, site: Site, encode_fo
         assert opened.format == {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}[encode_format]
 
 
-def test_a_long_unit_is_several_shards_of_img2dataset_under_one_schedule(
+def test_a_decoder_that_does_not_start_ends_the_unit_instead_of_hanging_it(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(50):
-        site.answers[f"/{number}"] = reply(image(number)) if number % 7 else reply(status="500 No")
+        site.answers[f"/{number}"] = reply(image(number))
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(50)])
-    whole = download(str(tmp_path), links, config(site), "whole")
-    monkeypatch.setattr("altdiffusion.curation.download.download_work._ROWS", 7)
-    cut = download(str(tmp_path), links, config(site, decoders=2), "cut")
-    assert cut.shards == whole.shards and cut.rejects == whole.rejects and cut.rows == 42
+    monkeypatch.setattr("altdiffusion.curation.images.decoder_pool.COMMAND", ("false",))
+    with pytest.raises(AltDiffusionError, match="the decoder process"):
+        download(str(tmp_path), links, config(site, decoders=3))
+    ends = time.monotonic() + 30
+    while any(thread.name.startswith(("settle", "fetch-")) for thread in threading.enumerate()):
+        assert time.monotonic() < ends
+
+
+def test_no_link_at_all_is_an_empty_result(tmp_path: Path, site: Site) -> None:
+    crawler = Crawler(config(site), ScoreConfig())
+    crawler.setup()
+    with crawler.crawl(LINKS.empty_table()) as crawled:
+        assert list(crawled.tables()) == [] and crawled.refused()[0].tolist() == []
+    crawler.close()
 
 
 def test_all_links_dead_is_an_empty_result_with_reasons_not_a_failure(tmp_path: Path, site: Site) -> None:
@@ -144,19 +157,7 @@ def test_all_links_dead_is_an_empty_result_with_reasons_not_a_failure(tmp_path: 
     assert version.rows == 0 and version.manifest.rejects_by_reason == {"http_404": 3}
 
 
-def test_img2dataset_itself_is_left_as_it_is(tmp_path: Path, site: Site) -> None:
-    import img2dataset.downloader as theirs
-
-    before = theirs.download_image_with_retry, theirs.Downloader.download_shard
-    site.answers["/a.png"] = reply(image(1))
-    download(str(tmp_path), publish_links(str(tmp_path), [f"http://{HOST}/a.png"]), config(site))
-    assert (theirs.download_image_with_retry, theirs.Downloader.download_shard) == before
-    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
-
-
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    import img2dataset  # noqa: F401  it brings wandb, which makes temporary folders when it is imported
-
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
@@ -230,9 +231,9 @@ def test_a_listed_image_is_dropped_in_memory_whatever_its_link(
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     written: list[bytes] = []
-    store = Spool.store
+    store = SpillFile.store
     monkeypatch.setattr(
-        Spool, "store", lambda self, row, body, sides: written.append(body) or store(self, row, body, sides)
+        SpillFile, "store", lambda self, row, body, **known: written.append(body) or store(self, row, body, **known)
     )
     settings = config(site, image_blocklist=str(listed), image_blocklist_sha256=pinned)
     version = download(str(tmp_path), links, settings)
@@ -330,7 +331,7 @@ def test_a_full_disk_is_an_error_of_the_unit_and_loses_no_row(tmp_path: Path, si
         site.answers[f"/{number}"] = reply(image(number))
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(50)])
     opened = len(os.listdir("/proc/self/fd"))
-    with no_file_beyond(4_000), pytest.raises(AltDiffusionError, match=r"pictures: writing failed.*File too large"):
+    with no_file_beyond(4_000), pytest.raises(AltDiffusionError, match=r"images: writing failed.*File too large"):
         download(str(tmp_path), links, config(site))
     assert len(os.listdir("/proc/self/fd")) == opened
     assert download(str(tmp_path), links, config(site)).rows == 50

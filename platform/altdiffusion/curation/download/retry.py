@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DownloadConfig, RetryConfig, ScoreConfig
-from altdiffusion.curation.download.download_work import Controls, Crawler, Pinned, plan_download, unsettled, write_unit
+from altdiffusion.curation.download.crawler import Controls, Crawler, Pinned
+from altdiffusion.curation.download.download_work import plan_download, unsettled, write_unit
 from altdiffusion.curation.download.outage import controls_of
 from altdiffusion.curation.download.spill import Rows
 from altdiffusion.curation.links.blocklist import DigestSet

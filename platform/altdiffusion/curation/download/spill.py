@@ -28,7 +28,7 @@ _STORED, _OPEN = -1, -2
 Rows = npt.NDArray[np.int64]
 
 
-class Spool:
+class SpillFile:
     """`rows` rows; each is either described and stored, or refused, once, by any thread; then they are read in order.
 
     Args:
@@ -63,27 +63,33 @@ class Spool:
             self._append(row, detail.encode("utf-8", "replace"))
             self._rows["reason"][row] = number
 
-    def describe(
-        self, row: int, *, sha256: bytes, phash: int, verdict: int, profiled: int, final_url: str = ""
+    def store(
+        self,
+        row: int,
+        image: bytes,
+        *,
+        sides: tuple[int, int, int, int],
+        sha256: bytes,
+        phash: int,
+        verdict: int,
+        profiled: int,
+        final_url: str = "",
     ) -> None:
-        """Note what is known of an image beside the file.
+        """Write a row's image and note what is known of it.
 
         Args:
+            sides: width and height as stored, then as downloaded; pixels.
             sha256: 32 bytes.
             verdict: a number of the caller's, as is `profiled`.
             final_url: the link that redirects led to; empty where there were none.
         """
         entry = self._rows[row]
+        entry["width"], entry["height"], entry["original_width"], entry["original_height"] = sides
         entry["sha256"] = np.frombuffer(sha256, np.uint8)
         entry["phash"], entry["verdict"], entry["profiled"] = phash, verdict, profiled
-        if final_url:
-            self._finals[row] = final_url
-
-    def store(self, row: int, image: bytes, sides: tuple[int, int, int, int]) -> None:
-        """The file. `sides`: width and height as stored, then as downloaded."""
-        entry = self._rows[row]
-        entry["width"], entry["height"], entry["original_width"], entry["original_height"] = sides
         with self._lock:
+            if final_url:
+                self._finals[row] = final_url
             self._append(row, image)
             self._rows["reason"][row] = _STORED
 

@@ -14,7 +14,6 @@ profile, no comment, no bytes behind the end.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import io
 import json
@@ -29,16 +28,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from altdiffusion.curation.download.img2dataset_part import part
 from altdiffusion.curation.images.color import PROFILED, Converter, Converters, Mode, lab_to_srgb
 from altdiffusion.curation.images.decode_guard import read_header
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.phash import phash
+from altdiffusion.curation.images.resizer import PixelResizer, Pixels
 from altdiffusion.curation.web.addresses import Refused
 
-Pixels = npt.NDArray[np.uint8]
 Choose = Callable[[Mode], Converter | None]
 
 ASK = struct.Struct(">I")
@@ -240,8 +237,8 @@ def _channels(image: Any) -> tuple[Pixels, Pixels | None]:
 
 
 class Decoder:
-    """One body -> one answer. `settings`: image_size, resize_mode, resize_only_if_bigger, encode_format,
-    encode_quality, scaled_decode, color_space, of a DownloadConfig."""
+    """One body in, one answer out. `settings`: image_size, resize_mode, resize_only_if_bigger, encode_format,
+    encode_quality, scaled_decode and color_space of a DownloadConfig."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._target = int(settings["image_size"])
@@ -249,68 +246,74 @@ class Decoder:
         self._of_long_side = settings["resize_mode"] in ("border", "keep_ratio_largest")
         self._changes_view = settings["resize_mode"] in _CHANGES_VIEW
         names = ("image_size", "resize_mode", "resize_only_if_bigger", "encode_format", "encode_quality")
-        resizer, given = _resizer_module(self).Resizer, {name: settings[name] for name in names}
-        self._area, self._linear = resizer(**given), resizer(**given, downscale_interpolation="linear")
-        self._body, self._header, self._divisor = b"", Header(format="jpg", width=1, height=1, plain=True), 1
-        self._upright = (0, 0)
-        self._problem: BaseException | None = None
-        self._stored = self._whole = 0
+        given = {name: settings[name] for name in names}
+        self._area, self._linear = PixelResizer(**given), PixelResizer(**given, downscale_interpolation="linear")
         self._converts = settings["color_space"] == "srgb"
-        self._converters, self._profiled = Converters(), 0
+        self._converters = Converters()
 
     def __call__(self, body: bytes) -> bytes:
-        """An answer, framed."""
+        """Return the answer to a body, framed."""
         try:
-            header = read_header(body)
-            self._body, self._header, self._problem, self._profiled = body, header, None, 0
-            resize, self._divisor = self._area, 1
-            if self._scales and header.format == "jpg" and header.plain:
-                converter = self._choose("L" if header.grey else "RGB")
-                if converter is None or not converter.far:
-                    self._divisor, ratio = scale(header, self._target, of_long_side=self._of_long_side)
-                    if self._divisor > 1 and ratio <= _LINEAR_TO:
-                        resize = self._linear
-            encoded, width, height, _, _, error = resize(io.BytesIO(body))
-            if self._problem is not None:
-                raise self._problem
-            if error is not None:
-                raise MemoryError(error) if _is_memory(error) else Refused("decode", error)
+            return self._answer(body)
         except Refused as refused:
             return _refusal(refused.reason, refused.detail)
         except MemoryError as error:
             return _refusal("memory_limit", str(error))
-        sides = (width, height, *self._upright)
-        head = TELL.pack(DONE, *sides, self._stored, self._whole, self._profiled, len(encoded))
-        return b"".join((head, encoded))
 
-    def _choose(self, mode: Mode) -> Converter | None:
-        converter, profiled = None, None
-        if self._converts:
-            converter, profiled = self._converters.of(self._body, self._header.tag, mode)
-        self._profiled = 0 if profiled is None else 1 + PROFILED.index(profiled)
-        return converter
+    def _answer(self, body: bytes) -> bytes:
+        header = read_header(body)
+        upright, whole, profiled = (0, 0), 0, None
 
-    # What the Resizer calls of OpenCV:
+        def choose(mode: Mode) -> Converter | None:
+            nonlocal profiled
+            if not self._converts:
+                return None
+            converter, profiled = self._converters.of(body, header.tag, mode)
+            return converter
 
-    def imdecode(self, _: Pixels, __: int) -> Pixels:
-        header = self._header
-        try:
-            picture = pixels(self._body, header, self._divisor, self._choose)
-            self._upright = (picture.shape[1], picture.shape[0])
-            if self._divisor > 1:
-                sides = (header.width, header.height)
-                self._upright = sides if header.orientation < 5 else sides[::-1]
-            self._whole = phash(picture) if self._changes_view else 0
-        except (Refused, MemoryError) as error:
-            self._problem = error
-            raise
-        return picture
+        def decoded() -> Pixels:
+            nonlocal upright, whole
+            image = pixels(body, header, divisor, choose)
+            upright = (image.shape[1], image.shape[0]) if divisor == 1 else _upright(header)
+            whole = phash(image) if self._changes_view else 0
+            return image
 
-    def imencode(self, extension: str, picture: Pixels, params: list[int]) -> Any:
-        self._stored = phash(picture)
+        resizer, divisor = self._way(header, choose)
+        with _codec_errors():
+            encoded, resized = resizer.resize(decoded())
+            stored = phash(resized)
         if not self._changes_view:
-            self._whole = self._stored
-        return cv2.imencode(extension, picture, params)
+            whole = stored
+        sides = (resized.shape[1], resized.shape[0], *upright)
+        number = 0 if profiled is None else 1 + PROFILED.index(profiled)
+        return TELL.pack(DONE, *sides, stored, whole, number, len(encoded)) + encoded
+
+    def _way(self, header: Header, choose: Choose) -> tuple[PixelResizer, int]:
+        """Return what resizes the image, and the divisor of the sides that it is decoded at."""
+        if self._scales and header.format == "jpg" and header.plain:
+            converter = choose("L" if header.grey else "RGB")
+            if converter is None or not converter.far:
+                divisor, ratio = scale(header, self._target, of_long_side=self._of_long_side)
+                return (self._linear if divisor > 1 and ratio <= _LINEAR_TO else self._area), divisor
+        return self._area, 1
+
+
+def _upright(header: Header) -> tuple[int, int]:
+    """Return width and height of the image as it is shown."""
+    sides = (header.width, header.height)
+    return sides if header.orientation < 5 else sides[::-1]
+
+
+@contextlib.contextmanager
+def _codec_errors() -> Iterator[None]:
+    """Turn what codecs and arithmetic raise into a refusal, and what speaks of memory into a MemoryError."""
+    try:
+        yield
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:
+        text = str(error)
+        raise (MemoryError(text) if _is_memory(text) else Refused("decode", text)) from error
 
 
 def _refusal(reason: str, detail: str) -> bytes:
@@ -319,25 +322,8 @@ def _refusal(reason: str, detail: str) -> bytes:
 
 
 def _is_memory(error: str) -> bool:
-    """Whether the Resizer's text of an exception speaks of memory: OpenCV's, NumPy's, or Python's empty one."""
+    """Return whether the text of an exception speaks of memory: OpenCV's, NumPy's, or Python's empty one."""
     return "Insufficient memory" in error or "Unable to allocate" in error or not error
-
-
-def _resizer_module(decoder: Decoder) -> Any:
-    """img2dataset's resizer with our decoding under the name of OpenCV's; this process's output goes nowhere anyway."""
-
-    class _OpenCV:
-        imdecode, imencode = staticmethod(decoder.imdecode), staticmethod(decoder.imencode)
-        setNumThreads = staticmethod(lambda _: None)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(cv2, name)
-
-    module: Any = part("resizer")
-    module.cv2, module.SuppressStdoutStderr = _OpenCV(), contextlib.nullcontext
-    for name in ("SmallestMaxSize", "LongestMaxSize", "CenterCrop"):
-        setattr(module.A, name, functools.cache(getattr(module.A, name)))  # else one is made for every image
-    return module
 
 
 def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
