@@ -84,7 +84,7 @@ def test_parts_are_cut_as_full_as_they_may_be(tmp_path: Path) -> None:
 def test_a_row_that_got_lost_and_a_file_that_was_cut_are_errors(tmp_path: Path) -> None:
     spill = SpillFile(str(tmp_path / "spill"), 2)
     spill.store(1, b"abc", **NOTHING)
-    with pytest.raises(RuntimeError, match="1 of 2 rows have got lost"):
+    with pytest.raises(RuntimeError, match="1 of 2 rows were lost"):
         spill.finish()
     os.truncate(tmp_path / "spill", 1)
     with pytest.raises(OSError, match="cut short"):

@@ -26,11 +26,11 @@ def plan_download(links: Version, rows_per_unit: int) -> list[Unit]:
 
 
 class DownloadWork:
-    """Works a row range of links. `aesthetic_score` comes from the scorer, in the same pass.
+    """Downloads a row range of links. `aesthetic_score` comes from the scorer, in the same pass.
 
     Args:
-        blocklists: of the sources: their links and domains must not be reached through a redirect either.
-        ledger: of this work, which tells links that have come; None believes every failure (`outage`).
+        blocklists: those of the sources; their links and domains must not be reached through a redirect either.
+        ledger: this work's own, which names links that have come; None believes every failure (`outage`).
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class DownloadWork:
         self._versions: dict[str, Version] = {}
 
     def setup(self) -> None:
-        """Makes the fetcher and loads scorer and blocklist."""
+        """Make the fetcher and load scorer and blocklist."""
         self._crawler.setup()
 
     def close(self) -> None:
-        """Ends the decoders and closes connections; the end of the process does the same."""
+        """End the decoders and close connections; the end of the process does the same."""
         self._crawler.close()
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Downloads, resizes, scores and writes one unit."""
+        """Download, resize, score and write one unit."""
         links = read_range(self.lake, unit, self._versions)
         with (
             unsettled(unit, links.num_rows),
@@ -101,7 +101,7 @@ def unsettled(unit: Unit, rows: int) -> Iterator[None]:
 def write_unit(
     dataset: Dataset, unit: Unit, *, rows_in: int, accepted: Iterable[pa.Table], rejects: pa.Table
 ) -> UnitRecord:
-    """Writes shard after shard, each forgotten before the next is made; returns the unit's record."""
+    """Write shard after shard, each forgotten before the next is made; return the unit's record."""
     shards, languages, tallies = [], [], []
     for table in accepted:
         shards.append(dataset.write_shard(table))

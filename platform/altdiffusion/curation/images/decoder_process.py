@@ -2,13 +2,13 @@
 
     python -m altdiffusion.curation.images.decoder_process FD SETTINGS
 
-FD is a socket inherited from the worker (`decoder`), SETTINGS are JSON. Codecs are the part of a crawler that hostile
-bytes reach deepest, so they run here: what crashes, hangs or eats memory takes this process with it and costs one
-row. It holds no file, no other connection and no secret, and may take so much memory and no more.
+FD is a socket inherited from the worker (`decoder_pool`), SETTINGS is JSON. Codecs are the part of a crawler that
+hostile bytes reach deepest, so they run here: what crashes, hangs or eats memory ends this process and costs one row.
+The process has no file, no other connection and no secret, and its memory is limited.
 
-An image is decoded, its colours are converted to sRGB, it is laid on white and turned upright: in that order. Then
-img2dataset's Resizer resizes and encodes it. Nothing of the file that came survives but its pixels: no EXIF, no
-profile, no comment, no bytes behind the end.
+An image is decoded, converted to sRGB, laid on white and turned upright, in this order. Then img2dataset's Resizer
+resizes and encodes it. Nothing but pixels remains of the file that came: no EXIF, no profile, no comment, no bytes
+behind the end.
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ _GRACE_S = 5.0
 
 
 def scale(header: Header, target: int, *, of_long_side: bool) -> tuple[int, float]:
-    """How a JPEG is decoded that will be resized to `target` pixels: divisor of its sides (1, 2, 4 or 8), and how many
-    times the target it then still is. Never less than the margin where the divisor is not 1."""
+    """Return how a JPEG is decoded that will be resized to `target` pixels.
+
+    That is the divisor of its sides (1, 2, 4 or 8), and how many times the target it is then: more than the margin
+    where the divisor is not 1.
+    """
     side = max(header.width, header.height) if of_long_side else min(header.width, header.height)
     divisors = (8, 4, 2) if header.format == "jpg" and header.plain else ()
     divisor = next((divisor for divisor in divisors if -(-side // divisor) > target * _MARGIN), 1)
@@ -70,10 +73,10 @@ def scale(header: Header, target: int, *, of_long_side: bool) -> tuple[int, floa
 
 
 def pixels(body: bytes, header: Header, divisor: int = 1, choose: Choose = lambda _: None) -> Pixels:
-    """The image upright on white: uint8 [H, W] or [H, W, 3] BGR, its sides divided by `divisor` and rounded up.
+    """Return the image upright on white: uint8 [H, W] or [H, W, 3] BGR, its sides divided by `divisor` and rounded up.
 
     Args:
-        choose: gives the converter to sRGB for grey, RGB or CMYK, which colours pass before they are mixed with
+        choose: returns the converter to sRGB for grey, RGB or CMYK, which is applied before colours are mixed with
             white or with each other; None where they are sRGB's.
 
     Raises:
@@ -101,14 +104,14 @@ def _by_opencv(body: bytes, header: Header, divisor: int) -> Any:
     flags = cv2.IMREAD_UNCHANGED
     if divisor > 1:
         flags = _REDUCED[divisor][header.grey] | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = cv2.imdecode(np.frombuffer(_still(body) if header.animated else body, np.uint8), flags)
-    if picture is None:
+    image = cv2.imdecode(np.frombuffer(_still(body) if header.animated else body, np.uint8), flags)
+    if image is None:
         raise Refused("decode", "OpenCV cannot read it")
-    return picture
+    return image
 
 
 def _still(png: bytes) -> bytes:
-    """An animated PNG without what makes it one: its default image is left."""
+    """Return an animated PNG without its animation: only the default image is left."""
     kept, at = [png[:8]], 8
     while at < len(png):
         length, kind = struct.unpack_from(">I4s", png, at)
@@ -121,7 +124,7 @@ def _still(png: bytes) -> bytes:
 
 
 def _eight_bits(deep: Any) -> Pixels:
-    """16 bits as 8, rounded (libpng's `png_set_scale_16`)."""
+    """Return 16 bits as 8, rounded (libpng's `png_set_scale_16`)."""
     out = np.empty(deep.shape, np.uint8)
     for start in range(0, len(deep), _BAND_ROWS):
         band = deep[start : start + _BAND_ROWS].astype(np.uint32)
@@ -130,7 +133,7 @@ def _eight_bits(deep: Any) -> Pixels:
 
 
 def _alpha(coded: Any, header: Header) -> Pixels | None:
-    """[H, W] opacity of what OpenCV decoded, 8 or 16 bits: a channel, or all but PNG's transparent colour."""
+    """Return [H, W] opacity of what OpenCV decoded, 8 or 16 bits: a channel, or all but PNG's transparent colour."""
     if header.key is not None:
         channels = coded[..., None] if coded.ndim == 2 else coded[..., 2::-1]
         shift = 255 // ((1 << header.depth) - 1) if header.depth < 8 else 1
@@ -144,7 +147,7 @@ def _alpha(coded: Any, header: Header) -> Pixels | None:
 
 
 def _shown(coded: Pixels, alpha: Pixels | None, converter: Converter | None) -> Pixels:
-    """Colours as sRGB, then laid on white, band by band, so that the arithmetic needs little memory."""
+    """Convert colours to sRGB and lay them on white, band by band, so that the arithmetic needs little memory."""
     if alpha is not None and not _lets_through(alpha):
         alpha = None
     if alpha is None and converter is None:
@@ -176,9 +179,9 @@ def _lay_on_white(color: Pixels, alpha: Pixels, into: Pixels) -> None:
     np.subtract(255, shade, out=into, casting="unsafe")
 
 
-def _turned(picture: Pixels, orientation: int) -> Pixels:
-    """As EXIF's orientation says it is to be shown (TIFF 6.0, tag 274)."""
-    turned: Any = picture
+def _turned(image: Pixels, orientation: int) -> Pixels:
+    """Turn an image as EXIF's orientation states that it is to be shown (TIFF 6.0, tag 274)."""
+    turned: Any = image
     if orientation in (2, 4, 5, 7):
         turned = cv2.flip(turned, 1)
     if orientation in (3, 4):
@@ -193,7 +196,7 @@ def _turned(picture: Pixels, orientation: int) -> Pixels:
 
 @contextlib.contextmanager
 def _opened(body: bytes, header: Header) -> Iterator[Any]:
-    """What OpenCV does not read, or not rightly, read by Pillow: the first frame."""
+    """Open by Pillow what OpenCV does not read, or does not read correctly: the first frame."""
     from PIL import AvifImagePlugin, Image
 
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -212,7 +215,7 @@ _PILLOW: dict[str, str] = {"jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "avif": 
 
 
 def _channels(image: Any) -> tuple[Pixels, Pixels | None]:
-    """[H, W] grey, [H, W, 3] BGR or [H, W, 4] CMYK, as coded; and [H, W] opacity, if the file has any."""
+    """Return [H, W] grey, [H, W, 3] BGR or [H, W, 4] CMYK, as coded; and [H, W] opacity, if the file has any."""
     if image.mode == "F":
         raise Refused("decode", "floating-point samples, whose white is not stated")
     if image.mode.startswith("I"):
@@ -327,7 +330,7 @@ def _is_memory(error: str) -> bool:
 
 
 def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
-    """Answers one request after the other until the worker closes the connection or is gone."""
+    """Answer one request after the other until the worker closes the connection or is gone."""
     cv2.setNumThreads(1)
     decoder = Decoder(settings)
     limit = _address_space() + (int(settings["decoder_memory_mib"]) << 20)
@@ -337,27 +340,27 @@ def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
     silent = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(silent, descriptor)
-    gc.freeze()  # the modules' objects need not be looked at again and again
+    gc.freeze()  # the modules' objects need not be examined at every collection
     sock.sendall(TELL.pack(READY, 0, 0, 0, 0, 0, 0, 0, 0))
     while len(head := sock.recv(ASK.size, socket.MSG_WAITALL)) == ASK.size:
         (length,) = ASK.unpack(head)
         body = sock.recv(length, socket.MSG_WAITALL)
         if len(body) != length:
             return
-        signal.setitimer(signal.ITIMER_REAL, ends_s)  # ends this process where nobody is left to end it
+        signal.setitimer(signal.ITIMER_REAL, ends_s)  # ends this process where its worker is gone
         answer = decoder(body)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sock.sendall(answer)
 
 
 def _address_space() -> int:
-    """Bytes of address space this process has mapped."""
+    """Return how many bytes of address space this process has mapped."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     with contextlib.suppress(ConnectionError), socket.socket(fileno=int(sys.argv[1])) as sock:
         serve(sock, json.loads(sys.argv[2]))
 

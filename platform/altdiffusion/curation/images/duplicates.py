@@ -2,16 +2,16 @@
 
     images -> fingerprint -> keys -> compare -> drops -> distinct -> images (the next version)
 
-`fingerprint` reads a few columns of whole shards and writes one row a key: the SHA-256 (band -1) and each band of the
+`fingerprint` reads a few columns of whole shards and writes one row per key: the SHA-256 (band -1) and each band of the
 perceptual hash (`near`), split by key into buckets, so that images that may be duplicates meet in a bucket.
 `compare` decides one bucket and writes who is dropped. `distinct` rewrites the shards that lose rows; all others are
 shared with the version before.
 
 Which of two stays is one total order that knows neither units nor the order of input: the larger area as downloaded,
 then the higher similarity (unknown is lowest), then the smaller sample_id. An image is dropped if and only if one
-that stands before it in this order has the same bytes or lies within the distance, in the same language if so
-configured. That is a statement about pairs. Being near is not transitive: of three images in a row, each near the
-next, the last may lose against one that is itself dropped. What stays is free of near pairs all the same.
+that precedes it in this order has the same bytes or is within the distance, in the same language if so configured.
+That is a statement about pairs. Being near is not transitive: of three images in a row, each near the next, the last
+may lose against one that is itself dropped. What stays is free of near pairs all the same.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class FingerprintWork:
 
 
 def key_rows(rows: pa.Table, shard: int, config: DistinctConfig) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-    """The KEYS rows of a shard's images, one image after the other within a band, and the bucket of each.
+    """Return the KEYS rows of a shard's images, one image after the other within a band, and the bucket of each.
 
     A key row carries the hash that its band needs: the SHA-256 in band -1 (and 0 as perceptual hash), the perceptual
     hash in the others (and an empty SHA-256).
@@ -182,7 +182,7 @@ class CompareWork:
 
 
 def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
-    """KEYS rows of one bucket -> DROPS rows, one a dropped image, by shard and row.
+    """Turn the KEYS rows of one bucket into DROPS rows, one per dropped image, by shard and row.
 
     `survivor` is the best image of equal bytes; else the best of the same perceptual hash; else, of the best
     images of each hash within the distance that beat it, the one with the smallest sample_id.
@@ -210,7 +210,7 @@ def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
     for number, band in enumerate(cuts):
         rows = np.flatnonzero(column["band"] == number)
         losers, best = _worse(rows, scope[rows], hashes[rows], rank)
-        if number == 0:  # equal hashes share every band: told once
+        if number == 0:  # equal hashes share every band: noted once
             note(losers, column["sample_id"][best], 1)
         rows = np.setdiff1d(rows, losers, assume_unique=True)
         order, group = near_hashes.groups(scope[rows], near_hashes.cut(hashes[rows], band))
@@ -234,7 +234,7 @@ def drops(keys: pa.Table, config: DistinctConfig) -> pa.Table:
 
 
 def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """[N] a number for each text, equal for equal ones."""
+    """Return [N] numbers that are equal where the texts are."""
     indices = texts.combine_chunks().dictionary_encode().indices
     return np.asarray(indices.to_numpy(zero_copy_only=False), np.uint64)
 
@@ -245,7 +245,7 @@ def _worse(
     value: npt.NDArray[np.uint64],
     rank: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows that are not the best of those with their scope and value, and the best one for each of them."""
+    """Return the rows that are not the best of those with their scope and value, and the best one for each."""
     order = np.lexsort((rank[rows], value, scope))
     same = np.zeros(len(rows), bool)
     same[1:] = (np.diff(value[order]) == 0) & (np.diff(scope[order]) == 0)
@@ -256,9 +256,9 @@ def _worse(
 def first_findings(
     shard: npt.NDArray[Any], row: npt.NDArray[Any], why: npt.NDArray[Any], survivor: npt.NDArray[Any]
 ) -> npt.NDArray[np.int64]:
-    """Of all findings about one image the one that counts: equal bytes first, then the smallest survivor.
+    """Return the index of the finding that counts for each image, by shard and row.
 
-    Returns their indices, by shard and row.
+    Equal bytes count first, then the smallest survivor.
     """
     order = np.lexsort((survivor, why, row, shard))
     new = np.ones(len(order), bool)
@@ -282,7 +282,7 @@ def plan_distinct(images: Version, drops: Version) -> list[Unit]:
 
 
 def carried_rejects(images: Version) -> list[UnitRecord]:
-    """The rejects of the version before, as one record to publish the next one with: its funnel stays whole."""
+    """Return the rejects of the version before as one record of the next one, so that its funnel stays whole."""
     by_reason = dict(images.manifest.rejects_by_reason)
     return [
         UnitRecord(
@@ -299,7 +299,7 @@ def carried_rejects(images: Version) -> list[UnitRecord]:
 class DistinctWork:
     """Leaves the dropped rows of one shard out; a shard without any is shared as it is.
 
-    Costs one pass over the shard, and one ranged read of each drops shard, whose rows lie by shard.
+    It costs one pass over the shard, and one ranged read of each drops shard, whose rows are ordered by shard.
     """
 
     def __init__(self, *, lake: str, dataset: str) -> None:
@@ -354,7 +354,7 @@ class DistinctWork:
         )
 
     def _dropped(self, ref: str, shard: int) -> pa.Table:
-        """DROPS rows of one shard, one an image, by row."""
+        """Return the DROPS rows of one shard, one per image, by row."""
         if ref not in self._drops:
             self._drops[ref] = Lake(self.lake).version(ref)
         version = self._drops[ref]
