@@ -8,7 +8,6 @@ import os
 import random
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -127,20 +126,6 @@ def test_size_mode_and_format_are_settings(tmp_path: Path, site: Site, encode_fo
     assert [(row["stored_width"], row["stored_height"]) for row in rows] == [(100, 50), (40, 20)]  # never enlarged
     with Image.open(io.BytesIO(rows[0]["image"])) as opened:
         assert opened.format == {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}[encode_format]
-
-
-def test_a_decoder_that_does_not_start_ends_the_unit_instead_of_hanging_it(
-    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(50):
-        site.answers[f"/{number}"] = reply(image(number))
-    links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(50)])
-    monkeypatch.setattr("altdiffusion.curation.images.decoder_pool.COMMAND", ("false",))
-    with pytest.raises(AltDiffusionError, match="the decoder process"):
-        download(str(tmp_path), links, config(site, decoders=3))
-    ends = time.monotonic() + 30
-    while any(thread.name.startswith(("settle", "fetch-")) for thread in threading.enumerate()):
-        assert time.monotonic() < ends
 
 
 def test_no_link_at_all_is_an_empty_result(tmp_path: Path, site: Site) -> None:
