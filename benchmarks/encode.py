@@ -24,7 +24,7 @@ from PIL import Image
 from altdiffusion.curation.config import EncodeConfig
 from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, plan_encode
 from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
-from altdiffusion.diffusion.image_crop import cut, open_rgb
+from altdiffusion.diffusion.image_crop import crop, open_rgb
 from altdiffusion.storage.dataset import Version
 from tests.curation_lake import save_tokenizer, write_images
 
@@ -79,7 +79,7 @@ def measure(images: Version, lake: str, bodies: list[bytes], arguments: argparse
         for body in bodies:
             rgb = open_rgb(body)
             for side in sides:
-                cut(rgb, (side, side), place)
+                crop(rgb, (side, side), place)
 
     def encode() -> None:
         for side in sides:

@@ -37,7 +37,8 @@ import pyarrow.parquet as pq
 from altdiffusion.config import load_config
 from altdiffusion.curation.assets import local_pinned
 from altdiffusion.curation.config import LanguageConfig
-from altdiffusion.curation.language.decide import LanguageIdentifier, Weights
+from altdiffusion.curation.language.identify import LanguageIdentifier
+from altdiffusion.curation.language.vectorised_engine import VectorisedEngine, Weights
 from altdiffusion.languages import CODES
 from benchmarks.brand_titles import LATIN, LONG, SHORT, titles
 from demo.concepts import OFF_TARGET, annotations
@@ -246,7 +247,7 @@ def fit(cache: Path) -> Weights:
             samples.append((texts.captions.take(pa.array(some)), true, share))
 
     def loss(weights: Weights) -> float:
-        identifier = LanguageIdentifier(LanguageConfig(), weights)
+        identifier = LanguageIdentifier(LanguageConfig(), VectorisedEngine(LanguageConfig(), weights))
         total = 0.0
         for captions, true, share in samples:
             guess = identifier.guess(captions)

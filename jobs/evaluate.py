@@ -16,9 +16,7 @@ from pipelines.evaluate import EvaluateConfig, pipeline_steps, plan, survey
 
 
 def result(config: EvaluateConfig, lake: Lake) -> str | None:
-    drawn = already_published(
-        lake, [pipeline_step for state in config.states for pipeline_step in pipeline_steps(config, state)]
-    )
+    drawn = already_published(lake, [step for state in config.states for step in pipeline_steps(config, state)])
     written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
     kept = files.exists(evaluations.uri_of(lake.uri, config.name))
     return f"{config.output}.md of {drawn}" if drawn and written and kept else None
@@ -26,8 +24,7 @@ def result(config: EvaluateConfig, lake: Lake) -> str | None:
 
 def run(config: EvaluateConfig, session: Session) -> None:
     drawn = {
-        state.name: [session.pipeline_step(pipeline_step) for pipeline_step in pipeline_steps(config, state)][-1]
-        for state in config.states
+        state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1] for state in config.states
     }
     images = session.lake.version(config.images)
     session.run.input(images, context="judge")
@@ -74,7 +71,7 @@ def _named(version: Version, cases: Any, name_images: Any) -> tuple[list[retriev
     return retrieval_accuracy.select_cases(cases, rows["id"].to_pylist()), named
 
 
-JOB = Job(name="evaluate", config=EvaluateConfig, plan=plan, result=result, run=run, survey=survey)
+JOB = Job(name="evaluate", summary=__doc__, config=EvaluateConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from altdiffusion.generation.sheet import write_sheet
-from altdiffusion.storage.dataset import Lake
-from jobs.harness import Job, Session, already_published, leave, main
+from altdiffusion.storage.dataset import Version
+from jobs.harness import Session, job_of_steps, leave, main
 from pipelines.generate import GenerateJobConfig, pipeline_steps, plan, survey
 
 
-def result(config: GenerateJobConfig, lake: Lake) -> str | None:
-    return already_published(lake, pipeline_steps(config))
+def show(config: GenerateJobConfig, session: Session, generations: Version) -> None:
+    """Draw the contact sheet, where the config asks for one, and log it to the run."""
+    if config.sheet is None:
+        return
+    write_sheet(generations, config.sheet.file, config.sheet.fonts, cell=config.sheet.cell)
+    session.run.image("samples/_all", config.sheet.file, step=0)
+    print(f"[generate] contact sheet {config.sheet.file}", flush=True)
 
 
-def run(config: GenerateJobConfig, session: Session) -> None:
-    for pipeline_step in pipeline_steps(config):
-        version = session.pipeline_step(pipeline_step)
-    if config.sheet is not None:
-        write_sheet(version, config.sheet.file, config.sheet.fonts, cell=config.sheet.cell)
-        session.run.image("samples/_all", config.sheet.file, step=0)
-        print(f"[generate] contact sheet {config.sheet.file}", flush=True)
-
-
-JOB = Job(name="generate", config=GenerateJobConfig, plan=plan, result=result, run=run, survey=survey)
+JOB = job_of_steps(
+    name="generate",
+    summary=__doc__,
+    config=GenerateJobConfig,
+    plan=plan,
+    survey=survey,
+    steps=pipeline_steps,
+    finish=show,
+)
 
 if __name__ == "__main__":
     leave(main(JOB))

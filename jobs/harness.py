@@ -36,6 +36,8 @@ class Job(Generic[C]):
     """One entry point."""
 
     name: str
+    summary: str | None
+    """What `--help` prints: the docstring of the job's module."""
     config: type[C]
     plan: Callable[[C], Plan]
     """Pure: what `--dry-run` prints."""
@@ -43,8 +45,8 @@ class Job(Generic[C]):
     """What the finished job has left in the lake, in a few words; None while there is something to do."""
     run: Callable[[C, Session], None]
     survey: Callable[[C, bool], Survey]
-    """What `--dry-run` says of the inputs after a look at them: rows, units, sizes, and what the job would stop at.
-    Reads as little as that takes, and only what is on this machine unless told to look further."""
+    """What `--dry-run` prints of the inputs after a look at them: rows, units, sizes, and what the job would stop at.
+    It reads as little as that takes, and only what is on this machine unless `--remote` is given."""
 
 
 class Session:
@@ -61,8 +63,8 @@ class Session:
         if execution.backend == "ray":
             cluster.connect(execution.address, num_cpus=execution.num_cpus)
 
-    def pipeline_step(self, pipeline_step: PipelineStep) -> Version:
-        """Runs one pipeline step and records its inputs and output."""
+    def complete(self, pipeline_step: PipelineStep) -> Version:
+        """Run a pipeline step, record its inputs and output in MLflow, and return the version that it published."""
         version = published(self.lake, pipeline_step)
         if version is None:
             self.connect()
@@ -88,7 +90,7 @@ def _terminate(*_: object) -> None:
 
 
 def already_published(lake: Lake, pipeline_steps: Sequence[PipelineStep]) -> str | None:
-    """The versions that all the pipeline steps have made, or None if one of them has something to do."""
+    """Return the versions that all the pipeline steps have made, or None if one of them has something to do."""
     refs = []
     for pipeline_step in pipeline_steps:
         try:
@@ -101,12 +103,41 @@ def already_published(lake: Lake, pipeline_steps: Sequence[PipelineStep]) -> str
     return ", ".join(refs)
 
 
+def job_of_steps(
+    *,
+    name: str,
+    summary: str | None,
+    config: type[C],
+    plan: Callable[[C], Plan],
+    survey: Callable[[C, bool], Survey],
+    steps: Callable[[C], Sequence[PipelineStep]],
+    finish: Callable[[C, Session, Version], None] = lambda config, session, version: None,
+    settle: Callable[[C, Lake], None] = lambda config, lake: None,
+) -> Job[C]:
+    """Return the job that completes pipeline steps one after the other.
+
+    Args:
+        finish: called when all are complete, with the version of the last one.
+        settle: called when all were found complete, at the end of this job or of an earlier one.
+    """
+
+    def result(config: C, lake: Lake) -> str | None:
+        made = already_published(lake, steps(config))
+        if made is not None:
+            settle(config, lake)
+        return made
+
+    def run(config: C, session: Session) -> None:
+        versions = [session.complete(pipeline_step) for pipeline_step in steps(config)]
+        finish(config, session, versions[-1])
+
+    return Job(name=name, summary=summary, config=config, plan=plan, survey=survey, result=result, run=run)
+
+
 def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run the job."""
     guard_outputs()
-    parser = argparse.ArgumentParser(
-        prog=f"python -m jobs.{job.name}", description=sys.modules[job.run.__module__].__doc__
-    )
+    parser = argparse.ArgumentParser(prog=f"python -m jobs.{job.name}", description=job.summary)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML, see jobs/configs/")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, change nothing")
     parser.add_argument("--remote", action="store_true", help="with --dry-run: look at inputs elsewhere as well")

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from altdiffusion.storage.dataset import Lake
-from jobs.harness import Job, Session, already_published, leave, main
+from jobs.harness import job_of_steps, leave, main
 from pipelines.parallel import ParallelConfig, pipeline_steps, plan, survey
 
-
-def result(config: ParallelConfig, lake: Lake) -> str | None:
-    return already_published(lake, pipeline_steps(config))
-
-
-def run(config: ParallelConfig, session: Session) -> None:
-    for pipeline_step in pipeline_steps(config):
-        session.pipeline_step(pipeline_step)
-
-
-JOB = Job(name="parallel", config=ParallelConfig, plan=plan, result=result, run=run, survey=survey)
+JOB = job_of_steps(
+    name="parallel", summary=__doc__, config=ParallelConfig, plan=plan, survey=survey, steps=pipeline_steps
+)
 
 if __name__ == "__main__":
     leave(main(JOB))

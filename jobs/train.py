@@ -39,11 +39,11 @@ def run(config: TrainJobConfig, session: Session) -> None:
         from altdiffusion.training import launch_ray
 
         session.connect()
-        launch_ray.train(train, lake, spool_path=session.run.metrics_path)
+        launch_ray.train(train, lake, outbox_path=session.run.metrics_path)
     else:
         from altdiffusion.training.launch_local import run_local
 
-        run_local(train, lake, spool_path=session.run.metrics_path)
+        run_local(train, lake, outbox_path=session.run.metrics_path)
     if config.samples is not None:
         log_samples(config, session, 0)
     kept = [checkpoints.open_step(lake, train.run, step) for step in checkpoints.steps(lake, train.run)]
@@ -73,7 +73,7 @@ def _measured(config: TrainJobConfig, resolved: ResolvedRun, kept: Sequence[Chec
     return found
 
 
-JOB = Job(name="train", config=TrainJobConfig, plan=plan, result=result, run=run, survey=survey)
+JOB = Job(name="train", summary=__doc__, config=TrainJobConfig, plan=plan, result=result, run=run, survey=survey)
 
 if __name__ == "__main__":
     leave(main(JOB))

@@ -1,7 +1,7 @@
 """Strict YAML to frozen dataclasses, dotted overrides, and the fingerprint of a config.
 
 A config is a frozen, keyword-only dataclass. What the YAML may hold is what the dataclass declares: an unknown key,
-a duplicate key, a wrong type or an impossible value is an error that names file, key, value and remedy.
+a duplicate key, a wrong type or an invalid value (constraints.py) is an error that names file, key, value and remedy.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from altdiffusion.constraints import Invalid
 from altdiffusion.credentials import HIDDEN, holds_credential, is_secret_name, redact
 from altdiffusion.errors import AltDiffusionError
 
 T = TypeVar("T")
 MAX_CONFIG_BYTES = 1 << 20
-_OPERATIONAL = "operational"
+_OPERATIONAL, _ADDED = "operational", "added"
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -36,6 +37,14 @@ def operational(default: Any = dataclasses.MISSING, *, factory: Any = dataclasse
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def added(default: Any) -> Any:
+    """Return a field that earlier versions did not have, and whose default is what they did.
+
+    It enters the fingerprint only where it has another value, so that configs written before keep theirs.
+    """
+    return dataclasses.field(default=default, metadata={_ADDED: True})
 
 
 class _Loader(yaml.SafeLoader):
@@ -159,13 +168,20 @@ def _plain(value: Any, *, keep_operational: bool) -> Any:
         return {
             field.name: _plain(getattr(value, field.name), keep_operational=keep_operational)
             for field in dataclasses.fields(value)
-            if keep_operational or not field.metadata.get(_OPERATIONAL)
+            if keep_operational or _decides(field, getattr(value, field.name))
         }
     if isinstance(value, tuple):
         return [_plain(item, keep_operational=keep_operational) for item in value]
     if isinstance(value, Mapping):
         return {key: _plain(item, keep_operational=keep_operational) for key, item in value.items()}
     return value
+
+
+def _decides(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Return whether a field's value enters the fingerprint."""
+    if field.metadata.get(_OPERATIONAL):
+        return False
+    return not field.metadata.get(_ADDED) or value != field.default
 
 
 def _parse_yaml(raw: bytes | str, path: str) -> Any:
@@ -213,6 +229,8 @@ def _index(node: list[Any], name: str, override: str) -> int:
 
 def _build(hint: Any, value: Any, place: _Place) -> Any:
     origin = get_origin(hint)
+    if origin is Annotated:  # constraints are checked by the dataclass itself (constraints.Checked)
+        return _build(get_args(hint)[0], value, place)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build_dataclass(hint, value, place)
     if origin in (Union, types.UnionType):
@@ -307,7 +325,7 @@ def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
             raise place.child(key).error(
                 value[key], "stands under an unknown key", f"{remedy}known keys: {', '.join(fields)}"
             )
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     built: dict[str, Any] = {}
     for name, field in fields.items():
         if name in value:
@@ -318,14 +336,5 @@ def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
             )
     try:
         return cls(**built)
-    except ValueError as error:
-        # __post_init__ says "field: problem; remedy"
-        key, _, rest = str(error).partition(": ")
-        problem, _, remedy = rest.partition("; ")
-        if key.split(".")[0] not in fields:
-            raise place.error(value, f"is impossible: {error}", "mend the value") from error
-        at = place.child(key)
-        shown: Any = built
-        for part in key.split("."):
-            shown = shown.get(part) if isinstance(shown, Mapping) else getattr(shown, part, None)
-        raise at.error(shown, problem, remedy or "mend the value") from error
+    except Invalid as wrong:
+        raise place.child(wrong.key).error(wrong.value, wrong.problem, wrong.remedy) from wrong

@@ -1,7 +1,7 @@
 """Credentials: a config names them, they are read when they are used, and no output shows them.
 
-A text may hold `${env:NAME}` or `${file:PATH}`. It is stored and printed as it is written; `reveal` puts the value in
-where a connection is opened. `redact` is what everything passes on its way out: errors, logs, journals, MLflow.
+A text may hold `${env:NAME}` or `${file:PATH}`. It is stored and printed as it is written; `reveal` inserts the value
+where a connection is opened. All output passes through `redact`: errors, logs, journals, MLflow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PLACEHOLDER = re.compile(r"\$\{(?P<kind>env|file):(?P<name>[^}]+)\}")
 _USERINFO = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<info>"
     r"(?:\$\{[^}]*\}|[^\s/?#'\"<>])*"
-    # A password that nobody escaped, such as a key of S3 with a slash. Digits after the colon are a port.
+    # A password that was not escaped, such as an S3 key with a slash. Digits after the colon are a port.
     r"|(?:\$\{[^}]*\}|[^\s/?#@:'\"<>\[\]])*:(?!\d{0,5}[/?#])(?:\$\{[^}]*\}|[^\s@'\"<>])+"
     r")@"
 )
@@ -40,33 +40,33 @@ _SHAPE = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w\-]{20,}|xox[abprs]-[\w\-]{20,}"
     r"|AIza[\w\-]{35})(?![\w\-])"
 )
-"""Tokens that their issuers gave a form by which they are known."""
+"""Tokens that can be recognised by the form that their issuers gave them."""
 _NO_USERINFO = {"github"}
-"""Schemes of fsspec in which a name, a colon and another name stand before the @."""
+"""Schemes of fsspec whose addresses have a name, a colon and another name before the @."""
 _SECRET_NAME = re.compile(
     r"(?i)(?:^|[_\-.])(?:(?:pg)?password|passwd|passphrase|secret|token|credential|connection_string"
     r"|(?:api|access|account|secret|private|storage|auth)_?key(?:_?id)?)s?$|[_\-.](?:pwd|auth)$"
 )
-"""At the end of a name: `HF_TOKEN` is one, `RAY_AUTH_TOKEN_PATH`, `PWD` and `token_weight` are not."""
-_LEAST_LETTERS = 6
-"""Shorter values of variables are not looked for in texts: they would blot out ordinary words."""
+"""Matches at the end of a name: `HF_TOKEN` holds a secret, `RAY_AUTH_TOKEN_PATH`, `PWD` and `token_weight` do not."""
+_LEAST_CHARACTERS = 6
+"""Shorter values of variables are not hidden, since hiding them would remove ordinary words from texts."""
 _LEAST_REVEALED = 4
-"""The same for values that a placeholder named: those are known to be secret."""
+"""The same limit for values that a placeholder named, which are known to be secret."""
 HIDDEN = "***"
 _REVEALED: set[str] = set()
 
 
 class MissingCredential(ValueError):
-    """A placeholder names a variable or file that is not there. The text names it, never a value."""
+    """A placeholder names a variable or file that does not exist. The message has its name, never a value."""
 
 
 def has_placeholder(text: str) -> bool:
-    """Whether a text names a credential by `${env:NAME}` or `${file:PATH}`."""
+    """Return whether a text names a credential by `${env:NAME}` or `${file:PATH}`."""
     return _PLACEHOLDER.search(text) is not None
 
 
 def reveal(text: str) -> str:
-    """Return the text with every `${env:NAME}` and `${file:PATH}` replaced by what it names.
+    """Return the text with every `${env:NAME}` and `${file:PATH}` replaced by the value that it names.
 
     Raises:
         MissingCredential: the variable is not set, or the file cannot be read.
@@ -89,12 +89,12 @@ def _value(match: re.Match[str]) -> str:
         if not value:
             raise MissingCredential(f"the file {name} is empty")
     _REVEALED.add(value)
-    guard_logs()  # from here on a library may log an address that holds it
+    guard_logs()  # from now on a library may log an address that holds the value
     return value
 
 
 def holds_credential(text: str) -> bool:
-    """Whether a text, placeholders aside, holds a password, a key or a token in an address."""
+    """Return whether a text holds a password, a key or a token in an address, apart from placeholders."""
     plain = _PLACEHOLDER.sub("", text)
     return any(map(_is_secret, _USERINFO.finditer(text))) or any(
         pattern.search(plain) for pattern in (_PARAMETER, _HEADER, _SHAPE)
@@ -102,9 +102,9 @@ def holds_credential(text: str) -> bool:
 
 
 def _is_secret(match: re.Match[str]) -> bool:
-    """Whether what stands before the @ is more than a name: a password, or for the web a token in place of a name.
+    """Return whether the part before the @ is more than a name: a password, or on the web a token instead of a name.
 
-    `abfs://container@account` has no secret.
+    `abfs://container@account` does not hold a secret.
     """
     scheme = match["scheme"].lower().rpartition("+")[2]  # git+https
     user, colon, password = _PLACEHOLDER.sub("", match["info"]).partition(":")
@@ -114,12 +114,12 @@ def _is_secret(match: re.Match[str]) -> bool:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a key or variable of this name holds a credential rather than where to find one."""
+    """Return whether a key or variable of this name holds a credential rather than the location of one."""
     return bool(_SECRET_NAME.search(name))
 
 
 def redact(text: str) -> str:
-    """Return the text without credentials: those in addresses, those revealed, those in the environment."""
+    """Return the text without credentials: those in addresses, revealed ones, and those in the environment."""
     text = _USERINFO.sub(_without_userinfo, text)
     text = _PARAMETER.sub(_without_value, text)
     text = _HEADER.sub(_without_value, text)
@@ -127,7 +127,7 @@ def redact(text: str) -> str:
     known = {value for value in _REVEALED if len(value) >= _LEAST_REVEALED} | {
         value
         for name, value in os.environ.items()
-        if len(value) >= _LEAST_LETTERS and is_secret_name(name) and not _is_place(value)
+        if len(value) >= _LEAST_CHARACTERS and is_secret_name(name) and not _is_path(value)
     }
     for spelling in sorted({each for value in known for each in _spellings(value)}, key=len, reverse=True):
         if spelling in text:
@@ -135,13 +135,13 @@ def redact(text: str) -> str:
     return text
 
 
-def _is_place(value: str) -> bool:
-    """Whether a value only says where a credential lies, as GOOGLE_APPLICATION_CREDENTIALS does."""
+def _is_path(value: str) -> bool:
+    """Return whether a value is only the path of a credential, as in GOOGLE_APPLICATION_CREDENTIALS."""
     return os.path.isabs(value) and os.path.exists(value)
 
 
 def _spellings(value: str) -> set[str]:
-    """How libraries write a value: as it is, escaped in an address (or no longer), in JSON and in Python."""
+    """Return the forms in which libraries write a value: as it is, (un)escaped for an address, in JSON, in Python."""
     return {
         value,
         quote(value, safe=""),
@@ -167,19 +167,19 @@ def guard_outputs() -> None:
 
 
 def guard_logs() -> None:
-    """Hide credentials in what this process logs from now on, whichever library logs it."""
+    """Hide credentials in what this process logs from now on, for every library."""
     if getattr(logging.getLogRecordFactory(), "guards", False):
         return
     before = logging.getLogRecordFactory()
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        made = before(*args, **kwargs)
+        new = before(*args, **kwargs)
         try:
-            text = made.getMessage()
-        except (TypeError, ValueError):  # a wrong format string: logging itself reports it
-            return made
-        made.msg, made.args = redact(text), ()  # without arguments, a % in it is not read as a format
-        return made
+            text = new.getMessage()
+        except (TypeError, ValueError):  # a wrong format string, which logging itself reports
+            return new
+        new.msg, new.args = redact(text), ()  # without arguments, a % in the text is not read as a format
+        return new
 
     record.guards = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(record)

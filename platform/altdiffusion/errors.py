@@ -1,4 +1,4 @@
-"""The one error a user can cause: it names the thing, the problem and the remedy."""
+"""The one error that a user can cause: it names the thing, the problem and the remedy."""
 
 from __future__ import annotations
 
@@ -28,4 +28,9 @@ class AltDiffusionError(Exception):
 
 
 class Resumable(AltDiffusionError):
-    """The work was told to stop and has left everything to go on from. Jobs exit with status 143, as after SIGTERM."""
+    """The work was stopped on request and can be continued. Jobs exit with status 143, as after SIGTERM."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, at most 300 characters; its class where it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Language:
-    """`code` is ISO 639-1; `script` ISO 15924; `native` is the name its own readers use."""
+    """A language: `code` is ISO 639-1, `script` is ISO 15924, `native` is the name in the language itself."""
 
     code: str
     name: str

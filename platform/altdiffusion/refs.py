@@ -1,4 +1,4 @@
-"""References: how manifests, logs and people name a thing that has a digest."""
+"""References: the names of things that have a digest, in manifests, logs and commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from altdiffusion.errors import AltDiffusionError
 
 RefKind = Literal["source", "blocklist", "dataset", "checkpoint", "model"]
 KINDS: tuple[RefKind, ...] = get_args(RefKind)
-# A name has one or several parts, none of them a way up: it becomes a path below the lake.
+# A name has one or several parts. None may be "." or "..", since the name becomes a path below the lake.
 _PART = r"(?!\.{1,2}(?:[/@]|$))[A-Za-z0-9._\-]+"
 _PATTERN = re.compile(rf"(?P<kind>[a-z]+):(?P<name>{_PART}(?:/{_PART})*)@(?P<digest>[0-9a-f]{{8,64}})")
 
@@ -28,16 +28,16 @@ class Ref:
 
     @property
     def short(self) -> str:
-        """The same for the eye: 12 digits of the digest."""
+        """The reference with 12 digits of the digest, for display."""
         return f"{self.kind}:{self.name}@{self.digest[:12]}"
 
     def matches(self, other: Ref) -> bool:
-        """Whether `other` is the thing that this (possibly shortened) reference names."""
+        """Return whether this (possibly shortened) reference names `other`."""
         return (self.kind, self.name) == (other.kind, other.name) and other.digest.startswith(self.digest)
 
     @classmethod
     def parse(cls, text: str) -> Ref:
-        """Reads `kind:name@digest`.
+        """Parse `kind:name@digest`.
 
         Raises:
             AltDiffusionError: the text is not of that form, or its kind is unknown.

@@ -45,7 +45,7 @@ def test_the_curation_agrees_with_what_was_planted(line: Workspace) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_lineage_reaches_from_a_image_to_source_rows_and_back(line: Workspace) -> None:
+def test_lineage_reaches_from_an_image_to_source_rows_and_back(line: Workspace) -> None:
     picture = next((line.lake / "datasets/generations/images").glob("*.png"))
     up = line.run("-m", "altdiffusion.cli", "lineage", "up", picture.stem[:16], "--lake", str(line.lake))
     assert up.returncode == 0, up.stderr

@@ -326,7 +326,7 @@ class Scripted:
                     return
 
 
-def test_a_image_never_comes_under_another_row() -> None:
+def test_an_image_never_comes_under_another_row() -> None:
     server = Scripted()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=server.serve, args=(listener,), daemon=True).start()

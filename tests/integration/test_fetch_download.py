@@ -163,7 +163,7 @@ def test_a_download_over_tls(tmp_path: Path) -> None:
         assert site.connections <= 8
 
 
-def test_a_images_type_is_what_its_bytes_say(tmp_path: Path, site: Site) -> None:
+def test_an_images_type_is_what_its_bytes_say(tmp_path: Path, site: Site) -> None:
     """Content-Type and the name may say anything; a vector or a page is none of the four formats."""
     answers = {
         "/a.txt": reply(image(1, format="JPEG"), Content_Type="text/plain"),

@@ -20,7 +20,7 @@ from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.job_run import JobRun
 from altdiffusion.lineage.mlflow_view import RunView, find_model, flatten, key_name
-from altdiffusion.lineage.outbox import MetricSpool, SpoolReader
+from altdiffusion.lineage.outbox import MetricOutbox, OutboxReader
 from altdiffusion.lineage.rebuild import rebuild
 from altdiffusion.lineage.tracking import connect
 from altdiffusion.refs import Ref
@@ -59,16 +59,16 @@ def record(small: SmallLake, run: JobRun) -> None:
     """What a training job records."""
     run.input(small.latents, "training")
     run.input(small.alignment, "start")
-    spool = MetricSpool(run.metrics_path)
-    run.ship(spool.path)
+    outbox = MetricOutbox(run.metrics_path)
+    run.ship(outbox.path)
     for step in range(100):
-        spool.append(step=step, metrics={"train/loss": 1 / (step + 1), "train/lr": 1e-4})
-    spool.append(step=100, metrics={"train/loss": math.nan, "train/norm": math.inf})
+        outbox.append(step=step, metrics={"train/loss": 1 / (step + 1), "train/lr": 1e-4})
+    outbox.append(step=100, metrics={"train/loss": math.nan, "train/norm": math.inf})
     run.checkpoint(small.quality, step=100, metrics={"loss": 0.25})
     for step in (0, 100):
         run.image("samples/de", DRAWN["de"], step=step)
         run.image("samples/_all", Image.new("RGB", (640, 480), (step, 0, 0)), step=step)
-    run.picture(small.quality)
+    run.page(small.quality)
 
 
 def history(run: JobRun, key: str) -> list[tuple[int, float]]:
@@ -160,7 +160,7 @@ def test_restarts_are_one_run_and_replays_add_nothing(small: SmallLake) -> None:
 
     view = RunView(second.tracking, second.run_id, small.uri)
     for name, send in (("metrics.jsonl", view.metrics), ("journal.jsonl", view.apply)):
-        reader = SpoolReader(str(Path(second.folder, name)), remember=False)
+        reader = OutboxReader(str(Path(second.folder, name)), remember=False)
         while (chunk := reader.read()) is not None:
             send(chunk.records)
             reader.commit(chunk.end)
@@ -195,9 +195,9 @@ def test_a_record_that_mlflow_refuses_costs_only_itself(small: SmallLake, caplog
         run.checkpoint(Ref("checkpoint", "nowhere/step-00000001", "0" * 64), step=1)
         run.image("samples/de", b"no picture", step=1)
         run.artifact("nowhere.txt")
-        spool = MetricSpool(run.metrics_path)
-        spool.append(step=1, metrics={"über loss!": 1.0, "../../escape": 2.0, "k" * 300: 3.0})
-        run.ship(spool.path)
+        outbox = MetricOutbox(run.metrics_path)
+        outbox.append(step=1, metrics={"über loss!": 1.0, "../../escape": 2.0, "k" * 300: 3.0})
+        run.ship(outbox.path)
         run.output(small.generations)
     seen = run.tracking.client.get_run(run.run_id)
     assert seen.info.status == "FINISHED"
@@ -208,13 +208,13 @@ def test_a_record_that_mlflow_refuses_costs_only_itself(small: SmallLake, caplog
 
 def test_logging_does_not_wait_for_the_store(small: SmallLake) -> None:
     run = train(small)
-    spool = MetricSpool(run.metrics_path)
-    run.ship(spool.path)
+    outbox = MetricOutbox(run.metrics_path)
+    run.ship(outbox.path)
     with closing(sqlite3.connect(f"{small.uri}/mlflow.db", isolation_level=None, timeout=60)) as holder:
         holder.execute("BEGIN EXCLUSIVE")  # whoever asks the store now waits for it
         for step in range(100):
             run.checkpoint(small.quality, step=step)
-            spool.append(step=step, metrics={"loss": 1.0})
+            outbox.append(step=step, metrics={"loss": 1.0})
         holder.execute("ROLLBACK")
     assert run.close()
     assert [step for step, _ in history(run, "loss")] == list(range(100))
@@ -297,10 +297,10 @@ def test_a_job_that_ends_in_an_outage_is_shipped_by_the_next_start(
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(AltDiffusionError, match="not held by another program"):
             train(small, name="another")
-        spool = MetricSpool(run.metrics_path)
-        run.ship(spool.path)
+        outbox = MetricOutbox(run.metrics_path)
+        run.ship(outbox.path)
         for step in range(10):
-            spool.append(step=step, metrics={"loss": 1.0})
+            outbox.append(step=step, metrics={"loss": 1.0})
         run.output(small.generations)
         start = time.monotonic()
         assert not run.close()

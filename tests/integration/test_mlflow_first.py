@@ -73,7 +73,7 @@ def test_a_database_whose_making_was_interrupted_is_made_again(
         command.upgrade(config, "+7")
     engine.dispose()
     connect(None, str(tmp_path))
-    assert "never finished" in caplog.text
+    assert "is unfinished" in caplog.text
     with closing(sqlite3.connect(f"{path}.unfinished-1")) as aside:
         assert aside.execute("SELECT count(*) FROM runs").fetchone() == (0,)
     connect(None, str(tmp_path))  # and now it is as it must be

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from altdiffusion.lineage.job_run import JobRun
-from altdiffusion.lineage.outbox import MetricSpool
+from altdiffusion.lineage.outbox import MetricOutbox
 from tests.lineage_lake import DRAWN, SmallLake
 
 POINTS = 400
@@ -111,15 +111,15 @@ def test_every_point_once_through_a_killed_server(
         tracking_uri=server.uri.replace("http://", "http://bob:${env:OF_BOB}@"),
     ) as run:
         run.input(small.latents)
-        spool = MetricSpool(run.metrics_path)
-        run.ship(spool.path)
+        outbox = MetricOutbox(run.metrics_path)
+        run.ship(outbox.path)
         for step in range(POINTS):
             start = time.perf_counter()
             if step == POINTS // 4:
                 time.sleep(1.5)  # some of it is shipped by now, some is on its way
                 start = time.perf_counter()
                 server.kill()
-            spool.append(step=step, metrics={"loss": float(step)})
+            outbox.append(step=step, metrics={"loss": float(step)})
             if step == POINTS // 2:  # in the middle of the outage
                 run.checkpoint(small.quality, step=100, metrics={"loss": 0.25})
                 run.image("samples/_all", DRAWN["en"], step=100)

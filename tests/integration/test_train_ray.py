@@ -66,13 +66,13 @@ def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: Non
         optimizer={"lr": 1e-3, "warmup_steps": 2, "eps": 1e-4, "ema_decay": 0.9},
         workers={"count": 2, "max_failures": 3},
     )
-    spool = tmp_path / "metrics.jsonl"
+    outbox = tmp_path / "metrics.jsonl"
     killed: list[int] = []
     threading.Thread(target=kill_a_worker, args=(lake, killed, how), daemon=True).start()
-    ref = train(settings, lake, spool_path=str(spool))
+    ref = train(settings, lake, outbox_path=str(outbox))
     assert len(killed) == 1
     assert ref.name == f"align/{checkpoints.step_name(STEPS)}"
-    points = [json.loads(line) for line in spool.read_text().splitlines()]
+    points = [json.loads(line) for line in outbox.read_text().splitlines()]
     assert {point["step"] for point in points} == set(range(10, STEPS + 1, 10))
     assert all(point["metrics"]["train/images_per_second"] > 0 for point in points)
 

@@ -403,7 +403,7 @@ def test_impossible_values_are_refused_by_name(changes: dict[str, Any], message:
 
 
 def test_networks_and_data_that_do_not_belong_together_are_refused(lake: str) -> None:
-    with pytest.raises(AltDiffusionError, match=r"has one head, but a teacher of its own needs a second"):
+    with pytest.raises(AltDiffusionError, match=r"has one head, but a separate teacher needs a second"):
         open_both(config(lake, distillation={"teacher": f"{lake}/models/tower"}), lake)
     with pytest.raises(AltDiffusionError, match=r"teacher .*base.*: lacks the key text_projection.weight"):
         open_both(two_heads(lake, distillation={"teacher": f"{lake}/models/base"}), lake)

@@ -172,7 +172,7 @@ def test_ddim_made_from_another_classs_config_does_not_clip(lake: str) -> None:
     ("settings", "parts"),
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, ("no noise schedule of betas", "rectified-flow")),
-        ({"_class_name": "NobodysScheduler"}, ("names no scheduler of diffusers",)),
+        ({"_class_name": "NobodysScheduler"}, ("does not name a scheduler of diffusers",)),
         ({"prediction_type": "sample"}, ("prediction_type", "'sample'")),
         ({"beta_schedule": "sigmoid"}, ("beta_schedule", "'sigmoid'")),
         ({"beta_end": 1.5}, ("betas outside of 0 to 1",)),
@@ -372,7 +372,7 @@ def test_images_of_a_base_are_those_of_its_own_stock_pipeline(lake: str, setting
         ("DDIMScheduler", {"prediction_type": "flow_prediction"}, "'flow_prediction'"),
         ("FlowMatchEulerDiscreteScheduler", {}, "no noise schedule of betas"),
         ("EDMEulerScheduler", {}, "no noise schedule of betas"),
-        ("NoScheduler", {}, "names no scheduler"),
+        ("NoScheduler", {}, "does not name a scheduler"),
     ],
 )
 def test_a_scheduler_that_means_nothing_here_is_refused_for_training_and_drawing(

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from altdiffusion.config import from_dict
-from altdiffusion.diffusion.image_crop import cut, open_rgb, places
+from altdiffusion.diffusion.image_crop import crop, offsets, open_rgb
 from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import run_pipeline_step
@@ -105,9 +105,9 @@ def test_pixels_are_cut_at_their_place_and_mirrored_exactly(lake: str, threads: 
     rows, index = rows_of(lake, settings, threads), np.array([1, 2, 9, 10, 23])
     coins = np.array([True, False, True, True, False])
     found = gathered(rows, index, coins)["pixels"].numpy()
-    where = places(9, 1000 - 7 * index)
+    where = offsets(9, 1000 - 7 * index)
     for number, row in enumerate(index.tolist()):
-        pixels, _ = cut(open_rgb(image(row, (40 + row % 20, 36))), (SIDE, SIDE), where[number])
+        pixels, _ = crop(open_rgb(image(row, (40 + row % 20, 36))), (SIDE, SIDE), where[number])
         assert np.array_equal(found[number], pixels[:, ::-1] if coins[number] else pixels)
     version = Lake(lake).version("images")
     stored = sum(len(body) for body in version.read(["image"])["image"].to_pylist())
@@ -173,9 +173,9 @@ def test_what_cannot_be_trained_on_is_named(lake: str, tmp_path: Path) -> None:
         run_local(config(where, run="tab"), where, reporter=Recorder())
 
 
-def test_a_image_smaller_than_the_resolution_is_enlarged() -> None:
+def test_an_image_smaller_than_the_resolution_is_enlarged() -> None:
     small = Image.new("RGB", (8, 6), (10, 20, 30))
-    pixels, _ = cut(small, (SIDE, SIDE), np.array([0.5, 0.5], np.float32))
+    pixels, _ = crop(small, (SIDE, SIDE), np.array([0.5, 0.5], np.float32))
     assert pixels.shape == (SIDE, SIDE, 3) and (pixels == (10, 20, 30)).all()
 
 

@@ -139,7 +139,7 @@ def test_a_tokenizer_of_another_model_is_refused(published: Path, tmp_path: Path
     weights[key] = weights[key][:31].clone()
     torch.save(weights, published / "text_encoder" / "pytorch_model.bin")
     config.write_text(json.dumps(CONFIG | {"vocab_size": 31}))
-    with pytest.raises(AltDiffusionError, match="knows 32 words, its text encoder 31"):
+    with pytest.raises(AltDiffusionError, match="has a vocabulary of 32, its text encoder one of 31"):
         convert_folder(published, tmp_path / "encoder")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from altdiffusion.config import from_dict
 from altdiffusion.curation.encoding.buckets import bucket_sizes, nearest
-from altdiffusion.diffusion.image_crop import cut
+from altdiffusion.diffusion.image_crop import crop
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
@@ -70,7 +70,7 @@ def test_nearest_is_the_smallest_ratio_of_ratios(shapes: list[tuple[int, int]]) 
 
 def test_a_cut_covers_the_bucket_and_keeps_the_aspect() -> None:
     rgb = Image.open(io.BytesIO(image(1, (90, 50)))).convert("RGB")
-    pixels, (top, left) = cut(rgb, (48, 32), np.array([0.999, 0.999], np.float32))
+    pixels, (top, left) = crop(rgb, (48, 32), np.array([0.999, 0.999], np.float32))
     assert pixels.shape == (32, 48, 3) and (top, left) == (0, 10)  # 90 x 50 -> 58 x 32
     resized = rgb.resize((58, 32), Image.Resampling.BILINEAR)
     assert np.array_equal(pixels, np.asarray(resized)[:, 10:58])

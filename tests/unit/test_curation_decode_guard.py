@@ -66,7 +66,7 @@ def test_formats_are_read_that_the_setting_names() -> None:
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1, exclude_max=True))
-def test_no_prefix_of_a_image_passes(name: str, part: float) -> None:
+def test_no_prefix_of_an_image_passes(name: str, part: float) -> None:
     body = WHOLE[name]
     cut = int(part * len(body))
     if name == "gif" and cut >= len(body) - 1:

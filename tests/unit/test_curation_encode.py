@@ -16,7 +16,7 @@ from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import EncodeConfig
 from altdiffusion.curation.encoding.caption_tokens import token_ids
 from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, check_stored_size, plan_encode
-from altdiffusion.diffusion.image_crop import cut, open_rgb
+from altdiffusion.diffusion.image_crop import crop, open_rgb
 from altdiffusion.diffusion.noise import LATENT_SAMPLE, keyed_normal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
@@ -86,9 +86,9 @@ def test_crops_are_spread_over_the_free_pixels_and_keyed_by_the_seed(tmp_path: P
 
 def test_a_square_at_the_edges_of_its_range() -> None:
     rgb = open_rgb(image(1, (50, 32)))
-    assert cut(rgb, (32, 32), np.array([0.0, 0.0], np.float32))[1] == (0, 0)
-    assert cut(rgb, (32, 32), np.array([1 - 2**-24] * 2, np.float32))[1] == (0, 18)
-    pixels, _ = cut(rgb, (32, 32), np.array([0.5, 0.5], np.float32))
+    assert crop(rgb, (32, 32), np.array([0.0, 0.0], np.float32))[1] == (0, 0)
+    assert crop(rgb, (32, 32), np.array([1 - 2**-24] * 2, np.float32))[1] == (0, 18)
+    pixels, _ = crop(rgb, (32, 32), np.array([0.5, 0.5], np.float32))
     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
 
 
@@ -150,7 +150,7 @@ def test_threads_ahead_of_the_vae_change_nothing(tmp_path: Path, models: dict[st
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
 
 
-def test_a_image_that_cannot_be_read_is_rejected_and_the_others_stay(tmp_path: Path, models: dict[str, str]) -> None:
+def test_an_image_that_cannot_be_read_is_rejected_and_the_others_stay(tmp_path: Path, models: dict[str, str]) -> None:
     whole = encode(str(tmp_path / "a"), write_images(str(tmp_path / "a"), range(6)), models)
     bad = {1: b"no picture", 4: image(4, (44, 36))[:100]}
     table = encode(str(tmp_path / "b"), write_images(str(tmp_path / "b"), range(6), bodies=bad), models)
@@ -160,7 +160,7 @@ def test_a_image_that_cannot_be_read_is_rejected_and_the_others_stay(tmp_path: P
     assert "UnidentifiedImageError" in rejects[0]["detail"] and "truncated" in rejects[1]["detail"]
 
 
-def test_a_image_that_download_enlarged_is_a_small_one(tmp_path: Path, models: dict[str, str]) -> None:
+def test_an_image_that_download_enlarged_is_a_small_one(tmp_path: Path, models: dict[str, str]) -> None:
     version = write_images(str(tmp_path), range(3), originals={1: (30, 25)})
     assert encode(str(tmp_path), version, models)["sample_id"].to_pylist() == [1000, 986]
     (reject,) = pa.concat_tables(Lake(str(tmp_path)).version("latents").iter_rejects()).to_pylist()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import struct
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from altdiffusion.config import fingerprint, resolved, semantic
 from altdiffusion.curation.assets import local_pinned, read_pinned
 from altdiffusion.curation.config import LanguageConfig
-from altdiffusion.curation.language import decide as language_module
 from altdiffusion.curation.language import scripts
+from altdiffusion.curation.language import vectorised_engine as language_module
 from altdiffusion.curation.language.caption_words import WordTable, code_points, tokens, words_of
-from altdiffusion.curation.language.decide import UNKNOWN, LanguageIdentifier
+from altdiffusion.curation.language.fasttext_engine import FastTextEngine
 from altdiffusion.curation.language.fasttext_model import FastTextModel
+from altdiffusion.curation.language.guess import UNKNOWN
+from altdiffusion.curation.language.identify import LanguageIdentifier
 from altdiffusion.curation.language.markers import MARKERS
 from altdiffusion.curation.language.word_lists import FLOOR, LISTS, UNIT, WordLists, nearest, own_list
 from altdiffusion.errors import AltDiffusionError
@@ -126,14 +131,14 @@ def test_other_languages_than_the_18_can_be_named() -> None:
 
 
 def test_every_label_of_the_model_can_be_configured(identifier: LanguageIdentifier) -> None:
-    labels = identifier._model.labels
+    labels = identifier.engine.labels
     assert len(labels) == 176
     every = LanguageIdentifier(LanguageConfig(languages=labels, thresholds={}))
     assert languages(every, list((SENTENCES | OTHERS).values())) == [*SENTENCES, *OTHERS]
 
 
 def test_an_unknown_language_and_a_wrong_model_are_errors() -> None:
-    with pytest.raises(AltDiffusionError, match="languages xx: are no labels"):
+    with pytest.raises(AltDiffusionError, match="languages xx: are not labels"):
         LanguageIdentifier(LanguageConfig(languages=("en", "xx")))
     with pytest.raises(AltDiffusionError, match="has SHA-256 8f3472cf"):
         LanguageIdentifier(LanguageConfig(model_sha256="0" * 64))
@@ -501,3 +506,52 @@ def test_files_that_are_no_such_model_are_errors(tmp_path: Path) -> None:
     written(tmp_path / "softmax", dim=4, low=2, high=3, quantised=False, loss=3)
     with pytest.raises(AltDiffusionError, match=r"another kind .*hierarchical softmax"):
         FastTextModel((tmp_path / "softmax").read_bytes(), "m")
+
+
+def test_the_librarys_own_engine_answers_exactly_as_the_library(fasttexts: tuple[FastTextModel, Any]) -> None:
+    _, peer = fasttexts
+    engine = FastTextEngine(LanguageConfig())
+    texts = [*SENTENCES.values(), *OTHERS.values(), "<b>Ein</b> rotes Haus", "de la", "two\nlines of text"]
+    guess = engine.guess(pa.array([*texts, None, "", "12 €", "\n"]))
+    for text, code, score in zip(texts, guess.code, guess.score, strict=False):
+        ((probability, label),) = peer.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")
+        assert (code, score) == (label.removeprefix("__label__"), np.float32(probability))
+    assert guess.code[len(texts) :].tolist() == [UNKNOWN] * 4 and not guess.score[len(texts) :].any()
+
+
+def test_the_engines_agree_on_whole_sentences_and_count_letters_alike(identifier: LanguageIdentifier) -> None:
+    library = LanguageIdentifier(LanguageConfig(engine="fasttext"))
+    captions = pa.array([*SENTENCES.values(), "", None])
+    ours, theirs_ = identifier.guess(captions), library.guess(captions)
+    assert ours.letters.tolist() == theirs_.letters.tolist()
+    assert ours.code.tolist() == theirs_.code.tolist()
+    nothing = pa.nulls(len(captions), pa.string())
+    assert library.identify(captions, nothing)[0].to_pylist() == identifier.identify(captions, nothing)[0].to_pylist()
+
+
+def test_the_librarys_engine_reads_models_that_are_not_read_here(tmp_path: Path) -> None:
+    lines = [f"__label__{code} {text}" for code, text in SENTENCES.items() for _ in range(50)]
+    (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
+    trained = fasttext.train_supervised(
+        str(tmp_path / "train.txt"), dim=8, wordNgrams=2, loss="softmax", thread=1, verbose=0
+    )
+    trained.save_model(str(tmp_path / "own.bin"))
+    sha256 = hashlib.sha256((tmp_path / "own.bin").read_bytes()).hexdigest()
+    own = LanguageConfig(model=str(tmp_path / "own.bin"), model_sha256=sha256, engine="fasttext")
+    guess = LanguageIdentifier(own).guess(pa.array(list(SENTENCES.values())))
+    expected = [trained.f.predict(text + "\n", 1, 0.0, "strict")[0] for text in SENTENCES.values()]
+    assert [(f"__label__{c}", s) for c, s in zip(guess.code, guess.score, strict=True)] == [
+        (label, np.float32(probability)) for probability, label in expected
+    ]
+    with pytest.raises(AltDiffusionError, match=r"word n-grams 2.*language\.engine: fasttext, which reads any"):
+        LanguageIdentifier(replace(own, engine="vectorised"))
+    (tmp_path / "own.bin").write_bytes(b"not a model")
+    broken = replace(own, model_sha256=hashlib.sha256(b"not a model").hexdigest())
+    with pytest.raises(AltDiffusionError, match="is not a fastText model"):
+        LanguageIdentifier(broken)
+
+
+def test_the_default_engine_leaves_fingerprints_as_they_were() -> None:
+    assert "engine" not in semantic(LanguageConfig()) and resolved(LanguageConfig())["engine"] == "vectorised"
+    assert fingerprint(LanguageConfig()) == "0de100b32503d9f45bf151799488502e620cde8b1ddba57fd24584455d60469b"
+    assert fingerprint(LanguageConfig(engine="fasttext")) != fingerprint(LanguageConfig())

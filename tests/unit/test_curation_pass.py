@@ -58,7 +58,7 @@ def pictures(lake: Path) -> Version:
     return write_images(str(lake), range(ROWS), {2: (40, 31), 5: (20, 20)}, bodies={3: b"no picture"})
 
 
-def test_one_pass_makes_the_versions_of_two_and_reads_a_image_once(
+def test_one_pass_makes_the_versions_of_two_and_reads_an_image_once(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures(tmp_path / "apart")
@@ -271,7 +271,7 @@ def test_a_resolution_above_the_stored_size_is_an_error_before_work(
     ("settings", "key"),
     [
         ({"also": [{"latents": "latents", "resolution": 16}]}, "also"),
-        ({"also": [{"latents": "a", "resolution": 20}]}, "also"),
+        ({"also": [{"latents": "a", "resolution": 20}]}, "also.0.resolution"),
         ({"filter": {"nsfw_below": 0.5}}, "scores"),
         ({"also": [{**ALSO, "filter": {"nsfw_below": 0.5}}]}, "scores"),
     ],

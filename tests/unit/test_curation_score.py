@@ -137,7 +137,7 @@ def test_half_precision_is_declared_and_close(models: dict[str, Any], tmp_path: 
     assert fingerprint(config(models)) != fingerprint(config(models, batch=8))
 
 
-def test_a_image_that_cannot_be_read_is_rejected_and_the_others_stay(models: dict[str, Any], tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_rejected_and_the_others_stay(models: dict[str, Any], tmp_path: Path) -> None:
     whole = image(1, (40, 36))
     bad = {1: b"no picture", 5: whole[: len(whole) // 2], 6: b"", 7: b"GIF89a", 8: b"\x89PNG\r\n", 9: whole[:-4]}
     images = write_images(str(tmp_path), range(ROWS), bodies=bad)
@@ -237,7 +237,7 @@ def test_a_single_label_is_squashed_by_a_sigmoid(tmp_path: Path) -> None:
         ({"nsfw": {"head": {"uri": "x", "sha256": "0" * 64}}}, "clip"),
         ({"nsfw": {}}, "nsfw.head"),
         ({"nsfw": {"head": {"uri": "x", "sha256": "abc"}}}, "nsfw.head.sha256"),
-        ({"nsfw": {"head": {"uri": "x", "sha256": "0" * 64, "hidden": [0]}}}, "nsfw.head.hidden"),
+        ({"nsfw": {"head": {"uri": "x", "sha256": "0" * 64, "hidden": [0]}}}, "nsfw.head.hidden.0"),
         ({"nsfw": {"classifier": {"folder": "x", "digest": "1", "label": "y"}}}, "nsfw.classifier.digest"),
         ({"batch": 0}, "batch"),
         ({"threads": -1}, "threads"),

@@ -266,7 +266,7 @@ def test_row_ids_and_sizes_as_curation_reads_them(cache: Path, facts: list[dict[
 # The server, over real sockets
 
 
-def test_every_good_link_is_a_image_of_the_stated_size(port: int, facts: list[dict[str, Any]]) -> None:
+def test_every_good_link_is_an_image_of_the_stated_size(port: int, facts: list[dict[str, Any]]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     seen: set[tuple[str, str]] = set()
     formats: Counter[str] = Counter()
@@ -506,7 +506,7 @@ def test_a_fault_under_another_reason_is_found(cache: Path, facts: list[dict[str
 def test_a_good_row_that_was_lost_is_found(cache: Path, facts: list[dict[str, Any]], lake: Lake) -> None:
     rows = perfect(facts)
     row = next(row for row in rows if row["kind"] == "plain" and row["language"] == "de")
-    row.update(pipeline_step="download", expected="http_404")
+    row.update(boundary="download", expected="http_404")
     assert len(found(cache, rows, lake).problems) == 1
 
 
@@ -529,8 +529,8 @@ def test_which_copy_stays_does_not_matter(cache: Path, facts: list[dict[str, Any
     rows = perfect(facts)
     copy = next(row for row in rows if row["kind"] == "copy_of_url")
     original = next(row for row in rows if row["kind"] == "plain" and row["url"] == copy["group"])
-    copy.update(pipeline_step="", expected="accept")
-    original.update(pipeline_step="select", expected="duplicate_url")
+    copy.update(boundary="", expected="accept")
+    original.update(boundary="select", expected="duplicate_url")
     imitate(lake, rows)
     assert examine(lake, "images", cache).problems == ()
 
@@ -539,8 +539,8 @@ def test_language_decisions_are_counted_not_demanded(cache: Path, facts: list[di
     rows = perfect(facts)
     spanish = [row for row in rows if row["kind"] == "plain" and row["language"] == "es"]
     spanish[0]["language"] = "pt"
-    spanish[1].update(pipeline_step="select", expected="language")
-    next(row for row in rows if row["kind"] == "off_target").update(pipeline_step="", expected="accept", language="ru")
+    spanish[1].update(boundary="select", expected="language")
+    next(row for row in rows if row["kind"] == "off_target").update(boundary="", expected="accept", language="ru")
     imitate(lake, rows)
     result = examine(lake, "images", cache)
     assert result.problems == ()

@@ -311,7 +311,7 @@ def test_a_removed_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "lake/link").symlink_to(tmp_path / "victim")
     with pytest.raises(AltDiffusionError, match="symbolic link"):
         files.remove_tree(str(tmp_path / "lake/link/file"), below=str(tmp_path / "lake"))
-    with pytest.raises(AltDiffusionError, match="does not lie below"):
+    with pytest.raises(AltDiffusionError, match="is not below"):
         files.remove_tree(str(tmp_path / "victim/file"), below=str(tmp_path / "lake"))
     files.remove_tree(str(tmp_path / "lake/link"), below=str(tmp_path / "lake"))
     assert not (tmp_path / "lake/link").exists() and (tmp_path / "victim/file").read_text() == "kept"

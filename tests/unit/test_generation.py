@@ -99,7 +99,7 @@ def test_a_size_that_the_model_cannot_draw_is_named(tmp_path: Path) -> None:
     lake = generation_lake.make_lake(tmp_path, prompts=4)
     file = Path(lake) / "prompts.jsonl"
     file.write_text(file.read_text().replace('"width": 16', '"width": 20', 1))
-    with pytest.raises(AltDiffusionError, match=r"prompt p1 of .*: asks for 20 x 16 pixels.*multiples of 8"):
+    with pytest.raises(AltDiffusionError, match=r"prompt p1 of .*: requires 20 x 16 pixels.*multiples of 8"):
         generation_lake.generate(lake, generation_lake.config(lake))
 
 

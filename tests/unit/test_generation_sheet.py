@@ -90,7 +90,7 @@ def test_folders_without_fonts_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.ttf").write_bytes(b"no font")
     with pytest.raises(AltDiffusionError, match=re.escape("bad.ttf: cannot be read")):
         contact_sheet(CELLS, tmp_path)
-    with pytest.raises(AltDiffusionError, match="has no picture"):
+    with pytest.raises(AltDiffusionError, match="has no images"):
         contact_sheet([], tmp_path)
 
 

@@ -116,7 +116,7 @@ def test_a_generated_image_leads_to_prompt_seed_checkpoint_and_source_row(
     prompt = next(node for node in nodes.values() if node.kind == "prompt")
     assert (prompt.name, prompt.facts["prompt"], prompt.facts["seed"]) == ("apple-de", WORDS["de"], 7)
     assert prompt.parents == (str(small.prompts.ref),)
-    row = next(node for node in nodes.values() if node.kind == "row")  # seen in training with this very caption
+    row = next(node for node in nodes.values() if node.kind == "row")  # seen in training with exactly this caption
     assert (row.facts["sample_id"], row.facts["url"]) == (101, "http://pictures.example/de.png")
     assert {str(small.quality), str(small.links.ref), str(SOURCE)} <= set(nodes)
     assert image_search.lineage(graph, digest, "down").steps[f"image:{digest}"] == (str(small.generations.ref),)
@@ -130,11 +130,11 @@ def test_a_collected_image_leads_to_its_rows(small: SmallLake, graph: graphs.Gra
     assert str(small.quality) in image_search.lineage(graph, digest, "down").nodes
 
 
-def test_a_image_that_no_row_holds_is_an_error(graph: graphs.Graph, tmp_path: Path) -> None:
+def test_an_image_that_no_row_holds_is_an_error(graph: graphs.Graph, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger.png"
     stranger.write_bytes(b"never seen")
     for text in (str(stranger), "0123456789abcdef"):
-        with pytest.raises(AltDiffusionError, match="no row holds such a picture"):
+        with pytest.raises(AltDiffusionError, match="no row holds such an image"):
             image_search.lineage(graph, text, "up")
 
 

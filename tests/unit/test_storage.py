@@ -172,7 +172,7 @@ def test_unknown_versions_are_named(lake_uri: str) -> None:
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "lake").write_text("not a folder")
-    with pytest.raises(AltDiffusionError, match="file stands where a folder"):
+    with pytest.raises(AltDiffusionError, match="file is in the place of a folder"):
         work(str(tmp_path / "lake"), 0)
 
 

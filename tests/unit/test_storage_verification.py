@@ -75,7 +75,7 @@ def test_damage_is_named_and_the_printed_remedy_makes_it_again_alone(
     command = re.search(r"run `altdiffusion (.*?)`", told)
     assert command is not None
     assert main(command[1].split()) == 1
-    assert "out of the way now" in capsys.readouterr().out
+    assert "now removed. Next: run" in capsys.readouterr().out
     assert toy_work.run(lake, SETTINGS) == digest
     if kind == "record":  # the version needs no record to be whole
         assert Toy.ran == []

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from altdiffusion.diffusion.folder import content_digest
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
 
 _PACKAGE = "package://"
@@ -81,9 +81,10 @@ def load_tensors(uri: str, sha256: str) -> dict[str, Any]:
             return dict(load(data))
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # on bytes that are no weights, torch raises whatever its reader stumbles over
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise AltDiffusionError(
-            f"model {uri}", f"cannot be read as weights only ({said})", "save its state dict as safetensors"
+            f"model {uri}",
+            f"cannot be read as weights only ({first_line(error)})",
+            "save its state dict as safetensors",
         ) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise AltDiffusionError(

@@ -1,13 +1,13 @@
-"""What an autoencoder makes of an image, as an identity: two folders that make equal latents have equal ones.
+"""The identity of an autoencoder: two folders that make equal latents have equal identities.
 
-Latents come from the encoder and the scaling; the decoder plays no part in them (Stable Diffusion's fine-tuned
-`sd-vae-ft-mse` has the encoder of the original). A folder's digest says less: stock diffusers writes the same weights
-under another config.json. So the job that encodes notes, by the digest of the folder, whose latents it made, and a run
-that trains on them compares that with its base.
+Latents depend on the encoder and the scaling, not on the decoder (Stable Diffusion's fine-tuned `sd-vae-ft-mse` has
+the encoder of the original). A folder's digest is too strict for this: stock diffusers writes the same weights under
+another config.json. So the encode job writes a note of the autoencoder that made its latents, named by the digest of
+the folder, and a run that trains on these latents compares the note with its base.
 
     <lake>/autoencoders/<digest of the folder>.json
 
-A note is no part of any digest, and is made again by the same encode command.
+A note does not enter any digest. The same encode command writes it again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOTES = "autoencoders"
 
 @dataclass(frozen=True, kw_only=True)
 class Autoencoder:
-    """What decides a latent."""
+    """Everything that a latent depends on."""
 
     encoder: str
     """SHA-256 (hex) over names, shapes and float32 values of the encoder's tensors."""
@@ -55,20 +55,20 @@ class Autoencoder:
         )
 
     def note(self, lake: str, folder_digest: str) -> None:
-        """Write down that the folder with this digest is this autoencoder, where that is not there yet."""
+        """Write the note that the folder with this digest is this autoencoder, unless the note exists."""
         uri = _note_uri(lake, folder_digest)
         if not files.exists(uri):
             files.write_atomic(uri, files.canonical_json(asdict(self)))
 
 
 def load_autoencoder(folder: str | Path, **given: Any) -> Any:
-    """Return the `AutoencoderKL` of a folder in evaluation mode, its weights exactly those of its config.
+    """Return the `AutoencoderKL` of a folder in evaluation mode; its weights are exactly those of its config.
 
     Args:
         given: further arguments of `from_pretrained`.
 
     Raises:
-        AltDiffusionError: it cannot be opened, or a key is missing or left over.
+        AltDiffusionError: it cannot be opened, or a key is missing or unused.
     """
     quiet_libraries()
     from diffusers import AutoencoderKL
@@ -80,12 +80,12 @@ def load_autoencoder(folder: str | Path, **given: Any) -> Any:
 
 
 def noted(lake: str, folder_digest: str) -> Autoencoder | None:
-    """Return what was noted of the folder with this digest; None where nothing was.
+    """Return the autoencoder that a note gives for the folder with this digest; None where there is no note.
 
     Raises:
         AltDiffusionError: the note is damaged.
     """
-    remedy = "remove it and run the encode job again: it notes its autoencoder"
+    remedy = "remove it and run the encode job again, which writes the note of its autoencoder"
     try:
         document = read_document(_note_uri(lake, folder_digest), remedy=remedy)
     except FileNotFoundError:

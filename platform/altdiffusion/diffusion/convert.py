@@ -1,18 +1,20 @@
-"""A published AltDiffusion or AltCLIP text encoder -> transformers' own `AltCLIPTextModel`.
+"""Conversion of a published AltDiffusion or AltCLIP text encoder to transformers' own `AltCLIPTextModel`.
 
-`AltCLIPTextModel` computes `transformation(pre_LN(last hidden state))`. By the head that the UNet reads
-(`diffusion.published`):
+`AltCLIPTextModel` computes `transformation(pre_LN(last hidden state))`. The conversion depends on the head that the
+UNet reads (`diffusion.published`):
 
-- m18, `transformation_pre(pre_LN(hidden_states[-2]))`: one layer fewer, and `transformation := transformation_pre`. The
-  last layer and the published `transformation` serve the CLIP feature only and are left out by name. Exact.
-- AltCLIP-m18 without `transformation_pre`: as it is; the UNet gets the CLIP feature's head at every position. Exact.
-- m9 and the first model, `transformation(last hidden state)`: the last layer ends in a layer norm, and a layer norm of
-  what has mean 0 and variance 1 changes nothing. So the last layer's scale and shift move to `pre_LN`, and it is left
-  with 1 and 0. Equal up to the `layer_norm_eps` that is added to a variance of 1 once more: 5e-6 of the value. Each
-  conversion is checked against the published formula.
+- m18, `transformation_pre(pre_LN(hidden_states[-2]))`: the result has one layer fewer, and its `transformation` is the
+  published `transformation_pre`. The last layer and the published `transformation` serve the CLIP feature only and are
+  left out by name. The conversion is exact.
+- AltCLIP-m18 without `transformation_pre`: the tensors stay as they are; the UNet gets the CLIP feature's head at every
+  position. The conversion is exact.
+- m9 and the first model, `transformation(last hidden state)`: the last layer ends in a layer norm, and a second layer
+  norm does not change values of mean 0 and variance 1. So the last layer's scale and shift move to `pre_LN`, and 1 and
+  0 take their place. The result is equal up to 5e-6 of the value, because `layer_norm_eps` is added to a variance of 1
+  a second time. Each conversion is checked against the published formula.
 
-Any other key that is missing or left over is an error: a silently dropped head once gave users images unrelated to
-their prompts.
+Any other key that is missing or unused is an error: a silently dropped head once gave users images unrelated to their
+prompts.
 """
 
 from __future__ import annotations
@@ -31,25 +33,25 @@ from altdiffusion.diffusion.models import build_text_encoder, local_folder
 from altdiffusion.diffusion.published import CLIP, LAYER, NOT_READ, Head, Published
 from altdiffusion.diffusion.published_files import CHECKPOINT, read_weights, weights_file
 from altdiffusion.diffusion.text_encoder import save_text_encoder
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import optional_document
 
 POSITIONS = 77
-"""Of a caption, as the published UNet was trained."""
+"""Positions of a caption, as the published UNet was trained."""
 _STOCK = ("altclip_text_model", "clip_text_model")
 _TOLERANCE = 1e-3
-"""Of the largest value: how far a folded layer norm may be from the published formula."""
+"""Largest error of a folded layer norm against the published formula, as a share of the largest value."""
 
 
 def convert_text_encoder(folder: str | Path) -> Any:
-    """Return the stock encoder, an `AltCLIPTextModel` with `use_attention_mask`, of a published text encoder's folder.
+    """Return the stock encoder, an `AltCLIPTextModel` with `use_attention_mask`, for a published text encoder.
 
     Args:
-        folder: holds the weights in one of the layouts of `weights_file`, and `config.json` (not next to model.ckpt).
+        folder: holds the weights in one of the layouts of `weights_file`, and `config.json` (optional with model.ckpt).
 
     Raises:
-        AltDiffusionError: no weights, a shard missing, a key missing or unused, or a wrong shape.
+        AltDiffusionError: there are no weights, a shard is missing, a key is missing or unused, or a shape is wrong.
     """
     return _convert(_open(Path(folder)))
 
@@ -79,7 +81,7 @@ def _convert(published: Published) -> Any:
 
 
 def _named(published: Published, source: str, wanted: torch.Tensor) -> torch.Tensor:
-    """The published tensor of this name, which must have the wanted one's shape."""
+    """Return the published tensor of this name, which must have the shape of `wanted`."""
     weights = published.weights
     if source not in weights:
         raise AltDiffusionError(
@@ -88,14 +90,14 @@ def _named(published: Published, source: str, wanted: torch.Tensor) -> torch.Ten
     if weights[source].shape != wanted.shape:
         raise AltDiffusionError(
             f"text encoder {published.folder}, key {source}",
-            f"has shape {tuple(weights[source].shape)}, its config asks for {tuple(wanted.shape)}",
+            f"has shape {tuple(weights[source].shape)}, its config requires {tuple(wanted.shape)}",
             "give weights and config.json of one model",
         )
     return weights[source]
 
 
 def _published_name(name: str, published: Published) -> str:
-    """The published key of a key of `AltCLIPTextModel`; of a folded layer norm both ask for the same one."""
+    """Return the published key for a key of `AltCLIPTextModel`; both keys of a folded layer norm have the same one."""
     if published.head is Head.PRE and name.startswith("transformation."):
         return name.replace("transformation.", "transformation_pre.", 1)
     if published.head is Head.LAST and name.startswith("pre_LN."):
@@ -104,8 +106,8 @@ def _published_name(name: str, published: Published) -> str:
 
 
 def _check_left_over(published: Published, weights: Set[str]) -> None:
-    """Refuses keys that are neither used nor known to serve something else."""
-    known: tuple[str, ...] = ("pre_LN.",)  # read, or, by the head LAST, the CLIP feature's
+    """Refuse keys that are neither used nor known to serve another purpose."""
+    known: tuple[str, ...] = ("pre_LN.",)  # used, except with the head LAST, where it serves the CLIP feature
     last = f"{LAYER}{published.layers - 1}."
     if published.head is Head.PRE:
         known += (last, "transformation.weight", "transformation.bias")
@@ -113,7 +115,7 @@ def _check_left_over(published: Published, weights: Set[str]) -> None:
             raise AltDiffusionError(
                 f"text encoder {published.folder}",
                 f"lacks the keys {last}*",
-                "give the published m18 weights, all layers of them",
+                "give the published m18 weights with all layers",
             )
     for name in sorted(weights):
         if not name.startswith(known) and name not in NOT_READ:
@@ -125,14 +127,14 @@ def _check_left_over(published: Published, weights: Set[str]) -> None:
 
 
 def _fold_last_norm(renamed: dict[str, torch.Tensor], last: int) -> None:
-    """Leaves the last layer's norm without scale and shift, which `pre_LN` has now."""
+    """Set the last layer norm's scale to 1 and its shift to 0, since `pre_LN` has the published ones now."""
     for part, value in (("weight", 1.0), ("bias", 0.0)):
         name = f"roberta.encoder.layers.{last}.output.LayerNorm.{part}"
         renamed[name] = torch.full_like(renamed[name], value)
 
 
 def _check_folding(encoder: Any, published: Published) -> None:
-    """Compares the folded encoder with the published formula, on a few texts of chance."""
+    """Compare the folded encoder with the published formula on a few random texts."""
     norm = encoder.roberta.encoder.layers[-1].output.LayerNorm
     before: list[torch.Tensor] = []
     handle = norm.register_forward_pre_hook(lambda _, arguments: before.append(arguments[0]))
@@ -147,7 +149,7 @@ def _check_folding(encoder: Any, published: Published) -> None:
             theirs = functional.linear(last, encoder.transformation.weight, encoder.transformation.bias)
     finally:
         handle.remove()
-    limit = _TOLERANCE if ours.dtype == torch.float32 else 30 * _TOLERANCE  # half precision rounds more than that
+    limit = _TOLERANCE if ours.dtype == torch.float32 else 30 * _TOLERANCE  # half precision rounds more coarsely
     off = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
     if not off <= limit:
         raise AltDiffusionError(
@@ -158,7 +160,7 @@ def _check_folding(encoder: Any, published: Published) -> None:
 
 
 def is_published(folder: str) -> bool:
-    """Whether a folder (any URI) holds a text encoder as it was published, which has to be converted."""
+    """Return whether a folder (any URI) holds a text encoder in its published form, which has to be converted."""
     nested = optional_document(files.join(folder, "text_encoder", "config.json"))
     if nested is not None:
         return nested.value.get("model_type") not in _STOCK
@@ -170,7 +172,7 @@ def is_published(folder: str) -> bool:
 
 @contextlib.contextmanager
 def local_source(folder: str) -> Iterator[Path]:
-    """`local_folder` of what `convert_folder` takes: a bare text encoder brings the tokenizer next to it."""
+    """Yield the `local_folder` of a source for `convert_folder`, with the tokenizer next to a bare text encoder."""
     with local_folder(folder) as local:
         if not files.is_local(folder) and not _holds_tokenizer(local) and not _holds_tokenizer(local / "tokenizer"):
             fs, path = files.filesystem(f"{folder.rstrip('/').rpartition('/')[0]}/tokenizer")
@@ -187,21 +189,21 @@ def convert_folder(source: str | Path, target: str | Path) -> str:
             it), AltCLIP's with everything at the top, or FlagAI's `model.ckpt` with the tokenizer next to it.
 
     Returns:
-        What else the source holds, for people; empty where it is a text encoder alone.
+        A readable description of what else the source holds; empty where it is a text encoder alone.
 
     Raises:
-        AltDiffusionError: as `convert_text_encoder`, or there is no tokenizer.
+        AltDiffusionError: `convert_text_encoder` fails, or there is no tokenizer.
     """
     root = Path(source)
     nested = (root / "text_encoder").is_dir()
     encoder = root / "text_encoder" if nested else root
-    words = _tokenizer_folder(root)
+    tokenizer_folder = _tokenizer_folder(root)
     published = _open(encoder)
-    tokenizer, stock = read_tokenizer(words), _convert(published)
+    tokenizer, stock = read_tokenizer(tokenizer_folder), _convert(published)
     if len(tokenizer) > stock.config.vocab_size:
         raise AltDiffusionError(
-            f"tokenizer {words}",
-            f"knows {len(tokenizer)} words, its text encoder {stock.config.vocab_size}",
+            f"tokenizer {tokenizer_folder}",
+            f"has a vocabulary of {len(tokenizer)}, its text encoder one of {stock.config.vocab_size}",
             "give tokenizer and weights of one model",
         )
     if tokenizer.model_max_length > POSITIONS:  # XLM-R's own is 512
@@ -211,14 +213,14 @@ def convert_folder(source: str | Path, target: str | Path) -> str:
 
 
 def _tokenizer_folder(root: Path) -> Path:
-    """Where the tokenizer is: in its own folder, with the weights, or next to a bare `text_encoder`."""
+    """Return the folder of the tokenizer: its own, that of the weights, or the one next to a bare `text_encoder`."""
     for folder in (root / "tokenizer", root, root.parent / "tokenizer"):
         if _holds_tokenizer(folder):
             return folder
     raise AltDiffusionError(
         f"folder {root}",
         "has no tokenizer in it or next to it (tokenizer.json, sentencepiece.bpe.model)",
-        "copy the published tokenizer/ folder next to the text encoder: XLM-R's own is the same",
+        "copy the published tokenizer/ folder next to the text encoder; XLM-R's own is the same",
     )
 
 
@@ -227,24 +229,24 @@ def _holds_tokenizer(folder: Path) -> bool:
 
 
 def read_tokenizer(folder: str | Path) -> Any:
-    """XLM-R's tokenizer from `tokenizer.json`, or from `sentencepiece.bpe.model` where a publisher gives nothing else.
+    """Return XLM-R's tokenizer from `tokenizer.json`, or from `sentencepiece.bpe.model` where that is all there is.
 
     XLM-R's ids are not SentencePiece's own (fairseq put `<pad>` among the special ones): `<s>` 0, `<pad>` 1, `</s>` 2,
-    `<unk>` 3, the pieces after SentencePiece's first three, `<mask>` last. They are laid out here, since transformers 5
+    `<unk>` 3, the pieces after SentencePiece's first three, `<mask>` last. They are assigned here, since transformers 5
     reads such a file only where the sentencepiece package is installed.
 
     Raises:
-        AltDiffusionError: there is none, or it cannot be read.
+        AltDiffusionError: there is no tokenizer, or it cannot be read.
     """
     from transformers import XLMRobertaTokenizer
 
-    root, told = Path(folder), {}
+    root, settings = Path(folder), {}
     try:
         pieces = root / "sentencepiece.bpe.model"
         if (root / "tokenizer.json").is_file() or not pieces.is_file():
             return XLMRobertaTokenizer.from_pretrained(root, local_files_only=True)
         if (root / "tokenizer_config.json").is_file():
-            told = json.loads((root / "tokenizer_config.json").read_text())
+            settings = json.loads((root / "tokenizer_config.json").read_text())
         from transformers.convert_slow_tokenizer import import_protobuf
 
         model = import_protobuf().ModelProto()
@@ -254,11 +256,11 @@ def read_tokenizer(folder: str | Path) -> Any:
         return XLMRobertaTokenizer(
             vocab=[*special, *learned, ("<mask>", 0.0)],
             _spm_precompiled_charsmap=model.normalizer_spec.precompiled_charsmap or None,
-            model_max_length=int(told.get("model_max_length", POSITIONS)),
+            model_max_length=int(settings.get("model_max_length", POSITIONS)),
         )
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library raises its own classes
         raise AltDiffusionError(
             f"tokenizer {folder}",
-            f"cannot be opened ({(str(error).splitlines() or ['no message'])[0][:200]})",
+            f"cannot be opened ({first_line(error)})",
             "give the published folder with its tokenizer",
         ) from error

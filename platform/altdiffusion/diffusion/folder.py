@@ -1,4 +1,4 @@
-"""Model folders: the digest of what is in them, how lineage names them, and how one comes into its place whole."""
+"""Model folders: the digest of their content, their name in lineage, and how a complete one is published."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from altdiffusion.storage.documents import Document, optional_document
 
 _TRIES = 3
 LINEAGE = "lineage.json"
-"""Says what a folder was made from; it is about the content, not of it."""
+"""File that records what a folder was made from. It describes the content and is not part of it."""
 CARD = "README.md"
-"""The model card, for people. About the content as well: an evaluation may add to it, the model stays the same."""
+"""The model card, for readers. It is not part of the content either: an evaluation may add to it without changing the
+model."""
 
 
 def content_digest(folder: str) -> str:
-    """SHA-256 (hex) over names and contents of the files of a model folder, without lineage.json and card.
+    """Return the SHA-256 (hex) over names and contents of a model folder's files, without lineage.json and card.
 
     Raises:
         AltDiffusionError: there is no such folder, or it is empty.
@@ -46,23 +47,23 @@ def content_digest(folder: str) -> str:
 
 
 def model_ref(folder: str, content: str) -> Ref:
-    """How lineage names a model folder: by the digest in its lineage.json, else by its content."""
+    """Return the reference of a model folder: by the digest in its lineage.json, else by its content."""
     name = re.sub(r"[^A-Za-z0-9._\-]", "-", posixpath.basename(folder.rstrip("/"))) or "model"
     document = optional_document(files.join(folder, LINEAGE))
     return Ref("model", name, content if document is None else lineage_digest(document))
 
 
 def read_lineage(folder: str) -> dict[str, Any] | None:
-    """lineage.json of a model folder, or None if it has none."""
+    """Return the lineage.json of a model folder; None where it has none."""
     document = optional_document(files.join(folder, LINEAGE))
     return None if document is None else document.value
 
 
 def lineage_digest(document: Document) -> str:
-    """Return the digest that a lineage.json names, else that of the document itself.
+    """Return the digest that a lineage.json names, else the digest of the document itself.
 
     Raises:
-        AltDiffusionError: what it names is not a digest.
+        AltDiffusionError: the named value is not a digest.
     """
     if document.value.get("digest"):
         return document.digest("digest")
@@ -70,14 +71,14 @@ def lineage_digest(document: Document) -> str:
 
 
 def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, Any]) -> None:
-    """Write a model folder next to its place and move it there, lineage.json last; an older one makes way.
+    """Write a model folder next to its target and move it there, lineage.json last; an older folder is replaced.
 
-    Of several jobs that make the same folder at once, the first one's stays: the others may be reading it.
+    If several jobs make the same folder at once, the first one's stays, because the others may be reading it.
 
     Args:
         target: URI of the folder.
         write: fills an empty local folder.
-        lineage: what it is made from; the digest of what was written joins it as `content`.
+        lineage: what the folder is made from; the digest of what was written is added to it as `content`.
     """
     local = files.is_local(target)
     parent = os.path.dirname(files.local_path(target)) if local else tempfile.gettempdir()
@@ -98,7 +99,7 @@ def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, An
 
 
 def _holds(target: str, document: Mapping[str, Any]) -> bool:
-    """Whether the folder is there already, whole."""
+    """Return whether the complete folder exists already."""
     return read_lineage(target) == document and content_digest(target) == document["content"]
 
 
@@ -106,7 +107,7 @@ def _move(staging: Path, target: str, document: Mapping[str, Any]) -> None:
     place = files.local_path(target)
     for last in [False] * _TRIES + [True]:
         try:
-            os.rename(staging, place)  # which does not replace a folder that holds something
+            os.rename(staging, place)  # which does not replace a folder that is not empty
             return
         except OSError as error:
             if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -117,7 +118,7 @@ def _move(staging: Path, target: str, document: Mapping[str, Any]) -> None:
 
 
 def _upload(folder: Path, target: str) -> None:
-    """Copies a local folder to another file system, lineage.json last."""
+    """Copy a local folder to another file system, lineage.json last."""
     fs, path = files.filesystem(target)
     names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
     for name in sorted(names, key=lambda name: name == LINEAGE):

@@ -1,8 +1,8 @@
 """Models on the Hugging Face hub as inputs: `hf://owner/name@<commit>`, fetched once, checked, kept as a model folder.
 
-A name without its commit means something else tomorrow, so only a full commit id is taken. What is fetched is what
-the pipeline reads and nothing else: no other precision, no single-file copy, no safety checker. Every file is held
-against the commit's own listing (SHA-256 of large files, git's blob id of small ones).
+A name without its commit may mean another model tomorrow, so only a full commit id is accepted. Only the files that
+the pipeline reads are fetched: no other precision, no single-file copy, no safety checker. Every file is compared with
+the commit's own listing (SHA-256 of large files, git's blob id of small ones).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from altdiffusion.diffusion.folder import publish, read_lineage
 from altdiffusion.diffusion.licence import licence_of
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
 
 SCHEME = "hf://"
@@ -29,7 +29,7 @@ _ID = re.compile(r"hf://(?P<repo>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)@(?P<re
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
 _PICKLED = re.compile(r"pytorch_model(?:-\d{5}-of-\d{5})?\.bin(?:\.index\.json)?")
 _HALF = re.compile(r"model\.fp16\.safetensors|pytorch_model\.fp16\.bin")
-"""Taken where a publisher gives nothing else."""
+"""Files in half precision, which are used where a publisher gives nothing else."""
 _TOKENIZER = re.compile(r"[\w.\-]+\.(?:json|txt|model)")
 _NETWORKS = ("unet", "vae", "text_encoder")
 
@@ -43,7 +43,11 @@ class HubId:
 
     @classmethod
     def parse(cls, text: str) -> HubId:
-        """Reads `hf://owner/name@<40 hex digits>`; ValueError with problem and remedy for anything else."""
+        """Parse `hf://owner/name@<40 hex digits>`.
+
+        Raises:
+            ValueError: the text is anything else; the message holds problem and remedy.
+        """
         match = _ID.fullmatch(text)
         if match is None:
             pinned = f"{text.partition('@')[0]}@<commit>"
@@ -55,7 +59,7 @@ class HubId:
 
     @property
     def folder_name(self) -> str:
-        """Name of the folder that holds it in a lake."""
+        """Name of the folder that holds this model in a lake."""
         return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
 
     def __str__(self) -> str:
@@ -63,22 +67,22 @@ class HubId:
 
 
 def is_hub_id(uri: str) -> bool:
-    """Whether the text means a hub repository rather than a folder."""
+    """Return whether the text names a hub repository rather than a folder."""
     return uri.startswith(SCHEME)
 
 
 def fetch(hub_id: HubId, models: str, part: Part) -> str:
-    """The folder of a hub model below `models` (a folder or URI); fetched if it is not there yet.
+    """Return the folder of a hub model below `models` (a folder or URI); fetch the model if it is not there yet.
 
-    The hub is asked once in the life of a lake: afterwards the model is there whether the hub has it or not. It goes
-    through huggingface_hub's own cache, which carries on where a broken download stopped; HF_ENDPOINT, HF_TOKEN and
-    HF_HOME mean what they mean there.
+    A lake fetches a model once; afterwards the model is there whether the hub still has it or not. The download uses
+    huggingface_hub's own cache, which resumes a broken download; HF_ENDPOINT, HF_TOKEN and HF_HOME mean what they mean
+    there.
 
     Args:
         part: a whole pipeline, or a text encoder with its tokenizer (also as published: see diffusion.convert).
 
     Raises:
-        AltDiffusionError: the hub cannot be reached, lacks repository or commit or asks for a token, or the
+        AltDiffusionError: the hub cannot be reached, lacks the repository or commit, or requires a token; or the
             repository lacks a part.
     """
     target = files.join(models, hub_id.folder_name + ("" if part == "base" else "--text-encoder"))
@@ -100,7 +104,7 @@ def fetch(hub_id: HubId, models: str, part: Part) -> str:
 
 
 def _listing(hub_id: HubId) -> dict[str, Any]:
-    """Every file of the commit, by path."""
+    """Return every file of the commit, by path."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -128,7 +132,7 @@ def _endpoint() -> str | None:
 
 
 def _base_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
-    """A Stable Diffusion folder: index, networks in safetensors, tokenizer, scheduler."""
+    """Return the files of a Stable Diffusion folder: index, networks in safetensors, tokenizer, scheduler."""
     names = set(listing)
     if "model_index.json" not in names:
         raise _unfit(hub_id, "holds no model_index.json", "name a repository in diffusers' layout")
@@ -145,7 +149,10 @@ def _base_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
 
 
 def _text_encoder_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
-    """An encoder and its tokenizer: in folders of their own, or at the top as transformers publishes a CLIP model."""
+    """Return the files of an encoder and its tokenizer.
+
+    They are in folders of their own, or at the top as transformers publishes a CLIP model.
+    """
     names = set(listing)
     nested = "text_encoder/config.json" in names
     encoder, tokenizer = ("text_encoder/", "tokenizer/") if nested else ("", "")
@@ -153,19 +160,19 @@ def _text_encoder_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
     weights = [name for name in here if _WEIGHTS.fullmatch(_last(name))]
     weights = weights or [name for name in here if _PICKLED.fullmatch(_last(name))]  # opened with weights_only
     weights = weights or sorted(name for name in here if _HALF.fullmatch(_last(name)))[:1]
-    words = [
+    vocabulary = [
         name
         for name in names
         if name.startswith(tokenizer) and "/" not in name[len(tokenizer) :] and _TOKENIZER.fullmatch(_last(name))
     ]
-    words = [name for name in words if name not in weights]
-    if f"{encoder}config.json" not in names or not weights or not words:
+    vocabulary = [name for name in vocabulary if name not in weights]
+    if f"{encoder}config.json" not in names or not weights or not vocabulary:
         raise _unfit(
             hub_id,
             "holds no text encoder with its tokenizer",
             "name a published AltDiffusion-m18 or AltCLIP-m18, or a model folder of ours",
         )
-    return sorted({f"{encoder}config.json", *weights, *words})
+    return sorted({f"{encoder}config.json", *weights, *vocabulary})
 
 
 def _last(path: str) -> str:
@@ -177,24 +184,24 @@ def _unfit(hub_id: HubId, problem: str, remedy: str) -> AltDiffusionError:
 
 
 def _check(hub_id: HubId, path: Path, entry: Any) -> None:
-    """A file against the commit's listing: SHA-256 of a large (LFS) file, git's blob id of a small one."""
+    """Check a file against the commit's listing: the SHA-256 of a large (LFS) file, git's blob id of a small one."""
     if entry.lfs is not None:
         with open(path, "rb") as file:
-            found, promised = hashlib.file_digest(file, "sha256").hexdigest(), entry.lfs.sha256
+            actual, expected = hashlib.file_digest(file, "sha256").hexdigest(), entry.lfs.sha256
     else:
         data = path.read_bytes()
-        found = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-        promised = entry.blob_id
-    if found != promised:
+        actual = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        expected = entry.blob_id
+    if actual != expected:
         raise AltDiffusionError(
             f"hub model {hub_id}, file {entry.path}",
-            f"arrived damaged: its hash is {found[:12]}, the commit says {str(promised)[:12]}",
+            f"arrived damaged: its hash is {actual[:12]}, the commit lists {str(expected)[:12]}",
             "remove it from huggingface_hub's cache (`hf cache rm`) and run the same command again",
         )
 
 
 class _Naming:
-    """Turns what huggingface_hub raises into one error that names the model and what to do."""
+    """A context manager that turns what huggingface_hub raises into one error with the model's name and a remedy."""
 
     def __init__(self, hub_id: HubId) -> None:
         self._id = hub_id
@@ -222,11 +229,10 @@ class _Naming:
             problem = gone if missing else f"cannot be fetched (the hub answered {status})"
             remedy = lasting if missing else "run the same command again later; what has arrived is kept"
         elif isinstance(error, errors.OfflineModeIsEnabled):
-            problem = "is not in the lake yet, and HF_HUB_OFFLINE forbids to fetch it"
+            problem = "is not in the lake yet, and HF_HUB_OFFLINE forbids fetching it"
             remedy = "unset HF_HUB_OFFLINE, or name a local copy of the folder"
         elif isinstance(error, (OSError, RuntimeError)) or type(error).__module__.startswith(("httpx", "httpcore")):
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            problem = f"cannot be fetched: the hub cannot be reached ({first})"
+            problem = f"cannot be fetched: the hub cannot be reached ({first_line(error)})"
             remedy = "check the connection and HF_ENDPOINT, or name a local copy of the folder"
         else:
             return

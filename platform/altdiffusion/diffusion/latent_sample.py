@@ -1,6 +1,6 @@
-"""An image's latent: the autoencoder's distribution, its mean or a keyed sample of it, scaled.
+"""An image's latent: the mean of the autoencoder's distribution or a keyed sample from it, scaled.
 
-Shapes: B images of W x H pixels, C x h x w latent.
+Shapes: B images of W x H pixels have latents of C x h x w values.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ LatentKind = Literal["mode", "sample"]
 
 
 def moments(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the latents, float32 [B, C, h, w], of uint8 [B, H, W, 3] on the VAE's device."""
+    """Return mean and standard deviation of the latents, float32 [B, C, h, w] each.
+
+    Args:
+        pixels: uint8 [B, H, W, 3], on the VAE's device.
+    """
     planes = pixels.permute(0, 3, 1, 2).contiguous()
-    found = vae.encode((planes.float() / 127.5 - 1.0).to(next(vae.encoder.parameters()).dtype)).latent_dist
-    return found.mean.float(), found.std.float()
+    latent = vae.encode((planes.float() / 127.5 - 1.0).to(next(vae.encoder.parameters()).dtype)).latent_dist
+    return latent.mean.float(), latent.std.float()
 
 
 def scaled(vae: Any, mean: Tensor, std: Tensor, kind: LatentKind, *, seed: int, keys: Tensor) -> Tensor:
-    """What the UNet learns from, float32 [B, C, h, w]: (latent - shift) x scale, as the VAE's config has them.
+    """Return the UNet's training input, float32 [B, C, h, w]: (latent - shift) x scale, both from the VAE's config.
 
     Args:
-        keys: int64 [B]: with `seed`, the key of the noise of a sample.
+        keys: int64 [B]; `seed` and the key of a sample determine its noise.
     """
     if kind == "sample":
         mean = mean + std * keyed_normal(seed, keys.to(mean.device), LATENT_SAMPLE, tuple(mean.shape[1:]))

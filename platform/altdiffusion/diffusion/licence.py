@@ -1,4 +1,4 @@
-"""The licence that a model folder says it is under."""
+"""The licence that a model folder states."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ _FRONT = re.compile(r"\A\ufeff?---\r?\n(.*?)\r?\n---\s*(?:\r?\n|\Z)", re.DOTALL)
 
 
 def licence_of(folder: str) -> str | None:
-    """The licence's short name (as the hub spells it), from the folder's lineage or its card; None if neither says."""
+    """Return the licence's short name (in the hub's spelling) from the folder's lineage or its card.
+
+    Returns:
+        None where neither states a licence.
+    """
     recorded = (read_lineage(folder) or {}).get("licence")
     if isinstance(recorded, str):
         return recorded
     try:
         card = files.read_bytes(files.join(folder, CARD)).decode(errors="replace")
-        found = _FRONT.match(card)
-        front = yaml.safe_load(found[1]) if found else None
+        match = _FRONT.match(card)
+        front = yaml.safe_load(match[1]) if match else None
     except (FileNotFoundError, yaml.YAMLError):
         return None
     licence = front.get("license") if isinstance(front, dict) else None

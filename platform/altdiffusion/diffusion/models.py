@@ -1,7 +1,7 @@
-"""The networks: their published and demo shapes, what a stage trains of them, and model folders.
+"""The networks: their published and demo shapes, the parameters that a stage trains, and model folders.
 
-Every network is a stock class of diffusers or transformers, so a model folder is one that
-`diffusers.DiffusionPipeline.from_pretrained` opens and runs with no code of ours. The published shapes are Stable
+Every network is a stock class of diffusers or transformers, so `diffusers.DiffusionPipeline.from_pretrained` opens and
+runs a model folder without any code of ours. The published shapes are Stable
 Diffusion 2.1 base's UNet (`unet/config.json` of its repository) and AltDiffusion-m18's text encoder (FlagAI
 `examples/AltDiffusion-m18`, arXiv 2308.09991): XLM-R large whose last layer the UNet never reads, hence 23 layers.
 """
@@ -19,18 +19,18 @@ from typing import Any, Literal
 import torch
 
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weight_files import first_line, load_network, open_tokenizer, read_settings
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.diffusion.weight_files import load_network, open_tokenizer, read_settings
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage.files import filesystem, is_local, local_path
 
 Trains = Literal["kv", "attn2", "all"]
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-"""Of a model folder."""
+"""The parts of a model folder."""
 _NEVER_READ = {"safety_checker", "feature_extractor", "image_encoder"}
 _TRAINED: dict[Trains, tuple[str, ...]] = {
     "kv": (".attn2.to_k.", ".attn2.to_v."),  # the alignment stage as published: 32 tensors of the real UNet
-    "attn2": (".attn2.",),  # as the released code really trains: 80 tensors
+    "attn2": (".attn2.",),  # what the released code really trains: 80 tensors
     "all": ("",),
 }
 
@@ -42,9 +42,9 @@ class ModelBundle:
     Attributes:
         unet: `UNet2DConditionModel`.
         vae: `AutoencoderKL`; latents are scaled by `vae.config.scaling_factor`.
-        text_encoder: `AltCLIPTextModel`, or `CLIPTextModel` where the base still speaks English only.
+        text_encoder: `AltCLIPTextModel`, or `CLIPTextModel` where the base still supports English only.
         tokenizer: pads to `tokenizer.model_max_length` positions.
-        scheduler: a diffusers scheduler; its config says what the UNet predicts.
+        scheduler: a diffusers scheduler; its config states what the UNet predicts.
     """
 
     unet: Any
@@ -54,7 +54,7 @@ class ModelBundle:
     scheduler: Any
 
     def with_text_encoder(self, text_encoder: Any, tokenizer: Any) -> ModelBundle:
-        """The same model behind another text encoder.
+        """Return the same model behind another text encoder.
 
         Raises:
             AltDiffusionError: the UNet expects vectors of another width.
@@ -70,7 +70,7 @@ class ModelBundle:
 
 
 def unet_config_sd21() -> dict[str, Any]:
-    """Stable Diffusion 2.1 base: 865,910,724 parameters, latents [4, 64, 64], context [77, 1024]."""
+    """Return Stable Diffusion 2.1 base's: 865,910,724 parameters, latents [4, 64, 64], context [77, 1024]."""
     return {
         "sample_size": 64,
         "in_channels": 4,
@@ -88,7 +88,7 @@ def unet_config_sd21() -> dict[str, Any]:
 
 
 def unet_config_demo() -> dict[str, Any]:
-    """The demo's UNet: latents [16, 8, 8], context [32, 128]."""
+    """Return the demo's: latents [16, 8, 8], context [32, 128]."""
     return {
         "sample_size": 8,
         "in_channels": 16,
@@ -106,7 +106,7 @@ def unet_config_demo() -> dict[str, Any]:
 
 
 def text_config_m18() -> dict[str, Any]:
-    """AltDiffusion-m18's encoder as the UNet reads it: XLM-R large without its last layer, 77 -> [77, 1024]."""
+    """Return AltDiffusion-m18's, as the UNet reads it: XLM-R large without its last layer, 77 -> [77, 1024]."""
     return {
         "vocab_size": 250002,
         "hidden_size": 1024,
@@ -122,12 +122,12 @@ def text_config_m18() -> dict[str, Any]:
         "pad_token_id": 1,
         "bos_token_id": 0,
         "eos_token_id": 2,
-        "use_attention_mask": True,  # StableDiffusionPipeline hands the mask over only where this is set
+        "use_attention_mask": True,  # StableDiffusionPipeline passes the mask only where this is set
     }
 
 
 def text_config_demo(vocab_size: int) -> dict[str, Any]:
-    """The demo's multilingual encoder: 32 -> [32, 128]."""
+    """Return that of the demo's multilingual encoder: 32 -> [32, 128]."""
     return text_config_m18() | {
         "vocab_size": vocab_size,
         "hidden_size": 128,
@@ -140,7 +140,7 @@ def text_config_demo(vocab_size: int) -> dict[str, Any]:
 
 
 def english_text_config_demo(vocab_size: int) -> dict[str, Any]:
-    """The demo base's English encoder, a `CLIPTextModel`: 32 -> [32, 128]."""
+    """Return that of the demo base's English encoder, a `CLIPTextModel`: 32 -> [32, 128]."""
     return {
         "vocab_size": vocab_size,
         "hidden_size": 128,
@@ -157,7 +157,7 @@ def english_text_config_demo(vocab_size: int) -> dict[str, Any]:
 
 
 def vae_config_sd21() -> dict[str, Any]:
-    """Stable Diffusion's autoencoder: 83,653,863 parameters, images [3, R, R] in -1..1 <-> latents [4, R/8, R/8]."""
+    """Return Stable Diffusion's: 83,653,863 parameters, images [3, R, R] in -1..1 <-> latents [4, R/8, R/8]."""
     return {
         "in_channels": 3,
         "out_channels": 3,
@@ -174,7 +174,7 @@ def vae_config_sd21() -> dict[str, Any]:
 
 
 def vae_config_demo() -> dict[str, Any]:
-    """The demo's autoencoder: images [3, 32, 32] in -1..1 <-> latents [16, 8, 8]."""
+    """Return the demo's: images [3, 32, 32] in -1..1 <-> latents [16, 8, 8]."""
     return {
         "in_channels": 3,
         "out_channels": 3,
@@ -190,7 +190,7 @@ def vae_config_demo() -> dict[str, Any]:
 
 
 def scheduler_config() -> dict[str, Any]:
-    """Stable Diffusion's noise schedule, for `DDIMScheduler`."""
+    """Return Stable Diffusion's noise schedule, for `DDIMScheduler`."""
     return {
         "num_train_timesteps": 1000,
         "beta_start": 0.00085,
@@ -204,7 +204,7 @@ def scheduler_config() -> dict[str, Any]:
 
 
 def build_unet(config: dict[str, Any], device: str = "cpu") -> Any:
-    """A `UNet2DConditionModel` with fresh weights; on "meta" it costs no memory."""
+    """Return a `UNet2DConditionModel` with fresh weights; on "meta" it takes no memory."""
     from diffusers import UNet2DConditionModel
 
     with torch.device(device):
@@ -212,7 +212,7 @@ def build_unet(config: dict[str, Any], device: str = "cpu") -> Any:
 
 
 def build_vae(config: dict[str, Any], device: str = "cpu") -> Any:
-    """An `AutoencoderKL` with fresh weights."""
+    """Return an `AutoencoderKL` with fresh weights."""
     from diffusers import AutoencoderKL
 
     with torch.device(device):
@@ -220,7 +220,7 @@ def build_vae(config: dict[str, Any], device: str = "cpu") -> Any:
 
 
 def build_text_encoder(config: dict[str, Any], device: str = "cpu") -> Any:
-    """An `AltCLIPTextModel` with fresh weights."""
+    """Return an `AltCLIPTextModel` with fresh weights."""
     from transformers import AltCLIPTextConfig, AltCLIPTextModel
 
     with torch.device(device):
@@ -228,7 +228,7 @@ def build_text_encoder(config: dict[str, Any], device: str = "cpu") -> Any:
 
 
 def build_english_text_encoder(config: dict[str, Any], device: str = "cpu") -> Any:
-    """A `CLIPTextModel` with fresh weights."""
+    """Return a `CLIPTextModel` with fresh weights."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device(device):
@@ -236,7 +236,11 @@ def build_english_text_encoder(config: dict[str, Any], device: str = "cpu") -> A
 
 
 def trainable_parameters(unet: Any, which: Trains) -> list[tuple[str, torch.nn.Parameter]]:
-    """What a stage trains, by name in the UNet's own order; sets `requires_grad` on every parameter of the UNet."""
+    """Set `requires_grad` on every parameter of the UNet, and return those that a stage trains.
+
+    Returns:
+        Names and parameters, in the UNet's own order.
+    """
     if which not in _TRAINED:
         raise AltDiffusionError(f"trains {which!r}", "is unknown", f"use one of {', '.join(_TRAINED)}")
     chosen: list[tuple[str, torch.nn.Parameter]] = []
@@ -248,14 +252,14 @@ def trainable_parameters(unet: Any, which: Trains) -> list[tuple[str, torch.nn.P
 
 
 def text_width(text_encoder: Any) -> int:
-    """Width D of the vectors that `encode_text` gives."""
+    """Return the width D of the vectors that `encode_text` returns."""
     config = text_encoder.config
     return int(config.project_dim if hasattr(config, "project_dim") else config.hidden_size)
 
 
 @contextmanager
 def local_folder(uri: str | Path) -> Iterator[Path]:
-    """A model folder on the local file system; a remote one is copied for the time of the block."""
+    """Yield a model folder on the local file system; a remote folder is copied for the duration of the block."""
     if is_local(str(uri)):
         yield Path(local_path(str(uri)))
         return
@@ -268,12 +272,12 @@ def local_folder(uri: str | Path) -> Iterator[Path]:
 def load_bundle(
     folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> ModelBundle:
-    """Open a model folder with stock diffusers; safetensors only, nothing is fetched.
+    """Open a model folder with stock diffusers, from safetensors only and without fetching anything.
 
     Raises:
-        AltDiffusionError: it is not a model folder of Stable Diffusion's kind, a part of it is missing or damaged, the
+        AltDiffusionError: it is not a model folder of Stable Diffusion's kind, a part is missing or damaged, the
             weights of a part are not exactly its network's (diffusion.weight_files), or tokenizer and text encoder do
-            not fit.
+            not match.
     """
     quiet_libraries()
     from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
@@ -298,10 +302,10 @@ def load_bundle(
                 **parts,
                 local_files_only=True,
                 trust_remote_code=False,
-                safety_checker=None,  # never used; Stable Diffusion's index names them, and loading them costs
-                feature_extractor=None,  # torchvision and a gigabyte
+                safety_checker=None,  # Stable Diffusion's index names these two parts; they are never used, and
+                feature_extractor=None,  # loading them would take torchvision and a gigabyte
             )
-        except Exception as error:  # every kind of damage has its own class there
+        except Exception as error:  # every kind of damage raises its own class
             raise AltDiffusionError(
                 what, f"cannot be opened ({first_line(error)})", "write or export it again"
             ) from error
@@ -324,7 +328,7 @@ def load_tokenizer(local: Path, index: Mapping[str, Any], what: str) -> Any:
         what: names the folder in errors.
 
     Raises:
-        AltDiffusionError: there is no such class, or the tokenizer cannot be opened.
+        AltDiffusionError: transformers has no such class, or the tokenizer cannot be opened.
     """
     import transformers
 
@@ -340,14 +344,14 @@ def load_tokenizer(local: Path, index: Mapping[str, Any], what: str) -> Any:
 
 
 def check_reads(text_encoder: Any, tokenizer: Any, what: str) -> None:
-    """Refuse a tokenizer whose ids or positions a text encoder has no vectors for.
+    """Refuse a tokenizer with ids or positions for which a text encoder has no vectors.
 
     Args:
         text_encoder: `AltCLIPTextModel` or `CLIPTextModel`.
         what: names the folder in errors.
 
     Raises:
-        AltDiffusionError: names both figures.
+        AltDiffusionError: the ids or positions exceed the encoder's; the error states both numbers.
     """
     config = text_encoder.config
     largest, rows = max(tokenizer.get_vocab().values(), default=0), int(config.vocab_size)
@@ -362,24 +366,24 @@ def check_reads(text_encoder: Any, tokenizer: Any, what: str) -> None:
         raise AltDiffusionError(
             f"{what}, tokenizer",
             f"pads to {length} positions, its text encoder has {positions}",
-            "set model_max_length in tokenizer_config.json as the model was trained (77 for Stable Diffusion)",
+            "set model_max_length in tokenizer_config.json to the length of the training (77 for Stable Diffusion)",
         )
 
 
 def text_positions(config: Any) -> int:
-    """Return how many tokens a text encoder reads at most; XLM-R counts its positions from behind its pad id."""
-    known = int(config.max_position_embeddings)
-    return known - int(config.pad_token_id) - 1 if hasattr(config, "project_dim") else known
+    """Return how many tokens a text encoder reads at most; XLM-R counts its positions from after its pad id."""
+    embeddings = int(config.max_position_embeddings)
+    return embeddings - int(config.pad_token_id) - 1 if hasattr(config, "project_dim") else embeddings
 
 
 def read_index(local: Path, folder: str | Path) -> dict[str, Any]:
-    """Return model_index.json of a local model folder.
+    """Return the model_index.json of a local model folder.
 
     Args:
-        folder: what it is called in errors.
+        folder: the folder's name in errors.
 
     Raises:
-        AltDiffusionError: there is none, or it is of a pipeline with other parts than Stable Diffusion's.
+        AltDiffusionError: there is none, or it describes a pipeline with other parts than Stable Diffusion's.
     """
     what = f"model folder {folder}"
     if not (local / "model_index.json").is_file():
@@ -396,7 +400,7 @@ def read_index(local: Path, folder: str | Path) -> dict[str, Any]:
     if others or lacking:
         raise AltDiffusionError(
             f"{what}, file model_index.json",
-            f"names {', '.join(others)}, which nothing here reads" if others else f"names no {', '.join(lacking)}",
+            f"names {', '.join(others)}, which nothing here reads" if others else f"does not name {', '.join(lacking)}",
             f"use a model of Stable Diffusion 1's or 2's layout: {', '.join(PARTS)}",
         )
     return dict(index)
@@ -409,7 +413,7 @@ def _text_encoder_class(index: Mapping[str, Any], what: str) -> Any:
     if library != "transformers" or name not in ("CLIPTextModel", "AltCLIPTextModel"):
         raise AltDiffusionError(
             f"{what}, file model_index.json",
-            f"names the text encoder {library}.{name}, which stock diffusers cannot give to this pipeline",
+            f"names the text encoder {library}.{name}, which stock diffusers cannot use in this pipeline",
             "use a base of transformers' CLIPTextModel or AltCLIPTextModel; name a published AltDiffusion encoder in "
             "start.text_encoder, where it is converted",
         )
@@ -417,7 +421,7 @@ def _text_encoder_class(index: Mapping[str, Any], what: str) -> Any:
 
 
 def save_bundle(bundle: ModelBundle, folder: str | Path) -> None:
-    """Writes a folder that `DiffusionPipeline.from_pretrained` opens; safetensors only."""
+    """Write a folder that `DiffusionPipeline.from_pretrained` opens, with safetensors only."""
     quiet_libraries()
     from diffusers import StableDiffusionPipeline
 

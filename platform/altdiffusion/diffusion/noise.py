@@ -1,16 +1,15 @@
 """Counter-based random numbers: the value of a sample depends on its key alone.
 
 Every draw is a pure function of (seed, sample index, stream). So a sample gets the same noise, timestep and caption
-drop in whatever batch, on whatever rank and after whatever restart it is drawn, and there is no generator state to
-store or restore.
+drop in every batch, on every rank and after every restart, and there is no generator state to store or restore.
 
 Generator: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011;
 reference implementation Random123). One block of 128 bits has the key (seed low, seed high) and the counter (block
 number within the sample, stream, sample index low, sample index high), each 32 bits wide. The words are bit-equal on
 every device.
 
-Normal numbers are computed from the words in float64 (Box-Muller) and rounded to float32: devices whose log, sine
-and cosine differ in the last place of float64 then still agree in float32, but for about one value in 1e8.
+Normal numbers are computed from the words in float64 (Box-Muller) and rounded to float32. So devices whose log, sine
+and cosine differ in the last place of float64 still agree in float32, except for about one value in 1e8.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _ROUNDS = 10
 
 
 def philox4x32(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox on 32-bit words that are held in int64 tensors.
+    """Compute ten rounds of Philox on 32-bit words in int64 tensors.
 
     Args:
         counter: four int64 tensors that broadcast against each other, values 0 to 2**32 - 1.
@@ -57,7 +56,7 @@ def philox4x32(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor,
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        # A 32 x 32 bit product fits 64 bits: in int64 it may look negative, its bits are those of the unsigned one.
+        # A 32 x 32 bit product fits 64 bits. In int64 it may be negative, but its bits are those of the unsigned one.
         low, high = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             ((high >> 32) & _MASK) ^ c1 ^ k0,
@@ -71,12 +70,12 @@ def philox4x32(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor,
 
 
 def keyed_words(seed: int, sample_indices: Tensor, stream: int, count: int) -> Tensor:
-    """Random 32-bit words, `count` for each sample.
+    """Return random 32-bit words, `count` for each sample.
 
     Args:
-        seed: any int; its lowest 64 bits count.
-        sample_indices: int64 [B]; may lie on any device, negative values are keys like any other.
-        stream: which of several independent draws for the same sample, 0 to 2**32 - 1.
+        seed: any int; its lowest 64 bits are used.
+        sample_indices: int64 [B] on any device; negative values are valid keys.
+        stream: the number of one of several independent draws for the same sample, 0 to 2**32 - 1.
         count: words per sample.
 
     Returns:
@@ -100,13 +99,13 @@ def keyed_words(seed: int, sample_indices: Tensor, stream: int, count: int) -> T
 
 
 def keyed_uniform(seed: int, sample_indices: Tensor, stream: int, shape: Sequence[int] = ()) -> Tensor:
-    """Uniform numbers in [0, 1) with 24 random bits: float32 [B, *shape]."""
+    """Return uniform numbers in [0, 1) with 24 random bits: float32 [B, *shape]."""
     words = keyed_words(seed, sample_indices, stream, math.prod(shape))
     return ((words >> 8).to(torch.float32) * 2.0**-24).reshape(sample_indices.shape[0], *shape)
 
 
 def keyed_normal(seed: int, sample_indices: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers by Box-Muller: float32 [B, *shape].
+    """Return standard normal numbers by Box-Muller: float32 [B, *shape].
 
     Words 2i and 2i + 1 give numbers 2i and 2i + 1: with u = (word + 1/2) / 2**32, they are
     sqrt(-2 ln u0) cos(2 pi u1) and sqrt(-2 ln u0) sin(2 pi u1). The largest magnitude is 6.77.
@@ -122,5 +121,5 @@ def keyed_normal(seed: int, sample_indices: Tensor, stream: int, shape: Sequence
 
 
 def keyed_timesteps(seed: int, sample_indices: Tensor, steps: int, stream: int = TIMESTEP) -> Tensor:
-    """Whole numbers 0 to steps - 1, uniform to within steps / 2**32: int64 [B]."""
+    """Return integers from 0 to steps - 1, uniform to within steps / 2**32: int64 [B]."""
     return ((keyed_words(seed, sample_indices, stream, 1) * steps) >> 32).squeeze(1)

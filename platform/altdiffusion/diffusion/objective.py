@@ -6,7 +6,7 @@
 (Ho, Jain, Abbeel: "Denoising diffusion probabilistic models", 2020, equations 4 and 14), with the schedule of the base
 model. Stable Diffusion's: 1000 steps whose square roots of beta rise linearly from sqrt(0.00085) to sqrt(0.012).
 
-What differs between bases, or can be switched on; the published recipe has none of it:
+Some bases differ in the following, and some of it can be switched on; the published recipe uses none of it:
 
     v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0         instead of eps (Salimans, Ho 2022, arXiv 2202.00512, appendix D)
     weight min(snr, gamma) / snr, or / (snr + 1) for v  (Hang et al. 2023, arXiv 2303.09556), snr = abar / (1 - abar)
@@ -34,15 +34,15 @@ BETA_END = 0.012
 
 
 def scaled_linear_betas(steps: int = TIMESTEPS, beta_start: float = BETA_START, beta_end: float = BETA_END) -> Tensor:
-    """beta_t = (sqrt(beta_start) + t / (steps - 1) (sqrt(beta_end) - sqrt(beta_start)))^2: float64 [steps]."""
+    """Return beta_t = (sqrt(beta_start) + t / (steps - 1) (sqrt(beta_end) - sqrt(beta_start)))^2, float64 [steps]."""
     return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noising:
-    """What a UNet answers, and how much noise each timestep holds: what the config of its scheduler says.
+    """What a UNet predicts, and how much noise each timestep contains, from the config of its scheduler.
 
-    The names are those of diffusers' scheduler configs, but for `zero_terminal_snr` (`rescale_betas_zero_snr`).
+    The names are those of diffusers' scheduler configs, except `zero_terminal_snr` (`rescale_betas_zero_snr`).
     """
 
     prediction: Prediction = "epsilon"
@@ -55,15 +55,15 @@ class Noising:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], what: str) -> Noising:
-        """Return what a scheduler's config says, its class's defaults filled in.
+        """Return the settings of a scheduler's config.
 
         Args:
-            config: of a diffusers scheduler.
+            config: the config of a diffusers scheduler, with its class's defaults filled in.
             what: names the scheduler in errors.
 
         Raises:
-            AltDiffusionError: it is a scheduler without betas, or of a prediction, a schedule or values that no UNet
-                can be trained with here.
+            AltDiffusionError: the scheduler has no betas, or a UNet cannot be trained here with its prediction,
+                schedule or values.
         """
         lacking = [name for name in ("beta_start", "beta_end", "num_train_timesteps") if name not in config]
         if lacking:
@@ -83,7 +83,7 @@ class Noising:
         try:
             if not isinstance(rescaled, bool):
                 raise ValueError(f"rescale_betas_zero_snr: {rescaled!r}")
-            found = cls(
+            noising = cls(
                 prediction="epsilon" if prediction == "epsilon" else "v_prediction",
                 beta_schedule=str(config.get("beta_schedule", "linear")),
                 beta_start=float(config["beta_start"]),
@@ -96,18 +96,18 @@ class Noising:
             raise AltDiffusionError(
                 what, f"holds a value of another type than diffusers writes ({error})", "copy it as published"
             ) from error
-        found.check(what)
-        return found
+        noising.check(what)
+        return noising
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Noising:
-        """Return what `dataclasses.asdict` made of one."""
+        """Return the `Noising` of which `dataclasses.asdict` made this tree."""
         trained = tree["trained_betas"]
         return cls(**{**tree, "trained_betas": None if trained is None else tuple(trained)})
 
     @property
     def schedule(self) -> str:
-        """The schedule for people; equal texts mean equal schedules."""
+        """The schedule as readable text; equal texts mean equal schedules."""
         if self.trained_betas == ():
             return "trained_betas without a value"
         if self.trained_betas is not None:
@@ -117,20 +117,20 @@ class Noising:
 
     @property
     def timesteps(self) -> int:
-        """Number of timesteps that noise is drawn for."""
+        """Number of timesteps for which noise is drawn."""
         return self.num_train_timesteps if self.trained_betas is None else len(self.trained_betas)
 
     def check(self, what: str) -> None:
-        """Refuse what is not finite or not a schedule.
+        """Check that the schedule is valid and its predictions are finite.
 
         Raises:
-            AltDiffusionError: with what is wrong.
+            AltDiffusionError: the schedule is invalid; the error states why.
         """
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise AltDiffusionError(
                 what,
                 "predicts epsilon under a schedule without signal in its last step (rescale_betas_zero_snr): the "
-                "picture that such a step means is not finite",
+                "image that such a step predicts is not finite",
                 "use v_prediction with that schedule, or the schedule as it is with epsilon",
             )
         ends = () if self.trained_betas is not None else (self.beta_start, self.beta_end)  # roots are taken of them
@@ -163,12 +163,14 @@ class Noising:
 
 
 SD = Noising()
-"""Stable Diffusion's own."""
+"""Stable Diffusion's own settings."""
 
 
 def squared_cosine_betas(steps: int = TIMESTEPS) -> Tensor:
-    """beta_t = min(1 - abar((t + 1) / steps) / abar(t / steps), 0.999), abar(u) = cos^2((u + 0.008) / 1.008 pi / 2):
-    float64 [steps] (Nichol, Dhariwal 2021, arXiv 2102.09672, equation 17)."""
+    """Return the squared-cosine schedule, float64 [steps] (Nichol, Dhariwal 2021, arXiv 2102.09672, equation 17).
+
+    beta_t = min(1 - abar((t + 1) / steps) / abar(t / steps), 0.999), abar(u) = cos^2((u + 0.008) / 1.008 pi / 2)
+    """
     signal = torch.cos((torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
 
@@ -184,10 +186,10 @@ class Schedule:
     def scaled_linear(
         cls, device: torch.device | str = "cpu", steps: int = TIMESTEPS, *, zero_terminal_snr: bool = False
     ) -> Schedule:
-        """Stable Diffusion's schedule; products and roots are taken in float64.
+        """Return Stable Diffusion's schedule; products and roots are computed in float64.
 
         Args:
-            zero_terminal_snr: moves sqrt(abar) so that the last step holds no signal and the first stays as it is.
+            zero_terminal_snr: shift and scale sqrt(abar) so that the last step has no signal and the first is kept.
         """
         return cls.of_betas(scaled_linear_betas(steps), device, zero_terminal_snr=zero_terminal_snr)
 
@@ -200,7 +202,7 @@ class Schedule:
     def of_betas(
         cls, betas: Tensor, device: torch.device | str = "cpu", *, zero_terminal_snr: bool = False
     ) -> Schedule:
-        """Return the weights of any schedule, from float64 [steps]."""
+        """Return the weights of any schedule of betas, float64 [steps]."""
         signal = torch.cumprod(1.0 - betas, dim=0).sqrt()
         if zero_terminal_snr:
             signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
@@ -214,19 +216,22 @@ class Schedule:
         return int(self.signal.shape[0])
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t of latents [B, C, H, W] and noise of the same shape (float32) at timesteps int64 [B]."""
+        """Return x_t from latents [B, C, H, W] and noise of the same shape (float32) at timesteps int64 [B]."""
         signal, share = self._at(timesteps, latents.dim())
         return signal * latents + share * noise
 
     def target(self, prediction: Prediction, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the network should answer, in the shape of the noise."""
+        """Return what the network should predict, in the shape of the noise."""
         if prediction == "epsilon":
             return noise
         signal, share = self._at(timesteps, latents.dim())
         return signal * noise - share * latents
 
     def min_snr_weights(self, prediction: Prediction, gamma: float, timesteps: Tensor) -> Tensor:
-        """Weight of each sample's loss, float32 [B]. With epsilon, a step without signal weighs 1: the limit."""
+        """Return the weight of each sample's loss, float32 [B].
+
+        With epsilon, the weight of a step without signal is 1, which is the limit.
+        """
         squared = self.signal[timesteps] ** 2
         snr = squared / (1.0 - squared)
         if prediction == "v_prediction":
@@ -239,5 +244,5 @@ class Schedule:
 
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample, in float32 whatever the prediction's dtype: [B, ...], [B, ...] -> [B]."""
+    """Return the mean squared error of each sample, float32 for every input dtype: [B, ...], [B, ...] -> [B]."""
     return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)

@@ -1,15 +1,15 @@
-"""What a published text encoder is: where it stands among other tensors, which head the UNet reads, its shapes.
+"""Description of a published text encoder: its place among other tensors, the head that the UNet reads, its shapes.
 
 | published as | other tensors | the UNet reads |
 |---|---|---|
 | AltDiffusion-m18 | `transformation` | `transformation_pre(pre_LN(hidden_states[-2]))` |
-| AltCLIP-m18 | towers and projections of a CLIP model | the same; without `transformation_pre` no head for the UNet |
+| AltCLIP-m18 | towers and projections of a CLIP model | the same; without `transformation_pre` the feature's head |
 | AltDiffusion, AltDiffusion-m9 | - | `transformation(last hidden state)`, no layer norm |
 | AltCLIP, AltCLIP-m9 | `pre_LN` of the CLIP feature, towers, projections | the same |
 
 Sources: diffusers `modeling_roberta_series.py`, FlagAI `examples/AltDiffusion-m18` and `modeling_berts.py`. The models
-of 2 and 9 languages project 1024 to 768 (the width of Stable Diffusion 1's text), those of 18 keep 1024: where there is
-no `transformation_pre`, that is what tells them apart.
+of 2 and 9 languages project 1024 to 768 (the width of Stable Diffusion 1's text), those of 18 keep 1024. Where there is
+no `transformation_pre`, this width distinguishes them.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 
 CLIP = "text_config"
-"""Key of a CLIP model's config that holds the text encoder's."""
+"""Key of a CLIP model's config that holds the text encoder's config."""
 _WORDS = "roberta.embeddings.word_embeddings.weight"
 _ANY_LAYER = "roberta.encoder.layer"
 _SPELLED_OUT, LAYER = "roberta.encoder.layers.", "roberta.encoder.layer."
 _CLIP_TOWER = "text_model."
-_BESIDE_TOWER = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
+_OTHER_PARTS_OF_CLIP = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
 _OTHER_NETWORKS = {
     "model.diffusion_model.": "the UNet",
     "first_stage_model.": "the VAE",
     "model_ema.": "averages of the UNet",
-    "vision_model.": "a picture encoder",
+    "vision_model.": "an image encoder",
 }
 # Constant buffers, the pooler that XLM-R's class may carry, and the temperature of the contrastive loss.
 NOT_READ = (
@@ -47,14 +47,16 @@ NOT_READ = (
     "roberta.pooler.dense.bias",
     "logit_scale",
 )
-_COPIED = (
+XLMR_SHAPE = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
+    "num_hidden_layers",
     "num_attention_heads",
     "max_position_embeddings",
     "type_vocab_size",
 )
+"""Keys that the config of an XLM-R must have."""
 _DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
     "hidden_act": "gelu",
@@ -63,15 +65,15 @@ _DEFAULTS: dict[str, Any] = {
     "eos_token_id": 2,
 }
 _HEAD_WIDTH = 64
-"""Of XLM-R's attention, base and large: what no tensor's shape says."""
+"""Width of an attention head of XLM-R, base and large. It cannot be read from a tensor's shape."""
 
 
 class Head(enum.Enum):
-    """What the UNet reads."""
+    """The head that the UNet reads."""
 
     PRE = "transformation_pre(pre_LN(hidden_states[-2]))"
     FEATURE = "transformation(pre_LN(last hidden state))"
-    """The CLIP feature's head at every position: AltCLIP-m18 has no other."""
+    """The CLIP feature's head at every position, for an AltCLIP-m18 that has no other."""
     LAST = "transformation(last hidden state)"
 
 
@@ -81,11 +83,11 @@ class Published:
 
     folder: Path
     weights: dict[str, torch.Tensor]
-    """Under the published names, of the text encoder alone."""
+    """The text encoder's tensors alone, under the published names."""
     config: Mapping[str, Any]
     head: Head
     rest: str
-    """What else the files held, for people; empty for an encoder alone."""
+    """A readable description of what else the files hold; empty for an encoder alone."""
 
     @property
     def layers(self) -> int:
@@ -93,10 +95,10 @@ class Published:
 
 
 def describe(folder: Path, weights: dict[str, torch.Tensor]) -> Published:
-    """Return what the tensors of a folder are.
+    """Return the text encoder that the tensors of a folder hold.
 
     Raises:
-        AltDiffusionError: there is no XLM-R among them, a key has no meaning, or config and shapes do not fit.
+        AltDiffusionError: there is no XLM-R among them, a key is unknown, or config and shapes do not match.
     """
     tower, rest = _text_tower(weights, folder)
     path = folder / "config.json"
@@ -119,29 +121,29 @@ def describe(folder: Path, weights: dict[str, torch.Tensor]) -> Published:
     if config.get("has_pre_transformation") and head is not Head.PRE:
         raise AltDiffusionError(
             f"text encoder {folder}",
-            "lacks the key transformation_pre.weight, which its config promises (has_pre_transformation)",
+            "lacks the key transformation_pre.weight, which its config declares (has_pre_transformation)",
             "give the published m18 weights",
         )
     return Published(folder=folder, weights=tower, config=config, head=head, rest=rest)
 
 
 def _text_tower(weights: dict[str, torch.Tensor], folder: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """The text encoder's own tensors, and what the others are."""
+    """Return the text encoder's own tensors, and a description of the others."""
     prefixes = sorted({name.partition(_ANY_LAYER)[0] for name in weights if _ANY_LAYER in name})
     others = {name for name in weights if not prefixes or not name.startswith(prefixes[0])}
     if len(prefixes) != 1:
-        found = _networks(others)
+        networks = _networks(others)
         raise AltDiffusionError(
             f"text encoder {folder}",
             f"holds {'no' if not prefixes else 'more than one'} XLM-R text encoder"
-            + (f": it holds {found}" if found else ""),
+            + (f": it holds {networks}" if networks else ""),
             "give the folder of the text encoder; FlagAI's model.ckpt may hold the other networks only",
         )
     (prefix,) = prefixes
     if prefix == _CLIP_TOWER:
-        others = {name for name in others if not name.startswith(_BESIDE_TOWER)}
+        others = {name for name in others if not name.startswith(_OTHER_PARTS_OF_CLIP)}
     elif any(name.startswith(tuple(_OTHER_NETWORKS)) for name in others):
-        others = set()  # a whole pipeline's checkpoint, with the buffers of its schedule
+        others = set()  # the checkpoint of a whole pipeline, which includes the buffers of its schedule
     if others and prefix:
         raise AltDiffusionError(
             f"text encoder {folder}",
@@ -149,13 +151,13 @@ def _text_tower(weights: dict[str, torch.Tensor], folder: Path) -> tuple[dict[st
             "give the published weights",
         )
     rest = _networks({name for name in weights if not name.startswith(prefix)}) if prefix else ""
-    # transformers 5 writes the layers as `encoder.layers`, the published files say `encoder.layer`
+    # transformers 5 names the layers `encoder.layers`, the published files name them `encoder.layer`
     tower = {name[len(prefix) :]: tensor for name, tensor in weights.items() if name.startswith(prefix)}
     return {name.replace(_SPELLED_OUT, LAYER, 1): tensor for name, tensor in tower.items()}, rest
 
 
 def _networks(names: set[str]) -> str:
-    """For people: which networks these keys are of, with the number of tensors."""
+    """Return a readable list of the networks to which these keys belong, with the number of tensors."""
     counts: Counter[str] = Counter()
     for name in names:
         kind = next((what for prefix, what in _OTHER_NETWORKS.items() if name.startswith(prefix)), "other tensors")
@@ -164,18 +166,18 @@ def _networks(names: set[str]) -> str:
 
 
 def _read_config(path: Path, tower: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """config.json of an encoder; of a CLIP model its text part."""
+    """Return the config.json of an encoder, or the text part of a CLIP model's."""
     config: dict[str, Any] = files.read_json(str(path))
     if isinstance(config.get(CLIP), dict):
         config = config[CLIP]
-    for name in (*_COPIED, "num_hidden_layers"):
+    for name in XLMR_SHAPE:
         if name not in config:
             raise AltDiffusionError(f"config {path}", f"lacks {name}", "give the published config.json")
     return config
 
 
 def _of_shapes(tower: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The config that the tensors themselves give, for a checkpoint without config.json."""
+    """Return the config that follows from the tensors themselves, for a checkpoint without config.json."""
     vocabulary, width = tower[_WORDS].shape
     layers = {int(name[len(LAYER) :].partition(".")[0]) for name in tower if name.startswith(LAYER)}
     return {
@@ -194,11 +196,22 @@ def stock_config(published: Published) -> dict[str, Any]:
     config = published.config
     head = "transformation_pre" if published.head is Head.PRE else "transformation"
     out = published.weights.get(f"{head}.weight")
+    width = int(config.get("project_dim", config["hidden_size"]) if out is None else out.shape[0])
+    layers = published.layers - (1 if published.head is Head.PRE else 0)
+    return altclip_config(config, width) | {"num_hidden_layers": layers}
+
+
+def altclip_config(xlmr: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Return the config of an `AltCLIPTextModel` without dropout, with the shapes of an XLM-R.
+
+    Args:
+        xlmr: config with the keys of `XLMR_SHAPE`; other settings have XLM-R's defaults where it leaves them out.
+        width: D of the vectors that the model returns.
+    """
     return {
-        **{name: config[name] for name in _COPIED},
-        **{name: config.get(name, default) for name, default in _DEFAULTS.items()},
-        "num_hidden_layers": published.layers - (1 if published.head is Head.PRE else 0),
-        "project_dim": int(config.get("project_dim", config["hidden_size"]) if out is None else out.shape[0]),
+        **{name: xlmr[name] for name in XLMR_SHAPE},
+        **{name: xlmr.get(name) if xlmr.get(name) is not None else value for name, value in _DEFAULTS.items()},
+        "project_dim": width,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "use_attention_mask": True,

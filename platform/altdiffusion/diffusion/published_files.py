@@ -1,7 +1,7 @@
-"""Tensors from the files that others publish, under any of the usual names; no code of a file is ever run.
+"""Tensors from published weight files, under any of the usual names; code in a file is never run.
 
 model.safetensors, pytorch_model.bin            one file, or shards with `<name>.index.json`
-model.fp16.safetensors, pytorch_model.fp16.bin  the same in half precision, where nothing else is there
+model.fp16.safetensors, pytorch_model.fp16.bin  the same in half precision, used where there is nothing else
 model.ckpt                                      a whole training checkpoint, as FlagAI publishes it
 """
 
@@ -15,16 +15,14 @@ from typing import Any
 import torch
 
 from altdiffusion.diffusion.weight_files import check_finite
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 
 CHECKPOINT = "model.ckpt"
 _PLAIN = ("model.safetensors", "pytorch_model.bin")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which trainers keep the table of tensors, next to step counters and the like."""
-
-
 _WRAPPED = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
-"""In front of every name: DistributedDataParallel, torch.compile, Lightning's DeepSpeed, FSDP."""
+"""Prefixes of every name, from DistributedDataParallel, torch.compile, Lightning's DeepSpeed and FSDP."""
 
 
 def weights_file(folder: Path) -> Path | None:
@@ -46,14 +44,14 @@ def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
     """Return every tensor of a weights folder, by name.
 
     Raises:
-        AltDiffusionError: no weights, or a file is missing, damaged, holds more than tensors, or a value in it is not
-            finite.
+        AltDiffusionError: there are no weights; a file is missing, damaged or holds more than tensors; or a value in
+            it is not finite.
     """
     file = weights_file(Path(folder))
     if file is None:
         raise AltDiffusionError(
             f"text encoder {folder}",
-            f"holds none of {', '.join(_PLAIN)}, their fp16 variants and {CHECKPOINT}",
+            f"holds none of {', '.join(_PLAIN)}, their fp16 variants, or {CHECKPOINT}",
             "give the folder with the weights",
         )
     tensors = _read_shards(file) if file.suffix == ".json" else _read_file(file)
@@ -85,10 +83,10 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library raises its own classes
         raise AltDiffusionError(
             f"weights {path}",
-            f"cannot be read ({(str(error).splitlines() or ['no message'])[0][:200]})",
+            f"cannot be read ({first_line(error)})",
             "copy them again; a file that holds more than tensors and plain values is not opened",
         ) from error
     table = _unwrapped(loaded)
@@ -98,14 +96,14 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _unprefixed(table: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The table without the names that wrappers for several devices or compilers put in front of all keys."""
+    """Return the table without the prefixes that wrappers for several devices or compilers put before all keys."""
     while prefix := next((prefix for prefix in _WRAPPED if all(name.startswith(prefix) for name in table)), ""):
         table = {name.removeprefix(prefix): tensor for name, tensor in table.items()}
     return table
 
 
 def _unwrapped(loaded: Any) -> dict[str, torch.Tensor] | None:
-    """The table of tensors in what a trainer saved; None where there is none."""
+    """Return the table of tensors in an object that a trainer saved; None where there is none."""
     while isinstance(loaded, Mapping):
         if loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
             return {str(name): tensor for name, tensor in loaded.items()}

@@ -1,4 +1,4 @@
-"""Keeps progress bars and advice of transformers and diffusers out of a job's output: `Progress` is the one voice."""
+"""Progress bars and advice of transformers and diffusers are kept out of a job's output, which `Progress` writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 
 @functools.cache
 def quiet_libraries() -> None:
-    """Errors only, no bars; a level that the user has set in the environment stays."""
+    """Let both libraries log errors only and show no bars; a log level that the user set in the environment stays."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

@@ -1,15 +1,15 @@
-"""What a UNet takes from a text: the answers of its cross-attention to queries that it could ask.
+"""Attention-output matching: a student's text context is compared by the outputs of the UNet's cross-attention.
 
-Positions of two languages do not correspond: another order, another number of pieces, and CLIP's encoder is causal
-(its first vector is the same for every caption) where XLM-R's is not. But the UNet has no positions of text either.
-All that reaches it, in each cross-attention layer and head, is
+The positions of two languages do not correspond: their order and their number of tokens differ, and CLIP's encoder is
+causal (its first vector is the same for every caption) while XLM-R's is not. But the UNet does not use text positions
+either. All that reaches it, in each cross-attention layer and head, is
 
     answer(q) = to_out(softmax(q K^T / sqrt(d)) V),   K = to_k(context), V = to_v(context),   q = to_q(norm2(x))
 
-(diffusers `BasicTransformerBlock`; Vaswani et al., arXiv 1706.03762), which no order of the positions changes. Two
-contexts with equal answers to every query are the same text to the UNet. So a student's context is compared by its
-answers. `norm2` is a LayerNorm, hence a query of the UNet is `to_q(gamma z + beta)` with z of zero mean and unit
-variance over its entries: z is drawn as a normalised Gaussian.
+(diffusers `BasicTransformerBlock`; Vaswani et al., arXiv 1706.03762), which does not depend on the order of the
+positions. Two contexts with equal answers to every query are the same text to the UNet, so contexts are compared by
+their answers. `norm2` is a LayerNorm, hence a query of the UNet is `to_q(gamma z + beta)` with z of zero mean and unit
+variance over its entries. Therefore z is drawn as a normalised Gaussian.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _FLOOR = 1e-8
-"""Keeps a layer that answers nothing to the empty caption from dividing by 0."""
+"""Avoids a division by 0 in a layer whose answer to the empty caption is 0."""
 
 
 class _Layer(nn.Module):  # type: ignore[misc]
@@ -37,7 +37,7 @@ class _Layer(nn.Module):  # type: ignore[misc]
         self.channels = int(self.to_q.in_features)
 
     def forward(self, z: Tensor, context: Tensor) -> Tensor:
-        """[B, Q, C]: the answers to z [Q, C] of context [B, T, D]."""
+        """Return the answers [B, Q, C] of context [B, T, D] to the queries made from z [Q, C]."""
         query = self.to_q(self.norm(z)).expand(len(context), -1, -1)
         answer = F.scaled_dot_product_attention(
             self._split(query), self._split(self.to_k(context)), self._split(self.to_v(context)), scale=self.scale
@@ -46,7 +46,7 @@ class _Layer(nn.Module):  # type: ignore[misc]
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        """[B, N, heads d] -> [B, heads, N, d]."""
+        """Split the heads: [B, N, heads d] -> [B, heads, N, d]."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
@@ -61,21 +61,25 @@ class ReadOut(nn.Module):  # type: ignore[misc]
 
     @property
     def numbers(self) -> int:
-        """Random numbers that one query of every layer takes."""
+        """Number of random numbers for one query of every layer."""
         return sum(layer.channels for layer in self.layers)
 
     def answers(self, draw: Tensor, context: Tensor) -> list[Tensor]:
-        """[B, Q, C] of each layer: the answers of context [B, T, D] to the queries made of `draw` [Q, numbers]."""
+        """Return each layer's answers [B, Q, C] of context [B, T, D] to the queries made from `draw` [Q, numbers]."""
         parts = draw.split([layer.channels for layer in self.layers], dim=1)
         return [layer(z, context) for layer, z in zip(self.layers, parts, strict=True)]
 
 
 def readout_error(student: Sequence[Tensor], teacher: Sequence[Tensor], empty: Sequence[Tensor]) -> Tensor:
-    """Mean over layers of |student - teacher|^2 / |empty|^2: answers [B, Q, C] of each layer, and [1, Q, C] of the
-    teacher's empty caption, which sets the scale.
+    """Return the mean over layers of |student - teacher|^2 / |empty|^2.
 
-    The scale keeps deep layers, whose answers are small, from being left out. It holds no sample, so the error of a
-    batch is the mean of its samples' errors, whatever the micro-batch.
+    The scale gives weight to deep layers, whose answers are small. It does not depend on a sample, so the error of a
+    batch is the mean of its samples' errors, for any micro-batch.
+
+    Args:
+        student: each layer's answers, [B, Q, C].
+        teacher: the same of the teacher.
+        empty: each layer's answers of the teacher's empty caption, [1, Q, C], which set the scale.
     """
     errors = [
         (mine.float() - wanted.float()).square().mean() / (none.float().square().mean() + _FLOOR)

@@ -1,4 +1,4 @@
-"""Schedulers of model folders: what they say of a UNet, and one that says what a run has trained."""
+"""Schedulers of model folders: reading what they state about a UNet, and making one that states what was trained."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CONFIG = "scheduler/scheduler_config.json"
 
 
 def read_noising(folder: str) -> Noising:
-    """Return what the scheduler of a model folder (any URI) says its UNet answers, and under which noise.
+    """Return what the UNet of a model folder (any URI) predicts, and under which noise, from its scheduler's config.
 
-    Settings that its config leaves out are the defaults of its class, as for the stock pipeline.
+    Settings that the config leaves out are the defaults of its class, as in the stock pipeline.
 
     Raises:
-        AltDiffusionError: there is no such config, diffusers has no such class, or it cannot be trained with.
+        AltDiffusionError: there is no such config, diffusers has no such class, or training is not possible with it.
     """
     import diffusers
 
@@ -30,27 +30,28 @@ def read_noising(folder: str) -> Noising:
         raise AltDiffusionError(what, "is missing", "give a model folder as published") from error
     kind = getattr(diffusers, str(raw.get("_class_name")), None) if isinstance(raw, dict) else None
     if kind is None or not hasattr(kind, "from_config"):
-        raise AltDiffusionError(what, "names no scheduler of diffusers under _class_name", "copy it again")
+        raise AltDiffusionError(what, "does not name a scheduler of diffusers in _class_name", "copy it again")
     known = class_defaults(kind)
-    told = {name: value for name, value in raw.items() if name in known or name == "rescale_betas_zero_snr"}
-    return Noising.of(known | told, what)  # PNDM ignores that one, but its UNet may well have been trained so
+    # PNDM ignores rescale_betas_zero_snr, but its UNet may have been trained with it.
+    given = {name: value for name, value in raw.items() if name in known or name == "rescale_betas_zero_snr"}
+    return Noising.of(known | given, what)
 
 
 def class_defaults(kind: Any) -> dict[str, Any]:
-    """Return what a diffusers class takes where a config leaves a setting out."""
+    """Return the values that a diffusers class uses for settings that a config leaves out."""
     parameters = inspect.signature(kind.__init__).parameters.values()
     return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
 
 
 def scheduler_for(scheduler: Any, noising: Noising) -> Any:
-    """Return a base's scheduler that says what was trained: samplers read it from the export.
+    """Return a base's scheduler with the settings that were trained, which samplers read from the export.
 
-    A schedule that ends without signal needs a scheduler that knows of it and starts at its last step: where the
-    base's has no such setting (PNDM, which Stable Diffusion 2.1 ships), DDIM takes its place.
+    A schedule that ends without signal needs a scheduler that supports it and starts at its last step. Where the base's
+    has no such setting (PNDM, which Stable Diffusion 2.1 ships), DDIM replaces it.
 
     Args:
         scheduler: the base's, of any class with betas.
-        noising: what the UNet answers, and under which schedule.
+        noising: what the UNet predicts, and under which schedule.
     """
     changes: dict[str, Any] = {
         "prediction_type": noising.prediction,
@@ -74,8 +75,8 @@ def scheduler_for(scheduler: Any, noising: Noising) -> Any:
 def as_ddim(config: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Any:
     """Return a `DDIMScheduler` with the noise schedule of any scheduler's config.
 
-    What only DDIM has, and such a config leaves out, are Stable Diffusion's own values: the defaults of the class clip
-    the latents at every step.
+    Settings that only DDIM has, and that such a config leaves out, get Stable Diffusion's own values, because the
+    class's defaults clip the latents at every step.
     """
     from diffusers import DDIMScheduler
 
@@ -84,17 +85,17 @@ def as_ddim(config: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
 
 
 def as_kind(kind: Any, config: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-    """Return a scheduler of another class (or the same) with every setting of a config that the class knows.
+    """Return a scheduler of a class, the same or another, with every setting of a config that the class has.
 
-    Diffusers leaves out what a config has from its own class's defaults, and what its pipeline changed in such a config
-    (Stable Diffusion's sets `steps_offset: 1`). But defaults differ between classes (Heun's betas begin at 0.00085,
-    DDIM's at 0.0001), and exports name all of them: a base and the export of it would draw different images. So all
-    settings are handed over by name.
+    Diffusers does not pass on what a config has from its own class's defaults, nor what its pipeline changed in such a
+    config (Stable Diffusion's sets `steps_offset: 1`). But defaults differ between classes (Heun's betas begin at
+    0.00085, DDIM's at 0.0001), and exports store all settings, so a base and its export would draw different images.
+    Therefore all settings are passed by name.
 
     Args:
         kind: class of diffusers.
-        config: of a scheduler as it was loaded, with its class's defaults.
-        changes: settings in place of the config's.
+        config: the config of a loaded scheduler, with its class's defaults.
+        changes: settings that replace the config's.
     """
     given = {**config, **changes}
     known = class_defaults(kind).keys()

@@ -2,12 +2,13 @@
 
 AltCLIP-m18 (arXiv 2211.06679; FlagAI `examples/AltDiffusion-m18`) reads one XLM-R at two depths:
 
-    feature = transformation(pre_LN(hidden[-1]))[:, 0]        [B, F]     stands beside the teacher's EOS vector
-    context = transformation_pre(pre_LN(hidden[-2]))          [B, T, D]  what the UNet reads
+    feature = transformation(pre_LN(hidden[-1]))[:, 0]        [B, F]     compared with the teacher's EOS vector
+    context = transformation_pre(pre_LN(hidden[-2]))          [B, T, D]  read by the UNet
 
-That is a student with two heads. One with a single head reads both from its last layer, `transformation(pre_LN(
-hidden[-1]))`: its CLS vector is the feature. Either way an export is a stock `AltCLIPTextModel` (`Student.reader`): of
-two heads it has one layer fewer, as a converted published encoder has.
+That is a student with two heads. A student with a single head computes both from its last layer,
+`transformation(pre_LN(hidden[-1]))`; its CLS vector is the feature. In both cases an export is a stock
+`AltCLIPTextModel` (`Student.reader`); that of a student with two heads has one layer fewer, like a converted published
+encoder.
 """
 
 from __future__ import annotations
@@ -20,43 +21,28 @@ import torch
 from torch import Tensor, nn
 
 from altdiffusion.diffusion.models import build_text_encoder, local_folder
+from altdiffusion.diffusion.published import XLMR_SHAPE, altclip_config
 from altdiffusion.diffusion.published_files import read_weights
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage.documents import read_document
 
 XLMR_POSITIONS = 512
-"""A tokenizer that says it pads to this or more has XLM-R's own length, not the UNet's."""
+"""A tokenizer that pads to this length or more has XLM-R's own length, not the UNet's."""
 
 _HEADS = ("pre_LN.", "transformation.", "transformation_pre.")
 _TOWER = "text_model."
 _NOT_READ = ("roberta.pooler.", "lm_head.")
 _BUFFERS = ("position_ids", "token_type_ids")
-_SHAPE = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
-_DEFAULTS: dict[str, Any] = {
-    "layer_norm_eps": 1e-5,
-    "hidden_act": "gelu",
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
 
 
 class Student(nn.Module):  # type: ignore[misc]
     """XLM-R with one head or two; its parameters have the published names.
 
     Args:
-        config: of an `AltCLIPTextModel` with all layers; dropout is 0 in it.
-        context: width D of the UNet's context where a head of its own gives it; None for a single head.
-        device: "meta" costs no memory.
+        config: the config of an `AltCLIPTextModel` with all layers and without dropout.
+        context: width D of the UNet's context where a separate head computes it; None for a single head.
+        device: "meta" takes no memory.
     """
 
     def __init__(self, config: dict[str, Any], context: int | None = None, device: str = "cpu") -> None:
@@ -69,8 +55,9 @@ class Student(nn.Module):  # type: ignore[misc]
             self.transformation_pre = nn.Linear(int(config["hidden_size"]), context, device=device)
 
     def forward(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(feature [B, F], context [B, T, D]) of int64 [B, T]; pads are masked, and have a context all the same."""
-        # With four dimensions it is taken as it is; with two, transformers asks the device whether anything is masked.
+        """Return (feature [B, F], context [B, T, D]) of int64 [B, T]; pads are masked, but have a context as well."""
+        # A mask of four dimensions is used as it is; for one of two, transformers waits for the device to look whether
+        # anything is masked.
         mask = (token_ids != self.pad_id)[:, None, None].expand(-1, 1, token_ids.shape[1], -1)
         if not self.two_heads:
             hidden = self.roberta(token_ids, attention_mask=mask).last_hidden_state
@@ -81,7 +68,7 @@ class Student(nn.Module):  # type: ignore[misc]
         return feature, self.transformation_pre(self.pre_LN(layers[-2]))
 
     def reader(self) -> Any:
-        """The stock `AltCLIPTextModel` that gives the same context, in evaluation mode: what an export holds."""
+        """Return the stock `AltCLIPTextModel` with the same context, in evaluation mode, for an export."""
         state = dict(self.state_dict())
         if not self.two_heads:
             encoder = build_text_encoder(self.config)
@@ -97,22 +84,24 @@ class Student(nn.Module):  # type: ignore[misc]
 def load_student(
     folder: str | Path, *, context: int, feature: int | None, tokens: int, seed: int
 ) -> tuple[Student, Any]:
-    """(student in float32 on the CPU, tokenizer) from a folder that holds one of
+    """Return (student in float32 on the CPU, tokenizer) from a folder.
+
+    The folder holds one of
 
     - XLM-R (`xlm-roberta-large`): its heads are new, drawn with `seed`;
-    - a published AltDiffusion-m18 encoder: two heads, or what of it the UNet reads as one;
-    - a published AltCLIP-m18, a whole CLIP: its head gives the feature, one for the context is new;
+    - a published AltDiffusion-m18 encoder: both heads are used, or only the one that the UNet reads;
+    - a published AltCLIP-m18, a whole CLIP: its head computes the feature, the head for the context is new;
     - an `AltCLIPTextModel`, like an export of ours: one head.
 
-    Weights and tokenizer lie in the folder itself or, as in a model folder, in `text_encoder` and `tokenizer`.
+    Weights and tokenizer are in the folder itself or, as in a model folder, in `text_encoder` and `tokenizer`.
 
     Args:
         context: width D that the UNet reads.
-        feature: width F of the teacher's vectors for a student of two heads; None for one head.
-        tokens: T, for a tokenizer that only knows XLM-R's own length.
+        feature: width F of the teacher's vectors for a student with two heads; None for one head.
+        tokens: T, for a tokenizer that has XLM-R's own length only.
 
     Raises:
-        AltDiffusionError: a part is missing, has another width, or is left over.
+        AltDiffusionError: a part is missing, has another width, or is unused.
     """
     quiet_libraries()
     with local_folder(folder) as local:
@@ -132,8 +121,8 @@ def load_student(
     elif feature is not None and not fresh and "transformation_pre.weight" not in weights:
         raise AltDiffusionError(
             what,
-            "has one head, but a teacher of its own needs a second one for the feature",
-            "leave distillation.teacher out, or begin with XLM-R, a published encoder or a run of distillation",
+            "has one head, but a separate teacher needs a second one for the feature",
+            "leave distillation.teacher out, or start from XLM-R, a published encoder or a run of distillation",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -143,7 +132,7 @@ def load_student(
 
 
 def _load(student: Student, weights: Mapping[str, Tensor], what: str, fresh: tuple[str, ...]) -> None:
-    """Takes the weights over; heads whose names begin with one of `fresh` stay as they were drawn."""
+    """Load the weights; heads whose names begin with one of `fresh` stay as they were drawn."""
     wanted = student.state_dict()
     given = {name: tensor.float() for name, tensor in weights.items()}
     given |= {name: tensor for name, tensor in wanted.items() if fresh and name.startswith(fresh)}
@@ -151,22 +140,21 @@ def _load(student: Student, weights: Mapping[str, Tensor], what: str, fresh: tup
     if wrong:
         raise AltDiffusionError(
             what,
-            f"is not an XLM-R with the heads that are needed: {len(wrong)} tensors are missing or unused, "
-            f"like {wrong[0]}",
+            f"is not an XLM-R with the required heads: {len(wrong)} tensors are missing or unused, such as {wrong[0]}",
             "give XLM-R, a published AltDiffusion-m18 encoder or an export",
         )
     for name, tensor in wanted.items():
         if given[name].shape != tensor.shape:
             raise AltDiffusionError(
                 f"{what}, key {name}",
-                f"has shape {tuple(given[name].shape)}, this base and teacher ask for {tuple(tensor.shape)}",
+                f"has shape {tuple(given[name].shape)}, this base and teacher require {tuple(tensor.shape)}",
                 "use the base and the teacher that belong to this encoder",
             )
     student.load_state_dict(given, strict=True)
 
 
 def _without_feature(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """Two heads -> the one that the UNet reads: without the last layer and the feature's head."""
+    """Return the weights with only the head that the UNet reads, without the last layer and the feature's head."""
     last = f"roberta.encoder.layers.{layers}."
     kept = {
         name: tensor
@@ -179,18 +167,20 @@ def _without_feature(state: Mapping[str, Tensor], layers: int) -> dict[str, Tens
 
 
 def _named(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
-    """The weights of any of these folders under transformers' present names, without what nothing reads; and whether
-    they stood in a whole CLIP, whose head gives the feature and not the context."""
+    """Return the weights of any of these folders under transformers' present names, without unused ones.
+
+    The second value is whether they are from a whole CLIP, whose head computes the feature and not the context.
+    """
     of_clip = any(key.startswith(_TOWER) for key in weights)
     if of_clip:
         weights = {key[len(_TOWER) :]: tensor for key, tensor in weights.items() if key.startswith(_TOWER)}
-    found = {}
+    renamed = {}
     for key, tensor in weights.items():
         name = key if key.startswith(("roberta.", "lm_head.", *_HEADS)) else f"roberta.{key}"
         name = name.replace("roberta.encoder.layer.", "roberta.encoder.layers.", 1)
         if not name.startswith(_NOT_READ) and not name.endswith(_BUFFERS):
-            found[name] = tensor
-    return found, of_clip
+            renamed[name] = tensor
+    return renamed, of_clip
 
 
 def _config(root: Path, width: int) -> dict[str, Any]:
@@ -199,17 +189,10 @@ def _config(root: Path, width: int) -> dict[str, Any]:
         raise AltDiffusionError(f"text encoder {root}", "holds no config.json", "give the folder with the weights")
     whole = read_document(str(path)).value
     known: dict[str, Any] = whole.get("text_config") or whole
-    missing = [name for name in _SHAPE if name not in known]
+    missing = [name for name in XLMR_SHAPE if name not in known]
     if missing:
         raise AltDiffusionError(f"config {path}", f"lacks {', '.join(missing)}", "give XLM-R's or the encoder's config")
-    return {
-        **{name: known[name] for name in _SHAPE},
-        **{name: known.get(name) if known.get(name) is not None else value for name, value in _DEFAULTS.items()},
-        "project_dim": width,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "use_attention_mask": True,
-    }
+    return altclip_config(known, width)
 
 
 def _tokenizer(folder: Path, tokens: int) -> Any:
@@ -218,9 +201,8 @@ def _tokenizer(folder: Path, tokens: int) -> Any:
     try:
         tokenizer = XLMRobertaTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        problem = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise AltDiffusionError(
-            f"tokenizer {folder}", f"cannot be opened ({problem})", "put the encoder's tokenizer there"
+            f"tokenizer {folder}", f"cannot be opened ({first_line(error)})", "put the encoder's tokenizer there"
         ) from error
     if tokenizer.model_max_length >= XLMR_POSITIONS:
         tokenizer.model_max_length = tokens

@@ -1,10 +1,10 @@
 """The English text tower that a student learns from, frozen.
 
-The published teacher is OpenCLIP ViT-H-14 `laion2b_s32b_b79k`: in transformers a `CLIPTextModelWithProjection`. Its
-vector of a caption is pooled, `final_layer_norm(hidden[-1])` at the first EOS (what the released distillation learns
-from), or projected, `text_projection` of that one; un-normalised either way. The encoder inside a base model has no
-projection; its vector is the pooled one. The position is looked for here, since `CLIPTextModel` takes the largest id
-for the EOS where a config says 2.
+The published teacher is OpenCLIP ViT-H-14 `laion2b_s32b_b79k`, in transformers a `CLIPTextModelWithProjection`. Its
+vector of a caption is pooled, `final_layer_norm(hidden[-1])` at the first EOS (from which the released distillation
+learns), or projected, `text_projection` of the pooled one. Neither is normalised. The encoder inside a base model has
+no projection; its vector is the pooled one. The EOS position is searched here, since `CLIPTextModel` takes the largest
+id for the EOS where a config sets it to 2.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 
 from altdiffusion.diffusion.models import local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weight_files import first_line, load_network
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.diffusion.weight_files import load_network
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage.documents import read_document
 
 
 def eos_vectors(hidden: Tensor, token_ids: Tensor, eos_id: int) -> Tensor:
-    """[B, D]: of [B, T, D], the vector at the first EOS of int64 [B, T]."""
+    """Return the vectors [B, D] of hidden states [B, T, D] at the first EOS of token ids, int64 [B, T]."""
     first = (token_ids == eos_id).to(torch.int64).argmax(1)
     return hidden[torch.arange(len(hidden), device=hidden.device), first]
 
 
 def feature_width(folder: str | Path, output: Literal["pooled", "projected"]) -> int:
-    """Return the width F of a tower's vectors, from its config alone.
+    """Return the width F of a tower's vectors from its config alone.
 
     Raises:
         AltDiffusionError: there is no config.
@@ -40,9 +40,9 @@ def feature_width(folder: str | Path, output: Literal["pooled", "projected"]) ->
 
 
 def load_tower(folder: str | Path) -> Any:
-    """`CLIPTextModelWithProjection` in evaluation mode, frozen, from a folder of transformers; safetensors only.
+    """Return a frozen `CLIPTextModelWithProjection` in evaluation mode from a folder of transformers.
 
-    Weights lie in the folder itself or in its `text_encoder`. A whole CLIP serves as well.
+    Only safetensors are read. They are in the folder itself or in its `text_encoder`. A whole CLIP is accepted as well.
 
     Raises:
         AltDiffusionError: a part is missing or damaged, or there is no projection.
@@ -58,7 +58,7 @@ def load_tower(folder: str | Path) -> Any:
             root,
             f"teacher {folder}",
             remedy="give a CLIP of transformers; to learn from the base's own encoder leave distillation.teacher out",
-            beside=("vision_model.", "visual_projection.", "logit_scale"),  # of a whole CLIP
+            unused=("vision_model.", "visual_projection.", "logit_scale"),  # the other parts of a whole CLIP
             config=config,
             dtype=torch.float32,
         )
@@ -70,7 +70,7 @@ def _root(local: Path) -> Path:
 
 
 def _config(root: Path, folder: str | Path) -> Any:
-    """The tower's `CLIPTextConfig`. In a whole CLIP's config it stands one level down, but for the projection."""
+    """Return the tower's `CLIPTextConfig`; in a whole CLIP's config it is one level down, except for the projection."""
     from transformers import CLIPTextConfig
 
     try:

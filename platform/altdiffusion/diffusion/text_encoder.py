@@ -1,4 +1,4 @@
-"""From captions to the UNet's context, the same for the multilingual encoder and the English one of a base model."""
+"""From captions to the UNet's context, for the multilingual encoder and a base model's English one alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from altdiffusion.errors import AltDiffusionError
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
-    """Token ids, int64 [B, T], T = `tokenizer.model_max_length`; cut and padded as StableDiffusionPipeline does."""
+    """Return token ids, int64 [B, T], truncated and padded to T = `tokenizer.model_max_length`.
+
+    StableDiffusionPipeline does the same.
+    """
     ids = tokenizer(
         list(captions),
         padding="max_length",
@@ -27,10 +30,10 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
 
 
 def check_captions(captions: Sequence[str]) -> None:
-    """Refuses captions with the tab that published data puts before a language code (`caption\\tlang`).
+    """Refuse captions with the tab that published data puts before a language code (`caption\\tlang`).
 
     Raises:
-        AltDiffusionError: it would reach the text encoder as part of the caption.
+        AltDiffusionError: a caption holds a tab; the language code would reach the text encoder.
     """
     leaking = next((caption for caption in captions if "\t" in caption), None)
     if leaking is not None:
@@ -42,11 +45,11 @@ def check_captions(captions: Sequence[str]) -> None:
 
 
 def encode_text(text_encoder: Any, token_ids: torch.Tensor, pad_id: int) -> torch.Tensor:
-    """The UNet's context.
+    """Return the UNet's context.
 
-    The encoder gets the mask `token_ids != pad_id` where its config says `use_attention_mask`, as in
-    StableDiffusionPipeline; a causal CLIP encoder needs none. The UNet attends to every position, pads included
-    (FlagAI `examples/AltDiffusion-m18`), and so nothing is cut here.
+    The encoder gets the mask `token_ids != pad_id` where its config sets `use_attention_mask`, as in
+    StableDiffusionPipeline; a causal CLIP encoder does not need one. The UNet attends to every position, including pads
+    (FlagAI `examples/AltDiffusion-m18`), so no position is removed here.
 
     Args:
         text_encoder: `AltCLIPTextModel` or `CLIPTextModel`.
@@ -65,9 +68,9 @@ def encode_text(text_encoder: Any, token_ids: torch.Tensor, pad_id: int) -> torc
 def load_text_encoder(
     folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Any, Any]:
-    """(`AltCLIPTextModel` in evaluation mode, tokenizer) from `folder`/text_encoder and `folder`/tokenizer.
+    """Return (`AltCLIPTextModel` in evaluation mode, tokenizer) from `folder`/text_encoder and `folder`/tokenizer.
 
-    That is a model folder's own layout, so a model folder serves as well.
+    A model folder has the same layout, so it is accepted as well.
 
     Raises:
         AltDiffusionError: a part is missing or damaged.
@@ -101,6 +104,6 @@ def load_text_encoder(
 
 
 def save_text_encoder(text_encoder: Any, tokenizer: Any, folder: str | Path) -> None:
-    """Writes what `load_text_encoder` reads; safetensors only."""
+    """Write a folder that `load_text_encoder` reads, with safetensors only."""
     text_encoder.save_pretrained(Path(folder) / "text_encoder", safe_serialization=True)
     tokenizer.save_pretrained(Path(folder) / "tokenizer")

@@ -1,9 +1,8 @@
-"""Networks from folders whose weights are exactly theirs: a key that is missing, left over, of another shape or not
-finite is an error that names the key and the file.
+"""Networks are loaded only from weights that are exactly theirs.
 
-The libraries' own loaders say it in a report that is easily overlooked: a missing tensor stays without values, and one
-that no layer takes is dropped without a word. A silently dropped head once gave users images that had nothing to do
-with their prompts.
+A key that is missing, unused, of another shape or not finite is an error that names the key and the file. The
+libraries' own loaders only mention it in a report that is easily overlooked: a missing tensor stays uninitialised, and
+one that no layer uses is silently dropped. A dropped head once gave users images unrelated to their prompts.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _BUFFERS = (".position_ids", ".token_type_ids")
-"""Constant buffers that earlier versions of transformers wrote; every network makes its own."""
+"""Constant buffers that earlier versions of transformers wrote; every network computes its own."""
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
-"""Types of safetensors that weights are kept in; 8-bit ones mean nothing without scales that stand elsewhere."""
+"""Accepted weight types of safetensors; 8-bit weights are meaningless without scales that are stored elsewhere."""
 _SHOWN = 3
 
 
-def load_network(kind: Any, folder: Path, what: str, *, remedy: str, beside: tuple[str, ...] = (), **given: Any) -> Any:
+def load_network(kind: Any, folder: Path, what: str, *, remedy: str, unused: tuple[str, ...] = (), **given: Any) -> Any:
     """Return a network of diffusers or transformers from a folder of safetensors, in evaluation mode.
 
     Args:
         kind: class with `from_pretrained`.
-        folder: with config.json and the weights, in one file or in shards with their index.
+        folder: holds config.json and the weights, in one file or in shards with their index.
         what: names the folder in errors.
-        remedy: said where a key is missing or left over.
-        beside: beginnings of keys that stand beside the network in its file and belong to another one.
+        remedy: the errors' remedy where a key is missing or unused.
+        unused: prefixes of keys in the file that belong to another network.
         given: further arguments of `from_pretrained`.
 
     Raises:
@@ -44,24 +43,24 @@ def load_network(kind: Any, folder: Path, what: str, *, remedy: str, beside: tup
     if "config" not in given:
         read_settings(folder / "config.json", what)
     stored = _stored_types(file, what)
-    if kind.__module__.startswith("transformers."):  # diffusers' networks know no code of a folder
+    if kind.__module__.startswith("transformers."):  # diffusers' networks never run code from a folder
         given["trust_remote_code"] = False
-        given["ignore_mismatched_sizes"] = True  # they are named below; its own error names none
+        given["ignore_mismatched_sizes"] = True  # they are named below; the library's own error does not name them
     try:
         network, report = kind.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **given
         )
-    except Exception as error:  # every kind of damage has its own class there
+    except Exception as error:  # every kind of damage raises its own class
         raise AltDiffusionError(
             f"{what}, file {file.name}", f"cannot be opened ({first_line(error)})", "write or export it again"
         ) from error
-    check_keys(report["missing_keys"], report["unexpected_keys"], f"{what}, file {file.name}", remedy, beside)
+    check_keys(report["missing_keys"], report["unexpected_keys"], f"{what}, file {file.name}", remedy, unused)
     odd = [
         str(entry[0] if isinstance(entry, (list, tuple)) else entry) for entry in report.get("mismatched_keys") or ()
     ]
     if odd:
         raise AltDiffusionError(
-            f"{what}, file {file.name}", f"has keys of another shape than config.json says: {_named(odd)}", remedy
+            f"{what}, file {file.name}", f"has keys of another shape than config.json gives: {_named(odd)}", remedy
         )
     state = network.state_dict()
     odd = [
@@ -80,13 +79,13 @@ def load_network(kind: Any, folder: Path, what: str, *, remedy: str, beside: tup
 
 
 def check_finite(tensors: Mapping[str, Tensor], what: str, remedy: str) -> None:
-    """Refuse weights with a NaN or an infinity in them: whatever they touch is none, and says nothing of it.
+    """Refuse weights that hold a NaN or an infinity, which would silently spread through every result.
 
     Args:
         what: names the file.
 
     Raises:
-        AltDiffusionError: names the keys, the first few of many.
+        AltDiffusionError: a value is not finite; the error names the first few keys.
     """
     odd = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if odd:
@@ -97,7 +96,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str, remedy: str) -> None:
 
 
 def read_settings(path: Path, what: str) -> dict[str, Any]:
-    """Return a JSON file of a model folder, a mapping.
+    """Return the mapping in a JSON file of a model folder.
 
     Args:
         what: names the folder in errors.
@@ -106,20 +105,20 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
         AltDiffusionError: it is missing, is not JSON, or is not a mapping.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise AltDiffusionError(f"{what}, file {path.name}", "is missing", "copy the folder as published") from error
     except (ValueError, OSError) as error:
         raise AltDiffusionError(
             f"{what}, file {path.name}", f"is not JSON ({first_line(error)})", "copy it as published"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise AltDiffusionError(f"{what}, file {path.name}", "is not a mapping", "copy it as published")
-    return found
+    return settings
 
 
 def _stored_types(file: Path, what: str) -> dict[str, str]:
-    """Types of the tensors by name, by the heads of the files; each file must hold all that its head promises."""
+    """Return the types of the tensors by name, from the headers; a file must hold all that its header lists."""
     files = [file]
     if file.name.endswith(".index.json"):
         shards = read_settings(file, what).get("weight_map")
@@ -129,7 +128,7 @@ def _stored_types(file: Path, what: str) -> dict[str, str]:
             if Path(name).name != name or name in (".", ".."):
                 raise AltDiffusionError(
                     f"{what}, file {file.name}",
-                    f"names the shard {name!r}, which is not a file of its own folder",
+                    f"names the shard {name!r}, which is not a file in the same folder",
                     "give the folder as published",
                 )
             if not (file.parent / name).is_file():
@@ -137,28 +136,28 @@ def _stored_types(file: Path, what: str) -> dict[str, str]:
                     f"{what}, file {file.name}", f"names the shard {name}, which is missing", "copy that file as well"
                 )
         files = [file.parent / name for name in sorted(set(shards.values()))]
-    return {name: kind for path in files for name, kind in _head(path, what).items()}
+    return {name: kind for path in files for name, kind in _header(path, what).items()}
 
 
-def _head(path: Path, what: str) -> dict[str, str]:
-    """Types by name in one safetensors file: 8 bytes of length, so much JSON, the tensors one after another."""
+def _header(path: Path, what: str) -> dict[str, str]:
+    """Return the types by name in one safetensors file: 8 bytes of length, that much JSON, then the tensors."""
     size = path.stat().st_size
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            head = json.loads(stream.read(length)) if 0 < length <= size - 8 else None
-        if not isinstance(head, dict):
-            raise ValueError("no head")
-        entries = {name: entry for name, entry in head.items() if name != "__metadata__"}
+            header = json.loads(stream.read(length)) if 0 < length <= size - 8 else None
+        if not isinstance(header, dict):
+            raise ValueError("no header")
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         wanted = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
         types = {str(name): str(entry["dtype"]) for name, entry in entries.items()}
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         raise AltDiffusionError(
-            f"{what}, file {path.name}", "is not safetensors, or is cut short in its head", "copy it again"
+            f"{what}, file {path.name}", "is not safetensors, or ends within its header", "copy it again"
         ) from error
     if wanted != size:
         raise AltDiffusionError(
-            f"{what}, file {path.name}", f"has {size:,} bytes, its head promises {wanted:,}", "copy it again"
+            f"{what}, file {path.name}", f"has {size:,} bytes, its header requires {wanted:,}", "copy it again"
         )
     return types
 
@@ -166,15 +165,15 @@ def _head(path: Path, what: str) -> dict[str, str]:
 def open_tokenizer(kind: Any, folder: Path, what: str, *, remedy: str) -> Any:
     """Return a tokenizer from a folder that holds its vocabulary.
 
-    Transformers makes an empty vocabulary, without a word, where there is no file of one: every caption is then a row
-    of unknown tokens.
+    Without a vocabulary file, transformers silently makes an empty vocabulary, and every caption becomes a row of
+    unknown tokens.
 
     Args:
         kind: class with `from_pretrained`.
         what: names the folder in errors.
 
     Raises:
-        AltDiffusionError: it cannot be opened, or a file of its vocabulary is missing.
+        AltDiffusionError: the tokenizer cannot be opened, or a file of its vocabulary is missing.
     """
     if not folder.is_dir():
         raise AltDiffusionError(what, "is missing", remedy)
@@ -188,81 +187,70 @@ def open_tokenizer(kind: Any, folder: Path, what: str, *, remedy: str) -> Any:
 
 
 def open_stock(kind: Any, folder: str | Path, what: str, *, remedy: str) -> Any:
-    """Return a tokenizer, config or processor of transformers from a folder; nothing is fetched, none of its code runs.
+    """Return a tokenizer, config or processor of transformers from a folder, without fetching or running its code.
 
     Args:
         kind: class with `from_pretrained`.
         what: names the folder in errors.
-        remedy: what to give instead of what cannot be opened.
+        remedy: what to give instead.
 
     Raises:
         AltDiffusionError: it cannot be opened with transformers' own classes.
     """
     try:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # every kind of damage has its own class there
+    except Exception as error:  # every kind of damage raises its own class
         if "trust_remote_code" in str(error):
             raise AltDiffusionError(
                 what,
-                "asks to run code that it brings (`auto_map` in its config), and no such code is run",
+                "requires code of its own to run (`auto_map` in its config), and such code is never run",
                 "give a folder that transformers' own classes open",
             ) from error
         raise AltDiffusionError(what, f"cannot be opened ({first_line(error)})", remedy) from error
 
 
 def check_keys(
-    missing: Iterable[Any], left_over: Iterable[Any], what: str, remedy: str, beside: tuple[str, ...] = ()
+    missing: Iterable[Any], left_over: Iterable[Any], what: str, remedy: str, unused: tuple[str, ...] = ()
 ) -> None:
     """Refuse weights that lack a key or hold one that nothing uses.
 
     Args:
         what: names the file.
-        beside: beginnings of keys that may be left over.
+        unused: prefixes of keys that may be left over.
 
     Raises:
-        AltDiffusionError: names the keys, the first few of many.
+        AltDiffusionError: a key is missing or unused; the error names the first few.
     """
     lacking = sorted(str(name) for name in missing if not str(name).endswith(_BUFFERS))
     extra = sorted(
         str(name)
         for name in left_over
-        if not str(name).endswith(_BUFFERS) and not (beside and str(name).startswith(beside))
+        if not str(name).endswith(_BUFFERS) and not (unused and str(name).startswith(unused))
     )
     if lacking or extra:
-        told = ([f"lacks {_keys(lacking)}"] if lacking else []) + (
-            [
-                f"holds {_keys(extra)} that nothing uses"
-                if len(extra) > 1
-                else f"holds {_keys(extra)}, which nothing uses"
-            ]
-            if extra
-            else []
-        )
-        raise AltDiffusionError(what, " and ".join(told), remedy)
+        problems = [f"lacks {_keys(lacking)}"] if lacking else []
+        if extra:
+            problems.append(f"holds {_keys(extra)}{' that' if len(extra) > 1 else ', which'} nothing uses")
+        raise AltDiffusionError(what, " and ".join(problems), remedy)
 
 
 def weights_file(folder: Path, what: str) -> Path:
     """Return the safetensors file of a network's folder, or the index of its shards.
 
     Raises:
-        AltDiffusionError: there is none, or there are several of which the libraries would take one or the other.
+        AltDiffusionError: there is none, or there are several, of which the libraries could take either.
     """
     names = [f"{stem}.safetensors{suffix}" for stem in _STEMS for suffix in ("", ".index.json")]
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if len(found) > 1:
+    present = [folder / name for name in names if (folder / name).is_file()]
+    if len(present) > 1:
         raise AltDiffusionError(
-            what, f"holds {' and '.join(path.name for path in found)}", "keep one of them: which is meant is unclear"
+            what, f"holds {' and '.join(path.name for path in present)}", "keep only one of them, the one that is meant"
         )
-    if not found:
+    if not present:
         raise AltDiffusionError(
             what, f"holds no weights in safetensors ({' or '.join(names[::2])})", "give a folder with its weights"
         )
-    return found[0]
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return present[0]
 
 
 def _keys(names: list[str]) -> str:

@@ -1,1 +1,1 @@
-"""Evaluation: the judge and the per-language retrieval table."""
+"""Evaluation: the judge and the table of retrieval accuracy per language."""

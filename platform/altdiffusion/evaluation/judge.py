@@ -1,8 +1,8 @@
 """The judge: a small classifier that names the concept in a 32 x 32 image, for retrieval accuracy per language.
 
-It is trained on real images only and never sees a generated one, nor does any generator see it. What a generated
-image suffers (the autoencoder's loss, softness, noise, a shifted shape) is imitated by the augmentation, so that
-the accuracy measures the concept and not the codec. Same images, labels and seed give the same judge on one machine.
+It is trained on real images only. It never sees a generated image, and no generator uses it. The augmentation imitates
+the defects of generated images (the autoencoder's loss, softness, noise, a shifted shape), so that the accuracy
+measures the concept and not the codec. The same images, labels and seed give the same judge on one machine.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torch import nn
 from torch.nn import functional
 
 from altdiffusion.diffusion.weight_files import check_keys
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage.files import read_bytes, write_atomic
 
 SIDE = 32  # pixels
 _FORMAT = "altdiffusion-judge-1"
-_BATCH = 256  # images at a time in `predict`
+_BATCH = 256  # images per pass in `predict`
 
 
 class Judge(nn.Module):  # type: ignore[misc]
     """Convolutions to [128, 4, 4], a mean, one linear layer.
 
     Args:
-        classes: the concept ids, ascending; output k stands for `classes[k]`.
+        classes: the concept ids, ascending; output k is for `classes[k]`.
     """
 
     def __init__(self, classes: npt.NDArray[np.int64]) -> None:
@@ -50,14 +50,18 @@ class Judge(nn.Module):  # type: ignore[misc]
         self.head = nn.Linear(2 * widths[-1], len(classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [B, 3, 32, 32] in -1..1 -> logits [B, K]."""
+        """Return logits [B, K] for images, float32 [B, 3, 32, 32] in -1..1."""
         features = self.features(x)
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
         logits: torch.Tensor = self.head(pooled)
         return logits
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 [N, 32, 32, 3] -> float32 [N, K], rows sum to 1, columns as in `classes`."""
+        """Return probabilities for images, uint8 [N, 32, 32, 3].
+
+        Returns:
+            float32 [N, K]; rows sum to 1, columns are in the order of `classes`.
+        """
         self.eval()
         x = _signed(_checked(images))
         with torch.no_grad():
@@ -66,11 +70,11 @@ class Judge(nn.Module):  # type: ignore[misc]
         return np.asarray(joined.numpy(), dtype=np.float32)
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """uint8 [N, 32, 32, 3] -> the concept ids, int64 [N]."""
+        """Return the most likely concept ids, int64 [N], for images, uint8 [N, 32, 32, 3]."""
         return np.asarray(self.classes[self.probabilities(images).argmax(1)], dtype=np.int64)
 
     def save(self, uri: str) -> None:
-        """One safetensors file."""
+        """Write the judge as one safetensors file."""
         from safetensors.torch import save
 
         metadata = {"format": _FORMAT, "classes": json.dumps([int(c) for c in self.classes])}
@@ -78,10 +82,10 @@ class Judge(nn.Module):  # type: ignore[misc]
 
 
 def load_judge(uri: str) -> Judge:
-    """What `Judge.save` wrote.
+    """Load a judge that `Judge.save` wrote.
 
     Raises:
-        AltDiffusionError: it is no judge's file.
+        AltDiffusionError: the file is not a judge.
     """
     from safetensors.torch import load
 
@@ -102,7 +106,7 @@ def load_judge(uri: str) -> Judge:
     except Exception as error:
         raise AltDiffusionError(
             f"judge {uri}",
-            f"cannot be opened ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
+            f"cannot be opened ({type(error).__name__}: {first_line(error)})",
             "delete it: the evaluation trains it again",
         ) from error
     return judge
@@ -118,22 +122,26 @@ def train_judge(
     rate: float = 3e-3,
     progress: Callable[[int, int], None] | None = None,
 ) -> Judge:
-    """Trains a judge; the caller's random state is left alone.
+    """Train a judge without changing the caller's random state.
+
+    The optimizer is AdamW with linear warm-up and cosine decay; label smoothing is 0.1.
 
     Args:
         images: real images, uint8 [N, 32, 32, 3].
         labels: their concept ids, int64 [N].
-        seed: of weights, order and augmentation.
-        steps, batch, rate: AdamW with linear warm-up and cosine, label smoothing 0.1.
+        seed: the seed of weights, order and augmentation.
+        steps: number of updates.
+        batch: images per update.
+        rate: peak learning rate.
         progress: called with (steps done, steps) after each step.
 
     Raises:
-        AltDiffusionError: no images, another shape, or labels of another length.
+        AltDiffusionError: there are no images, they have another shape, or the labels have another length.
     """
     pixels = _checked(images)
     if len(pixels) == 0 or labels.shape != (len(pixels),):
         raise AltDiffusionError(
-            f"the judge's {len(pixels)} pictures", f"come with labels of shape {labels.shape}", "give one label each"
+            f"the judge's {len(pixels)} images", f"have labels of shape {labels.shape}", "give one label per image"
         )
     classes, targets = np.unique(labels.astype(np.int64), return_inverse=True)
     answer = torch.from_numpy(targets.astype(np.int64))
@@ -162,7 +170,7 @@ def train_judge(
 
 
 def _augment(x: torch.Tensor) -> torch.Tensor:
-    """What drawing and coding may do to an image [B, 3, 32, 32]; drawn anew for each from torch's generator."""
+    """Return images [B, 3, 32, 32] with random defects of generation and coding, from torch's generator."""
     n = len(x)
     angle, scale = 0.15 * torch.randn(n), torch.exp(0.1 * torch.randn(n))
     shear = 0.05 * torch.randn(n)
@@ -190,7 +198,7 @@ def _checked(images: Any) -> npt.NDArray[np.uint8]:
     array = np.asarray(images)
     if array.ndim != 4 or array.shape[1:] != (SIDE, SIDE, 3) or array.dtype != np.uint8:
         raise AltDiffusionError(
-            f"pictures of shape {array.shape}, {array.dtype}",
+            f"images of shape {array.shape}, {array.dtype}",
             f"are not uint8 [N, {SIDE}, {SIDE}, 3]",
             "resize them first",
         )
@@ -198,5 +206,5 @@ def _checked(images: Any) -> npt.NDArray[np.uint8]:
 
 
 def _signed(images: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in -1..1."""
+    """Convert uint8 [N, H, W, 3] to float32 [N, 3, H, W] in -1..1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""Real images for the judge: what curation kept, with the concept each of them shows; and the same through the VAE.
+"""Real images for the judge: the curated images with the concept that each shows, and the same through the VAE.
 
 Shapes: N images, S = judge.SIDE pixels.
 """
@@ -21,16 +21,16 @@ from altdiffusion.storage.dataset import Version
 
 
 def labelled_images(images: Version, labels_uri: str) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
-    """Each distinct image of an images version that has a label, in the order of its first row.
+    """Return each distinct labelled image of an images version, in the order of its first row.
 
     Args:
         labels_uri: Parquet with sample_id (int64) and concept (string).
 
     Returns:
-        uint8 [N, S, S, 3], and the concept each shows, [N].
+        Images, uint8 [N, S, S, 3], and the concept that each shows, [N].
 
     Raises:
-        AltDiffusionError: the labels are not readable, or name none of the images.
+        AltDiffusionError: the labels are not readable, or do not name any of the images.
     """
     labels = _read_labels(labels_uri)
     bodies, concepts = [], []
@@ -47,19 +47,19 @@ def labelled_images(images: Version, labels_uri: str) -> tuple[NDArray[np.uint8]
                 concepts.append(name)
     if not bodies:
         raise AltDiffusionError(
-            f"labels {labels_uri}", f"name no picture of {images.ref.short}", "give the labels of this dataset"
+            f"labels {labels_uri}", f"do not name an image of {images.ref.short}", "give the labels of this dataset"
         )
     return np.stack(bodies), np.array(concepts)
 
 
-def through_autoencoder(folder: str, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The control: real images [N, S, S, 3] encoded (mode) and decoded by the VAE that the generator draws with."""
+def through_autoencoder(folder: str, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the control: real images [N, S, S, 3], encoded (mode) and decoded by the generator's VAE."""
     import torch
 
     from altdiffusion.diffusion.autoencoder import load_autoencoder
 
     vae: Any = load_autoencoder(folder)
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
         decoded = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pixels.split(64)])
     rounded = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
@@ -67,7 +67,7 @@ def through_autoencoder(folder: str, pictures: NDArray[np.uint8]) -> NDArray[np.
 
 
 def small_images(bodies: list[bytes]) -> NDArray[np.uint8]:
-    """Encoded images -> uint8 [N, S, S, 3]."""
+    """Decode images and return them as squares, uint8 [N, S, S, 3]."""
     return np.stack([_small(body) for body in bodies])
 
 

@@ -1,10 +1,10 @@
-"""Retrieval accuracy: how often a judge names the concept that an image was asked for, per language.
+"""Retrieval accuracy: how often, per language, a judge names the concept that the prompt of an image asked for.
 
 Shapes: N images, K concepts, L languages, R bootstrap draws.
 
 The interval is a percentile bootstrap over concepts (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993,
-chapter 13): images of one concept in several languages stand or fall together, so concepts are what is resampled,
-the same ones for all languages. The draws are keyed, so a report is the same each time it is made.
+chapter 13). Images of one concept in several languages are correlated, so concepts are resampled, the same ones for
+all languages. The draws are keyed, so a report is the same whenever it is made.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ DRAWS = 1000
 LEVEL = 0.95
 Names = Literal["all", "seen", "held out"]
 NAMES: tuple[Names, ...] = ("all", "seen", "held out")
-"""Which (concept, language) pairs: those whose name was in the training data, and those that were held out of it."""
+"""Groups of (concept, language) pairs: all, those whose name was in the training data, and those that were held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What one prompt asks for."""
+    """The concept and language that one prompt asks for."""
 
     concept: str
     language: str
@@ -41,7 +41,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """A share of images that were named right, with its interval; `total` images."""
+    """The share of `total` images that were named correctly, with its interval."""
 
     value: float
     low: float
@@ -54,15 +54,15 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class StateScore:
-    """One state of the model. Languages without an image in a group are left out of it."""
+    """The accuracy of one state of the model. A language without an image in a group is left out of that group."""
 
     state: str
     concepts: int
     languages: Mapping[Names, Mapping[str, Rate]]
     others: Mapping[Names, Rate]
-    """Mean of the other languages' rates, each language counting the same; without a group that has none."""
+    """Unweighted mean of the other languages' rates; a group without such a language is left out."""
     ratio: Rate | None
-    """`others` over English, all names; None where English was never right or not asked."""
+    """`others` over English, for all names; None where English was never right or not asked for."""
 
     @property
     def english(self) -> Rate | None:
@@ -70,7 +70,7 @@ class StateScore:
 
     @property
     def lowest(self) -> tuple[str, Rate]:
-        """The other language that fares worst, over all names."""
+        """The other language with the lowest rate over all names."""
         rates = {code: rate for code, rate in self.languages["all"].items() if code != ENGLISH}
         code = min(rates, key=lambda code: rates[code].value)
         return code, rates[code]
@@ -88,15 +88,15 @@ class StateScore:
 
 
 def read_cases(uri: str) -> dict[str, Case]:
-    """Cases by prompt id from JSON lines with id, language, concept and seen; other fields are left alone.
+    """Return the cases by prompt id from JSON lines with id, language, concept and seen; other fields are ignored.
 
     Raises:
-        AltDiffusionError: the file or a row of it is unusable.
+        AltDiffusionError: the file or one of its rows is unusable.
     """
     try:
         lines = files.read_bytes(uri).decode().splitlines()
     except FileNotFoundError as error:
-        raise AltDiffusionError(f"cases file {uri}", "is not there", "check the path") from error
+        raise AltDiffusionError(f"cases file {uri}", "does not exist", "check the path") from error
     except UnicodeDecodeError as error:
         raise AltDiffusionError(f"cases file {uri}", "is not UTF-8", "save it as UTF-8") from error
     cases = {}
@@ -106,42 +106,42 @@ def read_cases(uri: str) -> dict[str, Case]:
         try:
             row = json.loads(line)
             case = Case(concept=row["concept"], language=row["language"], seen=row["seen"])
-            well = isinstance(case.concept, str) and case.language in CODES and isinstance(case.seen, bool)
+            valid = isinstance(case.concept, str) and case.language in CODES and isinstance(case.seen, bool)
             name = row["id"]
         except (ValueError, KeyError, TypeError) as error:
             raise _bad_row(uri, number, f"{type(error).__name__}: {error}") from error
-        if not well or not isinstance(name, str) or name in cases:
-            raise _bad_row(uri, number, "a wrong type, an unknown language or an id that occurs twice")
+        if not valid or not isinstance(name, str) or name in cases:
+            raise _bad_row(uri, number, "a wrong type, an unknown language or a repeated id")
         cases[name] = case
     if not cases:
-        raise AltDiffusionError(f"cases file {uri}", "holds no row", "write one row for each prompt")
+        raise AltDiffusionError(f"cases file {uri}", "holds no rows", "write one row per prompt")
     return cases
 
 
 def select_cases(cases: Mapping[str, Case], ids: Sequence[str]) -> list[Case]:
-    """The cases of generated images, in the images' order.
+    """Return the cases of generated images, in the images' order.
 
     Raises:
-        AltDiffusionError: an image's prompt is no case.
+        AltDiffusionError: an image's prompt is not among the cases.
     """
     missing = next((name for name in ids if name not in cases), None)
     if missing is not None:
         raise AltDiffusionError(
             f"prompt {missing}",
             "is not in the cases file",
-            "evaluate the pictures of the prompts that it was written with",
+            "evaluate images of the prompts that the cases file describes",
         )
     return [cases[name] for name in ids]
 
 
 def score(state: str, named: NDArray[Any], cases: Sequence[Case], *, seed: int = 0) -> StateScore:
-    """Scores one state.
+    """Return the accuracy of one state.
 
     Args:
-        state: what to call it.
+        state: its name.
         named: [N] concepts that the judge named.
-        cases: what the N images were asked for.
-        seed: of the bootstrap.
+        cases: the cases of the N images.
+        seed: the bootstrap's seed.
     """
     _check_lengths(state, named, cases)
     right = named.astype(str) == np.array([case.concept for case in cases], dtype=str)
@@ -158,7 +158,7 @@ def score(state: str, named: NDArray[Any], cases: Sequence[Case], *, seed: int =
         asked, got = np.zeros((2, len(codes), len(concepts)))
         np.add.at(asked, (language_of[chosen], concept_of[chosen]), 1)
         np.add.at(got, (language_of[chosen], concept_of[chosen]), right[chosen])
-        drawn = _ratio(got @ weights, asked @ weights)  # [L, 1 + R]; column 0 is no draw but every concept once
+        drawn = _ratio(got @ weights, asked @ weights)  # [L, 1 + R]; column 0 is not a draw but has every concept once
         totals = asked.sum(axis=1).astype(int)
         present = [i for i in range(len(codes)) if totals[i]]
         languages[names] = {codes[i]: _rate(drawn[i], totals[i]) for i in present}
@@ -173,9 +173,9 @@ def score(state: str, named: NDArray[Any], cases: Sequence[Case], *, seed: int =
 
 
 def shuffled(named: NDArray[Any], cases: Sequence[Case], *, seed: int = 0) -> Rate:
-    """Control: the same answers held against other captions of the same language; what is left is chance.
+    """Return the control: the same answers compared with other captions of the same language, which leaves chance.
 
-    Within a language the captions move on by a keyed number of places, so none stays with its image.
+    Within a language the captions move on along a keyed order, so none stays with its image.
     """
     _check_lengths("shuffled captions", named, cases)
     concepts = np.array([case.concept for case in cases], dtype=object)
@@ -189,7 +189,7 @@ def shuffled(named: NDArray[Any], cases: Sequence[Case], *, seed: int = 0) -> Ra
 
 
 def rate_of(right: NDArray[np.bool_], concepts: NDArray[Any], *, seed: int = 0) -> Rate:
-    """The share of `right` [N], with its bootstrap interval over the concepts [N] of the images."""
+    """Return the share of `right` [N] with its bootstrap interval over the concepts [N] of the images."""
     names, concept_of = np.unique(concepts, return_inverse=True)
     got = np.bincount(concept_of, weights=right, minlength=len(names))
     asked = np.bincount(concept_of, minlength=len(names))
@@ -198,7 +198,7 @@ def rate_of(right: NDArray[np.bool_], concepts: NDArray[Any], *, seed: int = 0) 
 
 
 def _draws(concepts: int, seed: int) -> NDArray[np.float64]:
-    """[K, 1 + R]: how often each concept counts; column 0 counts each once, the others are keyed resamples."""
+    """Return the counts of each concept, [K, 1 + R]; column 0 has each once, the others are keyed resamples."""
     random = np.random.Generator(np.random.Philox(key=seed))
     picked = random.integers(0, concepts, (DRAWS, concepts))
     weights = np.zeros((concepts, 1 + DRAWS))
@@ -214,9 +214,9 @@ def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.
 
 
 def _mean(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over languages that have an image in the draw."""
-    there = ~np.isnan(drawn)
-    return _ratio(np.where(there, drawn, 0.0).sum(axis=0), there.sum(axis=0).astype(float))
+    """Return the mean over the languages that have an image in the draw."""
+    present = ~np.isnan(drawn)
+    return _ratio(np.where(present, drawn, 0.0).sum(axis=0), present.sum(axis=0).astype(float))
 
 
 def _rate(drawn: NDArray[np.float64], total: int) -> Rate:

@@ -1,4 +1,4 @@
-"""The table of retrieval accuracy by state and language, as Markdown, text and JSON; and its thresholds."""
+"""The table of retrieval accuracy by state and language, as Markdown, text and JSON, and its thresholds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that an evaluation found."""
+    """The complete result of an evaluation."""
 
     states: Sequence[StateScore]
-    """In the order of the recipe; the last one is the model that is judged."""
+    """The states in the order of the recipe; the last one is the evaluated model."""
     controls: Mapping[str, Rate] = field(default_factory=dict)
-    """What the measure itself says where the answer is known: name to rate."""
+    """Rates by name that the measure gives where the answer is known."""
 
     @property
     def final(self) -> StateScore:
@@ -40,18 +40,18 @@ class Report:
         }
 
     def to_markdown(self) -> str:
-        """All tables, with intervals."""
+        """Return all tables with intervals as Markdown."""
         tables = [f"### {title}\n\n{_markdown(rows)}" for title, rows in self._tables()]
         return "\n\n".join(["## Retrieval accuracy", self._about(), *tables]) + "\n"
 
     def to_text(self) -> str:
-        """The same for a terminal."""
+        """Return all tables with intervals as text for a terminal."""
         return "\n\n".join([self._about(), *(f"{title}\n{_aligned(rows)}" for title, rows in self._tables())]) + "\n"
 
     def _about(self) -> str:
         return (
             f"{self.final.concepts} concepts, chance {_percent(self.chance)}; in brackets: {LEVEL:.0%} interval, "
-            "bootstrap over concepts. Held out: this name was in no training data."
+            "bootstrap over concepts. Held out: this name was not in the training data."
         )
 
     def _tables(self) -> list[tuple[str, Rows]]:
@@ -62,7 +62,7 @@ class Report:
         ]
         if self.controls:
             controls = [[name, _interval(rate), f"{rate.total:,}"] for name, rate in self.controls.items()]
-            tables.append(("Controls", [["control", "named right", "pictures"], *controls]))
+            tables.append(("Controls", [["control", "named right", "images"], *controls]))
         return tables
 
     def _by_state(self) -> Rows:
@@ -111,45 +111,45 @@ def require(
     min_lowest_ratio: float = 0.0,
     min_concepts: int = 1,
 ) -> None:
-    """Holds the last state against thresholds.
+    """Check the last state against thresholds.
 
     Args:
-        min_mean: of the mean over the other languages.
-        min_ratio: of that mean over English.
-        min_lowest_ratio: of the lowest language over English.
-        min_concepts: fewer prove nothing.
+        min_mean: least mean over the other languages.
+        min_ratio: least ratio of that mean to English.
+        min_lowest_ratio: least ratio of the lowest language to English.
+        min_concepts: least number of concepts; fewer do not prove anything.
 
     Raises:
-        AltDiffusionError: one of them is missed; it names all that are.
+        AltDiffusionError: a threshold is missed; the error names all that are.
     """
     state = report.final
     english = state.english
     if english is None or "all" not in state.others:
         raise AltDiffusionError(
             f"evaluation of {state.state}",
-            "has no English or no other language",
+            "lacks English or another language",
             "evaluate prompts in several languages",
         )
     code, lowest = state.lowest
     mean = state.others["all"].value
-    beside = f"with English at {_percent(english.value)}"
+    reference = f"with English at {_percent(english.value)}"
     missed = []
     if state.concepts < min_concepts:
-        missed.append(f"{state.concepts} concepts, wanted at least {min_concepts}")
+        missed.append(f"{state.concepts} concepts, required at least {min_concepts}")
     if mean < min_mean:
-        missed.append(f"a mean of {_percent(mean)} over the other languages, wanted at least {_percent(min_mean)}")
+        missed.append(f"a mean of {_percent(mean)} over the other languages, required at least {_percent(min_mean)}")
     if mean < min_ratio * english.value:
-        missed.append(f"a mean of {_percent(mean)} {beside}, wanted at least {min_ratio:.2f} of English")
+        missed.append(f"a mean of {_percent(mean)} {reference}, required at least {min_ratio:.2f} of English")
     if lowest.value < min_lowest_ratio * english.value:
         name = BY_CODE[code].name
         missed.append(
-            f"{name} at {_percent(lowest.value)} {beside}, wanted no language under {min_lowest_ratio:.2f} of English"
+            f"{name} at {_percent(lowest.value)} {reference}, required at least {min_lowest_ratio:.2f} of English"
         )
     if missed:
         raise AltDiffusionError(
             f"evaluation of {state.state}",
             "; ".join(missed),
-            "train longer, or look at the table for what is missing",
+            "train longer, or check the table for what is missing",
         )
 
 
@@ -186,8 +186,8 @@ def _aligned(rows: Rows) -> str:
 
 
 def _columns(text: str) -> int:
-    """How many columns of a terminal a text takes."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+    """Return how many columns of a terminal a text takes."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _pad(text: str, width: int, *, left: bool) -> str:

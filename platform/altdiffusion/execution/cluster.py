@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import altdiffusion
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ def _start(num_cpus: int, num_gpus: int) -> Any:
             if last:
                 raise AltDiffusionError(
                     "embedded Ray",
-                    f"did not start ({str(error).strip().splitlines()[0]})",
+                    f"did not start ({first_line(error)})",
                     "this machine is short of CPU or memory now: try again, or use execution.backend=inline",
                 ) from error
     raise AssertionError("unreachable")
@@ -176,10 +176,9 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
     except Exception as error:  # refused, unauthenticated, another Ray version: each has its own class
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AltDiffusionError(
             f"Ray address {address}",
-            f"cannot be joined ({first})",
+            f"cannot be joined ({first_line(error)})",
             "check that RAY_AUTH_TOKEN (or its file) and Ray's version are the cluster's",
         ) from error
 

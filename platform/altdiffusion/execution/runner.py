@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution import cluster
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.units import Backend, Pool, Resources, UnitWork, Unsettled
@@ -179,7 +179,7 @@ def _on_ray(
                 continue
             raise AltDiffusionError(
                 f"{len(waiting)} unfinished units, {', '.join(sorted(waiting)[:3])} among the first",
-                f"worker processes died {MAX_RETRIES + 1} times in a row ({_reason(error)})",
+                f"worker processes died {MAX_RETRIES + 1} times in a row ({first_line(error)})",
                 "look for a lack of memory or a crash in native code, then run it again: finished units are kept",
             ) from None
 
@@ -253,8 +253,3 @@ def _unpack(packed: bytes) -> Unsettled:
     if isinstance(error, Unsettled):
         return error
     raise error
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

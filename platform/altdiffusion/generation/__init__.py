@@ -1,1 +1,1 @@
-"""Generation: prompts to images, the same bytes for a row whatever the batch."""
+"""Generation: prompts to images; a row gives the same bytes in every batch."""

@@ -24,7 +24,7 @@ from altdiffusion.storage.ledger import Unit, UnitRecord
 
 
 class GenerateWork:
-    """Draws the rows of a unit, and writes them as a shard of kind `generations` and as image files."""
+    """The work of drawing the rows of a unit and writing them as a shard of kind `generations` and as image files."""
 
     def __init__(self, lake_uri: str, dataset: str, model: Model, config: GenerateConfig) -> None:
         self._lake_uri = lake_uri
@@ -35,7 +35,7 @@ class GenerateWork:
         self._sampler: Any = None
 
     def setup(self) -> None:
-        """Loads the model, once its content is known to be what was planned with."""
+        """Load the model after a check that its content is the one of the plan."""
         import torch
 
         from altdiffusion.diffusion.models import load_bundle
@@ -84,7 +84,7 @@ class GenerateWork:
         )
 
     def _draw(self, rows: pa.Table) -> list[bytes]:
-        """PNG bytes in row order; rows of one size are drawn together."""
+        """Return PNG bytes in row order; rows of one size are drawn together."""
         prompts, seeds = rows["prompt"].to_pylist(), rows["seed"].to_pylist()
         sizes = list(zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True))
         encoded: list[bytes] = [b""] * rows.num_rows
@@ -99,10 +99,10 @@ class GenerateWork:
 
 
 def generation_units(prompts: Version, model: Model, config: GenerateConfig) -> list[Unit]:
-    """The units of `GenerateWork`. The model's content is part of their ids: another model is other work.
+    """Return the units of `GenerateWork`. Their ids include the model's content, so another model is other work.
 
     Raises:
-        AltDiffusionError: a prompt asks for a size that the model cannot draw.
+        AltDiffusionError: a prompt requires a size that the model cannot draw.
     """
     multiple = size_multiple(model)
     for index in range(len(prompts.shards)):
@@ -115,19 +115,19 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig) -> 
         if bad:
             raise AltDiffusionError(
                 f"prompt {bad[0]['id']} of {prompts.ref.short}",
-                f"asks for {bad[0]['width']} x {bad[0]['height']} pixels; the model draws multiples of {multiple}",
+                f"requires {bad[0]['width']} x {bad[0]['height']} pixels; the model draws multiples of {multiple}",
                 "change its width and height",
             )
     return plan_ranges(prompts, config.rows_per_unit, model.content)
 
 
 def images_folder(lake_uri: str, dataset: str) -> str:
-    """URI of the folder of image files, named <sha256>.png, beside a generations dataset's shards."""
+    """Return the URI of the folder of image files, named <sha256>.png, next to a generations dataset's shards."""
     return files.within(lake_uri, "datasets", dataset, "images")
 
 
 def encode_png(picture: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of uint8 [H, W, 3]."""
+    """Return the PNG bytes of an image, uint8 [H, W, 3]."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -136,7 +136,7 @@ def encode_png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def decode_images(images: Sequence[bytes]) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, 3] of encoded images of one size."""
+    """Decode images of one size and return uint8 [N, H, W, 3]."""
     from PIL import Image
 
     return np.stack([np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image in images])

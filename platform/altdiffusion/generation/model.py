@@ -1,4 +1,4 @@
-"""The model that draws: found by folder or run, pinned by the digest of its content."""
+"""The model that generates: located by folder or run, and pinned by the digest of its content."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from altdiffusion.storage import files
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model folder as generation uses it. Small; it travels to the workers, which check the digest again."""
+    """A reference to a model folder. It is small and is sent to the workers, which check the digest again."""
 
     uri: str
     content: str
     """Content digest: SHA-256 (hex) over the folder's files."""
     ref: Ref
-    """What lineage calls it: the checkpoint that an export was made from, else the model folder."""
+    """Its reference in lineage: the checkpoint that an export was made from, else the model folder."""
 
 
 def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
-    """Finds the folder and reads it once for its digest.
+    """Locate the folder and read it once for its digest.
 
     Raises:
-        AltDiffusionError: it is missing, is not a model folder, or is not the one that the config or its own
-            lineage.json promises.
+        AltDiffusionError: it is missing, is not a model folder, or does not have the digest that the config or its own
+            lineage.json gives.
     """
     uri = config.folder if config.folder is not None else _export(config, lake_uri)
     if not files.exists(files.join(uri, "model_index.json")):
@@ -41,51 +41,53 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
     if config.digest is not None and not content.startswith(config.digest):
         raise AltDiffusionError(
             f"model folder {uri}",
-            f"has content {content[:12]}, not {config.digest[:12]} as the config demands",
+            f"has content {content[:12]}, not {config.digest[:12]} as the config requires",
             "name the right model, or take the digest out of the config to accept this one",
         )
     document = read_lineage(uri) or {}
-    promised = document.get("content")
-    if promised is not None and promised != content:
+    recorded = document.get("content")
+    if recorded is not None and recorded != content:
         raise AltDiffusionError(
             f"model folder {uri}",
-            f"was changed or damaged: its content is {content[:12]}, its {LINEAGE} says {str(promised)[:12]}",
+            f"was changed or damaged: its content is {content[:12]}, its {LINEAGE} records {str(recorded)[:12]}",
             "export it again from its checkpoint",
         )
     return Model(uri=uri, content=content, ref=_origin(uri, content, document))
 
 
 def _check_scheduler(uri: str) -> None:
-    """Refuses a scheduler whose first step divides by nothing: every image would be black; and one without betas,
-    in whose place the samplers' own would be taken."""
+    """Refuse a scheduler whose first step divides by 0, so that every image would be black, and one without betas.
+
+    Without betas, the samplers would use their own.
+    """
     path = files.join(uri, "scheduler", "scheduler_config.json")
-    told = files.read_json(path) if files.exists(path) else {}
-    if not isinstance(told, dict):
+    config = files.read_json(path) if files.exists(path) else {}
+    if not isinstance(config, dict):
         raise AltDiffusionError(f"file {path}", "is not a mapping", "copy the model folder as published")
-    if told.get("rescale_betas_zero_snr") is True and told.get("prediction_type", "epsilon") == "epsilon":
+    if config.get("rescale_betas_zero_snr") is True and config.get("prediction_type", "epsilon") == "epsilon":
         raise AltDiffusionError(
             f"file {path}",
-            "has rescale_betas_zero_snr with prediction_type epsilon: its last step holds no signal, and what a UNet "
-            "that predicts the noise says of the picture there is not finite",
+            "has rescale_betas_zero_snr with prediction_type epsilon: its last step has no signal, and the image that "
+            "a UNet which predicts the noise gives there is not finite",
             "set rescale_betas_zero_snr to false, or prediction_type to what the UNet was trained for",
         )
-    if told.get("prediction_type") != "sample":  # which can be drawn with, not trained with
+    if config.get("prediction_type") != "sample":  # such a model can generate but cannot be trained
         read_noising(uri)
 
 
 def check_content(model: Model) -> None:
-    """Refuses a folder that is no longer what the plan was made with."""
-    found = content_digest(model.uri)
-    if found != model.content:
+    """Refuse a folder that no longer has the content of the plan."""
+    content = content_digest(model.uri)
+    if content != model.content:
         raise AltDiffusionError(
             f"model folder {model.uri}",
-            f"changed while images were drawn: its content is {found[:12]}, was {model.content[:12]}",
-            "run the same command again: it starts a new set with the model as it is now",
+            f"changed while images were drawn: its content is {content[:12]}, was {model.content[:12]}",
+            "run the same command again, which starts a new set with the changed model",
         )
 
 
 def size_multiple(model: Model) -> int:
-    """Widths and heights must be multiples of this many pixels: VAE factor times the UNet's."""
+    """Return the number of pixels that widths and heights must be multiples of: the VAE's factor times the UNet's."""
     vae, unet = (files.read_json(files.join(model.uri, part, "config.json")) for part in ("vae", "unet"))
     return int(2 ** (len(vae["block_out_channels"]) - 1) * 2 ** (len(unet["block_out_channels"]) - 1))
 

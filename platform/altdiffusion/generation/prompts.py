@@ -1,4 +1,4 @@
-"""The prompts file: read, every row checked, and kept as a dataset of kind `prompts`."""
+"""The prompts file: it is read, every row is checked, and the rows become a dataset of kind `prompts`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.records import PROMPTS
 from altdiffusion.refs import Ref
@@ -28,28 +28,28 @@ _WHOLE = re.compile(r"[-+]?\d{1,19}")
 
 
 def read_prompts(config: PromptsConfig) -> pa.Table:
-    """The prompts as a table of records.PROMPTS, in the file's order.
+    """Return the prompts as a table of records.PROMPTS, in the file's order.
 
-    Columns that are not ours are left out: a prompts file may carry what its owner needs.
+    Unknown columns are left out, since a prompts file may have columns for its owner's use.
 
     Raises:
-        AltDiffusionError: the file or one of its rows is unusable; it names the row, counted from 1, and the field.
+        AltDiffusionError: the file or one of its rows is unusable; the error names the row, from 1, and the field.
     """
     rows = list(_rows(config.file, _read(config.file)))
     if not rows:
-        raise AltDiffusionError(f"prompts file {config.file}", "holds no row", "write one row for each image")
+        raise AltDiffusionError(f"prompts file {config.file}", "holds no rows", "write one row per image")
     checked = []
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         checked.append(_check(config, number, row))
         first = seen.setdefault(checked[-1]["id"], number)
         if first != number:
-            raise _bad(config.file, number, "id", row["id"], f"is row {first}'s already", "give each row its own id")
+            raise _bad(config.file, number, "id", row["id"], f"is also the id of row {first}", "use one id per row")
     return pa.Table.from_pylist(checked, schema=PROMPTS)
 
 
 class PromptsWork:
-    """Makes the `prompts` dataset of a prompts file: one unit, which is the whole file, for one bad row stops all."""
+    """The work of making the `prompts` dataset. The whole file is one unit, since one bad row stops all."""
 
     def __init__(self, lake_uri: str, dataset: str, config: PromptsConfig) -> None:
         self._lake_uri = lake_uri
@@ -74,19 +74,19 @@ class PromptsWork:
 
 
 def prompts_source(config: PromptsConfig) -> Ref:
-    """How lineage names the prompts file: by name and content."""
+    """Return the reference of the prompts file in lineage, by name and content."""
     name = re.sub(r"[^A-Za-z0-9._\-]", "-", config.file.rstrip("/").rsplit("/", 1)[-1])
     return Ref("source", name, files.sha256_hex(_read(config.file)))
 
 
 def prompts_units(config: PromptsConfig) -> list[Unit]:
-    """The one unit of `PromptsWork`."""
+    """Return the one unit of `PromptsWork`."""
     digest = prompts_source(config).digest
     return [Unit(id=f"prompts-{digest[:32]}", index=0, payload={"input_digest": digest})]
 
 
 def count_languages(languages: pa.ChunkedArray) -> dict[str, int]:
-    """Rows by language, sorted, for a unit's record."""
+    """Return the sorted numbers of rows by language, for a unit's record."""
     counted = {str(entry["values"]): int(entry["counts"]) for entry in pc.value_counts(languages).to_pylist()}
     return dict(sorted(counted.items()))
 
@@ -95,7 +95,7 @@ def _read(uri: str) -> bytes:
     try:
         return files.read_bytes(uri)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise AltDiffusionError(f"prompts file {uri}", "is not there", "check the path") from error
+        raise AltDiffusionError(f"prompts file {uri}", "does not exist", "check the path") from error
 
 
 def _rows(uri: str, data: bytes) -> Iterator[Mapping[str, Any]]:
@@ -105,11 +105,11 @@ def _rows(uri: str, data: bytes) -> Iterator[Mapping[str, Any]]:
             yield from pq.read_table(pa.BufferReader(data)).to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
             raise AltDiffusionError(
-                f"prompts file {uri}", f"is not readable Parquet ({_first(error)})", "write it again"
+                f"prompts file {uri}", f"is not readable Parquet ({first_line(error)})", "write it again"
             ) from error
         return
     if suffix not in ("jsonl", "ndjson", "csv"):
-        raise AltDiffusionError(f"prompts file {uri}", "is of an unknown kind", "name it .jsonl, .csv or .parquet")
+        raise AltDiffusionError(f"prompts file {uri}", "has an unknown format", "name it .jsonl, .csv or .parquet")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -131,10 +131,12 @@ def _rows(uri: str, data: bytes) -> Iterator[Mapping[str, Any]]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise AltDiffusionError(
-                    f"prompts file {uri}, row {number}", f"is not JSON ({error.msg})", "write one JSON object a line"
+                    f"prompts file {uri}, row {number}", f"is not JSON ({error.msg})", "write one JSON object per line"
                 ) from error
             if not isinstance(row, dict):
-                raise AltDiffusionError(f"prompts file {uri}, row {number}", "is no object", "write one object a line")
+                raise AltDiffusionError(
+                    f"prompts file {uri}, row {number}", "is not an object", "write one object per line"
+                )
             yield row
 
 
@@ -144,13 +146,13 @@ def _check(config: PromptsConfig, number: int, row: Mapping[str, Any]) -> dict[s
 
     name, language, prompt = row.get("id"), row.get("language"), row.get("prompt")
     if not isinstance(name, str) or not _ID.fullmatch(name):
-        raise bad("id", "is no usable name", "use 1 to 200 letters, digits, '.', '_' and '-'")
+        raise bad("id", "is not a usable name", "use 1 to 200 letters, digits, '.', '_' and '-'")
     if language not in config.languages:
         raise bad("language", "is not a known language", f"use one of {', '.join(config.languages)}")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise bad("prompt", "is no text", "write what the picture shows")
+        raise bad("prompt", "is not a text", "write what the image shows")
     if _CONTROL.search(prompt):
-        raise bad("prompt", "holds control characters", "leave plain text only")
+        raise bad("prompt", "holds control characters", "use plain text only")
     if len(prompt.encode()) > config.max_prompt_bytes:
         raise bad("prompt", f"is longer than {config.max_prompt_bytes} bytes", "shorten it")
     numbers = {}
@@ -163,13 +165,13 @@ def _check(config: PromptsConfig, number: int, row: Mapping[str, Any]) -> dict[s
         value = default if value is None else _whole(value)
         if value is None:
             missing = row.get(field) is None
-            raise bad(field, "is missing" if missing else "is no whole number", "write a number like 512")
+            raise bad(field, "is missing" if missing else "is not a whole number", "write a number like 512")
         numbers[field] = value
     if not -(2**63) <= numbers["seed"] < 2**63:
         raise bad("seed", "does not fit 64 bits", "use a smaller number")
     for field in ("width", "height"):
         if not 8 <= numbers[field] <= config.max_side:
-            raise bad(field, f"does not lie between 8 and {config.max_side} pixels", "use e.g. 512")
+            raise bad(field, f"is not between 8 and {config.max_side} pixels", "use e.g. 512")
     return {"id": name, "language": language, "prompt": prompt, **numbers}
 
 
@@ -185,7 +187,3 @@ def _bad(uri: str, number: int, field: str, value: Any, problem: str, remedy: st
     shown = repr(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return AltDiffusionError(f"prompts file {uri}, row {number}, field {field}", f"{shown} {problem}", remedy)
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

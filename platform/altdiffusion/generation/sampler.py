@@ -1,11 +1,11 @@
-"""Draws images with an exported model, each a function of its own row alone.
+"""Drawing of images with an exported model; each image is a function of its own row alone.
 
 Shapes: N rows of a call, B `batch_rows`, T text positions, D context width, C x H x W latent, f the VAE's factor.
 
-The loop is that of `StableDiffusionPipeline.__call__` (a test holds the two equal) without what it does for each
-image. The initial noise is keyed by the row's seed. Matrix products may round differently in another batch shape,
-so every batch has exactly B rows: the last one is filled up, and a text is encoded among B texts. Which other rows
-are in the batch, and where in it a row stands, then changes no bit (measured on the CPU; a test holds it).
+The loop is that of `StableDiffusionPipeline.__call__` without its work per image (a test checks that both are equal).
+The initial noise is keyed by the row's seed. Matrix products may round differently in another batch shape, so every
+batch has exactly B rows: the last one is filled up, and a text is encoded among B texts. Then the other rows of the
+batch, and the place of a row in it, do not change a bit (measured on the CPU, and checked by a test).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.generation.settings import SamplerName
 
 NOISE_KEY = 0
-"""First half of the key of the initial noise; the row's seed is the other."""
+"""First half of the key of the initial noise; the row's seed is the other half."""
 
 
 def make_scheduler(name: SamplerName, config: Any) -> Any:
-    """The diffusers scheduler of a sampler, with the noise schedule of the model folder's own `config`."""
+    """Return the diffusers scheduler of a sampler, with the noise schedule of the model folder's own `config`."""
     from diffusers import DPMSolverMultistepScheduler
 
     if name == "ddim":
@@ -41,7 +41,7 @@ class Sampler:
     """A loaded model with fixed sampler settings.
 
     Args:
-        bundle: on its device, in its dtype.
+        bundle: the model, on its device and in its dtype.
         sampler, steps, guidance_scale: as in `GenerateConfig`.
         batch_rows: B.
     """
@@ -60,7 +60,7 @@ class Sampler:
         self._empty: Tensor | None = None
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], width: int, height: int) -> NDArray[np.uint8]:
-        """Images of one size: uint8 [N, height, width, 3] for N prompts and N seeds."""
+        """Return images of one size, uint8 [N, height, width, 3], for N prompts and N seeds."""
         images = np.empty((len(prompts), height, width, 3), np.uint8)
         for start in range(0, len(prompts), self._batch_rows):
             stop = min(start + self._batch_rows, len(prompts))
@@ -71,7 +71,7 @@ class Sampler:
         return images
 
     def initial_latents(self, seeds: Sequence[int], width: int, height: int) -> Tensor:
-        """Noise before the scheduler's scaling: float32 [B, C, H, W], a function of seed and size alone."""
+        """Return the noise before the scheduler's scaling, float32 [B, C, H, W], a function of seed and size alone."""
         shape = (self._bundle.unet.config.in_channels, height // self._factor, width // self._factor)
         keys = torch.tensor(list(seeds), dtype=torch.int64, device=self._device)
         return keyed_normal(NOISE_KEY, keys, INITIAL_NOISE, shape)
@@ -89,7 +89,7 @@ class Sampler:
         return images
 
     def _denoise(self, context: Tensor, noise: Tensor) -> Tensor:
-        """float32 [B, C, H, W] from context [B, T, D] and noise [B, C, H, W]."""
+        """Return latents, float32 [B, C, H, W], from context [B, T, D] and noise [B, C, H, W]."""
         scheduler, unet = self._scheduler, self._bundle.unet
         guided = self._scale > 1.0
         if guided:
@@ -107,14 +107,14 @@ class Sampler:
         return latents
 
     def _context(self, prompts: Sequence[str]) -> Tensor:
-        """[B, T, D] for B prompts; each distinct one is encoded once."""
+        """Return the context [B, T, D] of B prompts; each distinct one is encoded once."""
         distinct = list(dict.fromkeys(prompts))
         encoded = self._encode([*distinct, *[""] * (self._batch_rows - len(distinct))])
         place = {prompt: index for index, prompt in enumerate(distinct)}
         return encoded[torch.tensor([place[prompt] for prompt in prompts], device=self._device)]
 
     def _unconditional(self) -> Tensor:
-        """[1, T, D] of the empty text."""
+        """Return the context [1, T, D] of the empty text."""
         if self._empty is None:
             self._empty = self._encode([""] * self._batch_rows)[:1]
         return self._empty

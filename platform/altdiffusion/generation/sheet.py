@@ -1,4 +1,4 @@
-"""The contact sheet: one row per language, one column per concept, every image with the prompt that drew it."""
+"""The contact sheet: one row per language, one column per concept, and every image with its prompt."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Cell:
     """One image of the sheet."""
 
     concept: str
-    """Which column."""
+    """The column."""
     language: str
-    """Which row."""
+    """The row."""
     caption: str
     image: bytes
     """Encoded image."""
@@ -39,10 +39,10 @@ class Cell:
 def write_sheet(
     version: Version, file: str | Path, fonts_dir: str | Path, *, cell: int = 96, title: str = "", zoom: float = ZOOM
 ) -> None:
-    """Draws the sheet of a generations version whose prompt ids read <concept>-<language>, as a PNG file.
+    """Draw the sheet of a generations version, whose prompt ids are <concept>-<language>, as a PNG file.
 
     Raises:
-        AltDiffusionError: an id is of another form, or a letter is in none of the fonts.
+        AltDiffusionError: an id has another form, or no font has a character.
     """
     table = version.read(["id", "language", "prompt", "image", "checkpoint", "steps", "guidance_scale", "sampler"])
     cells = []
@@ -51,8 +51,8 @@ def write_sheet(
         if not dash or language != row["language"]:
             raise AltDiffusionError(
                 f"prompt id {row['id']} of {version.ref.short}",
-                f"does not read <concept>-{row['language']}",
-                "name the prompts so, or draw no sheet",
+                f"is not of the form <concept>-{row['language']}",
+                "name the prompts so, or do not draw a sheet",
             )
         cells.append(Cell(concept=concept, language=language, caption=row["prompt"], image=row["image"]))
     first = table.slice(0, 1).to_pylist()[0]
@@ -74,19 +74,19 @@ def contact_sheet(
     subtitle: str = "",
     zoom: float = ZOOM,
 ) -> bytes:
-    """The sheet as PNG bytes.
+    """Return the sheet as PNG bytes.
 
     Args:
-        cells: any order; columns stand in order of first appearance, at most `MOST_COLUMNS`; rows in the project's
-            order of languages. An image that is missing leaves its place empty.
-        fonts_dir: fonts that together cover all texts.
+        cells: images in any order. Columns are in order of first appearance, at most `MOST_COLUMNS`; rows are in the
+            project's order of languages. The place of a missing image stays empty.
+        fonts_dir: folder of fonts that together cover all texts.
         cell: side of an image on the sheet.
-        zoom: pixels of the PNG for each unit of the sheet.
+        zoom: pixels of the PNG per unit of the sheet.
     """
     import resvg_py
 
     if not cells:
-        raise AltDiffusionError("the contact sheet", "has no picture", "generate some first")
+        raise AltDiffusionError("the contact sheet", "has no images", "generate some first")
     with tempfile.TemporaryDirectory() as scratch:
         page = _Page(Typefaces(fonts_dir, scratch), cells, cell, title, subtitle, zoom)
         svg = page.svg()
@@ -97,7 +97,7 @@ def contact_sheet(
 
 
 class _Page:
-    """Places everything; units are those of the SVG."""
+    """The layout of the sheet, in units of the SVG."""
 
     def __init__(
         self, faces: Typefaces, cells: Sequence[Cell], cell: int, title: str, subtitle: str, zoom: float
@@ -166,7 +166,7 @@ class _Page:
         )
 
     def _caption(self, centre: float, base: float, entry: Cell) -> str:
-        """One line, if need be in smaller letters; else two."""
+        """Return the caption in one line, if necessary in a smaller size, else in two lines."""
         room = self._cell + _GAP - 5
         for size in _SIZES:
             if self.faces.width(entry.caption, entry.language, _REGULAR, size) <= room:
@@ -211,12 +211,12 @@ class _Page:
 
 
 def _data_uri(image: bytes, side: int) -> str:
-    """The image at exactly the size it is shown in, so that the renderer need not scale it; as PNG."""
+    """Return the image as PNG in exactly the shown size, so that the renderer need not scale it."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(image)) as picture:
-        shown = picture.convert("RGB")
+    with Image.open(io.BytesIO(image)) as opened:
+        shown = opened.convert("RGB")
         scale = side / max(shown.size)
         size = (max(1, round(shown.width * scale)), max(1, round(shown.height * scale)))
         page = Image.new("RGB", (side, side), "white")

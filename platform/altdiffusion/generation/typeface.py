@@ -1,8 +1,8 @@
-"""Text in any of the 18 languages: which font draws which letter, and how wide it gets.
+"""Text in any of the 18 languages: the font of each character, and the width of the text.
 
-A folder of fonts may hold whole fonts or slices of them (a web font of Chinese comes as a hundred files), static or
-variable. Every letter is given to one file by name: nothing is left to a renderer's own fallback, which would draw an
-empty box where a letter is missing, and Chinese letters where Japanese ones are meant.
+A folder of fonts may hold whole fonts or slices of them (a Chinese web font consists of a hundred files), static or
+variable. Every character is assigned to one file by name. A renderer's own fallback is never used: it would draw an
+empty box where a character is missing, and Chinese characters where Japanese ones are meant.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from altdiffusion.languages import BY_CODE
 ELLIPSIS = "…"
 _SUFFIXES = (".ttf", ".otf", ".woff", ".woff2")
 _HAN_FAMILY = {"zh": " SC", "ja": " JP", "ko": " KR"}
-"""How a family's name ends that draws Han letters as this language's readers write them (Noto's and others' way)."""
+"""Ending of the name of a font family that draws Han characters as this language writes them (as in Noto's names)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Font:
     path: Path
     family: str
-    letters: frozenset[int]
-    """Code points."""
+    code_points: frozenset[int]
 
 
 @dataclass(frozen=True)
 class Run:
-    """Letters of one text that one font draws."""
+    """Consecutive characters of a text that one font draws."""
 
     text: str
     font: int
@@ -48,12 +47,12 @@ class _Instance:
 
 
 class Typefaces:
-    """The fonts of a folder, and a scratch folder in which the needed parts of them are made ready for a renderer.
+    """The fonts of a folder, and a scratch folder in which the required parts of them are prepared for a renderer.
 
-    Texts are announced with `want`, then `prepare` makes the files, then `width`, `lines` and `markup` may be called.
+    First `want` announces texts, then `prepare` writes the files, then `width`, `lines` and `markup` may be called.
 
     Raises:
-        AltDiffusionError: the folder holds no fonts, or a letter that is in none of them is announced.
+        AltDiffusionError: the folder holds no fonts, or an announced character is in none of them.
     """
 
     def __init__(self, folder: str | Path, scratch: str | Path) -> None:
@@ -65,32 +64,32 @@ class Typefaces:
 
     @property
     def files(self) -> list[str]:
-        """What the renderer must load."""
+        """Font files that the renderer must load."""
         return [str(instance.path) for instance in self._instances.values()]
 
     def want(self, text: str, language: str, weight: int) -> None:
-        """Announces a text; `weight` counts for variable fonts only (400 is regular)."""
+        """Announce a text; `weight` is used for variable fonts only (400 is regular)."""
         for run in self._runs(f"{text}{ELLIPSIS}", language):
             self._wanted[run.font, weight].update(run.text)
 
     def prepare(self) -> None:
-        """Makes one small font file for each font and weight that was announced."""
-        for (font, weight), letters in self._wanted.items():
+        """Write one small font file per announced font and weight."""
+        for (font, weight), characters in self._wanted.items():
             if (font, weight) not in self._instances:
                 self._instances[font, weight] = _instantiate(
-                    self._fonts[font].path, letters, weight, f"face{font}w{weight}", self._scratch
+                    self._fonts[font].path, characters, weight, f"face{font}w{weight}", self._scratch
                 )
 
     def width(self, text: str, language: str, weight: int, size: float) -> float:
-        """Width in the unit of `size`, from the letters alone: what joins or stacks letters makes it narrower."""
+        """Return the width in the unit of `size`, as the sum over single characters; joined ones are narrower."""
         return size * sum(
-            self._instances[run.font, weight].advances.get(ord(letter), 0.5)
+            self._instances[run.font, weight].advances.get(ord(character), 0.5)
             for run in self._runs(text, language)
-            for letter in run.text
+            for character in run.text
         )
 
     def lines(self, text: str, language: str, weight: int, size: float, width: float, most: int) -> list[str]:
-        """The text in at most `most` lines no wider than `width`; what does not fit is cut with an ellipsis."""
+        """Return the text in at most `most` lines no wider than `width`; the rest is replaced by an ellipsis."""
 
         def fits(line: str) -> bool:
             return self.width(line, language, weight, size) <= width
@@ -100,18 +99,18 @@ class Typefaces:
         while left and len(lines) < most:
             if fits(left):
                 return [*lines, left]
-            whole = _longest(left, [i for i, letter in enumerate(left) if letter == " "], fits)
-            cut = whole or _longest(left, _breaks(left), fits) or _breaks(left)[0]
+            whole = _longest(left, [i for i, character in enumerate(left) if character == " "], fits)
+            end = whole or _longest(left, _breaks(left), fits) or _breaks(left)[0]
             if len(lines) == most - 1:
                 ends = _breaks(left)
-                cut = _longest(left, ends, lambda line: fits(line + ELLIPSIS)) or ends[0]
-                return [*lines, left[:cut].rstrip() + ELLIPSIS]
-            lines.append(left[:cut].rstrip())
-            left = left[cut:].lstrip()
+                end = _longest(left, ends, lambda line: fits(line + ELLIPSIS)) or ends[0]
+                return [*lines, left[:end].rstrip() + ELLIPSIS]
+            lines.append(left[:end].rstrip())
+            left = left[end:].lstrip()
         return lines
 
     def markup(self, text: str, language: str, weight: int) -> str:
-        """The text as SVG spans, each with its font."""
+        """Return the text as SVG spans, each with its font."""
         return "".join(
             f'<tspan font-family="{self._instances[run.font, weight].name}">{_escape(run.text)}</tspan>'
             for run in self._runs(text, language)
@@ -120,24 +119,24 @@ class Typefaces:
     def _runs(self, text: str, language: str) -> list[Run]:
         runs: list[Run] = []
         order = self._order(language)
-        for letter in unicodedata.normalize("NFC", text):
-            code = ord(letter)
+        for character in unicodedata.normalize("NFC", text):
+            code = ord(character)
             current = runs[-1].font if runs else None
-            if current is not None and (code in self._fonts[current].letters or _joins(letter)):
-                runs[-1] = Run(runs[-1].text + letter, runs[-1].font)
+            if current is not None and (code in self._fonts[current].code_points or _joins(character)):
+                runs[-1] = Run(runs[-1].text + character, runs[-1].font)
                 continue
-            font = next((index for index in order if code in self._fonts[index].letters), None)
+            font = next((index for index in order if code in self._fonts[index].code_points), None)
             if font is None:
                 raise AltDiffusionError(
-                    f"letter {letter!r} (U+{code:04X}, {unicodedata.name(letter, 'unnamed')}) of {text!r}",
+                    f"character {character!r} (U+{code:04X}, {unicodedata.name(character, 'unnamed')}) of {text!r}",
                     f"is in none of the {len(self._fonts)} fonts in {self._folder}",
                     f"add a font for {BY_CODE[language].name if language in BY_CODE else language}",
                 )
-            runs.append(Run(letter, font))
+            runs.append(Run(character, font))
         return runs
 
     def _order(self, language: str) -> Sequence[int]:
-        """Fonts in order of preference: the shortest family name (the plain one), then the language's own Han."""
+        """Return the fonts in order of preference: the shortest (plain) family name, then the language's own Han."""
         ending = _HAN_FAMILY.get(language)
 
         def rank(index: int) -> tuple[bool, int, str, str]:
@@ -160,7 +159,7 @@ def _load(folder: Path) -> list[_Font]:
             with TTFont(path, lazy=True) as font:
                 names = font["name"]
                 family = str(names.getDebugName(16) or names.getDebugName(1) or path.stem)
-                fonts.append(_Font(path=path, family=family, letters=frozenset(font.getBestCmap() or ())))
+                fonts.append(_Font(path=path, family=family, code_points=frozenset(font.getBestCmap() or ())))
         except (TTLibError, OSError, KeyError, ImportError) as error:
             remedy = "install brotli" if isinstance(error, ImportError) else "replace it"
             raise AltDiffusionError(f"font {path}", f"cannot be read ({error})", remedy) from error
@@ -171,8 +170,8 @@ def _load(folder: Path) -> list[_Font]:
     return fonts
 
 
-def _instantiate(path: Path, letters: set[str], weight: int, name: str, scratch: Path) -> _Instance:
-    """A static TrueType file of these letters under a family name of its own, and the widths of its letters."""
+def _instantiate(path: Path, characters: set[str], weight: int, name: str, scratch: Path) -> _Instance:
+    """Write a static TrueType file of these characters under its own family name, and return it with their widths."""
     from fontTools import subset
     from fontTools.ttLib import TTFont
     from fontTools.varLib import instancer
@@ -181,7 +180,7 @@ def _instantiate(path: Path, letters: set[str], weight: int, name: str, scratch:
     options = subset.Options(layout_features=["*"], name_IDs=["*"], notdef_outline=True, hinting=False)
     options.drop_tables += ["FFTM"]  # an editor's time stamps
     subsetter = subset.Subsetter(options)
-    subsetter.populate(text="".join(letters) + " ")
+    subsetter.populate(text="".join(characters) + " ")
     subsetter.subset(font)
     if "fvar" in font:
         place = {}
@@ -193,7 +192,7 @@ def _instantiate(path: Path, letters: set[str], weight: int, name: str, scratch:
     names.names = [record for record in names.names if record.nameID not in (16, 17, 21, 22, 25)]
     for name_id, text in ((1, name), (2, "Regular"), (4, name), (6, name)):
         names.setName(text, name_id, 3, 1, 0x409)
-    font["OS/2"].usWeightClass = 400  # found by its family alone
+    font["OS/2"].usWeightClass = 400  # the renderer selects it by its family alone
     font.flavor = None
     target = scratch / f"{name}.ttf"
     font.save(target)
@@ -205,13 +204,13 @@ def _instantiate(path: Path, letters: set[str], weight: int, name: str, scratch:
     return _Instance(name=name, path=target, advances=advances)
 
 
-def _joins(letter: str) -> bool:
-    """Whether a letter belongs to the one before it, whatever font has it: spaces, marks, joiners."""
-    return letter.isspace() or unicodedata.category(letter) in ("Mn", "Mc", "Me", "Cf")
+def _joins(character: str) -> bool:
+    """Return whether a character belongs to the one before it, in every font: spaces, marks, joiners."""
+    return character.isspace() or unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf")
 
 
 def _breaks(text: str) -> list[int]:
-    """Places where the text may be cut: never before a mark, nor after a joiner or a Thai leading vowel."""
+    """Return the places where a line may end: never before a mark, nor after a joiner or a Thai leading vowel."""
     return [
         i
         for i in range(1, len(text) + 1)
@@ -220,7 +219,7 @@ def _breaks(text: str) -> list[int]:
 
 
 def _longest(text: str, ends: Sequence[int], fits: Any) -> int:
-    """The last of `ends` up to which the text fits, or 0."""
+    """Return the last of `ends` up to which the text fits, or 0."""
     return max((end for end in ends if fits(text[:end])), default=0)
 
 

@@ -1,1 +1,1 @@
-"""Lineage: the graph made from manifests, and its view in MLflow."""
+"""Lineage: the graph that is read from manifests, and its view in MLflow."""

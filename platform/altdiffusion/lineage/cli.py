@@ -12,31 +12,35 @@ from altdiffusion.lineage import image_search, tree
 
 _REF = (
     "kind:name@digest, name, name@prefix, a run's name (its newest checkpoint), 8 or more digits of a digest, "
-    "or a picture: its SHA-256 or its file"
+    "or an image: its SHA-256 or its file"
 )
 
 
 def register(subparsers: Any) -> Any:
-    """Adds `lineage` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned).
+    """Add `lineage` to the command line.
 
-    Returns its own actions, for those of other packages.
+    Args:
+        subparsers: the return value of ArgumentParser.add_subparsers.
+
+    Returns:
+        The subparsers of its actions, to which other packages add theirs.
     """
-    parser = subparsers.add_parser("lineage", help="what went into a thing, and what was made of it")
+    parser = subparsers.add_parser("lineage", help="show what a thing was made from, and what was made from it")
     actions = parser.add_subparsers(dest="action", required=True, metavar="up|down|page|impact|rebuild")
     for action, text in (
-        ("up", "what went into a dataset, checkpoint or picture, down to the source"),
-        ("down", "what was made of a dataset, checkpoint or picture"),
-        ("page", "the same both ways as one HTML page"),
+        ("up", "show what a dataset, checkpoint or image was made from, back to the source"),
+        ("down", "show what was made from a dataset, checkpoint or image"),
+        ("page", "write both directions as one HTML page"),
     ):
         one = actions.add_parser(action, help=text)
         one.add_argument("ref", metavar="REF", help=_REF)
         _lake(one)
         if action == "page":
             one.add_argument(
-                "--out", default="lineage.html", metavar="FILE", help="where to write (default %(default)s)"
+                "--out", default="lineage.html", metavar="FILE", help="file to write (default %(default)s)"
             )
         else:
-            one.add_argument("--json", action="store_true", help="nodes and edges for programs")
+            one.add_argument("--json", action="store_true", help="print nodes and edges as JSON, for programs")
         one.set_defaults(run=cmd_lineage)
     again = actions.add_parser("rebuild", help="refill an empty MLflow from the manifests of a lake")
     _lake(again)
@@ -58,7 +62,7 @@ def _lake(parser: argparse.ArgumentParser) -> None:
 
 
 def cmd_lineage(arguments: argparse.Namespace) -> int:
-    """Runs a parsed `lineage` command; prints to stdout.
+    """Run a parsed `lineage` command, print to stdout, and return the exit status.
 
     Raises:
         AltDiffusionError: the lake or the reference is not usable.

@@ -1,8 +1,8 @@
-"""The SQLite database of a lake: one process at a time makes it, and one that was never finished is made again.
+"""The SQLite database of a lake: one process at a time creates it, and an unfinished one is created again.
 
-MLflow makes its tables by some sixty migrations. Two processes that do so at once, or one that is killed meanwhile,
-leave a database that MLflow refuses from then on. So the first contact is under a lock, and a database that holds
-nothing yet and lacks migrations makes way for a new one.
+MLflow creates its tables by about sixty migrations. Two processes that do so at once, or one that is killed meanwhile,
+leave a database that MLflow refuses from then on. So the first contact is under a lock, and an empty database that
+lacks migrations is replaced by a new one.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from altdiffusion.errors import AltDiffusionError
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 8.0
-"""For a single transaction of another program."""
+"""Longest wait for a single transaction of another program."""
 FIRST_CONTACT_TIMEOUT_S = 180.0
-"""For another job that makes the tables: MLflow's migrations take seconds, on a busy machine a minute."""
+"""Longest wait for another job that creates the tables; migrations take seconds, on a busy machine a minute."""
 
 
 @contextlib.contextmanager
 def first_contact(path: str, timeout_s: float = FIRST_CONTACT_TIMEOUT_S) -> Iterator[None]:
-    """Hold the database's lock, so that one process at a time makes or checks its tables.
+    """Hold the database's lock, so that one process at a time creates or checks its tables.
 
     Args:
-        path: of the SQLite file; the lock is the file `<path>.lock` beside it.
+        path: the SQLite file; the lock is the file `<path>.lock` next to it.
 
     Raises:
         AltDiffusionError: another process holds the lock for longer than `timeout_s`.
@@ -51,7 +51,7 @@ def first_contact(path: str, timeout_s: float = FIRST_CONTACT_TIMEOUT_S) -> Iter
                     raise AltDiffusionError(
                         f"MLflow database {path}",
                         f"is held by another process for more than {timeout_s:g} s (lock {path}.lock)",
-                        f"see which with `fuser {path}.lock`, end it, then run the same command again",
+                        f"find it with `fuser {path}.lock`, end it, then run the same command again",
                     ) from None
                 time.sleep(0.1)
         _check_writable(path)
@@ -62,7 +62,7 @@ def first_contact(path: str, timeout_s: float = FIRST_CONTACT_TIMEOUT_S) -> Iter
 
 
 def _check_writable(path: str) -> None:
-    """Find out now whether the file can be made, read and written: MLflow itself would wait 20 s for each lock."""
+    """Check that the file can be created, read and written, since MLflow itself would wait 20 s for each lock."""
     with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.execute("ROLLBACK")
@@ -75,22 +75,22 @@ def _set_unfinished_aside(path: str) -> None:
     number = next(number for number in range(1, 1000) if not os.path.exists(f"{path}.unfinished-{number}"))
     aside = f"{path}.unfinished-{number}"
     os.rename(path, aside)
-    log.warning("MLflow database %s was never finished and holds no run: it is now %s, a new one is made", path, aside)
+    log.warning("MLflow database %s is unfinished and holds no run: moved to %s, a new one is created", path, aside)
 
 
 def _is_unfinished(database: sqlite3.Connection) -> bool:
-    """Whether there are tables, but no run and no experiment of anyone, and migrations are missing."""
+    """Return whether there are tables, but no run and no experiment of a user, and migrations are missing."""
     tables = {str(name) for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
         return False
     if "runs" in tables and database.execute("SELECT count(*) FROM runs").fetchone()[0]:
         return False
     if "experiments" in tables and database.execute("SELECT count(*) FROM experiments").fetchone()[0] > 1:
-        return False  # one is MLflow's own, "Default"
-    found = (
+        return False  # one experiment is MLflow's own, "Default"
+    applied = (
         database.execute("SELECT version_num FROM alembic_version").fetchall() if "alembic_version" in tables else []
     )
-    return found != [(_newest_migration(),)]
+    return applied != [(_newest_migration(),)]
 
 
 def _newest_migration() -> str | None:

@@ -2,8 +2,8 @@
 
 Nodes are dataset versions (datasets/*/versions/*/manifest.json), checkpoints (checkpoints/*/*/COMPLETE.json), exports
 (exports/*/*/lineage.json), models (models/*/lineage.json, or only named by a parent reference) and sources (only
-named). An edge leads from a thing to each thing it was made from. What a manifest names but the lake does not hold
-stays in the graph, marked missing.
+named). An edge leads from a thing to each thing that it was made from. A thing that a manifest names but the lake does
+not hold stays in the graph, marked missing.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _HEX = re.compile(r"[0-9a-f]{8,64}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """One thing with a digest. `ref` is `kind:name@digest` and the key of the node."""
+    """A thing with a digest. `ref` is `kind:name@digest` and the key of the node."""
 
     ref: str
     kind: str  # one of NODE_KINDS
     name: str
     digest: str
     parents: tuple[str, ...] = ()
-    uri: str = ""  # where its manifest lies; empty for what is only named
+    uri: str = ""  # folder of its manifest; empty for a node that is only named
     missing: bool = False
-    facts: Mapping[str, Any] = field(default_factory=dict)  # kind, rows, step, stage, counts: what its manifest says
+    facts: Mapping[str, Any] = field(default_factory=dict)  # from its manifest: kind, rows, step, stage, counts
 
     @property
     def label(self) -> str:
-        """For the eye: kind:name@12 digits."""
+        """The reference for display, kind:name@12 digits."""
         return f"{self.kind}:{self.name}@{self.digest[:12]}" if self.digest else f"{self.kind}:{self.name}"
 
     def to_json(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """The part of the graph above or below one node: its nodes, and for each the next ones in that direction."""
+    """The part of the graph above or below one node: its nodes, and for each node the next ones in that direction."""
 
     root: str
     direction: Direction
@@ -78,7 +78,7 @@ class Slice:
 
 
 class Graph:
-    """All nodes of a lake. Make one with `scan`."""
+    """All nodes of a lake; `scan` creates it."""
 
     def __init__(self, lake_uri: str, nodes: Iterable[Node], heads: Mapping[str, str]) -> None:
         self.lake_uri = lake_uri
@@ -95,23 +95,23 @@ class Graph:
                 self._children.setdefault(parent, []).append(node.ref)
 
     def with_nodes(self, extra: Sequence[Node]) -> Graph:
-        """The same graph and `extra` nodes (rows and images, which manifests do not name)."""
+        """Return the same graph with `extra` nodes (rows and images, which manifests do not name)."""
         return Graph(self.lake_uri, [*self.nodes.values(), *extra], self.heads)
 
     def parents(self, ref: str) -> tuple[str, ...]:
-        """What `ref` was made from, in the order its manifest says."""
+        """Return the things that `ref` was made from, in the order of its manifest."""
         return tuple(dict.fromkeys(self.nodes[ref].parents))
 
     def children(self, ref: str) -> tuple[str, ...]:
-        """What was made from `ref`, in a fixed order."""
+        """Return the things that were made from `ref`, in a fixed order."""
         return tuple(sorted(set(self._children.get(ref, ())), key=lambda child: _order(self.nodes[child])))
 
     def up(self, ref: str) -> Slice:
-        """Everything that went into `ref` (a key of `nodes`; `resolve` makes one from what a person typed)."""
+        """Return everything that `ref` (a key of `nodes`) was made from."""
         return self._walk(ref, "up", self.parents)
 
     def down(self, ref: str) -> Slice:
-        """Everything that was made from `ref`."""
+        """Return everything that was made from `ref`."""
         return self._walk(ref, "down", self.children)
 
     def _walk(self, root: str, direction: Direction, step: Callable[[str], tuple[str, ...]]) -> Slice:
@@ -125,10 +125,10 @@ class Graph:
         return Slice(root=root, direction=direction, nodes={ref: self.nodes[ref] for ref in steps}, steps=steps)
 
     def find(self, text: str) -> list[Node]:
-        """Nodes that `text` may mean: a reference, `name@prefix`, `kind:name`, a name, a run's name, a digest prefix.
+        """Return the nodes that `text` may mean.
 
-        A bare dataset name means its head, a bare run name its newest checkpoint; a checkpoint comes before its
-        export.
+        The text is a reference, `name@prefix`, `kind:name`, a name, a run's name or a digest prefix. A bare dataset
+        name means its head, a bare run name its newest checkpoint. A checkpoint takes precedence over its export.
         """
         if text in self.nodes:
             return [self.nodes[text]]
@@ -154,7 +154,7 @@ class Graph:
         return sorted(found, key=_order)
 
     def unknown(self, text: str, tried: str = "") -> AltDiffusionError:
-        """The error for a reference that names nothing here, with the nearest names."""
+        """Return the error for a reference that names nothing in this lake, with the nearest names."""
         names = sorted(
             {node.label for node in self.nodes.values()}
             | {node.name for node in self.nodes.values()}
@@ -171,13 +171,13 @@ class Graph:
             f"nearest names: {', '.join(shown)}" if shown else "the lake is empty: run a job first, or check --lake",
         )
 
-    def ambiguous(self, text: str, found: Sequence[str]) -> AltDiffusionError:
-        """The error for a reference that several things answer to."""
-        more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+    def ambiguous(self, text: str, matches: Sequence[str]) -> AltDiffusionError:
+        """Return the error for a reference that matches several things."""
+        more = f" and {len(matches) - 6} more" if len(matches) > 6 else ""
         return AltDiffusionError(
             f"reference {text!r}",
             f"is ambiguous in the lake {self.lake_uri}",
-            f"write one of: {', '.join(found[:6])}{more}",
+            f"write one of: {', '.join(matches[:6])}{more}",
         )
 
 
@@ -186,9 +186,9 @@ def _order(node: Node) -> tuple[Any, ...]:
 
 
 def _named_only(ref: str, exports: Mapping[str, str] | None = None) -> Node:
-    """A node for a reference whose manifest the lake does not hold; a source never has one.
+    """Return a node for a reference whose manifest the lake does not hold; a source never has a manifest.
 
-    A model that has the digest of an export is that export, used as a model folder.
+    A model with the digest of an export is that export, used as a model folder.
     """
     try:
         parsed = Ref.parse(ref)
@@ -207,7 +207,11 @@ def _named_only(ref: str, exports: Mapping[str, str] | None = None) -> Node:
 
 
 def scan(lake_uri: str) -> Graph:
-    """Reads every manifest of a lake. A damaged one is an error that names its file."""
+    """Read every manifest of a lake.
+
+    Raises:
+        AltDiffusionError: there is no such lake, or a manifest is damaged; the error names its file.
+    """
     lake = lake_uri.rstrip("/")
     if not files.exists(lake):
         raise AltDiffusionError(
@@ -235,7 +239,10 @@ def scan(lake_uri: str) -> Graph:
 
 
 def _refuse_cycle(graph: Graph) -> None:
-    """Refuse a lake in which a thing was made from itself: digests forbid it, a written lineage.json does not."""
+    """Refuse a lake in which a thing was made from itself.
+
+    Digests exclude that, but a lineage.json that was written by hand may state it.
+    """
     open_, done = "open", "done"
     state: dict[str, str] = {}
     for start in graph.nodes:
@@ -248,7 +255,7 @@ def _refuse_cycle(graph: Graph) -> None:
                     if state.get(parent) == open_:
                         raise AltDiffusionError(
                             f"{graph.nodes[ref].label} in the lake {graph.lake_uri}",
-                            f"was made from itself, by {graph.nodes[parent].label}",
+                            f"was made from itself, through {graph.nodes[parent].label}",
                             f"its manifest was forged or damaged: remove {graph.nodes[ref].uri or ref}",
                         )
                     if parent not in state:
@@ -259,7 +266,7 @@ def _refuse_cycle(graph: Graph) -> None:
 
 
 def read_version(lake_uri: str, name: str, digest: str) -> Node:
-    """The node of a dataset version."""
+    """Return the node of a dataset version."""
     version = Dataset(lake_uri, name).open(digest)
     manifest = version.manifest
     return Node(
@@ -283,7 +290,7 @@ def read_version(lake_uri: str, name: str, digest: str) -> Node:
 
 
 def read_checkpoint(folder_uri: str) -> Node | None:
-    """The node of a checkpoint folder; None while it is not complete."""
+    """Return the node of a checkpoint folder; None while it is not complete."""
     complete = optional_document(files.within(folder_uri, "COMPLETE.json"))
     if complete is None:
         return None
@@ -308,7 +315,7 @@ def read_checkpoint(folder_uri: str) -> Node | None:
 
 
 def read_export(folder_uri: str) -> Node | None:
-    """The node of an exported model folder; None if it carries no lineage.json."""
+    """Return the node of an exported model folder; None if it has no lineage.json."""
     document = optional_document(files.within(folder_uri, "lineage.json"))
     if document is None:
         return None
@@ -317,7 +324,7 @@ def read_export(folder_uri: str) -> Node | None:
 
 
 def read_model(folder_uri: str, name: str) -> Node | None:
-    """The node of a model folder; None if it carries no lineage.json (then only parents name it)."""
+    """Return the node of a model folder; None if it has no lineage.json (then only parents name it)."""
     document = optional_document(files.within(folder_uri, "lineage.json"))
     return None if document is None else _folder_node("model", name, folder_uri, document)
 
@@ -346,7 +353,7 @@ def _folder_node(kind: str, name: str, uri: str, document: Document) -> Node:
 
 
 def read_node(lake_uri: str, ref: Ref | str) -> Node:
-    """One node by its full reference, without scanning the lake; named only if the lake does not hold it."""
+    """Return the node of a full reference, without scanning the lake; if the lake lacks it, the node is only named."""
     lake = lake_uri.rstrip("/")
     try:
         parsed = ref if isinstance(ref, Ref) else Ref.parse(ref)
@@ -364,7 +371,7 @@ def read_node(lake_uri: str, ref: Ref | str) -> Node:
 
 
 def ancestors(lake_uri: str, parents: Iterable[Ref | str]) -> Graph:
-    """The graph of `parents` and everything that went into them: reads their manifests only, not the whole lake."""
+    """Return the graph of `parents` and everything that they were made from, reading only these manifests."""
     nodes: dict[str, Node] = {}
     waiting = [str(parent) for parent in parents]
     while waiting:

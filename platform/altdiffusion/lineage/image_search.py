@@ -1,7 +1,7 @@
 """From one image to the rows that hold it: generated (prompt, seed, checkpoint) or collected (URL, caption).
 
-An image is named by the SHA-256 of its bytes, a prefix of it, or a file. Rows are not in manifests, so these
-nodes are made on demand from the `image_sha256` column.
+An image is named by the SHA-256 of its bytes, by a prefix of that, or by a file. Rows are not in manifests, so these
+nodes are created on demand from the `image_sha256` column.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from altdiffusion.lineage.graph import Direction, Graph, Node, Slice
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 
-MAX_ROWS = 6  # rows shown of one image
-SEARCHED_ROWS = 1_000_000  # training rows looked through for the caption of a prompt
+MAX_ROWS = 6  # rows that are shown per image
+SEARCHED_ROWS = 1_000_000  # training rows that are searched for the caption of a prompt
 _PREFIX = re.compile(r"(?:image:)?([0-9a-f]{8,64})")
 _GENERATION_COLUMNS = ("id", "language", "prompt", "seed", "width", "height", "image_sha256", "checkpoint", "steps",
                        "guidance_scale", "sampler")  # fmt: skip
@@ -36,9 +36,10 @@ class Found:
 
 
 def lineage(graph: Graph, text: str, direction: Direction) -> Slice:
-    """The slice above or below whatever a person typed: any reference, digest prefix, image or image file.
+    """Return the slice above or below what a user typed: any reference, digest prefix, image or image file.
 
-    Nothing, or more than one thing, that answers to it is an AltDiffusionError.
+    Raises:
+        AltDiffusionError: nothing or more than one thing matches.
     """
     found = graph.find(text)
     if len(found) > 1:
@@ -51,7 +52,7 @@ def lineage(graph: Graph, text: str, direction: Direction) -> Slice:
     hits = _holding(graph, prefix)
     images = sorted({str(row["image_sha256"]) for hit in hits for row in hit.rows})
     if not images:
-        raise graph.unknown(text, " (no digest starts like this, and no row holds such a picture)")
+        raise graph.unknown(text, " (no digest starts like this, and no row holds such an image)")
     if len(images) > 1:
         raise graph.ambiguous(text, [f"image:{image}" for image in images])
     if direction == "down":
@@ -67,7 +68,7 @@ def _image(text: str) -> tuple[str | None, str]:
     if os.path.isfile(text):
         with open(text, "rb") as file:
             return files.sha256_hex(file.read()), ""
-    return None, " and is no file here" if "/" in text or "." in text else ""
+    return None, " and is not a file here" if "/" in text or "." in text else ""
 
 
 def _versions(graph: Graph, *kinds: str) -> Iterator[Version]:
@@ -146,7 +147,7 @@ def _generated_row(graph: Graph, version: Version, row: Mapping[str, Any]) -> li
 
 
 def _seen_in_training(graph: Graph, checkpoint: str, prompt: str, language: str) -> list[Node]:
-    """Rows that the checkpoint was trained on whose caption is this prompt, with their URLs."""
+    """Return rows, with their URLs, that the checkpoint was trained on and whose caption is this prompt."""
     if checkpoint not in graph.nodes:
         return []
     closure = graph.up(checkpoint).nodes

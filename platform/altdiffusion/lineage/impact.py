@@ -1,8 +1,8 @@
-"""What holds certain rows, and what was made from them: the answer to a takedown.
+"""The things that hold certain rows or were made from them, for a takedown.
 
-A dataset version holds them or does not: that is read from its rows (`storage.holdings`), so a row that was rejected
-on the way counts against nothing that comes after. A checkpoint, an export, a model or a set of generated images
-holds no rows; it was made from them if one of its parents holds them or was itself made from them.
+Whether a dataset version holds the rows is read from its own rows (`storage.holdings`), so a row that was rejected on
+the way does not affect later versions. A checkpoint, an export, a model or a set of generated images does not hold
+rows; it was made from them if one of its parents holds them or was itself made from them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Held:
     rows: int
     shards: int
     rejected: int
-    """Rejected rows that still carry their link."""
+    """Number of rejected rows that still have their link."""
     is_head: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -52,12 +52,12 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Impact:
-    """The whole answer for one lake."""
+    """The complete result for one lake."""
 
     held: tuple[Held, ...]
     made: tuple[Made, ...]
     unknown: tuple[str, ...]
-    """What could not be looked into: damaged files, and versions that a manifest names but the lake does not hold."""
+    """What could not be searched: damaged files, and versions that a manifest names but the lake does not hold."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,10 +68,10 @@ class Impact:
 
 
 def impact(graph: Graph, holdings: Holdings) -> Impact:
-    """Walks down from every version that holds rows.
+    """Return what holds the rows and, by walking down from there, what was made from them.
 
     Args:
-        graph: of the lake that was searched.
+        graph: the graph of the lake that was searched.
     """
     lake = Lake(graph.lake_uri)
     held: list[Held] = []
@@ -88,9 +88,9 @@ def impact(graph: Graph, holdings: Holdings) -> Impact:
             held.append(
                 Held(
                     node=node,
-                    rows=sum(len(found) for _, found in rows),
+                    rows=sum(len(numbers) for _, numbers in rows),
                     shards=len(rows),
-                    rejected=sum(len(found) for _, found in rejected),
+                    rejected=sum(len(numbers) for _, numbers in rejected),
                     is_head=graph.heads.get(node.name) == node.digest,
                 )
             )
@@ -117,7 +117,10 @@ def _made(graph: Graph, holding: list[str]) -> tuple[Made, ...]:
 
 
 def _follows(node: Node) -> bool:
-    """Whether a thing is made of all that its parents are; a dataset is what its rows are, unless it was generated."""
+    """Return whether a thing derives from everything that its parents derive from.
+
+    A dataset derives only from what its rows derive from, unless it was generated.
+    """
     return node.kind != "dataset" or node.facts.get("holds") == "generations"
 
 
@@ -125,22 +128,22 @@ def _ordered(graph: Graph) -> list[Node]:
     return sorted(graph.nodes.values(), key=lambda node: (node.kind, node.name, node.digest))
 
 
-def render(found: Impact) -> str:
-    """The answer as text, ending in a newline."""
+def render(result: Impact) -> str:
+    """Return the result as text, ending in a newline."""
     lines: list[str] = []
-    if found.held:
+    if result.held:
         lines.append("holds the rows:")
-    for held in found.held:
+    for held in result.held:
         parts = [f"{_count(held.rows, 'row')} in {_count(held.shards, 'shard')}"] if held.rows else []
         parts += [f"{_count(held.rejected, 'rejected row')} with link"] if held.rejected else []
         lines.append(f"  {title(held.node)}{' head' if held.is_head else ''}: {', '.join(parts)}")
-    if found.made:
+    if result.made:
         lines.append("was made from them:")
-    lines += [f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}" for made in found.made]
-    if found.unknown:
-        lines.append("could not be looked into:")
-    lines += [f"  {text}" for text in found.unknown]
-    if not found.held and not found.unknown:
+    lines += [f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}" for made in result.made]
+    if result.unknown:
+        lines.append("could not be searched:")
+    lines += [f"  {text}" for text in result.unknown]
+    if not result.held and not result.unknown:
         lines.append("nothing in this lake holds these rows, and nothing was made from them")
     return "\n".join(lines) + "\n"
 
@@ -154,22 +157,22 @@ def _short(ref: str) -> str:
     return f"{name}{at}{digest[:12]}"
 
 
-def renewal(found: Impact, lake_uri: str, list_file: str) -> list[tuple[str, str]]:
-    """What to do about each thing, by its label: a command where there is one."""
+def renewal(result: Impact, lake_uri: str, list_file: str) -> list[tuple[str, str]]:
+    """Return what to do about each thing, as (its label, a command or an instruction)."""
     steps: list[tuple[str, str]] = []
-    for held in found.held:
+    for held in result.held:
         name, digest = held.node.name, held.node.digest[:12]
         if held.is_head:
             step = f"altdiffusion dataset remove {name} --hashes {list_file} --lake {lake_uri}"
         else:
             step = f"altdiffusion dataset erase {name}@{digest} --lake {lake_uri}"
         steps.append((held.node.label, step))
-    for made in found.made:
+    for made in result.made:
         if made.node.kind == "dataset":
             step = "generate it again with a checkpoint that was not made from the rows, then erase it"
         elif made.node.kind == "checkpoint":
             seen = f"altdiffusion seen {made.node.name} --out FILE --lake {lake_uri}"
-            step = f"train again from versions without the rows ({seen} tells whether it drew them), then delete it"
+            step = f"train again from versions without the rows ({seen} shows whether it drew them), then delete it"
         else:
             step = "make it again from such a checkpoint, then delete it"
         steps.append((made.node.label, step))

@@ -1,14 +1,14 @@
-"""The API that jobs use: one MLflow run per job, across all its restarts, that never blocks or kills the job.
+"""The interface for jobs: one MLflow run per job, across all its restarts, that never blocks or ends the job.
 
     with JobRun.open(job="train", name=..., fingerprint=..., config=..., lake=..., tracking_uri=None) as run:
         run.input(version, "training")
-        run.ship(run.metrics_path)          # what MetricSpool(run.metrics_path) appends reaches MLflow
+        run.ship(run.metrics_path)          # ships what MetricOutbox(run.metrics_path) appends to MLflow
         run.checkpoint(ref, step=100, metrics={"loss": 0.1})
         run.image("samples/_all", sheet, step=100)
 
-Only `open` talks to MLflow in the caller's thread and fails if it cannot. Everything else appends a line to a journal
-(`<lake>/tracking/<job>-<name>-<fingerprint>/journal.jsonl`) that the shipping thread applies, during an outage later,
-and after a crash with the next start of the same job.
+Only `open` connects to MLflow in the caller's thread, and it fails if it cannot. Everything else appends a line to a
+journal (`<lake>/tracking/<job>-<name>-<fingerprint>/journal.jsonl`) that the shipping thread applies. During an outage
+it applies the line later, and after a crash the next start of the same job does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from altdiffusion.credentials import redact
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import RunView, find_or_create_run, run_key
-from altdiffusion.lineage.outbox import JsonLines, Shipper, SpoolReader
+from altdiffusion.lineage.outbox import JsonLines, OutboxReader, Shipper
 from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, connect, starting
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -42,7 +42,7 @@ CLOSE_TIMEOUT_S = 60.0
 
 
 class JobRun:
-    """A job's run. Make one with `JobRun.open`; use it as a context manager: the way the block ends is its status."""
+    """A job's run. `JobRun.open` creates it; as a context manager it takes its status from the way the block ends."""
 
     def __init__(self, tracking: Tracking, run_id: str, lake_uri: str, folder: str) -> None:
         self.tracking = tracking
@@ -56,7 +56,7 @@ class JobRun:
         self._view = RunView(tracking, run_id, lake_uri, self._kept, session=self._session)
         self._journal = JsonLines(files.within(folder, JOURNAL))
         self._shipper = Shipper()
-        self._shipper.add(SpoolReader(self._journal.path), self._view.apply)
+        self._shipper.add(OutboxReader(self._journal.path), self._view.apply)
 
     @classmethod
     def open(
@@ -70,19 +70,19 @@ class JobRun:
         tracking_uri: str | None = None,
         experiment: str = DEFAULT_EXPERIMENT,
     ) -> JobRun:
-        """Finds or creates the job's run.
+        """Find or create the job's run.
 
         Args:
             job: curate, encode, train, generate or evaluate.
-            name: the job's own name: of the training run, or of the dataset it makes.
-            fingerprint: of the config; another one is another run.
+            name: the job's own name: that of the training run, or of the dataset that it makes.
+            fingerprint: the config's fingerprint; another fingerprint means another run.
             config: resolved config, for the params.
             lake: the lake or its URI.
-            tracking_uri: of MLflow; None for the SQLite database in the lake.
+            tracking_uri: MLflow's URI; None for the SQLite database in the lake.
             experiment: MLflow experiment.
 
         Raises:
-            AltDiffusionError: MLflow cannot be reached; within about ten seconds.
+            AltDiffusionError: MLflow cannot be reached within about ten seconds.
         """
         lake_uri = lake.uri if isinstance(lake, Lake) else lake.rstrip("/")
         tracking = connect(tracking_uri, lake_uri, experiment)
@@ -96,23 +96,23 @@ class JobRun:
 
     @property
     def metrics_path(self) -> str:
-        """Where this job's MetricSpool belongs."""
+        """Path of this job's MetricOutbox."""
         return metrics_path(self.folder)
 
     @property
     def url(self) -> str:
-        """Where a browser finds the run."""
+        """Address of the run for a browser."""
         return self.tracking.run_url(self.run_id)
 
     def input(self, version: Version | Ref | str, context: str = "training") -> None:
-        """Records what the job reads: a dataset version, source, checkpoint or model."""
+        """Record an input of the job: a dataset version, source, checkpoint or model."""
         ref = _ref(version)
         if context == "training" and ref.startswith("dataset:") and ref not in self._training:
             self._training.append(ref)
         self._note("input", ref=ref, context=context)
 
     def output(self, version: Version | Ref | str) -> None:
-        """Records a dataset version that the job made."""
+        """Record a dataset version that the job made."""
         self._note("output", ref=_ref(version))
 
     def checkpoint(self, ref: Ref | str, *, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -126,17 +126,21 @@ class JobRun:
         )
 
     def image(self, key: str, image: Any, *, step: int) -> None:
-        """Records a picture at a step; one key is one slider. `image`: encoded bytes, a path or a PIL image."""
+        """Record an image at a step; MLflow shows one slider per key.
+
+        Args:
+            image: encoded bytes, a path or a PIL image.
+        """
         try:
             data = image if isinstance(image, bytes) else _encoded(image)
             file = self._kept.keep(data)
-        except Exception as error:  # a sample sheet is not worth a training run
-            log.warning("picture %s at step %d is not recorded (%s)", key, step, error)
+        except Exception as error:  # a sample sheet must not end a training run
+            log.warning("image %s at step %d is not recorded (%s)", key, step, error)
             return
         self._note("image", key=key, step=step, file=file)
 
     def artifact(self, path: str, artifact_path: str | None = None) -> None:
-        """Records a copy of a file (any URI) or of a local folder."""
+        """Record a copy of a file (any URI) or of a local folder."""
         try:
             copy = self._kept.keep_copy(path)
         except (OSError, AltDiffusionError) as error:
@@ -144,18 +148,19 @@ class JobRun:
             return
         self._note("artifact", file=copy, path=artifact_path)
 
-    def picture(self, ref: Version | Ref | str) -> None:
-        """Records lineage.html: the graph around `ref` at the time it is shipped."""
+    def page(self, ref: Version | Ref | str) -> None:
+        """Record lineage.html, the graph around `ref` at the time of shipping."""
         self._note("picture", ref=_ref(ref))
 
-    def ship(self, spool_path: str) -> None:
-        """Ships a metric spool, from where it was left, while it grows and once more at the end."""
-        self._shipper.add(SpoolReader(spool_path), self._view.metrics)
+    def ship(self, outbox_path: str) -> None:
+        """Ship a metric outbox from where shipping stopped, while it grows and again at the end."""
+        self._shipper.add(OutboxReader(outbox_path), self._view.metrics)
 
     def close(self, status: str = "FINISHED", error: BaseException | None = None) -> bool:
-        """Ends the run (FINISHED, FAILED or KILLED); waits for the shipping at most CLOSE_TIMEOUT_S.
+        """End the run (FINISHED, FAILED or KILLED) and wait for the shipping for at most CLOSE_TIMEOUT_S.
 
-        Returns whether everything reached MLflow; what did not stays in the spool.
+        Returns:
+            Whether everything reached MLflow; the rest stays in the outbox.
         """
         if self._closed:
             return True
@@ -165,8 +170,8 @@ class JobRun:
         self._journal.close()
         if not shipped:
             log.warning(
-                "MLflow %s did not take everything (%s). Nothing is lost: %s keeps it, and the next start of this "
-                "job or `altdiffusion lineage rebuild` ships it",
+                "MLflow %s did not accept everything (%s). Nothing is lost: %s holds the rest, and the next start of "
+                "this job or `altdiffusion lineage rebuild` ships it",
                 self.tracking.uri,
                 self._shipper.last_error,
                 self.folder,
@@ -193,12 +198,12 @@ class JobRun:
 
 
 def metrics_path(folder: str) -> str:
-    """Return where the metric spool of a tracking folder lies."""
+    """Return the path of the metric outbox in a tracking folder."""
     return files.within(folder, METRICS)
 
 
 def tracking_folder(lake_uri: str, job: str, name: str, fingerprint: str) -> str:
-    """Return where a job's journal and spool are kept: in the lake, or in the user's folder if the lake is remote."""
+    """Return the folder of a job's journal and outbox: in the lake, or in the user's folder if the lake is remote."""
     readable = re.sub(r"[^A-Za-z0-9._\-]", "-", f"{job}-{name}-{fingerprint[:12]}")
     if files.is_local(lake_uri):
         lake = files.local_path(lake_uri)
@@ -207,16 +212,16 @@ def tracking_folder(lake_uri: str, job: str, name: str, fingerprint: str) -> str
 
 
 def state_folder() -> str:
-    """Return the folder of this user for what outlives a job and cannot lie in a remote lake; only the user enters it.
+    """Return this user's private folder for files that outlive a job but cannot be kept in a remote lake.
 
     It is `altdiffusion` in XDG_STATE_HOME, by default ~/.local/state.
 
     Raises:
-        AltDiffusionError: it belongs to another user, or others may enter it.
+        AltDiffusionError: the folder belongs to another user, or others may enter it.
     """
     home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
     folder = os.path.join(home, "altdiffusion")
-    with files.naming(folder, "making the folder"):
+    with files.naming(folder, "creating the folder"):
         os.makedirs(folder, mode=0o700, exist_ok=True)
     facts = os.lstat(folder)
     if facts.st_uid != os.getuid() or not stat.S_ISDIR(facts.st_mode) or facts.st_mode & 0o077:
@@ -229,12 +234,12 @@ def state_folder() -> str:
 
 
 def _same_run(folder: str, about: Mapping[str, str]) -> None:
-    """Ships everything again if the folder's records went to another run (MLflow was emptied or moved)."""
+    """Let everything be shipped again if the folder's records went to another run (MLflow was emptied or moved)."""
     path = files.within(folder, ABOUT)
     try:
         document = optional_document(path)
         known = None if document is None else document.value
-    except AltDiffusionError:  # torn: what it said is not known, so everything is shipped again
+    except AltDiffusionError:  # torn: its content is not known, so everything is shipped again
         known = {}
     if known is not None and (known.get("run_id"), known.get("uri")) != (about["run_id"], about["uri"]):
         for name in os.listdir(folder):

@@ -3,8 +3,8 @@
     <tracking folder>/files/<name>.img            an image
     <tracking folder>/files/<number>/<basename>   an artifact: a file, or a folder
 
-A journal in a shared lake is input: its lines name files that are copied into MLflow and removed. So a line counts
-only if it names such a copy, below its own journal, and no symbolic link is in it.
+A journal in a shared lake is untrusted input: its lines name files that are copied into MLflow and removed. So a line
+is valid only if it names such a copy, below its own journal and without a symbolic link in the path.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class Kept:
         self._root = os.path.join(self._folder, FOLDER)
 
     def keep(self, data: bytes) -> str:
-        """Keep the bytes of an image; return the name for the journal's line."""
+        """Keep the bytes of an image and return the name for the journal's line."""
         name = f"{FOLDER}/{files.sha256_hex(data)[:16]}-{time.time_ns()}.img"
         files.write_atomic(files.within(self._folder, name), data)
         return name
 
     def keep_copy(self, path: str) -> str:
-        """Keep a copy of a file (any URI) or of a local folder; return the name for the journal's line.
+        """Keep a copy of a file (any URI) or of a local folder and return the name for the journal's line.
 
         Raises:
-            OSError, AltDiffusionError: it cannot be read or written.
+            OSError, AltDiffusionError: the file cannot be read, or the copy cannot be written.
         """
         name = f"{FOLDER}/{time.time_ns()}/{os.path.basename(path.rstrip('/'))}"
         copy = files.within(self._folder, name)
         os.makedirs(os.path.dirname(copy))
         if os.path.isdir(path):
-            shutil.copytree(path, copy)  # links become what they lead to: the copy has none
+            shutil.copytree(path, copy)  # which copies the targets of links, so the copy holds no links
         else:
             files.write_atomic(copy, files.read_bytes(path))
         return name
@@ -55,10 +55,10 @@ class Kept:
         """Return the path of a copy that a journal's line names; None where it was shipped and removed.
 
         Args:
-            name: as `keep` returned it, or the absolute path that earlier versions wrote.
+            name: the name that `keep` returned, or the absolute path that earlier versions wrote.
 
         Raises:
-            AltDiffusionError: it names anything else.
+            AltDiffusionError: the line names anything else.
         """
         if not isinstance(name, str) or "\0" in name:
             raise self._forged(name, "does not name a file")
@@ -76,7 +76,7 @@ class Kept:
         return path if os.path.exists(path) else None
 
     def drop(self, path: str) -> None:
-        """Remove a copy that `find` returned, with the folder that was made for it."""
+        """Remove a copy that `find` returned, with the folder that was created for it."""
         own = os.path.dirname(path)
         if own == self._root:
             files.remove_tree(path, below=self._root)
@@ -87,5 +87,5 @@ class Kept:
         return AltDiffusionError(
             f"journal in {self._folder}, file {str(name)[:200]!r}",
             problem,
-            "this journal was not written by a job: look who can write to the lake, and remove the line",
+            "this journal was not written by a job: check who can write to the lake, and remove the line",
         )

@@ -1,7 +1,8 @@
-"""lineage.html: one self-contained picture of the graph around a node, from its sources to what was made of it.
+"""lineage.html: one self-contained drawing of the graph around a node, from its sources to what was made from it.
 
-Layered drawing (Sugiyama's scheme, small): a column is the longest distance from the node, edges over several columns
-get a lane in each, order within a column by barycentres, heights relaxed towards neighbours.
+It is a layered drawing (a small form of Sugiyama's scheme): a node's column is its longest distance from the centre
+node, an edge over several columns gets a lane in each, the order within a column is by barycentres, and heights relax
+towards those of the neighbours.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class _Layout:
 
 
 def render(graph: Graph, ref: str) -> str:
-    """The page around a node of the graph."""
+    """Return the page around a node of the graph."""
     above, below = graph.up(ref), graph.down(ref)
     kept = list(below.nodes)[: MAX_BELOW + 1]
     nodes = {**above.nodes, **{key: below.nodes[key] for key in kept}}
@@ -65,7 +66,7 @@ def _edges(nodes: Mapping[str, Node]) -> list[tuple[str, str]]:
 
 
 def _columns(nodes: Mapping[str, Node], root: str) -> dict[str, int]:
-    """Column of each node: minus the longest way down to the root, or plus the longest way from it; leftmost is 0."""
+    """Return the column of each node, the leftmost being 0: its longest distance before or after the root."""
     parents: dict[str, list[str]] = {ref: [] for ref in nodes}
     children: dict[str, list[str]] = {ref: [] for ref in nodes}
     for parent, child in _edges(nodes):
@@ -140,7 +141,10 @@ def _stack(columns: Sequence[Sequence[str]], nodes: Mapping[str, Node]) -> dict[
 def _place(
     items: Sequence[str], wanted: Mapping[str, float], nodes: Mapping[str, Node], centre: dict[str, float]
 ) -> None:
-    """Heights nearest to the wanted ones (least squares) that keep order and gaps: blocks that touch move as one."""
+    """Set the heights nearest to the wanted ones (least squares) that keep order and gaps.
+
+    Blocks that touch move as one.
+    """
     blocks: list[tuple[float, int, list[tuple[str, float]]]] = []  # wanted start, size, members with their offset
     for item in items:
         half = _height(item, nodes) / 2

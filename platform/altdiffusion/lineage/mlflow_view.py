@@ -1,11 +1,11 @@
-"""What MLflow shows of the lineage: each operation as one idempotent call sequence on a run.
+"""The view of the lineage in MLflow: each operation is one idempotent sequence of calls on a run.
 
 A record that is applied twice (a restart between shipping and marking, or a rebuild) changes nothing: runs, models
-and links are looked up by tag before they are made, and pictures get a name made from their content.
+and links are looked up by tag before they are created, and the name of an image follows from its content.
 
-Tags: `altdiffusion.key` finds a run; `lineage.ref` finds a checkpoint's LoggedModel; closure tags
-`lineage.ds.<first 32 digits>` = dataset name and `lineage.model.<first 32 digits>` = model name answer "what went
-into this" in one search; `lineage.out.<first 32 digits>` = name marks what a run made.
+Tags: `altdiffusion.key` finds a run; `lineage.ref` finds a checkpoint's LoggedModel; the closure tags
+`lineage.ds.<first 32 digits>` = dataset name and `lineage.model.<first 32 digits>` = model name answer "what was this
+made from" in one search; `lineage.out.<first 32 digits>` = name marks what a run made.
 """
 
 from __future__ import annotations
@@ -39,13 +39,19 @@ _COLUMN_TYPES = {"int64": "long", "int32": "integer", "int16": "integer", "float
 
 
 def key_name(text: str) -> str:
-    """`text` as MLflow allows keys: letters, digits, `_-. :/`, at most 250, and no path that leads elsewhere."""
+    """Return `text` in the form that MLflow allows for keys.
+
+    That is letters, digits and `_-. :/`, at most 250 characters, and not a path that leads elsewhere.
+    """
     clean = re.sub(r"[^\w.\- :/]", "_", text, flags=re.ASCII)
     return posixpath.normpath(clean).lstrip("/.")[:MAX_KEY] or "_"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested config as MLflow params: dotted keys, values as text; a long one ends in the SHA-256 of the whole."""
+    """Return a nested config as MLflow params: dotted keys, and values as text.
+
+    A value that is too long is shortened and ends in the SHA-256 of the whole value.
+    """
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}.{key}" if prefix else str(key)
@@ -60,12 +66,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def run_key(job: str, name: str, fingerprint: str) -> str:
-    """The key of a job's one run, across all its restarts."""
+    """Return the key of a job's single run, across all its restarts."""
     return files.sha256_hex(files.canonical_json([job, name, fingerprint]))[:32]
 
 
 def find_or_create_run(tracking: Tracking, *, job: str, name: str, fingerprint: str) -> str:
-    """The id of the job's run, running again if it had ended."""
+    """Return the id of the job's run, which is set to running again if it had ended."""
     key = run_key(job, name, fingerprint)
     found = tracking.client.search_runs(
         [tracking.experiment_id],
@@ -98,9 +104,9 @@ class RunView:
         self._client = tracking.client
         self._run_id = run_id
         self._lake = lake_uri
-        self._kept = kept  # the copies of the journal whose records are applied; None: records that name no file
-        self._session = session  # the end of an earlier life of the job must not end this one; None: apply all
-        self._artifacts: str | None = None  # where MLflow keeps them, once it was asked
+        self._kept = kept  # the copies of the journal whose records are applied; None if no record names a file
+        self._session = session  # the end of the job's earlier start must not end this one; None: apply all
+        self._artifacts: str | None = None  # MLflow's URI of the run's artifacts, once it is known
         self._operations: dict[str, Callable[[Record], None]] = {
             "params": self._params,
             "input": self._input,
@@ -108,12 +114,12 @@ class RunView:
             "checkpoint": self._checkpoint,
             "image": self._image,
             "artifact": self._artifact,
-            "picture": self._picture,
+            "picture": self._page,
             "status": self._status,
         }
 
     def apply(self, records: Sequence[Record]) -> None:
-        """Applies journal records. A refused one is skipped with a warning; an outage raises."""
+        """Apply journal records. A refused one is skipped with a warning; an outage raises."""
         for record in records:
             operation = self._operations.get(str(record.get("op")))
             if operation is None:
@@ -127,7 +133,7 @@ class RunView:
                 log.warning("MLflow run %s: %s is skipped (%s)", self._run_id, record.get("op"), error)
 
     def metrics(self, records: Sequence[Record]) -> None:
-        """Ships lines of a metric spool. Refused points are skipped one by one; an outage raises."""
+        """Ship lines of a metric outbox. Refused points are skipped one by one; an outage raises."""
         from mlflow.entities import Metric
 
         points = [
@@ -160,7 +166,7 @@ class RunView:
         self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def _params(self, record: Record) -> None:
-        """New params; one that changed with a restart (a worker count) keeps the first value, a tag has the new."""
+        """Log new params; one that a restart changed (a worker count) keeps its first value, a tag has the new one."""
         from mlflow.entities import Param
 
         flat = flatten(record["config"])
@@ -195,10 +201,10 @@ class RunView:
         self._tags({f"{tag}.{node.digest[:DIGEST_DIGITS]}": node.name})
 
     def _model(self, node: graphs.Node, source_run: str | None) -> str:
-        """The id of the LoggedModel of a checkpoint, model or export; made if there is none."""
-        found = find_model(self._tracking, node.ref)
-        if found is not None:
-            return found
+        """Return the id of the LoggedModel of a checkpoint, model or export; create it if there is none."""
+        known = find_model(self._tracking, node.ref)
+        if known is not None:
+            return known
         closure = graphs.ancestors(self._lake, node.parents)
         model = self._client.create_logged_model(
             self._tracking.experiment_id,
@@ -220,7 +226,7 @@ class RunView:
     def _checkpoint(self, record: Record) -> None:
         from mlflow.entities import LoggedModelOutput, Metric
 
-        node = graphs.read_node(self._lake, record["ref"])  # by its name: a folder in a journal could be any
+        node = graphs.read_node(self._lake, record["ref"])  # by its name, since a journal could hold any folder
         if node.missing:
             raise FileNotFoundError(f"{record['ref']} is not in the lake")
         model_id = self._model(node, source_run=self._run_id)
@@ -229,7 +235,7 @@ class RunView:
         step = int(record["step"])
         if model_id not in linked:
             self._client.log_outputs(self._run_id, [LoggedModelOutput(model_id=model_id, step=step)])
-        # MLflow keeps one dataset for a point of a model: the first one trained on; closure tags name them all
+        # MLflow keeps one dataset per point of a model: the first one trained on. Closure tags name them all.
         dataset = graphs.read_node(self._lake, record["datasets"][0]) if record["datasets"] else None
         self._log_metrics(
             [
@@ -247,23 +253,23 @@ class RunView:
         )
 
     def _image(self, record: Record) -> None:
-        """`MlflowClient.log_image(key=, step=)` as it lays out its files, under a name that a replay repeats."""
+        """Log an image in the layout of `MlflowClient.log_image(key=, step=)`, under a name that a replay repeats."""
         from PIL import Image
 
         path = self._copy(record)
         if path is None:
-            return  # shipped before: the journal's copy is deleted then
+            return  # shipped before, and then the journal's copy was deleted
         with open(path, "rb") as file:
             data = file.read()
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
+        image = Image.open(io.BytesIO(data))
+        image.load()
         key = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", str(record["key"])).replace("/", "~")
         identity = uuid.uuid5(uuid.NAMESPACE_OID, files.sha256_hex(data))
         name = f"{key}+step+{int(record['step'])}+timestamp+{int(record['time_ms'])}+{identity}"
         with tempfile.TemporaryDirectory() as folder:
-            picture.save(os.path.join(folder, f"{name}.png"))
-            picture.thumbnail((256, 256))
-            picture.convert("RGB").save(os.path.join(folder, f"{name}+compressed.webp"))
+            image.save(os.path.join(folder, f"{name}.png"))
+            image.thumbnail((256, 256))
+            image.convert("RGB").save(os.path.join(folder, f"{name}+compressed.webp"))
             for file_name in sorted(os.listdir(folder)):
                 self._store("images", file_name)
                 self._client.log_artifact(self._run_id, os.path.join(folder, file_name), "images")
@@ -287,7 +293,7 @@ class RunView:
         self._drop(path)
 
     def _store(self, *parts: str) -> None:
-        """Refuse an artifact's place in the lake that a symbolic link leads away from: MLflow would follow it."""
+        """Refuse a path of an artifact in the lake where a symbolic link leads out: MLflow would follow it."""
         if self._artifacts is None:
             self._artifacts = str(self._client.get_run(self._run_id).info.artifact_uri or "")
         root = self._artifacts
@@ -304,7 +310,7 @@ class RunView:
         if self._kept is not None:
             self._kept.drop(path)
 
-    def _picture(self, record: Record) -> None:
+    def _page(self, record: Record) -> None:
         whole = graphs.scan(self._lake)
         if record["ref"] not in whole.nodes:
             raise KeyError(record["ref"])
@@ -320,12 +326,12 @@ class RunView:
 
 
 def _is_whole(*values: Any) -> bool:
-    """Whether these are whole numbers of 64 bits."""
+    """Return whether these are integers of 64 bits."""
     return all(isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 for value in values)
 
 
 def find_model(tracking: Tracking, ref: str) -> str | None:
-    """The id of the LoggedModel of `ref`, or None."""
+    """Return the id of the LoggedModel of `ref`, or None."""
     found = tracking.client.search_logged_models(
         experiment_ids=[tracking.experiment_id], filter_string=f"tags.`lineage.ref` = '{ref}'", max_results=1
     )
@@ -333,7 +339,7 @@ def find_model(tracking: Tracking, ref: str) -> str | None:
 
 
 def closure_tags(nodes: Mapping[str, graphs.Node]) -> dict[str, str]:
-    """One tag for each dataset and each model that went into something."""
+    """Return one tag for each dataset and each model among the nodes that a thing was made from."""
     tags = {}
     for node in nodes.values():
         word = {"dataset": "ds", "source": "ds", "checkpoint": "model", "model": "model"}.get(node.kind)
@@ -343,7 +349,7 @@ def closure_tags(nodes: Mapping[str, graphs.Node]) -> dict[str, str]:
 
 
 def dataset_entity(node: graphs.Node) -> Any:
-    """An mlflow.entities.Dataset of a dataset version or source."""
+    """Return the mlflow.entities.Dataset of a dataset version or source."""
     from mlflow.entities import Dataset
 
     columns = []

@@ -1,16 +1,16 @@
-"""Measured values on their way to MLflow: a JSON-lines file between the training loop and the tracking server.
+"""The outbox of metrics for MLflow: a JSON-lines file between the training loop and the tracking server.
 
-The loop appends a line and goes on; one thread reads the file and ships it. So an outage of any length costs disk
-space and nothing else: it neither blocks, kills nor loses a point. This module never imports mlflow.
+The loop appends a line and continues; one thread reads the file and ships it. So an outage of any length only takes
+disk space: it does not block or end the training, and no point is lost. This module never imports mlflow.
 
-Durability of the append side: a line is handed to the operating system in one `write` (it survives SIGKILL of the
-process at once, not a power loss); it is never fsynced in the loop. `sync()` fsyncs (call it with a checkpoint), and
-the shipping thread does so before it marks lines as shipped. So lines lost with the power are shipped already or
+Durability when appending: a line is passed to the operating system in one `write`, so that it survives SIGKILL of the
+process at once, but not a power loss. It is never fsynced in the loop. `sync()` fsyncs (call it with a checkpoint), and
+the shipping thread does so before it marks lines as shipped. So lines that a power loss removes are shipped already or
 belong to steps that are trained again.
 
-Replay: a line carries its own time, and a step that is trained again after a restart gets the time of its first
-record. MLflow's key of a point is (run, key, time, step, value), so shipping a line again, or a point that came
-out the same again, adds nothing.
+Replay: a line has its own time, and a step that is trained again after a restart gets the time of its first record.
+MLflow's key of a point is (run, key, time, step, value), so shipping a line again, or the same point from a repeated
+step, adds nothing.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from altdiffusion.errors import first_line
+
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 256 << 10  # what the shipping thread holds in memory of one file at a time
+CHUNK_BYTES = 256 << 10  # part of one file that the shipping thread holds in memory at a time
 MAX_LINE_BYTES = 8 << 20  # a longer line is damage, not data
-TAIL_BYTES = 8 << 20  # how far back a reopened spool looks for steps that may be trained again
+TAIL_BYTES = 8 << 20  # end of a reopened outbox that is searched for steps that may be trained again
 
 Record = dict[str, Any]
 
 
 class JsonLines:
-    """The append side of one file: one writer, whole lines, no exception ever.
+    """The writer of one file. It appends whole lines and never raises an exception.
 
-    What cannot be written (disk full, folder gone) is dropped, counted in `lost` and warned about once.
+    A record that cannot be written (full disk, missing folder) is dropped and counted in `lost`; a warning is logged
+    once.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.lost = 0
         self._warned = False
-        self._torn = False  # the file does not end in a newline: a writer died, or the disk was full
+        self._torn = False  # whether the file does not end in a newline: a writer died, or the disk was full
         self._descriptor = -1
         self._open()
 
@@ -58,7 +61,7 @@ class JsonLines:
             self._warn(error)
 
     def append(self, record: Mapping[str, Any]) -> bool:
-        """Writes one line; returns whether it was taken."""
+        """Write one line and return whether it was written."""
         try:
             line = json.dumps(record, separators=(",", ":"), default=str).encode() + b"\n"
             if self._descriptor < 0:
@@ -71,7 +74,7 @@ class JsonLines:
             written = os.write(self._descriptor, line)
             self._torn = written < len(line)
             if self._torn:
-                raise OSError(f"only {written} of {len(line)} bytes were taken")
+                raise OSError(f"only {written} of {len(line)} bytes were written")
             return True
         except (OSError, TypeError, ValueError) as error:
             self.lost += 1
@@ -79,7 +82,7 @@ class JsonLines:
             return False
 
     def sync(self) -> None:
-        """fsync: what was appended survives a power loss from here on. Milliseconds; call it with a checkpoint."""
+        """Write the file to disk, so that it survives a power loss. It takes milliseconds; call it per checkpoint."""
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 os.fsync(self._descriptor)
@@ -94,11 +97,11 @@ class JsonLines:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            log.warning("spool %s: a record was dropped (%s); the job goes on", self.path, error)
+            log.warning("outbox %s: a record was dropped (%s); the job continues", self.path, error)
 
 
-class MetricSpool:
-    """What the training loop (rank 0) sees: `append(step=, metrics=)`, tens of microseconds, never an exception."""
+class MetricOutbox:
+    """The training loop's side (rank 0): `append` takes tens of microseconds and never raises an exception."""
 
     def __init__(self, path: str) -> None:
         self._first_time = _times_of_steps(path)
@@ -110,14 +113,14 @@ class MetricSpool:
 
     @property
     def lost(self) -> int:
-        """Records that could not be written."""
+        """Record that could not be written."""
         return self._lines.lost
 
     def append(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Records `metrics` (name -> number; NaN and infinities are allowed) at `step`."""
+        """Record `metrics` (name -> number; NaN and infinities are allowed) at `step`."""
         values: dict[str, float] = {}
         for key, value in metrics.items():
-            with contextlib.suppress(TypeError, ValueError):  # what is no number is not worth a training run
+            with contextlib.suppress(TypeError, ValueError):  # a value that is not a number must not end the training
                 values[key] = float(value)
         moment = self._first_time.get(step) or time.time_ns() // 1_000_000
         self._lines.append({"step": int(step), "time_ms": moment, "metrics": values})
@@ -130,7 +133,7 @@ class MetricSpool:
 
 
 def _times_of_steps(path: str) -> dict[int, int]:
-    """step -> time (ms) of its first record, from the end of an earlier life's file."""
+    """Return step -> time (ms) of its first record, from the end of an existing file."""
     times: dict[int, int] = {}
     try:
         with open(path, "rb") as file:
@@ -154,16 +157,16 @@ def _parse(line: bytes) -> Record | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """Whole lines read from a spool, and the file offset behind them."""
+    """Whole lines read from an outbox, and the file offset after them."""
 
     records: list[Record]
     end: int
 
 
-class SpoolReader:
-    """The reading side: whole lines from the offset that `commit` stored beside the file, CHUNK_BYTES at a time.
+class OutboxReader:
+    """The reader: it reads whole lines, CHUNK_BYTES at a time, from the offset that `commit` stored next to the file.
 
-    With `remember=False` it reads from the start and stores no mark: for a replay.
+    With `remember=False`, which is meant for a replay, it reads from the start and does not store an offset.
     """
 
     def __init__(self, path: str, *, remember: bool = True) -> None:
@@ -177,12 +180,14 @@ class SpoolReader:
         try:
             with open(self._offset_path, "rb") as file:
                 offset = int(json.loads(file.read())["offset"])
-            return offset if 0 <= offset <= os.path.getsize(self.path) else 0  # another file: ship it from its start
+            return (
+                offset if 0 <= offset <= os.path.getsize(self.path) else 0
+            )  # another file, which is shipped from its start
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
     def read(self) -> Chunk | None:
-        """The next whole lines, or None when there are none yet. Reads the same again until `commit`."""
+        """Return the next whole lines, or None if there are none yet; until `commit`, return the same lines again."""
         try:
             with open(self.path, "rb") as file:
                 file.seek(self._offset)
@@ -190,7 +195,7 @@ class SpoolReader:
                 while b"\n" not in data and len(data) < MAX_LINE_BYTES:
                     more = file.read(CHUNK_BYTES)
                     if not more:
-                        return None  # a line that is still being written, or one torn by a kill: its writer ends it
+                        return None  # the line is still being written or was torn by a kill; the next writer ends it
                     data += more
         except OSError:
             return None
@@ -205,9 +210,9 @@ class SpoolReader:
         return Chunk(records=records, end=self._offset + len(whole))
 
     def commit(self, end: int) -> None:
-        """Marks everything before `end` as shipped; the spool is fsynced first, the mark is replaced atomically.
+        """Mark everything before `end` as shipped. The outbox is fsynced first, and the mark is replaced atomically.
 
-        The mark need not be durable: an older one only means that lines are shipped again, which adds nothing.
+        The mark need not be durable: with an older mark, lines are only shipped again, which adds nothing.
         """
         self._offset = end
         if not self._remember:
@@ -224,32 +229,32 @@ class SpoolReader:
                 json.dump({"offset": end}, file)
             os.replace(temporary, self._offset_path)
         except OSError as error:
-            log.warning("spool %s: the mark of what is shipped could not be stored (%s)", self.path, error)
+            log.warning("outbox %s: the offset of the shipped lines could not be stored (%s)", self.path, error)
 
 
 Send = Callable[[Sequence[Record]], None]
-"""Ships records. It handles records that the receiver refuses itself; an exception means: not now, again later."""
+"""Ships records and handles the ones that the receiver refuses. After an exception, shipping is tried again later."""
 
 
 class Shipper:
-    """The one shipping thread of a process: carries spools, in the order they were added, to their receivers.
+    """The one shipping thread of a process: it sends outboxes to their receivers, in the order of `add`.
 
     Memory is bounded by one chunk. After a failure it waits 0.5 s, then twice as long each time, up to `max_wait_s`.
     """
 
     def __init__(self, *, interval_s: float = 1.0, max_wait_s: float = 30.0) -> None:
-        self._routes: list[tuple[SpoolReader, Send]] = []
+        self._routes: list[tuple[OutboxReader, Send]] = []
         self._interval = interval_s
         self._max_wait = max_wait_s
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._abandoned = threading.Event()  # `stop` gave up: the thread ends after the try it is in
+        self._abandoned = threading.Event()  # set when `stop` gave up: the thread ends after its current try
         self._thread: threading.Thread | None = None
         self._failures = 0
         self.last_error: Exception | None = None
 
-    def add(self, reader: SpoolReader, send: Send) -> None:
-        """Adds a spool; starts the thread with the first one."""
+    def add(self, reader: OutboxReader, send: Send) -> None:
+        """Add an outbox; the first one starts the thread."""
         if all(reader.path != known.path for known, _ in self._routes):
             self._routes = [*self._routes, (reader, send)]
         if self._thread is None:
@@ -258,15 +263,15 @@ class Shipper:
         self._wake.set()
 
     def wake(self) -> None:
-        """Ships now instead of at the next interval (not during the wait after a failure)."""
+        """Let the thread ship now instead of at the next interval (not during the wait after a failure)."""
         self._wake.set()
 
     def drained(self) -> bool:
-        """Whether no whole line waits (a torn last line does not count)."""
+        """Return whether no whole line is waiting (a torn last line does not count)."""
         return all(reader.read() is None for reader, _ in self._routes)
 
     def stop(self, timeout_s: float) -> bool:
-        """Ships what is left for at most `timeout_s`; returns whether everything was. The files keep the rest."""
+        """Ship the rest for at most `timeout_s` and return whether everything was shipped; the files keep the rest."""
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
@@ -276,7 +281,7 @@ class Shipper:
 
     def _loop(self) -> None:
         while not self._abandoned.is_set():
-            stopping = self._stopping.is_set()  # before the round: what was appended before `stop` is in this round
+            stopping = self._stopping.is_set()  # read first, so that this round has all that precedes `stop`
             if self._ship_all():
                 self._failures = 0
                 if stopping:
@@ -295,14 +300,12 @@ class Shipper:
             while (chunk := reader.read()) is not None:
                 try:
                     send(chunk.records)
-                except Exception as error:  # whatever it is, it must not end the thread
+                except Exception as error:  # no exception may end the thread
                     if self._failures == 0:
-                        log.warning(
-                            "spool %s waits: %s", reader.path, str(error).splitlines()[0] if str(error) else error
-                        )
+                        log.warning("outbox %s waits: %s", reader.path, first_line(error))
                     self.last_error = error
                     return False
                 reader.commit(chunk.end)
         if self._failures:
-            log.warning("shipping goes on after %d failed tries", self._failures)
+            log.warning("shipping continues after %d failed tries", self._failures)
         return True

@@ -1,8 +1,7 @@
-"""Refills an empty MLflow from the lake: manifests are the truth, so the view can always be made again.
+"""Filling an empty MLflow again from the lake: manifests are the truth, so the view can always be rebuilt.
 
-First the journals and metric spools that lie in the lake are applied again (they bring back curves and status), then
-every dataset version and checkpoint that still shows nowhere gets its run from its manifest alone. Running it
-twice adds nothing.
+First the journals and metric outboxes in the lake are applied again, which restores curves and status. Then every
+dataset version and checkpoint that is not shown yet gets its run from its manifest alone. A second run adds nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
-from altdiffusion.lineage.outbox import SpoolReader
+from altdiffusion.lineage.outbox import OutboxReader
 from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, answering, connect
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import NAME, optional_document
@@ -24,7 +23,7 @@ JOB_OF = {"links": "curate", "images": "curate", "latents": "encode", "prompts":
 
 @dataclass(frozen=True, kw_only=True)
 class Rebuilt:
-    """What was added."""
+    """The numbers of added things."""
 
     tracking_uri: str
     journals: int
@@ -39,7 +38,7 @@ class Rebuilt:
 
 
 def rebuild(lake_uri: str, tracking_uri: str | None = None, experiment: str = DEFAULT_EXPERIMENT) -> Rebuilt:
-    """Make MLflow show everything that the lake holds.
+    """Add to MLflow everything that the lake holds.
 
     Raises:
         AltDiffusionError: the lake or MLflow is not usable, or MLflow stops answering meanwhile.
@@ -80,8 +79,8 @@ def _replay(tracking: Tracking, lake: str) -> int:
         run_id = find_or_create_run(tracking, job=job, name=about.text("name"), fingerprint=fingerprint)
         view = RunView(tracking, run_id, lake, Kept(folder))
         for reader, send in (
-            (SpoolReader(files.within(folder, METRICS), remember=False), view.metrics),
-            (SpoolReader(files.within(folder, JOURNAL), remember=False), view.apply),
+            (OutboxReader(files.within(folder, METRICS), remember=False), view.metrics),
+            (OutboxReader(files.within(folder, JOURNAL), remember=False), view.apply),
         ):
             while (chunk := reader.read()) is not None:
                 send(chunk.records)
@@ -137,11 +136,11 @@ def _add(tracking: Tracking, lake: str, *, job: str, name: str, node: graphs.Nod
                 "op": "checkpoint",
                 "ref": node.ref,
                 "step": node.facts["step"],
-                "time_ms": int(node.facts["step"]),  # no time is recorded with a checkpoint: the order is what counts
+                "time_ms": int(node.facts["step"]),  # a checkpoint has no recorded time; this keeps the order
                 "metrics": {key: value for key, value in metrics.items() if isinstance(value, (int, float))},
                 "datasets": [parent for parent in node.parents if parent.startswith("dataset:")],
             }
         )
     RunView(tracking, run_id, lake).apply(records)
-    started = tracking.client.get_run(run_id).info.start_time  # no duration is known: none is shown
+    started = tracking.client.get_run(run_id).info.start_time  # the duration is unknown, so it is shown as 0
     tracking.client.set_terminated(run_id, status="FINISHED", end_time=started)

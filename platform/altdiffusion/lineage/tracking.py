@@ -1,7 +1,7 @@
-"""The MLflow server of a lake: its address, a quick connection or a clear error, and what its refusals mean.
+"""The MLflow server of a lake: its address, a quick connection or a clear error, and the meaning of its refusals.
 
-MLflow by itself retries an unreachable server for minutes; here the start of a job learns it within about ten
-seconds, and what happens later goes through the spool.
+MLflow by itself retries an unreachable server for minutes. Here the start of a job fails within about ten seconds, and
+later records go through the outbox.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.credentials import MissingCredential, redact, reveal
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.lineage.database import first_contact
 from altdiffusion.storage import files
 
@@ -29,14 +29,14 @@ PROBES = 3
 PROBE_TIMEOUT_S = 2.5
 _START = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 _LATER = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the shipping thread retries by itself, for ever
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the shipping thread itself retries without end
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-# Codes with which MLflow refuses a record for good. Others (no connection, 401, 5xx, a locked database) may pass.
+# Codes of MLflow for a permanent refusal of a record. Others (no connection, 401, 5xx, a locked database) may pass.
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
@@ -51,15 +51,15 @@ _OUTAGES_OF = {"sqlalchemy", "sqlite3", "botocore", "s3transfer", "urllib3", "ht
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """A connection that answered once."""
+    """A connection that has answered once."""
 
     uri: str
-    """As it was given, without credentials: for people and records."""
+    """The URI as it was given, without credentials, for messages and records."""
     client: Any  # mlflow.MlflowClient
     experiment_id: str
 
     def run_url(self, run_id: str) -> str:
-        """Where a browser finds the run; for a database, below a server started with `command`."""
+        """Return the address of a run for a browser; for a database, that of a server started with `command`."""
         base = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
         return f"{base}/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
@@ -72,7 +72,7 @@ class Tracking:
 
 
 def default_uri(lake_uri: str) -> str:
-    """The SQLite database in the lake.
+    """Return the URI of the SQLite database in the lake.
 
     Raises:
         AltDiffusionError: the lake is not on this machine, so it cannot hold a database, or a link leads elsewhere.
@@ -89,33 +89,33 @@ def default_uri(lake_uri: str) -> str:
 
 
 def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_EXPERIMENT) -> Tracking:
-    """Opens MLflow and finds or creates the experiment.
+    """Connect to MLflow, and find or create the experiment.
 
     Args:
-        tracking_uri: an http(s) or database URI, in which `${env:NAME}` and `${file:PATH}` stand for credentials; None
-            for the SQLite database in the lake.
+        tracking_uri: an http(s) or database URI, in which `${env:NAME}` and `${file:PATH}` are replaced by credentials;
+            None for the SQLite database in the lake.
         lake_uri: the lake; with a SQLite database, artifacts are kept in its folder `mlartifacts`, or next to the
             database where the lake is not on this machine.
         experiment: name of the experiment.
 
     Raises:
-        AltDiffusionError: it cannot be reached or does not let us in; within about ten seconds.
+        AltDiffusionError: the server cannot be reached within about ten seconds or refuses access.
     """
-    told = tracking_uri or default_uri(lake_uri)
+    given = tracking_uri or default_uri(lake_uri)
     try:
-        uri = reveal(told)
+        uri = reveal(given)
     except MissingCredential as error:
         raise _unusable(
-            told, f"names a credential that is missing ({error})", "set it, or correct tracking.uri"
+            given, f"names a credential that is missing ({error})", "set it, or correct tracking.uri"
         ) from None
     for name, value in _LATER.items():
         os.environ.setdefault(name, value)
     if uri.startswith(("http://", "https://")):
         _probe(uri)
     elif "://" not in uri or uri.startswith("file:"):
-        raise _unusable(uri, "is a folder, which MLflow 3 no longer takes", "write sqlite:///<folder>/mlflow.db")
+        raise _unusable(uri, "is a folder, which MLflow 3 no longer accepts", "write sqlite:///<folder>/mlflow.db")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its tracebacks; we say what is wrong
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its tracebacks; our error has the reason
     with starting(uri):
         from mlflow import MlflowClient
 
@@ -124,17 +124,17 @@ def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_E
         if uri.startswith("sqlite:///"):
             database = os.path.abspath(uri.removeprefix("sqlite:///").partition("?")[0])
             alone = first_contact(database)
-            # MLflow's own choice would be a folder where the job was started
-            beside = files.local_path(lake_uri) if files.is_local(lake_uri) else os.path.dirname(database)
-            artifacts = f"file://{beside}/mlartifacts"
+            # MLflow's own choice would be a folder in the working directory of the job.
+            parent = files.local_path(lake_uri) if files.is_local(lake_uri) else os.path.dirname(database)
+            artifacts = f"file://{parent}/mlartifacts"
         with alone:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            return Tracking(uri=redact(told), client=client, experiment_id=_experiment(client, experiment, artifacts))
+            return Tracking(uri=redact(given), client=client, experiment_id=_experiment(client, experiment, artifacts))
 
 
 @contextmanager
 def starting(uri: str) -> Iterator[None]:
-    """The calls of a job's start: quick, and what goes wrong names the server and the remedy."""
+    """Run the calls of a job's start with short timeouts, and turn a failure into an error with a remedy."""
     try:
         with _environment(_START):
             yield
@@ -146,19 +146,19 @@ def starting(uri: str) -> Iterator[None]:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Calls that take their time: an outage meanwhile names the server and the remedy."""
+    """Run long calls, and turn an outage into an error with a remedy."""
     try:
         yield
     except AltDiffusionError:
         raise
     except Exception as error:
-        if is_refusal(error):  # of a record, or a defect of ours
+        if is_refusal(error):  # a refused record, or a defect of ours
             raise
         raise _failed(uri, error) from error
 
 
 def _failed(uri: str, error: Exception) -> AltDiffusionError:
-    text = f"{type(error).__name__}: {_first_line(error)}"
+    text = f"{type(error).__name__}: {first_line(error)}"
     remedy = "start it or correct tracking.uri"
     if any(mark in text for mark in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED", "authenticated")):
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -176,16 +176,12 @@ def _failed(uri: str, error: Exception) -> AltDiffusionError:
     return _unusable(uri, f"does not answer as it should ({text})", remedy)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
-
-
 def _unusable(uri: str, problem: str, remedy: str) -> AltDiffusionError:
-    return AltDiffusionError(f"MLflow {uri}", problem, remedy)  # which hides what the address must not show
+    return AltDiffusionError(f"MLflow {uri}", problem, remedy)  # which hides credentials in the address
 
 
 def _probe(uri: str) -> None:
-    """Any HTTP answer at all, within seconds."""
+    """Check that the server gives any HTTP answer within seconds."""
     reason = ""
     address = urllib.parse.urlsplit(uri.rstrip("/") + "/health")
     plain = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()  # urllib takes no credentials there
@@ -195,7 +191,7 @@ def _probe(uri: str) -> None:
             opener.close()
             return
         except urllib.error.HTTPError:
-            return  # it answers; whether it lets us in shows with the first call
+            return  # it answers; the first call shows whether it grants access
         except (OSError, ValueError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
             reason = str(getattr(error, "reason", error))
         if attempt < PROBES - 1:
@@ -209,7 +205,7 @@ def _probe(uri: str) -> None:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for a while. MLflow reads its limits at each call."""
+    """Set environment variables for the duration of the block, since MLflow reads its limits at each call."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -238,10 +234,10 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether this record will never be taken: skip it instead of trying again.
+    """Return whether this record will never be accepted, so that it is skipped instead of tried again.
 
     An outage (connection, credentials, full disk, locked database, an object store that is down) is not a refusal.
-    What is not known as an outage is taken for a defect of the record: one record must not hold up all others.
+    Any error that is not known as an outage counts as a defect of the record, since one record must not block others.
     """
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException

@@ -1,4 +1,4 @@
-"""A slice of the lineage as a tree for the terminal: what each thing is, its short digest, rows and counts."""
+"""A slice of the lineage as a tree for the terminal: each thing's kind, name, short digest, rows and counts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from altdiffusion.lineage.graph import Node, Slice
 
 _DIGITS = 12
-_TEXT = 60  # characters of a caption or prompt that are shown
+_TEXT = 60  # shown characters of a caption or prompt
 
 
 def describe(node: Node) -> str:
-    """What a node is, in a few words without its name: kind of rows, counts, step, stage, seed."""
+    """Return a short description of a node without its name: kind of rows, counts, step, stage, seed."""
     facts = node.facts
     words: list[str] = []
     if node.kind == "dataset" and not node.missing:
@@ -37,7 +37,7 @@ def describe(node: Node) -> str:
     elif node.kind == "row":
         words += [f"{facts.get('language', '')} {_quote(facts.get('caption', ''))}".strip()]
         words += [str(facts["url"])] if "url" in facts else []
-        words += ["trained on with this very caption"] if facts.get("seen") else []
+        words += ["trained on with exactly this caption"] if facts.get("seen") else []
     if node.missing:
         words.append("NOT IN THIS LAKE")
     return ", ".join(words)
@@ -53,18 +53,18 @@ def _quote(text: Any) -> str:
 
 
 def title(node: Node) -> str:
-    """One line for a node."""
+    """Return one line for a node."""
     digest = f" @{node.digest[:_DIGITS]}" if node.digest and node.kind != "image" else ""
     about = describe(node)
     return f"{node.kind} {node.name}{digest}" + (f"  ({about})" if about else "")
 
 
 def render(part: Slice) -> str:
-    """The tree, ending in a newline. What hangs below several things is drawn once and then only named."""
+    """Return the tree, ending in a newline. A thing below several others is expanded once and then only named."""
     lines = [title(part.nodes[part.root])]
     _branches(part, part.root, "", lines, {part.root})
     if len(lines) == 1:
-        nothing = "made from nothing that is recorded" if part.direction == "up" else "nothing was made from it yet"
+        nothing = "nothing it was made from is recorded" if part.direction == "up" else "nothing was made from it yet"
         lines.append(f"└─ {nothing}")
     return "\n".join(lines) + "\n"
 
@@ -81,7 +81,7 @@ def _branches(part: Slice, ref: str, indent: str, lines: list[str], drawn: set[s
 
 
 def markdown_table(nodes: Mapping[str, Node]) -> str:
-    """The nodes as a Markdown table, for descriptions in MLflow."""
+    """Return the nodes as a Markdown table, for descriptions in MLflow."""
     rows = ["| kind | name | digest | what |", "|---|---|---|---|"]
     for node in sorted(nodes.values(), key=lambda n: (n.kind, n.name, n.digest)):
         rows.append(f"| {node.kind} | {node.name} | `{node.digest[:_DIGITS]}` | {describe(node).replace('|', '/')} |")

@@ -1,1 +1,1 @@
-"""Datasets: content-addressed shards, ledger, manifests, on any fsspec URI."""
+"""Datasets: content-addressed shards, ledgers and manifests on any fsspec URI."""

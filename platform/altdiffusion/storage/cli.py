@@ -18,9 +18,13 @@ from altdiffusion.storage.verification import Check, forget, verify
 
 
 def register(subparsers: Any) -> Any:
-    """Adds `dataset` to the command line (`subparsers`: what ArgumentParser.add_subparsers returned).
+    """Add `dataset` to the command line.
 
-    Returns its own actions, for those of other packages.
+    Args:
+        subparsers: the return value of ArgumentParser.add_subparsers.
+
+    Returns:
+        The subparsers of its actions, to which other packages add theirs.
     """
     parser = subparsers.add_parser("dataset", help="list, show, verify, export, remove from and erase dataset versions")
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|verify|export|remove|erase")
@@ -44,20 +48,22 @@ def register(subparsers: Any) -> Any:
             help="folder or address that the jobs write to (or set ALTDIFFUSION_LAKE)",
         )
         if action in ("list", "show"):
-            one.add_argument("--json", action="store_true", help="for programs")
+            one.add_argument("--json", action="store_true", help="print JSON, for programs")
         if action == "verify":
             one.add_argument(
-                "--forget", action="store_true", help="remove what is damaged, so that its job makes it again, alone"
+                "--forget",
+                action="store_true",
+                help="remove the damaged files, so that their job makes them again, and nothing else",
             )
         one.set_defaults(run=cmd_dataset)
     return actions
 
 
 def cmd_dataset(arguments: argparse.Namespace) -> int:
-    """Runs a parsed `dataset` command.
+    """Run a parsed `dataset` command and return its exit status.
 
     Raises:
-        AltDiffusionError: no such dataset or version, or its manifest is damaged.
+        AltDiffusionError: there is no such dataset or version, or its manifest is damaged.
     """
     lake = Lake(arguments.lake)
     if arguments.action == "list":
@@ -78,22 +84,22 @@ def _verify(lake: Lake, text: str, *, forgets: bool) -> int:
         assert check.version is not None
         version = check.version
         count = len(version.shards) + len(version.rejects)
-        print(f"{version.ref.short}: {count:,} files, {version.rows:,} rows, all as the manifest says")
+        print(f"{version.ref.short}: {count:,} files, {version.rows:,} rows, all as in the manifest")
         return 0
     for damage in check.damages:
         print(damage, file=sys.stderr)
     bad = f"{len(check.damages):,} damaged or missing"
     if forgets:
         forget(check.damages)
-        print(f"{text}: {bad}, out of the way now. Next: {_again(lake, name, check)}")
+        print(f"{text}: {bad}, now removed. Next: run {_again(lake, name, check)}")
     else:
         command = f"altdiffusion dataset verify {text} --forget --lake {lake.uri}"
-        print(f"error: {text}: {bad}. Remedy: run `{command}`, then {_again(lake, name, check)}", file=sys.stderr)
+        print(f"error: {text}: {bad}. Remedy: run `{command}`, then run {_again(lake, name, check)}", file=sys.stderr)
     return 1
 
 
 def _again(lake: Lake, name: str, check: Check) -> str:
-    """What makes missing files of this version again."""
+    """Return the description of what to run to make missing files of this version again."""
     version = check.version
     if version is not None and REASON in version.manifest.config:
         parent = version.manifest.parent_refs[0]
@@ -103,11 +109,11 @@ def _again(lake: Lake, name: str, check: Check) -> str:
             f"of sha256 {listed}, after the job that made {parent.short} if a file of that version is missing too"
         )
     jobs = _jobs(lake, version) if version is not None else ""
-    return f"the job that made it{jobs} again: only what is missing is made"
+    return f"the job that made it{jobs} again: it makes only what is missing"
 
 
 def _jobs(lake: Lake, version: Version) -> str:
-    """Which finished runs of jobs say that they made the version: ` (curate-demo)`, or nothing."""
+    """Return the finished runs of jobs that recorded the version as their result: ` (curate-demo)`, or nothing."""
     folder = files.join(lake.uri, "runs")
     names = []
     for file in files.list_names(folder):
@@ -131,7 +137,7 @@ def _erase(lake: Lake, text: str) -> int:
 
 
 def _list(lake: Lake, *, as_json: bool) -> int:
-    """Print all versions; a damaged one is named, and the others are listed all the same."""
+    """Print all versions; report a damaged one and still list the others."""
     rows: list[dict[str, Any]] = []
     wrong: list[AltDiffusionError] = []
     for name in lake.names():

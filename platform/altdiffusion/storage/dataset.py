@@ -3,10 +3,10 @@
     <lake>/datasets/<name>/shards/<sha256>.parquet            content-addressed, never rewritten
     <lake>/datasets/<name>/rejects/<sha256>.parquet           dropped rows with a reason
     <lake>/datasets/<name>/ledger/<fingerprint>/<unit>.json   written after the unit's shards
-    <lake>/datasets/<name>/versions/<digest>/                 shards.parquet, then manifest.json: the version exists
+    <lake>/datasets/<name>/versions/<digest>/                 shards.parquet, then manifest.json completes the version
     <lake>/datasets/<name>/head.json                          the digest that the bare name means
 
-The same inputs and config give the same digest, whatever was killed, retried, reordered or resized.
+The same inputs and config give the same digest, whatever was killed, retried, reordered or resized on the way.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import altdiffusion
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.records import REJECTS, SCHEMAS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.documents import DIGEST, Document, read_document
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
+
+Role = Literal["shards", "rejects"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 FORMAT = "altdiffusion-dataset-2"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
@@ -45,7 +48,7 @@ _TABLE = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a version is. Its canonical JSON is what the digest covers: no time, host, path or run in it."""
+    """The description of a version. The digest covers its canonical JSON, which holds no time, host, path or run."""
 
     format: str
     name: str
@@ -66,7 +69,11 @@ class Manifest:
 
     @classmethod
     def of_document(cls, document: Document) -> Manifest:
-        """Return the manifest that a file of a lake describes; AltDiffusionError where a value is not usable."""
+        """Return the manifest that a file of a lake describes.
+
+        Raises:
+            AltDiffusionError: a value is not usable.
+        """
         kind = document.text("kind")
         if kind not in SCHEMAS:
             raise document.wrong("kind", f"one of {', '.join(SCHEMAS)}")
@@ -99,7 +106,7 @@ class Version:
     """One immutable version of a dataset, open for reading."""
 
     def __init__(self, folder_uri: str, manifest: Manifest) -> None:
-        self.folder_uri = folder_uri  # of the dataset
+        self.folder_uri = folder_uri  # the dataset's folder
         self.manifest = manifest
 
     @functools.cached_property
@@ -126,19 +133,23 @@ class Version:
             raise AltDiffusionError(f"file {uri}", "is damaged: its SHA-256 is not the manifest's", shards.REMEDY)
         return _checked_table(uri, data)
 
-    def _role(self, role: str) -> tuple[ShardInfo, ...]:
+    def _of_role(self, role: str) -> tuple[ShardInfo, ...]:
         rows = self._table.to_pylist()
         return tuple(ShardInfo(**{k: v for k, v in row.items() if k != "role"}) for row in rows if row["role"] == role)
+
+    def infos(self, role: Role) -> tuple[ShardInfo, ...]:
+        """Return the shards of accepted or of rejected rows, in input order."""
+        return self.shards if role == "shards" else self.rejects
 
     @functools.cached_property
     def shards(self) -> tuple[ShardInfo, ...]:
         """Shards of accepted rows, in input order."""
-        return self._role("shard")
+        return self._of_role("shard")
 
     @functools.cached_property
     def rejects(self) -> tuple[ShardInfo, ...]:
         """Shards of rejected rows, in input order."""
-        return self._role("reject")
+        return self._of_role("reject")
 
     @functools.cached_property
     def shard_starts(self) -> tuple[int, ...]:
@@ -149,21 +160,21 @@ class Version:
         return tuple(starts)
 
     def shard_uri(self, index: int) -> str:
-        """URI of the Parquet file of shard `index`."""
+        """Return the URI of the Parquet file of shard `index`."""
         return shards.shard_uri(files.join(self.folder_uri, "shards"), self.shards[index].sha256)
 
     def read_shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """One shard's rows, its hash checked; columns that are younger than the shard are null."""
+        """Return one shard's rows after a check of its hash; columns that are newer than the shard are null."""
         folder = files.join(self.folder_uri, "shards")
         return shards.read_table(folder, self.shards[index].sha256, self._schema(columns))
 
     def iter_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Shard by shard, in input order."""
+        """Yield the rows shard by shard, in input order."""
         for index in range(len(self.shards)):
             yield self.read_shard(index, columns)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows at once: for small versions and few columns."""
+        """Return all rows at once, which is meant for small versions and few columns."""
         tables = list(self.iter_tables(columns))
         return pa.concat_tables(tables) if tables else self._schema(columns).empty_table()
 
@@ -172,13 +183,13 @@ class Version:
         return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
     def iter_rejects(self) -> Iterator[pa.Table]:
-        """Rejected rows with their reasons, in input order."""
+        """Yield the rejected rows with their reasons, in input order."""
         for info in self.rejects:
             yield shards.read_table(files.join(self.folder_uri, "rejects"), info.sha256, REJECTS)
 
 
 def _checked_table(uri: str, data: bytes) -> pa.Table:
-    """The table of shards, every value of it usable: its names become paths."""
+    """Return the table of shards after a check of every value, since its names become paths."""
 
     def damaged(problem: str) -> AltDiffusionError:
         return AltDiffusionError(f"file {uri}", f"is damaged: {problem}", shards.REMEDY)
@@ -186,7 +197,7 @@ def _checked_table(uri: str, data: bytes) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
-        raise damaged(str(error).partition("\n")[0][:200]) from error
+        raise damaged(first_line(error)) from error
     if not table.schema.equals(_TABLE):
         raise damaged("its columns are not those of a table of shards")
     if any(column.null_count for column in table.columns):
@@ -203,7 +214,11 @@ def _checked_table(uri: str, data: bytes) -> pa.Table:
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be the name of a dataset with an AltDiffusionError."""
+    """Refuse a text that cannot be the name of a dataset.
+
+    Raises:
+        AltDiffusionError: the text is not a valid name.
+    """
     if not _NAME.fullmatch(name):
         raise AltDiffusionError(
             f"dataset name {name[:200]!r}", "is not usable", "use lower-case letters, digits, '.', '_' and '-'"
@@ -211,7 +226,7 @@ def check_name(name: str) -> None:
 
 
 class Dataset:
-    """A named series of versions in a lake; the writing side."""
+    """A named series of versions in a lake, open for writing."""
 
     def __init__(self, lake_uri: str, name: str) -> None:
         check_name(name)
@@ -222,15 +237,15 @@ class Dataset:
             files.within(self.folder_uri, part)
 
     def write_shard(self, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
-        """Writes accepted rows; the table must have a records schema."""
+        """Write accepted rows as a shard; the table must have a schema of `records`."""
         return shards.write_table(files.join(self.folder_uri, "shards"), table, row_group_rows)
 
     def write_rejects(self, table: pa.Table) -> ShardInfo:
-        """Writes rejected rows (records.REJECTS)."""
+        """Write rejected rows (records.REJECTS) as a shard."""
         return shards.write_table(files.join(self.folder_uri, "rejects"), table.cast(REJECTS), shards.NARROW_GROUP_ROWS)
 
     def ledger(self, fingerprint: str) -> Ledger:
-        """The ledger of the work under one config fingerprint."""
+        """Return the ledger of the work under one config fingerprint."""
         return Ledger(files.within(self.folder_uri, "ledger", fingerprint))
 
     def publish(
@@ -243,9 +258,9 @@ class Dataset:
         fingerprint: str,
         is_head: bool = True,
     ) -> Version:
-        """Makes the version of these records (any order) and, unless it is an intermediate one, the dataset's head.
+        """Publish the version of these records (in any order) and, with `is_head`, make it the dataset's head.
 
-        UnitRecord already holds rows in = accepted + rejected for each unit; here the shards are counted once more.
+        UnitRecord guarantees rows in = accepted + rejected for each unit; here the shards are counted again.
         """
         ordered = sorted(records, key=lambda record: record.index)
         accepted = [shard for record in ordered for shard in record.shards]
@@ -286,25 +301,25 @@ class Dataset:
         return version
 
     def set_head(self, version: Version) -> None:
-        """Makes the bare name mean this version."""
+        """Make the bare name mean this version."""
         head = files.canonical_json({"digest": version.ref.digest})
         files.write_atomic(files.join(self.folder_uri, "head.json"), head)
 
     def digests(self) -> list[str]:
-        """Digests of all versions."""
+        """Return the digests of all versions."""
         folder = files.join(self.folder_uri, "versions")
         return [name for name in files.list_names(folder) if files.exists(files.join(folder, name, "manifest.json"))]
 
     def head(self) -> Version | None:
-        """The version that the bare name means: the one published last; None before the first."""
+        """Return the version that the bare name means, the one published last; None before the first."""
         digest = self.head_digest()
         return None if digest is None else self.open(digest)
 
     def head_digest(self) -> str | None:
-        """The digest in head.json; None where the file is not there.
+        """Return the digest in head.json; None where there is no such file.
 
         Raises:
-            AltDiffusionError: it names no digest.
+            AltDiffusionError: the file does not hold a digest.
         """
         remedy = f"run `altdiffusion dataset verify {self.name} --forget`, then the job that made the dataset again"
         try:
@@ -313,7 +328,7 @@ class Dataset:
             return None
 
     def absent(self) -> AltDiffusionError:
-        """The error for a dataset that has no version."""
+        """Return the error for a dataset that has no version."""
         names = ", ".join(Lake(self._lake_uri).names()) or "none"
         return AltDiffusionError(
             f"dataset {self.name}",
@@ -322,10 +337,10 @@ class Dataset:
         )
 
     def open(self, digest: str) -> Version:
-        """A version by digest or unique prefix.
+        """Return the version with a digest or unique prefix.
 
         Raises:
-            AltDiffusionError: there is none, several match, or its manifest is damaged.
+            AltDiffusionError: none or several match, or the manifest is damaged.
         """
         found = [known for known in self.digests() if known.startswith(digest)]
         if len(found) != 1:
@@ -344,7 +359,7 @@ class Dataset:
         if document.value.get("format") != FORMAT:
             raise AltDiffusionError(
                 f"manifest {uri}",
-                f"is of format {str(document.value.get('format'))[:80]!r}, this version reads {FORMAT!r}",
+                f"has format {str(document.value.get('format'))[:80]!r}, this version reads {FORMAT!r}",
                 "use the version of altdiffusion that wrote it, or make the dataset again in a new lake",
             )
         manifest = Manifest.of_document(document)
@@ -356,7 +371,7 @@ class Dataset:
 
 
 class Lake:
-    """The root of all that a team makes: datasets, checkpoints, exports, models; on any fsspec URI."""
+    """The root of everything that a team makes: datasets, checkpoints, exports and models, on any fsspec URI."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
@@ -365,14 +380,14 @@ class Lake:
         return Dataset(self.uri, name)
 
     def names(self) -> list[str]:
-        """Return the names of all datasets; what cannot be the name of one was not made by a job."""
+        """Return the names of all datasets; a folder without a valid name was not made by a job and is left out."""
         return [name for name in files.list_folders(files.join(self.uri, "datasets")) if _NAME.fullmatch(name)]
 
     def version(self, ref: Ref | str) -> Version:
-        """A version by `name`, `name@prefix`, `dataset:name@prefix` or Ref.
+        """Return the version for `name`, `name@prefix`, `dataset:name@prefix` or a Ref.
 
         Raises:
-            AltDiffusionError: no such dataset or version.
+            AltDiffusionError: there is no such dataset or version.
         """
         text = str(ref).removeprefix("dataset:")
         name, _, digest = text.partition("@")

@@ -1,7 +1,7 @@
-"""JSON read from a lake is input: whoever can write there decides what it says.
+"""JSON from a lake is untrusted input: anyone who can write to the lake controls it.
 
-`read_document` returns an object whose getters check type, form and range, and name the file and the key when one
-does not hold. A name that becomes a part of a path is read by `digest` or `name`, never as plain text.
+`read_document` returns an object whose getters check type, form and range, and name the file and the key where a check
+fails. A name that becomes a part of a path is read by `digest` or `name`, never as plain text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-"""SHA-256 in hex: the only form in which a lake names content."""
+"""SHA-256 in hex, the only form in which a lake names content."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,199}")
-"""A single file or folder name: no separator, no leading dot, so no way up."""
+"""A single file or folder name, without a separator or leading dot, so that it cannot lead to a parent folder."""
 MAX_COUNT = 2**62
-"""Larger counts are damage: sums of them leave 64 bits."""
+"""Larger counts are treated as damage, because sums of them exceed 64 bits."""
 _REMEDY = "it was damaged or forged: restore it from a copy, or remove it and run the job that wrote it again"
 
 
@@ -28,12 +28,12 @@ class Document:
     """A JSON object of a lake.
 
     Args:
-        uri: of its file, for messages.
-        value: what the file holds.
-        remedy: what to do about a damaged one.
+        uri: the file's URI, for messages.
+        value: the content of the file.
+        remedy: the errors' remedy for a damaged file.
 
     Raises:
-        AltDiffusionError: it is not an object; so for every getter whose value is missing or of another form.
+        AltDiffusionError: it is not an object. Every getter raises it where the value is missing or of another form.
     """
 
     def __init__(self, uri: str, value: Any, *, remedy: str = _REMEDY, at: str = "") -> None:
@@ -41,7 +41,7 @@ class Document:
         self._remedy = remedy
         self._at = at
         if not isinstance(value, dict):
-            raise self._error(f"holds {_shown(value)} where an object is needed")
+            raise self._error(f"holds {_shown(value)} where an object is required")
         self.value: dict[str, Any] = value
 
     def _error(self, problem: str) -> AltDiffusionError:
@@ -49,13 +49,13 @@ class Document:
         return AltDiffusionError(f"file {self.uri}{where}", f"is damaged: it {problem}", self._remedy)
 
     def wrong(self, key: str, needed: str) -> AltDiffusionError:
-        """Return the error for a value that is not what it must be."""
+        """Return the error for a missing or wrong value; `needed` describes the right one."""
         if key not in self.value:
             return self._error(f"lacks {key!r}")
-        return self._error(f"says {key} is {_shown(self.value[key])} where {needed} is needed")
+        return self._error(f"gives {key} as {_shown(self.value[key])} where {needed} is required")
 
     def text(self, key: str, form: re.Pattern[str] | None = None, *, needed: str = "a text") -> str:
-        """Return a text, of a certain form if one is given."""
+        """Return a text, which must match `form` if that is given."""
         value = self.value.get(key)
         if not isinstance(value, str) or (form is not None and not form.fullmatch(value)):
             raise self.wrong(key, needed)
@@ -70,7 +70,7 @@ class Document:
         return self.text(key, NAME, needed="a plain name")
 
     def count(self, key: str, default: int | None = None) -> int:
-        """Return a whole number from 0 to MAX_COUNT."""
+        """Return an integer from 0 to MAX_COUNT."""
         if default is not None and key not in self.value:
             return default
         value = self.value.get(key)
@@ -103,13 +103,13 @@ class Document:
 
     def refs(self, key: str) -> tuple[str, ...]:
         """Return a list of references, each of the form kind:name@digest."""
-        found = self.texts(key)
-        for text in found:
+        refs = self.texts(key)
+        for text in refs:
             try:
                 Ref.parse(text)
             except AltDiffusionError:
                 raise self.wrong(key, "a list of references kind:name@digest") from None
-        return found
+        return refs
 
     def counts(self, key: str) -> dict[str, int]:
         """Return a mapping of texts to counts."""
@@ -123,7 +123,7 @@ class Document:
         return Document(self.uri, self.value[key], remedy=self._remedy, at=f"{self._at}.{key}".lstrip("."))
 
     def objects(self, key: str) -> Iterator[Document]:
-        """Return the objects of a list, one after the other."""
+        """Yield the objects of a list in order."""
         value = self.value.get(key)
         if not isinstance(value, list):
             raise self.wrong(key, "a list of objects")
@@ -136,13 +136,13 @@ def read_document(uri: str, *, remedy: str = _REMEDY) -> Document:
 
     Raises:
         FileNotFoundError: the file is not there.
-        AltDiffusionError: it is not JSON, or not an object.
+        AltDiffusionError: it is not JSON, or is not an object.
     """
     return Document(uri, files.read_json(uri, strict=True), remedy=remedy)
 
 
 def optional_document(uri: str) -> Document | None:
-    """Return the same, or None where the file is not there."""
+    """Return the object that a JSON file of a lake holds, or None where the file is not there."""
     try:
         return read_document(uri)
     except FileNotFoundError:
@@ -150,19 +150,19 @@ def optional_document(uri: str) -> Document | None:
 
 
 def of_mapping(uri: str, value: Mapping[str, Any], *, remedy: str = _REMEDY) -> Document:
-    """Return what was read already, by other means, as a checked object."""
+    """Return a mapping that was read by other means as a checked object."""
     return Document(uri, dict(value), remedy=remedy)
 
 
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond every float
+    except OverflowError:  # an integer beyond the range of floats
         return False
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_COUNT:
-        return "a huge number"  # printing thousands of digits is refused by Python itself
+        return "a huge number"  # Python itself refuses to print thousands of digits
     shown = repr(value)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -1,4 +1,4 @@
-"""Erasing an old version: the files that no other version refers to are deleted for good."""
+"""Erasure of an old version: the files that no other version refers to are deleted permanently."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ from dataclasses import dataclass
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.dataset import Dataset, Version
+from altdiffusion.storage.dataset import ROLES, Dataset, Version
 from altdiffusion.storage.documents import DIGEST
-from altdiffusion.storage.holdings import ROLES
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
 
 @dataclass(frozen=True, kw_only=True)
 class Erased:
-    """What is gone."""
+    """The number and size of the deleted files."""
 
     files: int
     bytes: int
 
 
 def erase(dataset: Dataset, version: Version) -> Erased:
-    """Deletes a version that is not the head: first its manifest, then the shards that only it had.
+    """Delete a version that is not the head: first its manifest, then the shards that only it had.
 
-    No job may be writing to the dataset meanwhile. Units whose shards went are done again if their job is run again.
+    No job may write to the dataset meanwhile. Units whose shards were deleted are done again if their job runs again.
 
     Raises:
-        AltDiffusionError: it is the head.
+        AltDiffusionError: the version is the head.
     """
     head = dataset.head()
     if head is not None and head.ref == version.ref:
@@ -35,9 +34,9 @@ def erase(dataset: Dataset, version: Version) -> Erased:
             version.ref.short, "is the head of its dataset", "publish another version first, or remove rows from it"
         )
     others = [dataset.open(digest) for digest in dataset.digests() if digest != version.ref.digest]
-    kept = {(role, info.sha256) for other in others for role in ROLES for info in _infos(other, role)}
-    gone = [(role, info) for role in ROLES for info in _infos(version, role) if (role, info.sha256) not in kept]
-    images = _drawn(version, [info for role, info in gone if role == "shards"], others)
+    kept = {(role, info.sha256) for other in others for role in ROLES for info in other.infos(role)}
+    gone = [(role, info) for role in ROLES for info in version.infos(role) if (role, info.sha256) not in kept]
+    images = _image_files(version, [info for role, info in gone if role == "shards"], others)
     below = dataset.folder_uri
     files.remove_tree(version.uri, below=below)
     for role, info in gone:
@@ -47,18 +46,15 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     return Erased(files=len(gone) + len(images), bytes=sum(info.bytes for _, info in gone))
 
 
-def _infos(version: Version, role: str) -> tuple[ShardInfo, ...]:
-    return version.shards if role == "shards" else version.rejects
-
-
-def _drawn(version: Version, gone: list[ShardInfo], others: list[Version]) -> set[str]:
-    """Names of the loose image files, beside generated images, that only these shards hold."""
+def _image_files(version: Version, gone: list[ShardInfo], others: list[Version]) -> set[str]:
+    """Return the names of the separate image files of generated images that only these shards hold."""
     if version.manifest.kind != "generations":
         return set()
     folder = files.join(version.folder_uri, "shards")
 
     def images(infos: list[ShardInfo]) -> set[str]:
         names = {name for info in infos for name in read_columns(folder, info, ["image_sha256"])[0].to_pylist()}
-        return {name for name in names if isinstance(name, str) and DIGEST.fullmatch(name)}  # a forged one is no file
+        # A forged name does not become a path.
+        return {name for name in names if isinstance(name, str) and DIGEST.fullmatch(name)}
 
     return images(gone) - images([info for other in others for info in other.shards])

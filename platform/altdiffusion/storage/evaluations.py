@@ -1,6 +1,6 @@
-"""What evaluations found, kept in the lake, so that a model's card can quote it.
+"""Reports of evaluations, kept in the lake so that a model's card can quote them.
 
-<lake>/evaluations/<name>.json     the newest report of that name; `models` says which content each state had
+<lake>/evaluations/<name>.json     the newest report of that name; `models` holds the content digest of each state
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ FOLDER = "evaluations"
 
 
 def uri_of(lake: str, name: str) -> str:
-    """Return where the report of an evaluation is kept.
+    """Return the URI of an evaluation's report.
 
     Raises:
-        AltDiffusionError: the name is not a plain one.
+        AltDiffusionError: the name is not a plain name.
     """
     if not NAME.fullmatch(name):
         raise AltDiffusionError(f"evaluation {name[:200]!r}", "is not a plain name", "give a name without a path")
@@ -27,17 +27,17 @@ def uri_of(lake: str, name: str) -> str:
 
 
 def write(lake: str, name: str, report: Mapping[str, Any], models: Mapping[str, str]) -> None:
-    """Keeps a report.
+    """Write the report of an evaluation; it replaces an older one.
 
     Args:
-        report: as evaluation.table.Report.to_json gives it.
-        models: content digest of the model folder of each state.
+        report: as returned by evaluation.table.Report.to_json.
+        models: content digest of each state's model folder.
     """
     files.write_atomic(uri_of(lake, name), files.canonical_json({**report, "models": dict(models)}))
 
 
 def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """(name, report, its state) of every evaluation of a model folder with this content digest, by name."""
+    """Yield (name, report, state) of every evaluation of a model folder with this content digest, ordered by name."""
     for name in files.list_names(files.join(lake, FOLDER)):
         if name.endswith(".json") and NAME.fullmatch(name):
             report = read_document(files.within(lake, FOLDER, name))
@@ -49,7 +49,7 @@ def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], 
 
 
 def _check(report: Document, state: Document) -> None:
-    """Check what is quoted of a report, so that a damaged one is named."""
+    """Check the values of a report that are quoted, so that an error names a damaged report."""
     if "languages" not in state.value:
         return
     report.number("level"), report.number("chance"), state.count("concepts")

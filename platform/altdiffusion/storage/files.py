@@ -1,7 +1,7 @@
 """Files on any fsspec URI: atomic writes, put-if-absent, canonical JSON.
 
-Local paths get what a power loss needs (temporary file, fsync, rename, fsync of the folder); object stores publish a
-whole object or nothing by themselves.
+Local writes survive a power loss (temporary file, fsync, rename, fsync of the folder). Object stores publish a whole
+object or nothing by themselves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from altdiffusion.errors import AltDiffusionError
 def filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of a URI and the path within it.
 
-    Placeholders of credentials are refused: a URI may come from a lake, and a forged one would send secrets away.
+    Placeholders of credentials are refused, because a URI may come from a lake and a forged one would leak secrets.
+
+    Raises:
+        AltDiffusionError: the URI holds a placeholder, or cannot be opened.
     """
     if has_placeholder(uri):
         raise AltDiffusionError(
@@ -44,12 +47,12 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 
 def is_local(uri: str) -> bool:
-    """Whether the URI is a folder or file of this machine."""
+    """Return whether the URI is a folder or file on this machine."""
     return isinstance(filesystem(uri)[0], LocalFileSystem)
 
 
 def local_path(uri: str) -> str:
-    """The plain path of a local URI.
+    """Return the plain path of a local URI.
 
     Raises:
         AltDiffusionError: the URI is not local.
@@ -61,9 +64,9 @@ def local_path(uri: str) -> str:
 
 
 def join(uri: str, *parts: str) -> str:
-    """Return the URI of something below `uri`.
+    """Return the URI of a file or folder below `uri`.
 
-    A part may come from a file of a lake, so no part leads out: this is the one place that all paths pass.
+    A part may come from a file of a lake, so no part may lead out of `uri`. All paths are checked in this one place.
 
     Raises:
         AltDiffusionError: a part holds `..` or a NUL.
@@ -73,7 +76,7 @@ def join(uri: str, *parts: str) -> str:
             raise AltDiffusionError(
                 f"name {part[:200]!r} below {uri}",
                 "leads out of its folder",
-                "use a plain name; if a file of the lake says so, that file was forged: remove it",
+                "use a plain name; if the name is from a file of the lake, that file was forged: remove it",
             )
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
@@ -81,11 +84,10 @@ def join(uri: str, *parts: str) -> str:
 def beneath(root_uri: str, uri: str) -> str:
     """Return `uri` after a check that no symbolic link on the way from `root_uri` leads out of it.
 
-    The root itself may be a link: that is its owner's choice. On other file systems than this machine's there are no
-    links.
+    The root itself may be a link, since that is its owner's choice. Only local file systems have links.
 
     Raises:
-        AltDiffusionError: it lies elsewhere, or a link leads elsewhere.
+        AltDiffusionError: `uri` is not below the root, or a link leads out of it.
     """
     if not is_local(root_uri):
         if not uri.startswith(root_uri.rstrip("/") + "/"):
@@ -105,7 +107,7 @@ def beneath(root_uri: str, uri: str) -> str:
 
 
 def within(root_uri: str, *parts: str) -> str:
-    """Return the URI of something in a lake: `join`, after a check that no symbolic link on the way leads out of it.
+    """Return `join(root_uri, *parts)` after a check that no symbolic link on the way leads out of the root.
 
     Raises:
         AltDiffusionError: a part or a link leads out of `root_uri`.
@@ -115,23 +117,28 @@ def within(root_uri: str, *parts: str) -> str:
 
 def _outside(root_uri: str, uri: str) -> AltDiffusionError:
     return AltDiffusionError(
-        f"file {uri}", f"does not lie below {root_uri}", "the file that names it was forged: remove that file"
+        f"file {uri}", f"is not below {root_uri}", "the file that names it was forged: remove that file"
     )
 
 
 def sha256_hex(data: bytes | memoryview) -> str:
-    """SHA-256 in hex."""
+    """Return the SHA-256 in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value: sorted keys, no spaces, UTF-8, no NaN."""
+    """Return the canonical encoding of a JSON value: sorted keys, no spaces, UTF-8, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 @contextlib.contextmanager
 def naming(uri: str, doing: str) -> Iterator[None]:
-    """Turns an OSError (no space, no permission, a file where a folder must be) into an error that names `uri`."""
+    """Turn an OSError (no space, no permission, a file in place of a folder) into an error that names `uri`.
+
+    Raises:
+        FileNotFoundError: unchanged.
+        AltDiffusionError: any other OSError; `doing` names what failed ("reading").
+    """
     try:
         yield
     except FileNotFoundError:
@@ -142,8 +149,8 @@ def naming(uri: str, doing: str) -> Iterator[None]:
             errno.ENOSPC: "free space there, then run the same command again; what is recorded is kept",
             errno.EACCES: "give this user write permission, or choose another folder",
             errno.EROFS: "choose a folder that can be written",
-            errno.ENOTDIR: "a file stands where a folder is needed: choose another path",
-            errno.EEXIST: "a file stands where a folder is needed: choose another path",
+            errno.ENOTDIR: "a file is in the place of a folder: choose another path",
+            errno.EEXIST: "a file is in the place of a folder: choose another path",
         }.get(error.errno or 0, "check the address and the connection, then run the same command again")
         raise AltDiffusionError(
             f"storage {uri}", f"{doing} failed ({code} {error.strerror or error})", remedy
@@ -151,20 +158,28 @@ def naming(uri: str, doing: str) -> Iterator[None]:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
+    """Return whether a file or folder exists."""
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
 
 
 def size_bytes(uri: str) -> int:
-    """Size of a file in bytes; FileNotFoundError if it is not there."""
+    """Return the size of a file in bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     fs, path = filesystem(uri)
     with naming(uri, "reading"):
         return int(fs.size(path))
 
 
 def read_bytes(uri: str) -> bytes:
-    """Return the whole file; FileNotFoundError if it is not there, or below what is a file itself."""
+    """Return the content of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file, or a part of its path is a file.
+    """
     fs, path = filesystem(uri)
     with naming(uri, "reading"):
         try:
@@ -174,13 +189,14 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_json(uri: str, *, strict: bool = False) -> Any:
-    """Return what a JSON file holds.
+    """Return the value in a JSON file.
 
     Args:
-        strict: refuse what our own writers never write and what could not be written again: NaN, infinities, a key
-            twice in one object, half a surrogate pair.
+        strict: refuse values that our own writers never write and that could not be written again: NaN, infinities, a
+            repeated key in one object, half a surrogate pair.
 
     Raises:
+        FileNotFoundError: there is no such file.
         AltDiffusionError: it is not JSON.
     """
     try:
@@ -189,7 +205,7 @@ def read_json(uri: str, *, strict: bool = False) -> Any:
             return json.loads(data)
         value = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_key_once)
         if b"\\u" in data:
-            canonical_json(value)  # a surrogate alone cannot be encoded
+            canonical_json(value)  # fails on a single surrogate, which cannot be encoded
         return value
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of 5,000 digits, nested too deeply
         raise AltDiffusionError(
@@ -198,7 +214,7 @@ def read_json(uri: str, *, strict: bool = False) -> Any:
 
 
 def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -209,47 +225,42 @@ def _finite(text: str) -> float:
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
-        raise ValueError(f"the key {twice[:80]!r} stands there twice")
-    return found
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        twice = next(key for key in mapping if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key {twice[:80]!r} is repeated")
+    return mapping
 
 
 def list_names(uri: str) -> list[str]:
-    """Sorted names directly below a folder; empty if the folder does not exist."""
-    fs, path = filesystem(uri)
-    fs.invalidate_cache()
-    try:
-        entries = fs.ls(path, detail=False)
-    except FileNotFoundError:
-        return []
-    except NotADirectoryError as error:
-        raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
-    names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries}
+    """Return the sorted names directly below a folder; empty if the folder does not exist."""
+    names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in _entries(uri, detail=False)}
     return sorted(name for name in names if not name.startswith(".tmp-"))
 
 
 def list_folders(uri: str) -> list[str]:
     """Return the sorted names of the folders (and links) directly below a folder; empty if it does not exist.
 
-    Names with a leading dot are left out, and so are plain files: file managers and editors leave both behind, and
-    nothing of ours is one.
+    Names with a leading dot and plain files are left out. File managers and editors create them, our writers do not.
     """
-    fs, path = filesystem(uri)
-    fs.invalidate_cache()
-    try:
-        entries = fs.ls(path, detail=True)
-    except FileNotFoundError:
-        return []
-    except NotADirectoryError as error:
-        raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
+    entries = _entries(uri, detail=True)
     names = {str(entry["name"]).rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] != "file"}
     return sorted(name for name in names if not name.startswith("."))
 
 
+def _entries(uri: str, *, detail: bool) -> list[Any]:
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    try:
+        return list(fs.ls(path, detail=detail))
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
+
+
 def write_atomic(uri: str, data: bytes) -> None:
-    """Writes a whole file or nothing; replaces an older one."""
+    """Write a whole file or nothing, replacing an older one."""
     fs, path = filesystem(uri)
     with naming(uri, "writing"):
         if not isinstance(fs, LocalFileSystem):
@@ -257,11 +268,11 @@ def write_atomic(uri: str, data: bytes) -> None:
             return
         with _temporary(path, data) as temporary:
             os.replace(temporary, path)
-        _sync_folder(os.path.dirname(path))
+        sync_folder(os.path.dirname(path))
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
-    """Writes a file only if none is there; of several writers exactly one gets True."""
+    """Write a file only if it does not exist, and return whether it was; exactly one of several writers succeeds."""
     fs, path = filesystem(uri)
     with naming(uri, "writing"):
         if not isinstance(fs, LocalFileSystem):
@@ -277,18 +288,18 @@ def put_if_absent(uri: str, data: bytes) -> bool:
                 return False
             finally:
                 os.unlink(temporary)
-        _sync_folder(os.path.dirname(path))
+        sync_folder(os.path.dirname(path))
         return True
 
 
 def remove_tree(uri: str, *, below: str | None = None) -> None:
-    """Remove a file or folder; nothing happens if it is not there. A symbolic link is removed, not what it leads to.
+    """Remove a file or folder if it exists. A symbolic link is removed, not its target.
 
     Args:
         below: a folder that must hold it, so that no forged name and no link on the way deletes anything elsewhere.
 
     Raises:
-        AltDiffusionError: it lies outside of that folder.
+        AltDiffusionError: it is outside of that folder.
     """
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
@@ -324,7 +335,8 @@ def _temporary(path: str, data: bytes) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Write the entries of a local folder to disk, so that new and renamed files survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -333,9 +345,12 @@ def _sync_folder(folder: str) -> None:
 
 
 def copy_tree(source_uri: str, target_uri: str) -> None:
-    """Copies a folder, file by file; FileNotFoundError if the source is not there.
+    """Copy a folder file by file.
 
-    Not atomic as a whole: the caller copies to a temporary name, or writes a completion file last.
+    The copy is not atomic as a whole: the caller copies to a temporary name, or writes a completion file last.
+
+    Raises:
+        FileNotFoundError: the source does not exist.
     """
     source_fs, source = filesystem(source_uri)
     names = source_fs.find(source)

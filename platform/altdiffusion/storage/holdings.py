@@ -1,9 +1,9 @@
-"""Which rows of a lake are meant by a list of row ids, images and links: found by reading the columns that name them.
+"""Search for the rows of a lake that a list of row ids, images and links means, by the columns that identify rows.
 
-A list names a row by its id, by the SHA-256 of its image, or by its link: the published one, or the one that
-redirects led to. Not every kind of dataset has all these columns. What a kind lacks is looked up: links and images tell
-which ids a link has, images which ids led where, images and what is made of them which ids an image has. Shards that
-versions share are read once, several at a time, and of each only those columns.
+A list names a row by its id, by the SHA-256 of its image, or by its link: the published one, or the one to which
+redirects led. Not every kind of dataset has all these columns. What a kind lacks is looked up in other kinds: links and
+images give the ids of a link, images give the ids whose redirects led to a link, and images and datasets made from them
+give the ids of an image. Shards that versions share are read once, several at a time, and only those columns of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +22,13 @@ import pyarrow.compute as pc
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import REJECTS, SCHEMAS
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.dataset import ROLES, Lake, Role, Version
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
 THREADS = 16
 NAMING = ("sample_id", "url", "final_url", "image_sha256")
-"""Columns by which a row can be meant; which of them a dataset has depends on its kind."""
-Role = Literal["shards", "rejects"]
-ROLES: tuple[Role, ...] = get_args(Role)
+"""Columns by which a list can name a row; the kind of a dataset decides which of them it has."""
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 T = TypeVar("T")
@@ -39,7 +37,7 @@ _NONE: Rows = np.zeros(0, np.int64)
 
 
 class Wanted(Protocol):
-    """A list of rows."""
+    """A list of wanted rows."""
 
     @property
     def sample_ids(self) -> pa.Array:
@@ -50,12 +48,12 @@ class Wanted(Protocol):
         """string: rows by the SHA-256 (hex) of their image."""
 
     def links(self, urls: pa.ChunkedArray) -> Mask:
-        """Which of these links are meant."""
+        """Return which of these links the list names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A shard of accepted or of rejected rows, and by which columns it names them."""
+    """A shard of accepted or of rejected rows, and its columns that identify rows."""
 
     folder_uri: str
     role: Role
@@ -64,23 +62,23 @@ class File:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it is known by: versions share files."""
+        """The identity of the file, since versions share files."""
         return self.folder_uri, self.info.sha256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holdings:
-    """Where the rows are."""
+    """The places of the wanted rows."""
 
     rows: Mapping[tuple[str, str], Rows]
     """Row numbers by file; files without any are left out."""
     pictured: Rows
-    """Ids, ascending, of the rows whose image is listed, or to whose image a listed link led."""
+    """Ids, ascending, of the rows whose image is listed, or whose image a listed link led to."""
     unreadable: Mapping[tuple[str, str], AltDiffusionError]
-    """Files that are missing or damaged: what they hold is not known."""
+    """Files that are missing or damaged, so that their rows are not known."""
 
     def of(self, version: Version, role: Role = "shards") -> list[tuple[int, Rows]]:
-        """(number of the shard, row numbers in it) of every shard that holds some.
+        """Return (number of the shard, row numbers in it) for every shard that holds wanted rows.
 
         Raises:
             AltDiffusionError: a file of the version could not be read.
@@ -91,13 +89,13 @@ class Holdings:
         return self.readable(version, role)
 
     def readable(self, version: Version, role: Role = "shards") -> list[tuple[int, Rows]]:
-        """The same of the files that could be read."""
+        """Return the same for the files that could be read."""
         found = enumerate(self.rows.get(file.key) for file in _files(version, role))
         return [(index, rows) for index, rows in found if rows is not None]
 
 
 def all_versions(lake: Lake) -> Iterator[Version]:
-    """Every version of every dataset of a lake."""
+    """Yield every version of every dataset of a lake."""
     for name in lake.names():
         dataset = lake.dataset(name)
         for digest in dataset.digests():
@@ -105,9 +103,9 @@ def all_versions(lake: Lake) -> Iterator[Version]:
 
 
 def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
-    """Looks through the whole lake: accepted rows, and rejected ones that still carry their link.
+    """Search the whole lake: accepted rows, and rejected ones that still have their link.
 
-    Memory is what `threads` shards have in those columns, and the rows found.
+    Memory holds those columns of `threads` shards, and the rows found.
     """
     distinct: dict[tuple[str, str], File] = {}
     for version in all_versions(lake):
@@ -133,7 +131,7 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
         by_link, by_final, by_image = (np.unique(np.concatenate(ids)) for ids in (linked, led, pictured))
 
         def unnamed(file: File) -> Rows:
-            """The ids that this file's own columns cannot tell."""
+            """Return the ids that this file's own columns cannot identify."""
             lacking = (("url", by_link), ("final_url", by_final), ("image_sha256", by_image))
             return np.concatenate([_NONE, *(ids for column, ids in lacking if column not in file.columns)])
 
@@ -152,7 +150,7 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
 
 @dataclass(frozen=True, kw_only=True)
 class _Direct:
-    """Rows that a file's own columns name; ids of all rows there whose link, last link or image is listed."""
+    """Rows that a file's own columns identify, and ids of all its rows whose link, last link or image is listed."""
 
     rows: Rows
     linked: Rows
@@ -161,12 +159,11 @@ class _Direct:
 
 
 def _files(version: Version, role: Role) -> Iterator[File]:
-    """The files of a version, in its order."""
+    """Return the files of a version, in its order."""
     schema = SCHEMAS[version.manifest.kind] if role == "shards" else REJECTS
     columns = tuple(name for name in NAMING if name in schema.names)
     folder = files.join(version.folder_uri, role)
-    infos = version.shards if role == "shards" else version.rejects
-    return (File(folder_uri=folder, role=role, info=info, columns=columns) for info in infos)
+    return (File(folder_uri=folder, role=role, info=info, columns=columns) for info in version.infos(role))
 
 
 def _direct(file: File, wanted: Wanted) -> _Direct | AltDiffusionError:
@@ -205,7 +202,7 @@ def _by_id(file: File, ids: Rows) -> Rows | AltDiffusionError:
 
 
 def _holds(file: File, table: pa.Table) -> Mask:
-    """Which rows hold more than their id: of a rejected row only its link can."""
+    """Return which rows hold more than their id; a rejected row does where it has its link."""
     if file.role == "shards":
         return np.ones(table.num_rows, bool)
     return np.asarray(table["url"].is_valid().to_numpy(), bool)
@@ -216,7 +213,7 @@ def _listed(column: pa.ChunkedArray, values: pa.Array) -> Mask:
 
 
 def _each(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Items and their results in order; never more than a few waiting, however many there are."""
+    """Yield items and their results in order, with a limited number of waiting items."""
     waiting = iter(items)
     while batch := list(islice(waiting, 1024)):
         yield from zip(batch, pool.map(function, batch), strict=True)

@@ -1,4 +1,4 @@
-"""Units of work and the ledger: one completion record a unit; what is recorded is never done again."""
+"""Units of work and the ledger: one completion record per unit; a recorded unit is never done again."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _SAFE = re.compile(r"[A-Za-z0-9._\-]{1,200}")
 class Unit:
     """The smallest piece of curation work.
 
-    `id` is stable (made from the input's digest and the row range), `index` its place in the input order, `payload`
-    plain JSON that tells a worker what to read. Only descriptors travel, never rows.
+    `id` is stable (made from the input's digest and the row range), `index` is its place in the input order, and
+    `payload` is plain JSON that describes the input for a worker. Only descriptors are sent, never rows.
     """
 
     id: str
@@ -36,7 +36,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRecord:
-    """What a finished unit made. rows_in == rows of its shards + all its rejects, always."""
+    """The result of a finished unit. rows_in == rows of its shards + all its rejects, always."""
 
     unit_id: str
     index: int
@@ -47,7 +47,7 @@ class UnitRecord:
     rejects_by_reason: Mapping[str, int] = field(default_factory=dict)
     rows_by_language: Mapping[str, int] = field(default_factory=dict)
     tally: Mapping[str, int] = field(default_factory=dict)
-    """Counts of accepted rows by measure, language and bin, for pipeline steps that take them (`curation.tally`)."""
+    """Counts of accepted rows by measure, language and bin, for pipeline steps that count them (`curation.tally`)."""
 
     def __post_init__(self) -> None:
         rejected = sum(self.rejects_by_reason.values())
@@ -95,7 +95,7 @@ class UnitRecord:
 
 
 def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Sums counts by key; sorted, so that it can be hashed."""
+    """Return the sums of counts by key, sorted so that they can be hashed."""
     result: Counter[str] = Counter()
     for count in counts:
         result.update(count)
@@ -112,45 +112,45 @@ class Ledger:
         return files.within(self.folder_uri, f"{unit_id}.json")
 
     def get(self, unit_id: str) -> UnitRecord | None:
-        """The record of a unit, or None while it is not done."""
+        """Return the record of a unit, or None while it is not done."""
         try:
             return self._read(unit_id)
         except FileNotFoundError:
             return None
 
     def record(self, record: UnitRecord) -> UnitRecord:
-        """Records a unit whose shards are written. The first record stays: returns the one that counts."""
+        """Record a unit whose shards are written. The first record of a unit stays; return the valid one."""
         value = record.to_json()
         data = files.canonical_json({**value, "sha256": files.sha256_hex(files.canonical_json(value))})
         while not files.put_if_absent(self._uri(record.unit_id), data):
             known = self.get(record.unit_id)
-            if known is not None:  # None: another job has just forgotten it
+            if known is not None:  # None: another job has just removed it
                 return known
         return record
 
     def forget(self, unit_id: str) -> None:
-        """Removes a record so that the unit is done again (a shard of it was damaged)."""
+        """Remove a record so that the unit is done again (a shard of it was damaged)."""
         files.remove_tree(self._uri(unit_id), below=self.folder_uri)
 
     def done_ids(self) -> set[str]:
-        """Ids of all recorded units, by one listing."""
+        """Return the ids of all recorded units, from one listing."""
         names = (name for name in files.list_names(self.folder_uri) if name.endswith(".json") and name[0] != ".")
         return {name.removesuffix(".json") for name in names}
 
     def all(self) -> dict[str, UnitRecord]:
-        """All records by unit id."""
+        """Return all records by unit id."""
         with ThreadPoolExecutor(16) as pool:
             records = list(pool.map(self.get, sorted(self.done_ids())))
-        return {record.unit_id: record for record in records if record is not None}  # None: forgotten meanwhile
+        return {record.unit_id: record for record in records if record is not None}  # None: removed meanwhile
 
     def _read(self, unit_id: str) -> UnitRecord:
         uri = self._uri(unit_id)
         remedy = "delete this file; the unit is then done again"
         document = read_document(uri, remedy=remedy)
-        promised = document.value.pop("sha256", None)
+        stated = document.value.pop("sha256", None)
         try:
-            if promised != files.sha256_hex(files.canonical_json(document.value)):
-                raise ValueError("its SHA-256 is not what it says")
+            if stated != files.sha256_hex(files.canonical_json(document.value)):
+                raise ValueError("its SHA-256 is not the one that it states")
             record = UnitRecord.of_document(document)
             if record.unit_id != unit_id:
                 raise ValueError(f"it is the record of unit {record.unit_id}")

@@ -1,10 +1,10 @@
-"""A column of byte strings of one length, read from a Parquet file's pages into one array.
+"""Reader of a column of byte strings of one length, from a Parquet file's pages into one array.
 
-Training reads little else than such columns (a latent of 512 pixels is 32 KiB), and Arrow's general reader copies each
-value several times and computes checksums without the processor's instructions for it. Here a value is read from the
-file and copied once, and every page's CRC-32 is verified. What is understood is what `shards.encode` writes for these
-columns: uncompressed, PLAIN, data pages of version 2, no nulls. Formats: parquet.thrift of apache/parquet-format
-(PageHeader), Encodings.md (PLAIN), and Thrift's compact protocol.
+Training mostly reads such columns (a latent of 512 pixels is 32 KiB). Arrow's general reader copies each value several
+times and computes checksums without the processor's instructions for it. Here a value is read from the file and copied
+once, and every page's CRC-32 is verified. The reader supports what `shards.encode` writes for these columns:
+uncompressed, PLAIN, data pages of version 2, no nulls. Formats: parquet.thrift of apache/parquet-format (PageHeader),
+Encodings.md (PLAIN), and Thrift's compact protocol.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ U8 = npt.NDArray[np.uint8]
 
 _DATA_PAGE_V2, _PLAIN = 3, 0
 _LENGTH_BYTES = 4
-"""What PLAIN puts before each byte string: its length, little-endian."""
+"""Size of the length, little-endian, that PLAIN puts before each byte string."""
 _HEADER_BYTES = 256
-"""Enough for a page header; a longer one is read a second time."""
+"""Enough for a page header; a longer one is read again."""
 _threads = threading.local()
 
 
 def is_readable(chunk: Any) -> bool:
-    """Whether a column chunk (pyarrow's ColumnChunkMetaData) may be one that `read_equal` understands."""
+    """Return whether `read_equal` may be able to read a column chunk (pyarrow's ColumnChunkMetaData)."""
     return (
         chunk.physical_type == "BYTE_ARRAY"
         and chunk.compression == "UNCOMPRESSED"
@@ -42,14 +42,14 @@ def is_readable(chunk: Any) -> bool:
 
 
 def read_equal(file: BinaryIO, chunk: Any, rows: npt.NDArray[np.int64] | None = None) -> U8:
-    """The values of a column chunk, uint8 [R, L], or of some of its rows (ascending), uint8 [K, L].
+    """Return the values of a column chunk, uint8 [R, L], or of some of its rows (ascending), uint8 [K, L].
 
-    Pages that hold none of these rows are neither read (of a local file) nor verified.
+    Pages that hold none of these rows are neither read (from a local file) nor verified.
 
     Raises:
-        ValueError: the pages are damaged, of another form, hold a null or values of different lengths.
+        ValueError: the pages are damaged or of another form, or hold a null or values of different lengths.
     """
-    found: U8 | None = None
+    out: U8 | None = None
     first = filled = 0
     for page in _pages(_reader_of(file, chunk.data_page_offset, chunk.total_compressed_size)):
         here: slice | npt.NDArray[np.int64] = slice(None)
@@ -57,56 +57,59 @@ def read_equal(file: BinaryIO, chunk: Any, rows: npt.NDArray[np.int64] | None = 
             low, high = np.searchsorted(rows, (first, first + page.rows)).tolist()
             here = rows[low:high] - first
         first += page.rows
-        if rows is not None and low == high and (len(rows) or found is not None):
-            continue  # for no rows at all, the first page tells their length
+        if rows is not None and low == high and (len(rows) or out is not None):
+            continue  # without any rows, the length of the values comes from the first page
         values = _values(page, chunk.path_in_schema)[here]
         length = values.shape[1] - _LENGTH_BYTES
-        if found is None:
-            found = np.empty((chunk.num_values if rows is None else len(rows), length), np.uint8)
-        if found.shape[1] != length:
-            raise ValueError(f"column {chunk.path_in_schema} does not hold {found.shape[1]} items in every row")
-        if filled + len(values) > len(found):
+        if out is None:
+            out = np.empty((chunk.num_values if rows is None else len(rows), length), np.uint8)
+        if out.shape[1] != length:
+            raise ValueError(f"column {chunk.path_in_schema} does not hold {out.shape[1]} items in every row")
+        if filled + len(values) > len(out):
             raise ValueError(f"its pages hold more than {chunk.num_values} rows")
-        found[filled : filled + len(values)] = values[:, _LENGTH_BYTES:]
+        out[filled : filled + len(values)] = values[:, _LENGTH_BYTES:]
         filled += len(values)
-    if found is None or first != chunk.num_values:
+    if out is None or first != chunk.num_values:
         raise ValueError(f"its pages hold {first} of {chunk.num_values} rows")
-    return found
+    return out
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """Bytes of a column chunk; what it gives is good until it is asked again."""
+    """The bytes of a column chunk; an array that `at` returns is valid until the next call."""
 
     size: int
     at: Callable[[int, int], U8]
-    """Of a place and a number of bytes that lie within the chunk."""
+    """Returns the bytes for an offset and a size within the chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Page:
     rows: int
     values: Callable[[], U8]
-    """PLAIN: what comes after the levels, read and verified when it is asked for."""
+    """Reads, verifies and returns the PLAIN bytes after the levels."""
 
 
 def _values(page: _Page, column: str) -> U8:
-    """uint8 [R, 4 + L]: each value behind its length."""
+    """Return uint8 [R, 4 + L], each value after its length."""
     if page.rows == 0:
         raise ValueError("it has a page without rows")
-    found = page.values()
-    length = int(found[:_LENGTH_BYTES].view("<u4")[0]) if len(found) >= _LENGTH_BYTES else -1
-    if len(found) != page.rows * (_LENGTH_BYTES + length):
+    body = page.values()
+    length = int(body[:_LENGTH_BYTES].view("<u4")[0]) if len(body) >= _LENGTH_BYTES else -1
+    if len(body) != page.rows * (_LENGTH_BYTES + length):
         raise ValueError(f"column {column} does not hold {length} items in every row")
-    values = found.reshape(page.rows, _LENGTH_BYTES + length)
+    values = body.reshape(page.rows, _LENGTH_BYTES + length)
     if (np.ascontiguousarray(values[:, :_LENGTH_BYTES]).view("<u4") != length).any():
         raise ValueError(f"column {column} does not hold {length} items in every row")
     return values
 
 
 def _reader_of(file: BinaryIO, start: int, size: int) -> _Reader:
-    """A local file is read page by page, so that a page is still in the processor's cache when it is verified and
-    copied; any other file at once, since each request costs a journey."""
+    """Return the reader of a column chunk.
+
+    It reads a local file page by page, so that a page is still in the processor's cache when it is verified and copied,
+    and any other file at once, since each request costs a round trip.
+    """
     if isinstance(file, io.FileIO):
         return _Reader(size=size, at=lambda at, count: _bytes_of(file, start + at, count))
     chunk = _bytes_of(file, start, size)
@@ -114,7 +117,7 @@ def _reader_of(file: BinaryIO, start: int, size: int) -> _Reader:
 
 
 def _bytes_of(file: BinaryIO, start: int, size: int) -> U8:
-    """Bytes of a file, in memory that this thread uses again at its next call."""
+    """Return bytes of a file, in memory that this thread's next call overwrites."""
     scratch: U8 | None = getattr(_threads, "scratch", None)
     if scratch is None or len(scratch) < size:
         scratch = _threads.scratch = np.empty(size, np.uint8)
@@ -129,7 +132,7 @@ def _bytes_of(file: BinaryIO, start: int, size: int) -> U8:
 
 
 def _pages(chunk: _Reader) -> Iterator[_Page]:
-    """The pages of a chunk."""
+    """Yield the pages of a chunk."""
     at = 0
     while at < chunk.size:
         header, at = _header(chunk, at)
@@ -150,7 +153,7 @@ def _pages(chunk: _Reader) -> Iterator[_Page]:
 
 
 def _verified(chunk: _Reader, at: int, size: int, levels: int, checksum: int) -> U8:
-    """A page's bytes behind its levels."""
+    """Return a page's bytes after its levels, the whole page's checksum verified."""
     page = chunk.at(at, size)
     if isal_zlib.crc32(page.data) != checksum & 0xFFFFFFFF:
         raise ValueError("it has a page whose checksum is not that of its bytes")
@@ -158,7 +161,7 @@ def _verified(chunk: _Reader, at: int, size: int, levels: int, checksum: int) ->
 
 
 def _header(chunk: _Reader, at: int) -> tuple[dict[int, Any], int]:
-    """The page header at a place, and where it ends. It says nowhere how long it is."""
+    """Return the page header at an offset, and the offset of its end; a header does not state its own length."""
     left = chunk.size - at
     for size in (min(_HEADER_BYTES, left), left):
         with contextlib.suppress(IndexError, TypeError, RecursionError):
@@ -168,7 +171,7 @@ def _header(chunk: _Reader, at: int) -> tuple[dict[int, Any], int]:
 
 
 def _struct(view: memoryview, at: int) -> tuple[dict[int, Any], int]:
-    """A struct of Thrift's compact protocol: its fields by id, and where it ends. Lists and maps are not understood."""
+    """Return the fields by id of a struct in Thrift's compact protocol, and its end; lists and maps are unsupported."""
     fields: dict[int, Any] = {}
     field = 0
     while view[at]:
@@ -194,7 +197,7 @@ def _struct(view: memoryview, at: int) -> tuple[dict[int, Any], int]:
 
 
 def _integer(view: memoryview, at: int) -> tuple[int, int]:
-    """A signed integer (zigzag) and where it ends."""
+    """Return a signed integer (zigzag) and its end."""
     number, at = _varint(view, at)
     return (number >> 1) ^ -(number & 1), at
 

@@ -1,9 +1,9 @@
-"""Takedown: the next version of a dataset without certain rows, and what keeps the rows from coming back to its head.
+"""Takedown: the next version of a dataset without certain rows, and how those rows are kept out of its head.
 
-Only the shards that lose rows are rewritten, each in its place (an emptied one stays, empty: the place of a shard
-carries meaning for what was made from it); all others are shared. The rejects of the version before are carried on,
-but the links of the rows in question are erased there too. The removed rows are rejects of reason `takedown` with
-their id and the SHA-256 of their image, without link or caption.
+Only the shards that lose rows are rewritten, each in its place; all others are shared. A shard that loses all rows
+stays as an empty one, because datasets made from it refer to shards by their place. The rejects of the version before
+are kept, but the links of the rows in question are erased there too. The removed rows become rejects of reason
+`takedown` with their id and the SHA-256 of their image, without link or caption.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from altdiffusion.storage.shards import ShardInfo
 
 REASON = "takedown"
 IMAGE = "sha256:"
-"""Begins the detail of a reject that was taken down; its image's digest follows."""
+"""Prefix of the image's digest in the detail of a reject that was taken down."""
 Tally = Callable[[pa.Table], Mapping[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """What a takedown did to one version."""
+    """The effect of a takedown on one version."""
 
     before: Version
     after: Version | None
     """None where the version holds none of the rows."""
     rows: int
     links: int
-    """Rejected rows whose link was erased."""
+    """Number of rejected rows whose link was erased."""
     rewritten: int
-    """Shards; all others are shared."""
+    """Number of rewritten shards; all others are shared."""
     already: bool
-    """Whether the version after was there before."""
+    """Whether `after` existed before this takedown."""
     is_head: bool
-    """Whether the version after is what the dataset's bare name means."""
+    """Whether the dataset's bare name means `after`."""
 
 
 def remove(
     dataset: Dataset, before: Version, holdings: Holdings, list_sha256: str, *, tally: Tally | None = None
 ) -> Removal:
-    """Publishes the version after `before`; the head moves there if `before` is the head.
+    """Publish the version after `before`; the head moves there if `before` is the head.
 
-    The same version and the same list give the same version after, whether it is there or not.
+    The same version and the same list give the same version after, whether it exists already or not.
 
     Args:
-        holdings: where the rows are (`holdings.search`).
+        holdings: the places of the rows (`holdings.search`).
         list_sha256: SHA-256 (hex) of the file that lists the rows.
-        tally: how the tally of this kind counts, where its manifest has one.
+        tally: counts rows as the tally of this kind does, where its manifest has one.
 
     Raises:
         AltDiffusionError: a shard that may hold such rows is missing or damaged.
@@ -121,10 +121,11 @@ def remove(
 
 
 def after_takedowns(dataset: Dataset, version: Version) -> Version:
-    """The version that stands for this one since rows were taken down: itself where none were.
+    """Return the version that replaces this one after takedowns; the version itself where there were none.
 
-    A job that is run again finds the version that it once made. Were that to become the head again, the rows would be
-    back. Where several lines of takedowns came from it, the head's counts, else the one that took most rows.
+    A job that runs again finds the version that it once made. If that became the head again, the removed rows would
+    be back. Where several series of takedowns started from it, the one with the head is used, else the one that removed
+    most rows.
     """
     after: dict[Ref, list[Version]] = {}
     for digest in dataset.digests():
@@ -145,7 +146,7 @@ def after_takedowns(dataset: Dataset, version: Version) -> Version:
 
 
 def _rejects(removed: pa.Table, rows: Rows) -> pa.Table:
-    """REJECTS rows of removed ones: what identifies them, nothing of what they were."""
+    """Return the REJECTS rows of removed rows, with their identity but without their content."""
     count = removed.num_rows
     names = removed.column_names
     hashed = pc.binary_join_element_wise(IMAGE, removed["image_sha256"], "") if "image_sha256" in names else None
@@ -162,7 +163,7 @@ def _rejects(removed: pa.Table, rows: Rows) -> pa.Table:
 
 
 def _without_links(dataset: Dataset, info: ShardInfo, rows: Rows) -> ShardInfo:
-    """The same rejects, without link and detail (which may quote the caption) in these rows."""
+    """Write the same rejects without link and detail (which may quote the caption) in these rows."""
     table = shards.read_table(files.join(dataset.folder_uri, "rejects"), info.sha256, REJECTS)
     listed = np.zeros(table.num_rows, bool)
     listed[rows] = True

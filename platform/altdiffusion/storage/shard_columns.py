@@ -1,4 +1,4 @@
-"""A few columns of a shard, read without the rest: images weigh a thousand times what names them."""
+"""Reading of a few columns of a shard: images are a thousand times as large as the columns that identify them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from altdiffusion.storage.shards import REMEDY, ShardInfo, checked_types, damage
 
 
 def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filters: Any = None) -> pa.Table:
-    """Read columns of a shard by ranges; what is read is checked by the checksums of its pages.
+    """Return columns of a shard, read by ranges and verified by the checksums of their pages.
 
-    Columns that may be null and that an older shard does not have are left out.
+    Nullable columns that an older shard does not have are left out.
 
     Args:
         folder_uri: the dataset's `shards` or `rejects` folder.
-        filters: as in pyarrow.parquet.read_table; row groups whose statistics exclude them are not read.
+        filters: as in pyarrow.parquet.read_table; row groups that their statistics exclude are not read.
 
     Raises:
-        AltDiffusionError: the shard is missing or damaged, or has no such column.
+        AltDiffusionError: the shard is missing or damaged, or lacks a column.
     """
     uri = shard_uri(folder_uri, info.sha256)
     fs, path = files.filesystem(uri)
@@ -36,7 +36,7 @@ def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filte
                 table = pq.read_table(file, columns=wanted, filters=filters, page_checksum_verification=True)
                 return checked_types(table, uri)
             except (pa.ArrowException, OSError) as error:
-                if getattr(error, "errno", None) is not None:  # the file system's error, not the format's
+                if getattr(error, "errno", None) is not None:  # an error of the file system, not of the format
                     raise
                 raise damaged(uri, error) from error
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Row groups of a shard, every page verified: the reader of those who read a shard again and again."""
+"""Reader of a shard's row groups that verifies every page, for repeated reads of one shard."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, pages
-from altdiffusion.storage.shards import REMEDY
+from altdiffusion.storage.shards import REMEDY, damaged
 
 _PIECE_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
 def naming(uri: str) -> Iterator[None]:
-    """Within it, what goes wrong with reading or decoding a shard is an error that names it and says the remedy."""
+    """Turn errors of reading or decoding a shard into an error that names the shard and has a remedy."""
     try:
         yield
     except FileNotFoundError as error:
         raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise AltDiffusionError(f"shard {uri}", f"is damaged ({told})", REMEDY) from error
+        raise damaged(uri, error) from error
 
 
 class ShardReader:
-    """An open shard. For one thread.
+    """An open shard, for use by one thread.
 
     Args:
-        uri: of the shard.
-        size_bytes: what its dataset says.
+        uri: the shard's URI.
+        size_bytes: the size that its dataset records.
 
     Raises:
-        FileNotFoundError: it is not there.
-        OSError, ValueError, pa.ArrowException: it is damaged; so for `read`. See `naming`.
+        FileNotFoundError: there is no such shard.
+        OSError, ValueError, pa.ArrowException: it is damaged; `read` raises them too. See `naming`.
     """
 
     def __init__(self, uri: str, size_bytes: int) -> None:
         if files.size_bytes(uri) != size_bytes:
             raise ValueError(f"it has {files.size_bytes(uri)} bytes instead of {size_bytes}")
-        if files.is_local(uri):  # Arrow's own file, in pieces: no detour through Python, no second copy in memory
+        if files.is_local(uri):  # Arrow's own file, in pieces, avoids Python and a second copy in memory
             path = files.local_path(uri)
             self._file: BinaryIO = open(path, "rb", buffering=0)  # noqa: SIM115
             source: Any = pa.OSFile(path)
@@ -68,12 +67,12 @@ class ShardReader:
         equal: str | None = None,
         rows: npt.NDArray[np.int64] | None = None,
     ) -> pa.Table:
-        """Columns of a row group.
+        """Return columns of a row group.
 
         Args:
-            equal: one of them, whose values are byte strings of one length: it is read in the fast way of `pages`,
-                and comes as fixed-size binary, where the shard holds it in the form for that.
-            rows: numbers of the only rows that are wanted, ascending.
+            equal: one of the columns, whose values are byte strings of one length. Where the shard stores it in a form
+                that `pages` reads, it is read that faster way and returned as fixed-size binary.
+            rows: numbers of the wanted rows, ascending; None for all.
         """
         chunk = None if equal is None else self._parquet.metadata.row_group(group).column(self._place[equal])
         if chunk is not None and not pages.is_readable(chunk):

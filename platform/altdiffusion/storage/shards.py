@@ -8,28 +8,28 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.records import TYPES, completed, present
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import Document
 
 ROW_GROUP_ROWS = 1024
 NARROW_GROUP_ROWS = 65_536
-"""The same for rows of a few hundred bytes, such as links: fewer, larger groups are smaller and read faster."""
+"""The same for rows of a few hundred bytes, such as links: fewer, larger groups take less space and read faster."""
 _REPEATING = (
     "unit_id", "language", "source_language", "source", "reason", "image_format", "hash_verdict", "color_profile",
     "sampler", "checkpoint",
 )  # fmt: skip
-"""Columns whose values repeat: for all others a dictionary costs time and space and is given up half-way."""
+"""Columns whose values repeat. For all others a dictionary costs time and space and is abandoned half-way."""
 _DENSE = ("image", "latent")
-"""Columns that hardly shrink (a latent by 8 %): compressed, they would take three times as long to read."""
+"""Columns that hardly compress (a latent by 8 %). Compressed, they would take three times as long to read."""
 _PAGE_BYTES = 1 << 20
-"""What a page aims at: a reader of one column holds at least one page."""
+"""Target size of a page; a reader of one column holds at least one page in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """What identifies a shard: SHA-256 (hex) of the file, rows, bytes, rows per row group."""
+    """The identity of a shard: SHA-256 (hex) of the file, rows, bytes, rows per row group."""
 
     sha256: str
     rows: int
@@ -41,7 +41,11 @@ class ShardInfo:
 
     @classmethod
     def of_document(cls, document: Document) -> ShardInfo:
-        """Return what a file of a lake says of a shard; AltDiffusionError where a value is not usable."""
+        """Return the description of a shard in a file of a lake.
+
+        Raises:
+            AltDiffusionError: a value is not usable.
+        """
         return cls(
             sha256=document.digest("sha256"),
             rows=document.count("rows"),
@@ -51,23 +55,23 @@ class ShardInfo:
 
 
 def shard_uri(folder_uri: str, sha256: str) -> str:
-    """Return where the shard lies.
+    """Return the URI of a shard.
 
     Raises:
-        AltDiffusionError: a symbolic link leads elsewhere.
+        AltDiffusionError: a symbolic link leads out of the folder.
     """
     return files.within(folder_uri, f"{sha256}.parquet")
 
 
 def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
-    """The Parquet bytes of a table: equal tables give equal bytes under one pyarrow version."""
+    """Return the Parquet bytes of a table; equal tables give equal bytes under one pyarrow version."""
     sink = pa.BufferOutputStream()
     row_bytes = table.nbytes // max(table.num_rows, 1)
     pq.write_table(
         table.combine_chunks(),
         sink,
         row_group_size=row_group_rows,
-        # Pages are only cut between batches: with images, a batch of 1024 rows would be one page of 200 MB.
+        # A page ends only between batches: with images, a batch of 1024 rows would be one page of 200 MB.
         write_batch_size=min(max(_PAGE_BYTES // max(row_bytes, 1), 1), 1024),
         use_dictionary=[name for name in _REPEATING if name in table.column_names],
         compression={name: "none" if name in _DENSE else "zstd" for name in _leaves(table.schema)},
@@ -78,12 +82,12 @@ def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
-    """The columns by the names of Parquet, which counts what a list holds."""
+    """Return the columns by their names in Parquet, in which the element of a list is a column."""
     return [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema]
 
 
 def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
-    """Writes a table as a shard named by its content; a shard that is already there is left alone."""
+    """Write a table as a shard named by its content; an existing shard is left unchanged."""
     data = encode(table, row_group_rows)
     info = ShardInfo(sha256=files.sha256_hex(data), rows=table.num_rows, bytes=len(data), row_group_rows=row_group_rows)
     uri = shard_uri(folder_uri, info.sha256)
@@ -97,10 +101,10 @@ def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROU
 
 
 def read_table(folder_uri: str, sha256: str, schema: pa.Schema) -> pa.Table:
-    """Read the columns of `schema` of a shard; those that may be null and that an older shard does not have are null.
+    """Return the columns of `schema` from a shard; nullable columns that an older shard does not have are null.
 
     Raises:
-        AltDiffusionError: it is missing, its bytes are not those that were written, or it has other columns.
+        AltDiffusionError: the shard is missing, its bytes have changed, or it has other columns.
     """
     uri = shard_uri(folder_uri, sha256)
     try:
@@ -113,20 +117,20 @@ def read_table(folder_uri: str, sha256: str, schema: pa.Schema) -> pa.Table:
         source = pa.BufferReader(data)
         columns = present(schema.names, pq.read_schema(source).names)
         return completed(checked_types(pq.read_table(source, columns=columns), uri), schema)
-    except (pa.ArrowException, KeyError, OSError) as error:  # its name fits its bytes, but it was never a shard
+    except (pa.ArrowException, KeyError, OSError) as error:  # its name matches its bytes, but it was never a shard
         raise damaged(uri, error) from error
 
 
 def damaged(uri: str, error: BaseException) -> AltDiffusionError:
     """Return the error for a shard that Arrow cannot read."""
-    return AltDiffusionError(f"shard {uri}", f"is damaged ({str(error).partition(chr(10))[0][:200]})", REMEDY)
+    return AltDiffusionError(f"shard {uri}", f"is damaged ({first_line(error)})", REMEDY)
 
 
 def checked_types(table: pa.Table, uri: str) -> pa.Table:
-    """Return the table of a shard whose columns have the types that `records` gives them.
+    """Return the table of a shard after a check that its columns have the types of `records`.
 
     Raises:
-        AltDiffusionError: one has another: whoever wrote it, it was not this software.
+        AltDiffusionError: a column has another type, so the shard was not written by this software.
     """
     for field in table.schema:
         if field.name in TYPES and field.type not in TYPES[field.name]:
@@ -139,5 +143,5 @@ def checked_types(table: pa.Table, uri: str) -> pa.Table:
 
 REMEDY = (
     "run `altdiffusion dataset verify NAME@DIGEST --forget` for its version, then the job that made it again: "
-    "only what is missing is made"
+    "it makes only what is missing"
 )

@@ -1,7 +1,7 @@
-"""Reads every file of a version and says which are not what they must be; takes damaged ones out of the way.
+"""Verification of every file of a version, and removal of damaged files.
 
-A file that is damaged is worse than one that is gone: what is missing is made again by the job that made it, alone,
-but a file that is there is believed to be right. `forget` turns the one into the other.
+A damaged file is worse than a missing one: the job that made it makes a missing file again, and nothing else, but it
+takes an existing file to be right. Therefore `forget` removes damaged files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.dataset import Dataset, Version
+from altdiffusion.storage.dataset import ROLES, Dataset, Version
 from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.shards import ShardInfo
 
@@ -24,14 +24,14 @@ THREADS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """A file that is not what it must be."""
+    """A damaged or missing file."""
 
     uri: str
     problem: str
     forget: str
-    """What to remove so that the next run makes it again: the file, or the version that cannot be read without it."""
+    """URI to remove so that the next run makes it again: the file, or the version that cannot be read without it."""
     below: str
-    """The dataset's folder: nothing outside of it is removed."""
+    """The dataset's folder, outside of which nothing is removed."""
 
     def __str__(self) -> str:
         return f"{self.uri}: {self.problem}"
@@ -39,7 +39,7 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What a look at one version found."""
+    """The result of verifying one version."""
 
     version: Version | None
     """None where its manifest could not be read."""
@@ -47,15 +47,15 @@ class Check:
 
 
 def verify(dataset: Dataset, prefix: str = "", *, threads: int = THREADS) -> Check:
-    """Looks at the head, the manifest, the table of shards, every shard, and the ledger of one version.
+    """Verify the head, the manifest, the table of shards, every shard, and the ledger of one version.
 
-    Memory is one block of 1 MiB a thread, whatever the size of the shards.
+    Memory is one block of 1 MiB per thread, for shards of any size.
 
     Args:
-        prefix: of the version's digest; by default the version that the bare name means.
+        prefix: beginning of the version's digest; without one, the version that the bare name means is verified.
 
     Raises:
-        AltDiffusionError: the dataset has no such version, and nothing says that it had.
+        AltDiffusionError: the dataset has no such version, and no trace of one.
     """
     head, damages = _head(dataset)
     digest = _named(dataset, prefix) if prefix else head
@@ -69,18 +69,17 @@ def verify(dataset: Dataset, prefix: str = "", *, threads: int = THREADS) -> Che
         return Check(version=None, damages=(*damages, wrong))
     try:
         version = dataset.open(digest)
-    except AltDiffusionError as error:  # it is what it was when it was written, but no manifest
+    except AltDiffusionError as error:  # the file has not changed since it was written, but is not a manifest
         wrong = Damage(uri=error.what, problem=error.problem, forget=folder, below=dataset.folder_uri)
         return Check(version=None, damages=(*damages, wrong))
-    found = damages_of(version, threads=threads)
-    return Check(version=version, damages=(*damages, *found))
+    return Check(version=version, damages=(*damages, *damages_of(version, threads=threads)))
 
 
 def damages_of(version: Version, *, threads: int = THREADS) -> list[Damage]:
-    """What is wrong with the table of shards, the shards, and the ledger of a version whose manifest is right."""
+    """Return the damages in the table of shards, the shards, and the ledger of a version with a valid manifest."""
     try:
-        infos = [(role, info) for role in ("shards", "rejects") for info in _infos(version, role)]
-    except AltDiffusionError as error:  # the table of shards: nothing can be said of the files it names
+        infos = [(role, info) for role in ROLES for info in version.infos(role)]
+    except AltDiffusionError as error:  # without the table of shards, the files that it names are unknown
         uri = files.join(version.uri, "shards.parquet")
         return [Damage(uri=uri, problem=error.problem, forget=version.uri, below=version.folder_uri)]
     ledger = Ledger(files.within(version.folder_uri, "ledger", version.manifest.fingerprint))
@@ -95,13 +94,13 @@ def damages_of(version: Version, *, threads: int = THREADS) -> list[Damage]:
 
 
 def forget(damages: Sequence[Damage]) -> None:
-    """Remove what is damaged, so that the next run of the job that made it makes it again, and nothing else."""
+    """Remove damaged files, so that the next run of the job that made them makes them again, and nothing else."""
     for uri, below in dict.fromkeys((damage.forget, damage.below) for damage in damages):
         files.remove_tree(uri, below=below)
 
 
 def _head(dataset: Dataset) -> tuple[str | None, list[Damage]]:
-    """The digest in head.json, or what is wrong with the file."""
+    """Return the digest in head.json, or the damage of that file."""
     uri = files.join(dataset.folder_uri, "head.json")
     versions = files.list_names(files.join(dataset.folder_uri, "versions"))
     below = dataset.folder_uri
@@ -114,7 +113,7 @@ def _head(dataset: Dataset) -> tuple[str | None, list[Damage]]:
         return None, [Damage(uri=uri, problem="missing", forget=uri, below=below)] if versions else []
     if digest in versions:
         return digest, []
-    problem = f"names version {digest[:12]}, which is not here"
+    problem = f"names version {digest[:12]}, which is missing"
     return None, [Damage(uri=uri, problem=problem, forget=uri, below=below)]
 
 
@@ -126,26 +125,22 @@ def _named(dataset: Dataset, prefix: str) -> str:
 def _manifest(dataset: Dataset, digest: str, folder: str) -> Damage | None:
     uri = files.join(folder, "manifest.json")
     try:
-        found = files.sha256_hex(files.read_bytes(files.beneath(dataset.folder_uri, uri)))
+        actual = files.sha256_hex(files.read_bytes(files.beneath(dataset.folder_uri, uri)))
     except AltDiffusionError as error:
         return Damage(uri=uri, problem=error.problem, forget=folder, below=dataset.folder_uri)
     except FileNotFoundError:
         return Damage(uri=uri, problem="missing", forget=folder, below=dataset.folder_uri)
-    if found != digest:
+    if actual != digest:
         problem = "its SHA-256 is not its version's digest"
         return Damage(uri=uri, problem=problem, forget=folder, below=dataset.folder_uri)
     return None
-
-
-def _infos(version: Version, role: str) -> tuple[ShardInfo, ...]:
-    return version.shards if role == "shards" else version.rejects
 
 
 def _shard(task: tuple[str, ShardInfo]) -> Damage | None:
     folder, info = task
     try:
         uri = shards.shard_uri(folder, info.sha256)
-    except AltDiffusionError as error:  # a link: it is removed, not what it leads to
+    except AltDiffusionError as error:  # a symbolic link, which is removed without its target
         uri = files.join(folder, f"{info.sha256}.parquet")
         return Damage(uri=uri, problem=error.problem, forget=uri, below=folder)
     digest, size = hashlib.sha256(), 0

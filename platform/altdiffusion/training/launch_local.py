@@ -17,7 +17,7 @@ def run_local(
     lake: str,
     *,
     reporter: Reporter | None = None,
-    spool_path: str | None = None,
+    outbox_path: str | None = None,
     device: torch.device | str | None = None,
 ) -> Checkpoint:
     """Trains with one process, whatever `config.workers.count` says; resumes where the run stands.
@@ -25,7 +25,7 @@ def run_local(
     Args:
         config: what to train.
         lake: URI of the lake.
-        reporter: told what happens; by default it prints lines and appends metrics to `spool_path`.
+        reporter: told what happens; by default it prints lines and appends metrics to `outbox_path`.
         device: by default a GPU where the workers are to have one, else the CPU.
 
     Returns:
@@ -39,4 +39,4 @@ def run_local(
         device = "cuda" if config.workers.gpus else "cpu"
     notice = Notice()
     with on_sigterm(notice):
-        return train_loop(run, reporter=reporter or LineReporter(config, spool_path), device=device, notice=notice)
+        return train_loop(run, reporter=reporter or LineReporter(config, outbox_path), device=device, notice=notice)

@@ -33,13 +33,13 @@ from altdiffusion.training.update.trainer import Counters
 COLLECTIVE_TIMEOUT_S = 600
 
 
-def train(config: TrainConfig, lake: str, *, spool_path: str | None = None) -> Ref:
+def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None) -> Ref:
     """Trains on the Ray cluster that this process is connected to (an embedded one is started if there is none).
 
     Args:
         config: what to train, and with which workers.
         lake: URI of the lake; with several machines one that all of them reach.
-        spool_path: file on this machine to which the metrics are appended (see lineage.outbox).
+        outbox_path: file on this machine to which the metrics are appended (see lineage.outbox).
 
     Returns:
         The checkpoint of the last step.
@@ -60,7 +60,7 @@ def train(config: TrainConfig, lake: str, *, spool_path: str | None = None) -> R
     failures.clear(run.lake, config.run)
     notice = Notice()
     with on_sigterm(notice):
-        error = _fit(run, LineReporter(config, spool_path), notice)
+        error = _fit(run, LineReporter(config, outbox_path), notice)
     last = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
     if notice.level == STOP and (last is None or last.step < config.steps):
         raise Resumable(

@@ -31,7 +31,7 @@ from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
 from altdiffusion.curation.images.binary_columns import binary_rows
 from altdiffusion.curation.outcome import finish_unit, rejects_table
 from altdiffusion.curation.scoring.scored import REASONS, Scored, failing, row_detail
-from altdiffusion.diffusion.image_crop import Size, Unreadable, cut, open_rgb, places
+from altdiffusion.diffusion.image_crop import Size, Unreadable, crop, offsets, open_rgb
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import open_version, plan_ranges, read_range
 from altdiffusion.records import LATENTS
@@ -138,7 +138,7 @@ class EncodeWork:
 
     def _fill(self, images: pa.Table, trays: Sequence[_Tray]) -> None:
         """Decodes each image that any tray takes, once, and lays its pieces on the trays."""
-        where, bodies = places(self.config.seed, images["sample_id"].to_numpy()), images["image"]
+        where, bodies = offsets(self.config.seed, images["sample_id"].to_numpy()), images["image"]
         rows = np.flatnonzero(np.any([tray.takes for tray in trays], axis=0)).tolist()
 
         def prepare(row: int) -> list[Piece | None] | Unreadable:
@@ -147,7 +147,7 @@ class EncodeWork:
             except Unreadable as unreadable:
                 return unreadable
             sizes = {tray.target.cut for tray in trays if tray.takes[row]}  # a mirrored one is cut once
-            pieces = {size: cut(rgb, size, where[row]) for size in sizes}
+            pieces = {size: crop(rgb, size, where[row]) for size in sizes}
             return [pieces[tray.target.cut] if tray.takes[row] else None for tray in trays]
 
         prepared = ahead(prepare, rows, threads=self.config.threads, depth=2 * self.config.micro_batch)

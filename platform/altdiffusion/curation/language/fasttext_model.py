@@ -67,7 +67,8 @@ class FastTextModel:
             raise AltDiffusionError(
                 f"model {name}",
                 f"is of another kind (model {kind}, loss {loss}, word n-grams {word_ngrams})",
-                "give a supervised model with hierarchical softmax and single words, as lid.176 is",
+                "give a supervised model with hierarchical softmax and single words, as lid.176 is, or set "
+                "language.engine: fasttext, which reads any",
             )
         size, words, labels, _, pruned = file.numbers("iiiqq")
         entries = [file.entry() for _ in range(size)]

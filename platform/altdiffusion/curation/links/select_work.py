@@ -21,7 +21,7 @@ from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceCon
 from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.language import clean
 from altdiffusion.curation.language.clean import clean_captions, tidy_captions
-from altdiffusion.curation.language.decide import LanguageIdentifier
+from altdiffusion.curation.language.identify import LanguageIdentifier
 from altdiffusion.curation.links.blocklist import Blocklist, source_blocklist
 from altdiffusion.curation.links.filters import (
     CODES,

@@ -14,7 +14,7 @@ from altdiffusion.curation.config import CorpusConfig, LanguageConfig, PairsConf
 from altdiffusion.curation.hashing import hash64, murmur64
 from altdiffusion.curation.language import clean
 from altdiffusion.curation.language.clean import clean_captions, tidy_captions
-from altdiffusion.curation.language.decide import LanguageIdentifier
+from altdiffusion.curation.language.identify import LanguageIdentifier
 from altdiffusion.curation.links.select_work import by_bucket
 from altdiffusion.curation.outcome import finish_unit, rejects_table
 from altdiffusion.curation.parallel.corpus import read_rows

@@ -71,7 +71,7 @@ class ClipEmbedder:
             Path(folder),
             f"model {folder_uri}",
             remedy="give the folder of a CLIPModel",
-            beside=("text_model.", "text_projection.", "logit_scale"),  # of a whole CLIP
+            unused=("text_model.", "text_projection.", "logit_scale"),  # of a whole CLIP
             config=config,
         )
         self._model: Any = model.to(self._device, self._dtype).eval().requires_grad_(False)

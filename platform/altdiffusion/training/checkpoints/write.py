@@ -148,7 +148,7 @@ def _write_share(place: str, tensors: Mapping[str, Mapping[str, Tensor]], rank: 
             if local:
                 os.fsync(out.fileno())
     if local:
-        _sync_folder(files.local_path(place))
+        files.sync_folder(files.local_path(place))
     return share
 
 
@@ -159,7 +159,7 @@ def _publish(place: str, new: Checkpoint, complete: bytes) -> Checkpoint:
         return new
     target = files.local_path(new.folder)
     _put(files.join(place, COMPLETE), complete)
-    _sync_folder(files.local_path(place))
+    files.sync_folder(files.local_path(place))
     if os.path.exists(target):
         if not verify(new.folder):
             old = of_document(new.folder, read_document(files.join(new.folder, COMPLETE)))
@@ -174,7 +174,7 @@ def _publish(place: str, new: Checkpoint, complete: bytes) -> Checkpoint:
         os.rename(target, grave)  # first out of the way at once, then removed
         shutil.rmtree(grave, ignore_errors=True)
     os.rename(files.local_path(place), target)
-    _sync_folder(os.path.dirname(target))
+    files.sync_folder(os.path.dirname(target))
     return new
 
 
@@ -220,11 +220,3 @@ def _put(uri: str, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

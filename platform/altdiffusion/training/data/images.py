@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from altdiffusion.diffusion.image_crop import Unreadable, cut, open_rgb, places
+from altdiffusion.diffusion.image_crop import Unreadable, crop, offsets, open_rgb
 from altdiffusion.diffusion.text_encoder import check_captions, tokenize
 from altdiffusion.training.config.online import OnlineConfig
 from altdiffusion.training.data.layout import Layout, Rows, one_array
@@ -55,7 +55,7 @@ class ImageLayout(Layout):
             rgb = open_rgb(group["body"][start:stop].numpy().tobytes())
         except Unreadable as unreadable:
             raise Unreadable(f"sample {int(group['sample_ids'][row])}: {unreadable}") from unreadable
-        found, _ = cut(rgb, (self.resolution, self.resolution), group["places"][row].numpy())
+        found, _ = crop(rgb, (self.resolution, self.resolution), group["places"][row].numpy())
         out[:] = found[:, ::-1] if mirrored else found
 
 
@@ -79,7 +79,7 @@ def image_layout(config: OnlineConfig, tokenizer: Any) -> ImageLayout:
             "body": torch.from_numpy(body.copy()),
             "starts": torch.from_numpy(starts.astype(np.int64) - int(starts[0])),
             "sample_ids": torch.from_numpy(sample_ids.astype(np.int64)),
-            "places": torch.from_numpy(places(seed, sample_ids)),
+            "places": torch.from_numpy(offsets(seed, sample_ids)),
             "token_ids": tokenize(tokenizer, captions).to(torch.int32),
         }
 

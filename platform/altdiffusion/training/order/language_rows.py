@@ -28,7 +28,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.documents import read_document
-from altdiffusion.storage.shards import REMEDY
+from altdiffusion.storage.shards import REMEDY, damaged
 from altdiffusion.training.order.permutation import I64
 
 FACTS, ROWS = "languages.json", "languages.rows"
@@ -206,8 +206,7 @@ def _columns(version: Version) -> Iterator[pa.ChunkedArray]:
         except FileNotFoundError as error:
             raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise AltDiffusionError(f"shard {uri}", f"is damaged ({said})", REMEDY) from error
+            raise damaged(uri, error) from error
 
 
 @functools.lru_cache(maxsize=64)

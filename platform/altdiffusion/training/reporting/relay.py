@@ -1,7 +1,8 @@
 """Between rank 0 and the driver, through one small actor: what happens in a run, and the word that it is to stop.
 
-The driver prints and spools what happens, so that progress and metrics are where the person and the shipping thread
-are, whatever machine rank 0 runs on. Sending returns at once; a mailbox that died takes nothing with it but lines.
+The driver prints what happens and appends it to the outbox, so that progress and metrics are where the person and the
+shipping thread are, whatever machine rank 0 runs on. Sending returns at once; a mailbox that died takes nothing with
+it but lines.
 """
 
 from __future__ import annotations

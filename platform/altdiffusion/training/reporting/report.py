@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Protocol
 
-from altdiffusion.lineage.outbox import MetricSpool
+from altdiffusion.lineage.outbox import MetricOutbox
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.faults.goodput import NO_GOODPUT, Goodput
@@ -100,18 +100,18 @@ class Reporter(Protocol):
 
 
 class LineReporter:
-    """Prints one line per report and appends the metrics to a spool."""
+    """Prints one line per report and appends the metrics to an outbox."""
 
-    def __init__(self, config: TrainConfig, spool_path: str | None = None) -> None:
+    def __init__(self, config: TrainConfig, outbox_path: str | None = None) -> None:
         self._name = f"train {config.run}"
-        self._spool = MetricSpool(spool_path) if spool_path is not None else None
+        self._outbox = MetricOutbox(outbox_path) if outbox_path is not None else None
 
     def progress(self, progress: Progress) -> None:
         self._print(progress.line(self._name))
         if progress.step == progress.steps:
             self._print(f"[{self._name}] {progress.goodput.line()}")
-        if self._spool is not None:
-            self._spool.append(step=progress.step, metrics=progress.metrics())
+        if self._outbox is not None:
+            self._outbox.append(step=progress.step, metrics=progress.metrics())
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self._print(f"[{self._name}] wrote {checkpoint.ref.short}")

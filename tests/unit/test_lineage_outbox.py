@@ -1,4 +1,4 @@
-"""The spool: whole lines, no exception into training, every record once, whatever is killed or down."""
+"""The outbox: whole lines, no exception into training, every record once, whatever is killed or down."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from altdiffusion.lineage import outbox as spools
-from altdiffusion.lineage.outbox import MetricSpool, Record, Shipper, SpoolReader
+from altdiffusion.lineage import outbox as outboxes
+from altdiffusion.lineage.outbox import MetricOutbox, OutboxReader, Record, Shipper
 
 
-def drain(reader: SpoolReader) -> list[Record]:
+def drain(reader: OutboxReader) -> list[Record]:
     records: list[Record] = []
     while (chunk := reader.read()) is not None:
         records += chunk.records
@@ -46,7 +46,7 @@ class Receiver:
         self.records += records
 
 
-def test_importing_the_spool_imports_neither_mlflow_nor_torch() -> None:
+def test_importing_the_outbox_imports_neither_mlflow_nor_torch() -> None:
     code = (
         "import sys, altdiffusion.lineage.outbox\n"
         "print([name for name in ('mlflow', 'torch', 'pyarrow') if name in sys.modules])"
@@ -56,33 +56,33 @@ def test_importing_the_spool_imports_neither_mlflow_nor_torch() -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(spools.__file__).parents[2])}
+    return {**os.environ, "PYTHONPATH": str(Path(outboxes.__file__).parents[2])}
 
 
 def test_what_is_appended_is_read_back_in_order(tmp_path: Path) -> None:
     path = str(tmp_path / "deep/metrics.jsonl")
-    spool = MetricSpool(path)
-    reader = SpoolReader(path)
+    outbox = MetricOutbox(path)
+    reader = OutboxReader(path)
     assert reader.read() is None
-    spool.append(step=1, metrics={"loss": 0.5, "lr": 1e-4})
-    spool.append(step=2, metrics={"loss": math.nan, "bad": "no number", "norm": math.inf})  # type: ignore[dict-item]
+    outbox.append(step=1, metrics={"loss": 0.5, "lr": 1e-4})
+    outbox.append(step=2, metrics={"loss": math.nan, "bad": "no number", "norm": math.inf})  # type: ignore[dict-item]
     records = drain(reader)
     assert [record["step"] for record in records] == [1, 2]
     assert records[0]["metrics"] == {"loss": 0.5, "lr": 1e-4}
     assert math.isnan(records[1]["metrics"]["loss"]) and records[1]["metrics"]["norm"] == math.inf
     assert "bad" not in records[1]["metrics"]
-    assert reader.read() is None and SpoolReader(path).read() is None  # the mark outlives the reader
-    spool.append(step=3, metrics={"loss": 0.25})
-    assert [record["step"] for record in drain(SpoolReader(path))] == [3]
+    assert reader.read() is None and OutboxReader(path).read() is None  # the mark outlives the reader
+    outbox.append(step=3, metrics={"loss": 0.25})
+    assert [record["step"] for record in drain(OutboxReader(path))] == [3]
 
 
 def test_an_append_takes_well_under_a_millisecond(tmp_path: Path) -> None:
-    spool = MetricSpool(str(tmp_path / "metrics.jsonl"))
+    outbox = MetricOutbox(str(tmp_path / "metrics.jsonl"))
     metrics = {"loss": 0.123456, "lr": 1e-4, "grad_norm": 1.5, "images_per_s": 812.0}
     times = []
     for step in range(2000):
         start = time.perf_counter()
-        spool.append(step=step, metrics=metrics)
+        outbox.append(step=step, metrics=metrics)
         times.append(time.perf_counter() - start)
     assert sorted(times)[len(times) // 2] < 500e-6  # about 15 microseconds on an idle machine
 
@@ -91,27 +91,27 @@ def test_a_full_disk_and_an_impossible_path_never_raise(tmp_path: Path, caplog: 
     blocked = tmp_path / "file"
     blocked.write_text("a file where a folder is needed")
     for path in (str(blocked / "metrics.jsonl"), "/dev/full"):
-        spool = MetricSpool(path)
-        spool.append(step=1, metrics={"loss": 1.0})
-        spool.append(step=2, metrics={"loss": 1.0})
-        spool.sync()
-        spool.close()
-        assert spool.lost == 2
+        outbox = MetricOutbox(path)
+        outbox.append(step=1, metrics={"loss": 1.0})
+        outbox.append(step=2, metrics={"loss": 1.0})
+        outbox.sync()
+        outbox.close()
+        assert outbox.lost == 2
         assert len(caplog.records) == 1
         caplog.clear()
 
 
 def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    spool = MetricSpool(str(path))
-    spool.append(step=1, metrics={"loss": 1.0})
-    spool.close()
+    outbox = MetricOutbox(str(path))
+    outbox.append(step=1, metrics={"loss": 1.0})
+    outbox.close()
     with path.open("ab") as file:
         file.write(b'{"step":2,"time_ms":1,"metr')  # its writer was killed here
-    reader = SpoolReader(str(path))
+    reader = OutboxReader(str(path))
     assert [record["step"] for record in drain(reader)] == [1]
-    spool = MetricSpool(str(path))
-    spool.append(step=3, metrics={"loss": 1.0})
+    outbox = MetricOutbox(str(path))
+    outbox.append(step=3, metrics={"loss": 1.0})
     assert [record["step"] for record in drain(reader)] == [3]
     assert reader.damaged == 1
 
@@ -119,10 +119,10 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
 def test_a_writer_killed_at_any_moment_leaves_whole_records(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     code = (
-        "import sys; from altdiffusion.lineage.outbox import MetricSpool\n"
-        "spool = MetricSpool(sys.argv[1])\n"
+        "import sys; from altdiffusion.lineage.outbox import MetricOutbox\n"
+        "outbox = MetricOutbox(sys.argv[1])\n"
         "for step in range(int(sys.argv[2]), 10**9):\n"
-        "    spool.append(step=step, metrics={'loss': step * 0.5})\n"
+        "    outbox.append(step=step, metrics={'loss': step * 0.5})\n"
         "    sys.stdout.write(f'{step}\\n'); sys.stdout.flush()\n"
     )
     acknowledged = 0
@@ -141,38 +141,38 @@ def test_a_writer_killed_at_any_moment_leaves_whole_records(tmp_path: Path) -> N
         process.wait()
         whole = [line for line in lines if line.strip()]
         acknowledged = int(whole[-2] if len(whole) > 1 else whole[0])
-    steps = [record["step"] for record in drain(SpoolReader(str(path)))]
+    steps = [record["step"] for record in drain(OutboxReader(str(path)))]
     assert set(range(1, acknowledged + 1)) <= set(steps)
 
 
 def test_a_step_that_is_trained_again_keeps_its_first_time(tmp_path: Path) -> None:
     """MLflow's key of a point holds its time: this is what makes an equal point of a resumed run the same point."""
     path = str(tmp_path / "metrics.jsonl")
-    spool = MetricSpool(path)
+    outbox = MetricOutbox(path)
     for step in (1, 2, 3):
-        spool.append(step=step, metrics={"loss": step / 2})
-    spool.close()
+        outbox.append(step=step, metrics={"loss": step / 2})
+    outbox.close()
     time.sleep(0.01)
-    resumed = MetricSpool(path)
+    resumed = MetricOutbox(path)
     for step in (2, 3, 4):
         resumed.append(step=step, metrics={"loss": step / 2})
-    points = {(r["step"], r["time_ms"], r["metrics"]["loss"]) for r in drain(SpoolReader(path))}
+    points = {(r["step"], r["time_ms"], r["metrics"]["loss"]) for r in drain(OutboxReader(path))}
     assert sorted(step for step, _, _ in points) == [1, 2, 3, 4]
 
 
 def test_nothing_is_lost_or_repeated_through_an_outage(tmp_path: Path) -> None:
     path = str(tmp_path / "metrics.jsonl")
     receiver = Receiver()
-    spool = MetricSpool(path)
+    outbox = MetricOutbox(path)
     shipper = Shipper(interval_s=0.02, max_wait_s=0.1)
-    shipper.add(SpoolReader(path), receiver)
+    shipper.add(OutboxReader(path), receiver)
     for step in range(300):
         if step == 100:
             receiver.down.set()
         if step == 200:
             time.sleep(0.3)
             receiver.down.clear()
-        spool.append(step=step, metrics={"loss": float(step)})
+        outbox.append(step=step, metrics={"loss": float(step)})
         time.sleep(0.001)
     assert shipper.stop(10)
     assert [record["step"] for record in receiver.records] == list(range(300))
@@ -183,18 +183,18 @@ def test_an_outage_at_the_end_is_bounded_and_the_next_start_ships(tmp_path: Path
     path = str(tmp_path / "metrics.jsonl")
     receiver = Receiver()
     receiver.down.set()
-    spool = MetricSpool(path)
+    outbox = MetricOutbox(path)
     shipper = Shipper(interval_s=0.02)
-    shipper.add(SpoolReader(path), receiver)
+    shipper.add(OutboxReader(path), receiver)
     for step in range(50):
-        spool.append(step=step, metrics={"loss": 1.0})
+        outbox.append(step=step, metrics={"loss": 1.0})
     start = time.monotonic()
     assert not shipper.stop(0.7)
     assert time.monotonic() - start < 60
     assert isinstance(shipper.last_error, ConnectionError)
     receiver.down.clear()
     again = Shipper()
-    again.add(SpoolReader(path), receiver)
+    again.add(OutboxReader(path), receiver)
     assert again.stop(10)
     assert sorted({record["step"] for record in receiver.records}) == list(range(50))
 
@@ -206,7 +206,7 @@ def test_memory_is_bounded_by_a_chunk_however_long_the_outage(tmp_path: Path) ->
     counts: list[int] = []
     shipper = Shipper()
     tracemalloc.start()
-    shipper.add(SpoolReader(str(path)), lambda records: counts.append(len(records)))
+    shipper.add(OutboxReader(str(path)), lambda records: counts.append(len(records)))
     assert shipper.stop(60)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -216,20 +216,20 @@ def test_memory_is_bounded_by_a_chunk_however_long_the_outage(tmp_path: Path) ->
 
 def test_another_file_under_the_same_name_is_shipped_from_its_start(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    spool = MetricSpool(str(path))
+    outbox = MetricOutbox(str(path))
     for step in range(10):
-        spool.append(step=step, metrics={"loss": 1.0})
-    assert len(drain(SpoolReader(str(path)))) == 10
-    spool.close()
+        outbox.append(step=step, metrics={"loss": 1.0})
+    assert len(drain(OutboxReader(str(path)))) == 10
+    outbox.close()
     path.unlink()
-    MetricSpool(str(path)).append(step=0, metrics={"loss": 1.0})
-    assert len(drain(SpoolReader(str(path)))) == 1
+    MetricOutbox(str(path)).append(step=0, metrics={"loss": 1.0})
+    assert len(drain(OutboxReader(str(path)))) == 1
 
 
 @pytest.mark.parametrize("mark", [b"", b"{", b'{"offset": "x"}', b'{"offset": -5}', b'{"offset": 99999999}'])
 def test_a_damaged_mark_means_shipping_again_not_failing(tmp_path: Path, mark: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
-    MetricSpool(str(path)).append(step=0, metrics={"loss": 1.0})
+    MetricOutbox(str(path)).append(step=0, metrics={"loss": 1.0})
     Path(f"{path}.offset").write_bytes(mark)
-    records: list[Any] = drain(SpoolReader(str(path)))
+    records: list[Any] = drain(OutboxReader(str(path)))
     assert len(records) == 1

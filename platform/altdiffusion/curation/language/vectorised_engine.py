@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,9 @@ from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language import scripts, word_lists
 from altdiffusion.curation.language.caption_words import Tokens, spans, tokens, totals
 from altdiffusion.curation.language.fasttext_model import MAX_LETTERS, FastTextModel
+from altdiffusion.curation.language.guess import UNKNOWN, Guess
 from altdiffusion.curation.language.word_lists import WordLists
-from altdiffusion.errors import AltDiffusionError
 
-UNKNOWN = "unknown"
 _AT_ONCE = 65536  # captions; bounds the memory
 _COLUMNS = 1024  # captions whose [L, T] arrays fit a core's cache
 _MARKUP = r"<[^<>]{0,200}>|&[a-zA-Z]{2,8};|&#\d{1,6};"
@@ -46,8 +45,6 @@ _COMMON = (
     "af ar az be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn ko ky "
     "lt lv mk ml mn mr ms my ne nl nn no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh"
 )
-_LABEL_NATS = 2.5
-"""Natural logarithm of the odds that a source's label adds where ideographs leave Chinese and Japanese open."""
 _SMALLEST = 1e-6  # a probability that the model means
 
 
@@ -86,27 +83,6 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guess:
-    """The best language of T captions, whether or not it is believed."""
-
-    labels: npt.NDArray[np.object_]
-    """[L + 1] the model's labels, then UNKNOWN."""
-    number: npt.NDArray[np.intp]
-    """[T] which of them."""
-    score: npt.NDArray[np.float32]
-    """[T] probability among what the letters allow, times the share of the text in that script; 0 to 1."""
-    letters: npt.NDArray[np.int32]
-    """[T] weighted number of letters."""
-    open: npt.NDArray[np.bool_]
-    """[T] whether it is Chinese or Japanese, and the letters leave open which."""
-
-    @property
-    def code(self) -> npt.NDArray[np.object_]:
-        """[T] label, UNKNOWN where there is nothing to judge."""
-        return self.labels[self.number]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Candidates:
     """The labels of one script."""
 
@@ -125,23 +101,15 @@ class _Candidates:
     """[K]"""
 
 
-class LanguageIdentifier:
-    """Loads model and lists once in the worker; works on columns."""
+class VectorisedEngine:
+    """Joins letters, fastText's model and word lists, for whole columns."""
 
     def __init__(self, config: LanguageConfig, weights: Weights | None = None) -> None:
-        self.config = config
         self.weights = weights or Weights()
         self._model = _load_model(config.model, config.model_sha256)
         self._lists = _load_lists(config.words, config.words_sha256) if config.words_sha256 is not None else None
         scripts.load()
-        labels = self._model.labels
-        missing = [code for code in (*config.languages, *config.thresholds) if code not in labels]
-        if missing:
-            raise AltDiffusionError(
-                f"languages {', '.join(missing)}",
-                "are no labels of the language model",
-                f"choose among: {' '.join(sorted(labels))}",
-            )
+        self.labels = labels = self._model.labels
         self._labels = np.array([*labels, UNKNOWN], object)
         self._unknown = len(labels)
         self._number = {label: number for number, label in enumerate(labels)}
@@ -184,9 +152,7 @@ class LanguageIdentifier:
         if not len(there):
             return number, score, letters, between
         text = text if len(there) == len(text) else text.take(pa.array(there))
-        cut = tokens(text)
-        signs = scripts.letters(_readable(cut.different))
-        found = scripts.evidence(cut, signs)
+        cut, signs, found = _written(text)
         best = np.full(len(there), self._unknown, np.intp)
         sure = np.zeros(len(there), np.float32)
         for script, language in _ALONE:
@@ -326,58 +292,27 @@ class LanguageIdentifier:
             np.float32(1 - weights.listed) * other - strange, np.float32(weights.most_other)
         )
 
-    def identify(self, captions: pa.Array, source_labels: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
-        """The decision for each caption.
-
-        Returns:
-            language: string, null where none of the configured languages is believed.
-            score: float32, the confidence.
-            guess: string, the best label all the same, for the rejects.
-        """
-        guess = self._with_label(self.guess(captions), source_labels)
-        configured = np.isin(self._labels, self.config.languages)
-        accepted = configured[guess.number] & (guess.score >= self.needed(guess, source_labels))
-        names = pa.array(self._labels, pa.string())
-        language = names.take(pa.array(guess.number, mask=~accepted))
-        return language, pa.array(guess.score, pa.float32()), names.take(pa.array(guess.number))
-
-    def _with_label(self, guess: Guess, source_labels: pa.Array) -> Guess:
-        """Chinese or Japanese, where the letters leave that open, by the source's label as well, if it names one."""
-        zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
-        given = self._labelled(source_labels)
-        some = np.flatnonzero(guess.open & (guess.score > 0) & ((given == zh) | (given == ja)))
-        if not len(some):
-            return guess
-        number, score = guess.number.copy(), guess.score.copy()
-        agrees = given[some] == number[some]
-        # in a text with other letters, the score is a share of the probability
-        odds = np.log(np.clip(score[some], 0.5, 0.999) / (1 - np.clip(score[some], 0.5, 0.999)))
-        odds += np.where(agrees, _LABEL_NATS, -_LABEL_NATS)
-        number[some] = np.where(odds >= 0, number[some], given[some])
-        score[some] = 1 / (1 + np.exp(-np.abs(odds)))
-        return replace(guess, number=number, score=score)
-
-    def _labelled(self, source_labels: pa.Array) -> npt.NDArray[np.int32]:
-        """[T] the number of the source's label, -1 where it has none that the model knows."""
-        given = pc.index_in(source_labels, value_set=pa.array(self._labels[:-1], pa.string()))
-        return np.asarray(pc.fill_null(given, -1).to_numpy(zero_copy_only=False))
-
-    def needed(self, guess: Guess, source_labels: pa.Array) -> npt.NDArray[np.float32]:
-        """[T] the score each caption must reach: by language and length, less where the source's label agrees."""
-        config = self.config
-        base = np.array([config.thresholds.get(label, config.threshold) for label in self._labels], np.float32)
-        missing = np.maximum(1.0 - guess.letters / max(config.short_letters, 1), 0.0)
-        needed = base[guess.number] + config.short_penalty * missing
-        given = self._labelled(source_labels)
-        agrees = given == guess.number
-        differs = np.isin(given, [self._number[code] for code in config.languages]) & ~agrees
-        needed -= np.where(agrees, config.agreement_bonus, 0.0)
-        needed += np.where(differs, config.difference_penalty, 0.0)
-        return np.minimum(needed, 1.0).astype(np.float32)
-
 
 def _within(values: npt.NDArray[np.float32], most: npt.NDArray[np.float32] | np.float32) -> npt.NDArray[np.float32]:
     return np.clip(values, -most, most)
+
+
+def count_letters(captions: pa.Array) -> npt.NDArray[np.int32]:
+    """Return [T] the weighted number of letters of captions (no nulls), as `Guess.letters` counts them."""
+    scripts.load()
+    letters = np.zeros(len(captions), np.int32)
+    text = _without_markup(captions)
+    there = np.flatnonzero(pc.binary_length(text).to_numpy(zero_copy_only=False))
+    if len(there):
+        letters[there] = _written(text.take(pa.array(there)))[2].letters
+    return letters
+
+
+def _written(text: pa.Array) -> tuple[Tokens, scripts.Letters, scripts.Evidence]:
+    """Return the tokens of captions (none empty), the letters of each different one, and what they show."""
+    cut = tokens(text)
+    signs = scripts.letters(_readable(cut.different))
+    return cut, signs, scripts.evidence(cut, signs)
 
 
 @functools.lru_cache(maxsize=2)
