@@ -143,8 +143,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1200)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=300)
-    parser.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "altdiffusion-bench-pictures"))
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "altdiffusion-bench-images"))
     parser.add_argument("--only", choices=("https", "http"))
     arguments = parser.parse_args()
     images.make(Path(arguments.cache), arguments.images, 1024, 768)
@@ -153,7 +153,7 @@ def main() -> None:
         if arguments.only in (None, scheme):
             for close in (False, True):
                 mine, theirs = measure(arguments, scheme, close)
-                name = f"{scheme}, {'a connection a picture' if close else 'connections kept'}"
+                name = f"{scheme}, {'a connection per image' if close else 'connections kept'}"
                 target = "" if close else f"{TARGETS[scheme]:g}"
                 print(f"{name:34}{mine:>10.0f}{theirs:>14.0f}{mine / theirs:>8.2f}{target:>8}", flush=True)
 

@@ -109,14 +109,14 @@ def measure(images: Version, lake: str, bodies: list[bytes], arguments: argparse
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--also", type=int, default=0, help="a second resolution in the same pass")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    bodies = [photograph(seed) for seed in range(arguments.pictures)]
+    bodies = [photograph(seed) for seed in range(arguments.images)]
     with tempfile.TemporaryDirectory() as lake:
         rows = range(len(bodies))
         images = write_images(lake, rows, dict.fromkeys(rows, SIZE), bodies=dict(enumerate(bodies)))

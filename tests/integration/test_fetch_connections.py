@@ -347,8 +347,7 @@ def test_an_image_never_comes_under_another_row() -> None:
             urls = pa.array([f"{A}/{row}" for row in range(len(drawn))])
             found: dict[int, bytes | None] = {}
             with Schedule(urls, fetch, None, Paces(), config) as schedule:
-                for _ in drawn:
-                    result = schedule.next()
+                for result in schedule:
                     found[result.row] = result.body
             fetch.close()
             for row, script in enumerate(drawn):

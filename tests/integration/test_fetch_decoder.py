@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import sys
+import threading
 import time
 import zipfile
 import zlib
@@ -190,7 +191,11 @@ def test_a_unit_whose_decoder_does_not_start_fails_as_a_whole(
         site.answers[f"/{number}.png"] = reply(image(number))
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}.png" for number in range(40)])
     with pytest.raises(AltDiffusionError, match="decoder process"):
-        download(str(tmp_path), links, config(site))
+        download(str(tmp_path), links, config(site, decoders=3))
+    ends = time.monotonic() + 60
+    while any(thread.name.startswith(("settle", "fetch-")) for thread in threading.enumerate()):
+        assert time.monotonic() < ends, "a thread waits for rows that never come"
+        time.sleep(0.05)
 
 
 def zipped() -> bytes:
@@ -257,10 +262,10 @@ def test_a_decoder_that_hangs_ends_itself_when_its_worker_is_gone(tmp_path: Path
     script = tmp_path / "worker.py"
     script.write_text(
         "import os, sys, threading, time\n"
-        "from altdiffusion.curation.images import decoder\n"
+        "from altdiffusion.curation.images import decoder_pool\n"
         "from altdiffusion.curation.config import DownloadConfig\n"
-        f"decoder.COMMAND = {BAD!r}\n"
-        "pool = decoder.DecoderPool(DownloadConfig(image_size=32, decode_timeout_s=1.0))\n"
+        f"decoder_pool.COMMAND = {BAD!r}\n"
+        "pool = decoder_pool.DecoderPool(DownloadConfig(image_size=32, decode_timeout_s=1.0))\n"
         "body = open(sys.argv[1], 'rb').read()\n"
         "pool.decode(body)\n"
         "threading.Thread(target=pool.decode, args=(body + b'HANG',), daemon=True).start()\n"
@@ -268,8 +273,8 @@ def test_a_decoder_that_hangs_ends_itself_when_its_worker_is_gone(tmp_path: Path
         "print(pool._all[0]._process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    (tmp_path / "picture").write_bytes(image(1))
-    worker: Any = psutil.Popen([sys.executable, str(script), str(tmp_path / "picture")], stdout=-1, env=_environment())
+    (tmp_path / "image").write_bytes(image(1))
+    worker: Any = psutil.Popen([sys.executable, str(script), str(tmp_path / "image")], stdout=-1, env=_environment())
     pid = int(worker.stdout.readline())
     worker.wait(60)
     assert psutil.pid_exists(pid)

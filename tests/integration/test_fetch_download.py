@@ -1,4 +1,4 @@
-"""DownloadWork: img2dataset's Downloader with the guarded fetch, against a real server on loopback."""
+"""DownloadWork: the whole way from links to shards, against a real server on loopback."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from altdiffusion.curation.download.spill import Spool
+from altdiffusion.curation.config import ScoreConfig
+from altdiffusion.curation.download.crawler import Crawler
+from altdiffusion.curation.download.spill import SpillFile
 from altdiffusion.curation.links.takedown import blocklist_lines, read_list, take_down
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.impact import impact
-from altdiffusion.records import IMAGES
+from altdiffusion.records import IMAGES, LINKS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.holdings import search
 from tests import icc_profiles
-from tests.download_lake import HOST, config, curate, download, picture, publish_links
+from tests.download_lake import HOST, config, curate, download, image, publish_links
 from tests.fetch_server import Site, certificate, reply, serving
 from tests.full_disk import no_file_beyond
 
@@ -44,26 +46,26 @@ def site() -> Iterator[Site]:
 
 
 def test_links_become_images_in_input_order_with_a_reason_for_every_other_row(tmp_path: Path, site: Site) -> None:
-    jpeg, truncated = picture(1, format="JPEG"), picture(2, format="JPEG")
-    bomb = picture(3)[:16] + (60000).to_bytes(4, "big") * 2 + picture(3)[24:]
-    corrupt = bytearray(picture(4))
+    jpeg, truncated = image(1, format="JPEG"), image(2, format="JPEG")
+    bomb = image(3)[:16] + (60000).to_bytes(4, "big") * 2 + image(3)[24:]
+    corrupt = bytearray(image(4))
     middle = corrupt.index(b"IDAT") + 12
     corrupt[middle : middle + 8] = bytes(8)
     bodies = {
-        "/ok.png": picture(0),
+        "/ok.png": image(0),
         "/ok.jpg": jpeg,
-        "/ok.gif": picture(5, format="GIF"),
-        "/ok.webp": picture(6, format="WEBP"),
+        "/ok.gif": image(5, format="GIF"),
+        "/ok.webp": image(6, format="WEBP"),
         "/truncated.jpg": truncated[: len(truncated) // 2],
         "/bomb.png": bomb,
         "/page.jpg": b"<!doctype html>",
-        "/tiny.png": picture(7, (4, 4)),
+        "/tiny.png": image(7, (4, 4)),
         "/corrupt.png": bytes(corrupt),
         "/vector.svg": b"<svg/>",
     }
     site.answers.update({path: reply(body) for path, body in bodies.items()})
     site.answers["/far.png"] = reply(status="302 Found", Location="http://169.254.169.254/latest/meta-data/")
-    site.answers["/short.png"] = reply(picture(8)[:50], length=400)
+    site.answers["/short.png"] = reply(image(8)[:50], length=400)
     paths = [*bodies, "/far.png", "/short.png", "/gone.png"]
     urls = [f"http://{HOST}{path}" for path in paths] + ["file:///etc/passwd", "http://127.0.0.1:1/x"]
     links = publish_links(str(tmp_path), urls)
@@ -76,8 +78,8 @@ def test_links_become_images_in_input_order_with_a_reason_for_every_other_row(tm
         assert row["image_sha256"] == hashlib.sha256(bodies[path]).hexdigest()
         assert (row["original_width"], row["original_height"]) == (96, 64)
         assert (row["stored_width"], row["stored_height"], row["image_format"]) == (32, 32, "png")
-        with Image.open(io.BytesIO(row["image"])) as image:
-            assert image.size == (32, 32) and image.format == "PNG"
+        with Image.open(io.BytesIO(row["image"])) as opened:
+            assert opened.size == (32, 32) and opened.format == "PNG"
         assert row["aesthetic_score"] == row["aesthetic"]
     rejects = pa.concat_tables(version.iter_rejects()).to_pylist()
     assert [(r["row"], r["reason"]) for r in rejects] == [
@@ -100,12 +102,12 @@ def test_arrival_order_threads_and_units_do_not_change_the_rows(tmp_path: Path, 
 
     urls = []
     for number in range(40):
-        site.answers[f"/{number}.png"] = late(picture(number)) if number % 5 else reply(status="500 No")
+        site.answers[f"/{number}.png"] = late(image(number)) if number % 5 else reply(status="500 No")
         urls.append(f"http://{HOST}/{number}.png")
     lake = str(tmp_path)
     links = publish_links(lake, urls)
-    first = download(lake, links, config(site, threads=16), "one")
-    second = download(lake, links, config(site, threads=3), "two")
+    first = download(lake, links, config(site, threads=16, decoders=3), "one")
+    second = download(lake, links, config(site, threads=3, decoders=1), "two")
     assert first.shards == second.shards and first.rejects == second.rejects
     assert first.rows == 32 and first.manifest.rejects_by_reason == {"http_500": 8}
     cut = download(lake, publish_links(lake, urls, shard_rows=17), config(site, threads=7), "three", rows=6)
@@ -114,28 +116,24 @@ def test_arrival_order_threads_and_units_do_not_change_the_rows(tmp_path: Path, 
 
 @pytest.mark.parametrize(("encode_format", "quality"), [("jpg", 95), ("webp", 90), ("png", 0)])
 def test_size_mode_and_format_are_settings(tmp_path: Path, site: Site, encode_format: str, quality: int) -> None:
-    site.answers["/a.png"] = reply(picture(1, (200, 100)))
-    site.answers["/small.png"] = reply(picture(1, (40, 20)))
+    site.answers["/a.png"] = reply(image(1, (200, 100)))
+    site.answers["/small.png"] = reply(image(1, (40, 20)))
     links = publish_links(str(tmp_path), [f"http://{HOST}/a.png", f"http://{HOST}/small.png"])
     settings = config(
         site, resize_mode="keep_ratio", image_size=50, encode_format=encode_format, encode_quality=quality
     )
     rows = download(str(tmp_path), links, settings).read().to_pylist()
     assert [(row["stored_width"], row["stored_height"]) for row in rows] == [(100, 50), (40, 20)]  # never enlarged
-    with Image.open(io.BytesIO(rows[0]["image"])) as image:
-        assert image.format == {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}[encode_format]
+    with Image.open(io.BytesIO(rows[0]["image"])) as opened:
+        assert opened.format == {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}[encode_format]
 
 
-def test_a_long_unit_is_several_shards_of_img2dataset_under_one_schedule(
-    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(50):
-        site.answers[f"/{number}"] = reply(picture(number)) if number % 7 else reply(status="500 No")
-    links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(50)])
-    whole = download(str(tmp_path), links, config(site), "whole")
-    monkeypatch.setattr("altdiffusion.curation.download.download_work._ROWS", 7)
-    cut = download(str(tmp_path), links, config(site, decoders=2), "cut")
-    assert cut.shards == whole.shards and cut.rejects == whole.rejects and cut.rows == 42
+def test_no_link_at_all_is_an_empty_result(tmp_path: Path, site: Site) -> None:
+    crawler = Crawler(config(site), ScoreConfig())
+    crawler.setup()
+    with crawler.crawl(LINKS.empty_table()) as crawled:
+        assert list(crawled.tables()) == [] and crawled.refused()[0].tolist() == []
+    crawler.close()
 
 
 def test_all_links_dead_is_an_empty_result_with_reasons_not_a_failure(tmp_path: Path, site: Site) -> None:
@@ -144,23 +142,11 @@ def test_all_links_dead_is_an_empty_result_with_reasons_not_a_failure(tmp_path: 
     assert version.rows == 0 and version.manifest.rejects_by_reason == {"http_404": 3}
 
 
-def test_img2dataset_itself_is_left_as_it_is(tmp_path: Path, site: Site) -> None:
-    import img2dataset.downloader as theirs
-
-    before = theirs.download_image_with_retry, theirs.Downloader.download_shard
-    site.answers["/a.png"] = reply(picture(1))
-    download(str(tmp_path), publish_links(str(tmp_path), [f"http://{HOST}/a.png"]), config(site))
-    assert (theirs.download_image_with_retry, theirs.Downloader.download_shard) == before
-    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
-
-
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    import img2dataset  # noqa: F401  it brings wandb, which makes temporary folders when it is imported
-
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    site.answers["/a.png"] = reply(picture(1))
+    site.answers["/a.png"] = reply(image(1))
     download(str(tmp_path), publish_links(str(tmp_path), [f"http://{HOST}/a.png"]), config(site))
     assert list(scratch.iterdir()) == []
 
@@ -168,7 +154,7 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, site: Site, mon
 def test_a_download_over_tls(tmp_path: Path) -> None:
     context, pem = certificate(tmp_path, HOST)
     with serving(context, keep=True) as site:
-        bodies = {f"/{number}.jpg": picture(number, format="JPEG") for number in range(20)}
+        bodies = {f"/{number}.jpg": image(number, format="JPEG") for number in range(20)}
         site.answers.update({path: reply(body) for path, body in bodies.items()})
         links = publish_links(str(tmp_path), [f"https://{HOST}{path}" for path in bodies])
         settings = config(site, connect_to={f"{HOST}:443": f"127.0.0.1:{site.port}"}, ca_file=str(pem))
@@ -180,9 +166,9 @@ def test_a_download_over_tls(tmp_path: Path) -> None:
 def test_an_images_type_is_what_its_bytes_say(tmp_path: Path, site: Site) -> None:
     """Content-Type and the name may say anything; a vector or a page is none of the four formats."""
     answers = {
-        "/a.txt": reply(picture(1, format="JPEG"), Content_Type="text/plain"),
-        "/b.svg": reply(picture(2), Content_Type="image/svg+xml"),
-        "/c.jpg": reply(picture(3, format="WEBP"), Content_Type="image/jpeg"),
+        "/a.txt": reply(image(1, format="JPEG"), Content_Type="text/plain"),
+        "/b.svg": reply(image(2), Content_Type="image/svg+xml"),
+        "/c.jpg": reply(image(3, format="WEBP"), Content_Type="image/jpeg"),
         "/d.jpg": reply(b"<svg xmlns='http://www.w3.org/2000/svg'/>", Content_Type="image/jpeg"),
         "/e.png": reply(b"<?xml?><!DOCTYPE svg SYSTEM 'file:///etc/passwd'><svg/>", Content_Type="image/png"),
         "/f.jpg": reply(b"%!PS-Adobe-3.0 EPSF-3.0", Content_Type="image/jpeg"),
@@ -199,13 +185,13 @@ def test_bombs_of_every_format_cost_nothing(tmp_path: Path, site: Site) -> None:
     def sized(body: bytes, at: int, sides: bytes) -> bytes:
         return body[:at] + sides + body[at + len(sides) :]
 
-    jpeg, gif = picture(1, format="JPEG"), picture(2, format="GIF")
+    jpeg, gif = image(1, format="JPEG"), image(2, format="GIF")
     out = io.BytesIO()
     Image.new("RGBA", (48, 32), (1, 2, 3, 4)).save(out, "WEBP")
     webp = out.getvalue()
     assert webp[12:16] == b"VP8X"
     bombs = {
-        "/png": sized(picture(0), 16, struct.pack(">II", 60000, 60000)),
+        "/png": sized(image(0), 16, struct.pack(">II", 60000, 60000)),
         "/jpeg": sized(jpeg, jpeg.index(b"\xff\xc0") + 5, struct.pack(">HH", 65000, 65000)),
         "/gif": sized(gif, 6, struct.pack("<HH", 65000, 65000)),
         "/webp": sized(webp, 24, (16382).to_bytes(3, "little") * 2),
@@ -219,8 +205,8 @@ def test_bombs_of_every_format_cost_nothing(tmp_path: Path, site: Site) -> None:
 def test_a_listed_image_is_dropped_in_memory_whatever_its_link(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = picture(7) + b"CANARY"
-    site.answers.update({"/ok": reply(picture(1)), "/listed": reply(bad), "/listed-too?q=1": reply(bad)})
+    bad = image(7) + b"CANARY"
+    site.answers.update({"/ok": reply(image(1)), "/listed": reply(bad), "/listed-too?q=1": reply(bad)})
     listed = tmp_path / "list.txt"
     listed.write_text(f"# removed\nsha256:{hashlib.sha256(bad).hexdigest()}\nurl:http://elsewhere.test/x\n")
     pinned = hashlib.sha256(listed.read_bytes()).hexdigest()
@@ -230,9 +216,9 @@ def test_a_listed_image_is_dropped_in_memory_whatever_its_link(
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     written: list[bytes] = []
-    store = Spool.store
+    store = SpillFile.store
     monkeypatch.setattr(
-        Spool, "store", lambda self, row, body, sides: written.append(body) or store(self, row, body, sides)
+        SpillFile, "store", lambda self, row, body, **known: written.append(body) or store(self, row, body, **known)
     )
     settings = config(site, image_blocklist=str(listed), image_blocklist_sha256=pinned)
     version = download(str(tmp_path), links, settings)
@@ -276,9 +262,9 @@ def test_the_verdict_on_a_stated_hash(tmp_path: Path, site: Site) -> None:
 def test_what_became_of_stated_colours_is_a_column_and_counted(tmp_path: Path, site: Site) -> None:
     avif = {"quality": 95, "format": "AVIF"}
     images = {
-        "plain": picture(1), "srgb": picture(1, icc_profile=icc_profiles.SRGB),
-        "adobe": picture(1, icc_profile=icc_profiles.ADOBE_RGB), "broken": picture(1, icc_profile=b"nonsense" * 40),
-        "avif": picture(1, icc_profile=icc_profiles.PROPHOTO, **avif),
+        "plain": image(1), "srgb": image(1, icc_profile=icc_profiles.SRGB),
+        "adobe": image(1, icc_profile=icc_profiles.ADOBE_RGB), "broken": image(1, icc_profile=b"nonsense" * 40),
+        "avif": image(1, icc_profile=icc_profiles.PROPHOTO, **avif),
     }  # fmt: skip
     for name, body in images.items():
         site.answers[f"/{name}"] = reply(body)
@@ -327,10 +313,10 @@ def test_a_unit_is_cut_into_shards_of_bounded_size(tmp_path: Path, site: Site) -
 
 def test_a_full_disk_is_an_error_of_the_unit_and_loses_no_row(tmp_path: Path, site: Site) -> None:
     for number in range(50):
-        site.answers[f"/{number}"] = reply(picture(number))
+        site.answers[f"/{number}"] = reply(image(number))
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(50)])
     opened = len(os.listdir("/proc/self/fd"))
-    with no_file_beyond(4_000), pytest.raises(AltDiffusionError, match=r"pictures: writing failed.*File too large"):
+    with no_file_beyond(4_000), pytest.raises(AltDiffusionError, match=r"images: writing failed.*File too large"):
         download(str(tmp_path), links, config(site))
     assert len(os.listdir("/proc/self/fd")) == opened
     assert download(str(tmp_path), links, config(site)).rows == 50
@@ -339,16 +325,16 @@ def test_a_full_disk_is_an_error_of_the_unit_and_loses_no_row(tmp_path: Path, si
 def test_a_redirect_to_what_is_listed_is_not_followed(tmp_path: Path, site: Site) -> None:
     """By link, by domain, over several hops, in any spelling; and the last link of every other one is a column."""
     hops = {
-        "/plain.png": picture(1),
+        "/plain.png": image(1),
         "/far.png": "http://other.test/far.png",
         "/twice.png": "/far.png",
         "/home.png": "/plain.png",
         "/bad-link.png": "//other.test/b%61d.png?utm_source=x",
         "/bad-domain.png": "http://img.EVIL.test./x.png",
         "/bad-later.png": "/bad-domain.png",
-        "other.test/far.png": picture(2),
-        "other.test/bad.png": picture(3),
-        "img.evil.test/x.png": picture(4),
+        "other.test/far.png": image(2),
+        "other.test/bad.png": image(3),
+        "img.evil.test/x.png": image(4),
     }
     for path, what in hops.items():
         site.answers[path] = reply(what) if isinstance(what, bytes) else reply(status="302 Found", Location=what)
@@ -383,8 +369,8 @@ def test_a_redirect_to_what_is_listed_is_not_followed(tmp_path: Path, site: Site
 def test_a_takedown_finds_where_redirects_led_and_a_later_pass_brings_nothing_back(tmp_path: Path, site: Site) -> None:
     lake = Lake(str(tmp_path))
     site.answers["/moved"] = reply(status="302 Found", Location="http://cdn.test/hidden.png")
-    site.answers["cdn.test/hidden.png"] = site.answers["/again"] = reply(picture(1))
-    site.answers["/other"] = reply(picture(2))
+    site.answers["cdn.test/hidden.png"] = site.answers["/again"] = reply(image(1))
+    site.answers["/other"] = reply(image(2))
     busy = reply(status="503 Busy", Retry_After="0")
     for late in ("late", "copy", "listed"):
         site.answers[f"/{late}"] = busy
@@ -401,8 +387,8 @@ def test_a_takedown_finds_where_redirects_led_and_a_later_pass_brings_nothing_ba
     assert removal.after is not None and removal.rows == 1 and removal.links == 1
     assert "hash:100" in blocklist_lines(read_list(str(wanted)), holdings)
 
-    site.answers["/late"], site.answers["/listed"] = reply(picture(5)), reply(picture(6))
-    site.answers["/copy"] = reply(picture(1))  # the image that was taken down, under another link
+    site.answers["/late"], site.answers["/listed"] = reply(image(5)), reply(image(6))
+    site.answers["/copy"] = reply(image(1))  # the image that was taken down, under another link
     second = curate(lake.uri, settings, passes=1)
     assert second.read(["url"])["url"].to_pylist() == [f"http://{HOST}/other", f"http://{HOST}/late"]
     assert second.manifest.rejects_by_reason == {"takedown": 1, "blocklist": 1, "http_503": 1}

@@ -172,7 +172,7 @@ def test_other_links_than_it_was_made_from_are_an_error(tmp_path: Path, site: Si
     lake = str(tmp_path)
     links = publish_links(lake, fill(site))
     first = download(lake, links, settings(site), rows=10)
-    with pytest.raises(AltDiffusionError, match=r"was not downloaded from .* by 7 rows a unit"):
+    with pytest.raises(AltDiffusionError, match=r"was not downloaded from .* by 7 rows per unit"):
         retry(lake, links, first, config(site, rows_per_unit=7))
 
 

@@ -55,10 +55,8 @@ class Worker:
         found: dict[int, bytes | str] = {}
         given = pa.array(urls, pa.string())
         with Schedule(given, self.fetcher, self.robots, self.paces, self.config) as schedule:
-            for _ in urls:
-                result = schedule.next()
+            for result in schedule:
                 found[result.row] = result.reason if result.body is None else result.body
-        schedule.raise_problem()
         return [found[row] for row in range(len(urls))]
 
 
@@ -166,8 +164,7 @@ def test_slow_ones_cost_their_deadline_and_hold_no_host_that_is_known(site: Site
     worker.unit(f"{A}/x")
     found: dict[int, str] = {}  # in order of arrival
     with Schedule(pa.array(urls), worker.fetcher, worker.robots, worker.paces, worker.config) as schedule:
-        for _ in urls:
-            result = schedule.next()
+        for result in schedule:
             found[result.row] = result.reason
     assert [found[row] for row in range(12)] == ["robots_unreachable"] * 12
     assert [found[row] for row in range(12, 42)] == [""] * 30

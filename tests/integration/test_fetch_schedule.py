@@ -51,10 +51,9 @@ class Run:
         self.results: list[Result] = []
         self.seconds: list[float] = []
         with Schedule(pa.array(urls, pa.string()), fetcher, robots, paces or Paces(), config) as schedule:
-            for _ in urls:
-                self.results.append(schedule.next())
+            for result in schedule:
+                self.results.append(result)
                 self.seconds.append(time.monotonic() - start)
-        schedule.raise_problem()
         fetcher.close()
 
     @property
@@ -178,8 +177,8 @@ def test_what_is_fetched_ahead_is_bounded(site: Site) -> None:
             time.sleep(0.01)
         time.sleep(0.7)
         assert len(site.requests) <= 3 + 4
-        rows = {schedule.next().row for _ in range(60)}
-    assert rows == set(range(60))
+        rows = [result.row for result in schedule]
+    assert sorted(rows) == list(range(60))
 
 
 def test_a_redirect_waits_for_the_turn_of_the_host_it_names(site: Site) -> None:
@@ -233,5 +232,5 @@ def test_a_refusal_keeps_no_part_of_the_answer_alive(site: Site) -> None:
     site.answers["/"] = reply(b"x" * 1000)
     config = settings(site, max_bytes=10)
     with Schedule(pa.array([f"{A}/"]), Fetcher(config), None, Paces(), config) as schedule:
-        assert schedule.next() == Result(0, None, "too_large", "1000 bytes declared")
+        assert next(schedule) == Result(0, None, "too_large", "1000 bytes declared")
     assert Refused(DNS, "b").__traceback__ is None

@@ -14,6 +14,7 @@ from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.images.decode_guard import inspect
 from altdiffusion.curation.images.decoder_process import DONE, REFUSED, TELL, Decoder, pixels, scale
 from altdiffusion.curation.images.header import Header
+from altdiffusion.curation.images.resizer import PixelResizer
 
 CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
 SETTINGS = {
@@ -197,3 +198,30 @@ def test_what_cannot_be_decoded_is_told_with_a_reason() -> None:
     told, text = answer(bytes(body))
     assert told[0] == REFUSED and text.decode().splitlines()[0] == "decode"
     assert answer(b"GIF89a")[1].decode().splitlines()[0] == "truncated"
+
+
+@pytest.mark.parametrize("mode", ["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"])
+@pytest.mark.parametrize(("format", "quality"), [("jpg", 90), ("png", 3), ("webp", 80)])
+def test_pixels_are_resized_as_img2dataset_resizes_a_file_of_them(mode: str, format: str, quality: int) -> None:
+    from img2dataset import resizer as theirs
+
+    untouched = theirs.cv2, theirs.A.SmallestMaxSize, theirs.SuppressStdoutStderr
+    for bigger, sides in ((True, (70, 50)), (True, (20, 30)), (False, (20, 30, 3)), (False, (91, 33, 3))):
+        image = np.random.default_rng(sides).integers(0, 256, sides, np.uint8)
+        options = {"image_size": 40, "resize_mode": mode, "resize_only_if_bigger": bigger}
+        options |= {"encode_format": format, "encode_quality": quality}
+        encoded, resized = PixelResizer(**options).resize(image)
+        file = io.BytesIO(cv2.imencode(".png", image)[1].tobytes())
+        expected, width, height, *_, error = theirs.Resizer(**options)(file)
+        assert error is None and encoded == expected and resized.shape[:2] == (height, width)
+    assert (theirs.cv2, theirs.A.SmallestMaxSize, theirs.SuppressStdoutStderr) == untouched
+
+
+def test_what_the_resizer_catches_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise cv2.error("Insufficient memory")
+
+    resizer = PixelResizer(image_size=40, resize_mode="no", resize_only_if_bigger=True, encode_quality=90)
+    monkeypatch.setattr(cv2, "imencode", full)
+    with pytest.raises(RuntimeError, match="Insufficient memory"):
+        resizer.resize(np.zeros((3, 3), np.uint8))

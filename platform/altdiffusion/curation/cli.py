@@ -1,4 +1,4 @@
-"""`altdiffusion dataset remove` and `altdiffusion lineage impact`: both read lists as curation reads blocklists."""
+"""`altdiffusion dataset remove|export` and `altdiffusion lineage impact`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LIST = "text file of hash:<sample_id>, sha256:<hex>, url:<link> and domain:<nam
 
 
 def register(dataset_actions: Any, lineage_actions: Any) -> None:
-    """Add `remove` and `impact` to the actions of `dataset` and `lineage`."""
+    """Add `remove` and `export` to the actions of `dataset`, and `impact` to those of `lineage`."""
     one = dataset_actions.add_parser("remove", help="takedown: the next version, without the listed rows")
     one.add_argument("name", metavar="NAME[@DIGEST]", help="a dataset; without digest, its newest version")
     one.add_argument("--hashes", metavar="FILE", required=True, help=_LIST)
@@ -24,7 +24,13 @@ def register(dataset_actions: Any, lineage_actions: Any) -> None:
     lists.add_argument("--urls", metavar="FILE", help="text file of one link per line")
     other.add_argument("--json", action="store_true", help="for programs")
     other.set_defaults(run=cmd_impact)
-    for parser in (one, other):
+    export = dataset_actions.add_parser("export", help="write images as img2dataset does, for its readers")
+    export.add_argument("name", metavar="NAME[@DIGEST]", help="a dataset of images; without digest, its newest version")
+    export.add_argument("--format", choices=("webdataset", "files", "parquet"), required=True)
+    export.add_argument("--output", metavar="FOLDER", required=True, help="a new or empty folder, or an address of one")
+    export.add_argument("--rows-per-shard", metavar="N", type=int, default=10_000, help="default: 10000")
+    export.set_defaults(run=cmd_export)
+    for parser in (one, other, export):
         default = os.environ.get("ALTDIFFUSION_LAKE")
         parser.add_argument(
             "--lake",
@@ -106,4 +112,20 @@ def cmd_impact(arguments: argparse.Namespace) -> int:
         print(json.dumps({"list_sha256": wanted.sha256, **found.to_json()}, ensure_ascii=False, indent=2))
     else:
         print(impacts.render(found), end="")
+    return 0
+
+
+def cmd_export(arguments: argparse.Namespace) -> int:
+    """Write an images version in one of img2dataset's output formats, and print how many rows were written.
+
+    Raises:
+        AltDiffusionError: no such version, it does not hold images, or the folder is not empty.
+    """
+    from altdiffusion.curation.images.image_export import export_images
+    from altdiffusion.storage.dataset import Lake
+
+    version = Lake(arguments.lake).version(arguments.name)
+    exported = export_images(version, arguments.output, arguments.format, rows_per_shard=arguments.rows_per_shard)
+    written = f"{exported.rows:,} rows, {exported.shards:,} shards of {arguments.format}"
+    print(f"{version.ref.short} -> {arguments.output}: {written}")
     return 0

@@ -1,4 +1,4 @@
-"""`altdiffusion dataset list|show|verify|erase`; `remove` is curation's (`curation.cli`)."""
+"""`altdiffusion dataset list|show|verify|erase`; `remove` and `export` are curation's (`curation.cli`)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def register(subparsers: Any) -> Any:
     Returns:
         The subparsers of its actions, to which other packages add theirs.
     """
-    parser = subparsers.add_parser("dataset", help="list, show, verify, remove from and erase dataset versions")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|verify|remove|erase")
+    parser = subparsers.add_parser("dataset", help="list, show, verify, export, remove from and erase dataset versions")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|verify|export|remove|erase")
     for action, text in (
         ("list", "all versions in a lake"),
         ("show", "one version: rows by language, rejects by reason, parents, config"),

@@ -1,1 +1,1 @@
-"""From links to stored images: a unit of rows, and the later pass over what time may mend."""
+"""From links to stored images: a unit of rows, and the later pass over what time may fix."""

@@ -1,13 +1,13 @@
-"""Whether what failed are the links, or the machine that asks: a wrong setting must not be recorded as dead links.
+"""Do the links fail, or the machine that asks? A wrong setting must not be recorded as dead links.
 
 A unit is doubtful where next to nothing came (under 1 %) and nearly all that failed (95 %) did so for reasons that are
-the same whether the link is dead or the machine cannot reach it (`OWN`). A half-dead set of links is never that. What
-decides then are controls: links that are known to have given an image, of hosts as different as there are. If one
-of them answers, whatever it answers, the network works: the unit is fetched once more, for the outage may have just
-ended, and is then what it is. If none answers, or none is known, the unit is `Unsettled`: nothing is recorded.
+the same whether the link is dead or the machine cannot reach it (`OWN`). A half-dead set of links is never doubtful.
+Controls decide then: links that are known to have given an image, of hosts as different as there are. If one of them
+answers, whatever it answers, the network works. The unit is fetched once more, because the outage may have just ended,
+and is recorded as it is then. If none answers, or none is known, the unit is `Unsettled`: nothing is recorded.
 
-A unit of thousands of links that all time out would take hours to tell: where the first SAMPLE rows were such failures
-without one answer, and the time of one link has passed, the controls are asked at once, and the unit ends there if none
+A unit of thousands of links that all time out would take hours. So where the first SAMPLE rows were such failures
+without one answer, and the time of one link has passed, the controls are asked at once; the unit ends there if none
 of them answers.
 """
 
@@ -50,14 +50,14 @@ OWN = frozenset(
 )
 """Reasons that may be the machine's own."""
 UNASKED = frozenset({BLOCKLIST, BAD_URL, BLOCKED_SCHEME, BLOCKED_PORT, OPT_OUT_ROBOTS})
-"""Reasons that say nothing of the network: nothing was asked, or nothing need have been."""
+"""Reasons that prove nothing about the network: no host was asked, or none need have been."""
 SAMPLE = 128
 """Rows."""
 _ACCEPTED, _FAILED = 0.01, 0.95
 _CONTROLS, _FILES, _RECORDS = 16, 4, 1000
 
 Answers = Callable[[Sequence[str]], bool]
-"""Whether one of these links answers, whatever it answers."""
+"""Returns whether one of these links answers, whatever it answers."""
 
 
 def is_doubtful(accepted: int, reasons: Mapping[str, int]) -> bool:
@@ -73,7 +73,7 @@ def is_answer(reason: str) -> bool:
 
 
 class Outage(Exception):
-    """A unit that has been given up: no control answers either. `reasons` counts what had failed by then."""
+    """The unit has been given up: no control answers either. `reasons` counts what had failed by then."""
 
     def __init__(self, accepted: int, reasons: Mapping[str, int]) -> None:
         super().__init__(accepted, dict(reasons))
@@ -81,11 +81,11 @@ class Outage(Exception):
 
 
 class Watch:
-    """Watch a unit while it is fetched; for all its threads.
+    """The watch over one unit while it is fetched, shared by all its threads.
 
     Args:
-        controls: links that are known to have given an image; asked for once, if at all.
-        answers: asks them.
+        controls: returns links that are known to have given an image; called once, if at all.
+        answers: asks these links.
         patience_s: seconds that must have passed before a unit is given up.
     """
 
@@ -97,7 +97,7 @@ class Watch:
         self._believes = False
 
     def see(self, reason: str) -> None:
-        """Take note of a row that is done: its reason, empty where a body came.
+        """Count a row that is done by its reason, which is empty where a body came.
 
         Raises:
             Outage: nothing has come so far, and no control answers.
@@ -113,7 +113,7 @@ class Watch:
                 self._decide(0, self._reasons)
 
     def settle(self, accepted: int, reasons: Mapping[str, int]) -> bool:
-        """Decide about a unit that is done: false where it is doubtful, but a control answers.
+        """Decide about a unit that is done; return false where it is doubtful, but a control answers.
 
         Raises:
             Outage: it is doubtful, and no control answers.

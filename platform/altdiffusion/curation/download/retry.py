@@ -1,10 +1,10 @@
-"""A later pass over what a download rejected for a reason that time may mend: images -> images, with more rows.
+"""A later pass over what a download rejected for a reason that time may fix: images -> images, with more rows.
 
-Nothing that was done is done again: the version before keeps its shards (`carried`), and a unit is a run of its
+Nothing is done twice: the shards of the version before are kept (`carried`), and a unit is a run of its
 rejects shards. Rows whose reason `RetryConfig` covers are fetched once more, by the same rules; those that come are
 accepted now, those that fail again keep the new reason, all others their old one. A reject names the download unit
-and the row in it, which leads back to its link; it keeps both, so that a further pass finds it too. What was taken down
-from the version before stays gone: neither its rows are fetched nor its images taken under another link.
+and the row in it, which leads back to its link; it keeps both, so that a further pass finds the link too. What was
+taken down from the version before stays gone: its rows are not fetched, nor its images taken under another link.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DownloadConfig, RetryConfig, ScoreConfig
-from altdiffusion.curation.download.download_work import Controls, Crawler, Pinned, plan_download, unsettled
+from altdiffusion.curation.download.crawler import Controls, Crawler, Pinned
+from altdiffusion.curation.download.download_work import plan_download, unsettled
 from altdiffusion.curation.download.outage import controls_of
 from altdiffusion.curation.download.spill import Rows
 from altdiffusion.curation.links.blocklist import DigestSet
@@ -37,7 +38,7 @@ from altdiffusion.storage.shard_columns import read_columns
 
 
 def plan_retry(links: Version, images: Version, download: DownloadConfig) -> list[Unit]:
-    """Units over the rejects of an images version, in its order: as many shards each as hold `rows_per_unit` rows.
+    """Return units over the rejects shards of an images version, in order; each has up to `rows_per_unit` rows.
 
     Args:
         links: the version that `images` was downloaded from.
@@ -60,7 +61,7 @@ def _unit(links: Version, images: Version, index: int, first: int, stop: int) ->
 
 
 def carried(images: Version) -> UnitRecord:
-    """The record of what a version had already accepted, taken over unchanged and in front."""
+    """Return the record of what a version had already accepted, taken over unchanged and in front."""
     return UnitRecord(
         unit_id=f"carried-{images.ref.digest[:16]}",
         index=-1,
@@ -73,10 +74,10 @@ def carried(images: Version) -> UnitRecord:
 
 
 class RetryWork(RangeWork):
-    """Works a run of rejects shards: rows in are all their rows, accepted are those that came this time.
+    """Fetches the rows of a run of rejects shards: all of them are rows in, those that came this time are accepted.
 
     Args:
-        believes: whether every failure is taken as the link's; else links that came before are asked (`outage`).
+        believes: whether every failure is taken for the link's own; else links that came before are asked (`outage`).
     """
 
     def __init__(
@@ -99,19 +100,19 @@ class RetryWork(RangeWork):
         self._taken: dict[str, _Tombstones] = {}
 
     def setup(self) -> None:
-        """Makes the fetcher and loads scorer and blocklist."""
+        """Make the fetcher and load scorer and blocklist."""
         self._crawler.setup()
 
     def close(self) -> None:
-        """Ends the decoders and closes connections; the end of the process does the same."""
+        """End the decoders and close connections; the end of the process does the same."""
         self._crawler.close()
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Fetches what may be there by now, and writes it and what is still missing."""
+        """Fetch what may be there by now; write what came and what is still missing."""
         rejects = self._rejects(unit)
         again = self._retriable(rejects, self._tombstones(unit).sample_ids)
         links = self._links(unit, rejects.take(pa.array(again)))
-        crawl = self._crawler.crawl(links, gone=self._tombstones(unit).pictures, controls=self._controls(unit))
+        crawl = self._crawler.crawl(links, gone=self._tombstones(unit).images, controls=self._controls(unit))
         with unsettled(unit, links.num_rows), crawl as crawled:
             rows, reasons, details = crawled.refused()
             return finish_unit(
@@ -136,21 +137,21 @@ class RetryWork(RangeWork):
         return pa.concat_tables([shards.read_table(folder, info.sha256, REJECTS) for info in infos])
 
     def _tombstones(self, unit: Unit) -> _Tombstones:
-        """Of the images version: what was taken down from it."""
+        """Return what was taken down from the unit's images version."""
         ref = str(unit.payload["images"])
         if ref not in self._taken:
             self._taken[ref] = _tombstones(self.version(ref))
         return self._taken[ref]
 
     def _retriable(self, rejects: pa.Table, gone: pa.Array) -> Rows:
-        """Rows to fetch once more; never one whose link a takedown erased, or whose id it named."""
+        """Return the rows to fetch again; never one whose link a takedown erased, or whose id it named."""
         reasons = rejects["reason"].combine_chunks().dictionary_encode()
         covered = np.array([self.retry.covers(reason) for reason in reasons.dictionary.to_pylist()], bool)
         erased = np.asarray(rejects["url"].is_null(), bool) | np.asarray(pc.is_in(rejects["sample_id"], gone), bool)
         return np.flatnonzero(covered[reasons.indices.to_numpy()] & ~erased)
 
     def _links(self, unit: Unit, rejects: pa.Table) -> pa.Table:
-        """The links of rejected rows, in their order."""
+        """Return the links of rejected rows, in their order."""
         ref = str(unit.payload["links"])
         if ref not in self._plans:
             self._plans[ref] = plan_download(self.version(ref), self.download.rows_per_unit)
@@ -164,7 +165,8 @@ class RetryWork(RangeWork):
             if not 0 <= index < len(plan) or plan[index].id != name:
                 raise AltDiffusionError(
                     f"{unit.payload['images']}",
-                    f"was not downloaded from {ref} by {self.download.rows_per_unit} rows a unit: {name} is none",
+                    f"was not downloaded from {ref} by {self.download.rows_per_unit} rows per unit: its unit {name} is "
+                    "not one of them",
                     "give the links version and the rows_per_unit that it was made with",
                 )
             mine = np.flatnonzero(numbers == number)
@@ -179,13 +181,13 @@ class _Tombstones:
     """What identifies rows that were taken down."""
 
     sample_ids: pa.Array
-    pictures: Set[str]
+    images: Set[str]
     """SHA-256 (hex)."""
 
 
 def _tombstones(images: Version) -> _Tombstones:
-    """From the back: a takedown appends its rejects as one shard."""
-    ids, pictures = [pa.array([], pa.int64())], set[str]()
+    """Read rejects shards from the last one on: a takedown appends its rejects as one shard."""
+    ids, images_gone = [pa.array([], pa.int64())], set[str]()
     left = images.manifest.rejects_by_reason.get(TAKEDOWN, 0)
     folder = files.join(images.folder_uri, "rejects")
     for info in reversed(images.rejects if left else ()):
@@ -193,18 +195,23 @@ def _tombstones(images: Version) -> _Tombstones:
         if len(rows):
             gone = read_columns(folder, info, ["sample_id", "detail"]).take(rows)
             ids += gone["sample_id"].chunks
-            told = gone["detail"].to_pylist()
-            pictures.update(text.removeprefix(IMAGE) for text in told if text and text.startswith(IMAGE))
+            details = gone["detail"].to_pylist()
+            images_gone.update(text.removeprefix(IMAGE) for text in details if text and text.startswith(IMAGE))
             left -= len(rows)
         if not left:
             break
-    return _Tombstones(sample_ids=pa.concat_arrays(ids), pictures=DigestSet(pictures))
+    return _Tombstones(sample_ids=pa.concat_arrays(ids), images=DigestSet(images_gone))
 
 
 def _still_missing(
     rejects: pa.Table, again: Rows, refused: Rows, reasons: pa.Array, details: pa.Array
 ) -> pa.Table:  # fmt: skip
-    """The rejects without those that came: `again` were fetched, `refused` of these did not come, and why."""
+    """Return the rejects without those that came.
+
+    Args:
+        again: rows of `rejects` that were fetched.
+        refused: indices into `again` of those that did not come, with their `reasons` and `details`.
+    """
     rows = rejects.num_rows
     source = np.arange(rows)
     source[again[refused]] = rows + np.arange(len(refused))

@@ -1,7 +1,7 @@
-"""Images of one unit on their way from img2dataset's loop to shards: in a file as they come, out in input order.
+"""The spill file: images of one unit on their way to shards, written as they come, read in input order.
 
-Memory holds some 80 bytes a row, and the links that redirects led to, whatever the images' size; one shard's images
-are read back at a time.
+Memory holds about 80 bytes per row and the links that redirects led to, whatever the images' size. The images of one
+shard are read back at a time.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _STORED, _OPEN = -1, -2
 Rows = npt.NDArray[np.int64]
 
 
-class Spool:
-    """`rows` rows; each is either described and stored, or refused, once, by any thread; then they are read in order.
+class SpillFile:
+    """A file of `rows` rows. Any thread stores or refuses each row, once; then they are read in order.
 
     Args:
-        path: of a file to make; whoever gave it removes it.
+        path: a file to make; the caller removes it.
 
     Raises:
-        AltDiffusionError: by whatever writes, and by `close`: the file could not be written (no space left).
+        AltDiffusionError: by every method that writes, and by `close`: the file could not be written (no space left).
     """
 
     def __init__(self, path: str, rows: int) -> None:
@@ -50,6 +50,7 @@ class Spool:
         self._lock = threading.Lock()
 
     def close(self) -> None:
+        """Close the file."""
         try:
             with files.naming(self._path, "writing"):
                 self._file.close()
@@ -57,33 +58,39 @@ class Spool:
             os.close(self._reader)
 
     def refuse(self, row: int, reason: str, detail: str) -> None:
-        """The row has no image."""
+        """Note why the row has no image."""
         with self._lock:
             number = self._reasons.setdefault(reason, len(self._reasons))
             self._append(row, detail.encode("utf-8", "replace"))
             self._rows["reason"][row] = number
 
-    def describe(
-        self, row: int, *, sha256: bytes, phash: int, verdict: int, profiled: int, final_url: str = ""
+    def store(
+        self,
+        row: int,
+        image: bytes,
+        *,
+        sides: tuple[int, int, int, int],
+        sha256: bytes,
+        phash: int,
+        verdict: int,
+        profiled: int,
+        final_url: str = "",
     ) -> None:
-        """Note what is known of an image beside the file.
+        """Write a row's image and note what is known of it.
 
         Args:
+            sides: width and height as stored, then as downloaded; pixels.
             sha256: 32 bytes.
             verdict: a number of the caller's, as is `profiled`.
             final_url: the link that redirects led to; empty where there were none.
         """
         entry = self._rows[row]
+        entry["width"], entry["height"], entry["original_width"], entry["original_height"] = sides
         entry["sha256"] = np.frombuffer(sha256, np.uint8)
         entry["phash"], entry["verdict"], entry["profiled"] = phash, verdict, profiled
-        if final_url:
-            self._finals[row] = final_url
-
-    def store(self, row: int, image: bytes, sides: tuple[int, int, int, int]) -> None:
-        """The file. `sides`: width and height as stored, then as downloaded."""
-        entry = self._rows[row]
-        entry["width"], entry["height"], entry["original_width"], entry["original_height"] = sides
         with self._lock:
+            if final_url:
+                self._finals[row] = final_url
             self._append(row, image)
             self._rows["reason"][row] = _STORED
 
@@ -93,10 +100,10 @@ class Spool:
             self._file.write(data)
         self._end += len(data)
 
-    # Reading, when all rows are set:
+    # Reading, once all rows are set:
 
     def finish(self) -> None:
-        """To be called before the first read.
+        """Flush what was written; to be called before the first read.
 
         Raises:
             RuntimeError: rows are neither stored nor refused.
@@ -105,10 +112,10 @@ class Spool:
             self._file.flush()
         lost = int((self._rows["reason"] == _OPEN).sum())
         if lost:
-            raise RuntimeError(f"{lost} of {len(self._rows)} rows have got lost")
+            raise RuntimeError(f"{lost} of {len(self._rows)} rows were lost")
 
     def stored(self, limit_bytes: int) -> Iterator[Rows]:
-        """Rows with an image, in order, as many at a time as fit into `limit_bytes`, one at least."""
+        """Yield the rows with an image, in order, as many at a time as fit into `limit_bytes`, at least one."""
         rows = np.flatnonzero(self._rows["reason"] == _STORED)
         ends = np.cumsum(self._rows["bytes"][rows], dtype=np.int64)
         start = 0
@@ -119,20 +126,20 @@ class Spool:
             start = stop
 
     def column(self, name: str, rows: Rows) -> npt.NDArray[Any]:
-        """One of: verdict, profiled, width, height, original_width, original_height, phash, sha256 [rows, 32]."""
+        """Return verdict, profiled, width, height, original_width, original_height, phash or sha256 [rows, 32]."""
         values: npt.NDArray[Any] = self._rows[name][rows]
         return values
 
     def final_urls(self, rows: Rows) -> pa.Array:
-        """string, null where no redirect was followed."""
+        """Return the links that redirects led to: string, null where no redirect was followed."""
         return pa.array([self._finals.get(row) for row in rows.tolist()], pa.string())
 
     def images(self, rows: Rows) -> pa.Array:
-        """binary, one a row."""
+        """Return the images of rows: binary."""
         return self._read(rows, pa.binary())
 
     def refused(self) -> tuple[Rows, pa.Array, pa.Array]:
-        """Rows without an image, in order; their reasons; details, null where there is none."""
+        """Return the rows without an image, in order; their reasons; their details, null where there is none."""
         rows = np.flatnonzero(self._rows["reason"] >= 0)
         reasons = pa.array(list(self._reasons), pa.string()).take(pa.array(self._rows["reason"][rows]))
         details = self._read(rows, pa.string())
@@ -140,7 +147,7 @@ class Spool:
         return rows, reasons, pa.compute.if_else(empty, None, details)
 
     def reasons(self) -> dict[str, int]:
-        """How many rows were refused for each reason."""
+        """Return how many rows were refused for each reason."""
         counts = np.bincount(self._rows["reason"][self._rows["reason"] >= 0], minlength=len(self._reasons))
         return {reason: int(counts[number]) for reason, number in self._reasons.items()}
 
@@ -152,5 +159,5 @@ class Spool:
         view = memoryview(buffer).cast("B")
         for at, start, stop in zip(self._rows["at"][rows], offsets[:-1], offsets[1:], strict=True):
             if os.preadv(self._reader, [view[start:stop]], int(at)) != stop - start:
-                raise OSError("the temporary file of pictures has been cut short")
+                raise OSError("the spill file of images has been cut short")
         return pa.Array.from_buffers(dtype, len(rows), [None, pa.py_buffer(offsets), buffer])

@@ -11,14 +11,14 @@ import pyarrow as pa
 
 
 def bodies_of(column: pa.ChunkedArray) -> Iterator[bytes]:
-    """The rows of a binary column, one at a time."""
+    """Yield the rows of a binary column."""
     for chunk in column.chunks:
         for value in chunk:
             yield value.as_py()
 
 
 def binary_rows(values: npt.NDArray[Any]) -> pa.Array:
-    """An array of n rows -> a binary column of n values: each row's own bytes, C order, little-endian."""
+    """Return an array's n rows as a binary column of n values: each row's bytes, in C order, little-endian."""
     data = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     width = data.nbytes // len(data) if len(data) else 0
     offsets = np.arange(len(data) + 1, dtype=np.int32) * width

@@ -1,8 +1,8 @@
-"""Pixels in a file's own colours -> sRGB, by Little CMS (Pillow's ImageCms), perceptual intent.
+"""Conversion of pixels in a file's own colours to sRGB, by Little CMS (Pillow's ImageCms), perceptual intent.
 
-A profile is tried out once on a grid of colours: what it changes by at most one level of 255 is sRGB under another
-name, and its images are left alone. Grey is converted by a table. A grey image with a profile of RGB is one whose
-red, green and blue are equal, as in browsers.
+A profile is tried once on a grid of colours. If it changes none by more than one level of 255, it is sRGB under
+another name, and its images are left alone. Grey is converted by a table. A grey image with a profile of RGB is one
+whose red, green and blue are equal, as in browsers.
 
 Shapes: H rows, W columns.
 """
@@ -32,7 +32,7 @@ _FAR = 40
 
 
 class Converter:
-    """One profile's pixels to sRGB's."""
+    """A converter of one profile's pixels to sRGB's."""
 
     def __init__(self, profile: bytes, mode: Mode) -> None:
         """Make the transform.
@@ -70,7 +70,7 @@ class Converter:
         return self._through(np.ascontiguousarray(rgb))[..., ::-1]
 
     def _through(self, pixels: Pixels) -> Pixels:
-        """[H, W] grey, [H, W, 3] RGB or [H, W, 4] CMYK -> [H, W, 3] RGB."""
+        """Convert [H, W] grey, [H, W, 3] RGB or [H, W, 4] CMYK to [H, W, 3] RGB."""
         mode = {2: "L", 3: "RGB", 4: "CMYK"}[2 if pixels.ndim == 2 else pixels.shape[2]]
         image = Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes())
         return np.asarray(ImageCms.applyTransform(image, self._transform))
@@ -81,13 +81,13 @@ class _Mismatch(Exception):
 
 
 class Converters:
-    """The converters of the profiles that came last."""
+    """The converters of the profiles that came last, up to `_KEPT`."""
 
     def __init__(self) -> None:
         self._of = functools.lru_cache(maxsize=_KEPT)(_converter)
 
     def of(self, body: bytes, tag: ColorTag | None, mode: Mode) -> tuple[Converter | None, Profiled | None]:
-        """Return the converter of a file's pixels, None where there is nothing to convert; and what there was."""
+        """Return the converter of a file's pixels (None where nothing is to be converted), and what the file states."""
         if tag is None:
             return None, None
         profile = read_profile(body, tag)
@@ -124,6 +124,6 @@ def _srgb() -> Any:
 
 @functools.cache
 def _grid() -> Pixels:
-    """[_GRID^3, 1, 3] colours over the whole cube."""
+    """Return [_GRID^3, 1, 3] colours over the whole cube."""
     steps = np.rint(np.linspace(0, 255, _GRID)).astype(np.uint8)
     return np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 1, 3)

@@ -12,14 +12,14 @@ from altdiffusion.curation.rejects import NOT_IMAGE, TRUNCATED, Refused
 _BOXES = 10_000
 _WIDTH, _HEIGHT, _PROFILE = 256, 257, 34675
 _PIECES = ((273, 279), (324, 325))
-"""Tags of the places and lengths of strips, and of tiles."""
+"""Tags of the offsets and lengths of strips, and of tiles."""
 _TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "Q", 6: "b", 7: "B", 8: "h", 9: "i", 10: "q", 11: "f", 12: "d"}
-"""TIFF 6.0's types -> struct's letter of that size."""
+"""TIFF 6.0's types -> struct's format character of that size."""
 _EMBEDDED = int.from_bytes(b"MBED", "big")
 
 
 def avif(body: bytes) -> Header:
-    """Walk the boxes (ISO/IEC 14496-12): each must lie within the file; sizes and colours are properties of items.
+    """Walk the boxes (ISO/IEC 14496-12): each must be within the file; sizes and colours are properties of items.
 
     Of several items (the image, its alpha, a thumbnail, tiles of a grid) the largest extent counts.
     """
@@ -44,7 +44,7 @@ def avif(body: bytes) -> Header:
 
 
 def _preferred(tag: ColorTag | None, body: bytes, start: int, stop: int) -> ColorTag | None:
-    """A profile counts before code points (MIAF, ISO/IEC 23000-22, 7.3.6.4), the first of each before others."""
+    """Return the tag that counts: a profile before code points (MIAF, ISO/IEC 23000-22, 7.3.6.4), the first of each."""
     kind = body[start : start + 4]
     if kind in (b"prof", b"rICC") and (tag is None or tag.profile is None):
         return ColorTag(profile=((start + 4, stop),))
@@ -59,7 +59,7 @@ _INSIDE = {b"meta": 4, b"iprp": 0, b"ipco": 0}
 
 
 def _walk(body: bytes, at: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[bytes, int, int]]:
-    """(type, first byte of the content, the byte behind it) of every box, those inside of others too."""
+    """Yield (type, first byte of the content, the byte behind it) for every box, those inside others included."""
     count = 0
     while at < end and count < _BOXES:
         size, kind = struct.unpack_from(">I4s", body, at)
@@ -77,7 +77,7 @@ def _walk(body: bytes, at: int, end: int, path: tuple[bytes, ...]) -> Iterator[t
 
 
 def bmp(body: bytes) -> Header:
-    """File header and one of the information headers; a profile may follow the pixels (BITMAPV5HEADER)."""
+    """Read the file header and the information header; a profile may follow the pixels (BITMAPV5HEADER)."""
     _, _, _, offset, size = struct.unpack_from("<IHHII", body, 2)
     if size == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", body, 18)
@@ -96,7 +96,7 @@ def bmp(body: bytes) -> Header:
 
 
 def tiff(body: bytes) -> Header:
-    """The first directory (TIFF 6.0); the strips or tiles it names must lie within the file."""
+    """Read the first directory (TIFF 6.0); the strips or tiles that it names must be within the file."""
     order = "<" if body.startswith(b"II") else ">"
     (at,) = struct.unpack_from(order + "I", body, 4)
     (entries,) = struct.unpack_from(order + "H", body, at)
@@ -120,7 +120,7 @@ def tiff(body: bytes) -> Header:
 
 
 def _entries(body: bytes, order: str, at: int, entries: int) -> Iterator[tuple[int, int, int, int]]:
-    """(tag, type, number of values, where they begin) of every entry of a known type."""
+    """Yield (tag, type, number of values, where they begin) for every entry of a known type."""
     for place in range(at, at + 12 * entries, 12):
         tag, kind, count = struct.unpack_from(order + "HHI", body, place)
         if kind in _TYPES:

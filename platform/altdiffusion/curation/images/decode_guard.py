@@ -1,8 +1,8 @@
-"""What an image is, read from its header before any decoder sees it.
+"""The check of an image's header before any decoder sees the image.
 
-Formats are told by their magic bytes, never by Content-Type or name. Sides and pixels come from the header, so that a
-bomb of 900 megapixels costs nothing; a file whose structure ends early is `truncated`. Nothing here decodes: it runs
-in the process that holds the network and the disk, while the decoder (`decode`) is a process of its own.
+Formats are recognised by their magic bytes, never by Content-Type or name. Sides and pixels come from the header, so
+that a bomb of 900 megapixels costs nothing. A file whose structure ends early is `truncated`. Nothing here decodes:
+this runs in the process that has network and disk; the decoder (`decoder_process`) is a process of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _AVIF_BRANDS = (b"avif", b"avis")
 
 
 def inspect(body: bytes, config: DownloadConfig) -> Header:
-    """The header of an image that may be decoded.
+    """Return the header of an image that may be decoded.
 
     Raises:
         Refused: not_image, format, truncated, too_many_pixels, dims.
@@ -48,7 +48,7 @@ def inspect(body: bytes, config: DownloadConfig) -> Header:
 
 
 def read_header(body: bytes) -> Header:
-    """Format, size and completeness, from structure alone.
+    """Read format and size, and check completeness, from the structure alone.
 
     Raises:
         Refused: not_image, format (an image of a kind that is never read), truncated, dims (no extent).
@@ -64,7 +64,7 @@ def read_header(body: bytes) -> Header:
 
 
 def _format(body: bytes) -> Format:
-    """By magic bytes."""
+    """Recognise a format by its magic bytes."""
     if body.startswith(b"\xff\xd8\xff"):
         return "jpg"
     if body.startswith(_PNG):
@@ -83,7 +83,7 @@ def _format(body: bytes) -> Format:
 
 
 def _is_avif(body: bytes) -> bool:
-    """Whether AVIF is the major brand or a compatible one; HEIC, in the same container, is another codec's."""
+    """Return whether AVIF is the major brand or a compatible one; HEIC uses the same container for another codec."""
     brands = body[8:12] + body[16 : min(int.from_bytes(body[:4], "big"), 256)]
     return any(brands[at : at + 4] in _AVIF_BRANDS for at in range(0, len(brands), 4))
 
@@ -102,7 +102,7 @@ def _other(body: bytes) -> Refused:
 
 
 def _jpeg(body: bytes) -> Header:
-    """Walks the segments to the frame header (ITU-T T.81 B.2), then looks for the end marker behind the scan."""
+    """Walk the segments to the frame header (ITU-T T.81 B.2), then look for the end marker behind the scan."""
     at, size, components, orientation = 2, None, 0, 1
     profile: list[tuple[int, int, Span]] = []
     while True:
@@ -144,7 +144,7 @@ def _jpeg(body: bytes) -> Header:
 
 
 def _in_order(pieces: list[tuple[int, int, Span]]) -> tuple[Span, ...]:
-    """A profile's pieces (number, of how many, where; ICC.1 B.4) in their order; none where they are not complete."""
+    """Return a profile's pieces (number, of how many, where; ICC.1 B.4) in order; none if they are not complete."""
     ordered = sorted(pieces)
     whole = [number for number, _, _ in ordered] == list(range(1, len(ordered) + 1))
     same = all(count == len(ordered) for _, count, _ in ordered)
@@ -152,7 +152,7 @@ def _in_order(pieces: list[tuple[int, int, Span]]) -> tuple[Span, ...]:
 
 
 def _png(body: bytes) -> Header:
-    """Walks the chunks (ISO/IEC 15948): each must lie within the file, up to IEND."""
+    """Walk the chunks (ISO/IEC 15948): each must be within the file, up to IEND."""
     at = 8
     length, kind = struct.unpack_from(">I4s", body, at)
     if kind != b"IHDR" or length != 13:
@@ -186,7 +186,7 @@ def _png(body: bytes) -> Header:
 
 
 def _png_colors(body: bytes, chunks: dict[bytes, Span]) -> ColorTag | None:
-    """cICP before iCCP before sRGB before gAMA and cHRM (PNG, third edition, 4.3)."""
+    """Return what counts: cICP before iCCP before sRGB before gAMA and cHRM (PNG, third edition, 4.3)."""
     start, stop = chunks.get(b"cICP", (0, 0))
     if stop - start == 4:
         return ColorTag(code_points=(body[start], body[start + 1]))
@@ -205,7 +205,7 @@ def _png_colors(body: bytes, chunks: dict[bytes, Span]) -> ColorTag | None:
 
 
 def _webp(body: bytes) -> Header:
-    """RIFF size, then VP8, VP8L or VP8X (RFC 9649)."""
+    """Read the RIFF size, then VP8, VP8L or VP8X (RFC 9649)."""
     (size,) = struct.unpack_from("<I", body, 4)
     if size + 8 > len(body):
         raise Refused(TRUNCATED, "webp ends early")
@@ -222,7 +222,7 @@ def _webp(body: bytes) -> Header:
 
 
 def _webp_extended(body: bytes, end: int) -> Header:
-    """Flags and sides, and where profile and EXIF lie: the one in front of the pixels, the other behind them."""
+    """Read flags and sides, and find the profile (in front of the pixels) and EXIF (behind them)."""
     flags = body[20]
     turn, tag, at = 1, None, 12
     while at + 8 <= end and flags & 0b101000:
@@ -244,7 +244,7 @@ def _webp_extended(body: bytes, end: int) -> Header:
 
 
 def _gif(body: bytes) -> Header:
-    """Walks the blocks (GIF89a) to the end of the first image, which must lie within the screen."""
+    """Walk the blocks (GIF89a) to the end of the first image, which must be within the screen."""
     width, height, flags = struct.unpack_from("<HHB", body, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     while True:

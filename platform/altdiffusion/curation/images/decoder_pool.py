@@ -1,7 +1,7 @@
-"""Decoder processes of a worker: hostile bytes in, a stored image or a reason out, whatever happens in between.
+"""The decoder processes of a worker: hostile bytes in, a stored image or a reason out, whatever happens in between.
 
-A process that crashes, takes too long or wants too much memory is ended and replaced; the row that was in it is tried
-once more in a new one (it may have been somebody else's fault: the machine was short of memory), then rejected.
+A process that crashes, takes too long or needs too much memory is ended and replaced. Its row is tried again in a new
+process, because the cause may have been another one (the machine was short of memory); then it is rejected.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ _BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """An image as it is stored. Sides in pixels; `phash` of the stored image, `whole_phash` before a crop or
-    border; both signed 64 bits. `profiled`: what became of the colours that the file states, if it states any."""
+    """An image as it is stored. Sides are in pixels. `phash` is that of the stored image, `whole_phash` that of the
+    image before a crop or border; both are signed 64 bits. `profiled`: what became of the colours that the file
+    states."""
 
     body: bytes
     width: int
@@ -49,7 +50,7 @@ class Decoded:
 
 
 class DecoderPool:
-    """`config.decoders` processes for the threads of one worker; each starts when it is first needed."""
+    """`config.decoders` processes for the threads of one worker; each is started when it is first needed."""
 
     def __init__(self, config: DownloadConfig) -> None:
         self._free: queue.LifoQueue[_Decoder] = queue.LifoQueue()
@@ -58,10 +59,10 @@ class DecoderPool:
             self._free.put(decoder)
 
     def decode(self, body: bytes) -> Decoded:
-        """Waits for a free process and has it decode.
+        """Wait for a free process and have it decode.
 
         Raises:
-            Refused: decode, decoder_crash, decode_timeout, memory_limit, or what `read_header` says.
+            Refused: decode, decoder_crash, decode_timeout, memory_limit, or a reason of `read_header`.
             AltDiffusionError: a process does not start.
         """
         with self._borrowed() as decoder:
@@ -76,13 +77,13 @@ class DecoderPool:
             self._free.put(decoder)
 
     def close(self) -> None:
-        """Ends the processes; the next `decode` starts new ones."""
+        """End the processes; the next `decode` starts new ones."""
         for decoder in self._all:
             decoder.stop()
 
 
 class _Decoder:
-    """One process, or none yet; used by one thread at a time."""
+    """At most one process, used by one thread at a time."""
 
     def __init__(self, config: DownloadConfig) -> None:
         self._timeout_s = config.decode_timeout_s
@@ -94,6 +95,7 @@ class _Decoder:
         self._finalizer: weakref.finalize | None = None  # type: ignore[type-arg, unused-ignore]
 
     def decode(self, body: bytes) -> Decoded:
+        """Decode in the process, which is started where there is none."""
         for attempt in range(1, _TRIES + 1):
             sock = self._sock or self._start()
             try:
@@ -154,11 +156,11 @@ class _Decoder:
         if head is None or TELL.unpack(head)[0] != READY:
             ours.close()
             process.kill()
-            said = process.communicate()[1].decode(errors="replace").strip()
+            printed = process.communicate()[1].decode(errors="replace").strip()
             raise AltDiffusionError(
                 "the decoder process",
-                f"does not start ({said.splitlines()[-1][:200] if said else 'it says nothing'})",
-                "run `python -c 'import cv2, albumentations'` in the worker's environment and mend what it says",
+                f"does not start ({printed.splitlines()[-1][:200] if printed else 'it prints nothing'})",
+                "run `python -c 'import cv2, albumentations'` in the worker's environment and fix what it reports",
             )
         if process.stderr is not None:
             process.stderr.close()
@@ -167,7 +169,7 @@ class _Decoder:
         return ours
 
     def stop(self) -> str:
-        """Ends the process; says how it had ended by itself, if it had."""
+        """End the process; return how it had ended by itself, if it had."""
         if self._process is None or self._finalizer is None:
             return ""
         process, finalizer = self._process, self._finalizer
@@ -178,7 +180,7 @@ class _Decoder:
 
 
 def _receive(sock: socket.socket, length: int) -> bytes | None:
-    """So many bytes; None where the connection ends before."""
+    """Return `length` bytes; None where the connection ends before."""
     buffer = bytearray(length)
     view, at = memoryview(buffer), 0
     while at < length:
@@ -192,13 +194,13 @@ def _receive(sock: socket.socket, length: int) -> bytes | None:
 def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
     sock.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.2)  # a crash's own signal is worth a moment
+        process.wait(0.2)  # a process that crashed may not have ended yet
     process.kill()
     process.wait()
 
 
 def _environment(config: DownloadConfig) -> dict[str, str]:
-    """Enough to find the packages; no secret of the worker's."""
+    """Return what a decoder needs to find its packages, and no secret of the worker's."""
     kept = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME", "TMPDIR")
     root = str(Path(altdiffusion.__file__).resolve().parents[1])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]

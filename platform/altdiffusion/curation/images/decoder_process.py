@@ -2,19 +2,18 @@
 
     python -m altdiffusion.curation.images.decoder_process FD SETTINGS
 
-FD is a socket inherited from the worker (`decoder`), SETTINGS are JSON. Codecs are the part of a crawler that hostile
-bytes reach deepest, so they run here: what crashes, hangs or eats memory takes this process with it and costs one
-row. It holds no file, no other connection and no secret, and may take so much memory and no more.
+FD is a socket inherited from the worker (`decoder_pool`), SETTINGS is JSON. Codecs are the part of a crawler that
+hostile bytes reach deepest, so they run here: what crashes, hangs or eats memory ends this process and costs one row.
+The process has no file, no other connection and no secret, and its memory is limited.
 
-An image is decoded, its colours are converted to sRGB, it is laid on white and turned upright: in that order. Then
-img2dataset's Resizer resizes and encodes it. Nothing of the file that came survives but its pixels: no EXIF, no
-profile, no comment, no bytes behind the end.
+An image is decoded, converted to sRGB, laid on white and turned upright, in this order. Then img2dataset's Resizer
+resizes and encodes it. Nothing but pixels remains of the file that came: no EXIF, no profile, no comment, no bytes
+behind the end.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import io
 import json
@@ -29,16 +28,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from altdiffusion.curation.download.img2dataset_part import part
 from altdiffusion.curation.images.color import PROFILED, Converter, Converters, Mode, lab_to_srgb
 from altdiffusion.curation.images.decode_guard import read_header
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.phash import phash
+from altdiffusion.curation.images.resizer import PixelResizer, Pixels
 from altdiffusion.curation.rejects import DECODE, MEMORY_LIMIT, Refused
 
-Pixels = npt.NDArray[np.uint8]
 Choose = Callable[[Mode], Converter | None]
 
 ASK = struct.Struct(">I")
@@ -64,8 +61,11 @@ _GRACE_S = 5.0
 
 
 def scale(header: Header, target: int, *, of_long_side: bool) -> tuple[int, float]:
-    """How a JPEG is decoded that will be resized to `target` pixels: divisor of its sides (1, 2, 4 or 8), and how many
-    times the target it then still is. Never less than the margin where the divisor is not 1."""
+    """Return how a JPEG is decoded that will be resized to `target` pixels.
+
+    That is the divisor of its sides (1, 2, 4 or 8), and how many times the target it is then: more than the margin
+    where the divisor is not 1.
+    """
     side = max(header.width, header.height) if of_long_side else min(header.width, header.height)
     divisors = (8, 4, 2) if header.format == "jpg" and header.plain else ()
     divisor = next((divisor for divisor in divisors if -(-side // divisor) > target * _MARGIN), 1)
@@ -73,10 +73,10 @@ def scale(header: Header, target: int, *, of_long_side: bool) -> tuple[int, floa
 
 
 def pixels(body: bytes, header: Header, divisor: int = 1, choose: Choose = lambda _: None) -> Pixels:
-    """The image upright on white: uint8 [H, W] or [H, W, 3] BGR, its sides divided by `divisor` and rounded up.
+    """Return the image upright on white: uint8 [H, W] or [H, W, 3] BGR, its sides divided by `divisor` and rounded up.
 
     Args:
-        choose: gives the converter to sRGB for grey, RGB or CMYK, which colours pass before they are mixed with
+        choose: returns the converter to sRGB for grey, RGB or CMYK, which is applied before colours are mixed with
             white or with each other; None where they are sRGB's.
 
     Raises:
@@ -104,14 +104,14 @@ def _by_opencv(body: bytes, header: Header, divisor: int) -> Any:
     flags = cv2.IMREAD_UNCHANGED
     if divisor > 1:
         flags = _REDUCED[divisor][header.grey] | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = cv2.imdecode(np.frombuffer(_still(body) if header.animated else body, np.uint8), flags)
-    if picture is None:
+    image = cv2.imdecode(np.frombuffer(_still(body) if header.animated else body, np.uint8), flags)
+    if image is None:
         raise Refused(DECODE, "OpenCV cannot read it")
-    return picture
+    return image
 
 
 def _still(png: bytes) -> bytes:
-    """An animated PNG without what makes it one: its default image is left."""
+    """Return an animated PNG without its animation: only the default image is left."""
     kept, at = [png[:8]], 8
     while at < len(png):
         length, kind = struct.unpack_from(">I4s", png, at)
@@ -124,7 +124,7 @@ def _still(png: bytes) -> bytes:
 
 
 def _eight_bits(deep: Any) -> Pixels:
-    """16 bits as 8, rounded (libpng's `png_set_scale_16`)."""
+    """Return 16 bits as 8, rounded (libpng's `png_set_scale_16`)."""
     out = np.empty(deep.shape, np.uint8)
     for start in range(0, len(deep), _BAND_ROWS):
         band = deep[start : start + _BAND_ROWS].astype(np.uint32)
@@ -133,7 +133,7 @@ def _eight_bits(deep: Any) -> Pixels:
 
 
 def _alpha(coded: Any, header: Header) -> Pixels | None:
-    """[H, W] opacity of what OpenCV decoded, 8 or 16 bits: a channel, or all but PNG's transparent colour."""
+    """Return [H, W] opacity of what OpenCV decoded, 8 or 16 bits: a channel, or all but PNG's transparent colour."""
     if header.key is not None:
         channels = coded[..., None] if coded.ndim == 2 else coded[..., 2::-1]
         shift = 255 // ((1 << header.depth) - 1) if header.depth < 8 else 1
@@ -147,7 +147,7 @@ def _alpha(coded: Any, header: Header) -> Pixels | None:
 
 
 def _shown(coded: Pixels, alpha: Pixels | None, converter: Converter | None) -> Pixels:
-    """Colours as sRGB, then laid on white, band by band, so that the arithmetic needs little memory."""
+    """Convert colours to sRGB and lay them on white, band by band, so that the arithmetic needs little memory."""
     if alpha is not None and not _lets_through(alpha):
         alpha = None
     if alpha is None and converter is None:
@@ -179,9 +179,9 @@ def _lay_on_white(color: Pixels, alpha: Pixels, into: Pixels) -> None:
     np.subtract(255, shade, out=into, casting="unsafe")
 
 
-def _turned(picture: Pixels, orientation: int) -> Pixels:
-    """As EXIF's orientation says it is to be shown (TIFF 6.0, tag 274)."""
-    turned: Any = picture
+def _turned(image: Pixels, orientation: int) -> Pixels:
+    """Turn an image as EXIF's orientation states that it is to be shown (TIFF 6.0, tag 274)."""
+    turned: Any = image
     if orientation in (2, 4, 5, 7):
         turned = cv2.flip(turned, 1)
     if orientation in (3, 4):
@@ -196,7 +196,7 @@ def _turned(picture: Pixels, orientation: int) -> Pixels:
 
 @contextlib.contextmanager
 def _opened(body: bytes, header: Header) -> Iterator[Any]:
-    """What OpenCV does not read, or not rightly, read by Pillow: the first frame."""
+    """Open by Pillow what OpenCV does not read, or does not read correctly: the first frame."""
     from PIL import AvifImagePlugin, Image
 
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -215,7 +215,7 @@ _PILLOW: dict[str, str] = {"jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "avif": 
 
 
 def _channels(image: Any) -> tuple[Pixels, Pixels | None]:
-    """[H, W] grey, [H, W, 3] BGR or [H, W, 4] CMYK, as coded; and [H, W] opacity, if the file has any."""
+    """Return [H, W] grey, [H, W, 3] BGR or [H, W, 4] CMYK, as coded; and [H, W] opacity, if the file has any."""
     if image.mode == "F":
         raise Refused(DECODE, "floating-point samples, whose white is not stated")
     if image.mode.startswith("I"):
@@ -240,8 +240,8 @@ def _channels(image: Any) -> tuple[Pixels, Pixels | None]:
 
 
 class Decoder:
-    """One body -> one answer. `settings`: image_size, resize_mode, resize_only_if_bigger, encode_format,
-    encode_quality, scaled_decode, color_space, of a DownloadConfig."""
+    """One body in, one answer out. `settings`: image_size, resize_mode, resize_only_if_bigger, encode_format,
+    encode_quality, scaled_decode and color_space of a DownloadConfig."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._target = int(settings["image_size"])
@@ -249,68 +249,74 @@ class Decoder:
         self._of_long_side = settings["resize_mode"] in ("border", "keep_ratio_largest")
         self._changes_view = settings["resize_mode"] in _CHANGES_VIEW
         names = ("image_size", "resize_mode", "resize_only_if_bigger", "encode_format", "encode_quality")
-        resizer, given = _resizer_module(self).Resizer, {name: settings[name] for name in names}
-        self._area, self._linear = resizer(**given), resizer(**given, downscale_interpolation="linear")
-        self._body, self._header, self._divisor = b"", Header(format="jpg", width=1, height=1, plain=True), 1
-        self._upright = (0, 0)
-        self._problem: BaseException | None = None
-        self._stored = self._whole = 0
+        given = {name: settings[name] for name in names}
+        self._area, self._linear = PixelResizer(**given), PixelResizer(**given, downscale_interpolation="linear")
         self._converts = settings["color_space"] == "srgb"
-        self._converters, self._profiled = Converters(), 0
+        self._converters = Converters()
 
     def __call__(self, body: bytes) -> bytes:
-        """An answer, framed."""
+        """Return the answer to a body, framed."""
         try:
-            header = read_header(body)
-            self._body, self._header, self._problem, self._profiled = body, header, None, 0
-            resize, self._divisor = self._area, 1
-            if self._scales and header.format == "jpg" and header.plain:
-                converter = self._choose("L" if header.grey else "RGB")
-                if converter is None or not converter.far:
-                    self._divisor, ratio = scale(header, self._target, of_long_side=self._of_long_side)
-                    if self._divisor > 1 and ratio <= _LINEAR_TO:
-                        resize = self._linear
-            encoded, width, height, _, _, error = resize(io.BytesIO(body))
-            if self._problem is not None:
-                raise self._problem
-            if error is not None:
-                raise MemoryError(error) if _is_memory(error) else Refused(DECODE, error)
+            return self._answer(body)
         except Refused as refused:
             return _refusal(refused.reason, refused.detail)
         except MemoryError as error:
             return _refusal(MEMORY_LIMIT, str(error))
-        sides = (width, height, *self._upright)
-        head = TELL.pack(DONE, *sides, self._stored, self._whole, self._profiled, len(encoded))
-        return b"".join((head, encoded))
 
-    def _choose(self, mode: Mode) -> Converter | None:
-        converter, profiled = None, None
-        if self._converts:
-            converter, profiled = self._converters.of(self._body, self._header.tag, mode)
-        self._profiled = 0 if profiled is None else 1 + PROFILED.index(profiled)
-        return converter
+    def _answer(self, body: bytes) -> bytes:
+        header = read_header(body)
+        upright, whole, profiled = (0, 0), 0, None
 
-    # What the Resizer calls of OpenCV:
+        def choose(mode: Mode) -> Converter | None:
+            nonlocal profiled
+            if not self._converts:
+                return None
+            converter, profiled = self._converters.of(body, header.tag, mode)
+            return converter
 
-    def imdecode(self, _: Pixels, __: int) -> Pixels:
-        header = self._header
-        try:
-            picture = pixels(self._body, header, self._divisor, self._choose)
-            self._upright = (picture.shape[1], picture.shape[0])
-            if self._divisor > 1:
-                sides = (header.width, header.height)
-                self._upright = sides if header.orientation < 5 else sides[::-1]
-            self._whole = phash(picture) if self._changes_view else 0
-        except (Refused, MemoryError) as error:
-            self._problem = error
-            raise
-        return picture
+        def decoded() -> Pixels:
+            nonlocal upright, whole
+            image = pixels(body, header, divisor, choose)
+            upright = (image.shape[1], image.shape[0]) if divisor == 1 else _upright(header)
+            whole = phash(image) if self._changes_view else 0
+            return image
 
-    def imencode(self, extension: str, picture: Pixels, params: list[int]) -> Any:
-        self._stored = phash(picture)
+        resizer, divisor = self._way(header, choose)
+        with _codec_errors():
+            encoded, resized = resizer.resize(decoded())
+            stored = phash(resized)
         if not self._changes_view:
-            self._whole = self._stored
-        return cv2.imencode(extension, picture, params)
+            whole = stored
+        sides = (resized.shape[1], resized.shape[0], *upright)
+        number = 0 if profiled is None else 1 + PROFILED.index(profiled)
+        return TELL.pack(DONE, *sides, stored, whole, number, len(encoded)) + encoded
+
+    def _way(self, header: Header, choose: Choose) -> tuple[PixelResizer, int]:
+        """Return what resizes the image, and the divisor of the sides that it is decoded at."""
+        if self._scales and header.format == "jpg" and header.plain:
+            converter = choose("L" if header.grey else "RGB")
+            if converter is None or not converter.far:
+                divisor, ratio = scale(header, self._target, of_long_side=self._of_long_side)
+                return (self._linear if divisor > 1 and ratio <= _LINEAR_TO else self._area), divisor
+        return self._area, 1
+
+
+def _upright(header: Header) -> tuple[int, int]:
+    """Return width and height of the image as it is shown."""
+    sides = (header.width, header.height)
+    return sides if header.orientation < 5 else sides[::-1]
+
+
+@contextlib.contextmanager
+def _codec_errors() -> Iterator[None]:
+    """Turn what codecs and arithmetic raise into a refusal, and what speaks of memory into a MemoryError."""
+    try:
+        yield
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:
+        text = str(error)
+        raise (MemoryError(text) if _is_memory(text) else Refused(DECODE, text)) from error
 
 
 def _refusal(reason: str, detail: str) -> bytes:
@@ -319,29 +325,12 @@ def _refusal(reason: str, detail: str) -> bytes:
 
 
 def _is_memory(error: str) -> bool:
-    """Whether the Resizer's text of an exception speaks of memory: OpenCV's, NumPy's, or Python's empty one."""
+    """Return whether the text of an exception speaks of memory: OpenCV's, NumPy's, or Python's empty one."""
     return "Insufficient memory" in error or "Unable to allocate" in error or not error
 
 
-def _resizer_module(decoder: Decoder) -> Any:
-    """img2dataset's resizer with our decoding under the name of OpenCV's; this process's output goes nowhere anyway."""
-
-    class _OpenCV:
-        imdecode, imencode = staticmethod(decoder.imdecode), staticmethod(decoder.imencode)
-        setNumThreads = staticmethod(lambda _: None)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(cv2, name)
-
-    module: Any = part("resizer")
-    module.cv2, module.SuppressStdoutStderr = _OpenCV(), contextlib.nullcontext
-    for name in ("SmallestMaxSize", "LongestMaxSize", "CenterCrop"):
-        setattr(module.A, name, functools.cache(getattr(module.A, name)))  # else one is made for every image
-    return module
-
-
 def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
-    """Answers one request after the other until the worker closes the connection or is gone."""
+    """Answer one request after the other until the worker closes the connection or is gone."""
     cv2.setNumThreads(1)
     decoder = Decoder(settings)
     limit = _address_space() + (int(settings["decoder_memory_mib"]) << 20)
@@ -351,27 +340,27 @@ def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
     silent = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(silent, descriptor)
-    gc.freeze()  # the modules' objects need not be looked at again and again
+    gc.freeze()  # the modules' objects need not be examined at every collection
     sock.sendall(TELL.pack(READY, 0, 0, 0, 0, 0, 0, 0, 0))
     while len(head := sock.recv(ASK.size, socket.MSG_WAITALL)) == ASK.size:
         (length,) = ASK.unpack(head)
         body = sock.recv(length, socket.MSG_WAITALL)
         if len(body) != length:
             return
-        signal.setitimer(signal.ITIMER_REAL, ends_s)  # ends this process where nobody is left to end it
+        signal.setitimer(signal.ITIMER_REAL, ends_s)  # ends this process where its worker is gone
         answer = decoder(body)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sock.sendall(answer)
 
 
 def _address_space() -> int:
-    """Bytes of address space this process has mapped."""
+    """Return how many bytes of address space this process has mapped."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     with contextlib.suppress(ConnectionError), socket.socket(fileno=int(sys.argv[1])) as sock:
         serve(sock, json.loads(sys.argv[2]))
 

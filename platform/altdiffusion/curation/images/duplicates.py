@@ -222,7 +222,7 @@ def first_findings(
 ) -> npt.NDArray[np.int64]:
     """Return, of all findings about one image, the one that counts: equal bytes first, then the smallest survivor.
 
-    Returns their indices, by shard and row.
+    Equal bytes count first, then the smallest survivor.
     """
     order = np.lexsort((survivor, why, row, shard))
     new = np.ones(len(order), bool)

@@ -1,4 +1,4 @@
-"""How an image is to be turned, as its EXIF says."""
+"""How an image is to be turned, as its EXIF states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a header says of an image."""
+"""What a header states about an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from altdiffusion.curation.images.profile import ColorTag
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Width and height in pixels as coded."""
+    """An image as its header describes it. Width and height are in pixels, as coded."""
 
     format: Format
     width: int
@@ -18,14 +18,14 @@ class Header:
     plain: bool
     """Whether OpenCV decodes it as it is; else Pillow does: animations, CMYK, GIF, the formats that `formats` adds."""
     orientation: int = 1
-    """EXIF's, of what OpenCV decodes: 1 is upright, from 5 on width and height change places."""
+    """EXIF's orientation of what OpenCV decodes: 1 is upright; from 5 on, width and height are swapped."""
     grey: bool = False
     """Whether it is coded without colours: a JPEG of one component, a PNG of grey, a monochrome AVIF."""
     tag: ColorTag | None = None
-    """Where it says what its colours are, if it does."""
+    """Where the file states what its colours are, if it does."""
     key: tuple[int, ...] | None = None
-    """The grey or colour (red, green, blue) of a PNG that is transparent, in the file's own depth."""
+    """The grey or the colour (red, green, blue) that is transparent in a PNG, in the file's own depth."""
     depth: int = 8
-    """Bits of a sample."""
+    """Bits per sample."""
     animated: bool = False
     """Whether a PNG is an animation."""

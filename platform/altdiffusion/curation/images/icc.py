@@ -17,7 +17,7 @@ _D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _NEAR = 0.002  # of a chromaticity
 SRGB_CURVE = 0.0
-"""Stands for sRGB's transfer function (IEC 61966-2-1); any other curve is the exponent of a power law."""
+"""Denotes sRGB's transfer function (IEC 61966-2-1); any other curve is the exponent of a power law."""
 _STEPS = 4096  # of a sampled curve
 
 
@@ -32,7 +32,7 @@ class Space:
 
     @property
     def spans(self) -> bool:
-        """Whether these are chromaticities, and the primaries make a triangle."""
+        """Return whether these are chromaticities and the primaries form a triangle."""
         points = (self.white, self.red, self.green, self.blue)
         if not all(0 <= x <= 1 and 0 < y <= 1 for x, y in points):
             return False
@@ -40,12 +40,12 @@ class Space:
         return abs((gx - rx) * (by - ry) - (bx - rx) * (gy - ry)) > 1e-3
 
     def near(self, other: Space) -> bool:
-        """Whether no chromaticity differs visibly."""
+        """Return whether no chromaticity differs visibly."""
         pairs = zip((self.white, self.red, self.green, self.blue), _points(other), strict=True)
         return all(abs(a - b) <= _NEAR for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
 
     def to_d50(self) -> npt.NDArray[np.float64]:
-        """[3, 3] linear RGB -> XYZ, adapted to D50 (Bradford), as profiles have it."""
+        """Return the [3, 3] matrix from linear RGB to XYZ, adapted to D50 (Bradford), as profiles have it."""
         columns = np.array([[x / y, 1.0, (1 - x - y) / y] for x, y in (self.red, self.green, self.blue)]).T
         x, y = self.white
         white = np.array([x / y, 1.0, (1 - x - y) / y])
@@ -110,7 +110,7 @@ def matrix_profile(space: Space, curve: float) -> bytes:
 
 
 def _fixed(value: float) -> bytes:
-    """s15Fixed16Number."""
+    """Return a number as s15Fixed16Number."""
     return struct.pack(">i", round(value * 65536))
 
 

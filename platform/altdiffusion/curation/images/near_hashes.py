@@ -4,7 +4,7 @@ A hash is cut into distance + 1 bands. Two hashes that differ in at most `distan
 band: each differing bit spoils one band, and there is one band more than such bits. So every pair within the distance
 meets in the group of a band they share, and comparing within groups finds all of them. This is the pigeonhole
 argument of multi-index hashing (Norouzi, Punjani, Fleet: Fast Search in Hamming Space with Multi-Index Hashing,
-CVPR 2012). A large group is cut once more by the same argument, over the bits outside its band.
+CVPR 2012). A large group is cut again by the same argument, over the bits outside its band.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import numpy.typing as npt
 
 BITS = 64
 LARGE = 64
-"""Rows of a group from which it is cut once more: comparing all pairs costs less below."""
+"""Groups of more rows are cut again; below, comparing all pairs costs less."""
 
 Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 
 def bands(bits: int, distance: int) -> list[tuple[int, int]]:
-    """(offset, width) of distance + 1 bands that cover `bits` bits, as even as they come; some may be 0 wide."""
+    """Return (offset, width) of distance + 1 bands that cover `bits` bits as evenly as possible; some may be 0 wide."""
     edges = [bits * part // (distance + 1) for part in range(distance + 2)]
     return [(low, high - low) for low, high in pairwise(edges)]
 
 
 def cut(hashes: Hashes, band: tuple[int, int]) -> Hashes:
-    """The bits of a band, as numbers from 0."""
+    """Return the bits of a band, as numbers from 0."""
     offset, width = band
     if width == BITS:
         return hashes
@@ -37,14 +37,14 @@ def cut(hashes: Hashes, band: tuple[int, int]) -> Hashes:
 
 
 def outside(hashes: Hashes, band: tuple[int, int]) -> Hashes:
-    """The other bits, pushed together: 64 - width of them."""
+    """Return the other 64 - width bits, pushed together."""
     offset, width = band
     low = cut(hashes, (0, offset))
     return low if offset + width == BITS else (hashes >> np.uint64(offset + width) << np.uint64(offset)) | low
 
 
 def groups(*values: npt.NDArray[np.generic]) -> tuple[Ints, Ints]:
-    """Rows in an order in which equal ones (in all `values`) lie together, and the group number of each in it."""
+    """Return rows in an order in which equal ones (in all `values`) are together, and the group number of each."""
     order = np.lexsort(values[::-1])
     new = np.zeros(len(order), bool)
     for value in values:
@@ -55,7 +55,7 @@ def groups(*values: npt.NDArray[np.generic]) -> tuple[Ints, Ints]:
 def beaten(
     group: Ints, hashes: Hashes, bits: int, rank: Ints, name: Ints, distance: int
 ) -> tuple[npt.NDArray[np.bool_], Ints]:
-    """Which rows have a row of better rank within the distance, in their own group.
+    """Find the rows that have a row of better rank within the distance, in their own group.
 
     Memory is a small multiple of the rows; work is the number of pairs that share a band within a group.
 
@@ -63,7 +63,7 @@ def beaten(
         group: [n] only rows of one group are compared.
         hashes: [n] distinct within a group; the lowest `bits` bits count.
         rank: [n] distinct within a group; smaller is better.
-        name: [n] what identifies a row.
+        name: [n] the identity of a row.
 
     Returns:
         [n] whether the row is beaten, and [n] the smallest name among those that beat it (else the largest int64).
@@ -90,7 +90,7 @@ def _pairs(
     lost: npt.NDArray[np.bool_],
     by: Ints,
 ) -> None:
-    """Compares each row with the one before it in its group, then the one two before, and so on; marks the losers.
+    """Compare each row with the one before it in its group, then the one two before, and so on; mark the losers.
 
     Args:
         rows: [m] which rows, those of a group together.

@@ -2,7 +2,7 @@
 
 The DCT hash in its usual form (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010):
 the image as 32 x 32 grey values, its two-dimensional DCT-II, the 8 x 8 lowest frequencies, and one bit for each
-that says whether it lies above their median; row by row, the first bit the highest. Another program that resizes or
+that is set where it is above their median; row by row, the first bit the highest. Another program that resizes or
 greys in another way differs in a few bits.
 """
 
@@ -19,7 +19,7 @@ _NOISE = 6  # decimals: what is left of a flat image's frequencies must not deci
 
 
 def _dct_rows() -> npt.NDArray[np.float64]:
-    """The first 8 rows of the DCT-II matrix of length 32 (not normalised: only the order of values matters)."""
+    """Return the first 8 rows of the DCT-II matrix of length 32 (not normalised: only the order of values matters)."""
     k, n = np.mgrid[0:_KEPT, 0:_SIDE]
     rows: npt.NDArray[np.float64] = np.cos(np.pi * k * (2 * n + 1) / (2 * _SIDE))
     return rows
@@ -29,7 +29,7 @@ _DCT = _dct_rows()
 
 
 def phash(image: npt.NDArray[np.uint8]) -> int:
-    """The hash, as a signed 64-bit number.
+    """Return the hash, as a signed 64-bit number.
 
     Args:
         image: uint8 [H, W] grey or [H, W, 3] BGR.
@@ -44,5 +44,5 @@ def phash(image: npt.NDArray[np.uint8]) -> int:
 
 
 def distance(one: int, other: int) -> int:
-    """In how many of the 64 bits two hashes differ; each may be signed or unsigned."""
+    """Return in how many of the 64 bits two hashes differ; each may be signed or unsigned."""
     return ((one ^ other) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()

@@ -1,7 +1,7 @@
-"""What a file says about the colours its numbers stand for: an ICC profile, or code points of a colour space.
+"""What a file states about its colours: an ICC profile, or code points of a colour space.
 
-The header's walk notes where that lies (`ColorTag`), in the process that holds the network; it is read, unpacked and
-believed only in the decoder.
+The header's walk notes where that is (`ColorTag`), in the process that has the network; only the decoder reads,
+unpacks and applies it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_BYTES = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ColorTag:
-    """Where a file states its colours. Of several statements the first one here counts, as in PNG (ISO/IEC 15948)."""
+    """Where a file states its colours. Of several, the first of these fields counts, as in PNG (ISO/IEC 15948)."""
 
     code_points: tuple[int, int] | None = None
     """Colour primaries and transfer characteristics (ITU-T H.273), of PNG's cICP or AVIF's nclx."""
@@ -75,7 +75,7 @@ def _embedded(body: bytes, tag: ColorTag) -> bytes | Problem:
 
 
 def _of_code_points(primaries: int, transfer: int) -> bytes | Problem | None:
-    """As `icc.PRIMARIES` and `icc.TRANSFERS` have it; 2 is "unspecified", which is sRGB as everywhere on the web."""
+    """Return the profile of H.273 code points; 2 is "unspecified", which is sRGB as everywhere on the web."""
     space, curve = icc.PRIMARIES.get(primaries), icc.TRANSFERS.get(transfer)
     if space is None or curve is None:
         return "unsupported"

@@ -1,9 +1,9 @@
-"""Whether an image is the one the source saw, where the source states a hash.
+"""The verdict on whether an image is the one that the source saw, where the source states a hash.
 
 `expected_hash` is `sha256:` or `md5:` and the hex digest of the file, or `phash:` and 16 hex digits.
 
 match: the file's digest is the one stated, or the perceptual hashes are equal.
-drift: the perceptual hashes differ in a few bits: the same image, encoded anew, resized or lightly edited.
+drift: the perceptual hashes differ in a few bits: the same image, encoded again, resized or lightly edited.
 mismatch: they differ in more, or the file has another digest. A digest alone cannot tell another encoding from
     another image, and a link whose image was exchanged is what this is for: so it counts as a mismatch.
 """
@@ -22,7 +22,7 @@ _EXPECTED = re.compile(r"(?:sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|phash:[0-9a-f]{
 
 
 def judge(expected: str | None, body: bytes, sha256: str, phash: int, *, max_distance: int) -> Verdict | None:
-    """The verdict on a downloaded file; None where the source states no hash, or none of this form.
+    """Return the verdict on a downloaded file; None where the source states no hash, or none of this form.
 
     Args:
         expected: as in LINKS.

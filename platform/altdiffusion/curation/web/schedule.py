@@ -3,7 +3,7 @@
 A unit's links wait in one queue per host. A fetcher takes the next host whose turn has come; pacing, Retry-After,
 backoff and a robots.txt that is still on its way hold the host back, not a thread. A redirect goes to the end of the
 queue of the host it names; so does a second attempt, when it is due. What has been fetched waits, in bounded memory,
-until it is taken by `next`, in order of arrival.
+until a thread that iterates over the schedule takes it, in order of arrival.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from altdiffusion.curation.rejects import (
     BLOCKLIST,
     CONNECT,
     HOST_BUSY,
-    INTERNAL,
     NONE,
     OPT_OUT_ROBOTS,
     RESET,
@@ -163,6 +162,7 @@ class Schedule:
         self._asking_robots = 0
         self._done: collections.deque[Result] = collections.deque()
         self._held_bytes, self._usual_bytes = 0, 0.0
+        self._left = len(urls)  # rows that no thread has been given or waits for
         self._open, self._in_flight = len(urls), 0
         self._idle_s = 0.0
         self._idle_since: float | None = None
@@ -193,13 +193,24 @@ class Schedule:
             for thread in self._threads:
                 thread.join()
 
-    def next(self) -> Result:
-        """Return the next row that is finished; called once per row, by any thread. After `fail` it returns at once."""
+    def __iter__(self) -> Schedule:
+        return self
+
+    def __next__(self) -> Result:
+        """Wait for the next row that is finished; of all the threads that iterate, one gets it.
+
+        Raises:
+            StopIteration: every row has been given out.
+            BaseException: what `fail` was given, or what ended a fetcher thread.
+        """
         with self._lock:
-            while not self._done:
-                if self._problem is not None:
-                    return Result(0, None, INTERNAL)
+            if not self._left:
+                raise StopIteration
+            self._left -= 1
+            while self._problem is None and not self._done:
                 self._ready.wait()
+            if self._problem is not None:
+                raise self._problem
             result = self._done.popleft()
             if result.body is not None:
                 self._held_bytes -= len(result.body)
@@ -207,16 +218,12 @@ class Schedule:
             return result
 
     def fail(self, problem: BaseException) -> None:
-        """Give the unit up: no thread waits any longer, and `raise_problem` raises the cause."""
+        """Give the unit up: every thread that waits for a row, now or later, gets the first such problem raised."""
         with self._lock:
             self._problem = self._problem or problem
             self._ended = True
             self._changed.notify_all()
             self._ready.notify_all()
-
-    def raise_problem(self) -> None:
-        if self._problem is not None:
-            raise self._problem
 
     def _by_host(self) -> npt.NDArray[np.int64]:
         """Return the row numbers, host by host; each host knows its part. A link that only seems to be of a host finds

@@ -49,7 +49,7 @@ def serving(folder: Path, *, tls: Path | None = None, close: bool = False) -> It
         tls: folder with cert.pem and key.pem.
         close: whether every connection is closed after its answer.
     """
-    command = [sys.executable, "-m", "benchmarks.pictures", str(folder), "--tls", str(tls or "")]
+    command = [sys.executable, "-m", "benchmarks.images", str(folder), "--tls", str(tls or "")]
     command += ["--close"] if close else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

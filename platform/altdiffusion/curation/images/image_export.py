@@ -1,0 +1,150 @@
+"""Export of images in the output formats of img2dataset, for the tools that read those, by its own sample writers.
+
+    webdataset   00000.tar (key.jpg, key.txt and key.json per image), 00000.parquet, 00000_stats.json
+    files        00000/ (the same three files per image), 00000.parquet, 00000_stats.json
+    parquet      00000.parquet (with the images), 00000_stats.json
+
+Columns have img2dataset's names where it has the same column (`_NAMES`); all others of IMAGES keep theirs. As with
+img2dataset, a shard's statistics are written last: a shard without them is not complete.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import IMAGES
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Version
+
+ExportFormat = Literal["webdataset", "files", "parquet"]
+ROWS_PER_SHARD = 10_000
+"""img2dataset's default `number_sample_per_shard`."""
+_SHARD_DIGITS = 5
+_BATCH_ROWS = 100
+_APART = ("image", "image_format")
+_NAMES = {
+    "width": "source_width",
+    "height": "source_height",
+    "stored_width": "width",
+    "stored_height": "height",
+    "image_sha256": "sha256",
+}
+_STATUS = ("key", "status", "error_message")
+_SCHEMA = pa.schema(
+    [
+        *(pa.field(_NAMES.get(field.name, field.name), field.type) for field in IMAGES if field.name not in _APART),
+        *(pa.field(name, pa.string()) for name in _STATUS),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export has written."""
+
+    rows: int
+    shards: int
+
+
+def export_images(
+    version: Version, output: str, format: ExportFormat, *, rows_per_shard: int = ROWS_PER_SHARD
+) -> Exported:
+    """Write every row of an images version into an empty or new folder.
+
+    Memory holds one shard of the version, and 100 rows more.
+
+    Args:
+        output: a folder; any URI of fsspec.
+        rows_per_shard: rows of each shard that is written, the last one excepted.
+
+    Raises:
+        AltDiffusionError: the version does not hold images, or images of several formats; the folder is not empty or
+            cannot be written; a shard is damaged, or does not hold as many rows as the manifest states.
+    """
+    if version.manifest.kind != "images":
+        raise AltDiffusionError(
+            version.ref.short,
+            f"is of kind {version.manifest.kind}",
+            "name a dataset of kind images: `altdiffusion dataset list` prints the kind of each",
+        )
+    if rows_per_shard < 1:
+        raise AltDiffusionError("--rows-per-shard", f"is {rows_per_shard}", "give a number from 1 on")
+    if files.list_names(output):
+        raise AltDiffusionError(
+            f"folder {output}",
+            "is not empty",
+            "name a new folder; if an earlier export into this one was interrupted, remove it first",
+        )
+    fs, path = files.filesystem(output)
+    with files.naming(output, "writing"):
+        fs.makedirs(path, exist_ok=True)
+        exported = _export(version, output.rstrip("/"), format, rows_per_shard)
+    if exported.rows != version.rows:
+        raise AltDiffusionError(
+            version.ref.short,
+            f"holds {exported.rows:,} rows, its manifest states {version.rows:,}",
+            "run `altdiffusion dataset verify` on it, and remove the exported folder",
+        )
+    return exported
+
+
+def _export(version: Version, output: str, format: ExportFormat, rows_per_shard: int) -> Exported:
+    rows, total = _rows(version), 0
+    for number in itertools.count():
+        first = next(rows, None)
+        if first is None:
+            return Exported(rows=total, shards=number)
+        shard = itertools.chain([first], itertools.islice(rows, rows_per_shard - 1))
+        total += _write_shard(number, shard, first["image_format"], output, format, rows_per_shard)
+    raise AssertionError("unreachable")
+
+
+def _rows(version: Version) -> Iterator[dict[str, Any]]:
+    for index in range(len(version.shards)):
+        for batch in version.read_shard(index).to_batches(max_chunksize=_BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+def _write_shard(
+    number: int,
+    rows: Iterable[dict[str, Any]],
+    encode_format: str,
+    output: str,
+    format: ExportFormat,
+    rows_per_shard: int,
+) -> int:
+    """Write one shard; return how many rows it has."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a request to a registry when img2dataset is imported
+    from img2dataset.downloader import compute_key
+    from img2dataset.logger import CappedCounter, write_stats
+    from img2dataset.writer import FilesSampleWriter, ParquetSampleWriter, WebDatasetSampleWriter
+
+    writers = {"webdataset": WebDatasetSampleWriter, "files": FilesSampleWriter, "parquet": ParquetSampleWriter}
+    start, count = time.time(), 0
+    writer = writers[format](number, output, True, _SHARD_DIGITS, _SCHEMA, encode_format)
+    key_digits = math.ceil(math.log10(rows_per_shard))
+    for row in rows:
+        image, image_format = row.pop("image"), row.pop("image_format")
+        if image_format != encode_format:
+            raise AltDiffusionError(
+                f"image {row['sample_id']}",
+                f"is {image_format}, the first one of its shard is {encode_format}",
+                "export datasets of one image format: download them with one `encode_format`",
+            )
+        key = compute_key(count, number, key_digits, _SHARD_DIGITS)
+        meta = {_NAMES.get(name, name): value for name, value in row.items()}
+        writer.write(image, key, row["caption"], {**meta, **dict(zip(_STATUS, (key, "success", None), strict=True))})
+        count += 1
+    writer.close()
+    status = CappedCounter.load({"success": count})
+    write_stats(output, number, count, count, 0, 0, start, time.time(), status, _SHARD_DIGITS)
+    return count

@@ -1,0 +1,167 @@
+"""`dataset export`: what stock readers of img2dataset's output find is every row of the version, in its order."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from altdiffusion.cli import main
+from altdiffusion.curation.images.image_export import export_images
+from altdiffusion.errors import AltDiffusionError
+from altdiffusion.records import IMAGES
+from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.ledger import UnitRecord
+
+ROWS = 23
+NUMBERS = {"sample_id": lambda row: row - 5, "phash": lambda row: -row, "original_width": lambda row: 100 + row}
+
+
+def body(row: int, format: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((4, 6, 3), row * 9, np.uint8)).save(out, format)
+    return out.getvalue()
+
+
+def publish(lake: str, *, formats: tuple[str, ...] = ("png",), kind: Any = "images") -> Version:
+    """A version of `ROWS` rows in shards of 7."""
+
+    def value(field: pa.Field, row: int) -> Any:
+        given = {
+            "image": body(row),
+            "image_format": formats[row % len(formats)],
+            "image_sha256": f"{row:064x}",
+            "caption": f"제목 {row}\n\"'",
+            "width": 1000,
+            "stored_width": 6,
+            "stored_height": 4,
+        }
+        if field.name in given:
+            return given[field.name]
+        if field.name in NUMBERS:
+            return NUMBERS[field.name](row)
+        if field.nullable:
+            return None
+        return f"{field.name} {row}" if pa.types.is_string(field.type) else row
+
+    table = pa.table([pa.array([value(f, row) for row in range(ROWS)], f.type) for f in IMAGES], schema=IMAGES)
+    dataset = Lake(lake).dataset("images")
+    shards = tuple(dataset.write_shard(table.slice(start, 7)) for start in range(0, ROWS, 7))
+    record = UnitRecord(unit_id="u", index=0, input_digest="d", rows_in=ROWS, shards=shards)
+    return dataset.publish(kind=kind, records=[record], parents=[], config={}, fingerprint="f")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def check_meta(meta: dict[str, Any], row: int, key: str) -> None:
+    assert (meta["key"], meta["status"], meta["error_message"]) == (key, "success", None)
+    assert (meta["width"], meta["height"], meta["original_width"]) == (6, 4, 100 + row)
+    assert (meta["source_width"], meta["source_height"]) == (1000, None)
+    assert (meta["sha256"], meta["sample_id"], meta["phash"]) == (f"{row:064x}", row - 5, -row)
+    assert meta["caption"] == f"제목 {row}\n\"'" and meta["url"] == f"url {row}"
+    assert "image" not in meta and "image_format" not in meta
+
+
+def check_shards(folder: Path, counts: list[int]) -> None:
+    for shard, count in enumerate(counts):
+        stats = json.loads((folder / f"{shard:05}_stats.json").read_text())
+        assert (stats["count"], stats["successes"], stats["status_dict"]) == (count, count, {"success": count})
+        assert stats["failed_to_download"] == stats["failed_to_resize"] == 0
+        rows = pq.read_table(folder / f"{shard:05}.parquet").to_pylist()
+        assert len(rows) == count
+        for at, meta in enumerate(rows):
+            check_meta({k: v for k, v in meta.items() if k != "png"}, shard * 10 + at, f"{shard:05}{at}")
+
+
+def test_webdataset_is_read_by_webdataset_and_by_tar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import webdataset
+
+    version = publish(str(tmp_path / "lake"))
+    out = tmp_path / "out"
+    command = ["dataset", "export", f"images@{version.ref.digest[:12]}", "--format", "webdataset", "--output", str(out)]
+    assert main([*command, "--rows-per-shard", "10", "--lake", str(tmp_path / "lake")]) == 0
+    assert capsys.readouterr().out == f"{version.ref.short} -> {out}: 23 rows, 3 shards of webdataset\n"
+    assert names(out) == [f"0000{n}{end}" for n in range(3) for end in (".parquet", ".tar", "_stats.json")]
+    check_shards(out, [10, 10, 3])
+    samples = list(
+        webdataset.WebDataset([str(out / f"0000{n}.tar") for n in range(3)], shardshuffle=False).decode("pil")
+    )
+    assert [sample["__key__"] for sample in samples] == [f"{n:06}" for n in range(ROWS)]
+    for row, sample in enumerate(samples):
+        assert sample["txt"] == f"제목 {row}\n\"'" and sample["png"].getpixel((0, 0)) == (row * 9,) * 3
+        check_meta(sample["json"], row, f"{row:06}")
+    with tarfile.open(out / "00002.tar") as tar:
+        assert sorted(tar.getnames()) == [f"00002{n}.{end}" for n in range(3) for end in ("json", "png", "txt")]
+        stored = tar.extractfile("000020.png")
+        assert stored is not None and stored.read() == body(20)
+
+
+def test_files_are_one_folder_per_shard(tmp_path: Path) -> None:
+    version = publish(str(tmp_path / "lake"))
+    out = tmp_path / "out"
+    assert export_images(version, str(out), "files", rows_per_shard=10).rows == ROWS
+    check_shards(out, [10, 10, 3])
+    for row in range(ROWS):
+        path = out / f"{row // 10:05}" / f"{row:06}.png"
+        assert path.read_bytes() == body(row)
+        assert path.with_suffix(".txt").read_text(encoding="utf-8") == f"제목 {row}\n\"'"
+        check_meta(json.loads(path.with_suffix(".json").read_text()), row, f"{row:06}")
+    assert len(names(out)) == 3 * ROWS + 2 * 3
+
+
+def test_parquet_holds_the_images(tmp_path: Path) -> None:
+    version = publish(str(tmp_path / "lake"))
+    out = tmp_path / "out"
+    assert export_images(version, f"{out}/", "parquet", rows_per_shard=10).shards == 3
+    check_shards(out, [10, 10, 3])
+    tables = [pq.read_table(out / f"0000{n}.parquet", columns=["png"]) for n in range(3)]
+    assert pa.concat_tables(tables)["png"].to_pylist() == [body(row) for row in range(ROWS)]
+    assert len(names(out)) == 6
+
+
+def test_any_address_of_fsspec_will_do(tmp_path: Path) -> None:
+    import fsspec
+
+    version = publish(str(tmp_path / "lake"))
+    memory = fsspec.filesystem("memory")
+    for format in ("webdataset", "files", "parquet"):
+        assert export_images(version, f"memory://export/{format}", format).shards == 1  # type: ignore[arg-type]
+        stats = json.loads(memory.cat_file(f"/export/{format}/00000_stats.json"))
+        assert stats["successes"] == ROWS
+    with tarfile.open(fileobj=io.BytesIO(memory.cat_file("/export/webdataset/00000.tar"))) as tar:
+        assert len(tar.getnames()) == 3 * ROWS
+
+
+def test_what_cannot_be_exported_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    mixed = publish(str(tmp_path / "mixed"), formats=("png", "jpg"))
+    with pytest.raises(AltDiffusionError, match="is jpg, the first one of its shard is png"):
+        export_images(mixed, str(tmp_path / "a"), "files")
+    assert not (tmp_path / "a" / "00000_stats.json").exists()  # so that no reader takes the shard for complete
+    version = publish(str(tmp_path / "lake"))
+    with pytest.raises(AltDiffusionError, match="is not empty"):
+        export_images(version, str(tmp_path / "lake"), "files")
+    with pytest.raises(AltDiffusionError, match="--rows-per-shard"):
+        export_images(version, str(tmp_path / "b"), "files", rows_per_shard=0)
+    assert not (tmp_path / "b").exists()
+    links = Lake(str(tmp_path / "lake")).dataset("links").publish(
+        kind="links", records=[], parents=[], config={}, fingerprint="f"
+    )  # fmt: skip
+    with pytest.raises(AltDiffusionError, match="is of kind links"):
+        export_images(links, str(tmp_path / "b"), "files")
+
+
+def test_a_manifest_that_states_other_rows_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = publish(str(tmp_path / "lake"))
+    monkeypatch.setattr(Version, "rows", ROWS + 1)
+    with pytest.raises(AltDiffusionError, match="holds 23 rows, its manifest states 24"):
+        export_images(version, str(tmp_path / "out"), "webdataset")
