@@ -21,7 +21,7 @@ from altdiffusion.training.config import SpikeConfig
 from altdiffusion.training.data.loader import Loader, Samples
 from altdiffusion.training.faults.goodput import Start, goodput
 from altdiffusion.training.faults.goodput import read as read_starts
-from altdiffusion.training.faults.notice import SAVE, STOP, Notice
+from altdiffusion.training.faults.notice import SAVE, STOP, PreemptionNotice
 from altdiffusion.training.faults.spikes import LossSpiked, SpikeGuard
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop.loop import open_data, train_loop
@@ -82,7 +82,7 @@ def test_sigterm_writes_a_checkpoint_of_that_very_step_and_the_run_goes_on_from_
 
 def test_a_warning_writes_a_checkpoint_and_the_run_goes_on(lake: str, undisturbed: dict[str, str]) -> None:
     torch.set_num_threads(1)
-    notice = Notice()
+    notice = PreemptionNotice()
     said = At(4, lambda: notice.give(SAVE, "a node will go"))
     last = train_loop(resolve(config(lake, log_every=1, keep_last=9), lake), reporter=said, notice=notice)
     assert [found.step for found in said.checkpoints] == [3, 5, 6, 9, 12]
@@ -92,7 +92,7 @@ def test_a_warning_writes_a_checkpoint_and_the_run_goes_on(lake: str, undisturbe
 def noticed(rank: int, lake: str, settings: Any, store: str, level: int) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    notice = Notice()
+    notice = PreemptionNotice()
     said = At(4, lambda: None)
     if rank == 1:  # the other one is told nothing
         original = torch.Tensor.backward
@@ -179,7 +179,7 @@ def test_a_batch_must_divide_for_every_number_of_workers_that_may_be_there(lake:
     with pytest.raises(AltDiffusionError, match=r"lets the run go on with 3 workers.*a min_count of 4") as error:
         config(lake, global_batch=64, workers={"count": 4, "min_count": 2})
     assert "key workers.min_count" in str(error.value)
-    with pytest.raises(AltDiffusionError, match=r"key workers.min_count: value 3 must lie in 1 to count"):
+    with pytest.raises(AltDiffusionError, match=r"key workers.min_count: value 3 must be in 1 to count"):
         config(lake, workers={"count": 2, "min_count": 3})
 
 
@@ -267,7 +267,7 @@ def test_a_spike_is_judged_alike_after_a_restart_in_its_midst(lake: str) -> None
     """The run stops after the first of two spikes, with a checkpoint made from bad data, which is given up."""
     tree, bad = poison(lake)
     settings = config(lake, guards={"spike": SPIKE}, log_every=1, **tree)
-    notice = Notice()
+    notice = PreemptionNotice()
     with pytest.raises(Resumable):
         said = At(bad[0], lambda: notice.give(STOP, "test"))
         train_loop(resolve(settings, lake), reporter=said, notice=notice)

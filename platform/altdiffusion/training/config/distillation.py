@@ -15,7 +15,7 @@ TeacherOutput = Literal["pooled", "projected"]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillationConfig:
     """Loss: MSE of the student's CLS vector against the teacher's EOS vector, as published, plus `token_weight` times
-    a term for the positions that the UNet reads, which is not published (docs/training.md says why this one)."""
+    a term for the positions that the UNet reads, which is not published (docs/training.md gives the reasons)."""
 
     teacher: str | None = operational(None)
     """URI of a CLIP text tower with projection (transformers), or a hub model at one commit. Null learns from the
@@ -26,12 +26,12 @@ class DistillationConfig:
     text projection (`text_embeds`), which CLIP compares with images. Without a teacher, the base's own encoder has
     no projection and its pooled vector is learned."""
     token_term: TokenTerm = "readout"
-    """`readout`: the answers of the base's cross-attention (diffusion.readout); `mean`: the mean over positions;
-    `positions`: position by position."""
+    """`readout`: attention-output matching, by the outputs of the base's cross-attention (diffusion.readout); `mean`:
+    the mean over positions; `positions`: position by position."""
     token_weight: float = 1.0
     """0 switches the term off."""
     queries: int = 16
-    """Queries of each cross-attention layer, drawn anew in every step; for `readout`."""
+    """Queries per cross-attention layer, drawn again in every step; for `readout`."""
     held_out: str | None = operational(None)
     """Dataset of kind `parallel` on which checkpoints are measured (retrieval by language); it trains nothing."""
 

@@ -15,7 +15,7 @@ class SpikeConfig:
     factor: float = 6.0
     """Standard deviations (estimated from the median absolute deviation) above the median of the window."""
     window: int = 100
-    """Steps that the median is taken over; none is judged before there are so many."""
+    """Steps that the median is taken over; no loss is judged before there are as many."""
     steps: int = 3
     """Spikes in a row that send the run back to the last checkpoint before them."""
     max_rollbacks: int = operational(3)
@@ -25,7 +25,7 @@ class SpikeConfig:
         if not self.factor > 0:
             raise ValueError("factor: must be positive; 6 lets noise pass")
         if self.window < 8:
-            raise ValueError("window: must be at least 8; fewer losses say nothing of their spread")
+            raise ValueError("window: must be at least 8; fewer losses do not show their spread")
         if self.steps < 1:
             raise ValueError("steps: must be at least 1; 3 lets single spikes pass")
         if self.max_rollbacks < 1:
@@ -34,10 +34,11 @@ class SpikeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardsConfig:
-    """Off by default. (Steps whose loss or gradient is not finite are always skipped, see max_bad_steps.)"""
+    """What a run does about bad losses; off by default. (Steps whose loss or gradient is not finite are always
+    skipped, see max_bad_steps.)"""
 
     spike: SpikeConfig | None = None
-    """Goes back to the last good checkpoint when the loss spikes, and leaves out the batches that did it. Costs one
+    """Goes back to the last good checkpoint when the loss spikes, and leaves out the batches that caused it. Costs one
     wait for the GPU in every step."""
     skip_batches: tuple[tuple[int, int], ...] = ()
     """Numbers of batches that are left out, as [first, one after the last], in ascending order."""

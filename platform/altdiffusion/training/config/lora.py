@@ -13,8 +13,8 @@ class LoraConfig:
     alpha: float | None = None
     """Null: as the rank, so that the adapters count once."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Names of linear layers, as the UNet's attention has them; of those that `trainable` names, that is: `kv` leaves
-    the cross-attention's to_k and to_v, `all` also those of self-attention."""
+    """Names of linear layers, as the UNet's attention has them. Only layers that `trainable` names get adapters: `kv`
+    leaves the cross-attention's to_k and to_v, `all` also those of self-attention."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -26,5 +26,5 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """alpha / rank."""
+        """Return alpha / rank."""
         return 1.0 if self.alpha is None else self.alpha / self.rank

@@ -16,16 +16,16 @@ class OnlineConfig:
     """
 
     resolution: int = 256
-    """Pixels of the square that is cut out."""
+    """Pixels per side of the square crop."""
     seed: int | None = None
     """Key of the crop (and of the noise, for `sample`) together with the row's sample_id: with the encode job's, the
-    UNet learns from the same latents. Null: keyed by the run, so that another run or stage cuts images elsewhere."""
+    UNet learns from the same latents. Null: keyed by the run, so that another run or stage has other crops."""
     latent: Literal["mode", "sample"] = "mode"
     """`mode`: the mean of the VAE's distribution; `sample`: mean + std x keyed normal noise."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the VAE's encoder."""
+    """Dtype of the VAE's encoder."""
     threads: int = operational(4)
-    """Threads of a worker that decode and cut images."""
+    """Threads of a worker that decode and crop images."""
 
     def __post_init__(self) -> None:
         if self.resolution < 8 or self.resolution % 8:

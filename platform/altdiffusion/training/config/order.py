@@ -13,10 +13,11 @@ class DatasetConfig:
     name: str
     """`name` (its head), or `name@digest` to pin a version."""
     weight: float | None = None
-    """Share of the samples, relative to the other weights. Null in all: one row after the other, exact epochs."""
+    """Share of the samples, relative to the other weights. Null for all datasets: one row after the other, exact
+    epochs."""
 
     mirrored: str | None = None
-    """The dataset of the mirrored images' latents, for `flip`: what the encode job made beside it."""
+    """The dataset of mirrored latents, for `flip`: the encode job makes it together with this one."""
 
     def __post_init__(self) -> None:
         if self.weight is not None and not 0 < self.weight < math.inf:
@@ -31,7 +32,7 @@ class OrderConfig:
     window_chunks: int = 32
     language_temperature: float | None = None
     """T: languages are drawn in shares proportional to rows ** (1 / T), each with its own epochs. 1 keeps their
-    natural shares, more lifts the small ones, towards equal shares. Null draws rows, whatever their language."""
+    natural shares, a larger T lifts the small ones, towards equal shares. Null draws rows, whatever their language."""
     buckets: bool = False
     """Every global batch comes from one dataset: they may differ in shape. Shares by weight, else by rows."""
 

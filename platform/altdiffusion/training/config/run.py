@@ -43,9 +43,11 @@ class TrainConfig:
     have; only some settings may differ (training.run.continuing). Null begins at step 0 with what `start` names."""
     datasets: tuple[DatasetConfig, ...]
     seed: int = 0
-    """Of all draws, with the run's name and stage: two runs with one seed meet other rows, noise and timesteps."""
+    """Seed of all draws, together with the run's name and stage: two runs with one seed meet other rows, noise and
+    timesteps."""
     key: str | None = None
-    """In place of the name: runs of one stage with one key and one seed meet the same ones, to be compared."""
+    """Takes the place of the name: runs of one stage with one key and one seed meet the same rows, noise and timesteps,
+    so that they can be compared."""
     steps: int = operational()
     """Updates in all."""
     global_batch: int
@@ -56,12 +58,12 @@ class TrainConfig:
     caption_drop: float = 0.0
     """Probability that a caption is replaced by the empty one."""
     flip: float = 0.0
-    """Probability that a sample is mirrored left to right. Latents need each dataset's `mirrored` one beside it."""
+    """Probability that a sample is mirrored left to right. Training on latents needs each dataset's `mirrored` one."""
     online: OnlineConfig | None = None
     """Trains on images, with the VAE in the loop. Null trains on latents."""
     objective: ObjectiveConfig = ObjectiveConfig()
     distillation: DistillationConfig | None = None
-    """For the distillation stage, and for no other."""
+    """For the distillation stage only."""
     lora: LoraConfig | None = None
     """Trains low-rank adapters instead of the weights that `trainable` names; null trains those."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -71,10 +73,10 @@ class TrainConfig:
     """Updates in a row with a loss or gradient that is not finite before the run stops; each of them is skipped."""
     checkpoint_every: int = operational(1000)
     checkpoint_async: bool = operational(True)
-    """Writes checkpoints beside the training, which stands still for the copy to host memory only."""
+    """Writes checkpoints while the training goes on, which stops for the copy to host memory only."""
     keep_last: int = operational(3)
     keep_every: int = operational(0)
-    """Checkpoints whose step divides by this are kept for good; 0 keeps the last ones only."""
+    """Checkpoints whose step is a multiple of this are kept for good; 0 keeps the last ones only."""
     log_every: int = operational(10)
     workers: WorkersConfig = operational(factory=WorkersConfig)
     compute: ComputeConfig = operational(factory=ComputeConfig)
@@ -99,9 +101,9 @@ class TrainConfig:
         if self.key is not None and not _RUN.fullmatch(self.key):
             raise ValueError("key: is not a usable name; use lower-case letters, digits, '.', '_' and '-'")
         if not 0 <= self.caption_drop <= 1:
-            raise ValueError("caption_drop: must lie in [0, 1]; the published recipe has 0.1 in the guidance stage")
+            raise ValueError("caption_drop: must be in [0, 1]; the published recipe has 0.1 in the guidance stage")
         if not 0 <= self.seed < 2**63:
-            raise ValueError("seed: must lie in [0, 2**63); use e.g. 0")
+            raise ValueError("seed: must be in [0, 2**63); use e.g. 0")
         self._check_stage()
         self._check_flip()
         if self.guards.spike is not None and self.guards.spike.steps > self.checkpoint_every:
@@ -175,37 +177,41 @@ class TrainConfig:
 
     def _check_flip(self) -> None:
         if not 0 <= self.flip <= 1:
-            raise ValueError("flip: must lie in [0, 1]; 0.5 mirrors half of the samples")
+            raise ValueError("flip: must be in [0, 1]; 0.5 mirrors half of the samples")
         if self.stage == "distillation" and (self.flip or self.online is not None):
-            raise ValueError("flip: the distillation stage sees no pictures; leave flip and online out")
+            raise ValueError("flip: the distillation stage sees no images; leave flip and online out")
         given = [dataset.mirrored is not None for dataset in self.datasets]
         if self.online is not None or not self.flip:
             if any(given):
                 raise ValueError("datasets: mirrored latents are read with flip and without online; leave them out")
         elif not all(given):
             raise ValueError(
-                "flip: a mirrored latent is not the latent of the mirrored picture; make the encode job's "
-                "`mirrored` datasets and name one for each dataset, or train on pictures (online)"
+                "flip: a mirrored latent is not the latent of the mirrored image; make the encode job's "
+                "`mirrored` datasets and name one for each dataset, or train on images (online)"
             )
 
     @property
     def first_step(self) -> int:
-        """Steps that were done when the run begins: those of the checkpoint that it continues, or 0."""
+        """Return the steps done when the run begins: those of the checkpoint that it continues, or 0."""
         return 0 if self.continue_from is None else int(self.continue_from.partition("@")[2])
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches that each worker adds up for one update."""
+        """Return the number of micro-batches that each worker accumulates for one update."""
         return self.accumulation_of(self.workers.count)
 
     def accumulation_of(self, world: int) -> int:
-        """The same for another number of workers; ValueError where the batch does not divide among them."""
+        """Return the same for another number of workers.
+
+        Raises:
+            ValueError: the batch does not divide among them.
+        """
         if self.global_batch % (world * self.micro_batch):
             raise ValueError(f"a batch of {self.global_batch} does not divide by {world} x {self.micro_batch}")
         return self.global_batch // (world * self.micro_batch)
 
     def _least_count(self) -> int:
-        """The smallest min_count that is possible with this batch."""
+        """Return the smallest min_count that is possible with this batch."""
         least = self.workers.count
         while least > 1 and self.global_batch % ((least - 1) * self.micro_batch) == 0:
             least -= 1

@@ -24,7 +24,7 @@ class StartConfig:
     checkpoint: str | None = None
     """Name of a run in the same lake: starts from its newest verified checkpoint, and keeps its other models."""
     weights: Literal["ema", "raw"] = "ema"
-    """Which of that checkpoint's weights."""
+    """Which of that checkpoint's weights: the averages (`ema`), or the non-EMA weights (`raw`)."""
 
     def __post_init__(self) -> None:
         if self.base is not None and self.checkpoint is not None:
@@ -37,7 +37,7 @@ class StartConfig:
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         if self.text_encoder is not None and self.base is None and self.checkpoint is None:
-            raise ValueError("base: is missing beside text_encoder; name the model folder whose UNet reads it")
+            raise ValueError("base: is missing, with text_encoder given; name the model folder whose UNet reads it")
         if self.checkpoint is not None and self.text_encoder is not None:
             raise ValueError(
                 "text_encoder: a checkpoint brings its own text encoder; leave it out, or start from a base"

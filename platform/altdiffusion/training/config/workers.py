@@ -9,14 +9,14 @@ from altdiffusion.config import operational
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkersConfig:
-    """Where it runs; nothing of it changes the samples or what is drawn for them, only the rounding of sums."""
+    """Where a run runs. No setting changes the samples or what is drawn for them; only the rounding of sums changes."""
 
     count: int = operational(1)
     min_count: int | None = operational(None)
-    """Goes on with so few while machines are missing, and grows back to `count`; null waits for all of them. The
-    batch must divide among every number of workers from this to `count`."""
+    """Goes on with as few workers while machines are missing, and grows back to `count`; null waits for all of them.
+    The batch must divide among every number of workers from this to `count`."""
     grow_check_s: float = operational(60.0)
-    """How often it is looked whether there are machines again for more workers."""
+    """Seconds between checks whether there are machines for more workers."""
     cpus: float = operational(1.0)
     """CPUs per worker; also its number of threads."""
     gpus: float = operational(0.0)
@@ -24,21 +24,22 @@ class WorkersConfig:
     max_failures: int = operational(10)
     """Restarts before the job gives up; the same step failing three times ends it sooner."""
     stall_timeout_s: float = operational(240.0)
-    """A worker that ends no step and gives no sign for so long is named, and the workers are started anew."""
+    """Seconds without the end of a step and without a sign of life, after which a worker is named and all workers are
+    restarted."""
     prefetch: int = operational(2)
     """Batches read ahead."""
     cache_mb: int = operational(2048)
     """Memory of a worker for row groups that are kept, in MiB; those read ahead take up to half as much again.
-    A window (order) should fit, with a language temperature two: else row groups are read again and again."""
+    A window (order) should fit, or two with a language temperature: otherwise row groups are read repeatedly."""
     text_cache_mb: int = operational(0)
     """Memory of a CPU worker for the vectors of captions, in MiB; 0 encodes them in every step. It pays where
-    captions come many times."""
+    captions are repeated often."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError("count: must be at least 1; give the number of workers")
         if self.min_count is not None and not 1 <= self.min_count <= self.count:
-            raise ValueError("min_count: must lie in 1 to count; null waits for all workers")
+            raise ValueError("min_count: must be in 1 to count; null waits for all workers")
         if self.grow_check_s <= 0:
             raise ValueError("grow_check_s: must be positive; 60 looks every minute")
         if self.stall_timeout_s <= 0:

@@ -1,7 +1,7 @@
 """The model card of an export: what it is, what it was made from, under which licence, and how well it does.
 
-Everything in it is read from the lake: records of the runs, manifests of the datasets, reports of evaluations. No
-time, host or path stands in it, so the same lake gives the same card. Its head is the YAML that the Hugging Face hub
+Everything in it is read from the lake: records of the runs, manifests of the datasets, reports of evaluations. It
+holds no time, host or path, so the same lake gives the same card. Its head is the YAML that the Hugging Face hub
 reads.
 """
 
@@ -25,7 +25,7 @@ from altdiffusion.training.model.lora import STOCK_FILE
 from altdiffusion.training.run.record import read_record
 
 UNKNOWN = "unknown"
-"""The hub's word for a licence that nobody has named."""
+"""The hub's value for a licence that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class _Stage:
 
     @property
     def first(self) -> int:
-        """The step that it went on from: 0 unless it continued another run."""
+        """Return the step that it went on from: 0 unless it continued another run."""
         continued = self.record.get("continued")
         return _run_step(continued)[1] if continued else 0
 
@@ -54,7 +54,7 @@ class _Origin:
 
 
 def model_card(lake: str, lineage: Mapping[str, Any]) -> str:
-    """README.md of an export.
+    """Return README.md of an export.
 
     Args:
         lineage: the export's lineage.json.
@@ -78,7 +78,7 @@ def model_card(lake: str, lineage: Mapping[str, Any]) -> str:
 
 
 def _stages(lake: str, checkpoint: str) -> list[_Stage]:
-    """The runs up to a checkpoint, the first one first."""
+    """Return the runs up to a checkpoint, the first one first."""
     found: list[_Stage] = []
     ref: str | None = checkpoint
     while ref is not None:
@@ -116,7 +116,7 @@ def _version(lake: str, ref: str) -> Version | None:
 
 
 def _languages(versions: Any) -> list[str]:
-    """Codes of the languages with training rows, the platform's own order first."""
+    """Return the codes of the languages with training rows, the platform's own order first."""
     codes = {
         code for version in versions if version for code, rows in version.manifest.rows_by_language.items() if rows
     }
@@ -164,7 +164,7 @@ def _use(record: Mapping[str, Any]) -> str:
 
 
 def _adapter_note(record: Mapping[str, Any]) -> str:
-    """What the adapter's file belongs to, and what it must not be loaded on."""
+    """Return what the adapter's file belongs to, and what it must not be loaded on."""
     if record["start"]:
         start = f"an export of {Ref.parse(record['start']).short} ({record['meaning']['start']['weights']} weights)"
     else:
