@@ -342,8 +342,8 @@ def test_a_worker_that_hangs_is_named(lake: str, tmp_path: Path, how: str) -> No
 
 def test_goodput_by_hand() -> None:
     starts = [
-        Start(world=2, began=100.0, until=160.0, first=0, step=30, busy_s=45.0, stall_s=5.0),  # 10 of 30 done again
-        Start(world=1, began=200.0, until=230.0, first=20, step=25, busy_s=10.0),  # 3 of 5 done again
+        Start(world=2, began=100.0, until=160.0, first=0, step=30, busy_s=45.0, stall_s=5.0),  # 10 of 30 repeated
+        Start(world=1, began=200.0, until=230.0, first=20, step=25, busy_s=10.0),  # 3 of 5 repeated
         Start(world=2, began=240.0, until=300.0, first=22, step=40, busy_s=36.0, finished=True),
         Start(world=2, began=10_000.0, until=10_050.0, first=40, step=50, busy_s=40.0),  # later: more steps
     ]
@@ -368,7 +368,7 @@ def test_goodput_outlives_restarts(lake: str) -> None:
     assert last.metrics()["train/wasted_steps"] == 2
     assert last.metrics()["train/goodput"] == last.goodput.share
     assert 0 <= last.metrics()["train/checkpoint_stall"] <= 1
-    assert "2 steps done again" in last.line("train align")
+    assert "2 steps repeated" in last.line("train align")
     assert "after 1 restarts" in last.goodput.line()
     assert goodput.read(lake, "align")[-1].finished
 

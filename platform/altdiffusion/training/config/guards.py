@@ -15,7 +15,7 @@ class SpikeConfig:
     factor: float = 6.0
     """Standard deviations (estimated from the median absolute deviation) above the median of the window."""
     window: int = 100
-    """Steps that the median is taken over; no loss is judged before there are as many."""
+    """Steps that the median is taken over; no loss is judged before the window is full."""
     steps: int = 3
     """Spikes in a row that send the run back to the last checkpoint before them."""
     max_rollbacks: int = operational(3)

@@ -11,7 +11,7 @@ from altdiffusion.diffusion.hub import HubId, is_hub_id
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StartConfig:
-    """Where the weights come from: a model folder, with or without another text encoder, or a run of ours.
+    """Where the weights come from: a model folder, with or without another text encoder, or an earlier run.
 
     Paths are operational: what counts is the content, whose digest enters the run's fingerprint.
     """

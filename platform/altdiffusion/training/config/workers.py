@@ -13,8 +13,8 @@ class WorkersConfig:
 
     count: int = operational(1)
     min_count: int | None = operational(None)
-    """Goes on with as few workers while machines are missing, and grows back to `count`; null waits for all of them.
-    The batch must divide among every number of workers from this to `count`."""
+    """Smallest number of workers to go on with while machines are missing; the run grows back to `count`. Null waits
+    for all of them. The batch must divide among every number of workers from this to `count`."""
     grow_check_s: float = operational(60.0)
     """Seconds between checks whether there are machines for more workers."""
     cpus: float = operational(1.0)

@@ -43,7 +43,7 @@ class Layout:
         """Write the rows `index` (int64 [K]) of a row group into tensors [K, ...] like those of `empty`.
 
         Args:
-            mirrored: which of the samples are to be mirrored; for layouts of images.
+            mirrored: which of the samples are mirrored; for layouts of images.
 
         Returns:
             Futures of the writes that have not ended yet.

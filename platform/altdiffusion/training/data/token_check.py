@@ -13,7 +13,7 @@ from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shard_reader import ShardReader, naming
 
 PROBED = 64
-"""Rows of a version's first row group that are checked: tokenizers that agree on as many texts count as equal."""
+"""Rows of a version's first row group that are checked: tokenizers that agree on all of them count as equal."""
 
 
 @dataclass(frozen=True, kw_only=True)

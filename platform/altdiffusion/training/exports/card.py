@@ -139,7 +139,7 @@ def _front(origins: Sequence[_Origin], languages: Sequence[str]) -> str:
 
 
 def _title(lineage: Mapping[str, Any], stages: Sequence[_Stage]) -> str:
-    kind = "averaged (EMA)" if lineage["weights"] == "ema" else "raw, not averaged"
+    kind = "averaged (EMA)" if lineage["weights"] == "ema" else "not averaged (non-EMA)"
     chain = " -> ".join(str(stage.record["stage"]) for stage in stages) or str(lineage["stage"])
     return (
         f"# {lineage['run']}, step {int(lineage['step']):,}\n\n"
@@ -151,14 +151,14 @@ def _use(record: Mapping[str, Any]) -> str:
     objective = record.get("meaning", {}).get("objective", {})
     note = ""
     if objective.get("prediction", "epsilon") != "epsilon":
-        note = f"\n\nThe UNet predicts `{objective['prediction']}`; the scheduler's config says so."
+        note = f"\n\nThe UNet predicts `{objective['prediction']}`, as the scheduler's config states."
         if objective.get("zero_terminal_snr"):
             note += " Its schedule ends without signal (`rescale_betas_zero_snr`): keep `timestep_spacing: trailing`."
     if record.get("meaning", {}).get("lora"):
         note += _adapter_note(record)
     return (
         "## Use\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
-        'pipeline = DiffusionPipeline.from_pretrained("this/folder")\npicture = pipeline("a prompt").images[0]\n```'
+        'pipeline = DiffusionPipeline.from_pretrained("this/folder")\nimage = pipeline("a prompt").images[0]\n```'
         + note
     )
 
@@ -223,7 +223,7 @@ def _scores(lake: str, content: str) -> str:
     lines = ["## Evaluation"]
     for name, report, state in evaluations.of_model(lake, content):
         rates = state["languages"]["all"]
-        rows = [["language", "pictures named right", f"{report['level']:.0%} interval", "pictures"]]
+        rows = [["language", "images named correctly", f"{report['level']:.0%} interval", "images"]]
         for code in [code for code in CODES if code in rates]:
             rate = rates[code]
             interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
@@ -231,7 +231,7 @@ def _scores(lake: str, content: str) -> str:
                 [f"{code} {BY_CODE[code].name}", f"{100 * rate['value']:.1f} %", interval, f"{rate['total']:,}"]
             )
         about = (
-            f"{name}, state {state['state']}: a judge names the concept that a picture was asked for; "
+            f"{name}, state {state['state']}: a judge names the concept that an image was requested for; "
             f"{state['concepts']} concepts, chance {100 * report['chance']:.1f} %."
         )
         lines += [about, _table(rows)]
@@ -244,7 +244,7 @@ def _licences(origins: Sequence[_Origin]) -> str:
     lines = ["## Licence", ""]
     for origin in origins:
         lines.append(f"- {origin.role} {origin.ref.name}: {origin.licence or 'not recorded'}")
-    lines.append("- datasets: their manifests record no licence; pictures and captions stay under their owners' terms")
+    lines.append("- datasets: their manifests record no licence; images and captions stay under their owners' terms")
     return "\n".join([*lines, "", "What the base model's licence asks for, this model has to keep as well."])
 
 

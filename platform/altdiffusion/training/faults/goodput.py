@@ -61,7 +61,7 @@ class Goodput:
     def line(self) -> str:
         """Return one line for people."""
         return (
-            f"goodput {self.share:.1%} of {self.total_s / 3600:.2f} h, {self.wasted_steps} steps done again after "
+            f"goodput {self.share:.1%} of {self.total_s / 3600:.2f} h, {self.wasted_steps} steps repeated after "
             f"{self.restarts} restarts, {self.stall_s:.1f} s stalled for checkpoints"
         )
 

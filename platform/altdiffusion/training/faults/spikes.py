@@ -21,7 +21,7 @@ SMALLEST_SPREAD = 1e-3
 
 
 class LossSpiked(Exception):
-    """As many spikes in a row as send the run back; batches [first, after) caused them."""
+    """Enough spikes in a row to send the run back; batches [first, after) caused them."""
 
     def __init__(self, first: int, after: int, loss: float, limit: float) -> None:
         super().__init__(f"loss {loss:.4g} in batches {first} to {after - 1}, above {limit:.4g}")
@@ -41,7 +41,7 @@ class SpikeGuard:
         """Judge the loss of a batch.
 
         Raises:
-            LossSpiked: it is the last of as many spikes in a row as send the run back.
+            LossSpiked: it is one spike in a row too many: the run goes back.
         """
         if not math.isfinite(loss):  # the trainer has skipped it
             return

@@ -45,17 +45,17 @@ class Hook:
         return None
 
     def on_step_start(self, done: int) -> None:
-        """The next step begins, after `done` steps."""
+        """Act when the next step begins, after `done` steps."""
 
     def on_step(self, step: Step) -> None:
-        """A step has ended; the hook may set `step.save` or `step.stop`."""
+        """Act when a step has ended; this may set `step.save` or `step.stop`."""
 
     def state(self) -> Mapping[str, Any]:
         """Return what state.json of a checkpoint keeps of the hook."""
         return {}
 
     def on_checkpoint(self, step: Step) -> None:
-        """A checkpoint of this step was taken; it is being written, or was."""
+        """Act when a checkpoint of this step was taken, which is being written or is written already."""
 
     def on_end(self, step: Step) -> None:
-        """The loop ends after this step: the last one, or one whose `stop` is set."""
+        """Act when the loop ends after this step: the last one, or one whose `stop` is set."""

@@ -107,7 +107,7 @@ def train_loop(
             return _train(process, found, skipped, counters, began)
         except LossSpiked as error:
             spike = error.with_traceback(None)  # whose frames hold the networks
-        gc.collect()  # the networks of this attempt go before those of the next come
+        gc.collect()  # the networks of this pass are freed before those of the next are loaded
         began = time.time()
         found, skipped = agree(partial(go_back, run, reporter, skipped, spike), rank, world)
 
@@ -128,12 +128,12 @@ class _Process:
 def _train(
     process: _Process, found: Checkpoint | None, skipped: Windows, counters: Counters, began: float
 ) -> Checkpoint:
-    """Train from one checkpoint to the last step.
+    """Train from one checkpoint to the last step: one pass, which a spike may end.
 
     Args:
         found: None is the start of the run.
         skipped: batches left out because the loss spiked there.
-        began: seconds since 1970 when this attempt began.
+        began: seconds since 1970 when this pass began.
     """
     run, rank, world = process.run, process.rank, process.world
     config = run.config

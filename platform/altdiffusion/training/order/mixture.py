@@ -81,7 +81,7 @@ def _parts(config: TrainConfig, group: tuple[Version, ...], weight: float) -> li
     Languages have shares proportional to rows ** (1 / T) (multilingual BERT's and XLM's exponential smoothing: Conneau
     and Lample, "Cross-lingual language model pretraining", 2019, section 3.1, with alpha = 1 / T). A language's chunk
     is what a row group holds of it on average: so a window of all languages takes the memory of one of the dataset,
-    or of two, as a chunk may lie in two row groups.
+    or of two, as a chunk may be in two row groups.
     """
     sources = _sources(config, group)
     digest = "+".join(version.ref.digest for version in group)

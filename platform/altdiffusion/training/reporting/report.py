@@ -71,8 +71,8 @@ class Progress:
     def line(self, name: str) -> str:
         """Return one line for people."""
         left = round(self.seconds_left)
-        again = self.goodput.wasted_steps
-        wasted = f"  {again} steps done again" if again else ""
+        repeated = self.goodput.wasted_steps
+        wasted = f"  {repeated} steps repeated" if repeated else ""
         skipped = f"  {self.skipped_steps} steps skipped" if self.skipped_steps else ""
         return (
             f"[{name}] {self.step}/{self.steps} steps  loss {self.loss:.4f}  "

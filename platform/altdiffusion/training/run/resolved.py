@@ -15,7 +15,7 @@ from altdiffusion.training.order.run_key import SEED_ALONE, RunKey
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedRun:
-    """A config with everything it names found and pinned. It is small and pickles: workers get it whole."""
+    """A config with everything it names found and pinned. It is small and can be pickled: workers get it whole."""
 
     config: TrainConfig
     lake: str
@@ -27,7 +27,8 @@ class ResolvedRun:
     text_encoder: str | None
     """URI of the folder of another text encoder, or None for the base's."""
     start: Ref | None
-    """The checkpoint whose weights it starts from, or None for the base's; of a continued run that run's."""
+    """The checkpoint whose weights it starts from, or None for the base's. A continued run has the start of the run
+    that it continues."""
     start_fingerprint: str | None
     """Fingerprint of the run of that checkpoint."""
     models: tuple[Ref, ...]
@@ -41,7 +42,7 @@ class ResolvedRun:
     key: RunKey = SEED_ALONE
     """The key of all its draws."""
     noising: Noising = SD
-    """What the UNet learns to answer, and its noise schedule."""
+    """What the UNet learns to predict, and its noise schedule."""
     meaning: Mapping[str, Any] = field(default_factory=dict)
     """The settings of the config that decide the result."""
 

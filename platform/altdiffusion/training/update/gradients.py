@@ -74,7 +74,7 @@ class SummedGradients:
         self._sizes: list[int] = []  # parameters in each bucket
         first = end = members = 0
         for number, parameter in enumerate(backward_order):
-            # In the weight's memory layout (channels_last, say): fused optimizers go through both in parallel.
+            # In the weight's memory layout (e.g. channels_last): fused optimizers go through both in parallel.
             parameter.grad = self._flat.as_strided(parameter.shape, parameter.stride(), end)
             end, members = end + parameter.numel(), members + 1
             parameter.register_post_accumulate_grad_hook(self._hook(len(self._buckets)))

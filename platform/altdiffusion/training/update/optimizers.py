@@ -150,7 +150,7 @@ def _spread(scales: Tensor, count: int) -> Tensor:
 
 
 def state_bytes(config: OptimizerConfig, counts: Iterable[int]) -> int:
-    """Return the bytes of the moments of weights with as many values as the counts."""
+    """Return the bytes of the moments of weights with these numbers of values."""
     if config.kind == "adamw":
         return sum(8 * count for count in counts)
     return sum(8 * count if count < SMALLEST else 2 * (count + 4 * math.ceil(count / BLOCK)) for count in counts)
