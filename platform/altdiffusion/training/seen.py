@@ -99,8 +99,9 @@ def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
     """
     found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run)
     if found is None or read_record(lake, run) is None:
-        known = ", ".join(checkpoints.run_names(lake)) or "none"
-        raise AltDiffusionError(f"run {run}", f"has no checkpoint in {lake}", f"runs here: {known}")
+        raise AltDiffusionError(
+            f"run {run}", f"has no checkpoint in {lake}", f"runs here: {checkpoints.known_runs(lake)}"
+        )
     result: list[Seen] = []
     waiting, known_refs = [found], {found.ref}
     while waiting:
@@ -126,8 +127,7 @@ def _starts(lake: str, record: Mapping[str, Any]) -> Iterator[Checkpoint]:
     """Yield the checkpoints that a run began with: that of an earlier stage, and that of an exported student."""
     for text in (record["start"], record["student"]):
         if text is not None:
-            name, _, step = Ref.parse(text).name.rpartition("/")
-            yield checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
+            yield checkpoints.open_step(lake, *checkpoints.run_and_step(Ref.parse(text)))
 
 
 def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:

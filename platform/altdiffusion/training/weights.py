@@ -101,8 +101,7 @@ def pinned(lake: str, ref: Ref) -> Checkpoint:
     Raises:
         AltDiffusionError: it is missing or damaged, or was replaced by another one.
     """
-    name, _, step = ref.name.rpartition("/")
-    found = checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
+    found = checkpoints.open_step(lake, *checkpoints.run_and_step(ref))
     if found.ref != ref:
         raise AltDiffusionError(
             ref.short,

@@ -139,6 +139,12 @@ def step_name(step: int) -> str:
     return f"{_STEP}{step:08d}"
 
 
+def run_and_step(ref: Ref) -> tuple[str, int]:
+    """Return the run and the step that the reference of a checkpoint names."""
+    run, _, step = ref.name.rpartition("/")
+    return run, int(step.removeprefix(_STEP))
+
+
 def run_folder(lake: str, run: str) -> str:
     """Return the URI of a run's checkpoints.
 
@@ -159,6 +165,11 @@ def run_names(lake: str) -> list[str]:
     """Return the names of the runs that have checkpoints."""
     names = files.list_folders(files.join(lake, "checkpoints"))
     return [name for name in names if NAME.fullmatch(name) and steps(lake, name)]
+
+
+def known_runs(lake: str) -> str:
+    """Return the names of the runs that have checkpoints, as errors list them."""
+    return ", ".join(run_names(lake)) or "none"
 
 
 def steps(lake: str, run: str) -> list[int]:

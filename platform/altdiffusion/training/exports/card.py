@@ -21,6 +21,7 @@ from altdiffusion.languages import BY_CODE, CODES
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.training.checkpoints.format import run_and_step
 from altdiffusion.training.model.lora import STOCK_FILE
 from altdiffusion.training.run.record import read_record
 
@@ -40,7 +41,7 @@ class _Stage:
     def first(self) -> int:
         """Return the step that it went on from: 0 unless it continued another run."""
         continued = self.record.get("continued")
-        return _run_step(continued)[1] if continued else 0
+        return run_and_step(Ref.parse(continued))[1] if continued else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +83,13 @@ def _stages(lake: str, checkpoint: str) -> list[_Stage]:
     found: list[_Stage] = []
     ref: str | None = checkpoint
     while ref is not None:
-        run, step = _run_step(ref)
+        run, step = run_and_step(Ref.parse(ref))
         record = read_record(lake, run)
         if record is None or any(stage.run == run for stage in found):
             break
         found.insert(0, _Stage(run=run, step=step, record=record))
         ref = record.get("continued") or record["start"]
     return found
-
-
-def _run_step(checkpoint: str) -> tuple[str, int]:
-    run, _, step = Ref.parse(checkpoint).name.rpartition("/")
-    return run, int(step.removeprefix("step-"))
 
 
 def _origins(record: Mapping[str, Any]) -> Iterator[_Origin]:

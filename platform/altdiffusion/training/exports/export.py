@@ -47,8 +47,9 @@ def export_checkpoint(
     found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run, warn)
     record = read_record(lake, run)
     if found is None or record is None:
-        known = ", ".join(checkpoints.run_names(lake)) or "none"
-        raise AltDiffusionError(f"run {run}", f"has no checkpoint in {lake}", f"train it first; runs here: {known}")
+        raise AltDiffusionError(
+            f"run {run}", f"has no checkpoint in {lake}", f"train it first; runs here: {checkpoints.known_runs(lake)}"
+        )
     name = checkpoints.step_name(found.step) + ("" if weights == "ema" else f"-{weights}")
     target = files.within(lake, "exports", run, name)
     lineage = _lineage(lake, found, weights)
@@ -135,7 +136,7 @@ def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:
         elif ref.kind == "model":
             models.append(text)
         elif ref.kind == "checkpoint":
-            record = read_record(lake, ref.name.rpartition("/")[0])
+            record = read_record(lake, checkpoints.run_and_step(ref)[0])
             if record is not None:
                 origin = record.get("continued") or record["start"]
                 waiting += [*record["datasets"], *([origin] if origin else record["models"])]

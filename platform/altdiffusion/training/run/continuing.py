@@ -53,11 +53,10 @@ def find_continued(config: TrainConfig, lake: str) -> tuple[Mapping[str, Any], C
     name, step = match["run"], int(match["step"])
     record = read_record(lake, name)
     if record is None:
-        known = ", ".join(checkpoints.run_names(lake)) or "none"
         raise AltDiffusionError(
             f"run {name}, named by continue_from of run {config.run}",
             f"is not in the lake {lake}",
-            f"name one that is; runs with checkpoints: {known}",
+            f"name one that is; runs with checkpoints: {checkpoints.known_runs(lake)}",
         )
     return record, checkpoints.open_step(lake, name, step)
 

@@ -99,11 +99,10 @@ def started_from(config: TrainConfig, lake: str) -> Mapping[str, Any]:
         )
     earlier = read_record(lake, name)
     if earlier is None:
-        known = ", ".join(checkpoints.run_names(lake)) or "none"
         raise AltDiffusionError(
             f"run {name}, named by start.checkpoint of run {config.run}",
             f"is not in the lake {lake}",
-            f"train it first; runs with checkpoints: {known}",
+            f"train it first; runs with checkpoints: {checkpoints.known_runs(lake)}",
         )
     if (earlier["stage"] == "distillation") != (config.stage == "distillation"):
         raise AltDiffusionError(
@@ -128,7 +127,7 @@ def _start_checkpoint(
     name = str(config.start.checkpoint)
     if record is not None and record["start"] is not None:
         pinned = Ref.parse(record["start"])
-        if pinned.name.rpartition("/")[0] == name and record["start_fingerprint"] == earlier["fingerprint"]:
+        if checkpoints.run_and_step(pinned)[0] == name and record["start_fingerprint"] == earlier["fingerprint"]:
             return pinned
     found = checkpoints.latest_verified(lake, name)
     if found is None:

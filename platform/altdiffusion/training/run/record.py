@@ -95,9 +95,9 @@ def needed_by_others(lake: str, run: str) -> set[int]:
         for key in ("start", "continued"):
             text = record.get(key) if record is not None else None
             if text is not None:
-                name, _, step = Ref.parse(text).name.rpartition("/")
+                name, step = checkpoints.run_and_step(Ref.parse(text))
                 if name == run:
-                    found.add(int(step.rpartition("-")[2]))
+                    found.add(step)
     return found
 
 
