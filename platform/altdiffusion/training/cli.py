@@ -136,7 +136,7 @@ def cmd_convert(arguments: argparse.Namespace) -> int:
         raise AltDiffusionError(
             f"folder {source}",
             "is not a published text encoder",
-            "give a folder of AltDiffusion or AltCLIP as published; an export of ours needs no conversion",
+            "give a folder of AltDiffusion or AltCLIP as published; an export of this platform needs no conversion",
         )
     if files.exists(target):
         raise AltDiffusionError(f"folder {target}", "is there already", "choose another one, or remove it")
