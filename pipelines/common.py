@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from altdiffusion.config import fingerprint, operational
+from altdiffusion.constraints import Checked, Invalid, at_least
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.execution.units import Pool, Resources
@@ -36,25 +37,23 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Workers:
+class Workers(Checked):
     """The pool that works a pipeline step off, and what one worker needs."""
 
-    min: int = 1
+    min: Annotated[int, at_least(1)] = 1
     max: int = 2
-    cpus: float = 1.0
-    gpus: float = 0.0
-    memory_gib: float = 0.0
+    cpus: Annotated[float, at_least(0)] = 1.0
+    gpus: Annotated[float, at_least(0)] = 0.0
+    memory_gib: Annotated[float, at_least(0)] = 0.0
     """Reserved for one worker; 0 reserves nothing."""
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.max:
-            raise ValueError("min: must lie between 1 and max; a pool cannot start from nothing")
-        if self.cpus < 0 or self.gpus < 0 or self.memory_gib < 0:
-            raise ValueError("cpus: resources cannot be negative; give 0 or more")
+    def conflicts(self) -> Iterator[Invalid]:
+        if self.max < self.min:
+            yield Invalid("max", f"is below min ({self.min})", "give at least as many")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobConfig:
+class JobConfig(Checked):
     """Base of all job configs."""
 
     lake: str = operational()

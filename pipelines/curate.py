@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from altdiffusion.config import fingerprint, operational, semantic
+from altdiffusion.constraints import Invalid
 from altdiffusion.curation.config import (
     BalanceConfig,
     DistinctConfig,
@@ -79,12 +80,12 @@ class CurateConfig(JobConfig):
     report: ReportConfig = operational(factory=ReportConfig)
     """What report.html shows."""
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         names = [entry.source.name for entry in self.sources]
         if not names or len(set(names)) != len(names):
-            raise ValueError("sources: must be at least one, each with its own name; name each once")
+            yield Invalid("sources", "must be at least one, each with its own name", "name each once")
         if len({entry.select.buckets for entry in self.sources}) != 1:
-            raise ValueError("sources: differ in select.buckets; give all of them the same number")
+            yield Invalid("sources", "differ in select.buckets", "give all of them the same number")
 
     @property
     def run_name(self) -> str:

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 from altdiffusion.config import fingerprint, operational, semantic
+from altdiffusion.constraints import Checked, Invalid, multiple_of
 from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import bucket_sizes
@@ -28,12 +29,12 @@ MIRRORED = "-mirrored"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AlsoConfig:
+class AlsoConfig(Checked):
     """A further dataset of latents that the same pass over the images makes."""
 
     latents: str
     """Its name."""
-    resolution: int
+    resolution: Annotated[int, multiple_of(8)]
     """In place of `encode.resolution`; all else is as there."""
     filter: FilterConfig = FilterConfig()
     """In place of the job's."""
@@ -61,18 +62,16 @@ class EncodeJobConfig(JobConfig):
     """Also makes each dataset of mirrored images, <name>-mirrored, row by row beside it (train.flip reads both)."""
     workers: Workers = operational(factory=Workers)
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         names = [self.latents, *(also.latents for also in self.also)]
         if len(set(names)) != len(names):
-            raise ValueError("also: names a dataset twice; give each resolution a dataset of its own")
+            yield Invalid("also", "contains the same dataset twice", "give each resolution a dataset of its own")
         if self.scores is None and any(chosen.thresholds for chosen in self.filters):
-            raise ValueError("scores: a filter has a threshold; name the dataset that jobs.score made")
-        if any(also.resolution < 8 or also.resolution % 8 for also in self.also):
-            raise ValueError("also: holds a resolution that is not a multiple of 8; give e.g. 256")
+            yield Invalid("scores", "is missing, but a filter has a threshold", "name the dataset that jobs.score made")
         sides = [self.encode.resolution, *(also.resolution for also in self.also)]
         if self.buckets is not None and any(side % self.buckets.step for side in sides):
-            raise ValueError(
-                f"buckets: a resolution is no multiple of step {self.buckets.step}; choose a smaller step, like 8"
+            yield Invalid(
+                "buckets.step", "does not divide every resolution", "choose a smaller one, like 8, or other resolutions"
             )
 
     @property

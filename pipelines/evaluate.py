@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import Invalid
 from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
@@ -83,10 +84,10 @@ class EvaluateConfig(JobConfig):
     """Local path without suffix: OUTPUT.json, OUTPUT.md and OUTPUT.txt are written."""
     workers: Workers = operational(factory=Workers)
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         names = [state.name for state in self.states]
         if not names or len(set(names)) != len(names):
-            raise ValueError("states: must be at least one, each with its own name; name each once")
+            yield Invalid("states", "must be at least one, each with its own name", "name each once")
 
     @property
     def run_name(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from altdiffusion.config import operational, semantic
+from altdiffusion.constraints import Invalid
 from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import CorpusConfig, IdsConfig, LanguageConfig, PairsConfig
 from altdiffusion.curation.parallel.corpus import Corpus, plan_corpora, scan_corpus
@@ -34,15 +35,16 @@ class ParallelConfig(JobConfig):
     """Name of the dataset it makes; beside it `<name>-candidates` and, where asked for, `<name>-held-out`."""
     workers: Workers = operational(factory=Workers)
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         names = [corpus.name for corpus in self.corpora]
         if not names or len(set(names)) != len(names):
-            raise ValueError("corpora: must be at least one, each with its own name; name each once")
+            yield Invalid("corpora", "must be at least one, each with its own name", "name each once")
         unknown = sorted({corpus.language for corpus in self.corpora} - set(self.language.languages))
         if self.filter.check_languages and unknown:
-            raise ValueError(
-                f"language.languages: lacks {', '.join(unknown)}, which corpora are in; "
-                "add them, or set filter.check_languages to false"
+            yield Invalid(
+                "language.languages",
+                f"does not contain {', '.join(unknown)}, the languages of corpora",
+                "add them, or set filter.check_languages to false",
             )
 
     @property

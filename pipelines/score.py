@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from altdiffusion.config import operational, semantic
+from altdiffusion.constraints import Invalid
 from altdiffusion.curation.config import ScoreConfig
 from altdiffusion.curation.scoring.score_work import ScoreWork, plan_score
 from altdiffusion.execution.pipeline_step import PipelineStep
@@ -29,9 +30,9 @@ class ScoreJobConfig(JobConfig):
     score: ScoreConfig
     workers: Workers = operational(factory=Workers)
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         if self.score.clip is None and not self.score.classifiers:
-            raise ValueError("score: names no model; give score.clip with its digest, or a classifier")
+            yield Invalid("score", "names no model", "give score.clip with its digest, or a classifier")
 
     @property
     def run_name(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import Checked, Invalid
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.storage.dataset import Lake
@@ -25,7 +27,7 @@ from pipelines.generate import generation_pipeline_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SamplesConfig:
+class SamplesConfig(Checked):
     """Images drawn from every kept checkpoint when training has ended, for MLflow's sliders by step."""
 
     prompts: PromptsConfig
@@ -40,9 +42,9 @@ class SamplesConfig:
     workers: Workers | None = None
     """A pool on the cluster that draws them; without one, the job's own process does."""
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         if self.device == "cuda" and (self.workers is None or self.workers.gpus == 0):
-            raise ValueError("device: cuda needs workers that have GPUs; give samples.workers.gpus")
+            yield Invalid("device", "needs workers that have GPUs", "give samples.workers.gpus")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +55,13 @@ class TrainJobConfig(JobConfig):
     samples: SamplesConfig | None = operational(None)
     estimate: EstimateConfig = operational(factory=EstimateConfig)
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         warmup, steps = self.train.optimizer.warmup_steps, self.train.steps
         if warmup > steps:
-            raise ValueError(
-                f"train.optimizer.warmup_steps: is longer than the run of {steps:,} steps, which would never reach its "
-                f"learning rate; give at most {steps}, or more train.steps"
+            yield Invalid(
+                "train.optimizer.warmup_steps",
+                f"is more than the run's {steps:,} steps, which would never reach its learning rate",
+                f"give at most {steps}, or more train.steps",
             )
 
     @property

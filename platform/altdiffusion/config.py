@@ -1,7 +1,7 @@
 """Strict YAML to frozen dataclasses, dotted overrides, and the fingerprint of a config.
 
 A config is a frozen, keyword-only dataclass. What the YAML may hold is what the dataclass declares: an unknown key,
-a duplicate key, a wrong type or an impossible value is an error that names file, key, value and remedy.
+a duplicate key, a wrong type or an invalid value (constraints.py) is an error that names file, key, value and remedy.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from altdiffusion.constraints import Invalid
 from altdiffusion.credentials import HIDDEN, holds_credential, is_secret_name, redact
 from altdiffusion.errors import AltDiffusionError
 
@@ -213,6 +214,8 @@ def _index(node: list[Any], name: str, override: str) -> int:
 
 def _build(hint: Any, value: Any, place: _Place) -> Any:
     origin = get_origin(hint)
+    if origin is Annotated:  # constraints are checked by the dataclass itself (constraints.Checked)
+        return _build(get_args(hint)[0], value, place)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build_dataclass(hint, value, place)
     if origin in (Union, types.UnionType):
@@ -307,7 +310,7 @@ def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
             raise place.child(key).error(
                 value[key], "stands under an unknown key", f"{remedy}known keys: {', '.join(fields)}"
             )
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     built: dict[str, Any] = {}
     for name, field in fields.items():
         if name in value:
@@ -318,14 +321,5 @@ def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
             )
     try:
         return cls(**built)
-    except ValueError as error:
-        # __post_init__ says "field: problem; remedy"
-        key, _, rest = str(error).partition(": ")
-        problem, _, remedy = rest.partition("; ")
-        if key.split(".")[0] not in fields:
-            raise place.error(value, f"is impossible: {error}", "mend the value") from error
-        at = place.child(key)
-        shown: Any = built
-        for part in key.split("."):
-            shown = shown.get(part) if isinstance(shown, Mapping) else getattr(shown, part, None)
-        raise at.error(shown, problem, remedy or "mend the value") from error
+    except Invalid as wrong:
+        raise place.child(wrong.key).error(wrong.value, wrong.problem, wrong.remedy) from wrong

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from altdiffusion.config import fingerprint, from_dict, load_config, operational, resolved, to_yaml
+from altdiffusion.constraints import Checked, at_least
 from altdiffusion.errors import AltDiffusionError
 
 
@@ -22,19 +23,15 @@ class Inner:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outer:
+class Outer(Checked):
     name: str
-    steps: int = 10
+    steps: Annotated[int, at_least(1, "raise it")] = 10
     note: str | None = None
     languages: tuple[str, ...] = ("en",)
     inner: Inner = field(default_factory=Inner)
     weights: dict[str, float] = field(default_factory=dict)
     verbose: bool = False
     folder: str = operational("out")
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError("steps: must be at least 1; raise it")
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> Outer:

@@ -250,9 +250,9 @@ def test_other_texts_or_another_tokenizer_make_another_version(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "moses"}, r"translation_uri: .* goes with format moses"),
+        ({"format": "moses"}, r"translation_uri: .* belongs to format moses"),
         ({"translation": None}, r"translation: .* is missing"),
-        ({"english": "TEXT"}, r"english: .* is no column of tsv"),
+        ({"english": "TEXT"}, r"english: .* is not a column of tsv"),
         ({"score_above": 1.0}, r"score_above: .* needs the scores' column"),
         ({"rows_per_unit": 0}, r"rows_per_unit: .* must be at least 1"),
     ],
@@ -264,7 +264,7 @@ def test_impossible_corpora_are_refused(changes: dict[str, Any], message: str) -
 
 def test_a_language_that_is_not_looked_for_is_refused_before_anything_runs(tmp_path: Path) -> None:
     swedish = {"name": "sv", "uri": "x", "format": "tsv", "language": "sv", "translation": 1}
-    with pytest.raises(AltDiffusionError, match=r"language.languages.* lacks sv"):
+    with pytest.raises(AltDiffusionError, match=r"language.languages.* does not contain sv"):
         job(tmp_path, corpora=[swedish])
     job(tmp_path, corpora=[swedish], language={"languages": ["en", "sv"]})
     job(tmp_path, corpora=[swedish], filter={"check_languages": False})

@@ -421,7 +421,7 @@ def test_strange_values_neither_break_nor_flatten_a_histogram() -> None:
     found = measures.of_rows(rows, {"bytes": measures.STORED_BYTES})[0]
     assert (found.rows, found.unknown, found.outside) == (201, 3, 0)
     scores = pa.table({"aesthetic_score": pa.array([1e9, -1e9, float("nan"), *np.linspace(4, 6, 50)], pa.float32())})
-    found = measures.of_rows(scores, {"aesthetic_score": measures.PICTURES["aesthetic_score"]})[0]
+    found = measures.of_rows(scores, {"aesthetic_score": measures.IMAGES["aesthetic_score"]})[0]
     assert (found.rows, found.unknown, found.outside) == (52, 1, 2) and len(found.counts) <= measures.MAX_BINS
     svg = draw.histogram(found, "A <title>")
     assert 'role="img"' in svg and "A &lt;title&gt;" in svg

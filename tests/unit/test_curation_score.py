@@ -237,7 +237,7 @@ def test_a_single_label_is_squashed_by_a_sigmoid(tmp_path: Path) -> None:
         ({"nsfw": {"head": {"uri": "x", "sha256": "0" * 64}}}, "clip"),
         ({"nsfw": {}}, "nsfw.head"),
         ({"nsfw": {"head": {"uri": "x", "sha256": "abc"}}}, "nsfw.head.sha256"),
-        ({"nsfw": {"head": {"uri": "x", "sha256": "0" * 64, "hidden": [0]}}}, "nsfw.head.hidden"),
+        ({"nsfw": {"head": {"uri": "x", "sha256": "0" * 64, "hidden": [0]}}}, "nsfw.head.hidden.0"),
         ({"nsfw": {"classifier": {"folder": "x", "digest": "1", "label": "y"}}}, "nsfw.classifier.digest"),
         ({"batch": 0}, "batch"),
         ({"threads": -1}, "threads"),

@@ -130,10 +130,10 @@ def test_columns_can_be_ignored_that_nothing_needs(tmp_path: Path) -> None:
     with pytest.raises(AltDiffusionError, match=r"'punsafe' is string, not a number.*ignore: \[punsafe\]"):
         scan_source(config(tmp_path))
     assert read_all(config(tmp_path, ignore=("punsafe",)))["punsafe"].null_count == 3
-    for wrong, why in ((("hash",), "does not know 'hash'"), (("url",), "promises")):
-        with pytest.raises(ValueError, match=f"ignore: .*{why}"):
+    for wrong, why in ((("hash",), "not one of the choices"), (("url",), "promises")):
+        with pytest.raises(ValueError, match=f"ignore.*{why}"):
             config(tmp_path, ignore=wrong)
-    with pytest.raises(ValueError, match="ignore: names punsafe, which `columns` maps"):
+    with pytest.raises(ValueError, match="ignore: contains punsafe, which `columns` maps"):
         config(tmp_path, ignore=("punsafe",), columns={"punsafe": "p"})
 
 

@@ -54,7 +54,7 @@ def test_a_run_that_fits_is_told_and_nothing_changes(
         ({"continue_from": "nobody@3", "key": None}, ("run nobody", "continue_from")),
         ({"objective": {"prediction": "v_prediction"}}, ("epsilon", "v_prediction", "scheduler_config.json")),
         ({"online": {"resolution": 16}}, ("holds latents, not images",)),
-        ({"optimizer": {"warmup_steps": 13}}, ("warmup_steps", "longer than the run of 12 steps")),
+        ({"optimizer": {"warmup_steps": 13}}, ("warmup_steps", "more than the run's 12 steps")),
         ({"run": "taken", "seed": 9}, ("'taken'", "seed (5, now 9)")),
     ],
 )

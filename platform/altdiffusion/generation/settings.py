@@ -2,72 +2,73 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import (
+    Checked,
+    Invalid,
+    at_least,
+    between,
+    each,
+    exactly_one,
+    from_below,
+    matching,
+    not_empty,
+    one_of,
+)
 from altdiffusion.languages import CODES
 from altdiffusion.storage.documents import NAME
 
 SamplerName = Literal["ddim", "dpmpp"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+_RUN = matching(NAME, "is not the name of a run", "give a plain name, or a path as folder")
+_DIGEST = matching(r"[0-9a-f]{8,64}", "is not 8 to 64 hex digits", "copy it from the lineage of the model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """Which model draws: exactly one of `folder` and `run`. What counts is its content, which is pinned by digest."""
 
     folder: str | None = operational(None)
     """URI of a model folder (diffusers layout)."""
-    run: str | None = operational(None)
+    run: Annotated[str | None, _RUN] = operational(None)
     """Name of a training run in the lake: its newest export."""
-    step: int | None = operational(None)
+    step: Annotated[int | None, at_least(0)] = operational(None)
     """A certain export of that run instead."""
-    digest: str | None = None
+    digest: Annotated[str | None, _DIGEST] = None
     """Content digest (at least 8 hex digits) that the folder must have; any other is refused."""
 
-    def __post_init__(self) -> None:
-        if (self.folder is None) == (self.run is None):
-            raise ValueError("folder: exactly one of folder and run must be given; name a model folder or a run")
-        if self.run is not None and not NAME.fullmatch(self.run):
-            raise ValueError("run: is not the name of a run; give a plain name, or a path as folder")
-        if self.step is not None and (self.run is None or self.step < 0):
-            raise ValueError("step: goes with run, and is not negative; leave it out for the newest export")
-        if self.digest is not None and not _DIGEST.fullmatch(self.digest):
-            raise ValueError("digest: is not 8 to 64 hex digits; copy it from the lineage of the model")
+    def conflicts(self) -> Iterator[Invalid]:
+        yield from exactly_one(self, "folder", "run", "name a model folder or a run")
+        if self.step is not None and self.run is None:
+            yield Invalid("step", "is a step of a run, and none is given", "give run, or leave step out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PromptsConfig:
+class PromptsConfig(Checked):
     """The prompts file (.jsonl, .parquet, .csv): id, language, prompt and, unless given here, seed, width, height."""
 
     file: str = operational()
     """URI; what counts is its content."""
-    default_seed: int | None = None
+    default_seed: Annotated[int | None, from_below(-(2**63), 2**63)] = None
     """Seed of rows that name none; null makes the seed obligatory."""
     default_size: int | None = None
     """Width and height in pixels of rows that name none; null makes them obligatory."""
-    max_prompt_bytes: int = 4096
+    max_prompt_bytes: Annotated[int, at_least(1)] = 4096
     max_side: int = 2048
     """Pixels."""
-    languages: tuple[str, ...] = CODES
+    languages: Annotated[tuple[str, ...], not_empty("name at least one language"), each(one_of(CODES))] = CODES
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         if self.default_size is not None and not 8 <= self.default_size <= self.max_side:
-            raise ValueError("default_size: must lie between 8 and max_side; use e.g. 512")
-        if self.default_seed is not None and not -(2**63) <= self.default_seed < 2**63:
-            raise ValueError("default_seed: does not fit 64 bits; use e.g. 0")
-        if self.max_prompt_bytes < 1:
-            raise ValueError("max_prompt_bytes: must be positive; use e.g. 4096")
-        unknown = sorted(set(self.languages) - set(CODES))
-        if unknown or not self.languages:
-            raise ValueError(f"languages: {unknown or 'none'} unknown; use some of {', '.join(CODES)}")
+            yield Invalid("default_size", f"must be between 8 and max_side ({self.max_side})", "use e.g. 512")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GenerateConfig:
+class GenerateConfig(Checked):
     """One set of generated images.
 
     `batch_rows`, `threads` and `device` decide the result too, because sums in another order round otherwise: every
@@ -78,31 +79,24 @@ class GenerateConfig:
     prompts: PromptsConfig
     sampler: SamplerName = "ddim"
     """`ddim`: DDIM with eta 0; `dpmpp`: DPM-Solver++ (2M), as good in about half the steps."""
-    steps: int = 50
-    guidance_scale: float = 9.0
+    steps: Annotated[int, between(1, 1000, "the noise schedule has 1000; give e.g. 50")] = 50
+    guidance_scale: Annotated[float, between(0, 100, "the published evaluation has 9")] = 9.0
     """Classifier-free guidance; at 1 or below the unconditional half is not computed."""
     dtype: Dtype = "float32"
     """Of the networks; latents and the sampler are float32."""
-    batch_rows: int = 32
+    batch_rows: Annotated[int, at_least(1)] = 32
     """Images drawn at once."""
-    rows_per_unit: int = 512
+    rows_per_unit: Annotated[int, at_least(1)] = 512
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = 1
+    threads: Annotated[int, at_least(1)] = 1
     """CPU threads of one worker. More add up in another order, which a rare pixel shows: more workers do not."""
     image_files: bool = operational(True)
     """Also write every image as images/<sha256>.png beside the dataset's shards."""
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_rows", "rows_per_unit", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1; give a positive whole number")
-        if self.steps > 1000:
-            raise ValueError("steps: more than the noise schedule has; use e.g. 50")
-        if not 0 <= self.guidance_scale <= 100:
-            raise ValueError("guidance_scale: must lie in [0, 100]; the published evaluation has 9")
+    def conflicts(self) -> Iterator[Invalid]:
         if self.rows_per_unit % self.batch_rows:
-            raise ValueError(
-                "rows_per_unit: is no multiple of batch_rows, which wastes a part of each last batch; use one"
+            yield Invalid(
+                "rows_per_unit", "is not a multiple of batch_rows, which wastes a part of each last batch", "use one"
             )
         if self.dtype == "float16" and self.device == "cpu":
-            raise ValueError("dtype: float16 does not run on a CPU; use float32 or bfloat16")
+            yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")

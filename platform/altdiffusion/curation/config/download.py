@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import ipaddress
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import (
+    SHA256,
+    Checked,
+    Invalid,
+    at_least,
+    between,
+    each,
+    matching,
+    not_empty,
+    positive,
+    together,
+    unique,
+)
 
 Format = Literal["jpg", "png", "webp", "gif", "avif", "bmp", "tiff"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+_SOME_FORMAT = f"name at least one of {', '.join(FORMATS)}"
+_USER_AGENT = matching(r"[ -~]*[!-~][ -~]*", "is not printable ASCII", "name who asks and how to reach them")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DownloadConfig:
+class DownloadConfig(Checked):
     """How links are fetched and stored. Caps decide which rows stay, so they are part of the fingerprint."""
 
-    image_size: int = 512
+    image_size: Annotated[int, at_least(1)] = 512
     """Pixels of the shorter side (`keep_ratio`, `center_crop`) or longer side (`border`) as stored."""
     resize_mode: Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"] = "keep_ratio"
     resize_only_if_bigger: bool = True
@@ -27,38 +42,38 @@ class DownloadConfig:
     scaled_decode: bool = True
     """Whether a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves a quarter more than `image_size`: half the time,
     and hardly another image than the full decode's."""
-    formats: tuple[Format, ...] = ("jpg", "png", "webp", "gif")
+    formats: Annotated[tuple[Format, ...], not_empty(_SOME_FORMAT), unique("format")] = ("jpg", "png", "webp", "gif")
     """Formats that are decoded, told by a file's bytes; `avif`, `bmp` and `tiff` can be added. Animations give their
     first frame. Anything else is rejected as `format`."""
     color_space: Literal["srgb", "as_coded"] = "srgb"
     """srgb: colours that a file states (an ICC profile, PNG's cICP, gAMA and cHRM, AVIF's nclx) are converted to sRGB
     before anything else. as_coded: its numbers are taken for sRGB's, whatever it states."""
-    shard_mib: int = 128
+    shard_mib: Annotated[int, between(1, 1024, "a shard's images must fit into 2 GiB; give e.g. 128")] = 128
     """MiB of stored images in one shard at most; a worker holds about three times that while it writes one."""
-    min_side: int = 1
+    min_side: Annotated[int, at_least(1)] = 1
     """Pixels; an image with a shorter side below this is rejected from its header."""
-    max_side: int = 16384
-    max_pixels: int = 1 << 26
+    max_side: Annotated[int, at_least(1)] = 16384
+    max_pixels: Annotated[int, at_least(1)] = 1 << 26
     """Width x height at most, read from the header before anything is decoded."""
     max_aspect: float = 20.0
-    max_bytes: int = 32 << 20
+    max_bytes: Annotated[int, at_least(1)] = 32 << 20
     """Body bytes at most, declared or streamed."""
-    deadline_s: float = 30.0
+    deadline_s: Annotated[float, positive("give seconds")] = 30.0
     """Seconds for one link in all: names, every connection and redirect, and the whole body."""
-    connect_timeout_s: float = 10.0
+    connect_timeout_s: Annotated[float, positive("give seconds")] = 10.0
     """Seconds for one connection attempt."""
-    decode_timeout_s: float = 20.0
+    decode_timeout_s: Annotated[float, positive("give seconds")] = 20.0
     """Seconds the decoder may take for one image; then its process is ended and the row rejected."""
-    decoder_memory_mib: int = 1536
+    decoder_memory_mib: Annotated[int, at_least(1)] = 1536
     """MiB the decoder may take for one image; the default suffices for any of `max_pixels`."""
-    max_redirects: int = 5
+    max_redirects: Annotated[int, at_least(0)] = 5
     """Redirects of one link that are followed, each checked like a link of its own."""
-    retries: int = 1
+    retries: Annotated[int, at_least(0)] = 1
     """Further attempts after a time-out, a refused connection, 429 or 503."""
-    retry_wait_s: float = operational(1.0)
+    retry_wait_s: Annotated[float, at_least(0)] = operational(1.0)
     """Seconds before the second attempt; doubled each time. A 429 or 503 pauses the whole host that long, or for
     its Retry-After."""
-    host_wait_s: float = 600.0
+    host_wait_s: Annotated[float, at_least(0)] = 600.0
     """Seconds one unit waits, in all, while none but paced, paused or fully used hosts are left; or a host asks to
     stay away for longer: its rows are then rejected as `host_busy`, for a later pass."""
     ports: tuple[int, ...] = (80, 443, 8080)
@@ -69,32 +84,34 @@ class DownloadConfig:
     """Whether X-Robots-Tag noindex, noimageindex and none, which speak of search engines, reject the row as well."""
     honor_robots: bool = True
     """Whether a site's robots.txt (RFC 9309) is asked first and obeyed, redirects' targets included."""
-    robots_deadline_s: float = 10.0
+    robots_deadline_s: Annotated[float, positive("give seconds")] = 10.0
     """Seconds for one robots.txt in all; a site that takes longer is not fetched from."""
-    max_crawl_delay_s: float = operational(5.0)
+    max_crawl_delay_s: Annotated[float, at_least(0)] = operational(5.0)
     """Seconds of a robots.txt's Crawl-delay that are kept between two requests, at most; 0 ignores it."""
     image_blocklist: str | None = operational(None)
     """URI of a blocklist: images of its `sha256:` lines are dropped in memory and never written, rows of its `hash:`
     lines not fetched, links of its `url:` and `domain:` lines neither, not even where a redirect leads to them."""
-    image_blocklist_sha256: str | None = None
+    image_blocklist_sha256: Annotated[str | None, SHA256] = None
     """SHA-256 (hex) of that file: the list that was applied is part of the result."""
     on_mismatch: Literal["keep", "reject"] = "reject"
     """What happens to an image that is not the one whose hash the source states; its verdict is recorded."""
-    phash_distance: int = 10
+    phash_distance: Annotated[int, between(0, 64, "it counts differing bits of 64; give e.g. 10")] = 10
     """Bits of 64 in which an image's perceptual hash may differ from the source's and still be that image."""
-    user_agent: str = operational("AltDiffusionPlatform/0.1 (dataset curation; honours robots.txt and X-Robots-Tag)")
+    user_agent: Annotated[str, _USER_AGENT] = operational(
+        "AltDiffusionPlatform/0.1 (dataset curation; honours robots.txt and X-Robots-Tag)"
+    )
     """An honest one that says who asks; put a contact address into it before a real run."""
-    per_host_per_s: float | None = operational(None)
+    per_host_per_s: Annotated[float | None, positive("give null for no limit")] = operational(None)
     """Requests a second to one host by one worker: of N workers together a host may see N times that."""
-    per_host_connections: int = operational(4)
+    per_host_connections: Annotated[int, at_least(1)] = operational(4)
     """Downloads at a time from one host by one worker, and never more than half of `threads`."""
-    threads: int = operational(16)
+    threads: Annotated[int, at_least(1)] = operational(16)
     """Downloads at a time in one worker."""
-    decoders: int = operational(1)
+    decoders: Annotated[int, at_least(1)] = operational(1)
     """Processes of one worker that decode, resize and encode; as many as it has cores, less one for the network."""
-    lookahead_mib: int = operational(64)
+    lookahead_mib: Annotated[int, at_least(1)] = operational(64)
     """MiB of fetched bodies that may wait for a decoder; no new download starts beyond."""
-    rows_per_unit: int = 10_000
+    rows_per_unit: Annotated[int, at_least(1)] = 10_000
     connect_to: dict[str, str] = operational(factory=dict)
     """`host:port` of a URL -> `host:port` to connect to instead, like curl's --connect-to; an empty part is any."""
     believe_failures: bool = operational(False)
@@ -105,67 +122,41 @@ class DownloadConfig:
     ca_file: str | None = operational(None)
     """PEM file of certificate authorities to trust instead of the system's."""
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         low, high = (0, 9) if self.encode_format == "png" else (1, 100)
         if not low <= self.encode_quality <= high:
-            raise ValueError(f"encode_quality: does not suit {self.encode_format}; give {low} to {high}")
-        for name in (
-            *("image_size", "min_side", "max_side", "max_pixels", "max_bytes", "threads", "rows_per_unit"),
-            *("shard_mib", "decoder_memory_mib", "per_host_connections", "decoders", "lookahead_mib"),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1; give a positive number")
-        if not self.formats:
-            raise ValueError(f"formats: is empty; name at least one of {', '.join(FORMATS)}")
-        if len(set(self.formats)) != len(self.formats):
-            raise ValueError("formats: names a format twice; name each once")
-        if self.shard_mib > 1024:
-            raise ValueError("shard_mib: is above 1024; a shard's pictures must lie within 2 GiB")
-        for name in ("deadline_s", "connect_timeout_s", "decode_timeout_s", "robots_deadline_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: must be above 0; give seconds")
-        for name in ("retries", "max_redirects", "retry_wait_s", "host_wait_s", "max_crawl_delay_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: must not be negative; give 0 to switch it off")
-        if (self.image_blocklist is None) != (self.image_blocklist_sha256 is None):
-            raise ValueError("image_blocklist_sha256: the list and its SHA-256 belong together; give both or neither")
-        if not 0 <= self.phash_distance <= 64:
-            raise ValueError("phash_distance: counts differing bits of 64; give 0 to 64")
-        if self.per_host_per_s is not None and self.per_host_per_s <= 0:
-            raise ValueError("per_host_per_s: must be above 0; give null for no limit")
-        if not all(32 <= ord(c) < 127 for c in self.user_agent) or not self.user_agent.strip():
-            raise ValueError("user_agent: must be printable ASCII; say who asks and how to reach them")
+            yield Invalid("encode_quality", f"is not a quality of {self.encode_format}", f"give {low} to {high}")
+        yield from together(self, "image_blocklist", "image_blocklist_sha256")
         for network in self.allow_private:
             try:
                 ipaddress.ip_network(network)
             except ValueError:
-                raise ValueError(f"allow_private: {network!r} is no network; write e.g. 127.0.0.0/8") from None
+                yield Invalid("allow_private", f"contains {network!r}, not a network", "write e.g. 127.0.0.0/8")
         for source, target in self.connect_to.items():
             if source.rpartition(":")[1] != ":" or not target.rpartition(":")[2].isdigit():
-                raise ValueError(f"connect_to: {source!r} -> {target!r} is no address; write host:port: host:port")
+                yield Invalid(
+                    "connect_to",
+                    f"contains {source!r} -> {target!r}, not an address",
+                    "write host:port: host:port",
+                )
 
 
-_REASON = re.compile(r"[a-z_]+|http_[1-5](?:\d\d|xx)")
+_REASON = matching(
+    r"[a-z_]+|http_[1-5](?:\d\d|xx)", "is not a reject reason", "write e.g. timeout, http_503 or http_5xx"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RetryConfig:
+class RetryConfig(Checked):
     """Which rejected rows are fetched once more, in a later pass over what is otherwise done."""
 
-    passes: int = 1
+    passes: Annotated[int, at_least(0)] = 1
     """Further passes; 0 switches it off. A pass takes what the pass before it left."""
-    reasons: tuple[str, ...] = (
+    reasons: Annotated[tuple[str, ...], each(_REASON)] = (
         *("timeout", "connect", "reset", "dns", "robots_unreachable", "host_busy"),
         *("http_408", "http_429", "http_5xx"),
     )
     """Reject reasons that time may mend; `http_5xx` is any of them."""
-
-    def __post_init__(self) -> None:
-        if self.passes < 0:
-            raise ValueError("passes: must not be negative; give 0 to switch it off")
-        for reason in self.reasons:
-            if not _REASON.fullmatch(reason):
-                raise ValueError(f"reasons: {reason!r} is no reject reason; write e.g. timeout, http_503 or http_5xx")
 
     def covers(self, reason: str) -> bool:
         """Whether a row rejected for this reason is fetched again."""

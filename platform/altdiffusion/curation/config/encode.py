@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import Checked, at_least, between, multiple_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncodeConfig:
+class EncodeConfig(Checked):
     """How an image becomes a latent and a caption token ids."""
 
     vae: str = operational()
@@ -19,46 +20,31 @@ class EncodeConfig:
     tokenizer: str = operational()
     """Local folder of a transformers tokenizer."""
     tokenizer_digest: str | None = None
-    resolution: int = 256
+    resolution: Annotated[int, multiple_of(8)] = 256
     """Pixels of the square that is encoded."""
     seed: int = 0
     """Key of the crop (and of the noise, for `sample`) together with the row's sample_id."""
     latent: Literal["mode", "sample"] = "mode"
     """`mode`: the mean of the VAE's distribution; `sample`: mean + std x keyed normal noise. Scaled either way."""
-    max_length: int = 77
+    max_length: Annotated[int, at_least(1)] = 77
     """Token ids a caption, padded and truncated to this."""
-    micro_batch: int = 16
+    micro_batch: Annotated[int, at_least(1)] = 16
     """Images in one VAE pass; always full (padded), because kernels round differently at other batch sizes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = operational("cpu")
-    threads: int = operational(4)
+    threads: Annotated[int, at_least(0)] = operational(4)
     """Decode and crop images ahead of the VAE; 0 does it in the VAE's own thread."""
-    rows_per_unit: int = 10_000
-
-    def __post_init__(self) -> None:
-        for name in ("resolution", "max_length", "micro_batch", "rows_per_unit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1; give a positive number")
-        if self.threads < 0:
-            raise ValueError("threads: must not be negative; give 0 to decode in the VAE's own thread")
-        if self.resolution % 8:
-            raise ValueError("resolution: is not a multiple of 8; give e.g. 256")
+    rows_per_unit: Annotated[int, at_least(1)] = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BucketsConfig:
+class BucketsConfig(Checked):
     """Shapes of one area to choose from, in place of the square (see curation.encoding.buckets)."""
 
-    step: int = 64
+    step: Annotated[int, multiple_of(8)] = 64
     """Sides are multiples of this; 64 suits a UNet that halves three times behind a VAE of factor 8."""
-    max_aspect: float = 2.0
+    max_aspect: Annotated[float, between(1, 8)] = 2.0
     """Longer side to shorter side of the longest bucket."""
-
-    def __post_init__(self) -> None:
-        if self.step < 8 or self.step % 8:
-            raise ValueError("step: is not a multiple of 8; give e.g. 64")
-        if not 1 <= self.max_aspect <= 8:
-            raise ValueError("max_aspect: must lie in [1, 8]; give e.g. 2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

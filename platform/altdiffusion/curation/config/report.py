@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import PROBABILITY, Checked, at_least, between
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReportConfig:
+class ReportConfig(Checked):
     """`report.html`. Counts come from the manifests whole; what they do not hold is read from a sample of rows."""
 
-    sample_rows: int = operational(100_000)
+    sample_rows: Annotated[int, at_least(1000, "fewer rows show nothing; give e.g. 100000")] = operational(100_000)
     """Rows read for one question (labels, sizes, hosts); a version with fewer is read whole, columns only."""
-    pictures: int = operational(6)
+    pictures: Annotated[int, at_least(0)] = operational(6)
     """Accepted pictures shown for each language."""
-    picture_side: int = operational(144)
+    picture_side: Annotated[int, between(16, 1024, "give pixels, e.g. 144")] = operational(144)
     """Pixels; the longer side of a shown picture at most."""
-    examples: int = operational(3)
+    examples: Annotated[int, at_least(0)] = operational(3)
     """Rejected rows shown for each reason."""
-    hosts: int = operational(15)
+    hosts: Annotated[int, at_least(0)] = operational(15)
     """Hosts shown."""
-    hide_unsafe_from: float = operational(0.5)
+    hide_unsafe_from: Annotated[float, PROBABILITY] = operational(0.5)
     """Pictures with a punsafe (or NSFW score) of at least this are never shown."""
     show_unscored: bool = operational(True)
     """Whether pictures without any such score may be shown."""
-    max_bytes: int = operational(3_000_000)
+    max_bytes: Annotated[int, at_least(400_000, "the page takes that much without images")] = operational(3_000_000)
     """Of the whole page: fewer pictures are shown when it would be larger."""
-
-    def __post_init__(self) -> None:
-        if self.sample_rows < 1000:
-            raise ValueError("sample_rows: must be at least 1000 to say anything; give e.g. 100000")
-        if not 16 <= self.picture_side <= 1024:
-            raise ValueError("picture_side: must be between 16 and 1024 pixels; give e.g. 144")
-        if min(self.pictures, self.examples, self.hosts) < 0:
-            raise ValueError("pictures, examples, hosts: must not be negative; give 0 to leave a part out")
-        if not 0 <= self.hide_unsafe_from <= 1:
-            raise ValueError("hide_unsafe_from: is a probability; give a number from 0 to 1, e.g. 0.5")
-        if self.max_bytes < 400_000:
-            raise ValueError("max_bytes: must be at least 400000, which the page takes without pictures")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from altdiffusion.constraints import Checked, at_least, between
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SelectConfig:
+class SelectConfig(Checked):
     """Which rows stay. A null threshold switches its filter off; all score comparisons are strict, as LAION's are."""
 
-    min_side: int | None = 256
+    min_side: Annotated[int | None, at_least(1, "give pixels, or null to switch the filter off")] = 256
     """Pixels; the shorter side must have at least so many."""
-    max_aspect: float | None = 3.0
+    max_aspect: Annotated[float | None, at_least(1, "it is the longer side / the shorter side; give e.g. 3.0")] = 3.0
     """Longer side / shorter side, at most."""
     similarity_above: float | None = None
     """CLIP similarity on the source's own scale (English and multilingual sets differ)."""
@@ -26,18 +28,8 @@ class SelectConfig:
     """Whether markup (tags, character references), mojibake and other Unicode forms than NFC are taken out of captions
     (`curation/language/clean.py`); if not, only the language suffix, control and widthless characters, and repeated
     spaces are. What was published stays in `original_caption` where it differs."""
-    max_caption_chars: int = 4096
+    max_caption_chars: Annotated[int, between(1, 16_384)] = 4096
     """Longer captions are rejected: they are documents, not captions."""
-    buckets: int = 8
+    buckets: Annotated[int, between(1, 4096)] = 8
     """Hash buckets of URLs the accepted rows are split into, one shard each: buckets x units shards in all. A dedup
     unit takes about 50 bytes x accepted rows / buckets of memory."""
-
-    def __post_init__(self) -> None:
-        if self.min_side is not None and self.min_side < 1:
-            raise ValueError("min_side: must be at least 1 pixel; give null to switch the filter off")
-        if self.max_aspect is not None and self.max_aspect < 1:
-            raise ValueError("max_aspect: is longer / shorter side and so never below 1; give e.g. 3.0")
-        if not 1 <= self.max_caption_chars <= 16_384:
-            raise ValueError("max_caption_chars: must be between 1 and 16384; give e.g. 4096")
-        if not 1 <= self.buckets <= 4096:
-            raise ValueError("buckets: must be between 1 and 4096; give e.g. 8")
