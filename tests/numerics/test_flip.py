@@ -110,5 +110,5 @@ def test_what_does_not_stand_beside_it_is_refused(lake: str, tmp_path: Path) -> 
         config(lake, datasets=[{"name": "mixed"}])
     with pytest.raises(AltDiffusionError, match="leave them out"):
         config(lake, 0.0)
-    with pytest.raises(AltDiffusionError, match=r"must be in \[0, 1\]"):
+    with pytest.raises(AltDiffusionError, match=r"must be between 0 and 1"):
         config(lake, 1.5)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import Checked, Invalid, positive
 
 Attention = Literal["sdpa", "xformers", "eager"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ComputeConfig:
+class ComputeConfig(Checked):
     """How a worker computes. All of it is operational: like the number of workers it changes the rounding of sums and
     nothing else. `precision`, which changes more than that, is a setting of the run and part of its fingerprint.
     """
@@ -36,17 +38,15 @@ class ComputeConfig:
     sharding: Literal["ddp", "fsdp"] = operational("ddp")
     """With several workers: `ddp` keeps all weights on each; `fsdp` shards weights, gradients, moments and averages
     (FSDP2), for networks or GPUs where they do not fit."""
-    peak_tflops: float | None = operational(None)
+    peak_tflops: Annotated[float | None, positive("null takes the data sheet's, or measures")] = operational(None)
     """Peak of one worker in TFLOP/s, for the MFU that is logged. Null: the data sheet's of a known GPU (A100, H100,
     H200), else that of a matrix product, measured at the start."""
 
-    def __post_init__(self) -> None:
-        if self.peak_tflops is not None and self.peak_tflops <= 0:
-            raise ValueError("peak_tflops: must be positive; null takes the data sheet's, or measures")
+    def conflicts(self) -> Iterator[Invalid]:
         if self.cuda_graphs and not self.compile:
-            raise ValueError("cuda_graphs: are made by the compiler; set compile: true too")
+            yield Invalid("cuda_graphs", "are made by the compiler", "set compile: true too")
         if self.sharding == "fsdp" and (self.compile or self.channels_last):
-            raise ValueError("sharding: fsdp goes with neither compile nor channels_last; leave them off, or use ddp")
+            yield Invalid("sharding", "goes with neither compile nor channels_last", "leave them off, or use ddp")
 
     def channels_last_on(self, device: torch.device) -> bool:
         """Return whether convolutions run on channels-last tensors on that device."""

@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import Checked, positive
 from altdiffusion.diffusion.convert import POSITIONS
 from altdiffusion.diffusion.hub import HubId, is_hub_id
 from altdiffusion.diffusion.models import (
@@ -47,24 +48,18 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EstimateConfig:
+class EstimateConfig(Checked):
     """What `--dry-run` needs to estimate hours and checkpoints. It changes nothing of the run."""
 
-    images_per_s_per_worker: float | None = operational(None)
+    images_per_s_per_worker: Annotated[float | None, positive("null leaves the hours out")] = operational(None)
     """As measured (benchmarks.train_step, or an earlier run's log); null leaves hours out."""
-    failures_per_worker_day: float = operational(0.003)
+    failures_per_worker_day: Annotated[float, positive("published rates are near 0.001")] = operational(0.003)
     """Interruptions of one worker; published rates for A100 and H100 clusters are between 0.0003 and 0.003."""
-    checkpoint_gb_per_s: float = operational(1.0)
+    checkpoint_gb_per_s: Annotated[float, positive()] = operational(1.0)
     """Rate at which a worker writes its share of a checkpoint, in GB/s."""
-    copy_gb_per_s: float = operational(5.0)
+    copy_gb_per_s: Annotated[float, positive()] = operational(5.0)
     """Rate at which it copies its share to host memory, in GB/s; with `checkpoint_async` training waits only for
     that."""
-
-    def __post_init__(self) -> None:
-        if self.images_per_s_per_worker is not None and self.images_per_s_per_worker <= 0:
-            raise ValueError("images_per_s_per_worker: must be positive; null leaves the hours out")
-        if min(self.failures_per_worker_day, self.checkpoint_gb_per_s, self.copy_gb_per_s) <= 0:
-            raise ValueError("failures_per_worker_day: rates must be positive; published ones are near 0.001")
 
 
 @dataclass(frozen=True, kw_only=True)
