@@ -19,8 +19,8 @@ from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import SpikeConfig
 from altdiffusion.training.data.loader import Loader, Samples
+from altdiffusion.training.faults import goodput as goodputs
 from altdiffusion.training.faults.goodput import Start, goodput
-from altdiffusion.training.faults.goodput import read as read_starts
 from altdiffusion.training.faults.notice import SAVE, STOP, PreemptionNotice
 from altdiffusion.training.faults.spikes import LossSpiked, SpikeGuard
 from altdiffusion.training.launch_local import run_local
@@ -364,19 +364,19 @@ def test_goodput_outlives_restarts(lake: str) -> None:
     last = said.reports[-1]
     assert (last.goodput.wasted_steps, last.goodput.restarts) == (2, 1)  # steps 4 and 5 again, from checkpoint 3
     assert 0 < last.goodput.share < 1
-    assert last.goodput.total_s > sum(start.busy_s for start in read_starts(lake, "align"))
+    assert last.goodput.total_s > sum(start.busy_s for start in goodputs.read(lake, "align"))
     assert last.metrics()["train/wasted_steps"] == 2
     assert last.metrics()["train/goodput"] == last.goodput.share
     assert 0 <= last.metrics()["train/checkpoint_stall"] <= 1
     assert "2 steps repeated" in last.line("train align")
     assert "after 1 restarts" in last.goodput.line()
-    assert goodput.read(lake, "align")[-1].finished
+    assert goodputs.read(lake, "align")[-1].finished
 
 
 def test_steps_between_two_reports_are_known_too(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that is killed in step 6 of a run that reports every 100 steps has wasted 4 and 5, not nothing."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(goodput, "BEAT_S", 0.0)
+    monkeypatch.setattr(goodputs, "BEAT_S", 0.0)
     update = Trainer.update
 
     def fail(trainer: Trainer, samples: Samples) -> torch.Tensor:
