@@ -19,7 +19,7 @@ from altdiffusion.diffusion import models
 from altdiffusion.diffusion.text_encoder import encode_text
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.loader import Samples
-from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.tasks import DiffusionTask
 from altdiffusion.training.update.trainer import Trainer
 

@@ -11,7 +11,8 @@ from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.exports.export import export_checkpoint, export_start
 from altdiffusion.training.retrieval import retrieval
-from altdiffusion.training.run.resolve import ResolvedRun, finished, resolve
+from altdiffusion.training.run.resolve import finished, resolve
+from altdiffusion.training.run.resolved import ResolvedRun
 from jobs.contact_sheets import log_samples
 from jobs.harness import Job, Session, leave, main
 from pipelines.train import TrainJobConfig, plan, survey
@@ -57,7 +58,7 @@ def run(config: TrainJobConfig, session: Session) -> None:
 
 
 def _measured(config: TrainJobConfig, resolved: ResolvedRun, kept: Sequence[Checkpoint]) -> list[dict[str, float]]:
-    """What a distillation's checkpoints do with pairs that are held out, where there are such."""
+    """Return the retrieval figures of a distillation's checkpoints on pairs that are held out, if there are any."""
     settings = resolved.config.distillation
     if settings is None or settings.held_out is None:
         return [{} for _ in kept]
@@ -68,8 +69,8 @@ def _measured(config: TrainJobConfig, resolved: ResolvedRun, kept: Sequence[Chec
     else:
         found = retrieval(resolved, kept, settings.held_out)
     for checkpoint, scores in zip(kept, found, strict=True):
-        told = ", ".join(f"{name.removeprefix('retrieval/')} {score:.1%}" for name, score in scores.items())
-        print(f"[retrieval] step {checkpoint.step}: {told}", flush=True)
+        figures = ", ".join(f"{name.removeprefix('retrieval/')} {score:.1%}" for name, score in scores.items())
+        print(f"[retrieval] step {checkpoint.step}: {figures}", flush=True)
     return found
 
 

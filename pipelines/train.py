@@ -1,4 +1,4 @@
-"""Training jobs: one stage of the recipe a run."""
+"""Training jobs: one stage of the recipe per run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from altdiffusion.training.estimate.cost import (
     shapes_of,
 )
 from altdiffusion.training.estimate.student_cost import estimate_student
-from altdiffusion.training.run.rehearse import rehearse
+from altdiffusion.training.rehearse import rehearse
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
 from pipelines.generate import generation_pipeline_steps
 
@@ -40,7 +40,7 @@ class SamplesConfig(Checked):
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     workers: Workers | None = None
-    """A pool on the cluster that draws them; the job's own process does where there is none."""
+    """A pool on the cluster that draws them; without one, the job's own process does."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.device == "cuda" and (self.workers is None or self.workers.gpus == 0):
@@ -70,7 +70,7 @@ class TrainJobConfig(JobConfig):
 
 
 def plan(config: TrainJobConfig) -> Plan:
-    """What the run will do, in a person's numbers."""
+    """Return what the run will do, in figures for people."""
     train = config.train
     start = f"run {train.start.checkpoint}" if train.start.checkpoint else f"model {train.start.base}"
     if train.continue_from is not None:
@@ -107,12 +107,12 @@ def _trained(train: TrainConfig) -> str:
 
 
 def _objective(objective: ObjectiveConfig) -> str:
-    told: list[str] = [objective.prediction or "as the start was trained"]
+    parts: list[str] = [objective.prediction or "as the start was trained"]
     if objective.min_snr_gamma is not None:
-        told.append(f"Min-SNR {objective.min_snr_gamma:g}")
+        parts.append(f"Min-SNR {objective.min_snr_gamma:g}")
     if objective.zero_terminal_snr:
-        told.append("no signal in the last step")
-    return ", ".join(told)
+        parts.append("no signal in the last step")
+    return ", ".join(parts)
 
 
 def _learns(train: TrainConfig) -> dict[str, str]:
@@ -128,7 +128,7 @@ def _learns(train: TrainConfig) -> dict[str, str]:
 
 
 def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
-    """Memory, sizes, epochs, hours: what can be counted before anything runs; and whether all of it fits."""
+    """Return memory, sizes, epochs and hours, counted before anything runs, and what does not fit."""
     train = config.train
     look = remote or is_local(config.lake)
     shapes = shapes_of(train, config.lake, look)
@@ -136,20 +136,20 @@ def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
 
     def fits(lake: Lake) -> list[str]:
         versions, noising, missing = rehearse(train, lake.uri)
-        told = [epochs_line(train, versions)]
+        learned = [epochs_line(train, versions)]
         if train.stage != "distillation":
-            told.append(
+            learned.append(
                 f"learns      {noising.prediction}, noise {noising.schedule}"
                 + (", no signal in the last step" if noising.zero_terminal_snr else "")
             )
-        return [*told, *(f"not looked at: {what}" for what in missing)]
+        return [*learned, *(f"not looked at: {what}" for what in missing)]
 
     found = look_at(config.lake, remote, fits)
     return Survey(lines=[*found.lines, *lines(train, config.estimate, cost, shapes)], problems=found.problems)
 
 
 def sample_pipeline_steps(config: TrainJobConfig, step: int) -> tuple[PipelineStep, ...]:
-    """Draws the samples of one checkpoint, as any other set of generations."""
+    """Return the pipeline steps that draw the samples of one checkpoint, like any other set of generations."""
     samples = config.samples
     assert samples is not None
     generate = GenerateConfig(

@@ -23,7 +23,7 @@ from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.faults import goodput
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.launch_ray import train
-from altdiffusion.training.reporting.relay import Mailbox, MailReporter, Postman
+from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
 from tests.ray_folder import ray_folder
 from tests.training_lake import Recorder, config, make_lake
 
@@ -93,8 +93,8 @@ def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: Non
             torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)
 
 
-def last_words(mailbox: Any) -> None:
-    reporter = MailReporter(mailbox)
+def last_words(relay: Any) -> None:
+    reporter = RelayReporter(relay)
     reporter.warning("rank 1 stands still")
     reporter.flush()
     os._exit(75)
@@ -103,11 +103,11 @@ def last_words(mailbox: Any) -> None:
 def test_what_a_worker_says_as_it_ends_itself_arrives(embedded_ray: None) -> None:
     import ray
 
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    relay = ray.remote(num_cpus=0)(MessageRelay).remote()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
-        ray.get(ray.remote(max_retries=0)(last_words).remote(mailbox))
+        ray.get(ray.remote(max_retries=0)(last_words).remote(relay))
     said = Recorder()
-    with Postman(lambda: ray.get(mailbox.take.remote()), said):
+    with RelayReader(lambda: ray.get(relay.take.remote()), said):
         pass
     assert said.warnings == ["rank 1 stands still"]
 
@@ -151,7 +151,7 @@ def test_a_job_that_is_told_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: P
     assert seen and driver.returncode == 1, said + errors
     (step,) = checkpoints.steps(lake, "align")
     assert 10 <= step < 2000
-    assert f"stopped: run align: was told to stop; the checkpoint of step {step} is there" in errors
+    assert f"stopped: run align: was asked to stop; the checkpoint of step {step} is there" in errors
     assert checkpoints.verify(checkpoints.open_step(lake, "align", step).folder) == []
     (start,) = goodput.read(lake, "align")  # the workers were not started again
     assert start.step == step

@@ -19,9 +19,9 @@ from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import SpikeConfig
 from altdiffusion.training.data.loader import Loader, Samples
+from altdiffusion.training.faults import goodput as goodputs
 from altdiffusion.training.faults.goodput import Start, goodput
-from altdiffusion.training.faults.goodput import read as read_starts
-from altdiffusion.training.faults.notice import SAVE, STOP, Notice
+from altdiffusion.training.faults.notice import SAVE, STOP, PreemptionNotice
 from altdiffusion.training.faults.spikes import LossSpiked, SpikeGuard
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop.loop import open_data, train_loop
@@ -82,7 +82,7 @@ def test_sigterm_writes_a_checkpoint_of_that_very_step_and_the_run_goes_on_from_
 
 def test_a_warning_writes_a_checkpoint_and_the_run_goes_on(lake: str, undisturbed: dict[str, str]) -> None:
     torch.set_num_threads(1)
-    notice = Notice()
+    notice = PreemptionNotice()
     said = At(4, lambda: notice.give(SAVE, "a node will go"))
     last = train_loop(resolve(config(lake, log_every=1, keep_last=9), lake), reporter=said, notice=notice)
     assert [found.step for found in said.checkpoints] == [3, 5, 6, 9, 12]
@@ -92,7 +92,7 @@ def test_a_warning_writes_a_checkpoint_and_the_run_goes_on(lake: str, undisturbe
 def noticed(rank: int, lake: str, settings: Any, store: str, level: int) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    notice = Notice()
+    notice = PreemptionNotice()
     said = At(4, lambda: None)
     if rank == 1:  # the other one is told nothing
         original = torch.Tensor.backward
@@ -179,7 +179,7 @@ def test_a_batch_must_divide_for_every_number_of_workers_that_may_be_there(lake:
     with pytest.raises(AltDiffusionError, match=r"lets the run go on with 3 workers.*a min_count of 4") as error:
         config(lake, global_batch=64, workers={"count": 4, "min_count": 2})
     assert "key workers.min_count" in str(error.value)
-    with pytest.raises(AltDiffusionError, match=r"key workers.min_count: value 3 must lie in 1 to count"):
+    with pytest.raises(AltDiffusionError, match=r"key workers.min_count: value 3 must be in 1 to count"):
         config(lake, workers={"count": 2, "min_count": 3})
 
 
@@ -267,7 +267,7 @@ def test_a_spike_is_judged_alike_after_a_restart_in_its_midst(lake: str) -> None
     """The run stops after the first of two spikes, with a checkpoint made from bad data, which is given up."""
     tree, bad = poison(lake)
     settings = config(lake, guards={"spike": SPIKE}, log_every=1, **tree)
-    notice = Notice()
+    notice = PreemptionNotice()
     with pytest.raises(Resumable):
         said = At(bad[0], lambda: notice.give(STOP, "test"))
         train_loop(resolve(settings, lake), reporter=said, notice=notice)
@@ -342,8 +342,8 @@ def test_a_worker_that_hangs_is_named(lake: str, tmp_path: Path, how: str) -> No
 
 def test_goodput_by_hand() -> None:
     starts = [
-        Start(world=2, began=100.0, until=160.0, first=0, step=30, busy_s=45.0, stall_s=5.0),  # 10 of 30 done again
-        Start(world=1, began=200.0, until=230.0, first=20, step=25, busy_s=10.0),  # 3 of 5 done again
+        Start(world=2, began=100.0, until=160.0, first=0, step=30, busy_s=45.0, stall_s=5.0),  # 10 of 30 repeated
+        Start(world=1, began=200.0, until=230.0, first=20, step=25, busy_s=10.0),  # 3 of 5 repeated
         Start(world=2, began=240.0, until=300.0, first=22, step=40, busy_s=36.0, finished=True),
         Start(world=2, began=10_000.0, until=10_050.0, first=40, step=50, busy_s=40.0),  # later: more steps
     ]
@@ -364,19 +364,19 @@ def test_goodput_outlives_restarts(lake: str) -> None:
     last = said.reports[-1]
     assert (last.goodput.wasted_steps, last.goodput.restarts) == (2, 1)  # steps 4 and 5 again, from checkpoint 3
     assert 0 < last.goodput.share < 1
-    assert last.goodput.total_s > sum(start.busy_s for start in read_starts(lake, "align"))
+    assert last.goodput.total_s > sum(start.busy_s for start in goodputs.read(lake, "align"))
     assert last.metrics()["train/wasted_steps"] == 2
     assert last.metrics()["train/goodput"] == last.goodput.share
     assert 0 <= last.metrics()["train/checkpoint_stall"] <= 1
-    assert "2 steps done again" in last.line("train align")
+    assert "2 steps repeated" in last.line("train align")
     assert "after 1 restarts" in last.goodput.line()
-    assert goodput.read(lake, "align")[-1].finished
+    assert goodputs.read(lake, "align")[-1].finished
 
 
 def test_steps_between_two_reports_are_known_too(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that is killed in step 6 of a run that reports every 100 steps has wasted 4 and 5, not nothing."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(goodput, "BEAT_S", 0.0)
+    monkeypatch.setattr(goodputs, "BEAT_S", 0.0)
     update = Trainer.update
 
     def fail(trainer: Trainer, samples: Samples) -> torch.Tensor:

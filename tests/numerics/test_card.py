@@ -115,7 +115,7 @@ def test_the_command_exports(trained: str, capsys: pytest.CaptureFixture[str]) -
     assert main(["export", "align", "--lake", trained, "--weights", "raw"]) == 0
     folder = Path(capsys.readouterr().out.strip())
     assert folder == Path(trained) / "exports" / "align" / "step-00000003-raw"
-    assert "raw, not averaged" in (folder / "README.md").read_text()
+    assert "not averaged (non-EMA)" in (folder / "README.md").read_text()
     assert main(["export", "quality/step-00000002", "--lake", trained]) == 0
     assert capsys.readouterr().out.strip().endswith("exports/quality/step-00000002")
     assert main(["export", "quality", "--step", "7", "--lake", trained]) == 2

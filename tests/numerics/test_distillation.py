@@ -387,7 +387,7 @@ def test_alignment_starts_from_a_run_of_distillation(lake: str) -> None:
             {"distillation": None},
             r"key distillation: .* write `distillation: {}`|key distillation: value None is missing",
         ),
-        ({"distillation": {"token_weight": -1}}, r"distillation.token_weight: value -1.0 must not be negative"),
+        ({"distillation": {"token_weight": -1}}, r"distillation.token_weight: value -1.0 must be at least 0"),
         ({"distillation": {"queries": 0}}, r"distillation.queries: value 0 must be at least 1"),
         ({"distillation": {"teacher": "x", "token_weight": 0}}, r"leaves the second head untrained"),
         ({"trainable": "kv"}, r"key trainable: .* the student is trained whole"),

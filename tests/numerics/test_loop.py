@@ -27,8 +27,8 @@ from altdiffusion.training.loop.loop import open_data, train_loop
 from altdiffusion.training.model.text_cache import TextCache
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.tasks import DiffusionTask
-from altdiffusion.training.update.ema import Ema
 from altdiffusion.training.update.gradients import SummedGradients
+from altdiffusion.training.update.optimizers import Ema
 from altdiffusion.training.update.trainer import Trainer
 from altdiffusion.training.weights import load_models
 from tests.training_lake import SHAPE, Recorder, config, write_latents

@@ -86,7 +86,7 @@ def test_convolutions_with_strides_and_groups_are_exact() -> None:
     layers = [torch.nn.Conv2d(8, 8, 3, stride=2, padding=1), torch.nn.Conv2d(8, 8, (3, 1), groups=4, dilation=2)]
     network = torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 2, 1, bias=False)).requires_grad_(False)
     lean = copy.deepcopy(network)
-    from altdiffusion.training.model.lean import keep_no_frozen_inputs
+    from altdiffusion.training.model.activation_saving import keep_no_frozen_inputs
 
     assert keep_no_frozen_inputs(lean) == 3
     one, other = (torch.randn(2, 8, 13, 11, generator=torch.Generator().manual_seed(2)) for _ in range(2))

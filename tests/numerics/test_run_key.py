@@ -25,7 +25,8 @@ from altdiffusion.training.model.lora import adapters
 from altdiffusion.training.order.batches import BucketOrder, Order, Part
 from altdiffusion.training.order.run_key import SEED_ALONE, RunKey
 from altdiffusion.training.run.record import read_record
-from altdiffusion.training.run.resolve import ResolvedRun, resolve
+from altdiffusion.training.run.resolve import resolve
+from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.seen import seen
 from altdiffusion.training.tasks import DiffusionTask
 from altdiffusion.training.weights import load_models

@@ -20,7 +20,7 @@ from tests.training_lake import config
         ({"workers": {"count": 3}}, r"use a multiple of 12, like 12, or change workers.count or micro_batch"),
         ({"keep_last": 1}, r"key keep_last: value 1 must be at least 2"),
         ({"keep_every": 4}, r"key keep_every: value 4 must be a multiple of checkpoint_every"),
-        ({"caption_drop": 1.5}, r"key caption_drop: value 1.5 must lie in \[0, 1\]"),
+        ({"caption_drop": 1.5}, r"key caption_drop: value 1.5 must be between 0 and 1"),
         ({"steps": 0}, r"key steps: value 0 must be at least 1"),
         ({"run": "A b"}, r"key run: value 'A b' is not a usable name"),
         ({"datasets": []}, r"key datasets: .* name at least one dataset"),

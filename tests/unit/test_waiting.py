@@ -53,7 +53,7 @@ def test_who_waits_for_a_thread_waits_for_the_ranks_only_while_that_does() -> No
 def test_a_stalled_peer_is_named_and_not_the_waiting_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blamed: str
 ) -> None:
-    """Two ranks of one process. Both stand in the same function of the same file; one of them is marked."""
+    """Two ranks of one process. Both are in the same function of the same file; one of them is marked."""
     monkeypatch.setattr(watches, "WATCHERS", 1)
     told: list[str] = []
     heard, end = threading.Event(), threading.Event()
@@ -66,7 +66,9 @@ def test_a_stalled_peer_is_named_and_not_the_waiting_one(
         end.wait(120)
 
     def rank(number: int, waits: bool) -> None:
-        with Watch(str(tmp_path), "r", rank=number, world=2, timeout_s=1.0, step=5, say=say, end=lambda: None) as watch:
+        with Watch(
+            str(tmp_path), "r", rank=number, world=2, timeout_s=1.0, step=5, report=say, end=lambda: None
+        ) as watch:
             for step in (5, 6, 7):
                 watch.step(step)
             if waits:

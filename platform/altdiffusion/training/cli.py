@@ -1,4 +1,4 @@
-"""`altdiffusion seen CHECKPOINT`; the commands on model folders are in training.exports.cli."""
+"""`altdiffusion seen CHECKPOINT`, `altdiffusion export RUN` and `altdiffusion convert SOURCE TARGET`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.training.exports import cli as export_cli
 
 if TYPE_CHECKING:
     from altdiffusion.training.seen import Seen
@@ -19,37 +18,52 @@ _NAME = re.compile(r"(?:checkpoint:)?(?P<run>[^@/]+)(?:/step-(?P<step>\d+))?(?:@
 
 
 def register(subparsers: Any) -> None:
-    """Adds this package's commands to the command line (`subparsers`: what ArgumentParser.add_subparsers returned)."""
+    """Add this package's commands to the command line (`subparsers`: what ArgumentParser.add_subparsers returned)."""
     one = subparsers.add_parser("seen", help="count or list exactly the samples that a checkpoint has seen")
     one.add_argument("checkpoint", metavar="CHECKPOINT", help="a run (its newest checkpoint), or run/step-NNNNNNNN")
-    default = os.environ.get("ALTDIFFUSION_LAKE")
+    _add_lake(one)
+    one.add_argument("--out", metavar="FILE", help="write every sample with the number of times it was seen (Parquet)")
+    one.add_argument("--json", action="store_true", help="the counts, for programs")
+    one.set_defaults(run=cmd_seen)
+    one = subparsers.add_parser("export", help="write a checkpoint as a diffusers folder with its model card")
+    one.add_argument("checkpoint", metavar="RUN", help="a run (its newest checkpoint), or run/step-NNNNNNNN")
+    one.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step")
+    one.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averages (the default) or as trained")
+    _add_lake(one)
+    one.set_defaults(run=cmd_export)
+    one = subparsers.add_parser("convert", help="make a published text encoder one that stock transformers reads")
     one.add_argument(
+        "source", metavar="SOURCE", help="folder of AltDiffusion or AltCLIP as published: m18, m9, the first"
+    )
+    one.add_argument("target", metavar="TARGET", help="folder to write; it must not exist")
+    one.set_defaults(run=cmd_convert)
+
+
+def _add_lake(parser: argparse.ArgumentParser) -> None:
+    default = os.environ.get("ALTDIFFUSION_LAKE")
+    parser.add_argument(
         "--lake",
         metavar="URI",
         default=default,
         required=default is None,
         help="folder or address that the jobs write to (or set ALTDIFFUSION_LAKE)",
     )
-    one.add_argument("--out", metavar="FILE", help="write every sample with the number of times it was seen (Parquet)")
-    one.add_argument("--json", action="store_true", help="the counts, for programs")
-    one.set_defaults(run=cmd_seen)
-    export_cli.register(subparsers)
 
 
 def checkpoint_name(text: str) -> tuple[str, int | None]:
-    """(run, step or None for the newest) of what a person typed.
+    """Return (run, step or None for the newest) of what a person typed.
 
     Raises:
-        AltDiffusionError: it is no name of a checkpoint.
+        AltDiffusionError: it is not a name of a checkpoint.
     """
     match = _NAME.fullmatch(text)
     if match is None:
-        raise AltDiffusionError(f"checkpoint {text!r}", "is no name of one", "write a run, or run/step-00001000")
+        raise AltDiffusionError(f"checkpoint {text!r}", "is not a name of one", "write a run, or run/step-00001000")
     return match["run"], int(match["step"]) if match["step"] else None
 
 
 def cmd_seen(arguments: argparse.Namespace) -> int:
-    """Runs a parsed `seen` command.
+    """Run a parsed `seen` command.
 
     Raises:
         AltDiffusionError: no such checkpoint, or the file cannot be written.
@@ -76,6 +90,67 @@ def cmd_seen(arguments: argparse.Namespace) -> int:
         print("in all: " + ", ".join(f"{code} {count:,}" for code, count in sorted(whole.items())))
     if arguments.out:
         print(arguments.out)
+    return 0
+
+
+def cmd_export(arguments: argparse.Namespace) -> int:
+    """Run a parsed `export` command: write the folder and print its place.
+
+    Raises:
+        AltDiffusionError: no such run or checkpoint.
+    """
+    from altdiffusion.training.exports.export import export_checkpoint
+
+    run, step = checkpoint_name(arguments.checkpoint)
+    if step is not None and arguments.step not in (None, step):
+        raise AltDiffusionError(
+            f"checkpoint {arguments.checkpoint!r}", f"is not of step {arguments.step}", "give the step once"
+        )
+    print(
+        export_checkpoint(arguments.lake, run, step=arguments.step if step is None else step, weights=arguments.weights)
+    )
+    return 0
+
+
+def cmd_convert(arguments: argparse.Namespace) -> int:
+    """Run a parsed `convert` command: write the folder.
+
+    Raises:
+        AltDiffusionError: the source is not a published encoder, or the target is there.
+    """
+    from altdiffusion.diffusion.convert import convert_folder, is_published, local_source
+    from altdiffusion.diffusion.folder import content_digest, model_ref, publish
+    from altdiffusion.diffusion.hub import is_hub_id
+    from altdiffusion.diffusion.licence import licence_of
+    from altdiffusion.storage import files
+
+    source, target = arguments.source.rstrip("/"), arguments.target.rstrip("/")
+    if is_hub_id(source):
+        raise AltDiffusionError(
+            f"source {source}",
+            "is a hub model, and this command takes a folder",
+            "name it in start.text_encoder, where it is fetched and converted, or download it first",
+        )
+    digest = content_digest(source)
+    if not is_published(source):
+        raise AltDiffusionError(
+            f"folder {source}",
+            "is not a published text encoder",
+            "give a folder of AltDiffusion or AltCLIP as published; an export of this platform needs no conversion",
+        )
+    if files.exists(target):
+        raise AltDiffusionError(f"folder {target}", "is there already", "choose another one, or remove it")
+    origin = str(model_ref(source, digest))
+    rest: list[str] = []
+    with local_source(source) as local:
+        publish(
+            target,
+            lambda staging: rest.append(convert_folder(local, staging)),
+            {"converted_from": origin, "licence": licence_of(source), "parents": [origin]},
+        )
+    print(target)
+    if rest[0]:
+        print(f"not converted: {rest[0]}")
     return 0
 
 

@@ -6,7 +6,7 @@ import torch
 
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.faults.notice import Notice, on_sigterm
+from altdiffusion.training.faults.notice import PreemptionNotice, on_sigterm
 from altdiffusion.training.loop.loop import train_loop
 from altdiffusion.training.reporting.report import LineReporter, Reporter
 from altdiffusion.training.run.resolve import resolve
@@ -20,23 +20,23 @@ def run_local(
     outbox_path: str | None = None,
     device: torch.device | str | None = None,
 ) -> Checkpoint:
-    """Trains with one process, whatever `config.workers.count` says; resumes where the run stands.
+    """Train with one process, whatever `config.workers.count` is; resume from the newest checkpoint.
 
     Args:
         config: what to train.
         lake: URI of the lake.
-        reporter: told what happens; by default it prints lines and appends metrics to `outbox_path`.
-        device: by default a GPU where the workers are to have one, else the CPU.
+        reporter: receives what happens; by default it prints lines and appends metrics to `outbox_path`.
+        device: by default a GPU where the workers have one, else the CPU.
 
     Returns:
         The checkpoint of the last step.
 
     Raises:
-        Resumable: after SIGTERM, with a checkpoint of that very step.
+        Resumable: after SIGTERM, with a checkpoint of the step it came in.
     """
     run = resolve(config, lake)
     if device is None:
         device = "cuda" if config.workers.gpus else "cpu"
-    notice = Notice()
+    notice = PreemptionNotice()
     with on_sigterm(notice):
         return train_loop(run, reporter=reporter or LineReporter(config, outbox_path), device=device, notice=notice)

@@ -1,7 +1,7 @@
-"""Training on Ray: one group of workers, restarted as often as it is worth it.
+"""Training on Ray: one group of workers, restarted while that may help.
 
-Ray places the workers, connects them and starts them again when one is lost. What a restart continues from is decided
-by our own checkpoints alone: nothing is reported to Ray, whose record of checkpoints is not durable when `report()`
+Ray places the workers, connects them and restarts them when one is lost. What a restart continues from is decided by
+our own checkpoints alone: nothing is reported to Ray, whose record of checkpoints is not durable when `report()`
 returns and whose metrics-only reports take seconds. So a resume is the same command again.
 """
 
@@ -23,18 +23,20 @@ from altdiffusion.storage import files
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.faults import failures, ray_notice
-from altdiffusion.training.faults.notice import STOP, Notice, on_sigterm
+from altdiffusion.training.faults.notice import STOP, PreemptionNotice, on_sigterm
 from altdiffusion.training.loop.loop import train_loop
-from altdiffusion.training.reporting.relay import Mailbox, MailReporter, Postman
+from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
 from altdiffusion.training.reporting.report import LineReporter, Reporter
-from altdiffusion.training.run.resolve import ResolvedRun, check_checkpoint, resolve
+from altdiffusion.training.run.resolve import resolve
+from altdiffusion.training.run.resolved import ResolvedRun
+from altdiffusion.training.run.run_name import check_checkpoint
 from altdiffusion.training.update.trainer import Counters
 
 COLLECTIVE_TIMEOUT_S = 600
 
 
 def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None) -> Ref:
-    """Trains on the Ray cluster that this process is connected to (an embedded one is started if there is none).
+    """Train on the Ray cluster that this process is connected to (an embedded one is started if there is none).
 
     Args:
         config: what to train, and with which workers.
@@ -45,8 +47,8 @@ def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None) -> 
         The checkpoint of the last step.
 
     Raises:
-        AltDiffusionError: what a user can mend.
-        Resumable: this process was sent SIGTERM; the workers have written a checkpoint of the step they were at.
+        AltDiffusionError: what a user can fix.
+        Resumable: this process was sent SIGTERM; the workers have written a checkpoint of their last step.
         TrainingFailed: the workers failed too often; its text holds the original traceback.
     """
     run = resolve(config, lake)
@@ -58,14 +60,14 @@ def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None) -> 
             checkpoints.sweep(run.lake, config.run, found.step)
             return found.ref
     failures.clear(run.lake, config.run)
-    notice = Notice()
+    notice = PreemptionNotice()
     with on_sigterm(notice):
         error = _fit(run, LineReporter(config, outbox_path), notice)
     last = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
     if notice.level == STOP and (last is None or last.step < config.steps):
         raise Resumable(
             f"run {config.run}",
-            f"was told to stop; {f'the checkpoint of step {last.step}' if last else 'no checkpoint'} is there",
+            f"was asked to stop; {f'the checkpoint of step {last.step}' if last else 'no checkpoint'} is there",
             "run the same command again to go on",
         )
     noted = failures.read(run.lake, config.run)
@@ -79,8 +81,8 @@ def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None) -> 
     return last.ref
 
 
-def _fit(run: ResolvedRun, reporter: Reporter, notice: Notice) -> Exception | None:
-    """Runs the workers to their end, or to the next step where notice to stop is given; returns Ray's error after the
+def _fit(run: ResolvedRun, reporter: Reporter, notice: PreemptionNotice) -> Exception | None:
+    """Run the workers to their end, or to the next step where notice to stop is given; return Ray's error after the
     last of its restarts."""
     cluster.connect()
     import ray
@@ -100,12 +102,12 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: Notice) -> Exception | No
                 )
     name = f"{run.config.run}-{run.fingerprint[:12]}"
     storage = files.within(run.lake, "ray")
-    # Ray's record of an earlier start is no use to us, and a torn one would make the name unusable.
+    # Ray's record of an earlier start is not needed, and a torn one would make the name unusable.
     files.remove_tree(files.join(storage, name), below=storage)
-    mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
+    relay = ray.remote(num_cpus=0, max_restarts=-1)(MessageRelay).remote()
     trainer = TorchTrainer(
         worker,
-        train_loop_config={"run": run, "mailbox": mailbox},
+        train_loop_config={"run": run, "relay": relay},
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=(workers.min_count, workers.count) if workers.min_count is not None else workers.count,
@@ -119,22 +121,22 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: Notice) -> Exception | No
     )
 
     def forward() -> None:
-        if notice.level == STOP:  # again and again: a mailbox that was lost and came back has forgotten it
-            mailbox.stop.remote()
+        if notice.level == STOP:  # repeatedly: a relay that was lost and came back has forgotten it
+            relay.stop.remote()
 
     try:
-        with Postman(lambda: ray.get(mailbox.take.remote(), timeout=30), reporter, forward):
+        with RelayReader(lambda: ray.get(relay.take.remote(), timeout=30), reporter, forward):
             result = trainer.fit()
     except Exception as error:
         return error
     finally:
-        ray.kill(mailbox)
+        ray.kill(relay)
     failed: Exception | None = result.error
     return failed
 
 
 def worker(settings: dict[str, Any]) -> None:
-    """What each Ray worker runs. A failure is noted beside the checkpoints before it reaches Ray."""
+    """Run one Ray worker. A failure is noted next to the checkpoints before it reaches Ray."""
     from ray import train as ray_train
     from ray.train.torch import get_device
 
@@ -148,15 +150,15 @@ def worker(settings: dict[str, Any]) -> None:
     attempt = [uuid.uuid4().hex]
     if world > 1:
         dist.broadcast_object_list(attempt, src=0)
-    mailbox = settings["mailbox"]
-    if failures.final(failures.read(run.lake, config.run)) is not None or ray_notice.stopping(mailbox):
-        return  # the driver reads the same notes, or was told to stop itself, and ends the run
-    counters, notice = Counters(), Notice()
-    ray_notice.listen(notice, mailbox if rank == 0 else None)
+    relay = settings["relay"]
+    if failures.final(failures.read(run.lake, config.run)) is not None or ray_notice.stopping(relay):
+        return  # the driver reads the same notes, or was asked to stop itself, and ends the run
+    counters, notice = Counters(), PreemptionNotice()
+    ray_notice.listen(notice, relay if rank == 0 else None)
     try:
         train_loop(
             run,
-            reporter=MailReporter(mailbox),
+            reporter=RelayReporter(relay),
             device=get_device(),
             rank=rank,
             world=world,
@@ -164,14 +166,14 @@ def worker(settings: dict[str, Any]) -> None:
             notice=notice,
         )
     except Resumable:
-        raise  # Ray starts the workers again, here or elsewhere
+        raise  # Ray restarts the workers, here or elsewhere
     except Exception as error:
         failures.record(run.lake, config.run, attempt=attempt[0], rank=rank, step=counters.step, error=error)
         raise
 
 
 def quiet() -> None:
-    """Keeps the libraries' progress bars and advice on loading models out of the workers' output."""
+    """Keep the libraries' progress bars and advice on loading models out of the workers' output."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     from diffusers.utils import logging as diffusers_logging

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def mean_over_ranks(value: Tensor, world: int) -> Tensor:
-    """The mean of a value over the ranks, in place."""
+    """Replace a value by its mean over the ranks, and return it."""
     if world > 1:
         with waiting():
             dist.all_reduce(value)
@@ -23,7 +23,7 @@ def mean_over_ranks(value: Tensor, world: int) -> Tensor:
 
 
 def agree(action: Callable[[], T], rank: int, world: int) -> T:
-    """Runs an action on rank 0 and gives its result, or its error, to every rank: none is left waiting."""
+    """Run an action on rank 0 and return its result, or raise its error, on every rank: none is left waiting."""
     if world == 1:
         return action()
     outcome: list[Any] = [None, None]

@@ -1,8 +1,8 @@
-"""How well a student stands in for its teacher: retrieval on pairs that trained neither (no loss says it per language).
+"""How well a student replaces its teacher: retrieval on pairs that trained neither (no loss shows it per language).
 
-For each language: of all the held-out English texts' teacher vectors, how often is the one of a translation's own text
-nearest to the student's vector of that translation, by cosine. At most `MOST` texts a language, the first of the
-dataset, so that figures of languages with as many texts can be compared.
+For each language it counts how often, among the teacher's vectors of all held-out English texts, the one of a
+translation's own text is nearest to the student's vector of that translation, by cosine. It takes the first `MOST`
+texts per language, so that languages with as many texts can be compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.data.layout import PARALLEL
 from altdiffusion.training.order.permutation import I64
-from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.tasks.distillation import DistillationTask
 from altdiffusion.training.tasks.pair import load_pair
 from altdiffusion.training.weights import load_weights
@@ -32,8 +32,8 @@ BATCH = 64
 def retrieval(
     run: ResolvedRun, found: Sequence[Checkpoint], dataset: str, device: str | torch.device | None = None
 ) -> list[dict[str, float]]:
-    """`retrieval/<language>` and `retrieval/mean` (over languages other than English, where there are any) of each
-    checkpoint's averages, on a dataset of kind `parallel`."""
+    """Return `retrieval/<language>` and `retrieval/mean` (over languages other than English, where there are any) of
+    each checkpoint's averages, on a dataset of kind `parallel`."""
     on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     texts = _texts(run.lake, dataset)
     task = DistillationTask(run.config, load_pair(run), on, run.key)
@@ -57,7 +57,7 @@ def retrieval(
 
 
 def _texts(lake: str, dataset: str) -> dict[str, tuple[I64, Tensor, Tensor]]:
-    """By language: a number for each English text, its teacher ids [N, U], and the student's ids [N, T]."""
+    """Return by language: a number per English text, its teacher ids [N, U], and the student's ids [N, T]."""
     version = Lake(lake).version(dataset)
     table = version.read(["caption", "language", *PARALLEL.columns])
     languages = table["language"].to_numpy(zero_copy_only=False)
@@ -72,7 +72,7 @@ def _texts(lake: str, dataset: str) -> dict[str, tuple[I64, Tensor, Tensor]]:
 
 
 def _vectors(ids: Tensor, encode: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> Tensor:
-    """Normalised features [N, F] of int32 [N, T]."""
+    """Return the normalised features [N, F] of int32 [N, T]."""
     with torch.no_grad():
         pieces = [encode(piece.to(device, torch.int64))[0].float() for piece in ids.split(BATCH)]
     return F.normalize(torch.cat(pieces), dim=1)

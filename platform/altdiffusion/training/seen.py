@@ -1,7 +1,7 @@
 """Which samples a checkpoint has seen, and how often: computed from its run's order, not remembered.
 
 Batch n is a pure function of the datasets, the run's key, the seed and n (`order`), so the answer for a checkpoint at
-step n is exact: whole epochs count every row once each, and only the epoch that was begun has to be enumerated.
+step n is exact: whole epochs count every row once, and only the epoch that was begun has to be enumerated.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SEEN = pa.schema(
         pa.field("times", pa.int32(), nullable=False),
     ]
 )
-"""One row a sample that was seen at least once; a pair of texts has no image."""
+"""One row per sample that was seen at least once; a pair of texts has no image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Seen:
     steps: int
     version: Version
     times: I64
-    """[rows of the version] how often each row was in a batch; 8 bytes a row."""
+    """[rows of the version] how often each row was in a batch; 8 bytes per row."""
 
     @property
     def samples(self) -> int:
@@ -63,7 +63,7 @@ class Seen:
         return int(np.count_nonzero(self.times))
 
     def tables(self) -> Iterator[pa.Table]:
-        """SEEN rows, shard by shard."""
+        """Yield SEEN rows, shard by shard."""
         starts = self.version.shard_starts
         names = [name for name in _COLUMNS if name in SCHEMAS[self.version.manifest.kind].names]
         for number, table in enumerate(self.version.iter_tables(names)):
@@ -79,7 +79,7 @@ class Seen:
             yield pa.table([columns[field.name] for field in SEEN], schema=SEEN)
 
     def by_language(self) -> dict[str, int]:
-        """Samples of each language, repetitions counted."""
+        """Return the samples of each language, repetitions counted."""
         found: Counter[str] = Counter()
         for table in self.tables():
             sums = table.group_by("language").aggregate([("times", "sum")])
@@ -88,21 +88,22 @@ class Seen:
 
 
 def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
-    """What a checkpoint's run has seen, then what the runs before it had, nearest first: those whose checkpoints it
-    was started from, and the distillation whose student it reads.
+    """Return what a checkpoint's run has seen, then what the runs before it had seen, nearest first: those whose
+    checkpoints it was started from, and the distillation whose student it reads.
 
     Args:
-        step: of the checkpoint; None is the newest verified one.
+        step: the checkpoint's step; None is the newest verified one.
 
     Raises:
-        AltDiffusionError: no such run or checkpoint, or a dataset of it is not in the lake.
+        AltDiffusionError: there is no such run or checkpoint, or a dataset of it is not in the lake.
     """
     found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run)
     if found is None or read_record(lake, run) is None:
-        known = ", ".join(checkpoints.run_names(lake)) or "none"
-        raise AltDiffusionError(f"run {run}", f"has no checkpoint in {lake}", f"runs here: {known}")
+        raise AltDiffusionError(
+            f"run {run}", f"has no checkpoint in {lake}", f"runs here: {checkpoints.known_runs(lake)}"
+        )
     result: list[Seen] = []
-    waiting, told = [found], {found.ref}
+    waiting, known_refs = [found], {found.ref}
     while waiting:
         at = waiting.pop(0)
         record = read_record(lake, at.run)
@@ -116,18 +117,17 @@ def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
             )
         result += _of_run(lake, record, at)
         for earlier in _starts(lake, record):  # later stages name the same student again
-            if earlier.ref not in told:
-                told.add(earlier.ref)
+            if earlier.ref not in known_refs:
+                known_refs.add(earlier.ref)
                 waiting.append(earlier)
     return result
 
 
 def _starts(lake: str, record: Mapping[str, Any]) -> Iterator[Checkpoint]:
-    """The checkpoints that a run began with: a stage's, and that of an exported student."""
+    """Yield the checkpoints that a run began with: that of an earlier stage, and that of an exported student."""
     for text in (record["start"], record["student"]):
         if text is not None:
-            name, _, step = Ref.parse(text).name.rpartition("/")
-            yield checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
+            yield checkpoints.open_step(lake, *checkpoints.run_and_step(Ref.parse(text)))
 
 
 def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
@@ -141,7 +141,7 @@ def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
 
 
 def _times(config: TrainConfig, versions: list[Version], key: RunKey, at: Checkpoint) -> list[I64]:
-    """How often each row of each source was in the batches of a checkpoint's steps."""
+    """Return how often each row of each source was in the batches of a checkpoint's steps."""
     order = make_order(config, versions, key)
     skips = merged([*config.guards.skip_batches, *at.state().get("skipped_batches", [])])
     end = batch_at(skips, at.step - 1) + 1
@@ -154,7 +154,7 @@ def _times(config: TrainConfig, versions: list[Version], key: RunKey, at: Checkp
 
 
 def _add(found: Mapping[Ref, I64], source: Source, counts: I64) -> None:
-    """Adds the counts of a source's rows to those of its versions' rows."""
+    """Add the counts of a source's rows to those of its versions' rows."""
     begin = 0
     for version in source.versions:
         if source.language is None:

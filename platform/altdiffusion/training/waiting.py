@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 _DEPTH: dict[int, int] = {}
 _FOR: dict[int, int] = {}
-"""By thread id: how many marks are open, and the thread that is waited for. One thread writes its own entries only."""
+"""By thread id: how many marks are open, and the thread that is waited for. A thread writes only its own entries."""
 
 
 @contextlib.contextmanager

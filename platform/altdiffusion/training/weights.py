@@ -23,17 +23,18 @@ from altdiffusion.training.config import LoraConfig
 from altdiffusion.training.config.distillation import TeacherOutput
 from altdiffusion.training.model.lora import add_adapters, fuse, load_adapters
 from altdiffusion.training.run.record import read_record
-from altdiffusion.training.run.resolve import ResolvedRun, check_checkpoint
+from altdiffusion.training.run.resolved import ResolvedRun
+from altdiffusion.training.run.run_name import check_checkpoint
 
 
 def load_models(run: ResolvedRun, resume: Checkpoint | None = None) -> ModelBundle:
     """Return the models of a run in float32 on the CPU, with the weights it starts from or those of a checkpoint.
 
-    Their scheduler says what the run trains. A run of adapters has its adapters on the UNet, as peft wraps them. Of the
-    distillation stage these are the base behind the student as it stands.
+    Their scheduler defines what the run trains. A run of adapters has its adapters on the UNet, as peft wraps them. In
+    the distillation stage the text encoder is the student in its current state.
 
     Args:
-        resume: its own checkpoint, or the one that it continues.
+        resume: the run's own checkpoint, or the one that it continues.
     """
     bundle = load_bundle(run.base)
     if run.config.stage == "distillation":
@@ -49,8 +50,8 @@ def load_models(run: ResolvedRun, resume: Checkpoint | None = None) -> ModelBund
 
 
 def load_start(run: ResolvedRun) -> ModelBundle:
-    """Return what a run begins with, as stock networks: before the first update adapters change nothing, so they are
-    left out; of a continued run it is the averages of the checkpoint."""
+    """Return what a run begins with, as stock networks. Before the first update adapters change nothing, so they are
+    left out. A continued run begins with the averages of the checkpoint."""
     if run.continued is None and run.config.lora is None:
         return load_models(run)
     bundle = load_bundle(run.base)
@@ -69,7 +70,7 @@ def load_start(run: ResolvedRun) -> ModelBundle:
 
 
 def load_student_of(run: ResolvedRun, base: ModelBundle, resume: Checkpoint | None = None) -> tuple[Student, Any]:
-    """(student, its tokenizer) of a run of the distillation stage, in float32 on the CPU."""
+    """Return (student, its tokenizer) of a run of the distillation stage, in float32 on the CPU."""
     assert run.config.distillation is not None
     output = run.config.distillation.teacher_output
     student, tokenizer = new_student(str(run.text_encoder), run.teacher, output, base, run.seed)
@@ -80,10 +81,10 @@ def load_student_of(run: ResolvedRun, base: ModelBundle, resume: Checkpoint | No
 def new_student(
     folder: str, teacher: str | None, output: TeacherOutput, base: ModelBundle, seed: int
 ) -> tuple[Student, Any]:
-    """(student, its tokenizer) as a distillation begins: of two heads where there is a teacher of its own.
+    """Return (student, its tokenizer) as a distillation begins: with two heads where there is a teacher of its own.
 
     Args:
-        output: which of the teacher's vectors its feature learns.
+        output: which of the teacher's vectors the student's feature learns.
     """
     return load_student(
         folder,
@@ -98,10 +99,9 @@ def pinned(lake: str, ref: Ref) -> Checkpoint:
     """Return the checkpoint that a run was started from or continues, verified to be the same one.
 
     Raises:
-        AltDiffusionError: it is gone, damaged, or another one by now.
+        AltDiffusionError: it is missing or damaged, or was replaced by another one.
     """
-    name, _, step = ref.name.rpartition("/")
-    found = checkpoints.open_step(lake, name, int(step.removeprefix("step-")))
+    found = checkpoints.open_step(lake, *checkpoints.run_and_step(ref))
     if found.ref != ref:
         raise AltDiffusionError(
             ref.short,
@@ -116,7 +116,7 @@ def newest(run: ResolvedRun, warn: Warn = lambda text: None) -> Checkpoint | Non
     begins with its start.
 
     Raises:
-        AltDiffusionError: its own is of another config, or all are damaged.
+        AltDiffusionError: its own checkpoint belongs to another config, or all are damaged.
     """
     found = checkpoints.latest_verified(run.lake, run.config.run, warn)
     if found is not None:
@@ -126,14 +126,14 @@ def newest(run: ResolvedRun, warn: Warn = lambda text: None) -> Checkpoint | Non
 
 
 def _behind(run: ResolvedRun, bundle: ModelBundle) -> ModelBundle:
-    """A base with the run's text encoder, and with a scheduler that says what the run trains."""
+    """Return a base with the run's text encoder, and with a scheduler that defines what the run trains."""
     if run.text_encoder is not None:
         bundle = bundle.with_text_encoder(*load_text_encoder(run.text_encoder))
     return replace(bundle, scheduler=scheduler_for(bundle.scheduler, run.noising))
 
 
 def _begin(run: ResolvedRun, network: torch.nn.Module, file: str, resume: Checkpoint | None) -> None:
-    """Puts the weights of the checkpoint to go on from, or of the one that it starts from, into what is trained."""
+    """Load the weights of the checkpoint to go on from, or of the one that the run starts from, into a network."""
     if resume is not None and run.config.lora is None:
         load_weights(run.lake, network, resume, "raw", file)
     elif run.start is not None:
@@ -143,15 +143,16 @@ def _begin(run: ResolvedRun, network: torch.nn.Module, file: str, resume: Checkp
 def load_weights(
     lake: str, network: torch.nn.Module, found: Checkpoint, weights: str, file: str = checkpoints.UNET
 ) -> None:
-    """Puts a checkpoint's weights (`ema` or `raw`) into a UNet, or a student by its file's name.
+    """Load a checkpoint's averages (`ema`) or non-EMA weights (`raw`) into a UNet, or into a student by its file's
+    name.
 
-    A run of adapters has its own weights nowhere: they are what it started from, with the adapters fused into it.
+    A checkpoint of adapters does not hold whole weights: they are those of its start, with the adapters fused in.
 
     Args:
         network: as the run's base has it.
 
     Raises:
-        AltDiffusionError: the checkpoint is of another architecture, or what its adapters belong to is gone.
+        AltDiffusionError: the checkpoint has another architecture, or the start of its adapters is missing.
     """
     settings = found.state()["config"].get("lora")
     if settings is not None:
@@ -170,7 +171,11 @@ def load_weights(
 
 
 def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
-    """Refuses tensors whose names or shapes are not exactly the wanted ones."""
+    """Refuse tensors whose names or shapes are not exactly the wanted ones.
+
+    Raises:
+        AltDiffusionError: names the first tensor that differs.
+    """
     wrong = sorted(wanted.keys() ^ given.keys()) or [
         name for name, tensor in wanted.items() if given[name].shape != tensor.shape
     ]

@@ -1,1 +1,1 @@
-"""Checkpoints: their form, how they are written beside the training, and how they are found again."""
+"""Checkpoints: their format, how they are written, and how they are found again."""

@@ -1,22 +1,22 @@
 """Checkpoints: a folder that holds everything needed to continue exactly, whole or not there.
 
     <lake>/checkpoints/<run>/step-00000100/
-        unet.safetensors       all weights of the UNet as trained; of distillation text_encoder.safetensors instead
+        unet.safetensors       all weights of the UNet as trained; in distillation text_encoder.safetensors instead
         ema.safetensors        averages of the trained weights
         optimizer.safetensors  first and second moments of the trained weights (AdamW)
         state.json             step, counters, the config that decides the result, parents, metrics
         tensors.json           dtype, shape and SHA-256 of every tensor
         COMPLETE.json          written last: size and SHA-256 of every file, and the checkpoint's digest
 
-With several workers each writes its share of the tensors: unet-00001-of-00004.safetensors and so on. How many wrote it
-is no part of what it is: the digest is over state.json and tensors.json, so N workers and one that hold the same
-tensors write the same checkpoint, and any number of workers continues from it.
+With several workers each writes its share of the tensors: unet-00001-of-00004.safetensors and so on. The
+number of writers is not part of the checkpoint: the digest is over state.json and tensors.json, so N workers and one
+worker with the same tensors write the same checkpoint, and any number of workers continues from it.
 
 There is no generator state: order, noise, timesteps and caption drop are keyed by the step and the position in the
 training stream. Nothing in a checkpoint depends on time, host or path, so equal runs have equal digests.
 
 A step is never overwritten. A resume takes the newest checkpoint whose files all have the recorded SHA-256; Ray's own
-record of checkpoints plays no part. `checkpoint_write` writes one, `saver` does so beside the training.
+record of checkpoints plays no part. `write` writes a checkpoint; `loop.saver` does so while the training goes on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STATE = "state.json"
 TENSORS = "tensors.json"
 UNET = "unet.safetensors"
 LORA = "lora.safetensors"
-"""In its place where adapters alone are trained: the UNet stays what the run started from."""
+"""Takes the place of UNET where adapters alone are trained: the UNet stays what the run started from."""
 TEXT_ENCODER = "text_encoder.safetensors"
 EMA = "ema.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -57,7 +57,7 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A complete checkpoint: what COMPLETE.json says of it."""
+    """A complete checkpoint, as COMPLETE.json describes it."""
 
     folder: str
     """URI."""
@@ -87,7 +87,11 @@ class Checkpoint:
         return state.value
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one name (`unet.safetensors`), from all its shards, in host memory."""
+        """Return the tensors of one name (`unet.safetensors`), from all its shards, in host memory.
+
+        Raises:
+            AltDiffusionError: the checkpoint holds no such file, or it cannot be read.
+        """
         found: dict[str, Tensor] = {}
         for file in self.files:
             if whole_name(file) == name:
@@ -119,20 +123,26 @@ def is_windows(value: Any) -> bool:
 
 
 def shard_name(name: str, rank: int, world: int) -> str:
-    """The file in which one of `world` workers writes its share of `name`."""
+    """Return the file in which one of `world` workers writes its share of `name`."""
     stem = name.removesuffix(".safetensors")
     return name if world == 1 else f"{stem}-{rank + 1:05d}-of-{world:05d}.safetensors"
 
 
 def whole_name(file: str) -> str:
-    """The name that a file is a shard of."""
+    """Return the name that a file is a shard of."""
     match = _SHARD.fullmatch(file)
     return f"{match['stem']}.safetensors" if match else file
 
 
 def step_name(step: int) -> str:
-    """Folder name of a step."""
+    """Return the folder name of a step."""
     return f"{_STEP}{step:08d}"
+
+
+def run_and_step(ref: Ref) -> tuple[str, int]:
+    """Return the run and the step that the reference of a checkpoint names."""
+    run, _, step = ref.name.rpartition("/")
+    return run, int(step.removeprefix(_STEP))
 
 
 def run_folder(lake: str, run: str) -> str:
@@ -147,26 +157,31 @@ def run_folder(lake: str, run: str) -> str:
 
 
 def folder_of(lake: str, run: str, step: int) -> str:
-    """URI of one checkpoint."""
+    """Return the URI of one checkpoint."""
     return files.within(run_folder(lake, run), step_name(step))
 
 
 def run_names(lake: str) -> list[str]:
-    """Names of the runs that have checkpoints."""
+    """Return the names of the runs that have checkpoints."""
     names = files.list_folders(files.join(lake, "checkpoints"))
     return [name for name in names if NAME.fullmatch(name) and steps(lake, name)]
 
 
+def known_runs(lake: str) -> str:
+    """Return the names of the runs that have checkpoints, as errors list them."""
+    return ", ".join(run_names(lake)) or "none"
+
+
 def steps(lake: str, run: str) -> list[int]:
-    """Steps for which a folder is there, ascending; whether they are whole is another question."""
+    """Return the steps for which a folder exists, ascending; whether they are whole is not checked."""
     names = files.list_names(run_folder(lake, run))
     return sorted(int(name.removeprefix(_STEP)) for name in names if name.startswith(_STEP) and name[5:].isdigit())
 
 
 def seal(head: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of COMPLETE.json: `head` with the checkpoint's digest and a checksum of the document itself.
+    """Return the content of COMPLETE.json: `head` with the checkpoint's digest and a checksum of the document itself.
 
-    The digest leaves out `files`, which say how the tensors were cut up.
+    The digest leaves out `files`, which depend on how the tensors were split up.
     """
     digest = files.sha256_hex(files.canonical_json({key: value for key, value in head.items() if key != "files"}))
     document = {**head, "digest": digest}
@@ -174,7 +189,7 @@ def seal(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verify(folder: str) -> list[str]:
-    """Reads every file of a checkpoint folder and says what is wrong with it; nothing if it is whole.
+    """Read every file of a checkpoint folder and return what is wrong with it; an empty list if it is whole.
 
     Raises:
         AltDiffusionError: another version of this software wrote it.
@@ -216,11 +231,11 @@ def verify(folder: str) -> list[str]:
 
 
 class _OtherFormat(AltDiffusionError):
-    """A checkpoint of an earlier version: not damaged, and not to be passed over in silence."""
+    """A checkpoint of an earlier version: it is not damaged, and must not be passed over in silence."""
 
 
 def _files(document: Document) -> Iterator[tuple[str, Document]]:
-    """(name, size and SHA-256) of every file that a COMPLETE.json lists; each name is a plain one."""
+    """Yield (name, size and SHA-256) of every file that a COMPLETE.json lists; each name is a plain one."""
     listing = document.object("files")
     for name in listing.value:
         if not NAME.fullmatch(name):
@@ -231,10 +246,10 @@ def _files(document: Document) -> Iterator[tuple[str, Document]]:
 
 
 def latest_verified(lake: str, run: str, warn: Warn = lambda text: None) -> Checkpoint | None:
-    """The newest checkpoint of a run whose files are all as written; None if the run has none.
+    """Return the newest checkpoint of a run whose files are all as written; None if the run has none.
 
     Args:
-        warn: told about every newer one that is not whole.
+        warn: called for every newer one that is not whole.
 
     Raises:
         AltDiffusionError: there are complete checkpoints, and every one is damaged.
@@ -258,10 +273,10 @@ def latest_verified(lake: str, run: str, warn: Warn = lambda text: None) -> Chec
 
 
 def open_step(lake: str, run: str, step: int) -> Checkpoint:
-    """The checkpoint of one step, verified.
+    """Return the checkpoint of one step, verified.
 
     Raises:
-        AltDiffusionError: it is not there or not whole.
+        AltDiffusionError: it is missing or not whole.
     """
     folder = folder_of(lake, run, step)
     problems = verify(folder)
@@ -283,14 +298,14 @@ def prune(lake: str, run: str, keep_last: int, keep_every: int = 0, needed: Set[
 
 
 def remove(lake: str, run: str, step: int) -> None:
-    """Removes a checkpoint."""
+    """Remove a checkpoint."""
     folder = folder_of(lake, run, step)
-    files.remove_tree(files.join(folder, COMPLETE), below=folder)  # first: half-removed, it counts no more
+    files.remove_tree(files.join(folder, COMPLETE), below=folder)  # first: half-removed, it no longer counts
     files.remove_tree(folder, below=run_folder(lake, run))
 
 
 def sweep(lake: str, run: str, step: int) -> None:
-    """Removes what killed writers left behind. A run has one set of writers, of which one calls this first.
+    """Remove what killed writers left behind. A run has one set of writers, of which one calls this first.
 
     Args:
         step: of the newest whole checkpoint, or 0: on an object store, whose files are written in place, everything
@@ -332,7 +347,7 @@ def of_document(folder: str, document: Document) -> Checkpoint:
 
 
 def describe(uri: str) -> dict[str, Any]:
-    """SHA-256 and size of a file, read in pieces."""
+    """Return SHA-256 and size of a file, read in pieces."""
     fs, path = files.filesystem(uri)
     digest, size = hashlib.sha256(), 0
     with fs.open(path, "rb") as file:

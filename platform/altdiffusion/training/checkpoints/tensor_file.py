@@ -1,8 +1,8 @@
 """Writes a safetensors file tensor by tensor, straight from memory, and hashes it on the way.
 
-The format is eight bytes (little-endian) with the length of a JSON header, the header with dtype, shape and place of
+The format is eight bytes (little-endian) with the length of a JSON header, the header with dtype, shape and offsets of
 every tensor, and the tensors one after the other. Any safetensors reader opens it. The library's own writer holds a
-second copy of everything while it writes; beside a run in training that memory is not to be had.
+second copy of everything while it writes; during training there is no memory for that.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _PIECE = 8 << 20
 
 
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Writes tensors (contiguous, in host memory) to an open file.
+    """Write tensors (contiguous, in host memory) to an open file.
 
     Returns:
-        What the file is: {"sha256", "bytes"}; and what each tensor is: name -> {"dtype", "shape", "sha256"}.
+        The description of the file: {"sha256", "bytes"}; and of each tensor: name -> {"dtype", "shape", "sha256"}.
     """
     # The widest first: every tensor then starts at a multiple of its element's size.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))

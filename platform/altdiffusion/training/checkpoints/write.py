@@ -34,7 +34,7 @@ from altdiffusion.training.checkpoints.format import (
 from altdiffusion.training.checkpoints.tensor_file import write_tensors
 
 Exchange = Callable[[Any], list[Any]]
-"""Gives every rank the values of all ranks, in their order."""
+"""Gives every rank the values of all ranks, in rank order."""
 
 
 class CheckpointConflict(AltDiffusionError):
@@ -42,12 +42,12 @@ class CheckpointConflict(AltDiffusionError):
 
 
 def alone(value: Any) -> list[Any]:
-    """The exchange of one rank."""
+    """Return the values of the only rank: the exchange of one rank."""
     return [value]
 
 
 def share_out(sizes: Mapping[tuple[str, str], int], world: int) -> dict[tuple[str, str], int]:
-    """Which rank writes which tensor: the largest first, each to the rank that has the least so far."""
+    """Return which rank writes which tensor: the largest first, each to the rank that has the least so far."""
     load = [0] * world
     owner = {}
     for key in sorted(sizes, key=lambda key: (-sizes[key], key)):
@@ -72,7 +72,7 @@ def write(
     world: int = 1,
     exchange: Exchange = alone,
 ) -> Checkpoint:
-    """Writes a checkpoint, or leaves nothing that counts as one. All ranks call it and get the same answer.
+    """Write a checkpoint, or leave nothing that counts as one. All ranks call it and get the same result.
 
     Args:
         tensors: file name -> tensor name -> tensor in host memory: this rank's share.
@@ -85,7 +85,7 @@ def write(
     """
     final = folder_of(lake, run, step)
     local = files.is_local(final)
-    # What is written does not count, or is not even where it will count, until COMPLETE.json is there.
+    # What is written does not count, or is not even in its final folder, until COMPLETE.json is there.
     place = _staging(final, attempt or uuid.uuid4().hex) if local else final
     try:
         mine = _attempt(lambda: _write_share(place, tensors, rank, world))
@@ -128,7 +128,7 @@ def write(
 
 
 def _write_share(place: str, tensors: Mapping[str, Mapping[str, Tensor]], rank: int, world: int) -> dict[str, Any]:
-    """This rank's files, durable: {"files": by file name, "tensors": by whole name and tensor name}."""
+    """Write this rank's files durably; return {"files": by file name, "tensors": by whole name and tensor name}."""
     share: dict[str, Any] = {"files": {}, "tensors": {}}
     local = files.is_local(place)
     if local:
@@ -153,7 +153,7 @@ def _write_share(place: str, tensors: Mapping[str, Mapping[str, Tensor]], rank: 
 
 
 def _publish(place: str, new: Checkpoint, complete: bytes) -> Checkpoint:
-    """Makes it count; an equal checkpoint that is there already is left alone, a broken one gives way."""
+    """Make it count; an equal checkpoint that is there already is left alone, a broken one is replaced."""
     if not files.is_local(new.folder):
         _put(files.join(place, COMPLETE), complete)
         return new
@@ -171,7 +171,7 @@ def _publish(place: str, new: Checkpoint, complete: bytes) -> Checkpoint:
                 )
             return old
         grave = files.local_path(_staging(new.folder, uuid.uuid4().hex))
-        os.rename(target, grave)  # first out of the way at once, then removed
+        os.rename(target, grave)  # out of the way at once, then removed
         shutil.rmtree(grave, ignore_errors=True)
     os.rename(files.local_path(place), target)
     files.sync_folder(os.path.dirname(target))

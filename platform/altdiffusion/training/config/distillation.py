@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from altdiffusion.config import operational
-from altdiffusion.diffusion.hub import HubId, is_hub_id
+from altdiffusion.constraints import Checked, Invalid, at_least
+from altdiffusion.training.config.hub_ids import unpinned
 
 TokenTerm = Literal["readout", "mean", "positions"]
 TeacherOutput = Literal["pooled", "projected"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistillationConfig:
+class DistillationConfig(Checked):
     """Loss: MSE of the student's CLS vector against the teacher's EOS vector, as published, plus `token_weight` times
-    a term for the positions that the UNet reads, which is not published (docs/training.md says why this one)."""
+    a term for the positions that the UNet reads, which is not published (docs/training.md gives the reasons)."""
 
     teacher: str | None = operational(None)
     """URI of a CLIP text tower with projection (transformers), or a hub model at one commit. Null learns from the
@@ -26,27 +28,20 @@ class DistillationConfig:
     text projection (`text_embeds`), which CLIP compares with images. Without a teacher, the base's own encoder has
     no projection and its pooled vector is learned."""
     token_term: TokenTerm = "readout"
-    """`readout`: the answers of the base's cross-attention (diffusion.readout); `mean`: the mean over positions;
-    `positions`: position by position."""
-    token_weight: float = 1.0
+    """`readout`: attention-output matching, by the outputs of the base's cross-attention (diffusion.readout); `mean`:
+    the mean over positions; `positions`: position by position."""
+    token_weight: Annotated[float, at_least(0, "give 0 to switch the term off")] = 1.0
     """0 switches the term off."""
-    queries: int = 16
-    """Queries of each cross-attention layer, drawn anew in every step; for `readout`."""
+    queries: Annotated[int, at_least(1, "16 is the default")] = 16
+    """Queries per cross-attention layer, drawn again in every step; for `readout`."""
     held_out: str | None = operational(None)
     """Dataset of kind `parallel` on which checkpoints are measured (retrieval by language); it trains nothing."""
 
-    def __post_init__(self) -> None:
-        if self.teacher is not None and is_hub_id(self.teacher):
-            try:
-                HubId.parse(self.teacher)
-            except ValueError as error:
-                raise ValueError(f"teacher: {error}") from None
-        if self.token_weight < 0:
-            raise ValueError("token_weight: must not be negative; 0 switches the term off")
-        if self.queries < 1:
-            raise ValueError("queries: must be at least 1; 16 is the default")
+    def conflicts(self) -> Iterator[Invalid]:
+        yield from unpinned(self, "teacher")
         if self.token_weight == 0 and self.teacher is not None:
-            raise ValueError(
-                "token_weight: 0 leaves the second head untrained, which the UNet reads; "
-                "give e.g. 1, or leave teacher out for a student of one head"
+            yield Invalid(
+                "token_weight",
+                "leaves the second head untrained, which the UNet reads",
+                "give e.g. 1, or leave teacher out for a student of one head",
             )

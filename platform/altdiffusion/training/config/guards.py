@@ -3,48 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import Checked, Invalid, at_least, positive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpikeConfig:
+class SpikeConfig(Checked):
     """When a loss counts as a spike, and how many steps of it send the run back (see training.faults.spikes)."""
 
-    factor: float = 6.0
+    factor: Annotated[float, positive("6 lets noise pass")] = 6.0
     """Standard deviations (estimated from the median absolute deviation) above the median of the window."""
-    window: int = 100
-    """Steps that the median is taken over; none is judged before there are so many."""
-    steps: int = 3
+    window: Annotated[int, at_least(8, "fewer losses do not show their spread")] = 100
+    """Steps that the median is taken over; no loss is judged before the window is full."""
+    steps: Annotated[int, at_least(1, "3 lets single spikes pass")] = 3
     """Spikes in a row that send the run back to the last checkpoint before them."""
-    max_rollbacks: int = operational(3)
+    max_rollbacks: Annotated[int, at_least(1, "leave spike out to switch it off")] = operational(3)
     """Times that a run is sent back before it stops."""
-
-    def __post_init__(self) -> None:
-        if not self.factor > 0:
-            raise ValueError("factor: must be positive; 6 lets noise pass")
-        if self.window < 8:
-            raise ValueError("window: must be at least 8; fewer losses say nothing of their spread")
-        if self.steps < 1:
-            raise ValueError("steps: must be at least 1; 3 lets single spikes pass")
-        if self.max_rollbacks < 1:
-            raise ValueError("max_rollbacks: must be at least 1; leave spike out to switch it off")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GuardsConfig:
-    """Off by default. (Steps whose loss or gradient is not finite are always skipped, see max_bad_steps.)"""
+class GuardsConfig(Checked):
+    """What a run does about bad losses; off by default. (Steps whose loss or gradient is not finite are always
+    skipped, see max_bad_steps.)"""
 
     spike: SpikeConfig | None = None
-    """Goes back to the last good checkpoint when the loss spikes, and leaves out the batches that did it. Costs one
+    """Goes back to the last good checkpoint when the loss spikes, and leaves out the batches that caused it. Costs one
     wait for the GPU in every step."""
     skip_batches: tuple[tuple[int, int], ...] = ()
     """Numbers of batches that are left out, as [first, one after the last], in ascending order."""
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         end = -math.inf
         for first, after in self.skip_batches:
             if not 0 <= first < after or first < end:
-                raise ValueError("skip_batches: must be [first, after] in ascending order; write e.g. [[100, 103]]")
+                yield Invalid("skip_batches", "must be [first, after] in ascending order", "write e.g. [[100, 103]]")
             end = after

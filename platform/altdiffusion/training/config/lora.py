@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from altdiffusion.constraints import Checked, at_least, not_empty, positive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoraConfig:
+class LoraConfig(Checked):
     """Low-rank adapters (training.model.lora): W + alpha / rank B A, of which A and B alone are trained."""
 
-    rank: int = 16
-    alpha: float | None = None
+    rank: Annotated[int, at_least(1, "4 to 64 are usual")] = 16
+    alpha: Annotated[float | None, positive("null takes the rank")] = None
     """Null: as the rank, so that the adapters count once."""
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Names of linear layers, as the UNet's attention has them; of those that `trainable` names, that is: `kv` leaves
-    the cross-attention's to_k and to_v, `all` also those of self-attention."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError("rank: must be at least 1; 4 to 64 are usual")
-        if self.alpha is not None and self.alpha <= 0:
-            raise ValueError("alpha: must be positive; null takes the rank")
-        if not self.targets:
-            raise ValueError("targets: none is given; name layers like to_k, to_v")
+    targets: Annotated[tuple[str, ...], not_empty("name layers like to_k, to_v")] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Names of linear layers, as the UNet's attention has them. Only layers that `trainable` names get adapters: `kv`
+    leaves the cross-attention's to_k and to_v, `all` also those of self-attention."""
 
     @property
     def scale(self) -> float:
-        """alpha / rank."""
+        """Return alpha / rank."""
         return 1.0 if self.alpha is None else self.alpha / self.rank

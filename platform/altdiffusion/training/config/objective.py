@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import Checked, Invalid, positive
 from altdiffusion.diffusion.objective import Prediction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectiveConfig:
-    """What is learned (see diffusion.objective). What is left out is what the base, or the run that is started from,
-    was trained with; the noise schedule always is."""
+class ObjectiveConfig(Checked):
+    """What is learned (see diffusion.objective). A setting that is left out is taken from the base, or from the run
+    that is started from; the noise schedule always is."""
 
     prediction: Prediction | None = None
-    """What the UNet answers: the noise (epsilon) or the velocity (v_prediction). Null: what the start answers."""
-    min_snr_gamma: float | None = None
-    """Caps the weight of easy steps at this signal-to-noise ratio; the paper takes 5. Null weighs all alike."""
+    """What the UNet predicts: the noise (epsilon) or the velocity (v_prediction). Null: what the start predicts."""
+    min_snr_gamma: Annotated[float | None, positive("the paper takes 5, null switches it off")] = None
+    """Caps the weight of easy steps at this signal-to-noise ratio; the paper takes 5. Null weights all alike."""
     zero_terminal_snr: bool | None = None
     """Leaves no signal in the last step, so that very dark and very light images can be drawn; needs v. Null: as the
     start was trained."""
     relearn: bool = operational(False)
-    """Allows another prediction or last step than the start's: the UNet then has to learn its answer again."""
+    """Allows another prediction or last step than the start's: the UNet then has to learn its prediction again."""
 
-    def __post_init__(self) -> None:
-        if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
-            raise ValueError("min_snr_gamma: must be positive; the paper takes 5, null switches it off")
+    def conflicts(self) -> Iterator[Invalid]:
         if self.zero_terminal_snr and self.prediction == "epsilon":
-            raise ValueError(
-                "zero_terminal_snr: the noise alone says nothing of a picture without signal; use "
-                "prediction: v_prediction"
+            yield Invalid(
+                "zero_terminal_snr",
+                "needs another prediction: without signal, the noise teaches nothing about the image",
+                "use prediction: v_prediction",
             )

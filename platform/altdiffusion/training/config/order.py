@@ -4,43 +4,38 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from altdiffusion.constraints import Checked, Constraint, at_least
+
+_WEIGHT = Constraint(
+    lambda value: 0 < value < math.inf, "must be positive and finite", "leave the dataset out instead of weighting it 0"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetConfig:
+class DatasetConfig(Checked):
     """One dataset of latents in the training mixture."""
 
     name: str
     """`name` (its head), or `name@digest` to pin a version."""
-    weight: float | None = None
-    """Share of the samples, relative to the other weights. Null in all: one row after the other, exact epochs."""
-
+    weight: Annotated[float | None, _WEIGHT] = None
+    """Share of the samples, relative to the other weights. Null for all datasets: one row after the other, exact
+    epochs."""
     mirrored: str | None = None
-    """The dataset of the mirrored images' latents, for `flip`: what the encode job made beside it."""
-
-    def __post_init__(self) -> None:
-        if self.weight is not None and not 0 < self.weight < math.inf:
-            raise ValueError("weight: must be positive and finite; leave the dataset out instead of weighing it 0")
+    """The dataset of mirrored latents, for `flip`: the encode job makes it together with this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OrderConfig:
+class OrderConfig(Checked):
     """How the samples are shuffled (see training.order.batches)."""
 
-    chunk_rows: int = 1024
-    window_chunks: int = 32
-    language_temperature: float | None = None
+    chunk_rows: Annotated[int, at_least(1, "use the datasets' rows per row group")] = 1024
+    window_chunks: Annotated[int, at_least(1, "more mixes better and needs more memory")] = 32
+    language_temperature: Annotated[
+        float | None, at_least(1, "1 keeps natural shares, 5 lifts small languages, null is off")
+    ] = None
     """T: languages are drawn in shares proportional to rows ** (1 / T), each with its own epochs. 1 keeps their
-    natural shares, more lifts the small ones, towards equal shares. Null draws rows, whatever their language."""
+    natural shares, a larger T lifts the small ones, towards equal shares. Null draws rows, whatever their language."""
     buckets: bool = False
     """Every global batch comes from one dataset: they may differ in shape. Shares by weight, else by rows."""
-
-    def __post_init__(self) -> None:
-        if self.chunk_rows < 1:
-            raise ValueError("chunk_rows: must be positive; use the datasets' rows per row group")
-        if self.window_chunks < 1:
-            raise ValueError("window_chunks: must be positive; more mixes better and needs more memory")
-        if self.language_temperature is not None and not self.language_temperature >= 1:
-            raise ValueError(
-                "language_temperature: must be at least 1 (natural shares); 5 lifts small languages, null is off"
-            )

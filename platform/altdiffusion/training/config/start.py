@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from altdiffusion.config import operational
-from altdiffusion.diffusion.hub import HubId, is_hub_id
+from altdiffusion.constraints import Checked, Invalid
+from altdiffusion.training.config.hub_ids import unpinned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StartConfig:
-    """Where the weights come from: a model folder, with or without another text encoder, or a run of ours.
+class StartConfig(Checked):
+    """Where the weights come from: a model folder, with or without another text encoder, or an earlier run.
 
     Paths are operational: what counts is the content, whose digest enters the run's fingerprint.
     """
@@ -24,21 +26,17 @@ class StartConfig:
     checkpoint: str | None = None
     """Name of a run in the same lake: starts from its newest verified checkpoint, and keeps its other models."""
     weights: Literal["ema", "raw"] = "ema"
-    """Which of that checkpoint's weights."""
+    """Which of that checkpoint's weights: the averages (`ema`), or the non-EMA weights (`raw`)."""
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> Iterator[Invalid]:
         if self.base is not None and self.checkpoint is not None:
-            raise ValueError("base: exactly one of base and checkpoint must be given; name a model folder or a run")
-        for name in ("base", "text_encoder"):
-            uri = getattr(self, name)
-            if uri is not None and is_hub_id(uri):
-                try:
-                    HubId.parse(uri)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from None
+            yield Invalid("base", "exactly one of base and checkpoint must be given", "name a model folder or a run")
+        yield from unpinned(self, "base", "text_encoder")
         if self.text_encoder is not None and self.base is None and self.checkpoint is None:
-            raise ValueError("base: is missing beside text_encoder; name the model folder whose UNet reads it")
+            yield Invalid("base", "is missing, with text_encoder given", "name the model folder whose UNet reads it")
         if self.checkpoint is not None and self.text_encoder is not None:
-            raise ValueError(
-                "text_encoder: a checkpoint brings its own text encoder; leave it out, or start from a base"
+            yield Invalid(
+                "text_encoder",
+                "is given with a checkpoint, and a checkpoint brings its own text encoder",
+                "leave it out, or start from a base",
             )

@@ -23,8 +23,8 @@ class ImageLayout(Layout):
     """Rows of kind `images` as `pixels` uint8 [B, R, R, 3], `sample_ids` int64 [B] and `token_ids` int32 [B, T].
 
     A row group in the cache is bytes as they are stored, `body` uint8 [all bytes] with `starts` int64 [rows + 1]: a
-    tenth of its pixels. Images are decoded, resized and cut as the encode job does it, at the place that is keyed by
-    (seed, sample_id), by threads that work beside each other. An image smaller than R is enlarged.
+    tenth of its pixels. Images are decoded, resized and cropped as in the encode job, by several threads. The offsets
+    of the crop are keyed by (seed, sample_id). An image smaller than R is enlarged.
     """
 
     resolution: int
@@ -49,21 +49,21 @@ class ImageLayout(Layout):
         ]
 
     def _draw(self, group: Rows, row: int, out: npt.NDArray[np.uint8], mirrored: bool) -> None:
-        """Writes the pixels of one image, uint8 [R, R, 3]."""
+        """Write the pixels of one image, uint8 [R, R, 3]."""
         start, stop = group["starts"][row : row + 2].tolist()
         try:
             rgb = open_rgb(group["body"][start:stop].numpy().tobytes())
         except Unreadable as unreadable:
             raise Unreadable(f"sample {int(group['sample_ids'][row])}: {unreadable}") from unreadable
-        found, _ = crop(rgb, (self.resolution, self.resolution), group["places"][row].numpy())
+        found, _ = crop(rgb, (self.resolution, self.resolution), group["offsets"][row].numpy())
         out[:] = found[:, ::-1] if mirrored else found
 
 
 def image_layout(config: OnlineConfig, tokenizer: Any) -> ImageLayout:
-    """The layout of a run's images.
+    """Return the layout of a run's images.
 
     Args:
-        config: with its seed, the run's own where the config's is null.
+        config: with a seed; the run's own where the config's is null.
     """
     assert config.seed is not None
     seed = config.seed
@@ -79,7 +79,7 @@ def image_layout(config: OnlineConfig, tokenizer: Any) -> ImageLayout:
             "body": torch.from_numpy(body.copy()),
             "starts": torch.from_numpy(starts.astype(np.int64) - int(starts[0])),
             "sample_ids": torch.from_numpy(sample_ids.astype(np.int64)),
-            "places": torch.from_numpy(offsets(seed, sample_ids)),
+            "offsets": torch.from_numpy(offsets(seed, sample_ids)),
             "token_ids": tokenize(tokenizer, captions).to(torch.int32),
         }
 
@@ -87,7 +87,7 @@ def image_layout(config: OnlineConfig, tokenizer: Any) -> ImageLayout:
         kind="images",
         columns=("sample_id", "caption", "image"),
         decode=decode,
-        remedy="name a dataset of pictures, or leave `online` out to train on latents",
+        remedy="name a dataset of images, or leave `online` out to train on latents",
         resolution=config.resolution,
-        pool=ThreadPoolExecutor(config.threads, thread_name_prefix="pictures"),
+        pool=ThreadPoolExecutor(config.threads, thread_name_prefix="images"),
     )

@@ -23,30 +23,33 @@ class Layout:
 
     kind: str
     columns: tuple[str, ...]
-    """Those that are read."""
+    """The columns that are read."""
     equal: str | None = None
-    """One of them, whose values are byte strings of one length (see ShardReader.read)."""
+    """The one of them whose values are byte strings of one length (see ShardReader.read)."""
     decode: Callable[[pa.Table], Rows]
-    """A row group as tensors; ValueError where rows differ in shape or a value is null."""
+    """Turns a row group into tensors; raises ValueError where rows differ in shape or a value is null."""
     remedy: str
-    """What to do where a dataset is of another kind."""
+    """The remedy where a dataset is of another kind."""
     rows_name: str = "images"
     """What its rows are, for people."""
 
     def empty(self, group: Rows, count: int) -> Rows:
-        """Tensors for `count` samples of rows like a row group's."""
+        """Return empty tensors for `count` samples of rows like a row group's."""
         return {name: tensor.new_empty((count, *tensor.shape[1:])) for name, tensor in group.items()}
 
     def fill(
         self, group: Rows, index: Tensor, into: Rows, mirrored: npt.NDArray[np.bool_] | None = None
     ) -> list[Future[None]]:
-        """Writes the rows `index` (int64 [K]) of a row group into tensors [K, ...] like those of `empty`.
+        """Write the rows `index` (int64 [K]) of a row group into tensors [K, ...] like those of `empty`.
 
         Args:
-            mirrored: which of the samples are to be mirrored; for layouts of images.
+            mirrored: which of the samples are mirrored; for layouts of images.
 
         Returns:
-            What still has to be waited for.
+            Futures of the writes that have not ended yet.
+
+        Raises:
+            Mixed: the rows have another shape than the tensors.
         """
         for name, tensor in group.items():
             if tensor.shape[1:] != into[name].shape[1:]:
@@ -56,11 +59,11 @@ class Layout:
 
 
 class Mixed(ValueError):
-    """Rows of one part that do not fit one tensor; its text says which."""
+    """Rows of one part that do not fit one tensor; the text names them."""
 
 
 def decode_latents(table: pa.Table) -> Rows:
-    """`latents` float16 [R, C, H, W] and `token_ids` int32 [R, T] of a row group, without a loop over rows.
+    """Return `latents` float16 [R, C, H, W] and `token_ids` int32 [R, T] of a row group, without a loop over rows.
 
     Raises:
         ValueError: rows differ in shape or in number of tokens, or a value is null.
@@ -80,7 +83,7 @@ def decode_latents(table: pa.Table) -> Rows:
 
 
 def decode_parallel(table: pa.Table) -> Rows:
-    """`token_ids` int32 [R, T] (the student's) and `teacher_ids` int32 [R, U] of a row group.
+    """Return `token_ids` int32 [R, T] (the student's) and `teacher_ids` int32 [R, U] of a row group.
 
     Raises:
         ValueError: rows differ in number of tokens, or a value is null.
@@ -89,7 +92,7 @@ def decode_parallel(table: pa.Table) -> Rows:
 
 
 def _bytes(table: pa.Table, name: str, length: int) -> npt.NDArray[np.uint8]:
-    """uint8 [R * length] of a column of byte strings of that length, without a copy."""
+    """Return uint8 [R * length] of a column of byte strings of that length, without a copy."""
     array = one_array(table, name)
     if pa.types.is_fixed_size_binary(array.type):
         if array.type.byte_width != length:
@@ -101,7 +104,7 @@ def _bytes(table: pa.Table, name: str, length: int) -> npt.NDArray[np.uint8]:
 
 
 def _ids(table: pa.Table, name: str) -> Tensor:
-    """int32 [R, T] of a column of lists."""
+    """Return int32 [R, T] of a column of lists."""
     ids = one_array(table, name)
     length = len(ids[0])
     _check_lengths(ids, name, length)
@@ -110,7 +113,7 @@ def _ids(table: pa.Table, name: str) -> Tensor:
 
 
 def one_array(table: pa.Table, name: str) -> Any:
-    """A column in one piece; ValueError where it holds nulls."""
+    """Return a column in one piece; raise ValueError where it holds nulls."""
     column = table.column(name)
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if array.null_count:
@@ -119,7 +122,7 @@ def one_array(table: pa.Table, name: str) -> Any:
 
 
 def _check_lengths(array: Any, name: str, length: int) -> int:
-    """Checks that every value has that many items; returns the first one's offset."""
+    """Check that every value has that many items; return the offset of the first one."""
     offsets = np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset : array.offset + len(array) + 1]
     if (np.diff(offsets) != length).any():
         raise ValueError(f"column {name} does not hold {length} items in every row")

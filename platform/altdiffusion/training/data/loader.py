@@ -1,8 +1,8 @@
 """Reads the samples of a batch: row groups, kept in a bounded cache, one thread ahead of the loop.
 
 A dataset version is a sequence of Parquet shards; a part of the training mixture is one version, or several in a row.
-A row number is found in its row group by one binary search, a row group is decoded as a whole without a look at
-single rows, and a batch is gathered with one index operation for each row group it touches.
+A row number is found in its row group by one binary search, a row group is decoded as a whole without a loop over
+rows, and a batch is gathered with one index operation per row group.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from altdiffusion.training.order.skips import Windows, batch_at
 OPEN_FILES = 16
 READ_THREADS = 2
 LOOKAHEAD = 16
-"""Batches whose row groups are being read while earlier ones are gathered: at the end of a window none waits."""
+"""Batches whose row groups are being read while earlier ones are gathered: no batch waits at the end of a window."""
 
 Coins = npt.NDArray[np.bool_]
-"""One for each sample: whether it is to be mirrored."""
+"""One per sample: whether it is mirrored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """What the loop needs of some samples; all tensors in host memory, one element or row per sample."""
+    """What the loop needs of some samples; all tensors are in host memory, with one element or row per sample."""
 
     step: int
     """Number of the global batch."""
     positions: Tensor
     """int64 [B]: key of everything that is drawn for the sample."""
     tensors: Mapping[str, Tensor]
-    """By name, [B, ...] each: what the layout of the datasets' rows says."""
+    """Tensors [B, ...] by name, as the layout of the datasets' rows defines them."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
     def micro(self, size: int) -> Iterator[Samples]:
-        """The same in pieces of `size`."""
+        """Yield the same in pieces of `size` samples."""
         for start in range(0, len(self.positions), size):
             piece = slice(start, start + size)
             yield Samples(
@@ -75,10 +75,10 @@ class RowGroups:
     Args:
         versions: all of the layout's kind, with rows of one shape.
         layout: how their rows become tensors.
-        cache_bytes: memory for decoded row groups; the one that was used longest ago goes first. Those that are read
+        cache_bytes: memory for decoded row groups; the least recently used one is dropped first. Those that are read
             ahead take up to half as much again until they are gathered.
-        chosen: only these rows, numbered among themselves; of a row group no others are kept.
-        pool: threads that read row groups beside each other; its own of READ_THREADS by default.
+        chosen: only these rows, numbered among themselves; no other rows of a row group are kept.
+        pool: threads that read row groups in parallel; by default READ_THREADS of its own.
     """
 
     def __init__(
@@ -131,14 +131,14 @@ class RowGroups:
         return int(self._starts[-1]) if self._chosen is None else len(self._chosen)
 
     def empty(self, count: int) -> Rows:
-        """Tensors for `count` samples, as the first row group has them."""
+        """Return empty tensors for `count` samples, shaped as in the first row group."""
         if self._shapes is None:
             _, first = self._group(int(self._groups_of(np.zeros(1, np.int64))[0]))
             self._shapes = self._layout.empty(first, 0)
         return {name: tensor.new_empty((count, *tensor.shape[1:])) for name, tensor in self._shapes.items()}
 
     def gather(self, rows: I64, into: Rows, mirrored: Coins | None = None) -> None:
-        """Writes the samples of `rows`, in ascending order, into tensors [K, ...] like those of `empty(K)`."""
+        """Write the samples of `rows`, in ascending order, into tensors [K, ...] like those of `empty(K)`."""
         group = self._groups_of(rows)
         firsts = np.flatnonzero(np.diff(group, prepend=-1))
         waiting: list[tuple[Future[None], int]] = []
@@ -162,15 +162,15 @@ class RowGroups:
             except Unreadable as error:
                 raise AltDiffusionError(
                     self._dataset(number),
-                    f"holds a picture that cannot be decoded ({error})",
-                    "train on latents: the encode job leaves such pictures out and counts them",
+                    f"holds an image that cannot be decoded ({error})",
+                    "train on latents: the encode job leaves such images out and counts them",
                 ) from error
 
     def _dataset(self, group: int) -> str:
         return self._files[self._shard_of[group]][0].ref.short
 
     def begin(self, rows: I64) -> None:
-        """Begins to read the row groups of rows that will be gathered soon, as far as the memory for them goes."""
+        """Begin to read the row groups of rows that will be gathered soon, as far as the memory for them goes."""
         numbers = np.unique(self._groups_of(rows)).tolist()
         for number in numbers:
             if number not in self._cache and number not in self._reading:
@@ -179,7 +179,7 @@ class RowGroups:
                 self._reading[number] = self._pool.submit(self._read, number)
 
     def close(self) -> None:
-        """Waits for what is being read and closes the open shards; what comes after opens them again."""
+        """Wait for what is being read and close the open shards; a later call opens them again."""
         wait([reading for reading in self._reading.values() if not reading.cancel()])
         self._reading.clear()
         for opened in self._opened:
@@ -187,16 +187,16 @@ class RowGroups:
                 opened.popitem()[1].close()
 
     def _group_bytes(self) -> int:
-        """Of one decoded row group, as far as is known."""
+        """Return the bytes of one decoded row group, as far as they are known."""
         return self.cached_bytes // len(self._cache) if self._cache else 0
 
     def _groups_of(self, rows: I64) -> I64:
-        """The row groups of some rows."""
+        """Return the row groups of some rows."""
         numbers = rows if self._chosen is None else self._chosen.rows(rows)
         return np.searchsorted(self._starts, numbers, side="right") - 1
 
     def _group(self, number: int) -> tuple[int, Rows]:
-        """Number of the first row that is kept of a row group, and what is kept."""
+        """Return the number of the first row that is kept of a row group, and what is kept."""
         found = self._cache.get(number)
         if found is not None:
             self._cache.move_to_end(number)
@@ -226,7 +226,7 @@ class RowGroups:
             return first, self._layout.decode(reader.read(self._group_of[number], columns, equal=equal, rows=rows))
 
     def _reader(self, number: int, uri: str, size_bytes: int) -> ShardReader:
-        """A shard's reader of this thread."""
+        """Return this thread's reader of a shard."""
         if not hasattr(self._readers, "open"):
             self._readers.open = OrderedDict()
             self._opened.append(self._readers.open)
@@ -240,8 +240,8 @@ class RowGroups:
         return reader
 
 
-class Twins:
-    """Rows of latents and of the mirrored images' latents beside them, behind the one interface of `RowGroups`."""
+class MirroredRowGroups:
+    """Rows of latents and of their mirrored latents, behind the one interface of `RowGroups`."""
 
     def __init__(self, plain: RowGroups, mirrored: RowGroups) -> None:
         self._plain, self._mirrored = plain, mirrored
@@ -254,17 +254,17 @@ class Twins:
         self._mirrored.begin(rows)
 
     def gather(self, rows: I64, into: Rows, mirrored: Coins | None = None) -> None:
-        """As RowGroups.gather: each row from the one or the other."""
+        """Gather as RowGroups does, each row from the one or the other."""
         if mirrored is None:
             self._plain.gather(rows, into)
             return
         for source, chosen in ((self._plain, ~mirrored), (self._mirrored, mirrored)):
-            places = np.flatnonzero(chosen)
-            if places.size:
-                found = source.empty(len(places))
-                source.gather(rows[places], found)
+            numbers = np.flatnonzero(chosen)
+            if numbers.size:
+                found = source.empty(len(numbers))
+                source.gather(rows[numbers], found)
                 for name, tensor in found.items():
-                    into[name].index_copy_(0, torch.from_numpy(places), tensor)
+                    into[name].index_copy_(0, torch.from_numpy(numbers), tensor)
 
     def close(self) -> None:
         self._plain.close()
@@ -272,31 +272,31 @@ class Twins:
 
 
 def reading_threads() -> ThreadPoolExecutor:
-    """Threads that read and decode row groups."""
+    """Return a pool of threads that read and decode row groups."""
     return ThreadPoolExecutor(READ_THREADS, thread_name_prefix="row-groups")
 
 
 def prepare_sources(sources: Sequence[Source]) -> None:
-    """Makes the files of row numbers that `open_sources` will map: for one process to call before all others open."""
+    """Make the files of row numbers that `open_sources` will map; one process calls it before the others open them."""
     for source in sources:
         if source.language is not None:
             choose(source.versions, source.language)
 
 
 def open_sources(
-    config: TrainConfig, sources: Sequence[Source], layout: Layout, twins: Mapping[Ref, Version] | None = None
-) -> list[RowGroups | Twins]:
-    """The rows of each source. Groups share the cache equally, the languages of a group by their rows.
+    config: TrainConfig, sources: Sequence[Source], layout: Layout, mirrored: Mapping[Ref, Version] | None = None
+) -> list[RowGroups | MirroredRowGroups]:
+    """Return the rows of each source. Groups share the cache equally, the languages of a group by their rows.
 
     Args:
-        twins: by its dataset, the version of mirrored latents, where there are any.
+        mirrored: the versions of mirrored latents by their dataset, where there are any.
     """
     groups: dict[tuple[Version, ...], int] = {}
     for source in sources:
         groups[source.versions] = groups.get(source.versions, 0) + source.rows
-    cache_bytes = (config.workers.cache_mb << 20) // len(groups) // (2 if twins else 1)
+    cache_bytes = (config.workers.cache_mb << 20) // len(groups) // (2 if mirrored else 1)
     pool = reading_threads()
-    found: list[RowGroups | Twins] = []
+    found: list[RowGroups | MirroredRowGroups] = []
     for source in sources:
         chosen = None if source.language is None else choose(source.versions, source.language)
         own_bytes = cache_bytes * source.rows // max(1, groups[source.versions])
@@ -305,7 +305,10 @@ def open_sources(
             return RowGroups(versions, layout, cache_bytes=own_bytes, chosen=chosen, pool=pool)
 
         plain = rows(source.versions)
-        found.append(Twins(plain, rows([twins[version.ref] for version in source.versions])) if twins else plain)
+        if mirrored:
+            found.append(MirroredRowGroups(plain, rows([mirrored[version.ref] for version in source.versions])))
+        else:
+            found.append(plain)
     return found
 
 
@@ -317,18 +320,18 @@ class Loader:
     """Samples of one rank, batch by batch, read by one thread ahead of the loop.
 
     Args:
-        order: what batch n is.
+        order: defines batch n.
         parts: the rows of each part of the order.
         start, stop: first step, and the one after the last.
-        ahead: batches that may wait; the memory they take is bounded by it.
+        ahead: batches that may wait, which bounds the memory they take.
         skips: batches that are left out (see skips).
-        mirrored: which of the samples at some positions are to be mirrored; None mirrors none.
+        mirrored: returns which of the samples at some positions are mirrored; None mirrors none.
     """
 
     def __init__(
         self,
         order: Order,
-        parts: Sequence[RowGroups | Twins],
+        parts: Sequence[RowGroups | MirroredRowGroups],
         *,
         rank: int = 0,
         world: int = 1,
@@ -362,7 +365,7 @@ class Loader:
             yield item
 
     def close(self) -> None:
-        """Ends the thread and closes the files."""
+        """End the thread and close the files."""
         self._closed.set()
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
@@ -377,7 +380,7 @@ class Loader:
             for step in range(self._start, self._stop):
                 if not self._put(self._read(step)):
                     return
-        except BaseException as error:  # it is raised again in the loop
+        except BaseException as error:  # raised again in the loop
             last = error
         self._put(last)
 
@@ -396,7 +399,7 @@ class Loader:
             self._begin(self._coming[-1])
         batch = self._coming.popleft()
         self._begin(batch)
-        tensors = self._parts[int(batch.part[0])].empty(len(batch))  # one shape a batch: see BucketOrder
+        tensors = self._parts[int(batch.part[0])].empty(len(batch))  # one shape per batch: see BucketOrder
         coins = self._mirrored(batch.position) if self._mirrored is not None else None
         for number, first, last in _parts(batch):
             part = {name: tensor[first:last] for name, tensor in tensors.items()}
@@ -409,13 +412,13 @@ class Loader:
             self._parts[number].begin(batch.row[first:last])
 
     def _shares(self, first: int) -> list[Batch]:
-        """This rank's shares of the batches that the next steps take."""
+        """Return this rank's shares of the batches that the next steps take."""
         steps = range(first, min(first + LOOKAHEAD, self._stop))
         return self._order.shares_of([batch_at(self._skips, step) for step in steps], self._rank, self._world)
 
 
 def _parts(batch: Batch) -> list[tuple[int, int, int]]:
-    """Part, first and one after its last sample, of a batch sorted by part."""
+    """Return (part, its first sample, one after its last sample) of a batch sorted by part."""
     firsts = np.flatnonzero(np.diff(batch.part, prepend=-1)).tolist()
     ends = [*firsts[1:], len(batch)]
     return [(int(batch.part[first]), first, last) for first, last in zip(firsts, ends, strict=True)]

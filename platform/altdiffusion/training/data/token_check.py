@@ -1,4 +1,4 @@
-"""Whether a dataset's token ids are those of the tokenizers that a run brings: with others it would learn noise."""
+"""Check that a dataset's token ids are those of the tokenizers of a run: with others it would learn noise."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shard_reader import ShardReader, naming
 
 PROBED = 64
-"""Rows of a version's first row group that are looked at: tokenizers that agree on so many texts are taken for one."""
+"""Rows of a version's first row group that are checked: tokenizers that agree on all of them count as equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenColumn:
-    """Token ids in the rows, and what they are made of."""
+    """A column of token ids, and the text and the tokenizer that they are made from."""
 
     ids: str
     text: str
@@ -26,7 +26,7 @@ class TokenColumn:
 
 
 def check_token_ids(version: Version, columns: Sequence[TokenColumn]) -> None:
-    """Tokenizes some texts of a version again.
+    """Tokenize some texts of a version again and compare the ids.
 
     Raises:
         AltDiffusionError: other ids come out than are stored, or the shard is missing or damaged.

@@ -1,1 +1,1 @@
-"""What a run will cost, before it runs."""
+"""What a run will cost, estimated before it runs."""

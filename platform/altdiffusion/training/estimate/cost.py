@@ -1,10 +1,8 @@
 """What a run will cost, before it runs: memory of a GPU, sizes of checkpoints, hours, how often to checkpoint.
 
-Counted, not guessed, as far as counting goes: parameters and the tensors that autograd keeps come from one forward
-pass on PyTorch's `meta` device, which has shapes and no data. What only a GPU knows (images/s, the allocator's slack)
-is given by the config or left out.
-
-Shapes: B micro-batch, S pixels of the side.
+Most of it is counted: parameters and the tensors that autograd keeps come from one forward pass on PyTorch's `meta`
+device, which has shapes and no data. What only a GPU can show (images/s, the allocator's slack) is given by the config
+or left out.
 """
 
 from __future__ import annotations
@@ -13,13 +11,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from altdiffusion.config import operational
+from altdiffusion.constraints import Checked, positive
 from altdiffusion.diffusion.convert import POSITIONS
 from altdiffusion.diffusion.hub import HubId, is_hub_id
 from altdiffusion.diffusion.models import (
@@ -49,23 +48,18 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EstimateConfig:
-    """What `--dry-run` has to be told to estimate hours and checkpoints. It changes nothing of the run."""
+class EstimateConfig(Checked):
+    """What `--dry-run` needs to estimate hours and checkpoints. It changes nothing of the run."""
 
-    images_per_s_per_worker: float | None = operational(None)
+    images_per_s_per_worker: Annotated[float | None, positive("null leaves the hours out")] = operational(None)
     """As measured (benchmarks.train_step, or an earlier run's log); null leaves hours out."""
-    failures_per_worker_day: float = operational(0.003)
-    """Interruptions of one worker; published rates for A100 and H100 clusters lie between 0.0003 and 0.003."""
-    checkpoint_gb_per_s: float = operational(1.0)
+    failures_per_worker_day: Annotated[float, positive("published rates are near 0.001")] = operational(0.003)
+    """Interruptions of one worker; published rates for A100 and H100 clusters are between 0.0003 and 0.003."""
+    checkpoint_gb_per_s: Annotated[float, positive()] = operational(1.0)
     """Rate at which a worker writes its share of a checkpoint, in GB/s."""
-    copy_gb_per_s: float = operational(5.0)
-    """Rate at which it copies its share to host memory, in GB/s; with `checkpoint_async` training waits for no more."""
-
-    def __post_init__(self) -> None:
-        if self.images_per_s_per_worker is not None and self.images_per_s_per_worker <= 0:
-            raise ValueError("images_per_s_per_worker: must be positive; null leaves the hours out")
-        if min(self.failures_per_worker_day, self.checkpoint_gb_per_s, self.copy_gb_per_s) <= 0:
-            raise ValueError("failures_per_worker_day: rates must be positive; published ones are near 0.001")
+    copy_gb_per_s: Annotated[float, positive()] = operational(5.0)
+    """Rate at which it copies its share to host memory, in GB/s; with `checkpoint_async` training waits only for
+    that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,29 +69,29 @@ class Shapes:
     unet: dict[str, Any]
     text: dict[str, Any]
     resolution: int
-    """Pixels of a side."""
+    """Pixels per side of an image."""
     vae: dict[str, Any] = field(default_factory=vae_config_sd21)
     assumed: tuple[str, ...] = ()
-    """What could not be looked at, and is taken as the published model has it."""
+    """What could not be read, and is assumed as in the published model."""
 
     @property
     def latent_factor(self) -> int:
-        """Pixels of a side for one of the latent's."""
+        """Return the pixels of an image's side per pixel of the latent's."""
         return int(2 ** (len(self.vae["block_out_channels"]) - 1))
 
     @property
     def tokens(self) -> int:
-        """Positions of a caption: the published 77, or what a smaller encoder has."""
+        """Return the positions of a caption: the published 77, or as many as a smaller encoder has."""
         reserved = 0 if self.text.get("model_type") == "clip_text_model" else 2
         return min(POSITIONS, int(self.text["max_position_embeddings"]) - reserved)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Counts of one worker, in bytes where not said otherwise."""
+    """Counts of one worker, in bytes unless stated otherwise."""
 
     parameters: int
-    """Of the network that is trained, wholly or in part, without adapters."""
+    """Number of parameters of the network that is trained, wholly or in part, without adapters."""
     trained: int
     """Number of parameters that are trained."""
     weights: int
@@ -105,12 +99,12 @@ class Cost:
     training_state: int
     """Gradients and averages in float32 and the optimizer's moments, of what is trained."""
     activations: int
-    """What autograd keeps of one micro-batch, and with gradient checkpointing the largest block computed anew; or what
-    a VAE in the loop takes while it encodes, where that is more."""
+    """What autograd keeps of one micro-batch, and with gradient checkpointing the largest block that is recomputed; or
+    what a VAE in the loop takes while it encodes, where that is more."""
     checkpoint: int
     """The network, or its adapters alone; moments and averages of what is trained."""
     export: int
-    """A model folder in float32: UNet, VAE and text encoder, and the adapters beside them where such are trained."""
+    """A model folder in float32: UNet, VAE and text encoder, and the adapters where adapters are trained."""
 
     @property
     def total(self) -> int:
@@ -118,7 +112,7 @@ class Cost:
 
 
 def estimate(config: TrainConfig, shapes: Shapes) -> Cost:
-    """Counts a run; of the distillation stage `training.estimate.student_cost` does."""
+    """Return the counts of a run of a diffusion stage; `student_cost` counts the distillation stage."""
     quiet_libraries()
     encoder = _text_encoder(shapes.text)
     encoder_count = sum(parameter.numel() for parameter in encoder.parameters())
@@ -167,8 +161,8 @@ def vae_parameters(config: dict[str, Any]) -> int:
 
 
 def kept_steps(config: TrainConfig) -> list[int]:
-    """Return the steps whose checkpoints are there when a run has ended: the last ones, and those that `keep_every`
-    divides. A checkpoint is written every `checkpoint_every` steps and at the last one."""
+    """Return the steps whose checkpoints are there when a run has ended: the last ones, and the multiples of
+    `keep_every`. A checkpoint is written every `checkpoint_every` steps and at the last one."""
     every = config.checkpoint_every
     written = [step for step in range(every, config.steps + 1, every) if step > config.first_step]
     if config.steps % every:
@@ -185,10 +179,10 @@ def _text_encoder(config: dict[str, Any]) -> Any:
 def kept_bytes(
     unet: Any, batch: int, side: int, context: int, tokens: int = POSITIONS, dtype: torch.dtype = torch.float32
 ) -> int:
-    """Bytes that a training forward pass of a UNet on the `meta` device keeps for its backward pass.
+    """Return the bytes that a training forward pass of a UNet on the `meta` device keeps for its backward pass.
 
     Each storage counts once, the weights do not count. Attention keeps queries, keys, values and its output, as fused
-    kernels do. With gradient checkpointing the largest block is added: the backward pass holds one anew at a time.
+    kernels do. With gradient checkpointing the largest block is added: the backward pass recomputes one at a time.
     """
     latents = torch.empty(batch, unet.config.in_channels, side, side, device="meta", dtype=dtype)
     timesteps = torch.zeros(batch, dtype=torch.int64, device="meta")
@@ -208,7 +202,7 @@ def kept_bytes(
 
 
 def kept_by(network: Any, run: Callable[[], Any], kept: dict[int, Any] | None = None) -> int:
-    """Bytes of the storages that a pass keeps; `kept`, where given, is filled as it goes on."""
+    """Return the bytes of the storages that a pass keeps; `kept`, where given, is filled on the way."""
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     held: dict[int, Any] = {} if kept is None else kept
 
@@ -225,7 +219,7 @@ def kept_by(network: Any, run: Callable[[], Any], kept: dict[int, Any] | None = 
 
 
 def _largest_block(unet: Any, run: Callable[[], Any]) -> int:
-    """Bytes that the largest of the blocks that diffusers checkpoints keeps of one pass."""
+    """Return the bytes kept of one pass by the largest of the blocks that diffusers checkpoints."""
     kept: dict[int, Any] = {}
     before: dict[int, int] = {}
     largest = 0
@@ -250,7 +244,7 @@ def _largest_block(unet: Any, run: Callable[[], Any]) -> int:
 
 
 class _Attention(torch.autograd.Function):  # type: ignore[misc]
-    """Stands for a fused attention kernel on the `meta` device: shapes and what is kept, no values."""
+    """A substitute for a fused attention kernel on the `meta` device: shapes and what is kept, no values."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -270,22 +264,22 @@ def _fused_attention() -> Iterator[None]:
 
 
 def best_interval_s(stall_s: float, mean_s_between_failures: float) -> float:
-    """Seconds between checkpoints that lose the least: sqrt(2 stall mtbf) (Young 1974, first order)."""
+    """Return the seconds between checkpoints that lose the least time: sqrt(2 stall mtbf) (Young 1974, first order)."""
     return math.sqrt(2 * stall_s * mean_s_between_failures)
 
 
 def lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shapes) -> list[str]:
-    """The estimate for people."""
-    told = _lines(config, given, cost, shapes)
+    """Return the estimate for people."""
+    found = _lines(config, given, cost, shapes)
     if shapes.assumed:
-        told.append(f"assumed     {'; '.join(shapes.assumed)}")
-    return told
+        found.append(f"assumed     {'; '.join(shapes.assumed)}")
+    return found
 
 
 def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shapes) -> list[str]:
     workers, images = config.workers.count, (config.steps - config.first_step) * config.global_batch
     found = [
-        f"memory      {cost.total / GIB:.1f} GiB a worker: {cost.weights / GIB:.1f} weights + "
+        f"memory      {cost.total / GIB:.1f} GiB per worker: {cost.weights / GIB:.1f} weights + "
         f"{cost.training_state / GIB:.1f} gradients, moments and averages + {cost.activations / GIB:.1f} kept of "
         f"{_unit(config, shapes)} (counted; kernels' workspace not included)",
         f"parameters  {cost.trained:,} of {cost.parameters:,} are trained",
@@ -297,43 +291,44 @@ def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shape
     stall_s = share_gb / given.copy_gb_per_s if config.checkpoint_async else write_s
     between_s = 86400 / (workers * given.failures_per_worker_day)
     best_s = max(best_interval_s(stall_s, between_s), write_s)  # one at a time is written
-    told = (
-        f"one every {best_s / 60:.1f} min loses the least at {stall_s:.2g} s of standstill and a failure every "
+    best = (
+        f"one every {best_s / 60:.1f} min loses the least at {stall_s:.2g} s of stall and a failure every "
         f"{between_s / 3600:.0f} h"
     )
     rate = given.images_per_s_per_worker
     if rate is None:
-        return [*found, f"interval    {told}", "hours       give estimate.images_per_s_per_worker as measured"]
+        return [*found, f"interval    {best}", "hours       give estimate.images_per_s_per_worker as measured"]
     step_s = config.global_batch / (rate * workers)
     return [
         *found,
-        f"interval    {told}: checkpoint_every {max(1, round(best_s / step_s)):,} (now {config.checkpoint_every:,})",
+        f"interval    {best}: checkpoint_every {max(1, round(best_s / step_s)):,} (now {config.checkpoint_every:,})",
         f"hours       {images / rate / 3600:,.0f} worker-hours, {images / rate / workers / 86400:.1f} days at "
-        f"{rate:g} images/s a worker",
+        f"{rate:g} images/s per worker",
     ]
 
 
 def _size_note(config: TrainConfig, shapes: Shapes) -> list[str]:
-    """Says where a run's images have another size than the base's UNet is made for: stage 1 of the recipe does."""
+    """Return a line where a run's images have another size than the base's UNet is made for, as in the recipe's stage
+    1."""
     latents = shapes.unet.get("sample_size")
     if config.stage == "distillation" or not isinstance(latents, int):
         return []
     own = latents * shapes.latent_factor
     if own == shapes.resolution:
         return []
-    return [f"size        pictures of {shapes.resolution} px; the base's UNet, and exports by default, are of {own} px"]
+    return [f"size        images of {shapes.resolution} px; the base's UNet, and exports by default, are of {own} px"]
 
 
 def _disk(config: TrainConfig, cost: Cost) -> list[str]:
-    """Bytes of checkpoints and exports when the run has ended, where they are most."""
+    """Return lines on the bytes of checkpoints and exports when the run has ended, where they are most."""
     kept = kept_steps(config)
     last = min(config.keep_last, len(kept))
-    told = f"the last {last}" + (
+    which = f"the last {last}" + (
         f" and every {config.keep_every:,} steps" if config.keep_every and len(kept) > last else ""
     )
     checkpoints, exports = (len(kept) + 1) * cost.checkpoint, (len(kept) + 1) * cost.export
     return [
-        f"checkpoint  {cost.checkpoint / 1e9:.2f} GB (weights, averages, moments); {len(kept)} kept, {told}; with the "
+        f"checkpoint  {cost.checkpoint / 1e9:.2f} GB (weights, averages, moments); {len(kept)} kept, {which}; with the "
         f"one that is being written {checkpoints / 1e9:,.1f} GB",
         f"exports     {cost.export / 1e9:.2f} GB each (averages), of the start and of every kept checkpoint: "
         f"{exports / 1e9:,.1f} GB",
@@ -342,22 +337,22 @@ def _disk(config: TrainConfig, cost: Cost) -> list[str]:
 
 
 def epochs_line(config: TrainConfig, versions: Sequence[Version]) -> str:
-    """How often each dataset will have been seen."""
-    told = zip(sources_of(config, versions), make_order(config, versions).epochs(config.steps), strict=True)
-    return "epochs      " + ", ".join(f"{epochs:.2f} of {source.name}" for source, epochs in told)
+    """Return a line on how often each dataset will have been seen."""
+    seen = zip(sources_of(config, versions), make_order(config, versions).epochs(config.steps), strict=True)
+    return "epochs      " + ", ".join(f"{epochs:.2f} of {source.name}" for source, epochs in seen)
 
 
 def _unit(config: TrainConfig, shapes: Shapes) -> str:
     if config.stage == "distillation":
         return f"{config.micro_batch} pairs"
-    return f"{config.micro_batch} pictures of {shapes.resolution} px"
+    return f"{config.micro_batch} images of {shapes.resolution} px"
 
 
 def shapes_of(config: TrainConfig, lake: str, look: bool) -> Shapes:
-    """What can be found out of a run's shapes without fetching anything; the rest is assumed, and said so.
+    """Return what can be found of a run's shapes without fetching anything; the rest is assumed, and marked so.
 
     Args:
-        look: whether one may look into the lake.
+        look: whether the lake may be read.
     """
     base, text_encoder = config.start.base, config.start.text_encoder
     before = config.start.checkpoint
@@ -371,8 +366,8 @@ def shapes_of(config: TrainConfig, lake: str, look: bool) -> Shapes:
     unet = _config(base, "unet", look)
     if unet is None:
         assumed.append("the UNet of Stable Diffusion 2.1 (what the run starts from is not here yet)")
-    beside = _at_hand(text_encoder, lake, "--text-encoder") if text_encoder else base
-    text = _config(beside, "text_encoder", look) or (_config(beside, "", look) if text_encoder else None)
+    folder = _at_hand(text_encoder, lake, "--text-encoder") if text_encoder else base
+    text = _config(folder, "text_encoder", look) or (_config(folder, "", look) if text_encoder else None)
     text = text["text_config"] if text and isinstance(text.get("text_config"), dict) else text
     if text is None or not {"max_position_embeddings", "hidden_size", "vocab_size"} <= text.keys():
         text = None
@@ -394,7 +389,7 @@ def shapes_of(config: TrainConfig, lake: str, look: bool) -> Shapes:
 
 
 def _resolution_of(config: TrainConfig, lake: str) -> int | None:
-    """Pixels of the latents, as their dataset says."""
+    """Return the pixels per side of the latents' images, as their dataset states."""
     try:
         return int(Lake(lake).version(config.datasets[0].name).manifest.config["encode"]["resolution"])
     except (AltDiffusionError, KeyError, TypeError):
@@ -402,7 +397,7 @@ def _resolution_of(config: TrainConfig, lake: str) -> int | None:
 
 
 def _at_hand(uri: str | None, lake: str, suffix: str) -> str | None:
-    """The folder of a model; of a hub model the place where it is kept once it was fetched."""
+    """Return the folder of a model; for a hub model the one where it is kept after it was fetched."""
     if uri is None or not is_hub_id(uri):
         return uri
     return files.join(lake, "models", HubId.parse(uri).folder_name + suffix)

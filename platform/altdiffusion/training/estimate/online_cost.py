@@ -1,4 +1,4 @@
-"""Memory of the VAE in the loop, of runs that train on images."""
+"""Memory of the VAE in the loop, for runs that train on images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from altdiffusion.training.config import OnlineConfig
 
 
 def vae_bytes(config: dict[str, Any], online: OnlineConfig, batch: int) -> tuple[int, int]:
-    """(weights of the encoder, what it takes beside them while it encodes a micro-batch), in bytes.
+    """Return (weights of the encoder, what it takes in addition while it encodes a micro-batch), in bytes.
 
     The latter is counted on the `meta` device: input and output of the layer for which they are largest, as nothing is
     kept for a backward pass. It is free again before the UNet begins.

@@ -1,6 +1,6 @@
 """What a run of the distillation stage will cost: counted like the others (training.estimate.cost).
 
-Where the folders cannot be looked at, the published shapes are taken: XLM-R large, OpenCLIP ViT-H-14's text tower
+Where the folders cannot be read, the published shapes are taken: XLM-R large, OpenCLIP ViT-H-14's text tower
 (`laion/CLIP-ViT-H-14-laion2B-s32B-b79K`) and Stable Diffusion 2.1's UNet and encoder, which is that tower without its
 last layer.
 """
@@ -33,13 +33,14 @@ TOWER: dict[str, Any] = {
 
 
 def estimate_student(config: TrainConfig, shapes: Shapes) -> Cost:
-    """Counts a run of the distillation stage: the student, its frozen teachers and the UNet's cross-attention."""
+    """Return the counts of a run of the distillation stage: the student, its frozen teachers and the UNet's
+    cross-attention."""
     assert config.distillation is not None
     quiet_libraries()
     settings, half = config.distillation, config.precision == "bf16"
     context = int(shapes.unet["cross_attention_dim"])
     shape = text_config_m18()
-    if shapes.text == shape:  # nothing is known: XLM-R large, of which the UNet's encoder has a layer less
+    if shapes.text == shape:  # nothing is known: XLM-R large, which has one layer more than the UNet's encoder
         shape = shape | {"num_hidden_layers": 24}
     shape |= {name: value for name, value in shapes.text.items() if name in shape and shapes.text != text_config_m18()}
     shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "project_dim": context}

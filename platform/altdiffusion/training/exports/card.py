@@ -1,7 +1,7 @@
 """The model card of an export: what it is, what it was made from, under which licence, and how well it does.
 
-Everything in it is read from the lake: records of the runs, manifests of the datasets, reports of evaluations. No
-time, host or path stands in it, so the same lake gives the same card. Its head is the YAML that the Hugging Face hub
+Everything in it is read from the lake: records of the runs, manifests of the datasets, reports of evaluations. It
+holds no time, host or path, so the same lake gives the same card. Its head is the YAML that the Hugging Face hub
 reads.
 """
 
@@ -21,11 +21,12 @@ from altdiffusion.languages import BY_CODE, CODES
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.training.checkpoints.format import run_and_step
 from altdiffusion.training.model.lora import STOCK_FILE
 from altdiffusion.training.run.record import read_record
 
 UNKNOWN = "unknown"
-"""The hub's word for a licence that nobody has named."""
+"""The hub's value for a licence that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,9 @@ class _Stage:
 
     @property
     def first(self) -> int:
-        """The step that it went on from: 0 unless it continued another run."""
+        """Return the step that it went on from: 0 unless it continued another run."""
         continued = self.record.get("continued")
-        return _run_step(continued)[1] if continued else 0
+        return run_and_step(Ref.parse(continued))[1] if continued else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class _Origin:
 
 
 def model_card(lake: str, lineage: Mapping[str, Any]) -> str:
-    """README.md of an export.
+    """Return README.md of an export.
 
     Args:
         lineage: the export's lineage.json.
@@ -78,22 +79,17 @@ def model_card(lake: str, lineage: Mapping[str, Any]) -> str:
 
 
 def _stages(lake: str, checkpoint: str) -> list[_Stage]:
-    """The runs up to a checkpoint, the first one first."""
+    """Return the runs up to a checkpoint, the first one first."""
     found: list[_Stage] = []
     ref: str | None = checkpoint
     while ref is not None:
-        run, step = _run_step(ref)
+        run, step = run_and_step(Ref.parse(ref))
         record = read_record(lake, run)
         if record is None or any(stage.run == run for stage in found):
             break
         found.insert(0, _Stage(run=run, step=step, record=record))
         ref = record.get("continued") or record["start"]
     return found
-
-
-def _run_step(checkpoint: str) -> tuple[str, int]:
-    run, _, step = Ref.parse(checkpoint).name.rpartition("/")
-    return run, int(step.removeprefix("step-"))
 
 
 def _origins(record: Mapping[str, Any]) -> Iterator[_Origin]:
@@ -116,7 +112,7 @@ def _version(lake: str, ref: str) -> Version | None:
 
 
 def _languages(versions: Any) -> list[str]:
-    """Codes of the languages with training rows, the platform's own order first."""
+    """Return the codes of the languages with training rows, the platform's own order first."""
     codes = {
         code for version in versions if version for code, rows in version.manifest.rows_by_language.items() if rows
     }
@@ -139,7 +135,7 @@ def _front(origins: Sequence[_Origin], languages: Sequence[str]) -> str:
 
 
 def _title(lineage: Mapping[str, Any], stages: Sequence[_Stage]) -> str:
-    kind = "averaged (EMA)" if lineage["weights"] == "ema" else "raw, not averaged"
+    kind = "averaged (EMA)" if lineage["weights"] == "ema" else "not averaged (non-EMA)"
     chain = " -> ".join(str(stage.record["stage"]) for stage in stages) or str(lineage["stage"])
     return (
         f"# {lineage['run']}, step {int(lineage['step']):,}\n\n"
@@ -151,20 +147,20 @@ def _use(record: Mapping[str, Any]) -> str:
     objective = record.get("meaning", {}).get("objective", {})
     note = ""
     if objective.get("prediction", "epsilon") != "epsilon":
-        note = f"\n\nThe UNet predicts `{objective['prediction']}`; the scheduler's config says so."
+        note = f"\n\nThe UNet predicts `{objective['prediction']}`, as the scheduler's config states."
         if objective.get("zero_terminal_snr"):
             note += " Its schedule ends without signal (`rescale_betas_zero_snr`): keep `timestep_spacing: trailing`."
     if record.get("meaning", {}).get("lora"):
         note += _adapter_note(record)
     return (
         "## Use\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
-        'pipeline = DiffusionPipeline.from_pretrained("this/folder")\npicture = pipeline("a prompt").images[0]\n```'
+        'pipeline = DiffusionPipeline.from_pretrained("this/folder")\nimage = pipeline("a prompt").images[0]\n```'
         + note
     )
 
 
 def _adapter_note(record: Mapping[str, Any]) -> str:
-    """What the adapter's file belongs to, and what it must not be loaded on."""
+    """Return what the adapter's file belongs to, and what it must not be loaded on."""
     if record["start"]:
         start = f"an export of {Ref.parse(record['start']).short} ({record['meaning']['start']['weights']} weights)"
     else:
@@ -223,7 +219,7 @@ def _scores(lake: str, content: str) -> str:
     lines = ["## Evaluation"]
     for name, report, state in evaluations.of_model(lake, content):
         rates = state["languages"]["all"]
-        rows = [["language", "pictures named right", f"{report['level']:.0%} interval", "pictures"]]
+        rows = [["language", "images named correctly", f"{report['level']:.0%} interval", "images"]]
         for code in [code for code in CODES if code in rates]:
             rate = rates[code]
             interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
@@ -231,7 +227,7 @@ def _scores(lake: str, content: str) -> str:
                 [f"{code} {BY_CODE[code].name}", f"{100 * rate['value']:.1f} %", interval, f"{rate['total']:,}"]
             )
         about = (
-            f"{name}, state {state['state']}: a judge names the concept that a picture was asked for; "
+            f"{name}, state {state['state']}: a judge names the concept that an image was requested for; "
             f"{state['concepts']} concepts, chance {100 * report['chance']:.1f} %."
         )
         lines += [about, _table(rows)]
@@ -244,7 +240,7 @@ def _licences(origins: Sequence[_Origin]) -> str:
     lines = ["## Licence", ""]
     for origin in origins:
         lines.append(f"- {origin.role} {origin.ref.name}: {origin.licence or 'not recorded'}")
-    lines.append("- datasets: their manifests record no licence; pictures and captions stay under their owners' terms")
+    lines.append("- datasets: their manifests record no licence; images and captions stay under their owners' terms")
     return "\n".join([*lines, "", "What the base model's licence asks for, this model has to keep as well."])
 
 

@@ -20,7 +20,7 @@ from altdiffusion.training.config import LoraConfig
 from altdiffusion.training.exports.card import model_card
 from altdiffusion.training.model.lora import write_stock_file
 from altdiffusion.training.run.record import noising_of, read_record
-from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.run.starts import unchanged_models
 from altdiffusion.training.weights import load_start, load_weights, new_student
 
@@ -30,16 +30,16 @@ Weights = Literal["ema", "raw"]
 def export_checkpoint(
     lake: str, run: str, *, step: int | None = None, weights: Weights = "ema", warn: Warn = lambda text: None
 ) -> str:
-    """Writes `<lake>/exports/<run>/step-<n>/`, or `step-<n>-raw/` for raw weights; what is there whole is left alone.
+    """Write `<lake>/exports/<run>/step-<n>/`, or `step-<n>-raw/` for non-EMA weights; a whole export is left alone.
 
     VAE, text encoder, tokenizer and scheduler are those that the run was trained with. `lineage.json`, written last,
     names the checkpoint, the datasets of its run and of the runs before it, and the digest of the folder's content.
-    `README.md` is its model card (exports.card). Of a run of adapters the UNet has them fused into it; beside it
-    stands `pytorch_lora_weights.safetensors` with the adapters alone.
+    `README.md` is its model card (exports.card). In the export of a run of adapters, the UNet has them fused into it;
+    `pytorch_lora_weights.safetensors` next to it holds the adapters alone.
 
     Args:
-        step: of a checkpoint; by default the newest verified one.
-        weights: averages (EMA) or the weights as trained.
+        step: a checkpoint's step; by default that of the newest verified one.
+        weights: the averages (`ema`), or the non-EMA weights (`raw`).
 
     Returns:
         URI of the folder.
@@ -47,8 +47,9 @@ def export_checkpoint(
     found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run, warn)
     record = read_record(lake, run)
     if found is None or record is None:
-        known = ", ".join(checkpoints.run_names(lake)) or "none"
-        raise AltDiffusionError(f"run {run}", f"has no checkpoint in {lake}", f"train it first; runs here: {known}")
+        raise AltDiffusionError(
+            f"run {run}", f"has no checkpoint in {lake}", f"train it first; runs here: {checkpoints.known_runs(lake)}"
+        )
     name = checkpoints.step_name(found.step) + ("" if weights == "ema" else f"-{weights}")
     target = files.within(lake, "exports", run, name)
     lineage = _lineage(lake, found, weights)
@@ -58,7 +59,7 @@ def export_checkpoint(
     unchanged_models(record)
     bundle = load_bundle(record["base"])
     if record["stage"] == "distillation":
-        output = record["config"]["distillation"].get("teacher_output", "projected")  # before there was a choice
+        output = record["config"]["distillation"].get("teacher_output", "projected")  # older runs have no setting
         student, tokenizer = new_student(
             record["text_encoder"], record["teacher"], output, bundle, record["meaning"]["seed"]
         )
@@ -83,8 +84,8 @@ def export_checkpoint(
 
 
 def renew_card(lake: str, folder: str) -> None:
-    """Writes an export's README.md from what the lake holds now: an evaluation may have come since. Of a folder that
-    is no export of a checkpoint, nothing is touched."""
+    """Write an export's README.md from what the lake holds now: an evaluation may have been added since. A folder that
+    is not an export of a checkpoint is left alone."""
     lineage = read_lineage(folder)
     if lineage is None or "checkpoint" not in lineage or "content" not in lineage:
         return
@@ -94,7 +95,7 @@ def renew_card(lake: str, folder: str) -> None:
 
 
 def export_start(run: ResolvedRun) -> str:
-    """Writes what a run starts from, its text encoder already exchanged, as `<lake>/exports/<run>/step-00000000/`.
+    """Write what a run starts from, its text encoder already replaced, as `<lake>/exports/<run>/step-00000000/`.
 
     It is step 0 of the run's samples and the row "swapped" of the evaluation.
     """
@@ -109,7 +110,9 @@ def export_start(run: ResolvedRun) -> str:
         "parents": [str(ref) for ref in origin],
     }
     if run.config.lora is not None:
-        lineage["adapters"] = "left out"  # earlier versions wrote them in, under peft's names: those make way
+        lineage["adapters"] = (
+            "left out"  # earlier versions wrote them in, under peft's names: such exports are replaced
+        )
     if not _present(target, lineage):
         bundle = load_start(run)
         publish(target, lambda folder: save_bundle(bundle, folder), lineage)
@@ -117,7 +120,7 @@ def export_start(run: ResolvedRun) -> str:
 
 
 def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:
-    """What the export is made of: its checkpoint, and everything that went into the runs up to it."""
+    """Return what the export is made of: its checkpoint, and everything that went into the runs up to it."""
     datasets: list[str] = []
     models: list[str] = []
     waiting = list(found.parents)
@@ -133,7 +136,7 @@ def _lineage(lake: str, found: Checkpoint, weights: str) -> dict[str, Any]:
         elif ref.kind == "model":
             models.append(text)
         elif ref.kind == "checkpoint":
-            record = read_record(lake, ref.name.rpartition("/")[0])
+            record = read_record(lake, checkpoints.run_and_step(ref)[0])
             if record is not None:
                 origin = record.get("continued") or record["start"]
                 waiting += [*record["datasets"], *([origin] if origin else record["models"])]

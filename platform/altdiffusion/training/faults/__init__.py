@@ -1,1 +1,1 @@
-"""What goes wrong while a run goes on, and what it costs: notices, stalls, spikes, failures, goodput."""
+"""What goes wrong during a run, and what it costs: preemption notices, stalls, spikes, failures, goodput."""

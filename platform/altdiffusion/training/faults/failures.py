@@ -1,7 +1,7 @@
-"""What went wrong in a run's workers, kept beside its checkpoints so that it outlives them.
+"""What went wrong in a run's workers, kept next to its checkpoints so that it outlives them.
 
-A restart does not know why it was needed. So each worker that fails leaves a note; a step at which three starts of
-the workers failed, or an error that no restart can mend, ends the run instead of being tried again.
+A restart does not know why it was needed. So each worker that fails leaves a note. A step at which three starts of
+the workers failed, or an error that no restart can fix, ends the run instead of being tried again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ LIMIT = 3
 
 
 class TrainingFailed(RuntimeError):
-    """A run failed for a reason that is not the user's; the message holds the worker's own traceback."""
+    """A run failed for a reason that the user cannot fix; the message holds the worker's own traceback."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One worker's end."""
+    """How one worker failed."""
 
     attempt: str
     """Names one start of all the workers."""
@@ -37,14 +37,14 @@ class Failure:
     """What, problem, remedy of an AltDiffusionError."""
 
     def error(self) -> Exception:
-        """The exception to raise on the driver."""
+        """Return the exception to raise on the driver."""
         if self.mendable is not None:
             return AltDiffusionError(*self.mendable)
         return TrainingFailed(f"training failed at step {self.step}, on rank {self.rank}:\n{self.traceback}")
 
 
 def record(lake: str, run: str, *, attempt: str, rank: int, step: int, error: BaseException) -> None:
-    """Keeps a worker's failure."""
+    """Write down a worker's failure."""
     text = str(error).lower()
     mendable = (error.what, error.problem, error.remedy) if isinstance(error, AltDiffusionError) else None
     failure = Failure(
@@ -60,12 +60,12 @@ def record(lake: str, run: str, *, attempt: str, rank: int, step: int, error: Ba
 
 
 def read(lake: str, run: str) -> list[Failure]:
-    """All failures since `clear`."""
+    """Return all failures since `clear`."""
     folder = _folder(lake, run)
     found = []
     for name in files.list_names(folder):
         if not name.endswith(".json") or not NAME.fullmatch(name):
-            continue  # not one of ours
+            continue  # not a note of a failure
         note = read_document(
             files.within(folder, name), remedy="remove this file; it is only a note of an earlier failure"
         )
@@ -86,7 +86,7 @@ def read(lake: str, run: str) -> list[Failure]:
 
 
 def final(failures: list[Failure]) -> Failure | None:
-    """The failure that ends the run, or None while a restart is worth trying."""
+    """Return the failure that ends the run, or None while a restart is worth trying."""
     for failure in failures:
         if failure.mendable is not None:
             return failure
@@ -100,12 +100,12 @@ def final(failures: list[Failure]) -> Failure | None:
 
 
 def cause(failures: list[Failure]) -> Failure:
-    """The most telling of some failures: an original one rather than a lost connection."""
+    """Return the most informative of some failures: an original one rather than a lost connection."""
     return min(failures, key=lambda failure: (failure.collateral, failure.rank))
 
 
 def clear(lake: str, run: str) -> None:
-    """Forgets the failures of earlier starts of the job."""
+    """Remove the failures of earlier starts of the job."""
     files.remove_tree(_folder(lake, run), below=run_folder(lake, run))
 
 

@@ -1,12 +1,12 @@
-"""How much of a run's time was worth it: kept beside its checkpoints, so that it outlives restarts.
+"""Which share of a run's time was useful: kept next to its checkpoints, so that it outlives restarts.
 
-    <lake>/checkpoints/<run>/journal/00000.json   one for each start of the workers (and each return to a checkpoint)
+    <lake>/checkpoints/<run>/journal/00000.json   one per start of the workers (and per return to a checkpoint)
 
-Each says when and at which step it began, how far it came, how long it computed and how long it stood still for
-checkpoints. It is rewritten with every report and at least every `BEAT_S` between, so that is all that is not known
-of a start that was killed. No digest covers it.
+Each file states when and at which step the start began, how far it came, how long it computed and how long it stopped
+for checkpoints. It is rewritten with every report and at least every `BEAT_S`, so no more than that is unknown of a
+start that was killed. No digest covers it.
 
-goodput = time of the steps that count / time since the run began. A step that is done again after a restart counts
+goodput = time of the steps that count / time since the run began. A step that is repeated after a restart counts
 once; loading, waiting for machines and for checkpoints do not count. The time between the end of a finished run and
 its continuation for more steps is left out.
 """
@@ -39,29 +39,29 @@ class Start:
     step: int
     """Step that it came to."""
     busy_s: float = 0.0
-    """In steps."""
+    """Seconds in steps."""
     stall_s: float = 0.0
-    """For checkpoints."""
+    """Seconds for checkpoints."""
     finished: bool = False
     """It came to the last step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goodput:
-    """What a run's time was worth so far."""
+    """Which share of a run's time was useful so far, and where the rest went."""
 
     share: float
     """Useful time over all time, 0 to 1."""
     wasted_steps: int
-    """Steps that were done again, or will be."""
+    """Steps that were repeated, or will be."""
     restarts: int
     stall_s: float
     total_s: float
 
     def line(self) -> str:
-        """For people."""
+        """Return one line for people."""
         return (
-            f"goodput {self.share:.1%} of {self.total_s / 3600:.2f} h, {self.wasted_steps} steps done again after "
+            f"goodput {self.share:.1%} of {self.total_s / 3600:.2f} h, {self.wasted_steps} steps repeated after "
             f"{self.restarts} restarts, {self.stall_s:.1f} s stalled for checkpoints"
         )
 
@@ -70,7 +70,7 @@ NO_GOODPUT = Goodput(share=0.0, wasted_steps=0, restarts=0, stall_s=0.0, total_s
 
 
 def goodput(starts: Sequence[Start]) -> Goodput:
-    """Adds up the starts of a run, in their order."""
+    """Return the sum over the starts of a run, given in their order."""
     useful = total = 0.0
     wasted = 0
     for number, start in enumerate(starts):
@@ -92,7 +92,7 @@ def goodput(starts: Sequence[Start]) -> Goodput:
 
 
 def read(lake: str, run: str) -> list[Start]:
-    """The starts of a run; one whose record is torn is left out."""
+    """Return the starts of a run; one whose record is torn is left out."""
     folder = files.within(run_folder(lake, run), FOLDER)
     found = []
     for name in files.list_names(folder):
@@ -117,11 +117,11 @@ def _start(record: Document) -> Start:
 
 
 class Journal:
-    """Keeps the record of one start; only rank 0 has one.
+    """The record of one start of the workers; only rank 0 keeps one.
 
     Args:
-        step: that it continues from.
-        began: when, in seconds since 1970.
+        step: the step that it continues from.
+        began: seconds since 1970.
     """
 
     def __init__(self, lake: str, run: str, *, step: int, world: int, began: float) -> None:
@@ -133,7 +133,7 @@ class Journal:
         self._write()
 
     def note(self, step: int, *, stall_s: float, finished: bool = False) -> Goodput:
-        """The state after some steps; it does not raise where it cannot be written."""
+        """Write the state after some steps, and return what the run's time was worth. A failure to write is ignored."""
         busy = time.perf_counter() - self._loop - stall_s
         self._start = replace(
             self._start, until=time.time(), step=step, busy_s=busy, stall_s=stall_s, finished=finished
@@ -142,7 +142,7 @@ class Journal:
         return goodput([*self._earlier, self._start])
 
     def beat(self, step: int, *, stall_s: float) -> None:
-        """A step has ended: notes it if nothing was noted for BEAT_S."""
+        """Note a step that has ended, if nothing was noted for BEAT_S."""
         if time.perf_counter() - self._written >= BEAT_S:
             self.note(step, stall_s=stall_s)
 

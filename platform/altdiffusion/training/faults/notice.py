@@ -1,4 +1,4 @@
-"""The notice that a worker is about to be taken away, and what all workers make of it.
+"""Preemption notices: a worker is about to be taken away, and all workers act on it together.
 
 SIGTERM (a machine that is given back, a scheduler that makes room) asks for a checkpoint at once and for the end of
 the run. A warning that some machine will go soon asks for a checkpoint only: training goes on until it goes. All
@@ -21,15 +21,15 @@ from altdiffusion.training.waiting import waiting
 NONE, SAVE, STOP = 0, 1, 2
 
 
-class Notice:
-    """What this worker was told; set from a signal handler or a thread."""
+class PreemptionNotice:
+    """The notice that this worker was given; set from a signal handler or a thread."""
 
     def __init__(self) -> None:
         self._level = NONE
         self.reason = ""
 
     def give(self, level: int, reason: str) -> None:
-        """SAVE: a checkpoint is wanted now. STOP: and then the end."""
+        """Ask for a checkpoint now (SAVE), or for a checkpoint and then the end (STOP)."""
         if level > self._level:
             self._level, self.reason = level, reason
 
@@ -38,13 +38,13 @@ class Notice:
         return self._level
 
     def answered(self) -> None:
-        """The checkpoint is being written; another notice may come."""
+        """Note that the checkpoint is being written; another notice may come."""
         if self._level == SAVE:
             self._level = NONE
 
 
 class Agreement:
-    """The highest level of any rank, the same on every rank at the same step, without waiting for anybody.
+    """The highest level of any rank, the same on every rank at the same step, without waiting for any of them.
 
     A step starts the exchange and the next one reads it, so a notice is acted upon one step later. The exchange is in
     host memory: it makes no GPU wait.
@@ -56,7 +56,7 @@ class Agreement:
         self._work: Any = None
 
     def level(self, mine: int) -> int:
-        """Call it once in each step; the answer is of what was given at the call before."""
+        """Return the highest level of the levels given at the call before; call it once per step."""
         if self._group is None:
             return mine
         agreed = self.close()
@@ -65,7 +65,7 @@ class Agreement:
         return agreed
 
     def close(self) -> int:
-        """Ends the exchange that is under way; all ranks have started it."""
+        """End the exchange that is under way, which all ranks have started, and return its result."""
         if self._work is None:
             return NONE
         with waiting():
@@ -75,8 +75,8 @@ class Agreement:
 
 
 @contextlib.contextmanager
-def on_sigterm(notice: Notice) -> Iterator[None]:
-    """SIGTERM gives notice to stop; only in the main thread, which alone hears signals. A second one ends at once."""
+def on_sigterm(notice: PreemptionNotice) -> Iterator[None]:
+    """Turn SIGTERM into a notice to stop. Only the main thread receives signals. A second one ends at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

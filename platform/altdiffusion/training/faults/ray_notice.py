@@ -1,6 +1,6 @@
-"""Notice to a worker on Ray: SIGTERM, the driver's word to stop, and Ray's that a machine is being taken back.
+"""Preemption notices on Ray: SIGTERM to the worker, the driver's request to stop, and Ray's own warning.
 
-`ray.train.get_preemption_info` is alpha and changes; nothing else here knows it.
+`ray.train.get_preemption_info` is alpha and changes; no other module uses it.
 """
 
 from __future__ import annotations
@@ -11,47 +11,47 @@ import threading
 import time
 from typing import Any
 
-from altdiffusion.training.faults.notice import SAVE, STOP, Notice
+from altdiffusion.training.faults.notice import SAVE, STOP, PreemptionNotice
 
 POLL_S = 2.0
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 _KEPT: list[Any] = []  # what C will call must not be collected
 
 
-def listen(notice: Notice, mailbox: Any = None) -> None:
-    """Gives notice as soon as this worker hears of it. All ranks call it: they ask Ray in step with each other.
+def listen(notice: PreemptionNotice, relay: Any = None) -> None:
+    """Give notice as soon as this worker receives one. All ranks call it: they ask Ray in step with each other.
 
     Args:
-        mailbox: handle of the `Mailbox` actor, on the one rank that listens to the driver.
+        relay: handle of the `MessageRelay` actor, on the one rank that listens to the driver.
     """
     _on_sigterm(notice)
     threading.Thread(target=_ask, args=(notice,), name="preemption", daemon=True).start()
-    if mailbox is not None:
-        threading.Thread(target=_hear, args=(notice, mailbox), name="driver", daemon=True).start()
+    if relay is not None:
+        threading.Thread(target=_hear, args=(notice, relay), name="driver", daemon=True).start()
 
 
-def stopping(mailbox: Any) -> bool:
-    """Whether the driver was told to stop; False too while the mailbox cannot be reached."""
+def stopping(relay: Any) -> bool:
+    """Return whether the driver was asked to stop; False, too, while the relay cannot be reached."""
     import ray
 
     try:
-        return bool(ray.get(mailbox.stopping.remote(), timeout=30))
-    except Exception:  # it is being started again; who listens asks again
+        return bool(ray.get(relay.stopping.remote(), timeout=30))
+    except Exception:  # it is being restarted; a listener asks again
         return False
 
 
-def _hear(notice: Notice, mailbox: Any) -> None:
+def _hear(notice: PreemptionNotice, relay: Any) -> None:
     while notice.level != STOP:
         time.sleep(POLL_S)
-        if stopping(mailbox):
+        if stopping(relay):
             notice.give(STOP, "the job was sent SIGTERM")
 
 
-def _on_sigterm(notice: Notice) -> None:
-    """Takes SIGTERM over from Ray, whose own handler ends the process at once.
+def _on_sigterm(notice: PreemptionNotice) -> None:
+    """Take SIGTERM over from Ray, whose own handler ends the process at once.
 
-    Only a process's main thread may install a handler, and Ray Train runs us in another: so the interpreter is asked
-    to do it in the main thread, as its C interface offers.
+    Only a process's main thread may install a handler, and Ray Train runs this code in another one. So the
+    interpreter is asked to do it in the main thread, as its C interface offers.
     """
 
     def install(_: Any) -> int:
@@ -63,15 +63,15 @@ def _on_sigterm(notice: Notice) -> None:
     ctypes.pythonapi.Py_AddPendingCall(callback, None)
 
 
-def _ask(notice: Notice) -> None:
+def _ask(notice: PreemptionNotice) -> None:
     from ray import train
 
     known: tuple[str, ...] = ()
     while True:
         time.sleep(POLL_S)
         try:
-            info = train.get_preemption_info()  # all ranks meet here, beside the training
-        except Exception:  # the group is being taken down, or this Ray knows no such call
+            info = train.get_preemption_info()  # all ranks meet here, next to the training
+        except Exception:  # the group is being taken down, or this Ray has no such call
             return
         nodes = tuple(info.preempted_node_ids) if info is not None else ()
         if nodes != known:

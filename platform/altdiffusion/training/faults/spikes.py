@@ -1,6 +1,6 @@
-"""Notices when the loss leaves its course.
+"""Detects that the loss leaves its course.
 
-A loss x is a spike if x > m + factor * 1.4826 * MAD, with m the median of the last `window` losses that were none and
+A loss x is a spike if x > m + factor * 1.4826 * MAD, with m the median of the last `window` losses without spikes and
 MAD the median of |loss - m|; 1.4826 MAD estimates the standard deviation of a normal distribution and is not moved by
 outliers (Rousseeuw and Croux, "Alternatives to the median absolute deviation", 1993). The answer depends on the losses
 alone, which are kept in the checkpoint: a run that was killed and started again decides the same.
@@ -17,11 +17,11 @@ from altdiffusion.training.config import SpikeConfig
 
 MAD_TO_SIGMA = 1.4826
 SMALLEST_SPREAD = 1e-3
-"""Of the median: losses that hardly differ make nothing a spike."""
+"""Smallest spread, as a share of the median: where losses hardly differ, none is a spike for that."""
 
 
 class LossSpiked(Exception):
-    """So many spikes in a row: the run goes back. Batches [first, after) did it."""
+    """Enough spikes in a row to send the run back; batches [first, after) caused them."""
 
     def __init__(self, first: int, after: int, loss: float, limit: float) -> None:
         super().__init__(f"loss {loss:.4g} in batches {first} to {after - 1}, above {limit:.4g}")
@@ -29,7 +29,7 @@ class LossSpiked(Exception):
 
 
 class SpikeGuard:
-    """Judges the loss of each step, the mean over all ranks."""
+    """Judges the losses of the steps, each the mean over all ranks."""
 
     def __init__(self, config: SpikeConfig) -> None:
         self._config = config
@@ -38,10 +38,10 @@ class SpikeGuard:
         self._first = 0
 
     def judge(self, loss: float, batch: int) -> None:
-        """Takes the loss of a batch.
+        """Judge the loss of a batch.
 
         Raises:
-            LossSpiked: it is the last of so many spikes in a row.
+            LossSpiked: it is one spike in a row too many: the run goes back.
         """
         if not math.isfinite(loss):  # the trainer has skipped it
             return
@@ -57,7 +57,7 @@ class SpikeGuard:
             raise LossSpiked(self._first, batch + 1, loss, limit)
 
     def limit(self) -> float:
-        """The loss above which the next one is a spike."""
+        """Return the loss above which the next one is a spike."""
         if len(self._losses) < self._config.window:
             return math.inf
         median = statistics.median(self._losses)
@@ -66,10 +66,10 @@ class SpikeGuard:
         return median + self._config.factor * spread
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Return what a checkpoint keeps of it."""
         return {"losses": list(self._losses), "spikes": self._spikes, "first": self._first}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+        """Take over what a checkpoint kept."""
         self._losses.extend(state["losses"])
         self._spikes, self._first = state["spikes"], state["first"]

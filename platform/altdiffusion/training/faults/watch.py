@@ -1,11 +1,12 @@
-"""Names the rank that stands still.
+"""Names the rank that stalls.
 
     <lake>/checkpoints/<run>/ranks/00003.json    the last sign of life of rank 3: host, process, step, place in the code
 
-In a step all ranks wait for each other, so one that hangs stops all of them and none can say which. Therefore a thread
-of every rank writes where its loop is, and the threads of the first two ranks read it. A rank whose thread is silent
-was stopped, or its machine is gone; if all threads live and no step ends, the ones that do not wait for the others are
-named. Whoever notices it ends its own process: connections break, and the supervisor (Ray, torchrun) starts all anew.
+In a step all ranks wait for each other, so one that hangs stops all of them, and none of them knows which. Therefore a
+thread of every rank writes where its loop is, and the threads of the first two ranks read it. A rank whose thread is
+silent was stopped, or its machine is gone. If all threads live and no step ends, the ranks that do not wait for others
+are named. The rank that notices it ends its own process: connections break, and the supervisor (Ray, torchrun)
+restarts all ranks.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from altdiffusion.training.waiting import is_waiting
 
 FOLDER = "ranks"
 SLOW = 5.0
-"""Times the slowest step so far that a step may take, where that is more than the setting."""
+"""How many times as long as the slowest step so far a step may take, where that is more than the setting."""
 LATE = 2.5
-"""Beats without a sign after which nothing can be said of a rank but that it is late."""
+"""Beats without a sign after which a rank counts as late: nothing more is known of it."""
 EXIT_STATUS = 75
 WATCHERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sign:
-    """What a rank last said."""
+    """The last sign of life of a rank."""
 
     rank: int
     host: str
@@ -45,12 +46,13 @@ class Sign:
     since: float
     """Seconds since 1970: when the step began."""
     place: str
-    """Innermost line of ours that the loop is in."""
+    """Innermost line of this package that the loop is in."""
     waiting: bool
     """Whether the loop waits for other ranks there."""
     count: int
 
     def who(self) -> str:
+        """Return the rank, its process and what it has been doing since when, in words."""
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.since))
         return (
             f"rank {self.rank} on host {self.host} (process {self.process}) has been in step {self.step} "
@@ -72,22 +74,22 @@ def _sign(record: Document) -> Sign:
 
 
 class Watch:
-    """Use as a context manager around the steps, with `step(n)` at the beginning of each.
+    """Signs of life of this rank, and a look at those of the others. Use it as a context manager around the steps.
 
     Args:
         timeout_s: time without a sign, or without the end of a step, after which a rank is named.
         step: with which the loop begins.
-        say: told who stands still.
-        end: called after that.
+        report: called with a text that names the ranks that stall.
+        end: called after that; by default it ends the process.
     """
 
     def __init__(
         self, lake: str, run: str, *, rank: int, world: int, timeout_s: float, step: int,
-        say: Callable[[str], None], end: Callable[[], None] | None = None,
+        report: Callable[[str], None], end: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self._folder = files.within(run_folder(lake, run), FOLDER)
         self._rank, self._world, self._timeout_s = rank, world, timeout_s
-        self._say, self._end = say, end or (lambda: os._exit(EXIT_STATUS))
+        self._report, self._end = report, end or (lambda: os._exit(EXIT_STATUS))
         self._beat_s = min(timeout_s / 5, 60.0)
         self._loop = threading.get_ident()
         self._step, self._since, self._moment = step, time.time(), time.monotonic()
@@ -102,7 +104,7 @@ class Watch:
     def __enter__(self) -> Watch:
         if self._world > 1:
             with contextlib.suppress(Exception):  # the thread tries again
-                self._beat()  # at once: a rank that stops soon shall have a name
+                self._beat()  # at once, so that a rank that stops soon can be named
             self._thread.start()
         return self
 
@@ -112,7 +114,7 @@ class Watch:
             self._thread.join(timeout=5.0)
 
     def step(self, step: int) -> None:
-        """The loop begins a step."""
+        """Note that the loop begins a step."""
         now = time.monotonic()
         if self._steps > 1:  # the first has compiled kernels and filled caches
             self._slowest = max(self._slowest, now - self._moment)
@@ -123,10 +125,10 @@ class Watch:
             try:
                 self._beat()
                 named = self._look() if self._rank < WATCHERS else None
-            except Exception:  # storage that is away for a moment is no stalled rank
+            except Exception:  # storage that is away for a moment is not a stalled rank
                 continue
             if named and not self._stop.is_set():
-                self._say(named)
+                self._report(named)
                 self._end()
                 return
 
@@ -140,7 +142,7 @@ class Watch:
         files.write_atomic(files.join(self._folder, f"{self._rank:05d}.json"), files.canonical_json(sign))
 
     def _look(self) -> str | None:
-        """Who stands still, if anybody does."""
+        """Return a text that names the ranks that stall, if any does."""
         now, limit = time.monotonic(), max(self._timeout_s, SLOW * self._slowest)
         silent: list[str] = []
         for rank in range(self._world):
@@ -162,7 +164,7 @@ class Watch:
         if silent:
             return "; ".join(silent)
         late = any(now - seen > LATE * self._beat_s for _, seen in self._seen.values())
-        if self._steps > 1 and now - self._moment > limit and not late:  # else its silence will tell
+        if self._steps > 1 and now - self._moment > limit and not late:  # a late rank will soon be silent
             signs = [sign for sign, _ in self._seen.values() if sign.step <= self._step]
             stalled = [sign for sign in signs if not sign.waiting]
             if stalled or is_waiting(self._loop):

@@ -1,1 +1,1 @@
-"""The training loop, what it saves and what it measures."""
+"""The training loop, its hooks, what it saves and what it measures."""

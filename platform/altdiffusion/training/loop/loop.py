@@ -1,44 +1,52 @@
 """The training loop: plain torch and torch.distributed.
 
-It runs in one process, under torchrun or in Ray's workers alike: whoever starts it sets up the process group. All
-that decides the result is a function of the config and the step, so a run that was killed and started again equals
-one that was not, bit for bit, on the same hardware with the same number of workers and threads. Another number of
-workers changes the rounding of sums and nothing else.
+It runs in one process, under torchrun and in Ray's workers alike: the caller sets up the process group. All that
+decides the result is a function of the config and the step, so a run that was killed and started again equals one that
+was not, bit for bit, on the same hardware with the same number of workers and threads. Another number of workers
+changes the rounding of sums and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from altdiffusion.errors import AltDiffusionError, Resumable
+from altdiffusion.errors import Resumable
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.data.layout import LATENTS, Layout
-from altdiffusion.training.data.loader import Loader, RowGroups, Twins, open_sources, prepare_sources
+from altdiffusion.training.data.loader import Loader, MirroredRowGroups, RowGroups, open_sources, prepare_sources
 from altdiffusion.training.data.token_check import TokenColumn, check_token_ids
 from altdiffusion.training.faults.goodput import Journal
-from altdiffusion.training.faults.notice import NONE, SAVE, STOP, Agreement, Notice
-from altdiffusion.training.faults.spikes import LossSpiked, SpikeGuard
+from altdiffusion.training.faults.notice import PreemptionNotice
+from altdiffusion.training.faults.spikes import LossSpiked
 from altdiffusion.training.faults.watch import Watch
+from altdiffusion.training.loop.hooks import Hook, Step
+from altdiffusion.training.loop.loss_checks import FiniteLossCheck, SpikeCheck
 from altdiffusion.training.loop.meter import Meter
+from altdiffusion.training.loop.preemption import PreemptionCheck
+from altdiffusion.training.loop.progress import ProgressReports
+from altdiffusion.training.loop.rollback import go_back, windows_of
 from altdiffusion.training.loop.saver import Saver
+from altdiffusion.training.loop.stall import StallWatch
 from altdiffusion.training.order.batches import Order
 from altdiffusion.training.order.mirrored import mirrored_at
 from altdiffusion.training.order.mixture import make_order, sources_of
-from altdiffusion.training.order.skips import Windows, merged, step_of
+from altdiffusion.training.order.skips import Windows, merged
 from altdiffusion.training.ranks import agree, mean_over_ranks
 from altdiffusion.training.reporting.report import Reporter
 from altdiffusion.training.run.record import write_record
-from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.tasks import DiffusionTask, DistillationTask, Task
 from altdiffusion.training.tasks.pair import load_pair
 from altdiffusion.training.update.trainer import Counters, Trainer
@@ -46,16 +54,16 @@ from altdiffusion.training.weights import load_models, newest
 
 
 def open_task(run: ResolvedRun, found: Checkpoint | None, device: torch.device) -> Task:
-    """The networks of a run on the device, with the weights it starts from or those of its own checkpoint."""
+    """Return the networks of a run on a device, with the weights it starts from or those of its own checkpoint."""
     if run.config.stage == "distillation":
         return DistillationTask(run.config, load_pair(run, found), device, run.key)
     return DiffusionTask(run.config, load_models(run, found), device, run.key)
 
 
-def open_data(run: ResolvedRun, layout: Layout = LATENTS) -> tuple[Order, list[RowGroups | Twins]]:
-    """The order of a run, and the rows of its parts."""
+def open_data(run: ResolvedRun, layout: Layout = LATENTS) -> tuple[Order, list[RowGroups | MirroredRowGroups]]:
+    """Return the order of a run, and the rows of its parts."""
     config, versions = run.config, run.versions()
-    rows = open_sources(config, sources_of(config, versions), layout, run.twins())
+    rows = open_sources(config, sources_of(config, versions), layout, run.mirrored_versions())
     return make_order(config, versions, run.key), rows
 
 
@@ -67,21 +75,23 @@ def train_loop(
     rank: int = 0,
     world: int = 1,
     counters: Counters | None = None,
-    notice: Notice | None = None,
+    notice: PreemptionNotice | None = None,
 ) -> Checkpoint:
-    """Trains from the newest verified checkpoint of the run, or from its start, to `config.steps`.
+    """Train from the newest verified checkpoint of the run, or from its start, to `config.steps`.
 
-    All ranks call it; with `world` > 1 inside an initialised process group. `counters`, where given, are kept up to
-    date, so that the caller knows at which step it failed. `notice` is how the caller asks for a checkpoint, or for a
-    checkpoint and the end.
+    All ranks call it; with `world` > 1 inside an initialised process group.
+
+    Args:
+        counters: kept up to date, so that the caller knows at which step it failed.
+        notice: how the caller asks for a checkpoint, or for a checkpoint and the end.
 
     Returns:
         The checkpoint of the last step (the same on all ranks).
 
     Raises:
-        AltDiffusionError: what a user can mend: wrong data, checkpoint or config, no space for the last checkpoint,
+        AltDiffusionError: what a user can fix: wrong data, checkpoint or config, no space for the last checkpoint,
             or a loss that stays not finite.
-        Resumable: notice to stop was given to some rank; the checkpoint is there.
+        Resumable: notice to stop was given to some rank; its checkpoint is written.
     """
     config = run.config
     config.accumulation_of(world)  # raises where the batch does not divide among the workers that are there
@@ -89,21 +99,21 @@ def train_loop(
     found, attempt = agree(lambda: (_find(run, reporter), uuid.uuid4().hex), rank, world)
     if found is not None and found.step >= config.steps:
         return found
-    place = _Place(run, reporter, torch.device(device), rank, world, attempt, notice or Notice())
+    process = _Process(run, reporter, torch.device(device), rank, world, attempt, notice or PreemptionNotice())
     counters = counters or Counters()
     skipped = windows_of(found)
     while True:
         try:
-            return _train(place, found, skipped, counters, began)
+            return _train(process, found, skipped, counters, began)
         except LossSpiked as error:
-            spike = (error.first, error.after, str(error))
-        gc.collect()  # the networks of this turn go before those of the next come
+            spike = error.with_traceback(None)  # whose frames hold the networks
+        gc.collect()  # the networks of this pass are freed before those of the next are loaded
         began = time.time()
-        found, skipped = agree(partial(_go_back, run, reporter, skipped, *spike), rank, world)
+        found, skipped = agree(partial(go_back, run, reporter, skipped, spike), rank, world)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Process:
     """What stays the same for a process of the run."""
 
     run: ResolvedRun
@@ -112,22 +122,24 @@ class _Place:
     rank: int
     world: int
     attempt: str
-    notice: Notice
+    notice: PreemptionNotice
 
 
-def _train(place: _Place, found: Checkpoint | None, skipped: Windows, counters: Counters, began: float) -> Checkpoint:
-    """Trains from one checkpoint to the last step.
+def _train(
+    process: _Process, found: Checkpoint | None, skipped: Windows, counters: Counters, began: float
+) -> Checkpoint:
+    """Train from one checkpoint to the last step: one pass, which a spike may end.
 
     Args:
         found: None is the start of the run.
         skipped: batches left out because the loss spiked there.
-        began: seconds since 1970 when this turn began.
+        began: seconds since 1970 when this pass began.
     """
-    run, rank, world = place.run, place.rank, place.world
+    run, rank, world = process.run, process.rank, process.world
     config = run.config
     for field in fields(Counters):
         setattr(counters, field.name, field.default)
-    trainer = Trainer(run, open_task(run, found, place.device), device=place.device, world=world)
+    trainer = Trainer(run, open_task(run, found, process.device), device=process.device, world=world)
     trainer.counters = counters
     if found is not None:
         trainer.load(found)
@@ -146,115 +158,72 @@ def _train(place: _Place, found: Checkpoint | None, skipped: Windows, counters: 
         skips=merged([*config.guards.skip_batches, *skipped]),
         mirrored=partial(mirrored_at, run.seed, probability=config.flip) if config.flip else None,
     )
-    saver = Saver(run, reporter=place.reporter, attempt=place.attempt, rank=rank, world=world, newest=found)
+    saver = Saver(run, reporter=process.reporter, attempt=process.attempt, rank=rank, world=world, newest=found)
     try:
-        return _steps(place, trainer, loader, order, saver, found, skipped, began)
+        hooks = _hooks(process, trainer, Meter(trainer, loader, order), saver, found, began)
+        return _steps(trainer, loader, saver, hooks, skipped)
     finally:
         saver.close()
         loader.close()
 
 
-def _steps(
-    place: _Place,
-    trainer: Trainer,
-    loader: Loader,
-    order: Order,
-    saver: Saver,
-    found: Checkpoint | None,
-    skipped: Windows,
-    began: float,
-) -> Checkpoint:
-    run, rank, world = place.run, place.rank, place.world
-    config, counters = run.config, trainer.counters
-    guard = SpikeGuard(config.guards.spike) if config.guards.spike is not None else None
-    judged = found.state().get("guard") if found is not None else None
-    if guard is not None and judged is not None:  # a run may continue one that had no guard
-        guard.load(judged)
-    agreement, meter = Agreement(world), Meter(trainer, loader)
-    journal = Journal(run.lake, config.run, step=counters.step, world=world, began=began) if rank == 0 else None
+def _hooks(
+    process: _Process, trainer: Trainer, meter: Meter, saver: Saver, found: Checkpoint | None, began: float
+) -> list[Hook]:
+    """Return the hooks of a rank; those that communicate are at the same place on all ranks."""
+    config, rank, world, step = process.run.config, process.rank, process.world, trainer.counters.step
+    place = (process.run.lake, config.run)
+    journal = Journal(*place, step=step, world=world, began=began) if rank == 0 else None
     watch = Watch(
-        *(run.lake, config.run), rank=rank, world=world, timeout_s=config.workers.stall_timeout_s, step=counters.step,
-        say=partial(_say_last, place.reporter),
+        *place, rank=rank, world=world, timeout_s=config.workers.stall_timeout_s, step=step,
+        report=partial(_report_last, process.reporter),
     )  # fmt: skip
-    answered = 0
-    with watch:
+    spike = config.guards.spike
+    return [
+        FiniteLossCheck(trainer, saver),
+        *([SpikeCheck(spike, found, world)] if spike is not None else []),
+        PreemptionCheck(process.notice, world),
+        ProgressReports(config.log_every, meter, saver, journal, process.reporter),
+        StallWatch(watch),
+    ]
+
+
+def _steps(trainer: Trainer, loader: Loader, saver: Saver, hooks: Sequence[Hook], skipped: Windows) -> Checkpoint:
+    """Take all steps that the loader has batches for; return the checkpoint of the last one."""
+    config, counters = trainer.config, trainer.counters
+    with contextlib.ExitStack() as around:
+        for hook in hooks:
+            around.enter_context(hook)
         for samples in loader:
-            watch.step(counters.step)
+            for hook in hooks:
+                hook.on_step_start(counters.step)
             loss = trainer.update(samples)
-            meter.add(loss, samples)
             saver.poll()
-            if counters.bad_in_a_row >= config.max_bad_steps:
-                raise AltDiffusionError(
-                    f"run {config.run}, step {counters.step}",
-                    f"loss or gradient was not finite in {counters.bad_in_a_row} steps in a row",
-                    "lower optimizer.lr, use precision fp32 or look at the data of these steps; "
-                    f"the last checkpoint is of step {saver.newest.step if saver.newest else 0}",
-                )
-            if guard is not None:
-                guard.judge(float(mean_over_ranks(loss.detach().clone(), world)), samples.step)
-            last = counters.step == config.steps
-            if journal is not None:
-                journal.beat(counters.step, stall_s=saver.stall_s)
-            level = agreement.level(place.notice.level)
-            if level == SAVE and answered and counters.step == answered + 1:
-                level = NONE  # what was given at the step of the answer is answered
-            if counters.step % config.log_every == 0 or last:
-                progress = meter.close(order, saver.stall_s)
-                if journal is not None:
-                    done = journal.note(counters.step, stall_s=saver.stall_s, finished=last)
-                    place.reporter.progress(replace(progress, goodput=done))
-            if counters.step % config.checkpoint_every == 0 or last or level != NONE:
-                state = trainer.state(_finite(loss, world)) | {"skipped_batches": skipped}
-                if guard is not None:
-                    state["guard"] = guard.state()
-                saver.save(trainer.tensors(), state, last=last or level == STOP)
-            if level == SAVE:
-                answered = counters.step
-                place.notice.answered()
-            elif level == STOP and not last:
-                if journal is not None:
-                    journal.note(counters.step, stall_s=saver.stall_s)
+            step = Step(number=counters.step, last=counters.step == config.steps, loss=loss, samples=samples)
+            for hook in hooks:
+                hook.on_step(step)
+            if step.number % config.checkpoint_every == 0 or step.last or step.save or step.stop:
+                state: dict[str, Any] = trainer.state(_finite(loss, trainer.world)) | {"skipped_batches": skipped}
+                for hook in hooks:
+                    state.update(hook.state())
+                saver.save(trainer.tensors(), state, last=step.last or step.stop)
+                for hook in hooks:
+                    hook.on_checkpoint(step)
+            if step.last or step.stop:
+                for hook in hooks:
+                    hook.on_end(step)
+            if step.stop and not step.last:
                 raise Resumable(
                     f"run {config.run}",
-                    f"was told to stop and did so at step {counters.step}, whose checkpoint is written",
+                    f"was asked to stop and did so at step {step.number}, whose checkpoint is written",
                     "run the same command again to go on",
                 )
-        agreement.close()
     assert saver.newest is not None
     return saver.newest
 
 
-def windows_of(found: Checkpoint | None) -> Windows:
-    """The batches that a run had left out, up to a checkpoint, because the loss spiked there."""
-    return () if found is None else tuple((int(a), int(b)) for a, b in found.state()["skipped_batches"])
-
-
-def _go_back(
-    run: ResolvedRun, reporter: Reporter, skipped: Windows, first: int, after: int, why: str
-) -> tuple[Checkpoint | None, Windows]:
-    """The last checkpoint before a spike, and the batches that are left out from now on."""
-    config = run.config
-    assert config.guards.spike is not None
-    if len(skipped) >= config.guards.spike.max_rollbacks:
-        raise AltDiffusionError(
-            f"run {config.run}",
-            f"{why}, after it had gone back {len(skipped)} times",
-            "look at the data of these batches, lower optimizer.lr, or raise guards.spike.max_rollbacks",
-        )
-    step = step_of(merged([*config.guards.skip_batches, *skipped]), first)
-    for later in reversed(checkpoints.steps(run.lake, config.run)):
-        if later > step:  # it was made from what is left out now
-            checkpoints.remove(run.lake, config.run, later)
-    found = newest(run, reporter.warning)
-    reporter.warning(
-        f"{why}: going back to {f'the checkpoint of step {found.step}' if found else 'the start'}, "
-        f"batches {first} to {after - 1} are left out"
-    )
-    return found, (*skipped, (first, after))
-
-
-def _say_last(reporter: Reporter, text: str) -> None:
-    """A warning after which the process may end at once."""
+def _report_last(reporter: Reporter, text: str) -> None:
+    """Report a warning after which the process may end at once."""
     reporter.warning(text)
     reporter.flush()
 
@@ -265,7 +234,7 @@ def _check_tokens(run: ResolvedRun, tokens: Sequence[TokenColumn]) -> None:
 
 
 def _finite(loss: Tensor, world: int) -> float | None:
-    """The loss of the last step over all ranks, where it is a number."""
+    """Return the loss of the last step over all ranks, where it is a number."""
     value = float(mean_over_ranks(loss.detach().clone(), world))
     return value if math.isfinite(value) else None
 

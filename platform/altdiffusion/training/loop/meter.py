@@ -1,4 +1,4 @@
-"""What a run did since it last said so: loss, throughput, utilisation, waiting, memory."""
+"""What a run did since its last report: loss, throughput, utilisation, waiting, memory."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from altdiffusion.training.waiting import waiting
 class Meter:
     """Sums over the steps since the last report."""
 
-    def __init__(self, trainer: Trainer, loader: Loader) -> None:
-        self._trainer, self._loader = trainer, loader
+    def __init__(self, trainer: Trainer, loader: Loader, order: Order) -> None:
+        self._trainer, self._loader, self._order = trainer, loader, order
         self._began = self._start = time.perf_counter()
         self._first = self._since = trainer.counters.step
         self._waited = self._stalled = 0.0
@@ -31,19 +31,19 @@ class Meter:
         self._peak = find_peak(trainer.device, trainer.config.precision, trainer.config.compute.peak_tflops)
 
     def add(self, loss: Tensor, samples: Samples) -> None:
-        """One step: this rank's loss (NaN if it was skipped) of these samples."""
+        """Add one step: this rank's loss (NaN if the update was skipped) of these samples."""
         self._losses.append(loss)
         began = time.perf_counter()
         self._flops += self._trainer.task.flops(samples) * len(samples.positions)
-        counting = time.perf_counter() - began  # seconds for a shape that comes the first time: no training
+        counting = time.perf_counter() - began  # a shape's first count takes seconds, which are not training
         self._start += counting
         self._began += counting
 
-    def close(self, order: Order, stall_s: float = 0.0) -> Progress:
-        """The report on all ranks' steps; every rank calls it at the same steps.
+    def close(self, stall_s: float = 0.0) -> Progress:
+        """Return the report on all ranks' steps, and begin the next one; every rank calls it at the same steps.
 
         Args:
-            stall_s: for which training has stood still for checkpoints, since the process began.
+            stall_s: seconds for which training stopped for checkpoints, since the process began.
         """
         trainer = self._trainer
         config, counters, world = trainer.config, trainer.counters, trainer.world
@@ -57,7 +57,7 @@ class Meter:
             ]
         )
         memory = torch.tensor(float(peak_bytes(trainer.device)), dtype=torch.float64, device=trainer.device)
-        with waiting():  # the last line for the device as well, and with it for the sums of all ranks
+        with waiting():  # its last line waits for the device, and so for the sums of all ranks
             if world > 1:
                 dist.all_reduce(sums)
                 dist.all_reduce(memory, op=dist.ReduceOp.MAX)
@@ -82,7 +82,7 @@ class Meter:
             peak=self._peak,
             memory_bytes=int(memory),
             data_wait=waited / world / seconds,
-            epochs=_epochs(order, counters.step),
+            epochs=_epochs(self._order, counters.step),
             samples_seen=counters.step * config.global_batch,
             skipped_steps=counters.skipped,
             checkpoint_stall=stalled / seconds,
@@ -91,5 +91,5 @@ class Meter:
 
 
 def _epochs(order: Order, step: int) -> float:
-    """Samples seen for each row that there is."""
+    """Return samples seen per row that there is."""
     return step * order.global_batch / sum(part.rows for part in order.parts)

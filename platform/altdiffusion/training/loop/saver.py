@@ -1,12 +1,12 @@
 """Saves the checkpoints of a run while it goes on.
 
-Training stands still only while this rank's share of the tensors is copied to host memory; hashing, writing, fsync
-and the rename happen in a thread. One checkpoint is in the making at a time: the next one waits for it, and that
-wait counts as stall. What is written is what the tensors were at the step, so a checkpoint is the same bit for bit
+Training stops only while this rank's share of the tensors is copied to host memory; hashing, writing, fsync
+and the rename happen in a thread. One checkpoint is made at a time: the next one waits for it, and that wait counts
+as stall. What is written is what the tensors were at the step, so a checkpoint is the same bit for bit
 with and without the thread.
 
-A checkpoint that cannot be written is said loudly and ends nothing; the one before is kept. Only the last of a run
-must be there, or the run has failed.
+A checkpoint that cannot be written is reported and ends nothing; the one before is kept. Only the last checkpoint of a
+run must be written, or the run has failed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.checkpoints.write import CheckpointConflict, alone, share_out, write
 from altdiffusion.training.reporting.report import Reporter
 from altdiffusion.training.run.record import needed_by_others
-from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.waiting import waiting, waiting_for
 
 WRITE_TIMEOUT_S = 1800
@@ -37,7 +37,7 @@ Tensors = Mapping[str, Mapping[str, Tensor]]
 
 
 class Saver:
-    """Every rank has one; all of them save at the same steps.
+    """The checkpoints of a run, as one rank takes part in them. All ranks save at the same steps.
 
     Args:
         attempt: names this start of the workers; the same on all ranks.
@@ -58,7 +58,7 @@ class Saver:
         self._rank, self._world = rank, world
         self.newest = newest
         self.stall_s = 0.0
-        """Seconds for which training stood still for checkpoints."""
+        """Seconds for which training stopped for checkpoints."""
         # Collectives of the thread need a group of their own, and memory of the host.
         self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=WRITE_TIMEOUT_S)) if world > 1 else None
         self._owner: dict[tuple[str, str], int] | None = None
@@ -68,11 +68,11 @@ class Saver:
         self._outcome: tuple[Checkpoint | None, Exception | None] = (None, None)
 
     def save(self, tensors: Tensors, state: Mapping[str, Any], *, last: bool = False) -> None:
-        """Takes a checkpoint of this moment; `last` returns when it is durable.
+        """Take a checkpoint of this moment; with `last`, return when it is durable.
 
         Raises:
-            AltDiffusionError: it is the last one and could not be written, or a checkpoint of another run is in
-                the place of an earlier one.
+            AltDiffusionError: it is the last one and could not be written, or an earlier one found a checkpoint
+                of another run in its place.
         """
         began = time.perf_counter()
         self._settle()
@@ -85,20 +85,20 @@ class Saver:
         self.stall_s += time.perf_counter() - began
 
     def poll(self) -> None:
-        """Says what became of a checkpoint that has ended meanwhile; returns at once."""
+        """Report a checkpoint that was finished meanwhile; return at once."""
         if self._thread is None or self._thread.is_alive():
             return
-        if not isinstance(self._outcome[1], CheckpointConflict):  # that one all ranks raise, at the next save
+        if not isinstance(self._outcome[1], CheckpointConflict):  # all ranks raise a conflict, at the next save
             self._settle()
 
     def close(self) -> None:
-        """Lets what is in the making be finished, where nothing hinders it."""
+        """Let a checkpoint that is being written be finished, for CLOSE_S at most."""
         if self._thread is not None:
             self._thread.join(CLOSE_S)
             self.poll()
 
     def _settle(self, last: bool = False) -> None:
-        """Waits for the checkpoint in the making and says what became of it: the same on all ranks."""
+        """Wait for the checkpoint that is being written and report the outcome, which is the same on all ranks."""
         if self._thread is None:
             return
         with waiting_for(self._thread):
@@ -121,7 +121,7 @@ class Saver:
             self._reporter.warning(f"{what} could not be written ({error}); the one before is kept, training goes on")
 
     def _copy(self, tensors: Tensors) -> None:
-        """This rank's share, in host memory that is kept from one checkpoint to the next."""
+        """Copy this rank's share to host memory, which is kept from one checkpoint to the next."""
         if self._owner is None:
             sizes = {(file, name): value.nbytes for file, named in tensors.items() for name, value in named.items()}
             self._owner = share_out(sizes, self._world)
@@ -144,7 +144,7 @@ class Saver:
             torch.cuda.current_stream().synchronize()
 
     def _write(self, state: Mapping[str, Any]) -> None:
-        """The thread."""
+        """Write the checkpoint; runs in the thread."""
         run = self._run
         try:
             written = write(

@@ -1,6 +1,6 @@
-"""How a network is made ready for training: precision, layout, attention, what the backward pass keeps, compilation.
+"""How a network is made ready for training: precision, layout, attention, saved activations, sharding, compilation.
 
-Names and shapes of its parameters stay as they are, so that a checkpoint or an export does not know of any of it.
+Names and shapes of its parameters stay as they are, so that checkpoints and exports do not depend on any of it.
 """
 
 from altdiffusion.training.model.prepare import prepare_network

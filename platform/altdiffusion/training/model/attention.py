@@ -12,10 +12,10 @@ from altdiffusion.training.config.compute import Attention
 
 
 def set_attention(unet: Any, name: Attention, device: torch.device) -> None:
-    """Sets it in every attention block.
+    """Set the implementation of every attention block.
 
     Raises:
-        AltDiffusionError: xformers is asked for where it is not installed, or without a GPU.
+        AltDiffusionError: xformers is requested where it is not installed, or without a GPU.
     """
     from diffusers.models import attention_processor
 

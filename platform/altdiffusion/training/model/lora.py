@@ -2,7 +2,7 @@
 
 A linear layer W [out, in] becomes W + alpha / r B A with A [r, in] and B [out, r]; W stays as it is. A begins uniform
 in +-1 / sqrt(in), drawn from the run's seed, B with zeros: before the first update nothing has changed. In training
-peft computes it, as diffusers does; to fuse and to write the adapters takes no more than the formula.
+peft computes it, as in diffusers; fusing and writing the adapters take no more than the formula.
 
 A checkpoint holds the adapters alone, in `lora.safetensors`, named `<layer>.lora_A.weight` and `<layer>.lora_B.weight`.
 """
@@ -30,7 +30,7 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
 def target_layers(unet: Any, config: LoraConfig, trainable: Trains) -> list[str]:
-    """Names of the linear layers that get an adapter, in the UNet's own order.
+    """Return the names of the linear layers that get an adapter, in the UNet's own order.
 
     Raises:
         AltDiffusionError: there is none.
@@ -53,7 +53,7 @@ def target_layers(unet: Any, config: LoraConfig, trainable: Trains) -> list[str]
 
 
 def require_peft() -> Any:
-    """The package peft.
+    """Return the package peft.
 
     Raises:
         AltDiffusionError: it is not installed.
@@ -68,7 +68,7 @@ def require_peft() -> Any:
 
 
 def add_adapters(unet: Any, config: LoraConfig, trainable: Trains, seed: int) -> None:
-    """Puts fresh adapters into a UNet and freezes all else.
+    """Put fresh adapters into a UNet and freeze all else.
 
     Raises:
         AltDiffusionError: peft is not installed.
@@ -93,7 +93,8 @@ def add_adapters(unet: Any, config: LoraConfig, trainable: Trains, seed: int) ->
 
 
 def adapters(unet: Any) -> list[tuple[str, nn.Parameter]]:
-    """The adapters of a UNet, by their name in a checkpoint; sets `requires_grad` on every parameter of the UNet."""
+    """Return the adapters of a UNet by their names in a checkpoint; set `requires_grad` of all the UNet's
+    parameters."""
     found: list[tuple[str, nn.Parameter]] = []
     for name, parameter in unet.named_parameters():
         adapter = f".lora_A.{_NAME}." in name or f".lora_B.{_NAME}." in name
@@ -104,10 +105,10 @@ def adapters(unet: Any) -> list[tuple[str, nn.Parameter]]:
 
 
 def load_adapters(unet: Any, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Puts a checkpoint's adapters into a UNet that has such.
+    """Load a checkpoint's adapters into a UNet that has adapters.
 
     Raises:
-        AltDiffusionError: they are of other layers or another rank.
+        AltDiffusionError: they belong to other layers or have another rank.
     """
     own = dict(adapters(unet))
     wrong = sorted(own.keys() ^ tensors.keys()) or [name for name in own if own[name].shape != tensors[name].shape]
@@ -123,7 +124,7 @@ def load_adapters(unet: Any, tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def fuse(unet: nn.Module, tensors: Mapping[str, Tensor], config: LoraConfig) -> None:
-    """W + alpha / r B A in place, for every layer that has an adapter; in float32 on the CPU.
+    """Add alpha / r B A to W, in place, for every layer that has an adapter; in float32 on the CPU.
 
     Raises:
         AltDiffusionError: the UNet lacks such a layer, or one has another shape.
@@ -140,21 +141,22 @@ def fuse(unet: nn.Module, tensors: Mapping[str, Tensor], config: LoraConfig) -> 
 
 
 def write_stock_file(folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig) -> None:
-    """Writes the adapters as `pipeline.load_lora_weights(folder)` reads them: names below `unet.`, and rank and alpha
+    """Write the adapters as `pipeline.load_lora_weights(folder)` reads them: names below `unet.`, and rank and alpha
     in the file's own metadata."""
     from safetensors.torch import save_file
 
     layers = [layer for layer, _, _ in _pairs(tensors)]
-    told = {"unet.r": config.rank, "unet.lora_alpha": config.scale * config.rank, "unet.target_modules": layers}
+    settings = {"unet.r": config.rank, "unet.lora_alpha": config.scale * config.rank, "unet.target_modules": layers}
     named = {f"unet.{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
-    save_file(named, folder / STOCK_FILE, {"format": "pt", "lora_adapter_metadata": json.dumps(told, sort_keys=True)})
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(settings, sort_keys=True)}
+    save_file(named, folder / STOCK_FILE, metadata)
 
 
 def _pairs(tensors: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor, Tensor]]:
-    """(layer, A, B) of every adapter.
+    """Yield (layer, A, B) of every adapter.
 
     Raises:
-        AltDiffusionError: an A or a B stands alone, or there is something else.
+        AltDiffusionError: an A or a B has no counterpart, or there is another tensor.
     """
     layers = {name.removesuffix(_DOWN).removesuffix(_UP) for name in tensors}
     wanted = {layer + part for layer in layers for part in (_DOWN, _UP)}

@@ -1,6 +1,6 @@
 """bf16 arithmetic: frozen weights stored in bf16, trained ones in float32 and rounded where they are used.
 
-Under autocast every frozen weight would be float32 in memory and be rounded anew in every forward pass. Here a module
+Under autocast every frozen weight would be float32 in memory and be rounded again in every forward pass. Here a module
 whose own weights are frozen holds them in bf16, and a module with trained weights rounds those as it computes: the
 gradient flows through the rounding to the float32 weight, which optimizer, averages and checkpoint see alone.
 
@@ -53,10 +53,10 @@ def _cast(parameter: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def to_bf16(module: nn.Module) -> None:
-    """Makes a network compute in bf16: give it bf16 inputs. Its parameters' `requires_grad` says what is trained.
+    """Make a network compute in bf16 on bf16 inputs. Its parameters' `requires_grad` marks what is trained.
 
     Raises:
-        AltDiffusionError: a trained weight lies in a module of a kind that cannot round it.
+        AltDiffusionError: a trained weight is in a module of a kind that cannot round it.
     """
     frozen: dict[str, Tensor] = {}
     for name, part in module.named_modules():
@@ -69,7 +69,7 @@ def to_bf16(module: nn.Module) -> None:
             part.__class__ = _CASTING[type(part)]
         for key, parameter in own.items():
             if not parameter.requires_grad:
-                if parameter.device.type != "meta":  # there nothing but shapes is asked for
+                if parameter.device.type != "meta":  # there only shapes matter
                     frozen[f"{name}.{key}" if name else key] = parameter.detach().to("cpu", torch.float32)
                 parameter.data = parameter.data.to(torch.bfloat16)
 

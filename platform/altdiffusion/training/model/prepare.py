@@ -1,4 +1,4 @@
-"""All of it in its order."""
+"""All preparations of a network, in their order."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import torch.distributed as dist
 
 from altdiffusion.training.config.compute import ComputeConfig
 from altdiffusion.training.config.run import Precision
+from altdiffusion.training.model.activation_saving import keep_no_frozen_inputs, skip_unit_scales
 from altdiffusion.training.model.attention import set_attention
-from altdiffusion.training.model.lean import keep_no_frozen_inputs
 from altdiffusion.training.model.precision import to_bf16
-from altdiffusion.training.model.scales import skip_unit_scales
 from altdiffusion.training.model.sharding import shard
 
 
 def prepare_network(unet: Any, *, precision: Precision, compute: ComputeConfig, device: torch.device) -> torch.dtype:
-    """Makes a UNet ready on a device, in place. What is trained of it is settled before (`requires_grad`); sharding
-    puts other parameter objects in the places of these, under the same names.
+    """Make a UNet ready for training on a device, in place. `requires_grad` of its parameters must be set before.
+    Sharding replaces the parameter objects by others of the same names.
 
     Returns:
-        The dtype that it wants its inputs in.
+        The dtype of its inputs.
     """
     dtype = torch.float32
     if precision == "bf16":
@@ -29,7 +28,7 @@ def prepare_network(unet: Any, *, precision: Precision, compute: ComputeConfig, 
         dtype = torch.bfloat16
     if compute.lean:
         keep_no_frozen_inputs(unet)
-        if not compute.compile:  # the compiler sees to it itself
+        if not compute.compile:  # the compiler leaves these divisions out itself
             skip_unit_scales(unet)
     unet.to(device)
     if compute.channels_last_on(device):
@@ -46,10 +45,10 @@ def prepare_network(unet: Any, *, precision: Precision, compute: ComputeConfig, 
 
 
 def _compile(unet: Any, compute: ComputeConfig, device: torch.device) -> None:
-    """Compiles `forward` in place, so that names of parameters stay.
+    """Compile `forward` in place, so that the names of parameters stay.
 
-    With CUDA graphs a micro-batch is one launch instead of a few thousand: it pays where they are so small that the
-    host is slower than the GPU.
+    With CUDA graphs a micro-batch is one launch instead of a few thousand: it pays where micro-batches are so small
+    that the host is slower than the GPU.
     """
     if compute.channels_last_on(device):
         # Inductor gives the layout up for graphs with a backward pass (pytorch/pytorch#189239, #191306).

@@ -1,4 +1,4 @@
-"""Text vectors of captions that come again and again, computed once per process."""
+"""Text vectors of captions that are repeated, computed once per process."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class TextCache:
-    """Vectors of the frozen text encoder by token ids.
+    """A cache of the frozen text encoder's vectors by token ids.
 
     Every caption is encoded alone, in a batch of one. So its vectors are a function of its token ids, not of the
     captions that happened to come with it first, and a resumed run computes exactly what an uninterrupted one does.
-    That costs more for each new caption than a batch would: it pays where captions repeat often.
+    That costs more per new caption than a batch would: it pays where captions are repeated often.
 
     Args:
         encode: int64 [1, T] -> [1, T, D], without gradients.
-        max_bytes: memory of the vectors; captions that come after it is full are encoded anew each time.
+        max_bytes: memory of the vectors; captions that come after it is full are encoded every time.
     """
 
     def __init__(self, encode: Encode, max_bytes: int) -> None:
@@ -29,7 +29,7 @@ class TextCache:
         self.misses = 0
 
     def __call__(self, token_ids: Tensor) -> Tensor:
-        """Vectors [B, T, D] of int64 [B, T] (on the CPU)."""
+        """Return the vectors [B, T, D] of int64 [B, T] (on the CPU)."""
         keys = [row.tobytes() for row in token_ids.numpy()]
         extra: list[Tensor] = []
         slots = []
@@ -51,7 +51,7 @@ class TextCache:
         return torch.stack(rows)
 
     def _store(self, key: bytes, value: Tensor) -> int | None:
-        """Keeps a value and returns its slot; None if there is no room."""
+        """Keep a value and return its slot; None if there is no room."""
         used, capacity = len(self._slots), 0 if self._table is None else self._table.shape[0]
         if used == capacity:
             larger = min(max(256, 2 * capacity), self._max_bytes // value.nbytes)

@@ -1,1 +1,1 @@
-"""Which samples make up batch n: a pure function of datasets, seed and n; and which a checkpoint has seen."""
+"""Which samples make up batch n: a pure function of datasets, run key, seed and n."""

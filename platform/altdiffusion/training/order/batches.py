@@ -7,12 +7,12 @@ The training stream is an endless sequence of positions 0, 1, 2, ...; global bat
 2. A keyed permutation of the epoch puts the chunks into an order.
 3. `window_chunks` chunks that follow each other form a window; a keyed permutation of the window mixes its rows.
 
-Nothing is materialised: any position is answered in constant time, so a resume, another number of workers, or the
-question which samples a checkpoint has seen need one integer. What is read at a time is bounded by the window.
+Nothing is materialised: the sample at any position is computed in constant time, so a resume, another number of
+workers, or the question which samples a checkpoint has seen need one integer. The window bounds what is read at a time.
 
 Ranks share a batch by row number: the rows of a batch are sorted, and rank r takes the r-th equal slice. Within a
-window, then, each rank meets the same few chunks again and again instead of all of them. Who computes a sample does
-not change it: its noise is keyed by its position, which travels with it.
+window, then, each rank meets the same few chunks repeatedly instead of all of them. Which rank computes a sample does
+not change it: its noise is keyed by its position, which is part of the sample.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Part:
     rows: int
     weight: float = 1.0
     chunk_rows: int | None = None
-    """In place of the order's: for a part whose rows lie thin among others, those of a row group are fewer."""
+    """Takes the place of the order's value, for a part with fewer rows per row group because others lie between
+    them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Batch:
         return len(self.position)
 
     def take(self, index: slice | I64) -> Batch:
-        """Some of the samples."""
+        """Return some of the samples."""
         return Batch(position=self.position[index], part=self.part[index], epoch=self.epoch[index], row=self.row[index])
 
 
@@ -74,7 +75,7 @@ class PartOrder:
         self._window_key = key_of(part.digest, seed, "windows")
 
     def rows_at(self, draws: I64) -> tuple[I64, I64]:
-        """Epoch and row of each draw: int64 [K] -> int64 [K], int64 [K]."""
+        """Return epoch and row of each draw: int64 [K] -> int64 [K], int64 [K]."""
         epoch, place = draws // self.rows, draws % self.rows
         keys, inverse = np.unique(epoch, return_inverse=True)
         chunk_keys = derive(self._chunk_key, keys)
@@ -93,27 +94,27 @@ class PartOrder:
         return epoch, chunk * self.chunk_rows + padded % self.chunk_rows
 
     def _padded(self, place: I64, short_slot: I64) -> I64:
-        """A place in the epoch, counted as if the short chunk were as long as the others."""
+        """Return places in the epoch, counted as if the short chunk were as long as the others."""
         after = place >= (short_slot + 1) * self.chunk_rows - self._missing
         return place + after * self._missing
 
     def _window_start(self, window: I64, short_slot: I64) -> I64:
-        """The place in the epoch at which a window starts."""
+        """Return the places in the epoch at which windows start."""
         slot = np.minimum(window * self.window_chunks, self.chunks)
         start: I64 = slot * self.chunk_rows - (short_slot < slot) * self._missing
         return start
 
 
 class Mixture:
-    """Which part each item of an endless sequence belongs to, and the how-manieth of that part it is.
+    """Assigns each item of an endless sequence to a part, and numbers the items of each part.
 
     Each turn of T items (T: the sum of the whole-number shares that the weights are rounded to) holds exactly its share
     of every part, at places of its own. Along the sequence the draws of a part are 0, 1, 2, ...: so its first E N items
-    are E whole epochs of its N rows, however small N is beside its share.
+    are E whole epochs of its N rows, however small N is compared with its share.
 
     Args:
-        weights: of the parts.
-        key: of the places.
+        weights: the weights of the parts.
+        key: the key of the places.
         mixed_draws: the draws of a part come in another order within each turn instead (run key of format 1), so that
             whole turns hold whole ranges of draws, and nothing shorter does.
     """
@@ -128,7 +129,7 @@ class Mixture:
         self._kept: tuple[I64, I64, I64] = (none, none.reshape(0, 1), none.reshape(0, 1))
 
     def draws(self, items: I64) -> tuple[I64, I64]:
-        """Part of each item, and the number of the draw within the part: int64 [K] -> int64 [K], int64 [K]."""
+        """Return the part of each item, and its draw's number within the part: int64 [K] -> int64 [K], int64 [K]."""
         if len(self.shares) == 1:
             return np.zeros_like(items), items
         block, offset = items // self.turn, items % self.turn
@@ -150,10 +151,10 @@ class Mixture:
         return part, draw + block * np.asarray(self.shares, dtype=np.int64)[part]
 
     def _turns(self, numbers: I64) -> tuple[I64, I64, I64]:
-        """Turns, among them these [U] in ascending order: their numbers [V], the part of each of their items, and how
-        many items of that part stand before it in its turn (int64 [V, T] each).
+        """Return turns, among them these [U] in ascending order: their numbers [V], the part of each of their items,
+        and how many items of that part come before it in its turn (int64 [V, T] each).
 
-        Those of the last call are kept: batches follow each other, and a turn is longer than most.
+        The turns of the last call are kept: batches follow each other, and most are shorter than a turn.
         """
         kept = self._kept
         if not np.isin(numbers, kept[0]).all():
@@ -161,7 +162,7 @@ class Mixture:
             keys = np.repeat(derive(self._key, numbers), self.turn)
             part = self._part_of(permute(places.reshape(-1), self.turn, keys)).reshape(places.shape)
             rank = np.empty_like(part)
-            # A stable sort by part puts each part's items behind each other, in their own sequence.
+            # A stable sort by part puts each part's items in a row, in their own sequence.
             before = places - np.repeat(self._starts[:-1], self.shares)
             np.put_along_axis(rank, np.argsort(part, axis=1, kind="stable"), before, axis=1)
             self._kept = kept = (numbers, part, rank)
@@ -172,7 +173,7 @@ class Mixture:
         return found
 
     def counts(self, items: int) -> list[int]:
-        """How many of the first items are of each part."""
+        """Return how many of the first items belong to each part."""
         rest = np.arange(items - items % self.turn, items, dtype=np.int64)
         left = np.bincount(self.draws(rest)[0], minlength=len(self.shares))
         return [items // self.turn * share + int(e) for share, e in zip(self.shares, left, strict=True)]
@@ -207,11 +208,11 @@ class Order:
 
     @property
     def shares(self) -> tuple[int, ...]:
-        """Whole numbers in whose proportion the parts are drawn."""
+        """Return whole numbers in whose proportion the parts are drawn."""
         return self._mixture.shares
 
     def samples(self, positions: I64) -> Batch:
-        """The samples at any positions of the stream, in the given order."""
+        """Return the samples at any positions of the stream, in the given order."""
         part, draw = self._mixture.draws(positions)
         epoch, row = np.empty_like(positions), np.empty_like(positions)
         for number, order in enumerate(self._orders):
@@ -221,11 +222,11 @@ class Order:
         return Batch(position=positions, part=part, epoch=epoch, row=row)
 
     def batch(self, n: int) -> Batch:
-        """Global batch n, sorted by part and row."""
+        """Return global batch n, sorted by part and row."""
         return self.batches([n])[0]
 
     def batches(self, numbers: Sequence[int]) -> list[Batch]:
-        """Global batches, each as `batch`. Where parts are many, some batches at a time cost little more than one."""
+        """Return global batches, each as `batch` does. With many parts, several batches cost little more than one."""
         firsts = np.asarray(numbers, dtype=np.int64)[:, None] * self.global_batch
         found = self.samples((firsts + np.arange(self.global_batch, dtype=np.int64)).reshape(-1))
         result = []
@@ -235,22 +236,22 @@ class Order:
         return result
 
     def share(self, n: int, rank: int, world: int) -> Batch:
-        """The part of global batch n that one of `world` ranks computes; the batch must divide."""
+        """Return the part of global batch n that one of `world` ranks computes; the batch must divide."""
         return self.shares_of([n], rank, world)[0]
 
     def shares_of(self, numbers: Sequence[int], rank: int, world: int) -> list[Batch]:
-        """The same of some global batches."""
+        """Return the same for several global batches."""
         if self.global_batch % world:
             raise ValueError(f"a batch of {self.global_batch} does not divide among {world} ranks")
         size = self.global_batch // world
         return [batch.take(slice(rank * size, (rank + 1) * size)) for batch in self.batches(numbers)]
 
     def drawn(self, batches: int) -> list[int]:
-        """How many samples of each part the first batches hold."""
+        """Return how many samples of each part the first batches hold."""
         return self._mixture.counts(batches * self.global_batch)
 
     def drawn_in(self, batches: I64) -> list[int]:
-        """The same of the batches with these numbers."""
+        """Return the same for the batches with these numbers."""
         if len(self.parts) == 1:
             return [len(batches) * self.global_batch]
         counts, some = np.zeros(len(self.parts), np.int64), max(1, CHUNK // self.global_batch)
@@ -261,14 +262,14 @@ class Order:
         return [int(count) for count in counts]
 
     def epochs(self, batches: int) -> tuple[float, ...]:
-        """How many epochs of each part the first batches hold."""
+        """Return how many epochs of each part the first batches hold."""
         return tuple(count / part.rows for count, part in zip(self.drawn(batches), self.parts, strict=True))
 
     def times(self, batches: int) -> list[I64]:
-        """How often each row of each part is in the first batches: int64 [rows] for each part.
+        """Return how often each row of each part is in the first batches: int64 [rows] per part.
 
-        Whole turns of the mixture hold the first draws of every part, without gaps: of those, whole epochs count each
-        row once and only the epoch that was begun is enumerated. The turn that was begun is enumerated as it is.
+        Whole turns of the mixture hold the first draws of every part, without gaps: there whole epochs count each row
+        once, and only the epoch that was begun is enumerated. The turn that was begun is enumerated as it is.
         """
         total = batches * self.global_batch
         turns = total // self._mixture.turn
@@ -287,13 +288,13 @@ class Order:
 class BucketOrder(Order):
     """An order whose every global batch comes from one bucket: rows of one shape, so that they fit one tensor.
 
-    Buckets are drawn batch by batch in shares of their weights, as an `Order` draws samples; a bucket's own order says
-    which of its samples its j-th batch holds. Each part of each bucket keeps its own exact epochs.
+    Buckets are drawn batch by batch in shares of their weights, as an `Order` draws samples; a bucket's own order
+    defines the samples of its j-th batch. Each part of each bucket keeps its own exact epochs.
 
     Args:
         buckets: the order of each bucket, with one global batch; `parts` are theirs, in sequence.
-        weights: of the buckets.
-        mixed_draws: as of `Mixture`.
+        weights: the weights of the buckets.
+        mixed_draws: see `Mixture`.
     """
 
     def __init__(
@@ -344,19 +345,20 @@ class BucketOrder(Order):
 
 
 def _ranges(start: int, stop: int) -> Iterator[I64]:
-    """The numbers start .. stop - 1, some at a time."""
+    """Yield the numbers start .. stop - 1, CHUNK at a time."""
     for first in range(start, stop, CHUNK):
         yield np.arange(first, min(first + CHUNK, stop), dtype=np.int64)
 
 
 def _count(batch: Batch, times: list[I64]) -> None:
-    """Adds samples to the counts of their rows."""
+    """Add samples to the counts of their rows."""
     for number, counts in enumerate(times):
         counts += np.bincount(batch.row[batch.part == number], minlength=len(counts))
 
 
 def whole_shares(weights: Sequence[float]) -> tuple[int, ...]:
-    """Weights as small whole numbers in almost the same proportion, each at least 1 (largest remainder method)."""
+    """Return weights as small whole numbers in almost the same proportion, each at least 1 (largest remainder
+    method)."""
     if any(not math.isfinite(weight) or weight <= 0 for weight in weights):
         raise ValueError("weights must be positive")
     if len(weights) == 1:

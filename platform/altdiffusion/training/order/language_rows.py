@@ -1,13 +1,13 @@
-"""Which rows of a version are in each language: one file beside the version's manifest, mapped into memory.
+"""Which rows of a version are in each language: one file next to the version's manifest, mapped into memory.
 
     versions/<digest>/languages.json   languages and their rows, SHA-256 of the file
     versions/<digest>/languages.rows   row numbers, ascending within a language, one language after the other
 
 An order that draws languages apart has to find the k-th row of a language. Rows are numbered by their place in the
-shards, so no formula says that, and a table in memory would grow with the dataset. So the column `language` is read
-once (it is a dictionary of 18 words: under a byte a row, and no latent is read for it) and what was found is kept: 4
-bytes a row (8 beyond 2**32 rows) on disk, of which a process holds the pages that it touches. It is a function of
-the version alone, so it does not matter who wrote it, and it is made again where it is missing.
+shards, so no formula gives it, and a table in memory would grow with the dataset. So the column `language` is read
+once (it is a dictionary of 18 words: under a byte per row, and no latent is read for it) and the result is kept: 4
+bytes per row (8 beyond 2**32 rows) on disk, of which a process holds the pages that it touches. It is a function of
+the version alone, so it does not matter which process wrote it, and it is made again where it is missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Numbers = NDArray[Any]
 
 
 def rows_by_language(versions: Sequence[Version]) -> dict[str, int]:
-    """Rows of each language of some versions in all, by code; languages without rows are left out.
+    """Return the rows of each language of some versions in all, by code; languages without rows are left out.
 
     Raises:
         AltDiffusionError: a version's counts do not add up to its rows.
@@ -59,7 +59,7 @@ def rows_by_language(versions: Sequence[Version]) -> dict[str, int]:
 
 
 def language_rows(version: Version) -> dict[str, Numbers]:
-    """The row numbers of each language of a version; the file is made where it is not there.
+    """Return the row numbers of each language of a version; the file is made where it is missing.
 
     Raises:
         AltDiffusionError: a shard or the file is damaged, or the rows are not those that the manifest counts.
@@ -95,7 +95,7 @@ class ChosenRows:
         return int(self._first[-1])
 
     def rows(self, chosen: I64) -> I64:
-        """The rows of chosen rows: int64 [K] -> int64 [K]."""
+        """Return the rows of chosen rows: int64 [K] -> int64 [K]."""
         found = np.empty_like(chosen)
         piece = np.searchsorted(self._first, chosen, side="right") - 1
         for number in np.unique(piece).tolist():
@@ -105,17 +105,17 @@ class ChosenRows:
         return found
 
     def between(self, start: int, stop: int) -> tuple[int, I64]:
-        """The chosen ones of the rows start .. stop - 1 of one version: the first one's number, and the rows."""
+        """Return the chosen ones of the rows start .. stop - 1 of one version: the first one's number, and the rows."""
         number = int(np.searchsorted(self._first_row, start, side="right")) - 1
         numbers, first_row = self._pieces[number], self._first_row[number]
-        # Bounds of the array's own dtype: numpy would else turn the whole file into int64 in memory.
+        # Bounds of the array's own dtype: otherwise numpy would turn the whole file into int64 in memory.
         bounds = np.array([start - first_row, stop - first_row], dtype=numbers.dtype)
         low, high = np.searchsorted(numbers, bounds).tolist()
         return int(self._first[number]) + low, numbers[low:high].astype(np.int64) + first_row
 
 
 def choose(versions: Sequence[Version], language: str) -> ChosenRows:
-    """The rows in a language of versions that are numbered in sequence."""
+    """Return the rows in a language of versions that are numbered in sequence."""
     pieces, first = [], 0
     for version in versions:
         if version.manifest.rows_by_language.get(language):
@@ -129,7 +129,7 @@ def _dtype(version: Version) -> Any:
 
 
 def _places(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Where each language's row numbers stand in the file."""
+    """Return where each language's row numbers are in the file: (first, one after the last)."""
     places, start = {}, 0
     for language in sorted(counts):
         places[language] = (start, start + counts[language])
@@ -138,7 +138,7 @@ def _places(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:
 
 
 def _make(version: Version) -> Any:
-    """Writes both files and returns the facts; of several writers at once each writes the same bytes."""
+    """Write both files and return the facts; several writers at once write the same bytes."""
     uri, counts = files.within(version.uri, ROWS), rows_by_language([version])
     local = files.is_local(uri)
     folder = os.path.dirname(files.local_path(uri)) if local else None
@@ -187,12 +187,12 @@ def _fill(version: Version, counts: Mapping[str, int], path: str) -> None:
 
 def _other_counts(version: Version, language: str) -> AltDiffusionError:
     return AltDiffusionError(
-        version.ref.short, f"holds another number of rows in {language} than its manifest says", REMEDY
+        version.ref.short, f"holds another number of rows in {language} than its manifest states", REMEDY
     )
 
 
 def _columns(version: Version) -> Iterator[pa.ChunkedArray]:
-    """The column `language`, one row group at a time; nothing else of the shards is read."""
+    """Yield the column `language`, one row group at a time; nothing else of the shards is read."""
     for number, shard in enumerate(version.shards):
         uri = version.shard_uri(number)
         fs, path = files.filesystem(uri)
@@ -211,7 +211,7 @@ def _columns(version: Version) -> Iterator[pa.ChunkedArray]:
 
 @functools.lru_cache(maxsize=64)
 def _checked(uri: str, sha256: str) -> str:
-    """A local path of the file, its bytes checked: once a process, since that reads the whole of it."""
+    """Return a local path of the file, its bytes checked: once per process, since that reads the whole file."""
     path = _local(uri, sha256)
     if _sha256(path) != sha256:
         raise AltDiffusionError(
@@ -221,7 +221,7 @@ def _checked(uri: str, sha256: str) -> str:
 
 
 def _local(uri: str, sha256: str) -> str:
-    """A local path of the file; a remote one is copied once into the user's cache folder under its hash."""
+    """Return a local path of the file; a remote one is copied once into the user's cache folder under its hash."""
     if files.is_local(uri):
         return files.local_path(uri)
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

@@ -1,7 +1,7 @@
-"""Latents of mirrored images beside the latents of the images: which of the two a sample is, a keyed coin says.
+"""Mirrored latents: the latents of mirrored images, and which samples are taken from them.
 
 A VAE's encoder is not symmetric: the latent of a mirrored image is not the mirrored latent. So the encode job writes
-both (`mirrored: true`), row by row beside each other, and a sample takes its row from one of them.
+two datasets with equal rows (`mirrored: true`). A keyed coin decides from which of them a sample takes its row.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from altdiffusion.training.order.permutation import I64
 
 
 def mirrored_at(seed: int, positions: I64, probability: float) -> npt.NDArray[np.bool_]:
-    """Whether the samples at these positions are mirrored: uniform(seed, position) < probability, bool [K]."""
+    """Return which samples are mirrored, bool [K] of int64 [K] positions: uniform(seed, position) < probability."""
     drawn = keyed_uniform(seed, torch.from_numpy(np.ascontiguousarray(positions)), MIRROR)
     found: npt.NDArray[np.bool_] = (drawn < probability).numpy()
     return found
 
 
-def check_twins(version: Version, twin: Version) -> None:
-    """Refuses a dataset of mirrored latents that was not made beside the other: rows would be of other images.
+def check_mirrored(version: Version, mirrored: Version) -> None:
+    """Refuse a dataset of mirrored latents that was not made together with the other: its rows would be other images.
 
-    Latents are a function of parents and config, so equal parents and configs (but for `mirrored`) and equal shards'
-    rows mean the same images row by row.
+    Latents are a function of parents and config, so equal parents, equal configs (but for `mirrored`) and equal rows
+    per shard mean the same images row by row.
+
+    Raises:
+        AltDiffusionError: it is another dataset's.
     """
-    one, other = version.manifest, twin.manifest
+    one, other = version.manifest, mirrored.manifest
     plain = {key: value for key, value in other.config.items() if key != "mirrored"}
-    beside = other.config.get("mirrored") is True and dict(one.config) == plain and one.parents == other.parents
-    if not beside or [shard.rows for shard in version.shards] != [shard.rows for shard in twin.shards]:
+    together = other.config.get("mirrored") is True and dict(one.config) == plain and one.parents == other.parents
+    if not together or [shard.rows for shard in version.shards] != [shard.rows for shard in mirrored.shards]:
         raise AltDiffusionError(
-            twin.ref.short,
+            mirrored.ref.short,
             f"is not the mirrored one of {version.ref.short}",
             "make both with one run of the encode job with `mirrored: true`",
         )

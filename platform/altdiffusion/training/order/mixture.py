@@ -14,7 +14,7 @@ from altdiffusion.training.order.run_key import RunKey
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What one part of an order draws from: rows of some versions that are numbered in sequence."""
+    """What one part of an order draws from: the rows of some versions, numbered in sequence."""
 
     versions: tuple[Version, ...]
     rows: int
@@ -23,28 +23,28 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Return its name for people."""
         names = " + ".join(version.ref.name for version in self.versions)
         return names if self.language is None else f"{names} ({self.language})"
 
 
 def groups_of(config: TrainConfig, versions: Sequence[Version]) -> list[tuple[Version, ...]]:
-    """The versions that are drawn from apart: one a dataset where they have weights or are buckets; else all in one
-    group, row after row."""
+    """Return groups of versions that are drawn from separately: one per dataset where datasets have weights or are
+    buckets; else one group of all, row after row."""
     apart = config.datasets[0].weight is not None or config.order.buckets
     return [(version,) for version in versions] if apart else [tuple(versions)]
 
 
 def sources_of(config: TrainConfig, versions: Sequence[Version]) -> list[Source]:
-    """What each part of the order draws from: each group as a whole, or a part for each of its languages."""
+    """Return what each part of the order draws from: a part per group, or per language of a group."""
     return [source for group in groups_of(config, versions) for source in _sources(config, group)]
 
 
 def make_order(config: TrainConfig, versions: Sequence[Version], key: RunKey | None = None) -> Order:
-    """The order of a run: which row of which part stands at each position. Needs manifests only.
+    """Return the order of a run: which row of which part is at each position. It needs manifests only.
 
     Args:
-        key: of the run; by default that of a new run of this config.
+        key: the run's key; by default that of a new run of this config.
     """
     key = key or RunKey.of(config)
     groups = groups_of(config, versions)
@@ -76,12 +76,12 @@ def _sources(config: TrainConfig, group: tuple[Version, ...]) -> list[Source]:
 
 
 def _parts(config: TrainConfig, group: tuple[Version, ...], weight: float) -> list[Part]:
-    """The parts of a group, which together have its weight.
+    """Return the parts of a group, which together have its weight.
 
     Languages have shares proportional to rows ** (1 / T) (multilingual BERT's and XLM's exponential smoothing: Conneau
     and Lample, "Cross-lingual language model pretraining", 2019, section 3.1, with alpha = 1 / T). A language's chunk
     is what a row group holds of it on average: so a window of all languages takes the memory of one of the dataset,
-    or of two, as a chunk may lie in two row groups.
+    or of two, as a chunk may be in two row groups.
     """
     sources = _sources(config, group)
     digest = "+".join(version.ref.digest for version in group)

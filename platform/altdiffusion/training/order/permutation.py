@@ -1,7 +1,7 @@
 """Keyed permutations of 0 .. n - 1 that are computed point by point, never materialised.
 
 An unbalanced Feistel network permutes the smallest power of two that is not below n; values outside the range are
-walked on until they fall inside (Black and Rogaway: "Ciphers with arbitrary finite domains", 2002). The domain is
+mapped again until they fall inside (Black and Rogaway: "Ciphers with arbitrary finite domains", 2002). The domain is
 smaller than 2 n, so a walk takes two steps on average. Every argument may be an array: each element may have its
 own n and its own key.
 """
@@ -22,25 +22,25 @@ ROUNDS = 8
 
 
 def key_of(*parts: object) -> np.uint64:
-    """A 64-bit key from any values: the head of the SHA-256 of their texts."""
+    """Return a 64-bit key of any values: the first 64 bits of the SHA-256 of their texts."""
     text = "\x1f".join(str(part) for part in parts)
     return np.uint64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
 def derive(key: U64 | np.uint64, number: I64 | U64) -> U64:
-    """An independent key for each number (epoch, window, block) under a key."""
+    """Return an independent key for each number (epoch, window, block) under a key."""
     with np.errstate(over="ignore"):
         return mix(mix(np.asarray(number).astype(np.uint64) * GAMMA + key) ^ key)
 
 
 def permute(x: I64, n: I64 | int, key: U64 | np.uint64, *, inverse: bool = False) -> I64:
-    """Where a keyed permutation of 0 .. n - 1 sends x.
+    """Return where a keyed permutation of 0 .. n - 1 sends x.
 
     Args:
         x: int64 [K], each 0 <= x < n.
         n: int64 [K] or one int, at most 2**62.
         key: uint64 [K] or one key.
-        inverse: answer which value is sent to x instead.
+        inverse: return the value that is sent to x instead.
 
     Returns:
         int64 [K].
@@ -49,7 +49,7 @@ def permute(x: I64, n: I64 | int, key: U64 | np.uint64, *, inverse: bool = False
     size = np.broadcast_to(np.asarray(n, dtype=np.int64), value.shape)
     keys = np.broadcast_to(np.asarray(key, dtype=np.uint64), value.shape)
     if value.size and (value.min() < 0 or (value >= size).any()):
-        raise ValueError("a value to permute lies outside of its range")
+        raise ValueError("a value to permute is outside its range")
     bits = _bit_length(size - 1)
     low_bits = bits - bits // np.uint64(2)
     out = _network(value.astype(np.uint64), bits, low_bits, keys, inverse)
@@ -61,7 +61,7 @@ def permute(x: I64, n: I64 | int, key: U64 | np.uint64, *, inverse: bool = False
 
 
 def _network(x: U64, bits: U64, low_bits: U64, key: U64, inverse: bool) -> U64:
-    """One pass through the Feistel rounds: a permutation of 0 .. 2**bits - 1."""
+    """Apply the Feistel rounds once: a permutation of 0 .. 2**bits - 1."""
     one = np.uint64(1)
     low_mask = (one << low_bits) - one
     high_mask = (one << (bits - low_bits)) - one
@@ -77,7 +77,7 @@ def _network(x: U64, bits: U64, low_bits: U64, key: U64, inverse: bool) -> U64:
 
 
 def _bit_length(x: I64) -> U64:
-    """Number of bits of each value, as int.bit_length."""
+    """Return the number of bits of each value, as int.bit_length does."""
     length = np.zeros(x.shape, dtype=np.uint64)
     rest = x.astype(np.uint64)
     for step in (32, 16, 8, 4, 2, 1):

@@ -1,11 +1,11 @@
-"""What everything that a run draws is keyed by, beside its seed: two runs with one seed meet other batches.
+"""The run key, by which all draws of a run are keyed together with its seed: two runs with one seed differ in batches.
 
 Order of rows, mixture, noise, timesteps, dropped captions, mirrored images and queries are functions of (run key,
 seed, position). Without the run in it, a stage that goes on with the weights of the one before would meet the very
 batches again that those weights were trained on, with the same noise.
 
 A key is a digest of the run's name and stage: it holds no time, host or path, so a run that is started again has the
-same one. It stands in run.json and in the state.json of every checkpoint, with the format:
+same one. It is in run.json and in the state.json of every checkpoint, with its format:
 
     2  seed = the first 64 bits of SHA-256(key, seed); a mixture's parts are drawn in sequence
     1  the seed alone (runs of earlier versions, whose records name no key); a mixture's parts are drawn in an order
@@ -54,7 +54,7 @@ class RunKey:
             return SEED_ALONE
         if not isinstance(draws, Mapping):
             raise AltDiffusionError(
-                f"{what}, key draws", f"is damaged: it says {str(draws)[:80]!r}", "restore the file from a copy"
+                f"{what}, key draws", f"is damaged: it is {str(draws)[:80]!r}", "restore the file from a copy"
             )
         if draws.get("format") != FORMAT or not isinstance(draws.get("key"), str):
             raise AltDiffusionError(
@@ -65,15 +65,15 @@ class RunKey:
         return cls(digest=draws["key"])
 
     def record(self) -> dict[str, Any]:
-        """Return what run.json and state.json hold of it: nothing in format 1, as they always did."""
+        """Return what run.json and state.json hold of it: nothing in format 1, as in earlier versions."""
         return {} if self.format == 1 else {"draws": {"format": self.format, "key": self.digest}}
 
     def seed(self, seed: int) -> int:
-        """Return the seed of every draw, 64 bits, of the config's."""
+        """Return the seed of every draw, 64 bits, made from the config's seed."""
         if self.format == 1:
             return seed
         return int.from_bytes(hashlib.sha256(f"{self.digest}\x1f{seed}".encode()).digest()[:8], "big")
 
 
 SEED_ALONE = RunKey(format=1)
-"""Of runs that earlier versions began."""
+"""The key of runs that earlier versions began."""

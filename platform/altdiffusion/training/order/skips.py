@@ -9,7 +9,7 @@ Windows = tuple[tuple[int, int], ...]
 
 
 def merged(values: Iterable[Sequence[int]]) -> Windows:
-    """The same batches in ascending windows that neither cover nor touch each other."""
+    """Return the same batches in ascending windows that neither cover nor touch each other."""
     found: list[tuple[int, int]] = []
     for first, after in sorted((int(value[0]), int(value[1])) for value in values):
         if found and first <= found[-1][1]:
@@ -20,7 +20,7 @@ def merged(values: Iterable[Sequence[int]]) -> Windows:
 
 
 def batch_at(windows: Windows, step: int) -> int:
-    """Number of the batch that step `step` takes, counted from 0; `windows` are merged."""
+    """Return the number of the batch that step `step` takes, counted from 0; `windows` are merged."""
     batch = step
     for first, after in windows:
         if batch < first:
@@ -30,5 +30,5 @@ def batch_at(windows: Windows, step: int) -> int:
 
 
 def step_of(windows: Windows, batch: int) -> int:
-    """The step that takes a batch which is not left out; `windows` are merged."""
+    """Return the step that takes a batch which is not left out; `windows` are merged."""
     return batch - sum(after - first for first, after in windows if first <= batch)

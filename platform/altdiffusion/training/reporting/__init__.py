@@ -1,1 +1,1 @@
-"""What a run says: throughput, utilisation, memory, from every rank to the person."""
+"""What a run reports: throughput, utilisation, memory, from every rank to the person."""

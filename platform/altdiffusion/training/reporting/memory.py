@@ -1,4 +1,4 @@
-"""Memory that a worker has taken at most."""
+"""Peak memory of a worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak so far: of the device's allocator on a GPU, else of this process's resident memory."""
+    """Return the peak so far in bytes: of the device's allocator on a GPU, else of this process's resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:  # rusage's figure would count what the process was forked from

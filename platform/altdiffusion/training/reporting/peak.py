@@ -23,18 +23,18 @@ _MEASURED_SIDE = {"cpu": 1024, "cuda": 8192}
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """What one worker could do at most."""
+    """The peak of one worker."""
 
     tflops: float
     name: str
-    """Where the number comes from."""
+    """Where the figure comes from."""
 
 
 def find_peak(device: torch.device, precision: str, given: float | None = None) -> Peak:
-    """The peak of one worker: `given`, else what is published for the device, else a matrix product measured now.
+    """Return the peak of one worker: `given`, else the published one, else that of a matrix product measured now.
 
-    A CPU has no published peak worth the name (it depends on clock, cores and neighbours), nor has a GPU that the
-    table lacks: there the best of a few large matrix products in the run's precision stands for it, and is named so.
+    A CPU has no meaningful published peak (it depends on clock, cores and neighbours), and the table lacks some GPUs:
+    there the best of a few large matrix products in the run's precision is taken instead, and is named so.
     """
     if given is not None:
         return Peak(tflops=given, name="as configured")
@@ -48,11 +48,11 @@ def find_peak(device: torch.device, precision: str, given: float | None = None) 
 
 @functools.cache
 def _measure(device: str, precision: str, threads: int) -> float:
-    """Best of five products of square matrices, in TFLOP/s; `threads` only keys the cache."""
+    """Return the best of five products of square matrices, in TFLOP/s; `threads` only keys the cache."""
     side = _MEASURED_SIDE.get(device, 1024)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.ones(side, side, device=device, dtype=dtype)
-    product = matrix @ matrix  # the first one prepares kernels and threads
+    product = matrix @ matrix  # the first product prepares kernels and threads
     if device == "cuda":
         torch.cuda.synchronize()
     best = 0.0

@@ -1,8 +1,8 @@
-"""Between rank 0 and the driver, through one small actor: what happens in a run, and the word that it is to stop.
+"""The message relay between rank 0 and the driver: it passes on what happens in a run, and the request to stop.
 
-The driver prints what happens and appends it to the outbox, so that progress and metrics are where the person and the
-shipping thread are, whatever machine rank 0 runs on. Sending returns at once; a mailbox that died takes nothing with
-it but lines.
+The driver prints what happens and appends it to the outbox, so that progress and metrics are on the machine of the
+user and of the shipping thread, whatever machine rank 0 runs on. Sending returns at once; an actor that dies loses
+nothing but lines.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ POLL_S = 0.5
 FLUSH_S = 10.0
 
 
-class Mailbox:
-    """The actor: a list that one writes and one empties, and a flag. Letters are closed: it never opens one."""
+class MessageRelay:
+    """The actor: a list of messages, which one side fills and the other empties, and a flag. It opens no message."""
 
     def __init__(self) -> None:
-        self._letters: list[bytes] = []
+        self._messages: list[bytes] = []
         self._stopping = False
 
-    def put(self, letter: bytes) -> None:
-        self._letters.append(letter)
+    def put(self, message: bytes) -> None:
+        self._messages.append(message)
 
     def take(self) -> list[bytes]:
-        taken, self._letters = self._letters, []
+        taken, self._messages = self._messages, []
         return taken
 
     def stop(self) -> None:
-        """The run is to write a checkpoint and end."""
+        """Ask the run to write a checkpoint and end."""
         self._stopping = True
 
     def stopping(self) -> bool:
         return self._stopping
 
 
-class MailReporter:
-    """Rank 0's reporter: posts to the mailbox (a handle of the actor)."""
+class RelayReporter:
+    """Rank 0's reporter: sends to the relay (a handle of the actor)."""
 
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
+    def __init__(self, relay: Any) -> None:
+        self._relay = relay
         self._last: Any = None
 
     def progress(self, progress: Progress) -> None:
-        self._post("progress", progress)
+        self._send("progress", progress)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
-        self._post("checkpoint", checkpoint)
+        self._send("checkpoint", checkpoint)
 
     def warning(self, text: str) -> None:
-        self._post("warning", text)
+        self._send("warning", text)
 
     def flush(self) -> None:
         import ray
@@ -66,18 +66,18 @@ class MailReporter:
             with contextlib.suppress(Exception):  # the actor is gone: nothing will arrive
                 ray.wait([self._last], timeout=FLUSH_S)
 
-    def _post(self, kind: str, content: Any) -> None:
+    def _send(self, kind: str, content: Any) -> None:
         with contextlib.suppress(Exception):  # a report that is lost must not end the training
-            self._last = self._mailbox.put.remote(pickle.dumps((kind, content)))
+            self._last = self._relay.put.remote(pickle.dumps((kind, content)))
 
 
-class Postman:
-    """The driver's side: a thread that hands what is in the mailbox to a reporter. Use it as a context manager.
+class RelayReader:
+    """The driver's side: a thread that gives the relay's messages to a reporter. Use it as a context manager.
 
     Args:
-        take: empties the mailbox.
-        reporter: gets every letter, in order.
-        forward: called as often as the mailbox is emptied: what the driver has to say.
+        take: empties the relay.
+        reporter: gets every message, in order.
+        forward: called as often as the relay is emptied: sends what the driver asks for.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Postman:
     ) -> None:
         self._take, self._reporter, self._forward = take, reporter, forward
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="postman", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="message-relay", daemon=True)
 
-    def __enter__(self) -> Postman:
+    def __enter__(self) -> RelayReader:
         self._thread.start()
         return self
 
@@ -99,14 +99,14 @@ class Postman:
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
             self._deliver()
-            with contextlib.suppress(Exception):  # the next turn says it again
+            with contextlib.suppress(Exception):  # the next turn repeats it
                 self._forward()
 
     def _deliver(self) -> None:
         try:
-            letters = self._take()
+            messages = self._take()
         except Exception:  # the next turn asks again
             return
-        for letter in letters:
-            kind, content = pickle.loads(letter)  # from our own worker, through our own cluster
+        for message in messages:
+            kind, content = pickle.loads(message)  # from our own worker, through our own cluster
             getattr(self._reporter, kind)(content)

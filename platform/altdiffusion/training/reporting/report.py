@@ -1,4 +1,4 @@
-"""What a run says while it goes on. The loop knows this protocol and no tracker."""
+"""What a run reports while it goes on. The loop knows this protocol and no tracker."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ class Progress:
     loss: float
     """Mean over all samples of those steps."""
     grad_norm: float
-    """Of the last step, L2 over all that is trained."""
+    """L2 norm over all that is trained, in the last step."""
     lr: float
     samples_per_second: float
     samples_per_second_per_worker: float
     mfu: float
-    """Model FLOPs utilisation: operations that the steps needed, over what the workers could do in that time."""
+    """Model FLOPs utilisation: operations that the steps needed, divided by the workers' peak in that time."""
     peak: Peak
-    """What a worker could do, and who says so."""
+    """The peak of a worker, and where the figure comes from."""
     memory_bytes: int
-    """Peak of the worker that took most: of its GPU, else of its process."""
+    """Largest peak of any worker: of its GPU, else of its process."""
     data_wait: float
     """Share of the time that the workers waited for data, 0 to 1."""
     epochs: float
-    """Of the first dataset part, so far."""
+    """Samples seen so far per row of all datasets."""
     samples_seen: int
     skipped_steps: int
     """Steps whose loss or gradient was not finite, since the run began."""
     seconds_left: float
     checkpoint_stall: float = 0.0
-    """Share of the time that training stood still for checkpoints, 0 to 1, of rank 0."""
+    """Share of rank 0's time that training stopped for checkpoints, 0 to 1."""
     rows_name: str = "images"
     """What the samples are: images, or pairs of captions."""
     goodput: Goodput = NO_GOODPUT
-    """What the run's time was worth since it began, over all restarts."""
+    """Which share of the run's time was useful since it began, over all restarts."""
 
     def metrics(self) -> dict[str, float]:
-        """Names and values as they are logged."""
+        """Return names and values as they are logged."""
         return {
             "train/loss": self.loss,
             "train/grad_norm": self.grad_norm,
@@ -69,14 +69,14 @@ class Progress:
         }
 
     def line(self, name: str) -> str:
-        """One line for people."""
+        """Return one line for people."""
         left = round(self.seconds_left)
-        again = self.goodput.wasted_steps
-        wasted = f"  {again} steps done again" if again else ""
+        repeated = self.goodput.wasted_steps
+        wasted = f"  {repeated} steps repeated" if repeated else ""
         skipped = f"  {self.skipped_steps} steps skipped" if self.skipped_steps else ""
         return (
             f"[{name}] {self.step}/{self.steps} steps  loss {self.loss:.4f}  "
-            f"{self.samples_per_second:,.1f} {self.rows_name}/s  {self.samples_per_second_per_worker:,.1f} a worker  "
+            f"{self.samples_per_second:,.1f} {self.rows_name}/s  {self.samples_per_second_per_worker:,.1f} per worker  "
             f"MFU {self.mfu:.1%} of {self.peak.tflops:.3g} TFLOP/s ({self.peak.name})  "
             f"{self.memory_bytes / 2**30:.2f} GiB  "
             f"data wait {self.data_wait:.1%}  checkpoints {self.checkpoint_stall:.1%}{skipped}  "
@@ -85,8 +85,8 @@ class Progress:
 
 
 class Reporter(Protocol):
-    """Receives what happens in a run; called on rank 0, but for the warning about a rank that stands still. It must
-    not raise and, but for `flush`, must not block."""
+    """Receives what happens in a run; called on rank 0, except for the warning about a rank that stalls. It must not
+    raise and, except for `flush`, must not block."""
 
     def progress(self, progress: Progress) -> None: ...
 
@@ -95,7 +95,7 @@ class Reporter(Protocol):
     def warning(self, text: str) -> None: ...
 
     def flush(self) -> None:
-        """Waits, some seconds at most, until what was said has arrived: the process is about to end."""
+        """Wait, some seconds at most, until every report has arrived: the process is about to end."""
         ...
 
 

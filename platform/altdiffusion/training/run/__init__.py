@@ -1,1 +1,1 @@
-"""What a run is: every name in its config pinned, checked and recorded."""
+"""What a run is: every name in its config is pinned, checked and recorded."""

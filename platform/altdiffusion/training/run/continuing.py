@@ -2,8 +2,8 @@
 
 A resume is the same command again, with the same config. To go on with another learning rate, a run with a name of
 its own continues a checkpoint of the other: with its weights, averages, moments, counters, skipped batches and key.
-Batches, noise and timesteps are those that the other run would have met. What may differ is listed here, since a change
-of anything else would make the position or the moments those of something else.
+Batches, noise and timesteps are those that the other run would have met. The settings that may differ are listed here:
+with any other change, the position or the moments would belong to another run.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from altdiffusion.config import from_dict
+from altdiffusion.diffusion.folder import model_ref
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.refs import Ref
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
-from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.config import StartConfig, TrainConfig
 from altdiffusion.training.config.run import CONTINUED
 from altdiffusion.training.order.skips import Windows, batch_at, merged
+from altdiffusion.training.run.meaning import differences
 from altdiffusion.training.run.record import read_record
+from altdiffusion.training.run.starts import checked_digest, start_folder
 
 OVERRIDES = (
     "optimizer.lr",
@@ -32,29 +37,54 @@ OVERRIDES = (
     "guards.spike",
     "guards.skip_batches",
 )
-"""Settings that may differ from those of the run that is continued; and all that are operational."""
+"""Settings that may differ from those of the run that is continued, in addition to the operational ones."""
 _OWN = ("run", "continue_from", "key", "datasets", "start")
-"""Keys that are compared otherwise: datasets and start by what they are."""
+"""Keys that are compared in another way: datasets and start by their content."""
 
 
 def find_continued(config: TrainConfig, lake: str) -> tuple[Mapping[str, Any], Checkpoint]:
     """Return the record of the run that a config continues, and the checkpoint, verified.
 
     Raises:
-        AltDiffusionError: no such run or checkpoint.
+        AltDiffusionError: there is no such run or checkpoint.
     """
     match = CONTINUED.fullmatch(str(config.continue_from))
     assert match is not None
     name, step = match["run"], int(match["step"])
     record = read_record(lake, name)
     if record is None:
-        known = ", ".join(checkpoints.run_names(lake)) or "none"
         raise AltDiffusionError(
             f"run {name}, named by continue_from of run {config.run}",
             f"is not in the lake {lake}",
-            f"name one that is; runs with checkpoints: {known}",
+            f"name one that is; runs with checkpoints: {checkpoints.known_runs(lake)}",
         )
     return record, checkpoints.open_step(lake, name, step)
+
+
+def continued_start(config: TrainConfig, earlier: Mapping[str, Any], lake: str) -> StartConfig:
+    """Return what the run that is continued was started from.
+
+    Raises:
+        AltDiffusionError: the config names another start.
+    """
+    given, before = config.start, from_dict(StartConfig, earlier["config"]["start"])
+    named = (given.base, given.text_encoder, given.checkpoint)
+    if named == (None, None, None):
+        return before
+    models = iter(earlier["models"])
+    wrong = (given.checkpoint, given.weights) != (before.checkpoint, before.weights)
+    for uri, part in ((given.base, "base"), (given.text_encoder, "text_encoder")):
+        if uri is not None and not wrong:
+            folder = start_folder(uri, lake, part)  # type: ignore[arg-type]
+            found = model_ref(folder, checked_digest(folder))
+            wrong = found.digest != Ref.parse(next(models, str(found))).digest
+    if wrong:
+        raise AltDiffusionError(
+            f"config of run {config.run}, key start",
+            f"is not what run {earlier['run']} was started from, which it continues",
+            "leave start out: the checkpoint brings all of it",
+        )
+    return before
 
 
 def check_overrides(
@@ -67,11 +97,11 @@ def check_overrides(
     """Refuse a continued run that differs in more than it may.
 
     Args:
-        config: the run's, resolved.
-        meaning: what decides its result.
-        record: of the run that it continues.
-        found: the checkpoint.
-        datasets: references of its datasets.
+        config: the run's config, resolved.
+        meaning: the settings that decide its result.
+        record: the record of the run that it continues.
+        found: the checkpoint that it continues.
+        datasets: the references of its datasets.
 
     Raises:
         AltDiffusionError: names every such setting with both values.
@@ -88,9 +118,9 @@ def check_overrides(
     if list(datasets) != record["datasets"]:
         changed.append(f"datasets ({', '.join(record['datasets'])}, now {', '.join(datasets)})")
     for what, name in (("weights of datasets", "weight"), ("mirrored datasets", "mirrored")):
-        told = [[entry.get(name) for entry in tree["datasets"]] for tree in (before, meaning)]
-        if told[0] != told[1]:
-            changed.append(f"{what} ({told[0]}, now {told[1]})")
+        was, now = ([entry.get(name) for entry in tree["datasets"]] for tree in (before, meaning))
+        if was != now:
+            changed.append(f"{what} ({was}, now {now})")
     if changed:
         raise AltDiffusionError(
             f"run {config.run}, which continues {config.continue_from}",
@@ -99,11 +129,11 @@ def check_overrides(
             f"(start: {{checkpoint: {record['run']}}})",
         )
     rolled_back = found.state()["skipped_batches"]
-    skipped, now = (
+    skipped, now_skipped = (
         merged([*windows, *rolled_back]) for windows in (before["guards"]["skip_batches"], config.guards.skip_batches)
     )
     position = batch_at(skipped, found.step - 1) + 1 if found.step else 0
-    if _below(skipped, position) != _below(now, position):
+    if _below(skipped, position) != _below(now_skipped, position):
         raise AltDiffusionError(
             f"run {config.run}, key guards.skip_batches",
             f"changes batches before {position}, which were trained on by step {found.step} of {record['run']}",
@@ -111,18 +141,6 @@ def check_overrides(
         )
 
 
-def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Return dotted keys whose values differ, with both values."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        found: list[tuple[str, Any, Any]] = []
-        for name in sorted(before.keys() | now.keys()):
-            found += differences(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
-        return found
-    if isinstance(before, (list, tuple)) and isinstance(now, (list, tuple)) and list(before) == list(now):
-        return []
-    return [] if before == now else [(key, before, now)]
-
-
 def _below(windows: Windows, position: int) -> Windows:
-    """The part of some windows that lies before a batch."""
+    """Return the part of some windows that is before a batch."""
     return tuple((first, min(after, position)) for first, after in windows if first < position)

@@ -1,6 +1,6 @@
-"""run.json: what the name of a run stands for. No part of any digest.
+"""run.json: what the name of a run stands for. It is not part of any digest.
 
-It is written when everything that the run needs was loaded and checked, so a start that fails leaves the name free.
+It is written after everything that the run needs was loaded and checked, so a start that fails leaves the name free.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from altdiffusion.config import from_dict, resolved
 from altdiffusion.diffusion.folder import read_lineage
@@ -20,9 +20,7 @@ from altdiffusion.storage.documents import Document, optional_document
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import is_windows
 from altdiffusion.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.run.resolved import ResolvedRun
 
 RECORD = "run.json"
 _CHECKPOINT = re.compile(r"checkpoint:[A-Za-z0-9][A-Za-z0-9._\-]*/step-[0-9]{1,18}@[0-9a-f]{64}")
@@ -57,7 +55,7 @@ def read_record(lake: str, run: str) -> dict[str, Any] | None:
     """Return run.json of a run, or None before its first start.
 
     Raises:
-        AltDiffusionError: a value in it is not usable: it is read from a lake that others may write to.
+        AltDiffusionError: a value in it is not usable: it is read from a lake to which others may write.
     """
     document = optional_document(files.within(checkpoints.run_folder(lake, run), RECORD))
     if document is None:
@@ -97,9 +95,9 @@ def needed_by_others(lake: str, run: str) -> set[int]:
         for key in ("start", "continued"):
             text = record.get(key) if record is not None else None
             if text is not None:
-                name, _, step = Ref.parse(text).name.rpartition("/")
+                name, step = checkpoints.run_and_step(Ref.parse(text))
                 if name == run:
-                    found.add(int(step.rpartition("-")[2]))
+                    found.add(step)
     return found
 
 
@@ -123,7 +121,7 @@ def _check_meaning(meaning: Document) -> None:
 
 
 def _check_noising(noising: Document) -> None:
-    """Check that a record's noising is one."""
+    """Check that a record's noising is valid."""
     if noising.value.keys() != {field.name for field in fields(Noising)}:
         raise AltDiffusionError(
             f"file {noising.uri}, noising", "is damaged: it has other keys than a noising", "restore it from a copy"
@@ -143,7 +141,7 @@ def config_of(record: Mapping[str, Any]) -> TrainConfig:
 
 
 def noising_of(record: Mapping[str, Any]) -> Noising:
-    """Return what a run trains its UNet to answer, and under which schedule.
+    """Return what a run trains its UNet to predict, and under which schedule.
 
     Runs of earlier versions trained under Stable Diffusion's schedule, whatever their base's.
     """
@@ -154,10 +152,10 @@ def noising_of(record: Mapping[str, Any]) -> Noising:
 
 
 def began_before_noising(record: Mapping[str, Any]) -> bool:
-    """Return whether an earlier version began a run, which did not ask what its base was trained with."""
+    """Return whether a run was begun by an earlier version, which ignored what its base was trained with."""
     return "noising" not in record and record["stage"] != "distillation"
 
 
 def _student(text_encoder: str | None) -> str | None:
-    """Ref of the checkpoint of distillation that a text encoder's folder was exported from, if it was."""
+    """Return the checkpoint of distillation that a text encoder's folder was exported from, if it was."""
     return None if text_encoder is None else (read_lineage(text_encoder) or {}).get("checkpoint")

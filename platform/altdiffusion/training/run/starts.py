@@ -19,10 +19,10 @@ from altdiffusion.storage import files
 
 
 def start_folder(uri: str, lake: str, part: Part) -> str:
-    """URI of the folder that a run loads: `uri` itself, or what was fetched or converted from it.
+    """Return the URI of the folder that a run loads: `uri` itself, or what was fetched or converted from it.
 
     Raises:
-        AltDiffusionError: the hub cannot give it, or it is published in a form that cannot be converted.
+        AltDiffusionError: the hub does not provide it, or it is published in a form that cannot be converted.
     """
     folder = fetched(uri, lake, part)
     if part == "base" or not is_published(folder):
@@ -47,12 +47,12 @@ def at_hand(uri: str, lake: str, part: Part, *, as_published: bool = False) -> b
 
 
 def fetched(uri: str, lake: str, part: Part) -> str:
-    """URI of the folder as it is published: `uri` itself, or what was fetched from the hub."""
+    """Return the URI of the folder as it is published: `uri` itself, or what was fetched from the hub."""
     return fetch(HubId.parse(uri), files.within(lake, "models"), part) if is_hub_id(uri) else absolute(uri)
 
 
 def converted(folder: str, models: str) -> str:
-    """The stock form of a published text encoder, below `models`; made once for each content."""
+    """Return the stock form of a published text encoder, below `models`; it is made once per content."""
     digest = content_digest(folder)
     origin = model_ref(folder, digest)
     target = _converted_place(folder, models, digest)
@@ -67,7 +67,7 @@ def converted(folder: str, models: str) -> str:
 
 
 def _convert(folder: Path, staging: Path) -> None:
-    convert_folder(folder, staging)  # what else it holds is of no use here
+    convert_folder(folder, staging)  # its other content is not needed here
 
 
 def _converted_place(folder: str, models: str, digest: str) -> str:
@@ -75,29 +75,34 @@ def _converted_place(folder: str, models: str, digest: str) -> str:
 
 
 def checked_digest(folder: str) -> str:
-    """Content digest of a model folder; refused where its lineage.json promises another content."""
+    """Return the content digest of a model folder.
+
+    Raises:
+        AltDiffusionError: its lineage.json states another content.
+    """
     found = content_digest(folder)
     promised = (read_lineage(folder) or {}).get("content")
     if promised is not None and promised != found:
         raise AltDiffusionError(
             f"model folder {folder}",
-            f"was changed or damaged: its content is {found[:12]}, its lineage.json says {str(promised)[:12]}",
+            f"was changed or damaged: its content is {found[:12]}, its lineage.json states {str(promised)[:12]}",
             "remove the folder and run the same command again (what was fetched, converted or exported is made again)",
         )
     return found
 
 
 def unchanged_models(record: Mapping[str, Any]) -> tuple[Ref, ...]:
-    """Return a run's model folders by its record, each still what it was: VAE, text encoder, tokenizer come from them.
+    """Return a run's model folders by its record, each checked to be unchanged: VAE, text encoder, tokenizer come from
+    them.
 
     Raises:
-        AltDiffusionError: one was changed or is gone.
+        AltDiffusionError: one was changed or is missing.
     """
     models = tuple(Ref.parse(text) for text in record["models"])
     folders = [record["base"], *([record["text_encoder"]] if record["text_encoder"] else [])]
     for folder, ref in zip(folders, models, strict=False):
         content = checked_digest(folder)
-        found = model_ref(folder, content).digest  # a lineage.json may have come since: it is not of the content
+        found = model_ref(folder, content).digest  # a lineage.json may have been added since, outside the content
         if ref.digest not in (found, content):
             raise AltDiffusionError(
                 f"model folder {folder}",
@@ -108,5 +113,5 @@ def unchanged_models(record: Mapping[str, Any]) -> tuple[Ref, ...]:
 
 
 def absolute(uri: str) -> str:
-    """Local paths made absolute, since workers run in other folders; other URIs as they are."""
+    """Return a local path as an absolute one, since workers run in other folders; other URIs as they are."""
     return str(Path(uri).expanduser().resolve()) if "://" not in uri else uri.rstrip("/")

@@ -28,9 +28,9 @@ class DiffusionTask:
     Samples: what the source of latents reads (tasks.latents), and `token_ids` int32 [B, T].
 
     Args:
-        bundle: the models on the CPU, the UNet with its adapters where such are trained; what is needed moves to
-            `device`. Its scheduler says what the UNet answers and under which noise schedule.
-        key: of the run's draws; by default that of a new run of this config.
+        bundle: the models on the CPU, the UNet with its adapters where adapters are trained; what is needed moves to
+            `device`. Its scheduler defines what the UNet predicts and the noise schedule.
+        key: the key of the run's draws; by default that of a new run of this config.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class DiffusionTask:
             self.weights_file, trained = checkpoints.UNET, trainable_parameters(self.unet, config.trainable)
         else:
             self.weights_file, trained = checkpoints.LORA, adapters(self.unet)
-        self._plain = on_meta(self.unet)  # before kernels, layouts and shards, which the count is not about
+        self._plain = on_meta(self.unet)  # before kernels, layouts and shards, which do not enter the count
         self.dtype = prepare_network(self.unet, precision=config.precision, compute=config.compute, device=device)
-        sharded = dict(self.unet.named_parameters())  # sharding has put others in their places, by the same names
+        sharded = dict(self.unet.named_parameters())  # sharding has replaced them by others of the same names
         self.trained = [(name, sharded.get(name, parameter)) for name, parameter in trained]
         self.text_encoder = bundle.text_encoder.eval().requires_grad_(False).to(device, self.dtype)
         self.pad_id = int(bundle.tokenizer.pad_token_id)
@@ -89,7 +89,7 @@ class DiffusionTask:
         return errors.mean()
 
     def flops(self, samples: Samples) -> float:
-        """The UNet's alone, as published figures have it: text encoder and drawing of noise count as time, not work."""
+        """Count the UNet alone, as published figures do: text encoder and drawing of noise count as time, not work."""
         shape = self.latents_of.shape(samples)
         if shape not in self._flops:
             context = (1, samples["token_ids"].shape[1], int(self.unet.config.cross_attention_dim))
@@ -103,6 +103,6 @@ class DiffusionTask:
         return self._flops[shape]
 
     def _encode(self, token_ids: Tensor) -> Tensor:
-        """The UNet's context: [B, T, D] of int64 [B, T]."""
+        """Return the UNet's context, [B, T, D] of int64 [B, T]."""
         with torch.no_grad():
             return encode_text(self.text_encoder, token_ids, self.pad_id)

@@ -1,12 +1,12 @@
-"""The distillation stage: a multilingual student learns what an English teacher says of the same caption.
+"""The distillation stage: a multilingual student learns an English teacher's vectors of the same caption.
 
-Loss of a sample, with s(x) the student's reading of the translation and t(y) the teacher's of the English caption:
+Loss of a sample, with index s for the student on the translation and t for the teacher on the English caption:
 
     mean((feature_s - eos_t)^2) + token_weight * term(context_s, context_t)
 
 The first part is the published one (Carlsson et al., LREC 2022; Chen et al., arXiv 2211.06679): CLS vector against EOS
-vector, un-normalised; the teacher's pooled vector or its projection, as `distillation.teacher_output` says. The second
-is ours, see `token_error`.
+vector, un-normalised; the teacher's pooled vector or its projection, as `distillation.teacher_output` selects. The
+second part is not published; see `token_error`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DistillationTask:
     Samples: `token_ids` int32 [B, T], the student's; `teacher_ids` int32 [B, U].
 
     Args:
-        key: of the run's draws; by default that of a new run of this config.
+        key: the key of the run's draws; by default that of a new run of this config.
     """
 
     layout = PARALLEL
@@ -67,7 +67,7 @@ class DistillationTask:
     def loss(self, samples: Samples) -> Tensor:
         weight = self.settings.token_weight
         ids = samples["token_ids"]
-        if weight == 0:  # a masked position changes no other one's vector: what is only padding need not be computed
+        if weight == 0:  # a masked position changes no other vector: columns of padding alone need not be computed
             ids = ids[:, : int((ids != self.student.pad_id).sum(1).max())]
         ids = ids.to(self.device, non_blocking=True).to(torch.int64)
         teacher_ids = samples["teacher_ids"].to(self.device, non_blocking=True).to(torch.int64)
@@ -81,14 +81,14 @@ class DistillationTask:
         return error
 
     def flops(self, samples: Samples) -> float:
-        """The student's alone: teachers and read-out count as time, not work."""
+        """Count the student alone: teachers and attention-output matching count as time, not work."""
         length = int(samples["token_ids"].shape[1])
         if length not in self._flops:
             self._flops[length] = step_flops(self.student, torch.zeros(1, length, dtype=torch.int64, device="meta"))
         return self._flops[length]
 
     def teach(self, teacher_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(feature [B, F], context [B, U, D]) of int64 [B, U]."""
+        """Return (feature [B, F], context [B, U, D]) of int64 [B, U]."""
         context = encode_text(self.english, teacher_ids, self.english_pad_id)
         if self.tower is None:
             return eos_vectors(context, teacher_ids, self.eos_id), context
@@ -97,10 +97,11 @@ class DistillationTask:
         return self.tower.text_projection(pooled) if projected else pooled, context
 
     def token_error(self, context: Tensor, wanted: Tensor, step: int) -> Tensor:
-        """How far the student's context [B, T, D] is from the teacher's [B, U, D], as `distillation.token_term` says.
+        """Return how far the student's context [B, T, D] is from the teacher's [B, U, D], by `distillation.token_term`.
 
-        `readout`: by the UNet's own cross-attention (diffusion.readout); the queries are drawn from (run, seed, step)
-        and are the same for all samples of a batch. `mean`: by the mean over positions. `positions`: one by one.
+        `readout`: attention-output matching with the UNet's own cross-attention (diffusion.readout); the queries are
+        drawn from (run, seed, step) and are the same for all samples of a batch. `mean`: by the mean over positions.
+        `positions`: one by one.
         """
         term = self.settings.token_term
         if term == "mean":
@@ -123,5 +124,6 @@ class DistillationTask:
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean of the squared differences over all entries, in float32; un-normalised vectors, as published."""
+    """Return the mean of the squared differences over all entries, in float32; vectors are un-normalised, as
+    published."""
     return (student.float() - teacher.float()).square().mean()

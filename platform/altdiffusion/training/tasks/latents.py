@@ -22,19 +22,19 @@ class LatentSource(Protocol):
 
     layout: Layout
     tokens: Sequence[TokenColumn]
-    """Where the rows hold token ids; none where captions are tokenized as they are read."""
+    """The columns of token ids in the rows; none where captions are tokenized as they are read."""
 
     def __call__(self, samples: Samples) -> Tensor:
-        """float32 [B, C, H, W] on the device, scaled."""
+        """Return scaled latents, float32 [B, C, H, W] on the device."""
         ...
 
     def shape(self, samples: Samples) -> tuple[int, ...]:
-        """(C, H, W)."""
+        """Return (C, H, W)."""
         ...
 
 
 class StoredLatents:
-    """What the encode job wrote: `latents` float16 [B, C, H, W]."""
+    """Latents that the encode job wrote: `latents` float16 [B, C, H, W]."""
 
     layout = LATENTS
 
@@ -53,7 +53,7 @@ class OnlineLatents:
     """The VAE's encoder in the loop: `pixels` uint8 [B, R, R, 3] and `sample_ids` int64 [B].
 
     Args:
-        config: with its seed, the run's own where the config's is null.
+        config: with a seed; the run's own where the config's is null.
 
     With the encode job's settings these are the latents that it would have written, rounded to float16 as it does;
     kernels may round the last bit differently for another number of images at once.

@@ -10,7 +10,7 @@ from altdiffusion.diffusion.student import Student
 from altdiffusion.diffusion.teacher import load_tower
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.checkpoints.format import Checkpoint
-from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.weights import load_student_of
 
 
@@ -19,9 +19,9 @@ class Pair:
     """A student and what it learns from, on the CPU.
 
     Attributes:
-        student: is trained.
+        student: the network that is trained.
         tokenizer: the student's.
-        english: the base's own text encoder: its context is what the base's UNet learned to read.
+        english: the base's own text encoder, whose context the base's UNet learned to read.
         english_tokenizer: its tokenizer, which is the tower's as well.
         tower: a text tower with projection for the feature; None takes the EOS vector of `english`.
         unet: the base's.
@@ -36,18 +36,18 @@ class Pair:
 
     @property
     def eos_id(self) -> int:
-        """The teacher's vector of a caption stands at the first of these."""
+        """Return the token id at whose first position the teacher's vector of a caption is."""
         return int(self.english_tokenizer.eos_token_id)
 
     @property
     def english_pad_id(self) -> int:
-        """Only an encoder with a mask asks for it; CLIP's tokenizers may have none."""
+        """Return the padding id, or -1: only an encoder with a mask needs it, and CLIP's tokenizers may have none."""
         found = self.english_tokenizer.pad_token_id
         return -1 if found is None else int(found)
 
 
 def load_pair(run: ResolvedRun, resume: Checkpoint | None = None) -> Pair:
-    """The networks of a run of the distillation stage in float32 on the CPU.
+    """Return the networks of a run of the distillation stage in float32 on the CPU.
 
     Raises:
         AltDiffusionError: base, student and teacher do not belong together.

@@ -24,18 +24,19 @@ class Task(Protocol):
     module: torch.nn.Module
     """The network that is trained, wholly or in part."""
     tokens: Sequence[TokenColumn]
-    """The token ids of the layout's rows, and by which tokenizer the networks know them."""
+    """The token ids of the layout's rows, and the tokenizers whose ids the networks expect."""
     trained: list[tuple[str, torch.nn.Parameter]]
-    """What is trained of it, by its name in `weights`, in the network's own order."""
+    """The parameters that are trained, by their names in `weights`, in the network's own order."""
 
     def weights(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of the network: all that its start does not give."""
+        """Return what a checkpoint holds of the network: all that its start does not give."""
         ...
 
     def loss(self, samples: Samples) -> Tensor:
-        """Mean loss of some samples (float32 scalar), with everything drawn for them keyed by their positions."""
+        """Return the mean loss of some samples (float32 scalar); all that is drawn for them is keyed by their
+        positions."""
         ...
 
     def flops(self, samples: Samples) -> float:
-        """Floating-point operations of one sample of these, forward and backward of what is trained; 0 if unknown."""
+        """Return the floating-point operations per sample, forward, and backward of what is trained; 0 if unknown."""
         ...

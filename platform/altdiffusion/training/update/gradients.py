@@ -1,9 +1,9 @@
 """Gradients of one update, summed over micro-batches and ranks.
 
-All gradients lie in one flat buffer, cut into buckets. While the last micro-batch is still going backward, a bucket
-whose gradients are complete is already being summed over the ranks. The layout never changes, so the same inputs are
-summed in the same order before and after a restart: torch's DistributedDataParallel lays its buckets out anew after
-the first step of a process, which changes the rounding of sums over more than two ranks.
+All gradients are in one flat buffer, divided into buckets. While the backward pass of the last micro-batch still runs,
+a bucket whose gradients are complete is already being summed over the ranks. The layout never changes, so the same
+inputs are summed in the same order before and after a restart: torch's DistributedDataParallel rebuilds its buckets
+after the first step of a process, which changes the rounding of sums over more than two ranks.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ BUCKET_BYTES = 32 << 20
 
 
 class Gradients(Protocol):
-    """Gradients of one update. Use: `zero()`, backward of each micro-batch with `last()` called before the last one,
-    then `wait()`."""
+    """The gradients of one update. Use: `zero()`, backward of each micro-batch with `last()` called before the last
+    one, then `wait()`."""
 
     def zero(self) -> None: ...
 
     def last(self) -> None:
-        """The next backward is the last of this update."""
+        """Note that the next backward pass is the last of this update."""
 
     def wait(self) -> None:
-        """Returns when every gradient holds the sum over all ranks."""
+        """Wait until every gradient holds the sum over all ranks."""
 
     def norm(self) -> Tensor:
-        """L2 norm of all gradients, on the device; all ranks find the same."""
+        """Return the L2 norm of all gradients, on the device; it is the same on all ranks."""
         ...
 
 
 class OwnGradients:
-    """Gradients of the only rank, as autograd leaves them."""
+    """The gradients of the only rank, as autograd leaves them."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self._parameters = list(parameters)
@@ -59,7 +59,7 @@ class OwnGradients:
 
 
 class SummedGradients:
-    """Gradients of `parameters` (one dtype, one device) in one buffer, summed over all ranks; see Gradients.
+    """The gradients of `parameters` (one dtype, one device) in one buffer, summed over all ranks; see Gradients.
 
     With one rank nothing is summed, and the gradients' memory stays where it is from update to update, as CUDA graphs
     want it.
@@ -74,7 +74,7 @@ class SummedGradients:
         self._sizes: list[int] = []  # parameters in each bucket
         first = end = members = 0
         for number, parameter in enumerate(backward_order):
-            # As the weight lies in memory (channels_last, say): fused optimizers go through both side by side.
+            # In the weight's memory layout (e.g. channels_last): fused optimizers go through both in parallel.
             parameter.grad = self._flat.as_strided(parameter.shape, parameter.stride(), end)
             end, members = end + parameter.numel(), members + 1
             parameter.register_post_accumulate_grad_hook(self._hook(len(self._buckets)))
@@ -91,7 +91,7 @@ class SummedGradients:
         self._flat.zero_()
 
     def last(self) -> None:
-        """Sums start as soon as they can."""
+        """Let the sums start as soon as they can."""
         self._missing = list(self._sizes)
         self._counting = not self._alone
 
@@ -120,6 +120,6 @@ class SummedGradients:
         return ready
 
     def _start(self, end: int) -> None:
-        """Starts the sums of the buckets before `end`: in their order, the same on every rank."""
+        """Start the sums of the buckets before `end`, in their order, which is the same on every rank."""
         for number in range(len(self._works), end):
             self._works.append(dist.all_reduce(self._buckets[number], async_op=True))

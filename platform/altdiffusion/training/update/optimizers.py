@@ -1,4 +1,4 @@
-"""The optimizers: AdamW as PyTorch has it, and AdamW whose two moments take one byte each.
+"""The optimizers (AdamW as PyTorch has it, and AdamW whose two moments take one byte each) and the averages.
 
 AdamW (Loshchilov, Hutter 2019, arXiv 1711.05101), update n of a weight w with gradient g:
 
@@ -9,7 +9,7 @@ With `adamw_8bit` m and v are kept as in Dettmers et al. 2021 ("8-bit Optimizers
 2110.02861): blocks of 256 values, each scaled by its largest magnitude and rounded to the nearest of 256 values of a
 dynamic data type; the update itself is computed in float32. The type (their section 2.1): of the bits after the sign,
 the zeros before the first one are the exponent E, and the F bits behind it count through the middles of 2^F equal
-parts of 0.1 to 1, times 10^-E; 0 and 1 are values of their own, -1 is none. v has no sign: its bit doubles the parts.
+parts of 0.1 to 1, times 10^-E; 0 and 1 are values of their own, -1 is not. v has no sign: its bit doubles the parts.
 
 One difference from the paper: a v that is not 0 never becomes 0. Rounded to 0 it would make the next update m / eps.
 """
@@ -17,7 +17,7 @@ One difference from the paper: a v that is not 0 never becomes 0. Rounded to 0 i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,11 @@ from altdiffusion.training.config.optimizer import OptimizerConfig
 
 BLOCK = 256
 SMALLEST = 4096
-"""Weights with fewer values keep float32 moments: they are few bytes, and norms and biases are touchy."""
+"""Weights with fewer values keep float32 moments: they take few bytes, and norms and biases are sensitive."""
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of a run, its state made at once, so that a checkpoint always holds all of it.
+    """Return the optimizer of a run, its state made at once, so that a checkpoint always holds all of it.
 
     `state[parameter]` holds `step` (float32 scalar) and tensors that a checkpoint keeps.
     """
@@ -51,7 +51,7 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[torch.nn.Parame
 
 
 def dynamic_values(signed: bool) -> Tensor:
-    """The 256 values of the dynamic data type, ascending: float32, within -1..1 or 0..1."""
+    """Return the 256 values of the dynamic data type, ascending: float32, within -1..1 or 0..1."""
     positive = []
     for exponent in range(7):
         parts = 2 ** (6 - exponent + (0 if signed else 1))
@@ -62,7 +62,7 @@ def dynamic_values(signed: bool) -> Tensor:
 
 
 class Codec:
-    """float32 values <-> one byte each and one float32 scale for every block."""
+    """Converts float32 values to one byte each and one float32 scale per block, and back."""
 
     def __init__(self, signed: bool, device: torch.device) -> None:
         values = dynamic_values(signed)
@@ -71,18 +71,18 @@ class Codec:
         self._signed = signed
 
     def empty(self, count: int) -> tuple[Tensor, Tensor]:
-        """Codes [count] and scales [blocks] of zeros."""
+        """Return codes [count] and scales [blocks] of zeros."""
         zero = int((self._values == 0).nonzero())
         blocks = math.ceil(count / BLOCK)
         device = self._values.device
         return torch.full((count,), zero, dtype=torch.uint8, device=device), torch.zeros(blocks, device=device)
 
     def decode(self, codes: Tensor, scales: Tensor) -> Tensor:
-        """float32 [count] of uint8 [count] and float32 [blocks]."""
+        """Return float32 [count] of codes uint8 [count] and scales float32 [blocks]."""
         return self._values[codes.int()] * _spread(scales, codes.numel())
 
     def encode(self, values: Tensor, codes: Tensor, scales: Tensor) -> None:
-        """Writes float32 [count] into codes and scales."""
+        """Write float32 [count] into codes and scales."""
         count = values.numel()
         padded = torch.nn.functional.pad(values, (0, scales.numel() * BLOCK - count)).view(-1, BLOCK)
         torch.amax(padded.abs(), dim=1, out=scales)
@@ -94,7 +94,7 @@ class Codec:
 
 
 class AdamW8bit(torch.optim.Optimizer):  # type: ignore[misc]
-    """AdamW with 8-bit moments; see the module. Weights and gradients are float32."""
+    """AdamW with 8-bit moments (see the module). Weights and gradients are float32."""
 
     def __init__(
         self, parameters: Iterable[torch.nn.Parameter], *, betas: tuple[float, float], eps: float, weight_decay: float
@@ -106,7 +106,7 @@ class AdamW8bit(torch.optim.Optimizer):  # type: ignore[misc]
                 self.state[parameter] = self._fresh(parameter)
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One update of every weight that has a gradient."""
+        """Update every weight that has a gradient."""
         with torch.no_grad():
             for group in self.param_groups:
                 for parameter in group["params"]:
@@ -118,7 +118,7 @@ class AdamW8bit(torch.optim.Optimizer):  # type: ignore[misc]
         state["step"] += 1
         updates = float(state["step"])
         first, second = self._codecs[weight.device]
-        gradient = weight.grad.reshape(-1).float()  # reshape: row by row, however the weight lies in memory
+        gradient = weight.grad.reshape(-1).float()  # reshape: row by row, whatever the weight's memory layout
         small = "exp_avg" in state
         mean = state["exp_avg"] if small else first.decode(state["exp_avg_codes"], state["exp_avg_scales"])
         square = state["exp_avg_sq"] if small else second.decode(state["exp_avg_sq_codes"], state["exp_avg_sq_scales"])
@@ -145,12 +145,27 @@ class AdamW8bit(torch.optim.Optimizer):  # type: ignore[misc]
 
 
 def _spread(scales: Tensor, count: int) -> Tensor:
-    """Each block's scale for each of its values: [count]."""
+    """Return each block's scale for each of its values, [count]."""
     return scales.repeat_interleave(BLOCK)[:count]
 
 
 def state_bytes(config: OptimizerConfig, counts: Iterable[int]) -> int:
-    """Bytes of the moments of weights with so many values each."""
+    """Return the bytes of the moments of weights with these numbers of values."""
     if config.kind == "adamw":
         return sum(8 * count for count in counts)
     return sum(8 * count if count < SMALLEST else 2 * (count + 4 * math.ceil(count / BLOCK)) for count in counts)
+
+
+class Ema:
+    """Exponential moving averages of the trained weights: average + (1 - decay) (weight - average).
+
+    Only what is trained has an average: that of a frozen weight would be the weight itself.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self._weights = [weight.detach() for weight in weights]
+        self.averages = [weight.clone() for weight in self._weights]
+
+    def update(self, decay: float) -> None:
+        """Update all averages in one call; see OptimizerConfig.ema_decay_at."""
+        torch._foreach_lerp_(self.averages, self._weights, 1.0 - decay)

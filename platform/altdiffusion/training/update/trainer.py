@@ -14,17 +14,16 @@ from altdiffusion.storage import files
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.data.loader import Samples
-from altdiffusion.training.model.sharding import ShardedGradients, Shards
-from altdiffusion.training.run.resolve import ResolvedRun
+from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.tasks import Task
-from altdiffusion.training.update.ema import Ema
 from altdiffusion.training.update.gradients import Gradients, OwnGradients, SummedGradients
-from altdiffusion.training.update.optimizers import make_optimizer
+from altdiffusion.training.update.optimizers import Ema, make_optimizer
+from altdiffusion.training.update.shards import ShardedGradients, Shards
 from altdiffusion.training.weights import check_shapes
 
 
 class Flag:
-    """A boolean on a device, on its way to the host."""
+    """A boolean on a device that is being copied to the host."""
 
     def __init__(self, on_device: Tensor) -> None:
         self._event = None
@@ -36,7 +35,7 @@ class Flag:
             self._event.record()
 
     def value(self) -> bool:
-        """Waits until it has come, at most."""
+        """Return the boolean; wait for the copy where it has not ended yet."""
         if self._event is not None:
             self._event.synchronize()
         return bool(self._host)
@@ -44,12 +43,12 @@ class Flag:
 
 @dataclass(kw_only=True)
 class Counters:
-    """Numbers that a checkpoint carries beside tensors."""
+    """Numbers that a checkpoint holds in addition to tensors."""
 
     step: int = 0
     """Batches consumed: the next batch is the one with this number."""
     updates: int = 0
-    """Of the weights; less than `step` by the skipped ones."""
+    """Updates of the weights: `step` minus the skipped ones."""
     skipped: int = 0
     bad_in_a_row: int = 0
 
@@ -58,7 +57,7 @@ class Trainer:
     """Optimizer, averages and counters of one rank, and one update of them.
 
     Args:
-        run: what is trained.
+        run: the run that is trained.
         task: its networks and its loss, on `device`.
         world: number of ranks; with more than one, a process group is set up.
     """
@@ -71,7 +70,7 @@ class Trainer:
         trained = [parameter for _, parameter in task.trained]
         self._shards = Shards(trained) if any(isinstance(parameter, DTensor) for parameter in trained) else None
         self.parameters = self._shards.local if self._shards is not None else trained
-        """What the optimizer moves: what is trained, or this rank's rows of it."""
+        """What the optimizer moves: the trained parameters, or this rank's rows of them."""
         self.ema = Ema(self.parameters)
         self.optimizer = make_optimizer(config.optimizer, self.parameters)
         self._gradients: Gradients
@@ -82,13 +81,13 @@ class Trainer:
         else:
             self._gradients = OwnGradients(self.parameters)
         self.grad_norm: Tensor = torch.tensor(math.nan)
-        """Of the last update, L2 over all that is trained; on the device."""
+        """L2 norm over all that is trained, of the last update; on the device."""
         self.on_device = device.type != "cpu" and getattr(self.optimizer, "_step_supports_amp_scaling", False)
         """Whether the optimizer itself skips an update that is not finite."""
         self._bad: Flag | None = None  # of an update that is not settled yet
 
     def update(self, samples: Samples) -> Tensor:
-        """One update with this rank's samples of a global batch.
+        """Update the weights with this rank's samples of a global batch.
 
         Nothing here waits for a GPU: whether the gradient is finite is decided there (see `settle`).
 
@@ -97,13 +96,13 @@ class Trainer:
             not finite: then nothing changes but the counters.
         """
         loss = self._backward(samples)
-        self.settle()  # the update before: its averages are taken before this one moves the weights
+        self.settle()  # the averages of the update before are taken before this one moves the weights
         self.grad_norm = self._gradients.norm()
         bad = ~torch.isfinite(self.grad_norm)
         self.counters.step += 1
         self._set_lr(self.config.optimizer.lr_at(self.counters.step - 1))
         if self.on_device:
-            self.optimizer.found_inf = bad.to(torch.float32)  # the fused kernels leave all as it is where it is 1
+            self.optimizer.found_inf = bad.to(torch.float32)  # the fused kernels change nothing where it is 1
             self.optimizer.step()
             self._bad = Flag(bad)
         else:
@@ -114,7 +113,7 @@ class Trainer:
         return torch.where(bad, math.nan, loss)
 
     def settle(self) -> None:
-        """Brings counters and averages up to the last update.
+        """Bring counters and averages up to the last update.
 
         On a GPU they lag behind by one: the host learns whether an update was skipped while the GPU is busy with the
         next one, and never waits for it. On the CPU there is nothing to wait for, and they never lag.
@@ -132,7 +131,7 @@ class Trainer:
         self.ema.update(self.config.optimizer.ema_decay_at(counters.updates))
 
     def _backward(self, samples: Samples) -> Tensor:
-        """Sums the gradients of all micro-batches and ranks; returns this rank's mean loss."""
+        """Sum the gradients of all micro-batches and ranks; return this rank's mean loss."""
         total = torch.zeros((), device=self.device)
         share = 1.0 / (self.config.accumulation_of(self.world) * self.world)
         self._gradients.zero()
@@ -151,7 +150,7 @@ class Trainer:
             group["lr"] = lr
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of a checkpoint, by file and name; sharded ones can be put together (`full_tensor`)."""
+        """Return the tensors of a checkpoint, by file and name; sharded ones can be gathered (`full_tensor`)."""
         self.settle()
         whole = self._shards.whole if self._shards is not None else lambda number, tensor: tensor
         moments = {}
@@ -167,17 +166,17 @@ class Trainer:
         }
 
     def load(self, found: Checkpoint) -> None:
-        """Takes averages, optimizer and counters over; the network's weights were loaded with the task."""
+        """Load averages, optimizer and counters; the network's weights were loaded with the task."""
         state = found.state()
         for key in Counters.__dataclass_fields__:
             setattr(self.counters, key, int(state[key]))
         mine = self.tensors()
-        places = {name: number for number, name in enumerate(self.names)}
+        numbers = {name: number for number, name in enumerate(self.names)}
         for file in (checkpoints.EMA, checkpoints.OPTIMIZER):
             tensors = found.tensors(file)
             check_shapes(mine[file], tensors, f"checkpoint file {files.join(found.folder, file)}")
             for key, tensor in tensors.items():
-                number = places[key.split("/", 1)[-1]]
+                number = numbers[key.split("/", 1)[-1]]
                 if self._shards is not None:
                     tensor = self._shards.rows(number, tensor.to(self.device))
                 if file == checkpoints.EMA:
@@ -188,7 +187,11 @@ class Trainer:
             self.optimizer.state[parameter]["step"].fill_(float(self.counters.updates))
 
     def state(self, loss: float | None) -> dict[str, Any]:
-        """The content of state.json."""
+        """Return the content of state.json.
+
+        Args:
+            loss: the mean loss of the last step over all ranks, or None where it is not finite.
+        """
         self.settle()
         counters = self.counters
         return {

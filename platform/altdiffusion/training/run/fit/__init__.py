@@ -1,4 +1,4 @@
-"""Whether what a run brings together fits: facts of every party, held against each other."""
+"""Whether the parties of a run fit together: the facts of each are compared."""
 
 from altdiffusion.training.run.fit.check import Parties, check_fit
 

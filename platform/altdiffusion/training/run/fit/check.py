@@ -1,13 +1,13 @@
-"""Whether what a run brings together fits: base, the run before it, text encoder, data and config.
+"""Whether the parties of a run fit together: base, the run before it, text encoder, data and config.
 
-Parts that do not fit train without a word, and what comes of it draws noise. So every party states facts, each under a
-name and with the place where it stands; of one name there is one value, or the run is refused, naming both values and
-both places. What the config leaves open (what the UNet answers, whether the last step holds signal) is inherited from
-what the run starts from.
+Parties that do not fit train without an error, and the result draws noise. So every party states facts, each under a
+name and with its place. A name has one value, or the run is refused with an error that names both values and both
+places. What the config leaves open (what the UNet predicts, whether the last step holds signal) is inherited from what
+the run starts from.
 
 | fact | stated by |
 |---|---|
-| what the UNet answers, signal of its last step | base (scheduler) or the run before; config (objective) |
+| what the UNet predicts, signal of its last step | base (scheduler) or the run before; config (objective) |
 | noise schedule | base (scheduler), the run before |
 | latent channels | UNet (in and out), VAE, dataset (rows, and the VAE that made it) |
 | scaling and shift of latents, encoder of the VAE | base (vae), dataset (what encode noted of its VAE) |
@@ -17,7 +17,7 @@ what the run starts from.
 | pixels and shape of latents | dataset (config, rows), the other datasets, config (online); the UNet must halve them |
 | teacher's vector | the run before, config (distillation) |
 
-`resolve` asks for all of it; the dry run asks of what is at hand.
+`resolve` checks all of it; the dry run checks what is at hand.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ class Parties:
     text_encoder_at_hand: bool = True
     teacher: str | None = None
     earlier: Mapping[str, Any] | None = None
-    """Record of the run whose checkpoint it starts from or continues."""
+    """The record of the run whose checkpoint it starts from or continues."""
     own: Mapping[str, Any] | None = None
-    """Record of this run itself, where it has checkpoints."""
+    """The record of this run itself, where it has checkpoints."""
     versions: Sequence[Version] = ()
 
 
 def check_fit(parties: Parties) -> Noising:
-    """Hold all parties of a run against each other.
+    """Compare all parties of a run with each other.
 
     Returns:
-        What its UNet learns to answer, and under which schedule; Stable Diffusion's for the distillation stage, which
+        What its UNet learns to predict, and under which schedule; Stable Diffusion's for the distillation stage, which
         trains no UNet, and where neither base nor run before is at hand.
 
     Raises:
@@ -102,7 +102,7 @@ def _kinds(parties: Parties) -> None:
                 f"holds {version.manifest.kind}, not {kind}",
                 {
                     "parallel": "name the dataset that jobs.parallel wrote",
-                    "images": "name a dataset of pictures, or leave `online` out to train on latents",
+                    "images": "name a dataset of images, or leave `online` out to train on latents",
                     "latents": "name the dataset that the encode job wrote",
                 }[kind],
             )
@@ -113,7 +113,7 @@ def _kinds(parties: Parties) -> None:
 
 
 def _text_width(parties: Parties, facts: Facts) -> tuple[int, str] | None:
-    """(width, place) of the vectors that the run's text encoder gives, where it is at hand; checks its positions."""
+    """Return (width, place) of the vectors that the run's text encoder gives, where it is at hand."""
     folder = parties.text_encoder or parties.base
     if folder is None or not parties.text_encoder_at_hand or parties.config.stage == "distillation":
         return None
@@ -134,7 +134,7 @@ def _teacher(parties: Parties, facts: Facts) -> None:
 
 
 def _noising(parties: Parties) -> Noising:
-    """What the UNet learns to answer: as the config says, else as the start was trained."""
+    """Return what the UNet learns to predict: as the config states, else as the start was trained."""
     config, objective = parties.config, parties.config.objective
     start, place = None, ""
     if parties.base is not None:
@@ -163,7 +163,7 @@ def _noising(parties: Parties) -> Noising:
         facts = Facts(config.run)
         remedy = (
             "leave objective.prediction and objective.zero_terminal_snr out to train what the start was trained for, "
-            "or set objective.relearn: true where the UNet is to learn another answer"
+            "or set objective.relearn: true where the UNet is to learn another prediction"
             if named == "the config, objective"
             else "train it again under another run name; objective.relearn: true goes on as it was begun"
         )
@@ -176,7 +176,7 @@ def _noising(parties: Parties) -> Noising:
 
 
 def _images(parties: Parties, facts: Facts, factor: int | None, halvings: int | None) -> None:
-    """Shapes of latents, as rows and configs have them."""
+    """Check the shapes of latents, as rows and configs have them."""
     config = parties.config
     if config.online is not None:
         if factor is not None:
@@ -188,7 +188,7 @@ def _images(parties: Parties, facts: Facts, factor: int | None, halvings: int | 
         if not version.shards:
             continue
         channels, height, width, _ = first_row(version)
-        remedy = "encode the pictures with the VAE and at the resolution that this run is to have"
+        remedy = "encode the images with the VAE and at the resolution that this run is to have"
         place = f"{version.ref.short}"
         facts.state("latent channels", channels, f"the rows of {place}", remedy)
         if not config.order.buckets:
@@ -205,7 +205,7 @@ def _images(parties: Parties, facts: Facts, factor: int | None, halvings: int | 
 
 
 def _tokens(parties: Parties, facts: Facts) -> None:
-    """Length of captions, and some of their ids, by the tokenizer that the run brings."""
+    """Check the length of captions, and some of their ids, by the run's own tokenizer."""
     folder = parties.text_encoder or parties.base
     if folder is None or not parties.text_encoder_at_hand:
         return

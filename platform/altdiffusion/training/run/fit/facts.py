@@ -8,10 +8,10 @@ from altdiffusion.errors import AltDiffusionError
 
 
 class Facts:
-    """Of each name the first value and its place; a second value is an error that names both.
+    """The first value of each name, and its place; another value of the name is an error that names both.
 
     Args:
-        run: name of the run, for errors.
+        run: the name of the run, for errors.
     """
 
     def __init__(self, run: str) -> None:
@@ -22,8 +22,8 @@ class Facts:
         """Note a value of a fact.
 
         Args:
-            place: where it stands, in words.
-            remedy: what to do where another one stands elsewhere.
+            place: where the value is, in words.
+            remedy: what to do where another place has another value.
 
         Raises:
             AltDiffusionError: another value is known.
@@ -36,7 +36,7 @@ class Facts:
 
 
 def shown(value: Any) -> str:
-    """Return a value for people; a digest by its head."""
+    """Return a value for people; a digest by its first characters."""
     if isinstance(value, str) and len(value) == 64:
         return value[:12]
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What a dataset of latents says of itself, and which autoencoder made it."""
+"""What a dataset of latents states of itself, and which autoencoder made it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def state_autoencoders(base: str, versions: Sequence[Version], lake: str, facts:
     """State what made the latents, where it is not the base's own VAE by its folder's digest.
 
     Raises:
-        AltDiffusionError: they are of another one, or nothing tells of which.
+        AltDiffusionError: another one made them, or it is not known which.
     """
     folder = files.join(base, "vae")
     digest: str | None = None
@@ -53,7 +53,7 @@ def state_autoencoders(base: str, versions: Sequence[Version], lake: str, facts:
         digest = digest or content_digest(folder)
         if made_by.digest == digest:
             continue
-        remedy = f"encode the pictures with {folder}, or use the base of that autoencoder"
+        remedy = f"encode the images with {folder}, or use the base of that autoencoder"
         theirs = noted(lake, made_by.digest)
         if theirs is None:
             raise AltDiffusionError(
@@ -75,7 +75,7 @@ def state_autoencoders(base: str, versions: Sequence[Version], lake: str, facts:
 
 def autoencoder_of(version: Version, lake: str) -> Ref | None:
     """Return the autoencoder that made a version's latents, or the version that it was derived from; None if no
-    manifest tells."""
+    manifest names it."""
     manifest = version.manifest
     if "encode" in manifest.config:
         return next((ref for ref in manifest.parent_refs if ref.kind == "model"), None)

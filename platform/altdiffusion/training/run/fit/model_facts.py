@@ -1,4 +1,4 @@
-"""What the configs of a model folder's parts say, read without loading a network."""
+"""What the configs of a model folder's parts state, read without loading a network."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def state_unet(base: str, facts: Facts) -> int:
 
 
 def state_vae(base: str, facts: Facts) -> int:
-    """State a VAE's facts; return pixels of a side for one of its latent's."""
+    """State a VAE's facts; return the pixels of an image's side per pixel of the latent's."""
     from diffusers import AutoencoderKL
 
     config = _config(base, "vae", AutoencoderKL)
@@ -89,7 +89,7 @@ def load_tokenizer(folder: str, *, own: bool) -> Any:
 
 
 def _config(base: str, part: str, kind: Any) -> dict[str, Any]:
-    """config.json of a network, its class's defaults filled in."""
+    """Return config.json of a network, its class's defaults filled in."""
     return class_defaults(kind) | _json(base, f"{part}/config.json")
 
 

@@ -1,7 +1,10 @@
-"""Frozen convolutions that keep nothing of their input for the backward pass.
+"""What the backward pass does not need to keep: inputs of frozen convolutions, and copies divided by 1.
 
-Of a frozen convolution only the gradient of the input is wanted, which the weight and the output's gradient give.
+Only the gradient of its input is wanted from a frozen convolution, and the weight and the output's gradient give it.
 PyTorch keeps the input all the same (pytorch/pytorch#133566); for linear layers it does not.
+
+diffusers' residual and attention blocks end with a division by a scale that is 1 in Stable Diffusion: a copy of the
+whole activation, forward and backward. Dividing by 1 is exact, so leaving it out is exact as well.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_SCALES = ("output_scale_factor", "rescale_output_factor")
+
 
 class _Convolution(torch.autograd.Function):  # type: ignore[misc]
-    """A 2-d convolution whose weight and bias are constants; keeps the weight alone, which exists anyway."""
+    """A 2-d convolution whose weight and bias are constants. It keeps the weight alone, which exists anyway."""
 
     @staticmethod
     def forward(
@@ -51,12 +56,32 @@ class _FrozenConv2d(nn.Conv2d):  # type: ignore[misc]
 
 
 def keep_no_frozen_inputs(module: nn.Module) -> int:
-    """Exchanges the frozen convolutions of a network for lean ones, in place; returns how many. Exact: the same kernels
-    compute the same numbers."""
+    """Replace the frozen convolutions of a network, in place, by ones that keep no input; return how many.
+
+    It is exact: the same kernels compute the same numbers.
+    """
     count = 0
     for part in module.modules():
         plain = type(part) is nn.Conv2d and part.padding_mode == "zeros" and not isinstance(part.padding, str)
         if plain and not any(parameter.requires_grad for parameter in part.parameters()):
             part.__class__ = _FrozenConv2d
             count += 1
+    return count
+
+
+class _One:
+    """The number 1 as a divisor: the result is the dividend itself."""
+
+    def __rtruediv__(self, dividend: Tensor) -> Tensor:
+        return dividend
+
+
+def skip_unit_scales(network: nn.Module) -> int:
+    """Replace every scale of 1 in a network, in place, by one that costs nothing; return how many."""
+    count = 0
+    for part in network.modules():
+        for name in _SCALES:
+            if getattr(part, name, None) == 1.0:
+                setattr(part, name, _One())
+                count += 1
     return count

@@ -17,10 +17,10 @@ from altdiffusion.training.weights import load_models, newest
 def rehearse(config: TrainConfig, lake: str) -> tuple[list[Version], Noising, list[str]]:
     """Find, check and open what a run would, and change nothing: a dry run.
 
-    What would have to be fetched from the hub or converted first is left out, and named.
+    Whatever would have to be fetched from the hub or converted first is left out, and named.
 
     Returns:
-        The datasets; what the UNet learns to answer; and what could not be looked at, in words.
+        The datasets; what the UNet learns to predict; and what could not be checked, in words.
 
     Raises:
         AltDiffusionError: the run would stop at it.
