@@ -25,19 +25,19 @@ from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
 
 MIRRORED = "-mirrored"
-"""What is added to the name of a dataset for that of its mirrored images."""
+"""Suffix that a dataset of mirrored images adds to the name of the unmirrored one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlsoConfig(Checked):
-    """A further dataset of latents that the same pass over the images makes."""
+    """Another dataset of latents that the same pass over the images makes."""
 
     latents: str
-    """Its name."""
+    """Name of the dataset."""
     resolution: Annotated[int, multiple_of(8)]
-    """In place of `encode.resolution`; all else is as there."""
+    """Replaces `encode.resolution`; all other settings of `encode` apply."""
     filter: FilterConfig = FilterConfig()
-    """In place of the job's."""
+    """Replaces the job's filter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,29 +49,31 @@ class EncodeJobConfig(JobConfig):
     images: str = "images"
     """Dataset to read: `name`, or `name@digest` to pin a version."""
     scores: str | None = None
-    """Dataset of these images' scores: the latents' `aesthetic` comes from it, and `filter` reads it."""
+    """Dataset of these images' scores, from which the latents' `aesthetic` comes and which `filter` reads."""
     filter: FilterConfig = FilterConfig()
     latents: str = "latents"
-    """Name of the dataset it makes."""
+    """Name of the dataset that the job makes."""
     encode: EncodeConfig
     also: tuple[AlsoConfig, ...] = ()
-    """Further resolutions from the same pass, each a dataset of its own."""
+    """Further resolutions from the same pass; each becomes a separate dataset."""
     buckets: BucketsConfig | None = None
-    """Shapes of about one area, in place of each resolution's square: a dataset <name>-<width>x<height> for each."""
+    """Shapes of about one area in place of each resolution's square; each becomes a dataset <name>-<width>x<height>."""
     mirrored: bool = False
-    """Also makes each dataset of mirrored images, <name>-mirrored, row by row beside it (train.flip reads both)."""
+    """Whether to make <name>-mirrored of each dataset too, row by row from mirrored images (train.flip reads both)."""
     workers: Workers = operational(factory=Workers)
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [self.latents, *(also.latents for also in self.also)]
         if len(set(names)) != len(names):
-            yield Invalid("also", "contains the same dataset twice", "give each resolution a dataset of its own")
+            yield Invalid("also", "contains the same dataset twice", "give each resolution its own dataset")
         if self.scores is None and any(chosen.thresholds for chosen in self.filters):
             yield Invalid("scores", "is missing, but a filter has a threshold", "name the dataset that jobs.score made")
         sides = [self.encode.resolution, *(also.resolution for also in self.also)]
         if self.buckets is not None and any(side % self.buckets.step for side in sides):
             yield Invalid(
-                "buckets.step", "does not divide every resolution", "choose a smaller one, like 8, or other resolutions"
+                "buckets.step",
+                "does not divide every resolution",
+                "choose a smaller step, such as 8, or other resolutions",
             )
 
     @property
@@ -84,9 +86,9 @@ class EncodeJobConfig(JobConfig):
 
 
 def pipeline_steps(config: EncodeJobConfig) -> tuple[PipelineStep, ...]:
-    """One pipeline step a dataset; the first makes what the others then only publish.
+    """Return one pipeline step per dataset; the first makes what the others then only publish.
 
-    The scores, the autoencoder and the tokenizer are parents: other ones make another version.
+    The scores, the autoencoder and the tokenizer are parents: different ones make a different version.
     """
     targets, settings = [], []
     for target, setting in _wanted(config):
@@ -129,7 +131,7 @@ def pipeline_steps(config: EncodeJobConfig) -> tuple[PipelineStep, ...]:
 
 
 def _wanted(config: EncodeJobConfig) -> Iterator[tuple[Target, dict[str, Any]]]:
-    """Each dataset that is made (its fingerprint still to come), and the settings that its fingerprint covers."""
+    """Yield each dataset, its fingerprint left empty, with the settings that the fingerprint will cover."""
     resolutions = [(config.latents, config.encode.resolution, config.filter)]
     resolutions += [(also.latents, also.resolution, also.filter) for also in config.also]
     for name, resolution, chosen in resolutions:
@@ -155,7 +157,7 @@ def _shapes(config: EncodeJobConfig, square: Target) -> Iterator[tuple[Target, d
 
 
 def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
-    """Whether images, scores, autoencoder and tokenizer are there, and how much there is to do."""
+    """Return how much there is to do, and whether images, scores, autoencoder or tokenizer are missing."""
 
     def models_there(_: Lake) -> list[str]:
         encode = config.encode
@@ -167,8 +169,10 @@ def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
 
 
 def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:
-    """Note in the lake which autoencoder the latents are of, where that was not done when they were made; runs compare
-    it with that of their base (training.run.fit)."""
+    """Record the latents' autoencoder in the lake, unless that was done when they were made.
+
+    Runs compare it with the autoencoder of their base (training.run.fit).
+    """
     encode = config.encode
     if files.is_local(encode.vae) and files.exists(encode.vae):
         digest = folder_digest(encode.vae)
@@ -177,13 +181,13 @@ def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:
 
 
 def model_name(uri: str, part: str) -> str:
-    """What a model folder is called in lineage: its own name, or its parent's if it is only `vae` or `tokenizer`."""
+    """Return a model folder's name in lineage, with its parent's name if it is named only `vae` or `tokenizer`."""
     path = PurePosixPath(uri.rstrip("/"))
     return f"{path.parent.name}/{part}" if path.name == part else path.name
 
 
 def plan(config: EncodeJobConfig) -> Plan:
-    """What the job will do."""
+    """Return what the job will do."""
     encode = config.encode
     sides = [encode.resolution, *(also.resolution for also in config.also)]
     shape = "square" if config.buckets is None else "bucket"
@@ -193,11 +197,11 @@ def plan(config: EncodeJobConfig) -> Plan:
         "token ids": f"{encode.max_length} per caption, {encode.tokenizer}",
     }
     if config.scores is not None:
-        told = [
+        thresholds = [
             ", ".join(f"{name} {'>' if name.startswith('aesthetic') else '<'} {value:g}" for name, value in pairs)
             for pairs in (chosen.thresholds.items() for chosen in config.filters)
         ]
-        facts["filter"] = f"{'; '.join(part or 'none' for part in told)} (dataset {config.scores})"
+        facts["filter"] = f"{'; '.join(part or 'none' for part in thresholds)} (dataset {config.scores})"
     return Plan(
         title=f"encode dataset {config.images}",
         steps=tuple(pipeline_step.describe() for pipeline_step in pipeline_steps(config)),

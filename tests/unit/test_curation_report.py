@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import unicodedata
@@ -18,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from altdiffusion.cli import main
 from altdiffusion.curation.config.report import ReportConfig
 from altdiffusion.curation.rejects import explain, rejects_table, withheld
-from altdiffusion.curation.report import cli, draw, measures, safe
+from altdiffusion.curation.report import draw, measures, safe
 from altdiffusion.curation.report.chain import read_chain
 from altdiffusion.curation.report.collect import Facts, collect
 from altdiffusion.curation.report.hosts import count_hosts, host_of
@@ -479,15 +479,23 @@ def test_an_empty_step_and_an_unreadable_image(tmp_path: Path) -> None:
 
 
 def test_the_command(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    cli.register(parser.add_subparsers())
     out = str(tmp_path / "r.html")
-    given_ = ["report", "images", "--lake", made.lake.uri, "--out", out, "--title", "<My run>", "--pictures", "1"]
-    arguments = parser.parse_args(given_)
-    assert arguments.run(arguments) == 0
+    given_ = [
+        "dataset",
+        "report",
+        "images",
+        "--lake",
+        made.lake.uri,
+        "--out",
+        out,
+        "--title",
+        "<My run>",
+        "--pictures",
+        "1",
+    ]
+    assert main(given_) == 0
     assert capsys.readouterr().out == f"{out}\n"
     page = Path(out).read_text()
     assert "<title>Curation of &lt;My run&gt;</title>" in page
-    with pytest.raises(AltDiffusionError, match="sample_rows"):
-        arguments = parser.parse_args([*given_, "--sample-rows", "3"])
-        arguments.run(arguments)
+    assert main([*given_, "--sample-rows", "3"]) == 2
+    assert "sample_rows" in capsys.readouterr().err

@@ -60,6 +60,19 @@ def test_importing_a_module_starts_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_help_imports_nothing_heavy() -> None:
+    """A verb imports what it works with when it runs, so that `--help` and a mistyped option take no seconds."""
+    heavy = ("torch", "transformers", "diffusers", "mlflow", "ray", "pyarrow", "numpy", "PIL")
+    code = (
+        "import sys\n"
+        "from altdiffusion.cli import parser\n"
+        "parser().format_help()\n"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = run(sys.executable, "-c", code, PYTHONPATH="platform")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "jobs/configs").rglob("*.yaml"))
 
 
