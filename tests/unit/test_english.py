@@ -1,0 +1,192 @@
+"""Comments, docstrings, messages and documents are written in standard English (CONTRIBUTING.md has the rules).
+
+List every finding: `python -m tests.unit.test_english`.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_COUNTED = "bytes|rows|images|samples|pairs|times|values|tokens|keys|entries|steps|units|[KMGT]i?B|G?FLOPs?|once|twice"
+_UNIT = (
+    "second|minute|hour|day|row|image|sample|pair|token|step|update|batch|epoch|turn|unit|bucket|shard|group|file|part"
+    "|line|word|caption|language|column|key|thread|worker|core|host|question|operator|verb|position|weight"
+)
+WORDS = {
+    r"mend(?:s|ed|ing)?": "fix, or pass (of failures)",
+    r"anew": "again",
+    r"(?<!there )(?:is|are|was|were) no(?! longer)(?=\s)": "is not a",
+    r"no more(?! than)": "no longer, or nothing else",
+    r"any more": "no longer",
+    r"impossible": "invalid, or cannot",
+    r"somebody": "a user, or people",
+    r"whoever": "a caller, or anyone who",
+    r"guilty": "the cause",
+    r"beside": "next to, besides, or as well as",
+    r"(?:lie|lies)": "is, or are",
+    r"stands?(?!-)": "is, or means",
+    r"(?:tells?|told|says?|said)": "state, report, print, or specify",
+    r"pictures?": "image",
+    r"boundar(?:y|ies)": "pipeline step",
+    r"(?:spools?|spooled)": "spill file (download) or outbox (lineage)",
+    r"twins?": "mirrored latents",
+    r"(?:mailbox|postman)": "message relay",
+    rf"(?:{_COUNTED}) an? (?:{_UNIT})": "per",
+    rf"one (?:{_UNIT}|file|test) an? (?:{_UNIT})": "per",
+}
+_WRONG = re.compile("|".join(rf"(?P<w{index}>\b{word}\b)" for index, word in enumerate(WORDS)), re.IGNORECASE)
+_REPLACEMENTS = list(WORDS.values())
+_GENITIVE = re.compile(r'"""Of ')
+
+ALLOWED = {
+    "CONTRIBUTING.md": r"(?s)## English.*?(?=\n## )",  # the rules name the words
+    "platform/altdiffusion/records.py": r"_field\([^()]*(?:\([^()]*\)[^()]*)*\)",  # stored in every shard
+    "tests/unit/test_english.py": r"(?s).*",
+}
+"""Text by file that is left out: a regular expression."""
+
+_NOT_A_VERB = re.compile(
+    "A|An|The|Its|Our|Their|This|That|These|Those|It|One|Two|Three|All|Both|Each|Every|Everything|No|Nothing|Only|Of|At|By"
+    "|For|From|In|Up|With|As|About|What|Whether|How|Where|Which|When|Who|Whose|Why|Endless|Same|Mean"
+)
+_VERBS_IN_S = re.compile("Access|Compress|Discuss|Express|Focus|Guess|Pass|Press|Process")
+
+
+def tracked(*patterns: str) -> list[str]:
+    """Return the paths of the files under version control, relative to the repository's root."""
+    done = subprocess.run(["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=False)
+    return [name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def left_out(name: str, text: str) -> str:
+    """Return the text of a file with what ALLOWED names blanked, line by line."""
+    allowed = ALLOWED.get(name)
+    return text if allowed is None else re.sub(allowed, lambda found: re.sub(r"\S", " ", found[0]), text)
+
+
+def python_prose(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of every comment and of every string with a blank in it, without code between backticks."""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and " " in token.string.strip()):
+            prose = token.string
+            if re.match(r"[a-z]*f[a-z]*[\"']", prose, re.IGNORECASE):
+                prose = re.sub(r"\{[^{}]*\}", lambda found: "\n" * found[0].count("\n"), prose)
+            for number, line in enumerate(re.sub(r"`[^`\n]+`", "``", prose).splitlines()):
+                yield token.start[0] + number, line
+
+
+def document_prose(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of a document, without code, quotations and addresses."""
+    fenced = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        fenced ^= line.lstrip().startswith("```")
+        yield number, re.sub(r"`[^`]+`|\"[^\"]+\"|\]\([^)]+\)", "", line)
+
+
+def comment_prose(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of the comments of a YAML, TOML or make file."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        yield number, re.sub(r"`[^`]+`", "", line.partition("#")[2])
+
+
+_PROSE = {".py": python_prose, ".md": document_prose}
+
+
+def findings(name: str) -> list[str]:
+    """Return what is wrong in a file: one line each, with the replacement."""
+    text = left_out(name, (ROOT / name).read_text(encoding="utf-8"))
+    if not (_WRONG.search(text) or _GENITIVE.search(text)):
+        return []
+    found = []
+    for number, line in _PROSE.get(Path(name).suffix, comment_prose)(text):
+        for match in _WRONG.finditer(line):
+            assert match.lastgroup is not None
+            found.append(f"{name}:{number}: {match[0]!r}: write {_REPLACEMENTS[int(match.lastgroup[1:])]}")
+        if _GENITIVE.search(line):
+            found.append(f"{name}:{number}: a bare genitive: begin with a verb or a noun")
+    return found
+
+
+def openings(name: str) -> list[str]:
+    """Return the functions of a file whose docstring does not begin with an imperative verb; properties may name."""
+    found = []
+    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+            continue
+        first = re.match(r"\S+", ast.get_docstring(node) or "Return")
+        assert first is not None
+        word = first[0].rstrip(",.:;")
+        plural = word.endswith("s") and not _VERBS_IN_S.fullmatch(word)
+        if plural or _NOT_A_VERB.fullmatch(word) or not re.fullmatch(r"[A-Z][a-z]+", word):
+            found.append(f"{name}:{node.lineno}: {node.name} begins with {word!r}: begin with a verb, such as Return")
+    return found
+
+
+def all_findings() -> list[str]:
+    """Return every finding in the repository."""
+    files = tracked("*.py", "*.md", "*.yaml", "*.toml", "Makefile")
+    words = [line for name in files for line in findings(name)]
+    return words + [line for name in tracked("platform/*.py", "pipelines/*.py", "jobs/*.py") for line in openings(name)]
+
+
+def test_code_and_documents_are_in_standard_english() -> None:
+    if not tracked("*.py"):
+        pytest.skip("not a git checkout")
+    found = all_findings()
+    assert not found, f"{len(found)} findings:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# mend it",
+        "# an answer that is no image",
+        "# the file beside it",
+        "x = 'the file lies there'",
+        'x = f"{x} says so"',
+        '"""Of one row."""',
+        "# 5 rows a second",
+    ],
+)
+def test_a_wrong_word_is_found(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "x.py").write_text(f"a = 1\n{text}\n")
+    (found,) = findings("x.py")
+    assert found.startswith("x.py:2: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# there is no such file, and it is no longer read",
+        "said = beside('picture')",
+        'x = f"{said} rows"',
+        "# amended, besides, a stand-in, standard; `boundary` is a column",
+    ],
+)
+def test_code_and_standard_words_are_not_found(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "x.py").write_text(f"a = 1\n{text}\n")
+    assert findings("x.py") == []
+
+
+def test_a_docstring_that_begins_with_a_noun_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    bodies = {"good": "Return one.", "wrong": "The one.", "reads": "Reads one.", "name": "URI of one."}
+    (tmp_path / "x.py").write_text("".join(f'def {name}():\n    """{text}"""\n' for name, text in bodies.items()))
+    assert [line.split(" ")[1] for line in openings("x.py")] == ["wrong", "reads", "name"]
+
+
+if __name__ == "__main__":
+    print("\n".join(all_findings()))
