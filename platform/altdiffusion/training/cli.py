@@ -87,7 +87,7 @@ def cmd_seen(arguments: argparse.Namespace) -> int:
     for fact in facts:
         whole.update(fact["by_language"])
     if len(facts) > 1:
-        print("in all: " + ", ".join(f"{code} {count:,}" for code, count in sorted(whole.items())))
+        print("total: " + ", ".join(f"{code} {count:,}" for code, count in sorted(whole.items())))
     if arguments.out:
         print(arguments.out)
     return 0
