@@ -176,7 +176,7 @@ def test_two_then_one_then_two_workers_see_the_same_samples(lake: str, tmp_path:
 
 def test_a_batch_must_divide_for_every_number_of_workers_that_may_be_there(lake: str) -> None:
     assert config(lake, global_batch=24, workers={"count": 3, "min_count": 1}).workers.min_count == 1
-    with pytest.raises(AltDiffusionError, match=r"lets the run go on with 3 workers.*a min_count of 4") as error:
+    with pytest.raises(AltDiffusionError, match=r"lets the run continue with 3 workers.*a min_count of 4") as error:
         config(lake, global_batch=64, workers={"count": 4, "min_count": 2})
     assert "key workers.min_count" in str(error.value)
     with pytest.raises(AltDiffusionError, match=r"key workers.min_count: value 3 must be in 1 to count"):

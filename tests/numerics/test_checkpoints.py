@@ -300,7 +300,7 @@ def test_a_disk_that_is_full_ends_nothing(lake: str) -> None:
     lines = done.stdout.splitlines()
     for step, line in zip((6, 9), lines, strict=False):
         assert line.startswith(f"warning: checkpoint of step {step} in ")
-        assert "No space left on device" in line and "the one before is kept, training goes on" in line
+        assert "No space left on device" in line and "the previous one is kept, training continues" in line
     assert lines[2] == "first kept: True"
     alone = run_local(config(lake, run="align"), lake, reporter=Recorder())  # the mount is gone: from the start
     assert lines[3] == f"last: 12 {alone.digest}"

@@ -411,7 +411,9 @@ def test_networks_and_data_that_do_not_belong_together_are_refused(lake: str) ->
     with pytest.raises(AltDiffusionError, match=r"holds latents, not parallel.* name the dataset that jobs.parallel"):
         run_local(config(lake, run="other", datasets=[{"name": "latents"}]), lake, reporter=Recorder())
     run_local(config(lake, steps=3), lake, reporter=Recorder())
-    with pytest.raises(AltDiffusionError, match=r"cannot go on with its weights.* give start.base and start.text_enc"):
+    with pytest.raises(
+        AltDiffusionError, match=r"cannot continue with its weights.* give start.base and start.text_enc"
+    ):
         resolve(training_lake.config(lake, start={"checkpoint": "distil"}), lake)
     training_lake.write_latents(lake, "latents", 40)
     align = training_lake.config(

@@ -241,7 +241,7 @@ def test_disk_counts_checkpoints_for_good_the_averages_and_exports() -> None:
     assert kept_steps(train) == [*range(10_000, 270_000, 10_000), 268_000, 268_500, 269_000, 269_500, 270_000]
     told = "\n".join(lines(train, EstimateConfig(), cost, PUBLISHED))
     assert "31 kept, the last 5 and every 10,000 steps; with the one that is being written 443.3 GB" in told
-    assert f"disk        {32 * (cost.checkpoint + cost.export) / 1e9:,.1f} GB in all" in told
+    assert f"disk        {32 * (cost.checkpoint + cost.export) / 1e9:,.1f} GB in total" in told
 
 
 def test_young_interval() -> None:

@@ -101,9 +101,9 @@ def test_an_unpinned_model_is_refused_with_the_remedy(lake: str, uri: str, key: 
 @pytest.mark.parametrize(
     ("status", "error", "problem", "remedy"),
     [
-        (404, "RepoNotFound", "is not on the hub any more, or asks for a token", "use a mirror"),
-        (410, "", "is not on the hub any more", "use a mirror"),
-        (401, "RepoNotFound", "is not on the hub any more, or asks for a token", "HF_TOKEN"),
+        (404, "RepoNotFound", "is no longer on the hub, or asks for a token", "use a mirror"),
+        (410, "", "is no longer on the hub", "use a mirror"),
+        (401, "RepoNotFound", "is no longer on the hub, or asks for a token", "HF_TOKEN"),
         (403, "GatedRepo", "asks to accept its terms", "HF_TOKEN"),
         (404, "RevisionNotFound", "has no such commit", "40 digits"),
         (500, "", "cannot be fetched .the hub answered 500.", "again later"),

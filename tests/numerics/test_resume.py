@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     run_local(config(lake), lake, reporter=said)
     assert len(said.warnings) == 1
     assert str(newest) in said.warnings[0]
-    assert "is not whole and is not used" in said.warnings[0]
+    assert "is not complete and is not used" in said.warnings[0]
     assert [found.step for found in said.checkpoints] == [9, 12]
     assert checkpoints.verify(str(newest)) == []
     assert file_hashes(folder(lake, 12)) == undisturbed
@@ -219,7 +219,7 @@ def test_no_space_for_a_checkpoint_ends_nothing_but_the_last(lake: str) -> None:
         run_local(config(lake), lake, reporter=said)
     assert "free space" in error.value.remedy
     assert len(said.warnings) == 2  # of steps 6 and 9
-    assert "the one before is kept, training goes on" in said.warnings[0]
+    assert "the previous one is kept, training continues" in said.warnings[0]
     assert file_hashes(folder(lake, 3)) == before
     assert sorted(path.name for path in folder(lake, 3).parent.iterdir()) == ["journal", "run.json", "step-00000003"]
 
@@ -237,7 +237,7 @@ def test_a_step_is_never_overwritten(lake: str) -> None:
     }
     before = {path: path.stat().st_mtime_ns for path in folder(lake, 3).iterdir()}
     assert write(lake, **same).digest == found.digest
-    with pytest.raises(AltDiffusionError, match="is there already, whole and with other content"):
+    with pytest.raises(AltDiffusionError, match="exists already, complete and with other content"):
         write(lake, **{**same, "state": {"step": 3}})
     assert {path: path.stat().st_mtime_ns for path in folder(lake, 3).iterdir()} == before
 
