@@ -101,8 +101,8 @@ class Reader(HTMLParser):
 
 def test_every_step_adds_up_and_so_does_the_whole(made: Made) -> None:
     chain = read_chain(made.lake, made.distinct)
-    told = [(step.name, step.rows_in, step.rows_out, dict(step.reasons)) for step in chain.steps]
-    assert told == [
+    steps = [(step.name, step.rows_in, step.rows_out, dict(step.reasons)) for step in chain.steps]
+    assert steps == [
         ("select", 447, 400, {"language": 40, "blocklist": 4, "punsafe": 3}),
         ("deduplicate", 400, 380, {"duplicate_url": 20}),
         ("download", 380, 300, {"timeout": 45, "http_404": 35}),
@@ -110,7 +110,7 @@ def test_every_step_adds_up_and_so_does_the_whole(made: Made) -> None:
         ("distinct", 340, 330, {"near_duplicate": 6, "duplicate_image": 4}),
     ]
     assert (chain.read, chain.kept, chain.dropped, chain.adds_up, chain.complete) == (447, 330, 117, True, True)
-    assert [step.name for step in chain.standing] == ["select", "deduplicate", "retry", "distinct"]
+    assert [step.name for step in chain.final_steps] == ["select", "deduplicate", "retry", "distinct"]
     assert "447 read = 330 kept + 117 rejected" in Reader(report_html(made.lake, made.distinct)).text
 
 
@@ -172,7 +172,7 @@ def test_languages_from_label_to_image(made: Made, facts: Facts) -> None:
     assert dict(facts.foreign) == Counter(("hu", "en", "cs")[k % 3] for k in SELECT["language"])
 
 
-def test_the_same_versions_give_the_same_bytes_wherever_they_lie(made: Made, page: str, tmp_path: Path) -> None:
+def test_the_same_versions_give_the_same_bytes_wherever_they_are(made: Made, page: str, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(made.lake.uri, copy)
     lake = Lake(str(copy))
@@ -284,7 +284,7 @@ def test_our_own_nsfw_score_hides_images_too(tmp_path: Path) -> None:
         collect(made.lake, made.retried, ReportConfig(), "x", scores)
 
 
-def test_duplicates_stand_beside_what_they_duplicate(made: Made, facts: Facts, page: str) -> None:
+def test_duplicates_are_next_to_what_they_duplicate(made: Made, facts: Facts, page: str) -> None:
     part = next(part for part in facts.rejected if part.step.name == "distinct")
     captions = dict(zip(*made.retried.read(["sample_id", "caption"]).to_pydict().values(), strict=True))
     survivors = {captions[k]: captions[k + 100] for k in [7, 8, 10, 11, 12, 20, 21, 22, 23]}  # 9 is unsafe
@@ -336,7 +336,7 @@ def test_thousands_of_images_do_not_make_a_larger_page(made: Made) -> None:
     assert "<img" not in none
 
 
-def test_a_sample_is_spread_repeatable_and_told(tmp_path: Path) -> None:
+def test_a_sample_is_spread_repeatable_and_marked(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     shards = [links(range(start, start + 500)) for start in range(0, 20_000, 500)]
     gone = {"timeout": range(50_000, 53_000)}

@@ -73,7 +73,7 @@ class Chain:
         return self.steps[0].name == "select"
 
     @property
-    def standing(self) -> tuple[Step, ...]:
+    def final_steps(self) -> tuple[Step, ...]:
         """The steps whose rejects are final: not those which a retry took up again."""
         return tuple(step for step in self.steps if (after := self._after(step)) is None or after.name != "retry")
 

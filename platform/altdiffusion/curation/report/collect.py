@@ -129,7 +129,7 @@ def collect(lake: Lake, images: Version, config: ReportConfig, name: str, scores
     downloaded = chain.last("retry", "download")
     gallery = choose_images(images, config, scores)
     panels, stated = _panels(chain, images, gallery, config, scores)
-    dropped = tuple(_examples(lake, chain, step, config) for step in chain.standing if step.dropped)
+    dropped = tuple(_examples(lake, chain, step, config) for step in chain.final_steps if step.dropped)
     return Facts(
         name=name,
         config=config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,11 @@ import altdiffusion
 from altdiffusion.curation import rejects
 from altdiffusion.curation.report.chain import Step
 from altdiffusion.curation.report.collect import UNLABELLED, Facts, Panel, language_name
-from altdiffusion.curation.report.draw import histogram
+from altdiffusion.curation.report.draw import Histogram, histogram
+from altdiffusion.curation.report.measures import Distribution
 from altdiffusion.html.page import count, percent, render
 from altdiffusion.languages import BY_CODE
+from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Version
 
 _MAX_REASONS = 30  # per step; the others are summed in one line
@@ -95,10 +98,9 @@ def _render(facts: Facts, images: int) -> str:
         languages=sum(1 for rows in facts.images.manifest.rows_by_language.values() if rows),
         sources=sum(ref.kind == "source" for ref in chain.steps[0].version.manifest.parent_refs),
         bytes=sum(shard.bytes for shard in facts.images.shards),
-        largest=max(chain.standing, key=lambda step: step.dropped),
+        largest=max(chain.final_steps, key=lambda step: step.dropped),
         stages=_stages(facts),
         steps=[(step, _reasons(step)) for step in chain.steps],
-        step_texts=_STEPS,
         lines=_lines(facts),
         large=_most(facts) >= 1_000_000,  # a phone then shows fewer numbers per line
         exact=_exact(facts),
@@ -107,17 +109,7 @@ def _render(facts: Facts, images: int) -> str:
         galleries=galleries,
         pairs=images > 0 and any(part.pairs for part in facts.rejected),
         versions=[_version(*one) for one in (made if facts.scores is None else [*made, ("score", facts.scores)])],
-        altdiffusion=altdiffusion.__version__,
-        max_foreign=_MAX_FOREIGN,
-        max_reasons=_MAX_REASONS,
-        unlabelled=UNLABELLED,
-        guessed=rejects.LANGUAGE,
-        explain=rejects.explain,
-        withheld=rejects.withheld,
-        language_name=language_name,
-        native=_native,
-        direction=_direction,
-        rounded=_rounded,
+        **_FIXED,
     )
 
 
@@ -173,15 +165,18 @@ def _lines(facts: Facts) -> list[LanguageLine]:
     return [*lines, LanguageLine(name="All", cells=cells(labelled, selected, distinct, kept, labels.agreement))]
 
 
-def _panel(panel: Panel) -> tuple[Any, ...]:
-    """Return a panel, its charts (title, distribution, drawing), and the titles of what has no values."""
+def _panel(panel: Panel) -> tuple[Panel, list[tuple[str, Distribution, Histogram]], list[str]]:
+    """Return a panel, its charts (title, distribution, drawing), and the titles of measures without a value."""
     named = [(_MEASURES.get(found.name, found.name), found) for found in panel.distributions]
     charts = [(title, found, histogram(found)) for title, found in named if found.counts]
     return panel, charts, [title for title, found in named if not found.counts]
 
 
-def _version(name: str, version: Version) -> tuple[Any, ...]:
-    """Return a version: step, version, parents besides datasets, how many more there are, lines of its config."""
+def _version(name: str, version: Version) -> tuple[str, Version, Sequence[Ref], int, list[str]]:
+    """Return a version with its step, the first parents that are not datasets, how many more there are, and its config.
+
+    The config is lines of JSON.
+    """
     others = [ref for ref in version.manifest.parent_refs if ref.kind != "dataset"]
     text = json.dumps(version.manifest.config, ensure_ascii=False, indent=1, sort_keys=True)
     lines = text[:_MAX_CONFIG].split("\n") + (["…"] if len(text) > _MAX_CONFIG else [])
@@ -201,3 +196,20 @@ def _direction(code: str) -> str:
 def _rounded(detail: str) -> str:
     """Return a number without the digits that float32 makes up."""
     return f"{float(detail):.4g}" if _LONG.fullmatch(detail) else detail
+
+
+_FIXED: dict[str, Any] = {
+    "altdiffusion": altdiffusion.__version__,
+    "step_texts": _STEPS,
+    "max_reasons": _MAX_REASONS,
+    "max_foreign": _MAX_FOREIGN,
+    "unlabelled": UNLABELLED,
+    "guessed": rejects.LANGUAGE,
+    "explain": rejects.explain,
+    "withheld": rejects.withheld,
+    "language_name": language_name,
+    "native": _native,
+    "direction": _direction,
+    "rounded": _rounded,
+}
+"""What the template uses in every report: texts, limits, and the functions that put codes and reasons into words."""
