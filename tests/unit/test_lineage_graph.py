@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.html.page import BIDI
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage import image_search, lineage_page, tree
 from altdiffusion.refs import Ref
@@ -186,13 +188,17 @@ def test_the_tree_is_exact_and_draws_shared_branches_once(small: SmallLake, grap
 def test_the_page_is_self_contained_and_holds_every_node(small: SmallLake, graph: graphs.Graph) -> None:
     text = lineage_page.render(graph, str(small.quality))
     assert text == lineage_page.render(graphs.scan(small.uri), str(small.quality))
-    assert "http://" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "") and "https://" not in text
+    assert "http://" not in text and "https://" not in text and not re.search(r"url\((?!#tip)|@import|src=", text)
+    assert "Content-Security-Policy\" content=\"default-src 'none'; " in text
     drawn = {**graph.up(str(small.quality)).nodes, **graph.down(str(small.quality)).nodes}
-    assert text.count("<rect class=") == len(drawn)
+    assert text.count('<rect class="box') == text.count("<tr class=") == len(drawn)
     for node in drawn.values():
         assert node.ref in text
-    hostile = graphs.Node(ref="dataset:x", kind="source", name="<script>alert(1)</script>", digest="")
-    assert "<script" not in lineage_page.render(graphs.Graph("x", [hostile], {}), hostile.ref)
+    name = '<script>alert(1)</script>" onload="x\u202egnp.exe' + "word " * 2000
+    hostile = graphs.Node(ref=f"dataset:{name}", kind="source", name=name, digest="")
+    text = lineage_page.render(graphs.Graph("x", [hostile], {}), hostile.ref)
+    assert "<script" not in text and 'onload="' not in text and not set(text) & BIDI
+    assert "word " * 100 not in text
 
 
 def test_boxes_of_a_column_never_overlap() -> None:

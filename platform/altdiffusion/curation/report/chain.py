@@ -1,7 +1,7 @@
-"""The way of the rows: the versions from the select pipeline step to the images, and what each step dropped.
+"""The chain of versions from the select pipeline step to the images, and what each step dropped.
 
-Every number here is exact and read from manifests only. A later version of the same dataset may account for the same
-rows once more: a retry takes up the rejects of the version before it, a removal of duplicates carries them over. Its
+Every number here is exact and is read from manifests only. A later version of the same dataset may account for the same
+rows again: a retry takes up the rejects of the version before it, and a removal of duplicates carries them over. Its
 account then replaces the one before, so that links read = images kept + all rejects still holds.
 """
 
@@ -27,15 +27,15 @@ class Step:
     before: Version | None
     """The version whose rows went in, if the lake has it."""
     rows_in: int
-    """Rows the step decided on; of a retry, the rejects it took up."""
+    """Rows that the step decided on; for a retry, the rejects that it took up."""
     reasons: Mapping[str, int]
-    """What the step itself rejected, most first."""
+    """Rows that the step itself rejected, by reason, most first."""
     same_account: bool = False
     """Whether its manifest accounts for the same rows as that of the version before."""
 
     @property
     def rows_out(self) -> int:
-        """Rows the step let through; of a retry, those it brought back."""
+        """Rows that the step let through; for a retry, those that it brought back."""
         return self.rows_in - self.dropped
 
     @property
@@ -73,18 +73,18 @@ class Chain:
         return self.steps[0].name == "select"
 
     @property
-    def standing(self) -> tuple[Step, ...]:
-        """The steps whose rejects stand: not those which a retry took up again."""
+    def final_steps(self) -> tuple[Step, ...]:
+        """The steps whose rejects are final: not those which a retry took up again."""
         return tuple(step for step in self.steps if (after := self._after(step)) is None or after.name != "retry")
 
     def account(self, step: Step) -> Version:
-        """The last version that accounts for the step's rejects: earlier ones may hold links that were erased since."""
+        """Return the last version that accounts for the step's rejects: earlier ones may hold links erased since."""
         while (after := self._after(step)) is not None and after.same_account:
             step = after
         return step.version
 
     def last(self, *names: str) -> Step | None:
-        """The last step of one of these names."""
+        """Return the last step of one of these names."""
         return next((step for step in reversed(self.steps) if step.name in names), None)
 
     def _after(self, step: Step) -> Step | None:
@@ -97,7 +97,7 @@ class Chain:
 
 
 def read_chain(lake: Lake, images: Version) -> Chain:
-    """Follows the parents from a version of images up to the sources, as far as the lake still has them."""
+    """Follow the parents from a version of images up to the sources, as far as the lake still has them."""
     versions = [images]
     while (parent := _parent(lake, versions[-1])) is not None:
         versions.append(parent)
@@ -107,7 +107,7 @@ def read_chain(lake: Lake, images: Version) -> Chain:
 
 
 def _parent(lake: Lake, version: Version) -> Version | None:
-    """The version whose rows went in; other parents (drops, scores) only say what to do with them."""
+    """Return the version whose rows went in; other parents (drops, scores) only state what to do with them."""
     for ref in version.manifest.parent_refs:
         if ref.kind == "dataset" and ref.digest in lake.dataset(ref.name).digests():
             parent = lake.version(ref)
@@ -144,7 +144,7 @@ def _ordered(reasons: Mapping[str, int]) -> dict[str, int]:
 
 
 def _name(before: Version | None, version: Version) -> str:
-    """The pipeline step's verb; manifests do not carry it, kinds and parents tell."""
+    """Return the pipeline step's verb, from kinds and parents: manifests do not carry it."""
     kind = version.manifest.kind
     if before is None:
         from_source = any(ref.kind == "source" for ref in version.manifest.parent_refs)
@@ -159,7 +159,7 @@ def _name(before: Version | None, version: Version) -> str:
 
 
 def _removal(reasons: Mapping[str, int]) -> str:
-    """What a step is that only takes rows out of a dataset, by its reasons."""
+    """Return the name of a step that only takes rows out of a dataset, from its reasons."""
     if reasons and set(reasons) <= {DUPLICATE_IMAGE, NEAR_DUPLICATE}:
         return "distinct"
     return "takedown" if reasons and set(reasons) <= {TAKEDOWN} else "change"
