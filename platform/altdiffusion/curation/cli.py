@@ -16,7 +16,7 @@ def register(dataset_actions: Any, lineage_actions: Any) -> None:
     one = dataset_actions.add_parser("remove", help="takedown: the next version, without the listed rows")
     one.add_argument("name", metavar="NAME[@DIGEST]", help="a dataset; without digest, its newest version")
     one.add_argument("--hashes", metavar="FILE", required=True, help=_LIST)
-    one.add_argument("--blocklist-out", metavar="FILE", help="write the lines that keep the rows from coming back")
+    one.add_argument("--blocklist-out", metavar="FILE", help="write the lines that keep the rows from returning")
     one.set_defaults(run=cmd_remove)
     other = lineage_actions.add_parser("impact", help="what holds the listed rows, and what was made from them")
     lists = other.add_mutually_exclusive_group(required=True)
@@ -66,7 +66,7 @@ def cmd_remove(arguments: argparse.Namespace) -> int:
     for label, step in steps:
         print(f"  {label}\n    {step}")
     lines = takedown.blocklist_lines(wanted, holdings)
-    print("to keep the rows from coming back, append to the blocklist of every source and to download.image_blocklist,")
+    print("to keep the rows from returning, append to the blocklist of every source and to download.image_blocklist,")
     print("and pin the SHA-256 of the files as they are then:")
     for line in lines[:_SHOWN_LINES]:
         print(f"  {line}")
