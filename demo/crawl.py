@@ -70,7 +70,7 @@ _CLD3 = {"he": "iw"}
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the crawl with what is true about it.
+    """One row of the crawl with the truth about it.
 
     `expected`: "accept", "language?" (nothing but the language decision is open), or the reason it must be rejected
     under, at `boundary` "select" or "download". A copy's `group` is the URL that it shares: one row of it stays.
@@ -125,7 +125,7 @@ TRUTH = pa.schema(
 
 
 def build_crawl(cache: Path | None = None, concepts: int = 128) -> Path:
-    """Writes the crawl, unless it is there already, and returns its folder.
+    """Write the crawl, unless it is there already, and return its folder.
 
     The folder appears by one rename: a half-written crawl is never taken for whole.
     """
@@ -146,18 +146,18 @@ def build_crawl(cache: Path | None = None, concepts: int = 128) -> Path:
 
 
 def crawl_rows(concepts: Sequence[Concept]) -> list[Row]:
-    """All rows, in no particular order."""
+    """Return all rows, in no particular order."""
     return [*_plain(concepts), *_copies(concepts), *_off_target(concepts), *_select_faults(concepts),
             *_download_faults(concepts)]  # fmt: skip
 
 
 def truth(cache: Path | None = None) -> pa.Table:
-    """The truth table (schema `TRUTH`), one row for each row of the crawl."""
+    """Return the truth table (schema `TRUTH`), one row per row of the crawl."""
     return pq.read_table((cache or default_cache()) / "crawl" / "truth.parquet", schema=TRUTH)
 
 
 def _format(concepts: int) -> str:
-    """What the crawl in a folder was made by: another code or number of concepts makes another crawl."""
+    """Return what a folder's crawl was made by: other code or another number of concepts makes another crawl."""
     code = hashlib.sha256()
     for name in ("captions.py", "concepts.py", "crawl.py", "npm.py", "site.py"):
         code.update((Path(__file__).parent / name).read_bytes())
@@ -165,7 +165,7 @@ def _format(concepts: int) -> str:
 
 
 def _draw(*parts: object) -> int:
-    """A keyed draw of 64 bits: the same on every machine, whatever the order of the calls."""
+    """Return a keyed draw of 64 bits: the same on every machine, whatever the order of the calls."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
@@ -178,7 +178,7 @@ def _between(low: float, high: float, *parts: object) -> float:
 
 
 def _row(concept: Concept, language: str, variant: str, style: str, **given: Any) -> Row:
-    """A good row of an image, its fillers drawn; `given` overrides any field."""
+    """Return a good row of an image, its fillers drawn; `given` overrides any field."""
     source = given.pop("source", None) or _source(concept.key, language, variant)
     url = given.pop("url", None) or site.image_url(style, concept.key, language, variant)
     width, height = given.pop("size", None) or site.image_size(style, concept.key)
@@ -211,7 +211,7 @@ def _label(key: str, language: str, variant: str) -> str:
 
 
 def _plain(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Three texts of each pair that is not held out, over both styles; English in both styles."""
+    """Yield three texts of each pair that is not held out, over both styles; English in both styles."""
     for concept, language in itertools.product(concepts, CODES):
         first = _draw(concept.key, language, "style") % 2
         for number, variant in enumerate(captions(concept, language)):
@@ -221,14 +221,14 @@ def _plain(concepts: Sequence[Concept]) -> Iterator[Row]:
 
 
 def _off_target(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Languages nobody asked for; whether they are told apart is for the language filter, and counted."""
+    """Yield rows in languages that are not wanted; only the language filter can reject them, which is counted."""
     for concept, language in itertools.product(concepts, OFF_TARGET):
         style = STYLES[_draw(concept.key, language, "style") % 2]
         yield _row(concept, language, "words", style, kind="off_target", expected="language?")
 
 
 def _copies(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Copies of plain rows of the certain languages: the same row again, here or in the base source; another text."""
+    """Yield copies of plain rows of the certain languages: the same row, here or in the base source; another text."""
     for concept, language in itertools.product(concepts, CERTAIN):
         texts = captions(concept, language)
         choice = _draw(concept.key, language, "copy") % 4
@@ -252,7 +252,7 @@ def _copies(concepts: Sequence[Concept]) -> Iterator[Row]:
 def _pairs(
     concepts: Sequence[Concept], kind: str, languages: Sequence[str], each: int
 ) -> Iterator[tuple[Concept, str]]:
-    """`each` pairs of every language that are not held out, keyed by the kind of fault."""
+    """Yield `each` pairs of every language that are not held out, keyed by the kind of fault."""
     for language in languages:
         ranked = sorted(concepts, key=lambda concept: _draw(kind, concept.key, language))
         usable = (concept for concept in ranked if captions(concept, language))
@@ -260,7 +260,7 @@ def _pairs(
 
 
 def _select_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Rows that must not reach the network. Each breaks one rule only."""
+    """Yield rows that must not reach the network. Each breaks one rule only."""
 
     def planted(
         kind: str, reason: str, values: dict[str, Any], sources: Sequence[str] = (), **url: str
@@ -297,13 +297,13 @@ def _select_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
 
 
 def _download_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Links that only the network can show to be bad, and redirects that are good."""
+    """Yield links that only the network can show to be bad, and redirects that are good."""
     costly = {
         "slow": 1,
         "endless": 1,
         "declared": 1,
         "bomb": 2,
-    }  # pairs a language, of the certain languages only
+    }  # pairs per language, of the certain languages only
     for fault, reason in site.FAULTS.items():
         languages = CERTAIN if fault in costly else CODES
         for concept, language in _pairs(concepts, fault, languages, costly.get(fault, 1)):
@@ -352,7 +352,7 @@ def _write(rows: Sequence[Row], folder: Path) -> None:
 
 
 def _table(part: Sequence[Row], source: str, number: int) -> pa.Table:
-    """The part as LAION would have published it."""
+    """Return the part as LAION would have published it."""
     size = {
         BASE: pa.int32(),
         JOINED: (pa.int32(), pa.float64())[number],
@@ -400,7 +400,7 @@ def _facts(part: Sequence[Row], source: str, name: str) -> pa.Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo.crawl", description="Build the demo's crawl.")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="the demo's cache folder")
     options = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ GRACE_S = 20.0
 
 @contextlib.contextmanager
 def ray_folder() -> Iterator[str]:
-    """A folder to be given to Ray as RAY_TMPDIR: under /tmp, as a socket's path has at most 107 bytes.
+    """Yield a folder for Ray's RAY_TMPDIR: under /tmp, as a socket's path has at most 107 bytes.
 
     A node that was killed leaves its agents behind for some seconds; they are ended before the folder is removed.
 
@@ -39,7 +39,7 @@ def ray_folder() -> Iterator[str]:
 
 
 def users(folder: str) -> list[psutil.Process]:
-    """Processes other than this one that have the folder on their command line, or a file in it open."""
+    """Return the other processes that have the folder on their command line, or a file in it open."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):

@@ -1,5 +1,5 @@
 """Bad input: one clear message that names the thing and the remedy, status 2, and nothing that a later run would take
-for whole."""
+for complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONE_SOURCE = "laion2B-multi"
 
 
 def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """Status 2, one line that names every part, a remedy and no traceback."""
+    """Check for status 2, one line that names every part, a remedy, and no traceback."""
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-3000:]
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "Remedy: " in errors[0], done.stderr[-3000:]
@@ -38,7 +38,7 @@ def closed_port() -> int:
 
 @pytest.fixture()
 def part(line: Workspace, tmp_path: Path) -> Path:
-    """A copy of one source's only part."""
+    """Return a copy of one source's only part."""
     folder = tmp_path / "crawl"
     shutil.copytree(line.path / f".demo/cache/crawl/{ONE_SOURCE}", folder)
     return next(folder.glob("*.parquet"))
@@ -145,7 +145,7 @@ def test_a_wrong_model_is_refused(line: Workspace, tmp_path: Path) -> None:
 
 @pytest.fixture()
 def copied(line: Workspace, tmp_path: Path) -> Path:
-    """A copy of the finished lake, to be damaged."""
+    """Return a copy of the finished lake, to be damaged."""
     lake = tmp_path / "lake"
     shutil.copytree(line.lake, lake, ignore=shutil.ignore_patterns("mlflow*", "mlartifacts", "tracking", "runs"))
     return lake
@@ -218,5 +218,5 @@ def test_ray_unreachable(line: Workspace, tmp_path: Path, images: str) -> None:
         ("train.caption_drop=2", ("caption_drop", "2")),
     ],
 )
-def test_an_impossible_config(line: Workspace, change: str, parts: tuple[str, ...]) -> None:
+def test_an_invalid_config(line: Workspace, change: str, parts: tuple[str, ...]) -> None:
     refused(line.job("train", "alignment", change, "--dry-run"), "alignment.yaml", *parts)

@@ -44,7 +44,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Version]
 
 
 def drop_ledger(lake: str) -> None:
-    """Forgets what was done, so that the next run of the same dataset does all of it."""
+    """Forget what was done, so that the next run of the same dataset does all of it."""
     import shutil
 
     for name in ("ledger", "shards", "versions", "images"):
@@ -91,7 +91,7 @@ def test_an_error_of_ours_arrives_as_it_was_raised(ray_here: None, tmp_path: Pat
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     with pytest.raises(AltDiffusionError) as caught:
         run_units(Failing(mode), units, ledger, backend="ray", pool=POOL, progress=generation_lake.quiet())
-    assert str(caught.value) == f"thing of {mode}: is bad. Remedy: mend it"
+    assert str(caught.value) == f"thing of {mode}: is bad. Remedy: fix it"
     assert caught.value.__cause__ is None
 
 
@@ -126,12 +126,12 @@ def divided(number: int, by: int) -> int:
 
 
 def refuse(key: str) -> None:
-    raise AltDiffusionError(f"key {key}", "is wrong", "mend it")
+    raise AltDiffusionError(f"key {key}", "is wrong", "fix it")
 
 
 def test_a_call_gives_its_result_or_its_own_error(ray_here: None) -> None:
     assert cluster.call(divided, 17, 5, num_cpus=0.5) == 3
-    with pytest.raises(AltDiffusionError, match=r"key x: is wrong. Remedy: mend it") as caught:
+    with pytest.raises(AltDiffusionError, match=r"key x: is wrong. Remedy: fix it") as caught:
         cluster.call(refuse, "x")
     assert type(caught.value) is AltDiffusionError
 
@@ -163,10 +163,10 @@ def test_a_killed_driver_loses_nothing(undisturbed: tuple[str, Version]) -> None
 
 
 @pytest.mark.parametrize("listening", [False, True])
-def test_an_unreachable_address_is_told_in_time(listening: bool) -> None:
+def test_an_unreachable_address_is_reported_in_time(listening: bool) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        if listening:  # something answers the telephone, but it is no Ray
+        if listening:  # a server that is not Ray's
             server.listen()
         address = f"127.0.0.1:{server.getsockname()[1]}"
         started = time.monotonic()

@@ -39,7 +39,7 @@ def fill(site: Site, count: int, scheme: str = "http") -> list[str]:
 
 @pytest.mark.parametrize("wrong", ["connect", "blocked_address", "dns", "timeout", "reset", "robots_unreachable"])
 def test_the_same_command_gives_every_image_once_the_setting_is_right(tmp_path: Path, site: Site, wrong: str) -> None:
-    """Three units of a hundred rows each: all of them fail for what is no fault of the links."""
+    """Three units of a hundred rows each: all of them fail for reasons that are not the links'."""
     rows = 300 if wrong in ("connect", "blocked_address", "dns") else 30
     links = fill(site, rows)
     right = config(site, rows_per_unit=rows // 3, deadline_s=30.0, retries=0)
@@ -68,14 +68,14 @@ def test_the_same_command_gives_every_image_once_the_setting_is_right(tmp_path: 
 
 @contextlib.contextmanager
 def mute(*, closes: bool) -> Iterator[int]:
-    """The port of a server that says nothing, or closes at once."""
+    """Yield the port of a server that does not answer, or closes at once."""
     with serving() as other:
         for number in range(200):
             other.answers[f"/{number}"] = b"" if closes else lambda connection: connection.recv(1) and None
         yield other.port
 
 
-def test_a_certificate_authority_that_is_missing_is_found_out(tmp_path: Path) -> None:
+def test_a_missing_certificate_authority_is_detected(tmp_path: Path) -> None:
     context, pem = certificate(tmp_path, HOST)
     with serving(context, keep=True) as site:
         publish_links(str(tmp_path), fill(site, 40, "https"))
@@ -106,7 +106,7 @@ def test_an_outage_in_the_middle_keeps_what_was_done(tmp_path: Path) -> None:
         publish_links(lake, urls)
 
         def last(connection: socket.socket) -> None:
-            site.answers.update({f"/{number}": b"" for number in range(30)})  # closes without a word from now on
+            site.answers.update({f"/{number}": b"" for number in range(30)})  # closes without an answer from now on
             connection.sendall(reply(image(9)))
 
         site.answers["/9"] = last
@@ -118,7 +118,7 @@ def test_an_outage_in_the_middle_keeps_what_was_done(tmp_path: Path) -> None:
         assert len(site.requests) - asked == 20  # the first unit was recorded
 
 
-def test_an_outage_that_ends_before_it_is_found_out_costs_nothing(tmp_path: Path) -> None:
+def test_an_outage_that_ends_before_it_is_detected_costs_nothing(tmp_path: Path) -> None:
     """The rows of one unit meet a server that is down; the control, asked behind them, finds it up again."""
     with serving() as site:
         urls = fill(site, 20)

@@ -74,7 +74,7 @@ class Server:
             self.process = None
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """A REST call, as a browser makes it."""
+        """Make a REST call, as a browser does."""
         request = urllib.request.Request(
             f"{self.uri}/api/2.0/mlflow/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )

@@ -44,7 +44,7 @@ def embedded_ray() -> Iterator[None]:
 
 
 def kill_a_worker(lake: str, killed: list[int], how: signal.Signals) -> None:
-    """A signal to one rank as soon as the run has its first checkpoint."""
+    """Send a signal to one rank as soon as the run has its first checkpoint."""
     while not checkpoints.steps(lake, "align"):
         time.sleep(0.05)
     for process in psutil.Process().children(recursive=True):
@@ -95,21 +95,21 @@ def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: Non
 
 def last_words(relay: Any) -> None:
     reporter = RelayReporter(relay)
-    reporter.warning("rank 1 stands still")
+    reporter.warning("rank 1 is stalled")
     reporter.flush()
     os._exit(75)
 
 
-def test_what_a_worker_says_as_it_ends_itself_arrives(embedded_ray: None) -> None:
+def test_the_last_message_of_a_worker_that_ends_itself_arrives(embedded_ray: None) -> None:
     import ray
 
     relay = ray.remote(num_cpus=0)(MessageRelay).remote()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(ray.remote(max_retries=0)(last_words).remote(relay))
-    said = Recorder()
-    with RelayReader(lambda: ray.get(relay.take.remote()), said):
+    recorder = Recorder()
+    with RelayReader(lambda: ray.get(relay.take.remote()), recorder):
         pass
-    assert said.warnings == ["rank 1 stands still"]
+    assert recorder.warnings == ["rank 1 is stalled"]
 
 
 DRIVER = """
@@ -129,7 +129,7 @@ except Resumable as stopped:
 
 
 @pytest.mark.timeout(240)
-def test_a_job_that_is_told_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: Path) -> None:
+def test_a_job_that_is_asked_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: Path) -> None:
     """As `ray job stop` does it: SIGTERM to the driver. No checkpoint is due for long; nothing is done again."""
     lake = make_lake(tmp_path)
     changes = {
@@ -147,8 +147,8 @@ def test_a_job_that_is_told_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: P
         assert driver.stdout is not None
         seen = next((line for line in driver.stdout if "/2000 steps" in line), "")
         driver.send_signal(signal.SIGTERM)
-        said, errors = driver.communicate(timeout=120)
-    assert seen and driver.returncode == 1, said + errors
+        output, errors = driver.communicate(timeout=120)
+    assert seen and driver.returncode == 1, output + errors
     (step,) = checkpoints.steps(lake, "align")
     assert 10 <= step < 2000
     assert f"stopped: run align: was asked to stop; the checkpoint of step {step} is there" in errors

@@ -60,7 +60,7 @@ def lake(made: str, tmp_path: Path) -> str:
 
 
 def two_heads(lake: str, **changes: Any) -> Any:
-    """A run with a teacher that has a projection, and a student that was XLM-R."""
+    """Return a run with a teacher that has a projection, and a student that was XLM-R."""
     start = {"base": f"{lake}/models/base", "text_encoder": f"{lake}/models/xlmr"}
     return config(
         lake, **{"start": start, "distillation": {"teacher": f"{lake}/models/tower", "queries": 4}, **changes}
@@ -79,7 +79,7 @@ def open_both(settings: Any, lake: str, step: int = 0) -> tuple[DistillationTask
 
 
 def by_hand(lake: str, task: DistillationTask, samples: Samples, term: str, weight: float) -> float:
-    """The loss, sample by sample, layer by layer, head by head, in float64."""
+    """Return the loss, sample by sample, layer by layer, head by head, in float64."""
     base = models.load_bundle(f"{lake}/models/base")
     reader, english, unet = task.student.reader().double(), base.text_encoder.double(), base.unet.double()
     blocks = [block for block in unet.modules() if hasattr(block, "attn2")]
@@ -146,11 +146,11 @@ def test_without_the_token_term_padding_is_not_computed_and_nothing_changes(lake
 @pytest.mark.parametrize("output", [None, "pooled", "projected"])
 @torch.no_grad()
 def test_the_feature_of_a_tower_is_its_eos_vector_pooled_or_projected(lake: str, output: str | None) -> None:
-    """Pooled, as released, unless the config says otherwise; and another run by each."""
+    """It is pooled, as released, unless the config states otherwise; each makes another run."""
     from transformers import CLIPTextModelWithProjection
 
-    told = {} if output is None else {"teacher_output": output}
-    settings = two_heads(lake, distillation={"teacher": f"{lake}/models/tower", "queries": 4, **told})
+    given = {} if output is None else {"teacher_output": output}
+    settings = two_heads(lake, distillation={"teacher": f"{lake}/models/tower", "queries": 4, **given})
     task, samples = open_both(settings, lake)
     ids = samples["teacher_ids"].long()
     tower = CLIPTextModelWithProjection.from_pretrained(f"{lake}/models/tower").eval()
@@ -213,9 +213,9 @@ def test_only_the_student_learns(lake: str) -> None:
 
 
 def test_a_pair_learns_and_a_checkpoint_holds_the_student_alone(lake: str) -> None:
-    said = Recorder()
-    found = run_local(config(lake, steps=60, checkpoint_every=60, log_every=10), lake, reporter=said)
-    assert said.reports[-1].loss < 0.5 * said.reports[0].loss
+    recorder = Recorder()
+    found = run_local(config(lake, steps=60, checkpoint_every=60, log_every=10), lake, reporter=recorder)
+    assert recorder.reports[-1].loss < 0.5 * recorder.reports[0].loss
     names = {path.name for path in Path(found.folder).iterdir()}
     assert {"text_encoder.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"} <= names
     assert "unet.safetensors" not in names
@@ -397,7 +397,7 @@ def test_alignment_starts_from_a_run_of_distillation(lake: str) -> None:
         ({"stage": "alignment"}, r"key distillation: .* is for the stage of that name"),
     ],
 )
-def test_impossible_values_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(AltDiffusionError, match=message):
         config("/lake", **changes)
 
@@ -482,7 +482,7 @@ def test_the_estimate_counts_what_is_there() -> None:
     assert more.activations == pytest.approx(2 * one.activations, rel=0.02)
 
 
-def test_what_a_student_has_seen_can_be_told(lake: str) -> None:
+def test_what_a_student_has_seen_is_counted(lake: str) -> None:
     run_local(config(lake, steps=30, checkpoint_every=30), lake, reporter=Recorder())
     (part,) = seen(lake, "distil")
     assert (part.samples, part.distinct) == (240, 180)  # 60 words in three languages, and a third of an epoch more

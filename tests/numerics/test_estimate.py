@@ -87,7 +87,8 @@ def test_published_counts(tmp_path: Path) -> None:
 def test_activations_are_those_of_the_network_as_the_loop_prepares_it(
     tmp_path: Path, which: models.Trains, precision: Precision
 ) -> None:
-    """Counted without data, beside what a real pass of the prepared network keeps: bf16, lean frozen convolutions."""
+    """Counted without data, against what a real pass of the prepared network keeps: bf16, frozen convolutions that save
+    activations."""
     shapes = Shapes(unet=dict(training_lake.bundle().unet.config), text=models.text_config_demo(32), resolution=64)
     found = estimate(settings(tmp_path, precision=precision, trainable=which, micro_batch=8), shapes)
     real = models.build_unet(shapes.unet).train()
@@ -163,7 +164,7 @@ def test_adapters_are_counted(tmp_path: Path) -> None:
     assert cost.activations < estimate(settings(tmp_path, trainable="all"), PUBLISHED).activations
 
 
-def test_what_is_at_hand_is_looked_at_and_the_rest_is_said(tmp_path: Path) -> None:
+def test_what_is_at_hand_is_read_and_the_rest_is_stated(tmp_path: Path) -> None:
     lake = training_lake.make_lake(tmp_path)
     shapes = shapes_of(training_lake.config(lake), lake, look=True)
     assert shapes.unet["block_out_channels"] == [8, 16] and shapes.text["hidden_size"] == 16
@@ -181,8 +182,8 @@ def test_what_is_at_hand_is_looked_at_and_the_rest_is_said(tmp_path: Path) -> No
     assert shapes_of(config, lake, look=True).unet["block_out_channels"] == [8, 16]
     later = training_lake.config(lake, run="later", start={"checkpoint": "nothing"})
     assert len(shapes_of(later, lake, look=True).assumed) == 3
-    told = lines(later, EstimateConfig(), estimate(later, PUBLISHED), shapes_of(later, lake, look=True))
-    assert told[-1].startswith("assumed     the UNet of Stable Diffusion 2.1")
+    printed = lines(later, EstimateConfig(), estimate(later, PUBLISHED), shapes_of(later, lake, look=True))
+    assert printed[-1].startswith("assumed     the UNet of Stable Diffusion 2.1")
 
 
 def stages() -> list[Path]:
@@ -204,13 +205,13 @@ def test_a_published_stage_fits_64_workers_of_40_gb(path: Path) -> None:
         assert {"alignment": 330_000, "quality": 270_000, "guidance": 150_000}[train.stage] == train.steps
 
 
-def test_epochs_of_a_mixture_are_told_by_source(tmp_path: Path) -> None:
+def test_epochs_of_a_mixture_are_counted_by_source(tmp_path: Path) -> None:
     lake = training_lake.make_lake(tmp_path)
     training_lake.write_latents(lake, "more", 60, seed=2)
     datasets = [{"name": "latents", "weight": 3.0}, {"name": "more", "weight": 1.0}]
     versions = [Lake(lake).version(name) for name in ("latents", "more")]
-    told = epochs_line(training_lake.config(lake, datasets=datasets, steps=90), versions)
-    assert told == "epochs      3.00 of latents, 3.00 of more"
+    line = epochs_line(training_lake.config(lake, datasets=datasets, steps=90), versions)
+    assert line == "epochs      3.00 of latents, 3.00 of more"
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
@@ -239,9 +240,9 @@ def test_disk_counts_checkpoints_for_good_the_averages_and_exports() -> None:
     encoder = models.build_text_encoder(models.text_config_m18(), "meta")
     assert cost.export == 4 * (unet + vae + sum(one.numel() for one in encoder.parameters()))
     assert kept_steps(train) == [*range(10_000, 270_000, 10_000), 268_000, 268_500, 269_000, 269_500, 270_000]
-    told = "\n".join(lines(train, EstimateConfig(), cost, PUBLISHED))
-    assert "31 kept, the last 5 and every 10,000 steps; with the one that is being written 443.3 GB" in told
-    assert f"disk        {32 * (cost.checkpoint + cost.export) / 1e9:,.1f} GB in all" in told
+    printed = "\n".join(lines(train, EstimateConfig(), cost, PUBLISHED))
+    assert "31 kept, the last 5 and every 10,000 steps; with the one that is being written 443.3 GB" in printed
+    assert f"disk        {32 * (cost.checkpoint + cost.export) / 1e9:,.1f} GB in all" in printed
 
 
 def test_young_interval() -> None:

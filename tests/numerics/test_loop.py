@@ -81,14 +81,14 @@ def test_ema_is_its_closed_form() -> None:
 
 
 def seed_by_hand(settings: Any) -> int:
-    """The seed of a run's draws, as training.order.run_key says."""
-    told = {"draws": 2, "key": settings.key, "stage": settings.stage}
-    key = hashlib.sha256(json.dumps(told, separators=(",", ":")).encode()).hexdigest()
+    """Return the seed of a run's draws, as training.order.run_key defines it."""
+    inputs = {"draws": 2, "key": settings.key, "stage": settings.stage}
+    key = hashlib.sha256(json.dumps(inputs, separators=(",", ":")).encode()).hexdigest()
     return int(hashlib.sha256(f"{key}\x1f{settings.seed}".encode()).hexdigest()[:16], 16)
 
 
 def by_hand(lake: str, settings: Any, steps: int) -> tuple[Tensors, Tensors]:
-    """The run as its definition says, one sample at a time: (weights, averages) after `steps` updates."""
+    """Train by the run's definition, one sample at a time; return weights and averages after `steps` updates."""
     seed = seed_by_hand(settings)
     bundle = models.load_bundle(f"{lake}/models/base")
     unet, schedule, optimizer = bundle.unet, Schedule.scaled_linear(), settings.optimizer
@@ -239,10 +239,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(lake: str) -> None:
     order, _ = open_data(resolve(settings, lake))
     bad = [n for n in range(22) if 17 in order.batch(n).row]
     assert len(bad) == 1
-    said = Recorder()
-    found = run_local(settings, lake, reporter=said)
-    assert [report.skipped_steps for report in said.reports] == [int(n >= bad[0]) for n in range(22)]
-    assert math.isnan(said.reports[bad[0]].loss)
+    recorder = Recorder()
+    found = run_local(settings, lake, reporter=recorder)
+    assert [report.skipped_steps for report in recorder.reports] == [int(n >= bad[0]) for n in range(22)]
+    assert math.isnan(recorder.reports[bad[0]].loss)
     assert found.state()["updates"] == 21
     assert found.state()["skipped"] == 1
     assert all(bool(tensor.isfinite().all()) for tensor in weights(found).values())
@@ -294,10 +294,10 @@ def test_steps_that_stay_not_finite_end_the_run(lake: str) -> None:
 
 
 def test_reports_hold_what_a_person_needs(lake: str) -> None:
-    said = Recorder()
-    run_local(config(lake), lake, reporter=said)
-    last = said.reports[-1]
-    assert [report.step for report in said.reports] == [4, 8, 12]
+    recorder = Recorder()
+    run_local(config(lake), lake, reporter=recorder)
+    last = recorder.reports[-1]
+    assert [report.step for report in recorder.reports] == [4, 8, 12]
     assert (last.samples_seen, last.epochs, last.lr, last.skipped_steps) == (96, pytest.approx(96 / 180), 1e-3, 0)
     assert last.samples_per_second == last.samples_per_second_per_worker > 0
     assert 0 < last.mfu < 1

@@ -107,7 +107,7 @@ def test_damaged_headers_are_read_or_refused_and_nothing_else(name: str, changes
         (encoded("GIF", (1, 1)), "dims"),
     ],
 )
-def test_what_is_no_image_for_us(body: bytes, expected: str) -> None:
+def test_what_is_not_an_accepted_image(body: bytes, expected: str) -> None:
     assert refusal(body) == expected
 
 

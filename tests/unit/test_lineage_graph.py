@@ -1,4 +1,4 @@
-"""The graph from manifests: what a reference means, and what lies above and below it."""
+"""The graph from manifests: what a reference means, and what is above and below it."""
 
 from __future__ import annotations
 

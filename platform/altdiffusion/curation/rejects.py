@@ -112,8 +112,6 @@ DUPLICATE = _reason("duplicate", "an equal pair stays")
 
 NONE = Reason("")
 """The reason of a row that was not dropped."""
-INTERNAL = Reason("internal")
-"""The reason of a row whose unit fails as a whole: it is never stored."""
 
 _STATUS = re.compile(r"http_([0-9]{1,3})")
 _STATUSES = {
