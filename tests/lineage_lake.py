@@ -29,7 +29,7 @@ def png(colour: tuple[int, int, int]) -> bytes:
     return buffer.getvalue()
 
 
-SOURCE_PICTURE = png((200, 30, 30))
+SOURCE_IMAGE = png((200, 30, 30))
 DRAWN = {language: png((10 * i, 200, 90)) for i, language in enumerate(WORDS, 1)}
 
 
@@ -102,7 +102,7 @@ class SmallLake:
                 "url": f"http://pictures.example/{language}.png",
                 "caption": text,
                 "language": language,
-                "image_sha256": files.sha256_hex(SOURCE_PICTURE),
+                "image_sha256": files.sha256_hex(SOURCE_IMAGE),
                 "phash": 0,
                 "source": "crawl",
             }
@@ -110,7 +110,7 @@ class SmallLake:
         ]
         self.links = publish(self.lake, "links", "links", rows, [SOURCE], rejected=2)
         self.images = publish(
-            self.lake, "images", "images", [{**row, "image": SOURCE_PICTURE} for row in rows], [self.links.ref]
+            self.lake, "images", "images", [{**row, "image": SOURCE_IMAGE} for row in rows], [self.links.ref]
         )
         self.latents = publish(self.lake, "latents", "latents", rows, [self.images.ref, BASE])
         self.alignment = checkpoint(self.lake, "alignment", 100, "alignment", [BASE, self.latents.ref], {"loss": 0.5})

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import psutil
+import pytest
 
 GRACE_S = 20.0
 
@@ -36,6 +37,21 @@ def ray_folder() -> Iterator[str]:
                     process.kill()
             psutil.wait_procs(left, timeout=1)
         shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def embedded_ray() -> Iterator[None]:
+    """Run a Ray of two CPUs for the block, in a folder of its own."""
+    from altdiffusion.execution import cluster
+
+    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        cluster.connect(num_cpus=2)
+        try:
+            yield
+        finally:
+            cluster.shutdown()
 
 
 def users(folder: str) -> list[psutil.Process]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.conftest import SMALL, Workspace, digests
+from tests.flipped import flip
+from tests.ports import free_port
 
 SOURCE = "sources.0.source.uri"
 ONE_SOURCE = "laion2B-multi"
@@ -28,12 +29,6 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
     for part in parts:
         assert part in errors[0], f"{part!r} is not in {errors[0]!r}"
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture()
@@ -77,7 +72,7 @@ def test_an_unknown_language(line: Workspace, tmp_path: Path) -> None:
 
 
 def test_every_link_dead(line: Workspace, tmp_path: Path, images: str) -> None:
-    dead = {host: f"127.0.0.1:{closed_port()}" for host in json.loads(images.partition("=")[2])}
+    dead = {host: f"127.0.0.1:{free_port()}" for host in json.loads(images.partition("=")[2])}
     done = curate(line, tmp_path / "lake", f"download.connect_to={json.dumps(dead)}")
     refused(done, "dataset images", "none was accepted", "connect ")
     assert set(digests(tmp_path / "lake")) == {"candidates", "links"}  # no empty version of images
@@ -151,12 +146,6 @@ def copied(line: Workspace, tmp_path: Path) -> Path:
     return lake
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 def test_an_export_with_a_flipped_byte_is_refused(line: Workspace, copied: Path) -> None:
     folder = next((copied / "exports/demo-guidance").glob("step-*"))
     flip(next((folder / "unet").glob("*.safetensors")))
@@ -197,13 +186,13 @@ def test_a_damaged_shard_is_found_and_made_again_alone(line: Workspace, copied: 
 
 
 def test_mlflow_unreachable(line: Workspace, tmp_path: Path, images: str) -> None:
-    uri = f"http://127.0.0.1:{closed_port()}"
+    uri = f"http://127.0.0.1:{free_port()}"
     refused(curate(line, tmp_path / "lake", images, f"tracking.uri={uri}"), uri)
     assert digests(tmp_path / "lake") == {}
 
 
 def test_ray_unreachable(line: Workspace, tmp_path: Path, images: str) -> None:
-    address = f"127.0.0.1:{closed_port()}"
+    address = f"127.0.0.1:{free_port()}"
     done = curate(line, tmp_path / "lake", images, "execution.backend=ray", f"execution.address={address}")
     refused(done, address)
     assert digests(tmp_path / "lake") == {}

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import CANARY, CONCEPTS, SMALL, Workspace, digests, make_workspace
+from tests.ports import free_port
 from tests.ray_folder import ray_folder
 
 BIN = Path(sys.executable).parent
@@ -98,12 +98,6 @@ def test_the_demo_on_ray_makes_the_same_datasets(line: Workspace, tmp_path: Path
     assert {name: ours[name] for name in data} == {name: theirs[name] for name in data}
     for heading in ("lineage", "Image grid", "MLflow", "mean of 17 others"):
         assert heading in done.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture()

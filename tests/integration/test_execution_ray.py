@@ -21,7 +21,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
 from tests.failing_work import Failing
-from tests.ray_folder import ray_folder
+from tests.ray_folder import embedded_ray, ray_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 POOL = Pool(min_size=1, max_size=2)
@@ -29,12 +29,8 @@ POOL = Pool(min_size=1, max_size=2)
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster.connect(num_cpus=2)
+    with embedded_ray():
         yield
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from altdiffusion.curation.images.decoder_pool import DecoderPool
 from altdiffusion.curation.rejects import Refused
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import HOST, config, download, image, publish_links
+from tests.encoded_images import png_file
 from tests.fetch_server import Site, reply, serving
 
 BAD = (sys.executable, str(Path(__file__).parents[1] / "bad_decoder.py"))
@@ -57,12 +58,7 @@ def refusal(pool: DecoderPool, body: bytes) -> tuple[str, str]:
 def wide_png(width: int, height: int) -> bytes:
     """Return a valid grey PNG of one colour: large only when it is decoded."""
 
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    rows = zlib.compress((b"\0" + b"\x40\x80\xc0\xff" * width) * height, 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return png_file((width, height), 8, 6, (b"\0" + b"\x40\x80\xc0\xff" * width) * height)
 
 
 def test_a_crash_a_hang_and_a_memory_hog_cost_one_row_each(tmp_path: Path, site: Site, faulty: None) -> None:

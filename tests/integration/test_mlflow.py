@@ -26,6 +26,7 @@ from altdiffusion.lineage.tracking import connect
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from tests.lineage_lake import BASE, DRAWN, SmallLake
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -227,13 +228,6 @@ def test_keys_and_values_fit_mlflow() -> None:
     assert (flat["a.b"], flat["a.c"], flat["a.empty"], flat["t"]) == ("[1, 2]", "null", "{}", "true")
     assert len(flat["long"]) <= 6000
     assert flatten({"long": "y" * 9000}) != flatten({"long": "y" * 8999 + "z"})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_an_unreachable_server_is_a_quick_clear_error(small: SmallLake) -> None:

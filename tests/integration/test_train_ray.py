@@ -24,7 +24,7 @@ from altdiffusion.training.faults import goodput
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.launch_ray import train
 from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
-from tests.ray_folder import ray_folder
+from tests.ray_folder import embedded_ray, ray_folder
 from tests.training_lake import Recorder, config, make_lake
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,15 +32,9 @@ STEPS = 60
 
 
 @pytest.fixture
-def embedded_ray() -> Iterator[None]:
-    from altdiffusion.execution import cluster
-
-    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster.connect(num_cpus=2)
+def ray_here() -> Iterator[None]:
+    with embedded_ray():
         yield
-        cluster.shutdown()
 
 
 def kill_a_worker(lake: str, killed: list[int], how: signal.Signals) -> None:
@@ -56,7 +50,7 @@ def kill_a_worker(lake: str, killed: list[int], how: signal.Signals) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: None, how: signal.Signals) -> None:
+def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, ray_here: None, how: signal.Signals) -> None:
     lake = make_lake(tmp_path)
     settings = config(
         lake,
@@ -100,7 +94,7 @@ def last_words(relay: Any) -> None:
     os._exit(75)
 
 
-def test_the_last_message_of_a_worker_that_ends_itself_arrives(embedded_ray: None) -> None:
+def test_the_last_message_of_a_worker_that_ends_itself_arrives(ray_here: None) -> None:
     import ray
 
     relay = ray.remote(num_cpus=0)(MessageRelay).remote()

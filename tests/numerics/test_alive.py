@@ -101,7 +101,7 @@ def noticed(rank: int, lake: str, settings: Any, store: str, level: int) -> None
         def backward(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> None:
             original(tensor, *args, **kwargs)
             calls[0] += 1
-            if calls[0] == 8:  # two micro-batches a step: in step 4
+            if calls[0] == 8:  # two micro-batches per step: in step 4
                 notice.give(level, "test")
 
         torch.Tensor.backward = backward  # type: ignore[method-assign]

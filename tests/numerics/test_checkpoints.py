@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-import torch.multiprocessing as multiprocessing
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.checkpoints import format as checkpoints
@@ -24,9 +23,8 @@ from altdiffusion.training.checkpoints.tensor_file import DTYPES, write_tensors
 from altdiffusion.training.checkpoints.write import share_out, write
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop import saver
-from altdiffusion.training.loop.loop import train_loop
 from altdiffusion.training.reporting.report import Progress
-from altdiffusion.training.run.resolve import resolve
+from tests.ranks import train_by_two
 from tests.training_lake import Recorder, config, file_hashes
 
 ROOT = Path(__file__).parents[2]
@@ -255,16 +253,9 @@ def test_a_checkpoint_written_while_training_goes_on_or_not_is_the_same(
     assert len(ours) == 4 * 6
 
 
-def rank_of(rank: int, world: int, lake: str, settings: Any, store: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    train_loop(resolve(settings, lake), reporter=Recorder(), rank=rank, world=world)
-    torch.distributed.destroy_process_group()
-
-
 def test_two_workers_write_one_checkpoint_that_one_worker_reads(lake: str, tmp_path: Path) -> None:
     settings = config(lake, steps=6, micro_batch=2, workers={"count": 2})
-    multiprocessing.spawn(rank_of, args=(2, lake, settings, str(tmp_path / "store")), nprocs=2)
+    train_by_two(lake, tmp_path / "store", settings)
     found = checkpoints.open_step(lake, "align", 6)
     assert "unet-00001-of-00002.safetensors" in found.files and "unet-00002-of-00002.safetensors" in found.files
     names = (checkpoints.UNET, checkpoints.EMA, checkpoints.OPTIMIZER)

@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from safetensors.torch import save_file
 
 from altdiffusion.config import from_dict
@@ -33,13 +32,15 @@ from altdiffusion.training.estimate.cost import shapes_of
 from altdiffusion.training.estimate.student_cost import estimate_student
 from altdiffusion.training.exports.export import export_checkpoint
 from altdiffusion.training.launch_local import run_local
-from altdiffusion.training.loop.loop import open_data, open_task, train_loop
+from altdiffusion.training.loop.loop import open_data, open_task
 from altdiffusion.training.retrieval import retrieval
 from altdiffusion.training.run.resolve import finished, resolve
 from altdiffusion.training.seen import seen
 from altdiffusion.training.tasks import DistillationTask
 from tests import distillation_lake, training_lake
 from tests.distillation_lake import config
+from tests.flipped import flip
+from tests.ranks import train_by_two
 from tests.training_lake import Recorder, file_hashes
 
 ROOT = Path(__file__).parents[2]
@@ -289,18 +290,11 @@ def test_micro_batches_change_rounding_only(lake: str) -> None:
         torch.testing.assert_close(whole, pieces, rtol=1e-5, atol=0)
 
 
-def rank_of_two(rank: int, lake: str, settings: Any, store: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    train_loop(resolve(settings, lake), reporter=Recorder(), rank=rank, world=2)
-    torch.distributed.destroy_process_group()
-
-
 def test_two_workers_equal_one(lake: str, tmp_path: Path) -> None:
     settings = two_heads(lake, steps=6, micro_batch=2, optimizer={"lr": 1e-3, "warmup_steps": 2, "eps": 1e-3})
     one = run_local(settings, lake, reporter=Recorder())
     pair = replace(settings, run="two", workers=replace(settings.workers, count=2))
-    multiprocessing.spawn(rank_of_two, args=(lake, pair, str(tmp_path / "store")), nprocs=2)
+    train_by_two(lake, tmp_path / "store", pair)
     two = checkpoints.open_step(lake, "two", 6)
     for file in (checkpoints.TEXT_ENCODER, checkpoints.EMA):
         for name, tensor in one.tensors(file).items():
@@ -431,9 +425,7 @@ def test_another_teacher_is_another_run(lake: str) -> None:
     shutil.copytree(changed.parent, moved)
     same = two_heads(lake, distillation={"teacher": str(moved), "queries": 4})
     assert resolve(same, lake).fingerprint == resolve(two_heads(lake), lake).fingerprint
-    data = bytearray(changed.read_bytes())
-    data[-1] ^= 1
-    changed.write_bytes(bytes(data))
+    flip(changed, -1)
     with pytest.raises(AltDiffusionError, match="another start model"):
         resolve(two_heads(lake), lake)
 

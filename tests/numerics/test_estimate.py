@@ -35,6 +35,7 @@ from altdiffusion.training.estimate.student_cost import estimate_student
 from altdiffusion.training.model import prepare_network
 from pipelines.train import TrainJobConfig
 from tests import training_lake
+from tests.kept_for_backward import kept_for_backward, total_bytes
 
 
 @pytest.mark.parametrize("which", ["kv", "all"])
@@ -48,19 +49,10 @@ def test_kept_bytes_are_those_of_a_real_pass(which: models.Trains) -> None:
 
     real = models.build_unet(dict(config)).train()
     models.trainable_parameters(real, which)
-    weights = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
-    held: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            held[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with kept_for_backward(real) as kept_storages:
         out = real(torch.randn(2, 4, 4, 4), torch.zeros(2, dtype=torch.int64), torch.randn(2, 8, 16), return_dict=False)
     del out
-    assert math.isclose(sum(storage.nbytes() for storage in held.values()), two, rel_tol=0.05)
+    assert math.isclose(total_bytes(kept_storages), two, rel_tol=0.05)
 
 
 PUBLISHED = Shapes(unet=models.unet_config_sd21(), text=models.text_config_m18(), resolution=256)
@@ -94,19 +86,10 @@ def test_activations_are_those_of_the_network_as_the_loop_prepares_it(
     real = models.build_unet(shapes.unet).train()
     models.trainable_parameters(real, which)
     dtype = prepare_network(real, precision=precision, compute=ComputeConfig(), device=torch.device("cpu"))
-    weights = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
-    held: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            held[storage._cdata] = storage
-        return tensor
-
     text = torch.randn(8, shapes.tokens, 16).to(dtype)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with kept_for_backward(real) as kept_storages:
         out = real(torch.randn(8, 4, 8, 8).to(dtype), torch.zeros(8, dtype=torch.int64), text, return_dict=False)
-    kept = sum(storage.nbytes() for storage in held.values())
+    kept = total_bytes(kept_storages)
     del out
     assert math.isclose(found.activations, kept, rel_tol=0.05)
     encoder = models.build_text_encoder(shapes.text, "meta").parameters()
@@ -133,19 +116,10 @@ def test_checkpointing_is_counted_as_a_real_pass_keeps_it(tmp_path: Path) -> Non
     real = models.build_unet(shapes.unet).train()
     models.trainable_parameters(real, "all")
     real.enable_gradient_checkpointing()
-    weights = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
-    held: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            held[storage._cdata] = storage
-        return tensor
-
     inputs = torch.randn(8, 4, 8, 8), torch.zeros(8, dtype=torch.int64), torch.randn(8, shapes.tokens, 16)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with kept_for_backward(real) as kept_storages:
         out = real(*inputs, return_dict=False)
-    kept = sum(storage.nbytes() for storage in held.values())
+    kept = total_bytes(kept_storages)
     del out
     assert kept < found < plain
     assert found - kept < plain / 2  # one block, not all

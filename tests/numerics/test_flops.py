@@ -40,7 +40,7 @@ def test_the_published_network(which: models.Trains, side: int, expected: float)
     """GFLOP of one image as measured on Stable Diffusion 2.1's UNet: stage 1 at 256 pixels, the others at 512."""
     unet = models.build_unet(models.unet_config_sd21(), "meta").train()
     models.trainable_parameters(unet, which)
-    unet.enable_gradient_checkpointing()  # costs time, and is no progress
+    unet.enable_gradient_checkpointing()  # costs time without being progress
     counted = step_flops(
         unet,
         torch.empty(1, 4, side, side, device="meta"),

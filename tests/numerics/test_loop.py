@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from altdiffusion.diffusion import models, noise
 from altdiffusion.diffusion.objective import Schedule
@@ -23,7 +22,7 @@ from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import OptimizerConfig
 from altdiffusion.training.launch_local import run_local
-from altdiffusion.training.loop.loop import open_data, train_loop
+from altdiffusion.training.loop.loop import open_data
 from altdiffusion.training.model.text_cache import TextCache
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.tasks import DiffusionTask
@@ -31,6 +30,7 @@ from altdiffusion.training.update.gradients import SummedGradients
 from altdiffusion.training.update.optimizers import Ema
 from altdiffusion.training.update.trainer import Trainer
 from altdiffusion.training.weights import load_models
+from tests.ranks import train_by_two
 from tests.training_lake import SHAPE, Recorder, config, write_latents
 
 Tensors = dict[str, torch.Tensor]
@@ -181,18 +181,11 @@ def test_micro_batches_change_rounding_only(lake: str, micro_batch: int) -> None
     assert one.state()["metrics"]["train/loss"] == pytest.approx(other.state()["metrics"]["train/loss"], rel=1e-5)
 
 
-def rank_of_two(rank: int, lake: str, settings: Any, store: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    train_loop(resolve(settings, lake), reporter=Recorder(), rank=rank, world=2)
-    torch.distributed.destroy_process_group()
-
-
 def test_two_workers_equal_one(lake: str, tmp_path: Path) -> None:
     settings = config(lake, steps=6, micro_batch=2, optimizer={"lr": 1e-3, "warmup_steps": 2, "eps": 1e-4})
     one = run_local(settings, lake, reporter=Recorder())
     two_settings = replace(settings, run="two", workers=replace(settings.workers, count=2))
-    multiprocessing.spawn(rank_of_two, args=(lake, two_settings, str(tmp_path / "store")), nprocs=2)
+    train_by_two(lake, tmp_path / "store", two_settings)
     two = checkpoints.open_step(lake, "two", 6)
     assert_close(weights(one), weights(two), 2e-6)
     assert_close(weights(one, checkpoints.EMA), weights(two, checkpoints.EMA), 2e-6)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from altdiffusion.diffusion import models
 from altdiffusion.errors import AltDiffusionError
@@ -24,7 +24,7 @@ from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.model.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.weights import load_weights
-from tests.numerics.test_loop import rank_of_two
+from tests.ranks import train_by_two
 from tests.training_lake import Recorder, bundle, config, file_hashes, replace
 
 
@@ -159,7 +159,7 @@ def test_two_workers_train_the_adapters_of_one(lake: str, tmp_path: Path) -> Non
     )
     one = run_local(settings, lake, reporter=Recorder())
     two_settings = replace(settings, run="two", workers=dataclasses.replace(settings.workers, count=2))
-    multiprocessing.spawn(rank_of_two, args=(lake, two_settings, str(tmp_path / "store")), nprocs=2)
+    train_by_two(lake, tmp_path / "store", two_settings)
     two = checkpoints.open_step(lake, "two", 4)
     for file in (checkpoints.LORA, checkpoints.EMA):
         for name, tensor in one.tensors(file).items():

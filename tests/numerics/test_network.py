@@ -17,6 +17,7 @@ from altdiffusion.training.config.run import Precision
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.model import prepare_network
 from tests import training_lake
+from tests.kept_for_backward import kept_for_backward, total_bytes
 from tests.training_lake import Recorder
 
 CPU = torch.device("cpu")
@@ -37,21 +38,12 @@ def prepared(which: models.Trains, compute: ComputeConfig, precision: Precision 
 
 def kept(unet: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
     """Return loss, gradients by name, and the bytes that a forward pass keeps besides the weights."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
-    held: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage
-        return tensor
-
     latents, timesteps, context = inputs(dtype=next(unet.parameters()).dtype)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with kept_for_backward(unet) as storages:
         loss = unet(latents, timesteps, encoder_hidden_states=context, return_dict=False)[0].float().square().mean()
     loss.backward()
     gradients = {name: p.grad for name, p in unet.named_parameters() if p.grad is not None}
-    return loss.detach(), gradients, sum(storage.nbytes() for storage in held.values())
+    return loss.detach(), gradients, total_bytes(storages)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -21,6 +21,7 @@ from altdiffusion.training.faults import failures
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.run.record import read_record
 from altdiffusion.training.run.resolve import finished
+from tests.flipped import flip
 from tests.full_disk import no_file_beyond
 from tests.training_lake import Recorder, config, file_hashes, write_latents
 
@@ -29,12 +30,6 @@ ROOT = Path(__file__).parents[2]
 
 def folder(lake: str, step: int, run: str = "align") -> Path:
     return Path(lake) / "checkpoints" / run / checkpoints.step_name(step)
-
-
-def flip(path: Path, at: int = -3) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(bytes(data))
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +108,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     run_local(config(lake, steps=9), lake, reporter=Recorder())
     newest = folder(lake, 9)
     if damage == "flip unet":
-        flip(newest / "unet.safetensors")
+        flip(newest / "unet.safetensors", -3)
     elif damage == "flip state":
-        flip(newest / "state.json")
+        flip(newest / "state.json", -3)
     elif damage == "flip complete":
         flip(newest / "COMPLETE.json", 30)
     elif damage == "truncate ema":
@@ -136,7 +131,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(lake: str) -> None:
     run_local(config(lake, steps=6), lake, reporter=Recorder())
     for step in (3, 6):
-        flip(folder(lake, step) / "unet.safetensors")
+        flip(folder(lake, step) / "unet.safetensors", -3)
     with pytest.raises(AltDiffusionError, match=r"run align: has no checkpoint that is whole \(2 damaged\)"):
         run_local(config(lake), lake, reporter=Recorder())
 
@@ -170,7 +165,7 @@ def test_another_dataset_version_under_the_same_name_is_refused(lake: str) -> No
 
 def test_another_base_model_under_the_same_path_is_refused(lake: str) -> None:
     run_local(config(lake, steps=3), lake, reporter=Recorder())
-    flip(Path(lake) / "models" / "base" / "text_encoder" / "model.safetensors")
+    flip(Path(lake) / "models" / "base" / "text_encoder" / "model.safetensors", -3)
     with pytest.raises(AltDiffusionError, match="another start model"):
         run_local(config(lake), lake, reporter=Recorder())
 

@@ -1,4 +1,4 @@
-"""Impossible training configs are refused by key, with a remedy; what is operational is no part of the fingerprint."""
+"""Invalid training configs are refused by key, with a remedy; what is operational is not in the fingerprint."""
 
 from __future__ import annotations
 

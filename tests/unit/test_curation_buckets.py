@@ -14,15 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from altdiffusion.config import from_dict
 from altdiffusion.curation.encoding.buckets import bucket_sizes, nearest
 from altdiffusion.diffusion.image_crop import crop
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.pipeline_step import run_pipeline_step
-from altdiffusion.execution.progress import Progress
 from altdiffusion.storage.dataset import Lake, Version
-from pipelines.encode import EncodeJobConfig, pipeline_steps, plan
-from tests.curation_lake import image, save_tokenizer, save_vae, write_images
+from pipelines.encode import pipeline_steps, plan
+from tests.curation_lake import image, write_images
+from tests.encode_job import job, run, save_models
 
 
 def test_the_lists_of_two_resolutions() -> None:
@@ -78,19 +76,7 @@ def test_a_crop_covers_the_bucket_and_keeps_the_aspect() -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("models")
-    vae, tokenizer = save_vae(root / "vae"), save_tokenizer(root / "tok")
-    return {"vae": vae, "tokenizer": tokenizer, "max_length": 6, "micro_batch": 3, "rows_per_unit": 4, "threads": 1}
-
-
-def job(lake: Path, models: dict[str, Any], **settings_: Any) -> EncodeJobConfig:
-    encode = {**models, "resolution": 32, **settings_.pop("encode", {})}
-    return from_dict(EncodeJobConfig, {"lake": str(lake), "encode": encode, **settings_})
-
-
-def run(config: EncodeJobConfig) -> dict[str, Version]:
-    quiet, lake = Progress("encode", stream=io.StringIO()), Lake(config.lake)
-    return {b.output: run_pipeline_step(lake, b, backend="inline", progress=quiet) for b in pipeline_steps(config)}
+    return {**save_models(tmp_path_factory.mktemp("models")), "rows_per_unit": 4, "threads": 1}
 
 
 # step 8, aspect 2 at 32 px: 24 x 40, 32 x 32, 40 x 24

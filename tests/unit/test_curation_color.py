@@ -19,6 +19,7 @@ from altdiffusion.curation.images.color import PROFILED
 from altdiffusion.curation.images.decode_guard import inspect
 from altdiffusion.curation.images.decoder_process import DONE, TELL, Decoder
 from tests import icc_profiles as icc
+from tests.encoded_images import chunk, png_file
 
 CONFIG = DownloadConfig(min_side=8, formats=FORMATS)
 SETTINGS = {
@@ -159,10 +160,6 @@ def test_every_format_profile_and_mode_as_pillow_and_lcms_have_it(format: str, m
         assert np.abs(raw - expected).mean() > 5
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 def png(samples: Pixels, color: int, depth: int, *extra: bytes) -> bytes:
     """Return a PNG of raw samples [H, W] or [H, W, C], `extra` chunks in front of the pixels."""
     height, width = samples.shape[:2]
@@ -174,8 +171,7 @@ def png(samples: Pixels, color: int, depth: int, *extra: bytes) -> bytes:
         packed = np.packbits(bits.reshape(height, -1).astype(np.uint8), axis=1).tobytes()
     size = len(packed) // height
     lines = b"".join(b"\x00" + packed[at : at + size] for at in range(0, len(packed), size))
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + b"".join((head, *extra, chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")))
+    return png_file((width, height), depth, color, lines, *extra)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])

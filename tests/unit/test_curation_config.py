@@ -1,4 +1,4 @@
-"""Impossible settings of curation are errors that name the key; operational ones do not change the fingerprint."""
+"""Invalid settings of curation are errors that name the key; operational ones do not change the fingerprint."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from altdiffusion.curation.images.decode_guard import inspect
 from altdiffusion.curation.images.decoder_process import DONE, REFUSED, TELL, Decoder, pixels, scale
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.resizer import PixelResizer
+from tests.encoded_images import RED, encoded
 
 CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
 SETTINGS = {
@@ -26,13 +27,6 @@ SETTINGS = {
     "scaled_decode": True,
     "color_space": "srgb",
 }
-RED = (200, 30, 40)
-
-
-def encoded(format: str, size: tuple[int, int] = (48, 32), mode: str = "RGB", color: Any = RED, **save: Any) -> bytes:
-    out = io.BytesIO()
-    Image.new(mode, size, color).save(out, format, **save)
-    return out.getvalue()
 
 
 def decoded(body: bytes, divisor: int = 1) -> np.ndarray[Any, Any]:

@@ -1,4 +1,4 @@
-"""Impossible settings of download and retry are refused, and what is operational does not touch the fingerprint."""
+"""Invalid settings of download and retry are refused, and what is operational does not change the fingerprint."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ from altdiffusion.diffusion.noise import LATENT_SAMPLE, keyed_normal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
-from tests.curation_lake import image, save_tokenizer, save_vae, write_images
+from tests.curation_lake import image, write_images
+from tests.encode_job import save_models
 
 RESOLUTION = 32
 ROWS = 11
@@ -30,8 +31,7 @@ ROWS = 11
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return a small autoencoder (factor 4) and a word tokenizer."""
-    root = tmp_path_factory.mktemp("models")
-    return {"vae": save_vae(root / "vae"), "tokenizer": save_tokenizer(root / "tok")}
+    return save_models(tmp_path_factory.mktemp("models"))
 
 
 def encode(lake: str, images: Version, models: dict[str, str], rows_per_unit: int = 100, **given: Any) -> pa.Table:

@@ -24,7 +24,8 @@ from altdiffusion.storage.dataset import Lake, Version
 from pipelines import score as scoring
 from pipelines.encode import EncodeJobConfig, pipeline_steps, plan
 from pipelines.score import ScoreJobConfig
-from tests.curation_lake import save_clip, save_head, save_tokenizer, save_vae, write_images
+from tests.curation_lake import save_clip, save_head, write_images
+from tests.encode_job import job, run, save_models
 from tests.unit.test_curation_scored import write_scores
 
 ROWS = 8
@@ -33,20 +34,7 @@ ALSO = {"latents": "small", "resolution": 16}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("models")
-    vae, tokenizer = save_vae(root / "vae"), save_tokenizer(root / "tok")
-    return {"vae": vae, "tokenizer": tokenizer, "max_length": 6, "micro_batch": 3, "rows_per_unit": 3, "threads": 2}
-
-
-def job(lake: Path | str, models: dict[str, Any], **settings: Any) -> EncodeJobConfig:
-    encode = {**models, "resolution": 32, **settings.pop("encode", {})}
-    return from_dict(EncodeJobConfig, {"lake": str(lake), "encode": encode, **settings})
-
-
-def run(config: EncodeJobConfig) -> dict[str, Version]:
-    quiet = Progress("encode", stream=io.StringIO())
-    lake = Lake(config.lake)
-    return {b.output: run_pipeline_step(lake, b, backend="inline", progress=quiet) for b in pipeline_steps(config)}
+    return {**save_models(tmp_path_factory.mktemp("models")), "rows_per_unit": 3, "threads": 2}
 
 
 def digests(versions: dict[str, Version]) -> dict[str, str]:

@@ -407,7 +407,7 @@ def test_planning_reads_footers_only_and_identity_is_by_content(tmp_path: Path) 
     first = scan_source(config(tmp_path / "a"))
     write(tmp_path / "b", BASE)
     second = scan_source(config(tmp_path / "b"))
-    assert first.ref == second.ref  # the folder is no part of it
+    assert first.ref == second.ref  # the folder is not part of it
     assert [unit.id for unit in plan_sources([first])] == [unit.id for unit in plan_sources([second])]
     write(tmp_path / "b", {**BASE, "TEXT": ["one", "two", "three"]})
     assert scan_source(config(tmp_path / "b")).ref != first.ref

@@ -162,7 +162,7 @@ def test_an_error_of_ours_survives_pickling() -> None:
 
 
 class Unsure(Counting):
-    """Units are unsettled until so many others have been recorded."""
+    """Units are unsettled until a number of others have been recorded."""
 
     def __init__(self, needs: Sequence[int], rows: int = 100) -> None:
         super().__init__()

@@ -21,15 +21,10 @@ from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 from altdiffusion.storage.verification import verify
 from tests import toy_work
+from tests.flipped import flip
 from tests.toy_work import NAME, Toy
 
 SETTINGS = {"x": 1}
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def truncate(path: Path) -> None:
