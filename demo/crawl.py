@@ -40,6 +40,7 @@ from demo.captions import VARIANTS, caption, captions
 from demo.concepts import OFF_TARGET, Concept, demo_concepts
 from demo.images import STYLES
 from demo.npm import default_cache
+from demo.site import draw
 
 BASE, JOINED = "laion2B-multi", "laion2B-multi-joined"
 AESTHETIC, ENGLISH = "laion2B-multi-aesthetic", "laion2B-en-aesthetic"
@@ -164,13 +165,8 @@ def _format(concepts: int) -> str:
     return f"{FORMAT} concepts={concepts} code={code.hexdigest()}\n"
 
 
-def _draw(*parts: object) -> int:
-    """Return a keyed draw of 64 bits: the same on every machine, whatever the order of the calls."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
-
-
 def _uniform(*parts: object) -> float:
-    return _draw(*parts) / 2**64
+    return draw(*parts) / 2**64
 
 
 def _between(low: float, high: float, *parts: object) -> float:
@@ -200,20 +196,20 @@ def _row(concept: Concept, language: str, variant: str, style: str, **given: Any
 
 
 def _source(*parts: object) -> str:
-    return ENGLISH if "en" in parts else (BASE, JOINED, AESTHETIC)[_draw(*parts, "source") % 3]
+    return ENGLISH if "en" in parts else (BASE, JOINED, AESTHETIC)[draw(*parts, "source") % 3]
 
 
 def _label(key: str, language: str, variant: str) -> str:
     label = language
     if _uniform(key, language, variant, "label") < _WRONG_LABEL[variant]:
-        label = _CONFUSED[language][_draw(key, language, variant, "confused") % len(_CONFUSED[language])]
+        label = _CONFUSED[language][draw(key, language, variant, "confused") % len(_CONFUSED[language])]
     return _CLD3.get(label, label)
 
 
 def _plain(concepts: Sequence[Concept]) -> Iterator[Row]:
     """Yield three texts of each pair that is not held out, over both styles; English in both styles."""
     for concept, language in itertools.product(concepts, CODES):
-        first = _draw(concept.key, language, "style") % 2
+        first = draw(concept.key, language, "style") % 2
         for number, variant in enumerate(captions(concept, language)):
             styles = STYLES if language == "en" else (STYLES[(first + number) % 2],)
             for style in styles:
@@ -223,7 +219,7 @@ def _plain(concepts: Sequence[Concept]) -> Iterator[Row]:
 def _off_target(concepts: Sequence[Concept]) -> Iterator[Row]:
     """Yield rows in languages that are not wanted; only the language filter can reject them, which is counted."""
     for concept, language in itertools.product(concepts, OFF_TARGET):
-        style = STYLES[_draw(concept.key, language, "style") % 2]
+        style = STYLES[draw(concept.key, language, "style") % 2]
         yield _row(concept, language, "words", style, kind="off_target", expected="language?")
 
 
@@ -231,13 +227,13 @@ def _copies(concepts: Sequence[Concept]) -> Iterator[Row]:
     """Yield copies of plain rows of the certain languages: the same row, here or in the base source; another text."""
     for concept, language in itertools.product(concepts, CERTAIN):
         texts = captions(concept, language)
-        choice = _draw(concept.key, language, "copy") % 4
+        choice = draw(concept.key, language, "copy") % 4
         if len(texts) < len(VARIANTS) or choice > 1:
             continue
-        first = _draw(concept.key, language, "style") % 2  # as in _plain: the copied row is number 1, "words"
+        first = draw(concept.key, language, "style") % 2  # as in _plain: the copied row is number 1, "words"
         original = _row(concept, language, "words", STYLES[(first + 1) % 2])
         if choice == 0:
-            for number in range(1 + _draw(concept.key, language, "copies") % 2):
+            for number in range(1 + draw(concept.key, language, "copies") % 2):
                 yield dataclasses.replace(
                     original, kind="copy_of_row", boundary="select", expected="duplicate_hash",
                     group=original.url, copy=number + 1, source=BASE if number else original.source,
@@ -254,7 +250,7 @@ def _pairs(
 ) -> Iterator[tuple[Concept, str]]:
     """Yield `each` pairs of every language that are not held out, keyed by the kind of fault."""
     for language in languages:
-        ranked = sorted(concepts, key=lambda concept: _draw(kind, concept.key, language))
+        ranked = sorted(concepts, key=lambda concept: draw(kind, concept.key, language))
         usable = (concept for concept in ranked if captions(concept, language))
         yield from ((concept, language) for concept in itertools.islice(usable, each))
 
@@ -266,10 +262,10 @@ def _select_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
         kind: str, reason: str, values: dict[str, Any], sources: Sequence[str] = (), **url: str
     ) -> Iterator[Row]:
         for concept, language in _pairs(concepts, kind, CODES, 2):
-            style = STYLES[_draw(kind, concept.key, language) % 2]
+            style = STYLES[draw(kind, concept.key, language) % 2]
             source = ENGLISH if language == "en" else None
             if source is None and sources:
-                source = sources[_draw(kind, concept.key, language, "source") % len(sources)]
+                source = sources[draw(kind, concept.key, language, "source") % len(sources)]
             link = url.get("url") or site.image_url(style, concept.key, language, kind)
             yield _row(
                 concept, language, "words", style, source=source, kind=kind, boundary="select", expected=reason,
@@ -325,7 +321,7 @@ def _download_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
                 expected="blocked_address",
             )  # fmt: skip
     for concept, language in _pairs(concepts, "moved", CODES, 1):
-        style = STYLES[_draw("moved", concept.key, language) % 2]
+        style = STYLES[draw("moved", concept.key, language) % 2]
         url = f"http://{site.MOVED}/{language}/{style}/{concept.key}.jpg"
         yield _row(concept, language, "words", style, url=url, kind="moved")
 
@@ -334,11 +330,11 @@ def _write(rows: Sequence[Row], folder: Path) -> None:
     parts: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
         # the copies of a row are spread over the parts of its source like any other rows
-        number = _draw(row.url, row.text, row.kind, row.copy, "part") % 2 if row.source == JOINED else 0
+        number = draw(row.url, row.text, row.kind, row.copy, "part") % 2 if row.source == JOINED else 0
         parts.setdefault((row.source, number), []).append(row)
     facts: list[pa.Table] = []
     for (source, number), part in sorted(parts.items()):
-        part.sort(key=lambda row: _draw(row.url, row.text, row.kind, row.copy, "order"))
+        part.sort(key=lambda row: draw(row.url, row.text, row.kind, row.copy, "order"))
         name = f"part-{number:05d}.snappy.parquet"
         (folder / source).mkdir(parents=True, exist_ok=True)
         pq.write_table(

@@ -81,14 +81,14 @@ def connect_to(port: int) -> dict[str, str]:
 
 def extension(style: str, key: str) -> str:
     """Return the format an image is published in: mostly JPEG."""
-    draw = _draw(f"{style}/{key}/format") % 16
-    return "png" if draw < 2 else "webp" if draw == 2 else "jpg"
+    number = draw(style, key, "format") % 16
+    return "png" if number < 2 else "webp" if number == 2 else "jpg"
 
 
 def image_size(style: str, key: str) -> tuple[int, int]:
     """Return width and height in pixels: 96 to 128; a quarter of the images are a little wider than high."""
-    side = _SIDE - 8 * (_draw(f"{style}/{key}/size") % 5)
-    return (side, side - 8 if _draw(f"{style}/{key}/shape") % 4 == 0 and side > 96 else side)
+    side = _SIDE - 8 * (draw(style, key, "size") % 5)
+    return (side, side - 8 if draw(style, key, "shape") % 4 == 0 and side > 96 else side)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -208,5 +208,6 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _draw(text: str) -> int:
-    return int.from_bytes(_digest(text)[:8], "big")
+def draw(*parts: object) -> int:
+    """Return a keyed draw of 64 bits: the same on every machine, whatever the order of the calls."""
+    return int.from_bytes(_digest("/".join(map(str, parts)))[:8], "big")

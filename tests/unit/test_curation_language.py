@@ -270,8 +270,8 @@ NEIGHBOURS = {
 
 @pytest.mark.parametrize("code", NEIGHBOURS)
 def test_word_lists_do_not_outvote_the_model_on_long_text(identifier: LanguageIdentifier, code: str) -> None:
-    """Most words of a neighbour are on the list of a language that has one: the more of them, the less that "
-    "counts."""
+    """Most words of a neighbour are on the list of a language that has one: the more of them, the less that
+    counts."""
     assert languages(identifier, [NEIGHBOURS[code]]) == [None]
     words = NEIGHBOURS[code].split()
     halves = [" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])]
