@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from altdiffusion.config import fingerprint, load_config, resolved, to_yaml
 from altdiffusion.credentials import guard_outputs
@@ -27,6 +27,9 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import NAME, optional_document
 from pipelines.common import JobConfig, Plan, Survey
+
+if TYPE_CHECKING:
+    from altdiffusion.lineage.job_run import JobRun  # imported when a job runs: MLflow takes seconds
 
 C = TypeVar("C", bound=JobConfig)
 
@@ -52,7 +55,7 @@ class Job(Generic[C]):
 class Session:
     """A running job: its lake, its one MLflow run, its connection to Ray."""
 
-    def __init__(self, config: JobConfig, lake: Lake, run: Any) -> None:
+    def __init__(self, config: JobConfig, lake: Lake, run: JobRun) -> None:
         self.config = config
         self.lake = lake
         self.run = run

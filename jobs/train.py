@@ -54,7 +54,7 @@ def run(config: TrainJobConfig, session: Session) -> None:
         print(f"[export] {export_checkpoint(lake, train.run, step=step)}", flush=True)
         if config.samples is not None:
             log_samples(config, session, step)
-    session.run.image(found.ref)
+    session.run.page(found.ref)
 
 
 def _measured(config: TrainJobConfig, resolved: ResolvedRun, kept: Sequence[Checkpoint]) -> list[dict[str, float]]:
