@@ -1,4 +1,4 @@
-"""Work that fails at unit 3 in the way it is told to."""
+"""Work that fails at unit 3, in a configured way."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Failing:
 
     def setup(self) -> None:
         if self._mode == "setup":
-            raise AltDiffusionError("thing of setup", "is bad", "mend it")
+            raise AltDiffusionError("thing of setup", "is bad", "fix it")
 
     def run(self, unit: Unit) -> UnitRecord:
         if unit.index == 3:
             if self._mode == "user":
-                raise AltDiffusionError("thing of user", "is bad", "mend it")
+                raise AltDiffusionError("thing of user", "is bad", "fix it")
             if self._mode == "bug":
                 raise KeyError("oops")
             if self._mode == "unsure":

@@ -114,7 +114,7 @@ def test_every_step_adds_up_and_so_does_the_whole(made: Made) -> None:
     assert "447 read = 330 kept + 117 rejected" in Reader(report_html(made.lake, made.distinct)).text
 
 
-def test_a_chain_whose_beginning_is_gone_says_so(tmp_path: Path) -> None:
+def test_a_chain_whose_beginning_is_gone_is_marked(tmp_path: Path) -> None:
     made = make(str(tmp_path))
     shutil.rmtree(made.candidates.uri)
     chain = read_chain(made.lake, made.downloaded)
@@ -239,8 +239,8 @@ def test_plain_text_holds_no_controls_and_is_bounded(text: str) -> None:
 
 
 def test_arabic_is_set_right_to_left_and_every_caption_has_its_language(page: str) -> None:
-    says = [a for tag, a in Reader(page).tags if a.get("class") == "says"]
-    assert {(a["lang"], a["dir"]) for a in says} == {("ar", "rtl"), ("en", "ltr"), ("th", "ltr")}
+    captions = [a for tag, a in Reader(page).tags if a.get("class") == "says"]
+    assert {(a["lang"], a["dir"]) for a in captions} == {("ar", "rtl"), ("en", "ltr"), ("th", "ltr")}
     alts = [a.get("alt") for tag, a in Reader(page).tags if tag == "img"]
     assert all(alts)
     assert "Image 1 of 6 accepted as Arabic" in alts
@@ -313,7 +313,7 @@ def test_after_a_takedown_nothing_of_it_is_in_the_page(tmp_path: Path) -> None:
         parents=[made.distinct.ref, Ref("blocklist", REASON, "b" * 64)],
         config={REASON: "b" * 64},
     )
-    for version in (after, made.distinct):  # an older version is shown as what stands for it
+    for version in (after, made.distinct):  # an older version is shown as its replacement
         facts = collect(made.lake, version, ReportConfig(), "x")
         assert facts.images.ref == after.ref and facts.chain.adds_up
         assert [(s.name, s.rows_out) for s in facts.chain.steps][-2:] == [
@@ -323,7 +323,7 @@ def test_after_a_takedown_nothing_of_it_is_in_the_page(tmp_path: Path) -> None:
         page = render_report(facts)
         assert not re.search(r"caption 1\d\d\b", page)
         assert all(not part.pairs for part in facts.rejected)
-        assert "/timeout/" not in page and "/http_404/" not in page  # the links were erased in the version that stands
+        assert "/timeout/" not in page and "/http_404/" not in page  # the links were erased in the version that remains
 
 
 def test_thousands_of_images_do_not_make_a_larger_page(made: Made) -> None:
@@ -336,7 +336,7 @@ def test_thousands_of_images_do_not_make_a_larger_page(made: Made) -> None:
     assert "<img" not in none
 
 
-def test_a_sample_is_spread_repeatable_and_marked(tmp_path: Path) -> None:
+def test_a_sample_is_spread_repeatable_and_stated(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     shards = [links(range(start, start + 500)) for start in range(0, 20_000, 500)]
     gone = {"timeout": range(50_000, 53_000)}
@@ -365,9 +365,9 @@ def test_a_sample_is_spread_repeatable_and_marked(tmp_path: Path) -> None:
     ]
 
 
-def test_a_sampled_page_says_so(made: Made) -> None:
+def test_a_sampled_page_is_marked(made: Made) -> None:
     config = ReportConfig(sample_rows=1000)
-    object.__setattr__(config, "sample_rows", 64)  # less than a config may say: the versions here are small
+    object.__setattr__(config, "sample_rows", 64)  # less than a config may set: the versions here are small
     facts = collect(made.lake, made.distinct, config, "x")
     text = Reader(render_report(facts)).text
     assert "Source labels and agreement: a sample of" in text and "Estimates from a sample of" in text and "≈" in text

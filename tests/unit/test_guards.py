@@ -85,8 +85,8 @@ def test_there_is_a_config_for_every_job_and_stage() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_every_config_dry_runs(config: Path, tmp_path: Path) -> None:
-    """In an empty folder. What lies elsewhere is not looked at, and said so; what should lie here and does not is an
-    error by name, beside the plan: the job would stop at it."""
+    """In an empty folder: what is elsewhere is not read, and reported so; what should be here and is missing is an
+    error by name, next to the plan: the job would stop at it."""
     stem = config.stem.split("-")[0]
     job = stem if stem in JOBS else "train"
     done = subprocess.run(

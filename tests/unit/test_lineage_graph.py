@@ -1,4 +1,4 @@
-"""The graph from manifests: what a reference means, and what lies above and below it."""
+"""The graph from manifests: what a reference means, and what is above and below it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from altdiffusion.lineage import image_search, lineage_page, tree
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from tests.lineage_lake import BASE, DRAWN, SOURCE, SOURCE_PICTURE, WORDS, SmallLake, publish
+from tests.flipped import flip
+from tests.lineage_lake import BASE, DRAWN, SOURCE, SOURCE_IMAGE, WORDS, SmallLake, publish
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_a_generated_image_leads_to_prompt_seed_checkpoint_and_source_row(
 
 
 def test_a_collected_image_leads_to_its_rows(small: SmallLake, graph: graphs.Graph) -> None:
-    digest = files.sha256_hex(SOURCE_PICTURE)
+    digest = files.sha256_hex(SOURCE_IMAGE)
     above = image_search.lineage(graph, digest[:12], "up").nodes
     assert sorted(node.facts["sample_id"] for node in above.values() if node.kind == "row") == [100, 101, 102]
     assert str(SOURCE) in above and str(small.quality) not in above
@@ -258,9 +259,7 @@ def test_dataset_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["dataset", "verify", f"links@{small.links.ref.digest[:8]}", "--lake", small.uri]) == 0
     assert "2 files, 3 rows" in capsys.readouterr().out
     shard = Path(small.links.shard_uri(0))
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    flip(shard)
     assert main(["dataset", "verify", "links", "--lake", small.uri]) == 1
     assert shard.name in capsys.readouterr().err
     assert main(["dataset", "verify", "link", "--lake", small.uri]) == 2
