@@ -122,7 +122,7 @@ def comment_prose(text: str) -> Iterator[tuple[int, str]]:
         yield number, re.sub(r"`[^`]+`", "", line.partition("#")[2])
 
 
-_PROSE = {".py": python_prose, ".md": document_prose}
+_PROSE = {".py": python_prose, ".md": document_prose, ".j2": document_prose}
 
 
 def findings(name: str) -> list[str]:
@@ -156,7 +156,7 @@ def openings(name: str) -> list[str]:
 
 def all_findings() -> list[str]:
     """Return every finding in the repository."""
-    files = tracked("*.py", "*.md", "*.yaml", "*.toml", "Makefile")
+    files = tracked("*.py", "*.md", "*.j2", "*.yaml", "*.toml", "Makefile")
     words = [line for name in files for line in findings(name)]
     return words + [line for name in tracked("platform/*.py", "pipelines/*.py", "jobs/*.py") for line in openings(name)]
 
