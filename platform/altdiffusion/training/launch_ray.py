@@ -26,7 +26,7 @@ from altdiffusion.training.faults import failures, ray_notice
 from altdiffusion.training.faults.notice import STOP, PreemptionNotice, on_sigterm
 from altdiffusion.training.loop.loop import train_loop
 from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
-from altdiffusion.training.reporting.report import LineReporter, Reporter
+from altdiffusion.training.reporting.reporter import LineReporter, Reporter
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.run.run_name import check_checkpoint
