@@ -38,7 +38,7 @@ TARGETS = {"https": 4.0, "http": 1.3}
 
 def publish_links(lake: str, urls: list[str]) -> None:
     """Publish a links version whose rows have only a URL."""
-    given = {"url": urls, "caption": ["an image"] * len(urls), "language": ["en"] * len(urls)}
+    given = {"url": urls, "caption": ["a picture"] * len(urls), "language": ["en"] * len(urls)}
     given |= {"sample_id": list(range(len(urls))), "language_score": [1.0] * len(urls), "source": ["b"] * len(urls)}
     columns = [pa.array(given[f.name], f.type) if f.name in given else pa.nulls(len(urls), f.type) for f in LINKS]
     dataset = Lake(lake).dataset("links")

@@ -76,7 +76,7 @@ def write(lake: str, rows: int, side: int, tars: Path) -> Version:
             "language": [CODES[number % len(CODES)] for number in range(first, first + count)],
         }
         fixed = {"channels": 4, "height": shape[1], "width": shape[2], "resolution": side}
-        words = {"caption": "an image of something", "image_sha256": "0" * 64}
+        words = {"caption": "a picture of something", "image_sha256": "0" * 64}
         columns |= {name: [value] * count for name, value in {**fixed, **words, "crop_top": 0, "crop_left": 0}.items()}
         columns |= {name: [None] * count for name in SCHEMA.names if name not in columns}
         table = pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)

@@ -45,7 +45,7 @@ def write_part(path: Path, groups: int) -> None:
     table = pa.table(
         {
             "URL": urls,
-            "TEXT": [f"an image of thing number {i} in a garden" for i in range(rows)],
+            "TEXT": [f"a picture of thing number {i} in a garden" for i in range(rows)],
             "WIDTH": draws.integers(100, 2000, rows).astype(np.int32),
             "HEIGHT": draws.integers(100, 2000, rows).astype(np.int32),
             "similarity": draws.normal(0.31, 0.03, rows),

@@ -40,9 +40,9 @@ license: apache-2.0
 
 # {name}
 
-A small model of AltDiffusion Platform's demo, for tests and demonstrations alone. `demo/README.md` describes how it
-was made. It learned from names of Unicode CLDR (Unicode License v3), Noto Emoji (Apache-2.0) and Twemoji (CC-BY-4.0,
-Twitter, Inc. and other contributors). Name Twemoji and CC-BY-4.0 where images drawn by it, or models made from it,
+A small model of AltDiffusion Platform's demo, for tests and demonstrations alone; `demo/README.md` says how it was
+made. It learned from names of Unicode CLDR (Unicode License v3), Noto Emoji (Apache-2.0) and Twemoji (CC-BY-4.0,
+Twitter, Inc. and other contributors). Name Twemoji and CC-BY-4.0 where pictures drawn by it, or models made from it,
 are shown.
 """
 
