@@ -30,7 +30,7 @@ def test_the_lists_of_two_resolutions() -> None:
         (1088, 960), (1152, 896), (1216, 832), (1344, 768),
     )  # fmt: skip
     assert bucket_sizes(256, 64, 1.0) == ((256, 256),)
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         bucket_sizes(500, 64, 2.0)
 
 

@@ -1,6 +1,6 @@
 """The one place that connects to Ray: an embedded one on a laptop, or the cluster that was named.
 
-Every retry that Ray does by itself is bounded here (a task killed for memory is otherwise retried for ever), and
+Every retry that Ray does by itself is bounded here (a task killed for memory is otherwise retried without end), and
 what Ray prints for its own developers on stderr is silenced: failures reach the user as exceptions.
 """
 
@@ -35,7 +35,7 @@ _SETTINGS = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
 }
 _EMBEDDED: set[str] = set()
-"""Addresses of the Rays that this process started."""
+"""Addresses of the Ray instances that this process started."""
 _REMEDY = (
     "start the cluster, fix the address, or leave it out to run on this machine; where the cluster's gateway is "
     "only reachable over its job API, use `ray job submit`"
@@ -104,7 +104,7 @@ def is_embedded() -> bool:
 
 
 def _start(num_cpus: int, num_gpus: int) -> Any:
-    """Start the embedded Ray; and a second time where the first took longer than the 30 s that Ray allows itself."""
+    """Start the embedded Ray; and try a second time if the first took longer than the 30 s that Ray allows itself."""
     import ray
 
     for last in (False, True):
@@ -154,7 +154,7 @@ def shutdown() -> None:
 
 
 def _embedded_settings() -> None:
-    """Return what the embedded Ray's own processes inherit: a token of this process alone, and where our code is."""
+    """Return what the embedded Ray's processes inherit: a token of this process alone, and the location of our code."""
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -205,7 +205,7 @@ def probe(address: str) -> None:
 
 
 def _quiet() -> None:
-    """Switch Ray's bars, chatter and tracebacks off: `Progress` is the one voice, exceptions are the other."""
+    """Switch Ray's bars, messages and tracebacks off: `Progress` and exceptions report instead."""
     import ray.data
     from ray._private import worker
 

@@ -1,4 +1,4 @@
-"""A pipeline step: one step between durable datasets. Run again, it does only what is not recorded yet."""
+"""Pipeline steps: each reads durable datasets and makes one. Run again, it does only what is not recorded yet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from altdiffusion.storage.removal import after_takedowns
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineStep:
-    """`parents`, `units` and `work` read the lake: called when the pipeline step runs, not when planned."""
+    """One pipeline step.
+
+    `parents`, `units` and `work` read the lake, so they are called when it runs, not when it is planned.
+    """
 
     name: str
     """The verb: select, deduplicate, download, encode, generate."""
@@ -28,32 +31,32 @@ class PipelineStep:
     """Name of the dataset it makes."""
     kind: Kind
     settings: Mapping[str, Any]
-    """All that decides the result besides the parents: what the manifest stores."""
+    """Everything that decides the result besides the parents; the manifest stores it."""
     fingerprint: str
-    """Digest of `settings`: names the ledger."""
+    """Digest of `settings`; it names the ledger."""
     noun: str
-    """What is counted in the progress line, plural."""
+    """What the progress line counts, in the plural."""
     parents: Callable[[Lake], Sequence[Ref]]
     units: Callable[[Lake], Sequence[Unit]]
     work: Callable[[Lake], UnitWork]
     pool: Pool = field(default_factory=Pool)
     resources: Resources = field(default_factory=Resources)
     carried: Callable[[Lake], Sequence[UnitRecord]] = lambda _: ()
-    """Records taken over unchanged: what a version keeps of the one before it, of the same dataset."""
+    """Records that a version keeps unchanged from the previous version of the same dataset."""
     is_head: bool = True
-    """Whether the version becomes what the dataset's bare name means; false where another one goes on with it."""
+    """Whether the version becomes what the dataset's bare name means; false if a later pipeline step replaces it."""
     may_be_empty: bool = False
     """Whether a version without a row is a result (a list of what to drop), not a mistake."""
     when_empty: str = "loosen the filters, or check the input"
     """Remedy to print when not one row is accepted."""
     reads_the_web: bool = False
-    """Whether the same units may give other rows another time: then a start in which not one row was accepted leaves no
-    record, and the next one tries again."""
+    """Whether the same units may give other rows another time. If so, a start that accepts no row leaves no record, and
+    the next one tries again."""
     when_unsettled: str = "run it again"
     """Remedy to print when units stay `Unsettled`."""
 
     def __post_init__(self) -> None:
-        check_name(self.output)  # when it is planned, not hours later when the pipeline step before it has ended
+        check_name(self.output)  # when it is planned, not hours later when the previous pipeline step has ended
 
     def describe(self) -> str:
         """Return one line for the plan."""
@@ -64,7 +67,7 @@ class PipelineStep:
 
 
 def published(lake: Lake, pipeline_step: PipelineStep) -> Version | None:
-    """Return the version that was already made from the parents as they are now, if all its files are there."""
+    """Return the version that was already made from the present parents, if all its files exist."""
     dataset = lake.dataset(pipeline_step.output)
     parents = tuple(str(parent) for parent in pipeline_step.parents(lake))
     for digest in dataset.digests():
@@ -80,7 +83,7 @@ def published(lake: Lake, pipeline_step: PipelineStep) -> Version | None:
 def run_pipeline_step(
     lake: Lake, pipeline_step: PipelineStep, *, backend: Literal["ray", "inline"], progress: Progress | None = None
 ) -> Version:
-    """Work off what is not in the ledger and publish the version.
+    """Run the units that are not in the ledger and publish the version.
 
     Raises:
         AltDiffusionError: an input is unusable, or not one row was accepted or too many units stayed unsettled (then
@@ -123,7 +126,7 @@ def run_pipeline_step(
 
 
 def _as_head(dataset: Dataset, version: Version) -> Version:
-    """Make a version the head, or the one that replaces it since rows of it were taken down."""
+    """Make a version the head, or the version that replaced it when rows of it were taken down."""
     version = after_takedowns(dataset, version)
     dataset.set_head(version)
     return version
@@ -159,7 +162,7 @@ def _counted(reasons: Mapping[str, int]) -> str:
 
 
 def _missing(dataset: Dataset, infos: Sequence[Any]) -> set[str]:
-    """Return the SHA-256 of the files that are not there: two listings, whatever the number of shards."""
+    """Return the SHA-256 of the missing files, from two listings for any number of shards."""
     present = {
         name.removesuffix(".parquet")
         for folder in ("shards", "rejects")

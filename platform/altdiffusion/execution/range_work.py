@@ -1,4 +1,4 @@
-"""The base of works that make a dataset: it opens versions, reads a unit's rows and writes what comes of them."""
+"""The base of works that make a dataset: it opens versions, reads a unit's rows and writes the results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from altdiffusion.storage.shards import ROW_GROUP_ROWS
 
 
 class RangeWork(UnitWork):
-    """A work whose units are row ranges of what is published, and whose rows go to one dataset.
+    """A work whose units are row ranges of published versions, and whose rows go to one dataset.
 
     Args:
         lake: URI of the lake.

@@ -30,7 +30,7 @@ def new_unit(
 
 
 def plan_ranges(version: Version, rows_per_unit: int, *inputs: str) -> list[Unit]:
-    """Cut every shard of a version into units of at most `rows_per_unit` rows, in input order.
+    """Divide every shard of a version into units of at most `rows_per_unit` rows, in input order.
 
     Args:
         inputs: digests of what else decides the units' results and is not in a config: of a model, for example.
@@ -47,8 +47,8 @@ def plan_ranges(version: Version, rows_per_unit: int, *inputs: str) -> list[Unit
 def plan_buckets(version: Version, buckets: int, *inputs: str, chosen: range | None = None) -> list[Unit]:
     """Return one unit per bucket of a hash exchange.
 
-    Every unit of the step before wrote one shard per bucket, in bucket order, empty ones included. So the unit of
-    bucket b reads shards b, b + buckets, b + 2 buckets, … and nothing else, and decides alone.
+    Every unit of the previous pipeline step wrote one shard per bucket, in bucket order, empty ones included. So the
+    unit of bucket b reads shards b, b + buckets, b + 2 buckets, … and nothing else, and decides on its own.
 
     Args:
         inputs: as for `plan_ranges`.

@@ -17,14 +17,14 @@ from altdiffusion.storage.documents import Document
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 
 MAX_RETRIES = 2
-"""How often a unit is given out again whose worker died: never without end."""
+"""How often a unit is tried again after its worker died."""
 MAX_RESTARTS = 100
-"""How often one place of the pool is filled again; nodes come and go in days of work, whatever the units do."""
+"""How often a worker of the pool is replaced; in days of work, nodes come and go regardless of the units."""
 MAX_BLOCKS = 10_000
 UNSETTLED_UNITS = 4
-"""How many units in a row may be unsettled, or two per worker; then the job stops."""
+"""How many units in a row may be unsettled, or two per worker, before the job stops."""
 UNSETTLED_ROWS = 128
-"""And how many rows must have been tried in them: small units show little."""
+"""The number of rows that must have been tried in them, since small units prove little."""
 
 
 def run_units(
@@ -37,7 +37,7 @@ def run_units(
     resources: Resources | None = None,
     progress: Progress,
 ) -> list[UnitRecord]:
-    """Work off `units`; what the ledger holds is not done again.
+    """Run `units`; those that the ledger holds are not run again.
 
     Killed at any moment and run again with the same units, it returns the same records: a unit's record is written
     after its shards, by the worker that made them.
@@ -114,7 +114,7 @@ def _inline(work: UnitWork, units: Sequence[Unit], ledger: Ledger) -> Iterator[U
 
 
 class UnitActor:
-    """A worker of the Ray Data pool: loads its models once, then works off one unit after another.
+    """A worker of the Ray Data pool: loads its models once, then runs one unit after another.
 
     Rows in: {"unit": JSON text}; rows out: {"record": JSON text or None, "error": pickle or None}. An exception
     travels as a value: Ray would wrap it, and would count it as a failure of its own.
@@ -187,7 +187,7 @@ def _on_ray(
 def _round(
     work: UnitWork, units: Sequence[Unit], ledger: Ledger, pool: Pool, resources: Resources
 ) -> Iterator[UnitRecord | Unsettled]:
-    """Return what comes of these units, as it comes, from one Ray Data plan."""
+    """Yield the results of these units as they arrive, from one Ray Data plan."""
     import ray.data
 
     items = [{"unit": json.dumps({"id": u.id, "index": u.index, "payload": dict(u.payload)})} for u in units]

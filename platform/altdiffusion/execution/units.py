@@ -28,7 +28,7 @@ class Unit:
 
 
 class Unsettled(Exception):
-    """Raised by `UnitWork.run`: what came of the unit may be the doing of where it ran, so nothing of it is recorded.
+    """Raised by `UnitWork.run`: the place where the unit ran may have caused its result, so nothing of it is recorded.
 
     Args:
         unit_id: of the unit.
@@ -68,7 +68,7 @@ class UnitWork(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pool:
-    """How many workers. It grows from `min_size` towards `max_size` while units wait."""
+    """The number of workers, which grows from `min_size` towards `max_size` while units wait."""
 
     min_size: int = 1
     max_size: int = 1
@@ -82,7 +82,7 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What one worker takes of the cluster: logical CPUs and GPUs, bytes of memory (0 = not accounted)."""
+    """The share of the cluster that one worker takes: logical CPUs and GPUs, bytes of memory (0 = not accounted)."""
 
     num_cpus: float = 1.0
     num_gpus: float = 0.0

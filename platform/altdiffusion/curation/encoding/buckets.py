@@ -19,13 +19,13 @@ from altdiffusion.diffusion.image_crop import Size
 
 @functools.cache
 def bucket_sizes(resolution: int, step: int, max_aspect: float) -> tuple[Size, ...]:
-    """The buckets, from the tallest to the widest; of several with one shorter side, that of the largest area.
+    """Return the buckets from the tallest to the widest; of several with one shorter side, the one of the largest area.
 
     Raises:
-        ValueError: the resolution is no multiple of `step`: the square would not be among them.
+        ValueError: the resolution is not a multiple of `step`, so the square would not be among them.
     """
     if resolution % step:
-        raise ValueError(f"a resolution of {resolution} is no multiple of the buckets' step of {step}")
+        raise ValueError(f"a resolution of {resolution} is not a multiple of the buckets' step of {step}")
     wide: dict[int, Size] = {}
     width = resolution
     while (height := resolution**2 // width // step * step) and width <= max_aspect * height:
@@ -38,9 +38,9 @@ def bucket_sizes(resolution: int, step: int, max_aspect: float) -> tuple[Size, .
 def nearest(
     sizes: tuple[Size, ...], widths: npt.NDArray[np.int64], heights: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.intp]:
-    """The number of the bucket whose aspect ratio is nearest to each image's, as a ratio of ratios: int [images].
+    """Return the number of the bucket whose aspect ratio is nearest to each image's, as a ratio of ratios, [images].
 
-    |log(w / h) - log(W / H)| treats tall and wide alike; of two equally near ones the first.
+    |log(w / h) - log(W / H)| treats tall and wide alike; of two equally near buckets the first is returned.
     """
     aspects = np.log(np.array([width / height for width, height in sizes]))
     found: npt.NDArray[np.intp] = np.abs(np.log(widths / heights)[:, None] - aspects).argmin(axis=1)

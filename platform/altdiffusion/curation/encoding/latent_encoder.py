@@ -38,7 +38,9 @@ class LatentEncoder:
         self._vae.to(self._device, self._dtype).eval()
 
     def encode(self, pixels: npt.NDArray[np.uint8], sample_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-        """Up to a micro-batch of images, uint8 [B, H, W, 3], and their row ids -> latents float16 [B, C, h, w].
+        """Return latents, float16 [B, C, h, w], of up to a micro-batch of images, uint8 [B, H, W, 3].
+
+        The row ids, int64 [B], key the noise of a sample.
 
         Raises:
             AltDiffusionError: a latent is not finite.
