@@ -63,22 +63,22 @@ class Session:
         if execution.backend == "ray":
             cluster.connect(execution.address, num_cpus=execution.num_cpus)
 
-    def complete(self, pipeline_step: PipelineStep) -> Version:
-        """Run a pipeline step, record its inputs and output in MLflow, and return the version that it published."""
-        version = published(self.lake, pipeline_step)
-        if version is None:
+    def complete(self, pipeline_step: PipelineStep) -> tuple[Version, ...]:
+        """Run a pipeline step, record its inputs and outputs in MLflow, and return a version per output."""
+        if published(self.lake, pipeline_step) is None:
             self.connect()
-        version = run_pipeline_step(self.lake, pipeline_step, backend=self.config.execution.backend)
-        counts = ", ".join(f"{reason} {count:,}" for reason, count in version.manifest.rejects_by_reason.items())
-        print(
-            f"[{pipeline_step.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}",
-            flush=True,
-        )
-        for parent in version.manifest.parent_refs:
-            if parent.kind == "dataset":
-                self.run.input(self.lake.version(parent), context=pipeline_step.name)
-        self.run.output(version)
-        return version
+        versions = run_pipeline_step(self.lake, pipeline_step, backend=self.config.execution.backend)
+        for version in versions:
+            counts = ", ".join(f"{reason} {count:,}" for reason, count in version.manifest.rejects_by_reason.items())
+            print(
+                f"[{pipeline_step.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}",
+                flush=True,
+            )
+            for parent in version.manifest.parent_refs:
+                if parent.kind == "dataset":
+                    self.run.input(self.lake.version(parent), context=pipeline_step.name)
+            self.run.output(version)
+        return versions
 
 
 class Terminated(SystemExit):
@@ -91,15 +91,15 @@ def _terminate(*_: object) -> None:
 
 def already_published(lake: Lake, pipeline_steps: Sequence[PipelineStep]) -> str | None:
     """Return the versions that all the pipeline steps have made, or None if one of them has something to do."""
-    refs = []
+    refs: list[str] = []
     for pipeline_step in pipeline_steps:
         try:
-            version = published(lake, pipeline_step)
-        except AltDiffusionError:  # an input is missing: running the job will say which
+            versions = published(lake, pipeline_step)
+        except AltDiffusionError:  # an input is missing, which running the job reports
             return None
-        if version is None:
+        if versions is None:
             return None
-        refs.append(version.ref.short)
+        refs += [version.ref.short for version in versions]
     return ", ".join(refs)
 
 
@@ -128,7 +128,7 @@ def job_of_steps(
         return made
 
     def run(config: C, session: Session) -> None:
-        versions = [session.complete(pipeline_step) for pipeline_step in steps(config)]
+        versions = [version for pipeline_step in steps(config) for version in session.complete(pipeline_step)]
         finish(config, session, versions[-1])
 
     return Job(name=name, summary=summary, config=config, plan=plan, survey=survey, result=result, run=run)
