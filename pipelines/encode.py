@@ -25,7 +25,7 @@ from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pass, units_line
 
 MIRRORED = "-mirrored"
-"""What is added to the name of a dataset for that of its mirrored images."""
+"""Suffix of the name of the dataset of mirrored images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +57,9 @@ class EncodeJobConfig(JobConfig):
     also: tuple[AlsoConfig, ...] = ()
     """Further resolutions from the same pass, each a dataset of its own."""
     buckets: BucketsConfig | None = None
-    """Shapes of about one area, in place of each resolution's square: a dataset <name>-<width>x<height> for each."""
+    """Shapes of about one area, in place of each resolution's square; each is a dataset <name>-<width>x<height>."""
     mirrored: bool = False
-    """Also makes each dataset of mirrored images, <name>-mirrored, row by row beside it (train.flip reads both)."""
+    """Whether to make a dataset of mirrored images too, <name>-mirrored, of the same rows (train.flip reads both)."""
     workers: Workers = operational(factory=Workers)
 
     def conflicts(self) -> Iterator[Invalid]:
@@ -150,7 +150,7 @@ def _shapes(config: EncodeJobConfig, square: Target) -> Iterator[tuple[Target, d
 
 
 def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
-    """Whether images, scores, autoencoder and tokenizer are there, and how much there is to do."""
+    """Return whether images, scores, autoencoder and tokenizer are there, and how much there is to do."""
 
     def models_there(_: Lake) -> list[str]:
         encode = config.encode
@@ -162,8 +162,10 @@ def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
 
 
 def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:
-    """Note in the lake which autoencoder the latents are of, where that was not done when they were made; runs compare
-    it with that of their base (training.run.fit)."""
+    """Note in the lake which autoencoder made the latents, where that was not done when they were made.
+
+    Runs compare it with the autoencoder of their base (training.run.fit).
+    """
     encode = config.encode
     if files.is_local(encode.vae) and files.exists(encode.vae):
         digest = folder_digest(encode.vae)
@@ -172,13 +174,13 @@ def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:
 
 
 def model_name(uri: str, part: str) -> str:
-    """What a model folder is called in lineage: its own name, or its parent's if it is only `vae` or `tokenizer`."""
+    """Return a model folder's name in lineage: its own, or with its parent's if that is only `vae` or `tokenizer`."""
     path = PurePosixPath(uri.rstrip("/"))
     return f"{path.parent.name}/{part}" if path.name == part else path.name
 
 
 def plan(config: EncodeJobConfig) -> Plan:
-    """What the job will do."""
+    """Return what the job will do."""
     encode = config.encode
     sides = [encode.resolution, *(also.resolution for also in config.also)]
     shape = "square" if config.buckets is None else "bucket"

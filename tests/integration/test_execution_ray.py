@@ -22,7 +22,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
-from tests.failing_work import Failing
+from tests.failing_work import Failing, TwoOutputs
 from tests.ray_folder import ray_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +105,19 @@ def test_an_unsettled_unit_leaves_no_record_and_the_others_do(ray_here: None, tm
         run("unsure", units, ledger, pool=POOL)
     assert (caught.value.unit_id, caught.value.reasons) == ("1 unit", {"connect": 7})
     assert ledger.done_ids() == {"u0", "u1", "u2", "u4", "u5"}
+
+
+def test_workers_make_only_the_missing_outputs_of_a_unit(ray_here: None, tmp_path: Path) -> None:
+    units = [Unit(id=f"u{i}", index=i) for i in range(6)]
+    ledgers = {name: Lake(str(tmp_path)).dataset(name).ledger("f") for name in ("a", "b")}
+    for name, of in (("a", units[:2]), ("b", units[1:3])):  # nothing is left to do for u1
+        run_units(TwoOutputs(), of, {name: ledgers[name]}, backend="inline", progress=generation_lake.quiet())
+    run_units(TwoOutputs(), units, ledgers, backend="ray", pool=POOL, progress=generation_lake.quiet())
+    asked = {name: [one.input_digest for one in ledgers[name].of_units([u.id for u in units])] for name in ledgers}
+    assert asked == {
+        "a": ["a: a", "a: a", "a: a", *["a,b: a"] * 3],
+        "b": ["b: b", "b: b", "b: b", *["a,b: b"] * 3],
+    }
 
 
 def test_a_defect_arrives_with_the_workers_traceback(ray_here: None, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from altdiffusion.records import Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake, Version, check_name
+from altdiffusion.storage.documents import NAME
 from altdiffusion.storage.ledger import Ledger, UnitRecord
 from altdiffusion.storage.removal import after_takedowns
 
@@ -53,7 +54,7 @@ class PipelineStep:
     """A pipeline step as it is planned; `parents`, `units` and `work` read the lake, and are called when it runs."""
 
     name: str
-    """The verb: select, deduplicate, download, encode, generate."""
+    """The verb, a plain name: select, deduplicate, download, encode, generate. It is kept next to each manifest."""
     outputs: tuple[Output, ...]
     """What it makes. The units are the same for all outputs, and one reading of their rows serves all of them."""
     noun: str
@@ -78,6 +79,8 @@ class PipelineStep:
     def __post_init__(self) -> None:
         if not self.outputs or len({output.dataset for output in self.outputs}) != len(self.outputs):
             raise ValueError(f"pipeline step {self.name}: needs outputs, each with a dataset of its own")
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"pipeline step {self.name!r}: is not named by a plain name")
 
     @property
     def output(self) -> Output:
@@ -195,6 +198,7 @@ def _publish(
         parents=parents,
         config=output.settings,
         fingerprint=output.fingerprint,
+        made_by=pipeline_step.name,
         is_head=False,
     )
 
