@@ -9,10 +9,10 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test chaos bench check format clean
 
-help:  ## this list
+help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## a .venv with pinned dependencies (3 minutes, once)
+setup: $(READY)  ## make a .venv with pinned dependencies (3 minutes, once)
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found. Remedy: install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 2; }
@@ -22,21 +22,21 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/pip install -qq -c constraints.txt -e '.[demo,dev,s3]'
 	@$(BIN)/python -c "import torch, ray, mlflow, diffusers, img2dataset, fasttext, altdiffusion" && touch $@
 
-demo: $(READY)  ## links to images in 18 languages, end to end, on real data; run again to resume
+demo: $(READY)  ## run links to images in 18 languages, end to end, on real data; run again to resume
 	@$(BIN)/python -m demo
 
-test: $(READY)  ## all tests but the chaos runs of minutes
+test: $(READY)  ## run all tests except the chaos runs, which take minutes
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-chaos: $(READY)  ## the long chaos runs
+chaos: $(READY)  ## run the long chaos tests
 	@$(BIN)/python -m pytest -m slow --timeout 3600
 
-bench: $(READY)  ## every benchmark, one table each (half an hour; docs/benchmarks.md has the figures)
+bench: $(READY)  ## run every benchmark, one table each (half an hour; docs/benchmarks.md has the figures)
 	@set -e; for file in benchmarks/*.py; do name=$$(basename $$file .py); \
 		grep -q '__main__' $$file && { echo "== benchmarks.$$name"; PYTHONPATH=platform:. $(BIN)/python -m benchmarks.$$name; }; \
 	done; true
 
-check: $(READY)  ## format, lint, types, import layers
+check: $(READY)  ## check format, lint, types, import layers
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && PYTHONPATH=platform:. $(BIN)/lint-imports
 
 format: $(READY)  ## apply the formatter and safe fixes

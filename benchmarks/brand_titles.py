@@ -1,5 +1,5 @@
 """Titles as shops write them: words of one language, written for this benchmark, around a brand or product in Latin
-letters. The brand stands in front, in the middle or at the end; a space parts it from the rest in every language.
+letters. The brand is in front, in the middle or at the end; a space separates it from the rest in every language.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ LONG: Mapping[str, str] = {
     "zh": "带镜头保护的黑色|真皮手机保护壳; 结实面料制成的带轮子|大号旅行箱; 柔软皮革制作的|智能手表替换表带; "
     "毛绒内里的保暖|男士冬季靴子; 装在塑料盒里的|家用工具套装; 雨后傍晚街道的|老照片",
 }
-# The brand's letters are these languages' own: nothing sets them apart.
+# The brand's letters are these languages' own: nothing distinguishes them.
 LATIN: Mapping[str, str] = {
     "en": "black leather case for|with camera protection; large travel bag|on wheels made of strong fabric; "
     "replacement strap for the smart watch|of soft leather; warm winter boots for men|lined with fur; "
@@ -103,7 +103,7 @@ LATIN: Mapping[str, str] = {
 
 
 def titles(phrases: Mapping[str, str]) -> Iterator[tuple[str, str, int]]:
-    """(title, language, number of its phrase) of every phrase with every brand, at one of three places in turn."""
+    """Yield (title, language, number of its phrase): every phrase with every brand, at one of three places in turn."""
     for language, written in phrases.items():
         for number, phrase in enumerate(written.split("; ")):
             pieces = [piece.strip() for piece in phrase.split("|")]

@@ -3,7 +3,7 @@
     python -m benchmarks.distillation --cache DIR [--updates 500] [--terms none mean positions readout] [--json FILE]
 
 Each student begins with the same fresh weights, has one head, and learns the demo's captions in 18 languages from the
-demo base's English encoder for `updates` updates of 48 pairs. The terms differ, nothing else does. Measured, for the
+demo base's English encoder for `updates` updates of 48 pairs. Only the terms differ. Measured, for the
 17 languages other than English:
 
 - retrieval: how often the CLS vector of a concept's name is nearest, of the English names' EOS vectors, to its own;
@@ -40,14 +40,14 @@ from tests.distillation_lake import write_pairs
 
 BATCH, CONCEPTS, STEPS, GUIDANCE, SEED = 48, 128, 10, 3.0, 7
 STATES = (2, 5, 8)
-"""Steps of the drawings whose states the UNet is asked at."""
-PICTURED = 48
+"""Steps of the drawings at whose states the UNet predicts."""
+DRAWN = 48
 """Concepts that are drawn."""
 WEIGHTS = {"none": 0.0}
 
 
 def pairs(cache: Path) -> list[tuple[str, str, str]]:
-    """(English, translation, language): every caption that is not held out, and the empty one."""
+    """Return (English, translation, language) of every caption that is not held out, and of the empty one."""
     found = [("", "", "en")]
     for concept in concepts.demo_concepts(CONCEPTS, cache):
         english = captions.captions(concept, "en")
@@ -65,14 +65,14 @@ class States:
     """[P, C, H, W] each."""
     timesteps: list[int]
     wanted: list[Tensor]
-    """What the UNet answers to English there."""
+    """The UNet's prediction for English there."""
     effect: float
     """sum |eps(English) - eps("")|^2."""
 
 
 @torch.no_grad()
 def draw(bundle: models.ModelBundle, english: Tensor, empty: Tensor) -> States:
-    """Draws from the English contexts [P, T, D] and keeps some states."""
+    """Draw from the English contexts [P, T, D] and keep some states."""
     scheduler, unet = bundle.scheduler, bundle.unet
     scheduler.set_timesteps(STEPS)
     size = int(unet.config.sample_size)
@@ -94,7 +94,7 @@ def draw(bundle: models.ModelBundle, english: Tensor, empty: Tensor) -> States:
 
 @torch.no_grad()
 def measure(encoder: Any, bundle: models.ModelBundle, cache: Path, states: States) -> dict[str, float]:
-    """The figures of one student."""
+    """Return the figures of one student."""
     chosen = concepts.demo_concepts(CONCEPTS, cache)
     reader = bundle.tokenizer
     ids = tokenize(reader, [concept.names["en"] for concept in chosen])
@@ -109,7 +109,7 @@ def measure(encoder: Any, bundle: models.ModelBundle, cache: Path, states: State
             if not (hidden and concepts.spelled_elsewhere(concept, language)):
                 right[hidden].append(int(nearest[number]) == number)
         for x, t, wanted in zip(states.x, states.timesteps, states.wanted, strict=True):
-            answer = bundle.unet(x, t, encoder_hidden_states=context[:PICTURED]).sample
+            answer = bundle.unet(x, t, encoder_hidden_states=context[:DRAWN]).sample
             missed += float((answer - wanted).square().sum())
         effect += states.effect
     return {
@@ -120,7 +120,7 @@ def measure(encoder: Any, bundle: models.ModelBundle, cache: Path, states: State
 
 
 def train(lake: str, term: str, weight: float, updates: int) -> tuple[str, float]:
-    """(export of a student, its CPU seconds)."""
+    """Train a student; return its export and its CPU seconds."""
     name = f"{term}-{weight:g}".replace(".", "_")
     settings = {"token_weight": weight} | ({"token_term": term} if weight else {})
     tree = {
@@ -150,7 +150,7 @@ def main() -> None:
         student = models.build_text_encoder(models.text_config_demo(len(bundle.tokenizer)))
         save_text_encoder(student, bundle.tokenizer, Path(lake) / "models" / "student")
         write_pairs(lake, "pairs", pairs(given.cache), bundle.tokenizer, group_rows=64, shard_rows=1 << 16)
-        drawn = [concept.names["en"] for concept in concepts.demo_concepts(CONCEPTS, given.cache)[:PICTURED]]
+        drawn = [concept.names["en"] for concept in concepts.demo_concepts(CONCEPTS, given.cache)[:DRAWN]]
         contexts = encode_text(bundle.text_encoder, tokenize(bundle.tokenizer, ["", *drawn]), 1).detach()
         states = draw(bundle, contexts[1:], contexts[:1])
         found: dict[str, dict[str, float]] = {}

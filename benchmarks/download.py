@@ -37,7 +37,7 @@ TARGETS = {"https": 4.0, "http": 1.3}
 
 
 def publish_links(lake: str, urls: list[str]) -> None:
-    """A links version whose rows have nothing but a URL."""
+    """Publish a links version whose rows have only a URL."""
     given = {"url": urls, "caption": ["a picture"] * len(urls), "language": ["en"] * len(urls)}
     given |= {"sample_id": list(range(len(urls))), "language_score": [1.0] * len(urls), "source": ["b"] * len(urls)}
     columns = [pa.array(given[f.name], f.type) if f.name in given else pa.nulls(len(urls), f.type) for f in LINKS]
@@ -48,7 +48,7 @@ def publish_links(lake: str, urls: list[str]) -> None:
 
 
 def work(lake: str, port: int, ca_file: str) -> None:
-    """Our side, in a process of its own: every unit of the links version."""
+    """Do our side, in a process of its own: every unit of the links version."""
     config = DownloadConfig(
         **SETTINGS,  # type: ignore[arg-type]
         threads=16,
@@ -69,14 +69,14 @@ def work(lake: str, port: int, ca_file: str) -> None:
 
 
 def cpu_s(command: list[str], env: dict[str, str]) -> float:
-    """User and system seconds of a command and all its children."""
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, env={**os.environ, **env}, stdout=said, stderr=said)
+    """Return the user and system seconds of a command and all its children."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, env={**os.environ, **env}, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"{command[:3]} failed:\n{said.read().decode(errors='replace')[-3000:]}")
+            output.seek(0)
+            raise SystemExit(f"{command[:3]} failed:\n{output.read().decode(errors='replace')[-3000:]}")
     return usage.ru_utime + usage.ru_stime
 
 
@@ -109,7 +109,7 @@ def peer(scratch: Path, port: int, urls: list[str], ca_file: str) -> float:
 
 
 def authorities(folder: Path) -> str:
-    """The usual certificate authorities and the server's own, in one file."""
+    """Return the usual certificate authorities and the server's own, in one file."""
     import certifi
 
     _, own = certificate(folder, "localhost")
@@ -119,7 +119,7 @@ def authorities(folder: Path) -> str:
 
 
 def measure(arguments: argparse.Namespace, scheme: str, close: bool) -> tuple[float, float]:
-    """Images per CPU-second: ours, the peer's; medians over interleaved repeats."""
+    """Return images per CPU-second, ours and the peer's; medians over interleaved repeats."""
     cache = Path(arguments.cache)
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)

@@ -1,8 +1,8 @@
-"""What decoding ahead of the VAE gains: images a second of one encode worker, with threads ahead and without.
+"""What decoding ahead of the VAE gains: images per second of one encode worker, with threads ahead and without.
 
     python -m benchmarks.encode [--images 96] [--rounds 5] [--resolution 128] [--also 64]
 
-Images: 680 x 512 JPEG of quality 95. A small AutoencoderKL (4 to 32 channels, one torch thread) stands for a VAE
+Images: 680 x 512 JPEG of quality 95. A small AutoencoderKL (4 to 32 channels, one torch thread) represents a VAE
 that is about as fast as the decoder; with a real one on a GPU one decoding thread is the slower of the two. The limit
 is the slower of decoding alone (one thread) and the VAE alone. Wall-clock medians of interleaved rounds.
 """
@@ -33,7 +33,7 @@ MICRO_BATCH = 8
 
 
 def photograph(seed: int) -> bytes:
-    """Colours that change slowly, with grain: about as long to decode as a photograph."""
+    """Return colours that change slowly, with grain: they take about as long to decode as a photograph."""
     draw = np.random.default_rng(seed)
     coarse = Image.fromarray(draw.integers(0, 256, (17, 23, 3), np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
     grain = draw.normal(0, 6, (SIZE[1], SIZE[0], 3))
@@ -97,7 +97,7 @@ def measure(images: Version, lake: str, bodies: list[bytes], arguments: argparse
     ]
     middle = {name: statistics.median(times[name] for times in rounds) for name in rounds[0]}
     limit = max(middle["decoding alone"], middle["VAE alone"])
-    print(f"{len(bodies)} pictures of {SIZE[0]} x {SIZE[1]}, {' and '.join(map(str, sides))} px")
+    print(f"{len(bodies)} images of {SIZE[0]} x {SIZE[1]}, {' and '.join(map(str, sides))} px")
     print("| | images/s | of the limit | against no threads |\n|---|---|---|---|")
     for name, taken in middle.items():
         label = f"encode, threads: {name}" if name.isdigit() else name

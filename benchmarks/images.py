@@ -1,4 +1,4 @@
-"""Images for benchmarks, and a loopback server in a process of its own that gives them out over http or https."""
+"""Images for benchmarks, and a loopback server in a process of its own that serves them over http or https."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def photo(number: int, width: int, height: int, quality: int = 90) -> bytes:
-    """A JPEG like a photograph: soft shapes, texture and sensor noise; 1024 x 768 takes 150 to 250 kB."""
+    """Return a JPEG like a photograph: soft shapes, texture and sensor noise; 1024 x 768 takes 150 to 250 kB."""
     draw = np.random.default_rng(number)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     period, phase = draw.uniform(40, 160, 6), draw.uniform(0, 6, 6)
@@ -33,7 +33,7 @@ def photo(number: int, width: int, height: int, quality: int = 90) -> bytes:
 
 
 def make(folder: Path, count: int, width: int, height: int) -> None:
-    """`<n>.jpg` for n below `count`; those that are there stay."""
+    """Make `<n>.jpg` for n below `count`; existing files stay."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         path = folder / f"{number}.jpg"
@@ -43,7 +43,7 @@ def make(folder: Path, count: int, width: int, height: int) -> None:
 
 @contextlib.contextmanager
 def serving(folder: Path, *, tls: Path | None = None, close: bool = False) -> Iterator[int]:
-    """The images of a folder at `/<n>.jpg?<anything>`, in another process; gives the port.
+    """Serve the images of a folder at `/<n>.jpg?<anything>`, in another process; yield the port.
 
     Args:
         tls: folder with cert.pem and key.pem.

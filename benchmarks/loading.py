@@ -1,4 +1,4 @@
-"""Loading: shuffled batches of latents from local disk, ours beside Ray Data, WebDataset and PyTorch's DataLoader.
+"""Loading: shuffled batches of latents from local disk, ours next to Ray Data, WebDataset and PyTorch's DataLoader.
 
     python -m benchmarks.loading [--rows N] [--side PIXELS] [--batch B] [--passes N] [--repeats N]
 
@@ -14,7 +14,7 @@ thread of computation each, for some passes over the rows (ours keeps half of th
     WebDataset  shards shuffled, a shuffle buffer, `.npy` members, DataLoader in the same process
     DataLoader  an `IterableDataset` that turns the rows of shuffled row groups into tensors, out of a shuffle buffer,
                 `num_workers=0`
-    the same, our decoder   instead of a row at a time: no peer, it shows what the decoder brings and what the rest
+    the same, our decoder   instead of row by row: not a peer, it shows what the decoder brings and what the rest
 
 Wall-clock samples/s from the first request to the last batch, processes and imports ready; in turn, medians. Only ours
 verifies the pages' checksums, and only ours knows which samples batch n holds.
@@ -62,7 +62,7 @@ AT_LEAST, SAMPLES_PER_S = 2.0, 5000
 
 
 def write(lake: str, rows: int, side: int, tars: Path) -> Version:
-    """The dataset `latents` and the same rows as tars."""
+    """Return the dataset `latents` and the same rows as tars."""
     dataset, records = Lake(lake).dataset("latents"), []
     draw, shape = np.random.default_rng(0), (4, side // 8, side // 8)
     for index, first in enumerate(range(0, rows, SHARD_ROWS)):
@@ -141,7 +141,7 @@ def ray_data(version: Version, batch: int, seed: int) -> Iterator[int]:
 
 
 def Collate() -> Any:
-    """Arrow to tensors without a loop over rows: our own decoder, so that the peer is not slowed by it."""
+    """Return a collate function without a loop over rows: our own decoder, so that it does not slow the peer down."""
     from ray.data.collate_fn import ArrowBatchCollateFn
 
     class Vectorised(ArrowBatchCollateFn):  # type: ignore[misc]
@@ -234,7 +234,7 @@ def main() -> None:
         ray.data.DataContext.get_current().enable_progress_bars = False
 
         def again(way: Callable[[int], Iterator[int]]) -> Callable[[int], Iterator[int]]:
-            """Pass after pass, each with a seed of its own."""
+            """Return a source of passes, each with a seed of its own."""
             return lambda seed: (count for number in range(given.passes) for count in way(given.passes * seed + number))
 
         ways: dict[str, Callable[[int], Iterator[int]]] = {

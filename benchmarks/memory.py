@@ -28,13 +28,13 @@ HOSTS, LIMIT = 2000, 1.2
 
 
 def peak_mib(pid: int | str = "self") -> float:
-    """Highest resident memory of a process so far (rusage's would count what it was forked from)."""
+    """Return the highest resident memory of a process so far (rusage's would count what it was forked from)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def work(lake: str, port: int) -> None:
-    """One worker, in a process of its own: prints its peak before and after, its decoder's, rows and shards."""
+    """Run one worker, in a process of its own; print its peak before and after, its decoder's, rows and shards."""
     config = DownloadConfig(
         image_size=192,
         shard_mib=32,
@@ -58,13 +58,13 @@ def work(lake: str, port: int) -> None:
 def measure(port: int, rows: int) -> tuple[int, ...]:
     with tempfile.TemporaryDirectory() as lake:
         publish_links(lake, [f"http://h{row % HOSTS}.test/{row % 500}.jpg?{row}" for row in range(rows)])
-        told = subprocess.run(
+        printed = subprocess.run(
             [sys.executable, "-m", "benchmarks.memory", "--work", lake, str(port)],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
         )
-    return tuple(int(value) for value in told.stdout.split())
+    return tuple(int(value) for value in printed.stdout.split())
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = Path(tempfile.gettempdir()) / "altdiffusion-bench-small-pictures"
     images.make(folder, 500, 192, 144)
-    print(f"{'peak MiB, rows a unit':24}{'at start':>10}{'worker':>10}{'decoder':>10}{'rows':>10}{'shards':>8}")
+    print(f"{'peak MiB, rows per unit':24}{'at start':>10}{'worker':>10}{'decoder':>10}{'rows':>10}{'shards':>8}")
     peaks = []
     with images.serving(folder) as port:
         for rows in (arguments.few, arguments.rows):

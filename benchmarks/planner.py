@@ -4,8 +4,8 @@
 
 128 parts of 20 million rows each, as LAION-2B has them. The parts hold a real Parquet footer and no rows: one row
 group of LAION's joined shape is written, and its description repeated until it claims 20 million rows. `--groups` is
-the number of row groups a part: 20 as Spark writes them, 320 as wide as a unit, or 20,000, which is 2.56 million in all
-and more than anybody has published. `plan` is `jobs.curate --dry-run`; `units` makes every unit of work as well.
+the number of row groups per part: 20 as Spark writes them, 320 as wide as a unit, or 20,000, which is 2.56 million in
+all and more than any published set has. `plan` is `jobs.curate --dry-run`; `units` makes every unit of work as well.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Cost(NamedTuple):
 
 
 def write_part(path: Path, groups: int) -> None:
-    """Writes a footer that claims ROWS rows in `groups` row groups."""
+    """Write a footer that claims ROWS rows in `groups` row groups."""
     rows = ROWS // groups
     draws = np.random.default_rng(0)
     urls = [f"https://cdn{i % 97}.example/{draws.integers(1 << 40):x}/picture-{i}.jpg" for i in range(rows)]
@@ -79,7 +79,7 @@ def _joined(first: pq.FileMetaData, second: pq.FileMetaData) -> pq.FileMetaData:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--groups", type=int, default=[20, 320, 20_000], nargs="*", help="row groups a part")
+    parser.add_argument("--groups", type=int, default=[20, 320, 20_000], nargs="*", help="row groups per part")
     arguments = parser.parse_args()
     print(f"{'':34}{'ours':>10}{'limit':>10}{'ratio':>8}")
     for groups in arguments.groups:
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def measure(folder: Path, groups: int) -> None:
-    # By a process of its own: what this one holds when it starts another is counted among the other's memory.
+    # In a process of its own: what this one holds when it starts another counts as the other's memory.
     writer = multiprocessing.get_context("spawn").Process(
         target=write_part, args=(folder / "part-00000.parquet", groups)
     )
@@ -131,23 +131,23 @@ print(f"{{len(units):,}} units, {{sum(u.payload['stop'] - u.payload['start'] for
             raise SystemExit(f"the dry run did not count the rows:\n{output}")
         for what, value, limit in (("s", cost.s, LIMIT_S), ("MiB", cost.mib, LIMIT_MIB)):
             print(f"  {name + ', ' + what:32}{value:>10,.1f}{limit:>10,.0f}{value / limit:>8.2f}")
-        told = [line.strip() for line in output.splitlines() if f"{PARTS * ROWS:,} rows" in line]
-        print(f"    {told[0] if told else ''}; {cost.cpu_s:.1f} s of CPU")
+        printed = [line.strip() for line in output.splitlines() if f"{PARTS * ROWS:,} rows" in line]
+        print(f"    {printed[0] if printed else ''}; {cost.cpu_s:.1f} s of CPU")
 
 
 def run(command: list[str]) -> tuple[Cost, str]:
-    """What a fresh process costs that runs this, from its first import to its end."""
+    """Return the cost of a fresh process that runs this, from its first import to its end, and its output."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+") as printed:
         start = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=environment, stdout=told, stderr=subprocess.STDOUT
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        told.seek(0)
-        output = told.read()
+        printed.seek(0)
+        output = printed.read()
     if process.returncode:
         raise SystemExit(output)
     return Cost(s=wall, cpu_s=usage.ru_utime + usage.ru_stime, mib=usage.ru_maxrss / 1024), output

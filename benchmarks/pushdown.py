@@ -4,7 +4,7 @@
 
 One synthetic part in LAION's joined shape with an aesthetic column, snappy, in row groups of 16,384 rows; the language
 model is left out (every caption is believed). `one pass` reads and normalises every column and then filters; `two
-passes` is what select does. In `sorted` the rows lie in the order of their aesthetic score, so that the statistics of
+passes` is what select does. In `sorted` the rows are in the order of their aesthetic score, so that the statistics of
 most row groups decide; in `shuffled` they do not, and a row group is read whole if one of its rows is a candidate.
 CPU seconds are medians of interleaved runs.
 """
@@ -58,8 +58,8 @@ class Believer:
     """Stands in for the language model."""
 
     def identify(self, captions: pa.Array, _: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
-        said = pa.repeat(pa.scalar("en"), len(captions))
-        return said, pa.repeat(pa.scalar(0.9, pa.float32()), len(captions)), said
+        language = pa.repeat(pa.scalar("en"), len(captions))
+        return language, pa.repeat(pa.scalar(0.9, pa.float32()), len(captions)), language
 
 
 def table(rows: int) -> pa.Table:

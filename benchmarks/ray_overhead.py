@@ -1,4 +1,4 @@
-"""What Ray costs: the same units worked off in this process, and on Ray Data by two workers.
+"""What Ray costs: the same units done in this process, and on Ray Data by two workers.
 
     python -m benchmarks.ray_overhead [--cache DIR] [--rows N] [--units N] [--repeats N]
 
@@ -62,7 +62,7 @@ class OneThread(SelectWork):
 
 
 def measure(source: SourceConfig, units: list[Unit], scratch: Path, backend: Backend) -> tuple[float, float]:
-    """Rows a second: of the whole call, and from the first record to the last."""
+    """Return rows per second: of the whole call, and from the first record to the last."""
     lake = Lake(str(scratch))
     work = OneThread(lake=lake.uri, dataset="d", source=source, select=SELECT, language=LanguageConfig())
     watch = Stopwatch()

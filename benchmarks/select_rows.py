@@ -1,4 +1,4 @@
-"""Select's rows a second and core, language identification included, against a bare loop of fastText's predict.
+"""Select's rows per second and core, language identification included, against a bare loop of fastText's predict.
 
     python -m benchmarks.select_rows [--cache DIR] [--rows N] [--repeats N]
 
@@ -8,7 +8,7 @@ them, so that every row's language is decided: filters that drop rows first woul
 `SelectWork.run`: read, filter, clean, identify, split into buckets, write shards and rejects. The peer is
 `model.predict(text + "\\n", 1, 0.0, "strict")` for each of the same captions, already in memory.
 
-A caption's words repeat more here than on the web, and ours looks at each different word of a unit once; so the same is
+A caption's words repeat more here than on the web, and ours judges each different word of a unit once; so the same is
 measured once more with the letters of every word shuffled, where hardly a word occurs twice.
 
 One worker: CPU seconds of one process, ours and the peer in turn, medians. Two workers: wall-clock seconds of one and
@@ -47,7 +47,7 @@ UNITS = 4
 
 
 def write_part(path: Path, cache: Path, rows: int, shuffled: bool = False) -> None:
-    """A part of `rows` rows in random order, the same every time; `shuffled`: the letters within each word."""
+    """Write a part of `rows` rows in random order, always the same; `shuffled` shuffles the letters of each word."""
     draw = random.Random(0)
     tables = {language: annotations(cache, language) for language in CODES + OFF_TARGET}
     characters = {language: sorted(names) for language, (names, _) in tables.items()}
@@ -99,10 +99,10 @@ def cpu(action: Callable[[], Any]) -> float:
 
 
 def bare_loop(captions: Sequence[str]) -> Callable[[], None]:
-    """The peer: fastText's own predict, one caption after the other."""
+    """Return the peer: fastText's own predict, one caption after the other."""
     import fasttext.FastText
 
-    fasttext.FastText.eprint = lambda *_, **__: None  # it says a line on every load
+    fasttext.FastText.eprint = lambda *_, **__: None  # it prints a line on every load
     config = LanguageConfig()
     model = fasttext.FastText.load_model(local_pinned(config.model, config.model_sha256)).f
 
@@ -114,7 +114,7 @@ def bare_loop(captions: Sequence[str]) -> Callable[[], None]:
 
 
 def one_worker(part: Path, scratch: Path, repeats: int) -> tuple[float, float, int]:
-    """CPU seconds of ours and of the peer, and the number of rows."""
+    """Return the CPU seconds of ours and of the peer, and the number of rows."""
     source, units = plan(part)
     captions = pq.read_table(part, columns=["TEXT"])["TEXT"].to_pylist()
     bare = bare_loop(captions)
@@ -127,7 +127,7 @@ def one_worker(part: Path, scratch: Path, repeats: int) -> tuple[float, float, i
 
 
 def many_workers(part: Path, scratch: Path, repeats: int) -> dict[str, float]:
-    """How many times as fast two workers are as one, on the clock: of select, and of bare loops as a control."""
+    """Return how many times as fast two workers are as one, on the clock: select's, and bare loops' as a control."""
     spawn = multiprocessing.get_context("spawn")
     seconds: dict[tuple[str, int], list[float]] = {}
     for repeat in range(repeats):

@@ -1,4 +1,4 @@
-"""One training step: ours beside a plain diffusers-style loop, each optimisation off and on.
+"""One training step: ours next to a plain diffusers-style loop, each optimisation off and on.
 
     python -m benchmarks.train_step [--repeats 9] [--threads 1] [--compile] [--cases K/V-256,whole-256]
 
@@ -37,11 +37,11 @@ from benchmarks.training import Case, Contender, Size
 Make = Callable[[Size, Case, torch.device], Contender]
 MEMORY_STEPS = 3
 WEIGHED = ("ours", "plain", "bare", "not lean", "compiled", "compiled, CUDA graphs")
-"""Whose memory is measured: of the others it is as ours."""
+"""Contenders whose memory is measured; that of the others is as ours."""
 
 
 def variants(device: torch.device, size: Size, case: Case, compiled: bool) -> dict[str, Make]:
-    """The contenders by name: ours, the plain loop, the bare arithmetic, and ours with one thing changed."""
+    """Return the contenders by name: ours, the plain loop, the bare arithmetic, and ours with one thing changed."""
     last = device.type == "cuda"
     found: dict[str, Make] = {
         "ours": training.ours,
@@ -61,7 +61,7 @@ def variants(device: torch.device, size: Size, case: Case, compiled: bool) -> di
 
 
 def seconds_of(contender: Contender, device: torch.device) -> float:
-    """Of one step."""
+    """Return the seconds of one step."""
     if device.type == "cpu":
         began = time.process_time()
         contender.step()
@@ -74,7 +74,7 @@ def seconds_of(contender: Contender, device: torch.device) -> float:
 
 
 def in_turn(contenders: list[Contender], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each contender in each turn; two turns before them do not count."""
+    """Return the seconds of each contender in each turn; two turns before them do not count."""
     found: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for turn in range(repeats + 2):
         for contender in contenders if turn % 2 else reversed(contenders):
@@ -85,13 +85,13 @@ def in_turn(contenders: list[Contender], repeats: int, device: torch.device) -> 
 
 
 def ratio(of: list[float], to: list[float]) -> float:
-    """How many times as fast `of` is as `to`, turn by turn."""
+    """Return how many times as fast `of` is as `to`, the median of the turns."""
     return statistics.median(b / a for a, b in zip(of, to, strict=True))
 
 
 def memory_of(name: str, case: Case) -> float:
-    """MiB above the start, in a process of its own."""
-    told = subprocess.run(
+    """Return the MiB above the start, in a process of its own."""
+    printed = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -107,7 +107,7 @@ def memory_of(name: str, case: Case) -> float:
         stdout=subprocess.PIPE,
         text=True,
     )
-    return float(json.loads(told.stdout.splitlines()[-1])["mib"])
+    return float(json.loads(printed.stdout.splitlines()[-1])["mib"])
 
 
 def print_memory(make: Make, size: Size, case: Case, device: torch.device) -> None:
@@ -128,7 +128,7 @@ def print_memory(make: Make, size: Size, case: Case, device: torch.device) -> No
 
 
 def measure(size: Size, case: Case, device: torch.device, repeats: int, compiled: bool, peak: Peak) -> list[float]:
-    """Prints the lines of one case; returns the seconds of our steps."""
+    """Print the lines of one case; return the seconds of our steps."""
     made = []
     for name, make in variants(device, size, case, compiled).items():
         contender = make(size, case, device)
@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="turns")
     parser.add_argument("--threads", type=int, default=1, help="threads of a CPU")
-    parser.add_argument("--batch", type=int, help="pictures a step, instead of each case's own")
+    parser.add_argument("--batch", type=int, help="images per step, instead of each case's own")
     parser.add_argument("--cases", default="K/V-256,whole-256,whole-512")
     parser.add_argument("--compile", action="store_true", help="the compiled network too (minutes to compile)")
     parser.add_argument("--memory", metavar="NAME", help=argparse.SUPPRESS)

@@ -40,7 +40,7 @@ class Size:
 
 
 def small() -> Size:
-    """Stable Diffusion 2.1's blocks at a fifth of their width, in front of a small text encoder: for a CPU."""
+    """Return Stable Diffusion 2.1's blocks at a fifth of their width, in front of a small text encoder: for a CPU."""
     unet = models.unet_config_sd21() | {
         "block_out_channels": (64, 128, 256, 256),
         "attention_head_dim": (1, 2, 4, 4),
@@ -53,7 +53,7 @@ def small() -> Size:
 
 
 def full() -> Size:
-    """Stable Diffusion 2.1's UNet and AltDiffusion-m18's text encoder, weights at random: for a GPU."""
+    """Return Stable Diffusion 2.1's UNet and AltDiffusion-m18's text encoder, weights at random: for a GPU."""
     sd21, m18 = models.unet_config_sd21(), models.text_config_m18()
     return Size(name="SD 2.1", unet=sd21, text=m18, tokens=77, sides={256: 32, 512: 64}, precision="bf16")
 
@@ -72,7 +72,7 @@ class Case:
 
 
 class _Tokenizer:
-    """As much of a tokenizer as a task asks for."""
+    """As much of a tokenizer as a task needs."""
 
     pad_token_id = PAD
 
@@ -94,7 +94,7 @@ class Contender:
     name: str
     step: Callable[[], Tensor]
     flops: float = 0.0
-    """Of one image."""
+    """FLOPs of one image."""
     keep: list[Any] = field(default_factory=list)
 
 
@@ -112,7 +112,7 @@ def bundle(size: Size) -> models.ModelBundle:
 
 
 def batches(size: Size, case: Case) -> Any:
-    """Eight batches, again and again: latents as a dataset has them, captions of 10 to 30 tokens and pads."""
+    """Return eight batches, over and over: latents as a dataset has them, captions of 10 to 30 tokens and pads."""
     side, generator = size.sides[case.resolution], torch.Generator().manual_seed(1)
     made = []
     for number in range(8):
@@ -145,7 +145,7 @@ def run_of(size: Size, case: Case, **compute: Any) -> ResolvedRun:
 
 
 def ours(size: Size, case: Case, device: torch.device, name: str = "ours", **compute: Any) -> Contender:
-    """The product's trainer as it is; `compute` are settings of ComputeConfig."""
+    """Return the product's trainer as it is; `compute` are settings of ComputeConfig."""
     run = run_of(size, case, **compute)
     trainer = Trainer(run, DiffusionTask(run.config, bundle(size), device), device=device)
     feed = batches(size, case)
@@ -154,7 +154,7 @@ def ours(size: Size, case: Case, device: torch.device, name: str = "ours", **com
 
 
 def with_plain_optimizer(size: Size, case: Case, device: torch.device) -> Contender:
-    """Ours with AdamW as torch makes it when nobody asks for more."""
+    """Return ours with AdamW as torch makes it by default."""
     made = ours(size, case, device, "AdamW not fused")
     trainer: Trainer = made.keep[0]
     trainer.optimizer = torch.optim.AdamW(trainer.parameters, lr=0.0)
@@ -163,7 +163,7 @@ def with_plain_optimizer(size: Size, case: Case, device: torch.device) -> Conten
 
 
 def with_plain_ema(size: Size, case: Case, device: torch.device) -> Contender:
-    """Ours with diffusers' averages."""
+    """Return ours with diffusers' averages."""
     from diffusers.training_utils import EMAModel
 
     made = ours(size, case, device, "averages one by one")
@@ -174,7 +174,7 @@ def with_plain_ema(size: Size, case: Case, device: torch.device) -> Contender:
 
 
 def bare(size: Size, case: Case, device: torch.device) -> Contender:
-    """The arithmetic alone, as ours does it: text encoder, forward, backward, AdamW, averages; all inputs drawn
+    """Return the arithmetic alone, as ours does it: text encoder, forward, backward, AdamW, averages; all inputs drawn
     before. What ours takes longer is the loop's own."""
     made = ours(size, case, device, "bare")
     trainer: Trainer = made.keep[0]
@@ -202,7 +202,7 @@ def bare(size: Size, case: Case, device: torch.device) -> Contender:
 
 
 def plain(size: Size, case: Case, device: torch.device) -> Contender:
-    """What diffusers' train_text_to_image does in a step, without accelerate: the same operations in the same order.
+    """Return the steps of diffusers' train_text_to_image without accelerate: the same operations in the same order.
 
     float32 weights; with bf16, autocast around the UNet and a text encoder in bf16, as accelerate sets them up. The
     same parameters are frozen as in ours. Latents are given in both, so there is no autoencoder.

@@ -1,12 +1,12 @@
 """The main job, end to end, on real data: `make demo`.
 
-Every step is a job that can be run by itself; its command is printed. What is already there is not done again, so the
-same command resumes after a kill and ends in seconds when all is done.
+Every step is a job that can be run by itself; its command is printed. Finished work is not done again, so the same
+command resumes after a kill, and ends in seconds when everything is done.
 
     .demo/cache    public images and texts, and the crawl made from them
     .demo/models   the small base model and the multilingual text encoder
     .demo/lake     every dataset, checkpoint and export
-    .demo/out      what there is to look at
+    .demo/out      grid and tables, to look at
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONCEPTS = 128
 
 
 class Clock:
-    """Says what begins, and keeps how long each step took."""
+    """Prints what begins, and keeps how long each step took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -45,7 +45,7 @@ class Clock:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the demo; exit status as of the jobs."""
+    """Run the demo; return an exit status as the jobs do."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--concepts", type=int, default=CONCEPTS, help=f"how many concepts (default {CONCEPTS})")
     parser.add_argument(
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr, flush=True)
+        print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
         return 130
     return 0
 
@@ -98,11 +98,11 @@ def _demo(concepts: int, overrides: Sequence[str]) -> None:
 
 
 def _prepare(clock: Clock, concepts: int) -> None:
-    """Everything the jobs read that is not in the repository: made once, from public packages and the shipped base."""
+    """Make, once, what the jobs read that is not in the repository, from public packages and the shipped base."""
     from demo import base, crawl, fonts, npm, prompts
     from demo.concepts import demo_concepts
 
-    with clock.step("pictures and texts", "python -m demo.crawl"):
+    with clock.step("images and texts", "python -m demo.crawl"):
         npm.fetch_packages(CACHE)
         fonts.fetch_fonts(CACHE)
         crawl.build_crawl(CACHE, concepts)
@@ -114,7 +114,7 @@ def _prepare(clock: Clock, concepts: int) -> None:
 
 
 def _show(clock: Clock, started: float) -> None:
-    """What there is to see; the table only if the evaluation has not just printed it."""
+    """Print where the results are; print the table only if the evaluation has not just printed it."""
     from altdiffusion import cli
 
     print("\n── lineage ── altdiffusion lineage up checkpoint:demo-guidance --lake .demo/lake", flush=True)
@@ -126,7 +126,7 @@ def _show(clock: Clock, started: float) -> None:
         print(table.read_text(encoding="utf-8"))
     print()
     total = sum(clock.seconds.values())
-    print(f"Picture grid    {OUT / 'grid.png'}")
+    print(f"Image grid      {OUT / 'grid.png'}")
     print(f"Tables          {OUT / 'evaluation.md'}")
     server = f"{os.path.relpath(Path(sys.executable).parent)}/mlflow server --host 127.0.0.1"
     print(f"MLflow          {server} --backend-store-uri sqlite:///{LAKE}/mlflow.db   then http://127.0.0.1:5000")

@@ -48,7 +48,7 @@ are shown.
 
 
 def pack(parts: dict[str, Any], tokenizer_json: bytes, path: Path) -> str:
-    """Writes the networks of `parts` ("unet", "vae", "english", "m18") as float16 with configs; returns the SHA-256.
+    """Write the networks of `parts` ("unet", "vae", "english", "m18") as float16 with configs; return the SHA-256.
 
     float16 changes a weight by 0.05 % at most, which no measure of the demo sees, and halves the file.
     """
@@ -68,7 +68,7 @@ def pack(parts: dict[str, Any], tokenizer_json: bytes, path: Path) -> str:
 
 
 def unpack(out: Path, file: Path = FILE, sha256: str | None = SHA256) -> tuple[Path, Path]:
-    """Writes `out`/base-en and `out`/text-encoder-m18 and returns their paths; what is there already is kept.
+    """Write `out`/base-en and `out`/text-encoder-m18 and return their paths; what is there already is kept.
 
     Args:
         file: what `pack` wrote.
@@ -139,7 +139,7 @@ def _positions(header: dict[str, Any]) -> int:
 
 
 def _config(network: Any) -> dict[str, Any]:
-    """What builds the network again: the demo's settings with the values that training found."""
+    """Return what builds the network again: the demo's settings with the values that training found."""
     vocabulary = getattr(network.config, "vocab_size", 0)
     known = {
         "UNet2DConditionModel": models.unet_config_demo(),
@@ -151,7 +151,7 @@ def _config(network: Any) -> dict[str, Any]:
 
 
 def train(cache: Path, out: Path, work: Path) -> str:
-    """Makes the file anew and returns its SHA-256; stages whose file is in `work` are not repeated."""
+    """Make the file again and return its SHA-256; stages whose file is in `work` are not repeated."""
     from demo import base_train
 
     work.mkdir(parents=True, exist_ok=True)
@@ -165,10 +165,10 @@ def train(cache: Path, out: Path, work: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo.base", description="Makes or unpacks the demo's base model.")
     commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("train", help="make the shipped file anew")
+    making = commands.add_parser("train", help="make the shipped file again")
     making.add_argument("--cache", type=Path, required=True, help="the demo's cache folder")
     making.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     making.add_argument("--work", type=Path, help="folder for the stages' files; default: CACHE/base")

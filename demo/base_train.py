@@ -40,12 +40,12 @@ DISTIL_STEPS, DISTIL_BATCH, DISTIL_RATE = 4000, 128, 1e-3
 
 
 def log(stage: str, text: str) -> None:
-    """One line of progress."""
+    """Print one line of progress."""
     print(f"[{stage}] {text}", flush=True)
 
 
 def make_images(cache: Path, work: Path) -> dict[str, torch.Tensor]:
-    """`demo` uint8 [128, 2, 32, 32, 3] by concept and style; `other` uint8 [M, 32, 32, 3], the artists' rest."""
+    """Make `demo`, uint8 [128, 2, 32, 32, 3] by concept and style, and `other`, uint8 [M, 32, 32, 3], all else."""
     path = work / "pictures.safetensors"
     if not path.exists():
         chosen = concepts.demo_concepts(CONCEPTS, cache)
@@ -57,7 +57,7 @@ def make_images(cache: Path, work: Path) -> dict[str, torch.Tensor]:
             for key in sorted({_without_colour(key) for key in keys} - mine):
                 if not any(tone in key for tone in SKIN_TONES):
                     other.append(_image(style, key, cache))
-        log("pictures", f"{2 * len(demo)} of the demo, {len(other)} others")
+        log("images", f"{2 * len(demo)} of the demo, {len(other)} others")
         save({"demo": torch.from_numpy(np.stack(demo)), "other": torch.from_numpy(np.stack(other))}, path)
     return load_file(path)
 
@@ -67,7 +67,7 @@ def _without_colour(key: str) -> str:
 
 
 def _image(style: str, key: str, cache: Path) -> npt.NDArray[np.uint8]:
-    """Drawn at 128 and averaged to 32 pixels, as a resizer does with a downloaded image."""
+    """Draw an image at 128 pixels and average it to 32, as a resizer does with a downloaded image."""
     import resvg_py
     from PIL import Image
 
@@ -79,7 +79,7 @@ def _image(style: str, key: str, cache: Path) -> npt.NDArray[np.uint8]:
 
 
 def make_tokenizer(cache: Path, work: Path) -> Any:
-    """A Unigram vocabulary in XLM-R's convention (bos 0, pad 1, eos 2, unk 3, mask last), without held-out pairs."""
+    """Make a Unigram tokenizer in XLM-R's convention (bos 0, pad 1, eos 2, unk 3, mask last) without held-out pairs."""
     from tokenizers import Tokenizer, pre_tokenizers, trainers
     from tokenizers.models import Unigram
     from transformers import XLMRobertaTokenizer
@@ -105,7 +105,7 @@ def make_tokenizer(cache: Path, work: Path) -> Any:
 
 
 def _tokenizer_texts(cache: Path) -> Iterator[str]:
-    """The demo's captions four times, then every other name and keyword of CLDR in the 18 languages."""
+    """Yield the demo's captions four times, then every other name and keyword of CLDR in the 18 languages."""
     chosen = concepts.demo_concepts(CONCEPTS, cache)
     for concept in chosen:
         for language in CODES:
@@ -120,7 +120,7 @@ def _tokenizer_texts(cache: Path) -> Iterator[str]:
 
 
 def train_autoencoder(images: dict[str, torch.Tensor], work: Path) -> Any:
-    """`AutoencoderKL`, half of each batch the demo's images; its `scaling_factor` gives latents unit variance."""
+    """Train an `AutoencoderKL`, half of each batch the demo's images; `scaling_factor` gives latents unit variance."""
     config = models.vae_config_demo()
     path = work / "vae.safetensors"
     demo, other = _signed(images["demo"].flatten(0, 1)), _signed(images["other"])
@@ -152,13 +152,13 @@ def train_autoencoder(images: dict[str, torch.Tensor], work: Path) -> Any:
     with torch.no_grad():
         spread = float(vae.encode(demo).latent_dist.mean.std())
     vae.register_to_config(scaling_factor=round(1 / spread, 5))
-    log("vae", f"{psnr(vae, demo):.2f} dB on the demo's pictures, scaling factor {vae.config.scaling_factor}")
+    log("vae", f"{psnr(vae, demo):.2f} dB on the demo's images, scaling factor {vae.config.scaling_factor}")
     return vae
 
 
 @torch.no_grad()
 def psnr(vae: Any, x: torch.Tensor) -> float:
-    """Mean over images of the peak signal-to-noise ratio of decode(encode(x)), dB; `x` in -1..1."""
+    """Return the mean over images of the peak signal-to-noise ratio of decode(encode(x)), dB; `x` in -1..1."""
     vae.eval()
     y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
     error = ((y - x) / 2).square().flatten(1).mean(1)
@@ -166,7 +166,7 @@ def psnr(vae: Any, x: torch.Tensor) -> float:
 
 
 def _signed(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in -1..1."""
+    """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] in -1..1."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -175,7 +175,7 @@ def _pick(x: torch.Tensor, n: int, draw: torch.Generator) -> torch.Tensor:
 
 
 def _moved(x: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    """Half of the images mirrored, all of them shifted by up to 2 pixels, white coming in."""
+    """Return the images, half of them mirrored, all of them shifted by up to 2 pixels, white at the edges."""
     mirrored = torch.rand(len(x), 1, 1, 1, generator=draw) < 0.5
     x = torch.where(mirrored, x.flip(-1), x)
     down, right = (int(v) for v in torch.randint(0, 5, (2,), generator=draw))
@@ -184,7 +184,7 @@ def _moved(x: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int) -> None:
-    """Linear warm-up, then a cosine down to 2 % of the peak."""
+    """Set the rate: a linear warm-up, then a cosine down to 2 % of the peak."""
     cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
     for group in optimizer.param_groups:
         group["lr"] = peak * min(1.0, (step + 1) / warmup) * cosine
@@ -198,14 +198,14 @@ def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, *networks: Any) 
 
 
 def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """A safetensors file, whole or not at all."""
+    """Write a safetensors file, whole or not at all."""
     scratch = path.with_suffix(".part")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch)
     scratch.rename(path)
 
 
 def english_captions(cache: Path) -> tuple[list[str], list[list[int]]]:
-    """Every English caption, the empty one first, and the captions' indices by concept."""
+    """Return every English caption, the empty one first, and the captions' indices by concept."""
     texts = [""]
     by_concept: list[list[int]] = []
     for concept in concepts.demo_concepts(CONCEPTS, cache):
@@ -216,17 +216,17 @@ def english_captions(cache: Path) -> tuple[list[str], list[list[int]]]:
 
 
 def latents_of(vae: Any, images: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Scaled latents of the demo's images, float32 [128 * 2, 16, 8, 8], styles next to each other."""
+    """Return scaled latents of the demo's images, float32 [128 * 2, 16, 8, 8], styles next to each other."""
     with torch.no_grad():
         mean = vae.encode(_signed(images["demo"].flatten(0, 1))).latent_dist.mean
     return torch.as_tensor(mean * vae.config.scaling_factor)
 
 
 def train_base(vae: Any, tokenizer: Any, images: dict[str, torch.Tensor], cache: Path, work: Path) -> tuple[Any, Any]:
-    """(UNet, English encoder), in four phases; both are averages (EMA).
+    """Train UNet and English encoder in four phases; return the averages (EMA) of both.
 
     1. Both together. 2. The UNet behind the frozen encoder. 3. The encoder on CLIP's contrastive loss: learned from
-    denoising alone it tells colours and kinds apart, but not the concepts of one kind, and a student of its EOS
+    denoising alone it distinguishes colours and kinds, but not the concepts of one kind, and a student of its EOS
     vector would inherit that. 4. The UNet behind that encoder, frozen from here on.
     """
     unet = models.build_unet(models.unet_config_demo())
@@ -264,16 +264,17 @@ def train_base(vae: Any, tokenizer: Any, images: dict[str, torch.Tensor], cache:
 
 
 def _frozen(english: Any, ids: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Contexts by row, encoded once; they ask for gradients so that the compiled graph is the same in every phase."""
+    """Return contexts by row, encoded once; they require gradients so that every phase has the same compiled graph."""
     with torch.no_grad():
         table = encode_text(english, ids, 1)
     return lambda rows: table[rows].requires_grad_()
 
 
 def sharpen(english: Any, ids: torch.Tensor, latents: torch.Tensor, by_concept: list[list[int]], work: Path) -> None:
-    """CLIP's symmetric contrastive loss (Radford et al., arXiv 2103.00020) of EOS vectors and images, in place.
+    """Train on CLIP's symmetric contrastive loss (Radford et al., arXiv 2103.00020), in place.
 
-    The other tower is a small network on latents that is then thrown away; a batch holds every concept once.
+    The loss is between EOS vectors and images. The other tower is a small network on latents that is then thrown
+    away; a batch holds every concept once.
     """
     path = work / "english.safetensors"
     if not path.exists():
@@ -300,8 +301,8 @@ def sharpen(english: Any, ids: torch.Tensor, latents: torch.Tensor, by_concept: 
             x = latents[every * styles + torch.randint(0, styles, (CONCEPTS,), generator=draw)]
             x = x + 0.3 * torch.randn(x.shape, generator=draw)
             text = torch.nn.functional.normalize(_eos_vectors(english, ids[rows]), dim=1)
-            picture = torch.nn.functional.normalize(tower(x), dim=1)
-            logits = scale.clamp(max=math.log(100)).exp() * text @ picture.T
+            image = torch.nn.functional.normalize(tower(x), dim=1)
+            logits = scale.clamp(max=math.log(100)).exp() * text @ image.T
             cross_entropy = torch.nn.functional.cross_entropy
             loss = (cross_entropy(logits, every) + cross_entropy(logits.T, every)) / 2
             _step(optimizer, loss, networks)
@@ -315,7 +316,7 @@ def sharpen(english: Any, ids: torch.Tensor, latents: torch.Tensor, by_concept: 
 
 
 def _eos_vectors(english: Any, ids: torch.Tensor) -> torch.Tensor:
-    """[B, T] -> [B, D]: the vector at the first EOS; what follows it is cut, a causal encoder does not look there."""
+    """Return the vector at the first EOS, [B, T] -> [B, D]; what follows is cut, a causal encoder does not read it."""
     ids = ids[:, : int((ids != 1).sum(1).max())]
     hidden = encode_text(english, ids, 1)
     return hidden[torch.arange(len(hidden)), (ids == 2).int().argmax(1)]
@@ -330,7 +331,7 @@ def _fit_unet(
     steps: range,
     rate: float | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Trains on the epsilon loss, captions dropped with `TEXT_DROP`; returns the averaged weights by dotted name.
+    """Train on the epsilon loss, captions dropped with `TEXT_DROP`; return the averaged weights by dotted name.
 
     `rate` starts a schedule of its own; None goes on with the one over `UNET_STEPS`.
     """
@@ -379,9 +380,9 @@ def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tenso
 
 
 def parallel_captions(cache: Path) -> tuple[list[str], list[int]]:
-    """Every caption of the 18 languages but the held-out pairs' with the index of the English one it translates.
+    """Return the captions of the 18 languages but held-out pairs', and the index of the English one of each.
 
-    The indices are those of `english_captions`; a text whose own variant has no English twin stands for the name.
+    The indices are those of `english_captions`; a text whose variant has no English counterpart has the name's.
     """
     texts, rows = [""], [0]
     _, by_concept = english_captions(cache)
@@ -395,7 +396,7 @@ def parallel_captions(cache: Path) -> tuple[list[str], list[int]]:
 
 
 def distil(english: Any, tokenizer: Any, cache: Path, work: Path) -> Any:
-    """The multilingual encoder: its CLS vector learns the English encoder's EOS vector of the same caption (MSE)."""
+    """Train the multilingual encoder: its CLS vector learns the English encoder's EOS vector of a caption (MSE)."""
     student = models.build_text_encoder(models.text_config_demo(len(tokenizer)))
     path = work / "m18.safetensors"
     if not path.exists():
@@ -430,7 +431,7 @@ def distil(english: Any, tokenizer: Any, cache: Path, work: Path) -> Any:
 
 
 def _batches_by_length(lengths: torch.Tensor, draw: torch.Generator) -> Iterator[torch.Tensor]:
-    """Endless batches of captions of about one length, so that little of a batch is padding."""
+    """Yield endless batches of captions of about one length, so that little of a batch is padding."""
     while True:
         pick = torch.randint(0, len(lengths), (8 * DISTIL_BATCH,), generator=draw)
         groups = pick[lengths[pick].argsort(stable=True)].split(DISTIL_BATCH)

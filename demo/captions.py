@@ -1,4 +1,4 @@
-"""The texts beside the images: a concept's translated name, alone, with keywords, or after the word
+"""The texts of the images: a concept's translated name, alone, with keywords, or after the word
 "drawing" (or "image", where that is the plainer word).
 
 The forms need no grammar, so every text stays what its translators wrote. The one word added is `_DRAWING`.
@@ -22,7 +22,7 @@ _COMMA = {"zh": "、", "ja": "、", "ar": "، ", "fa": "، "}
 
 
 def caption(concept: Concept, language: str, variant: str) -> str:
-    """One text. Two languages' texts of a concept may be equal (fr and en "orange"), as in the real web.
+    """Return one text. Two languages' texts of a concept may be equal (fr and en "orange"), as in the real web.
 
     Args:
         concept: one of `demo_concepts()`.
@@ -40,7 +40,7 @@ def caption(concept: Concept, language: str, variant: str) -> str:
 
 
 def captions(concept: Concept, language: str) -> dict[str, str]:
-    """The different texts of a pair, by variant; empty for a held-out pair, which has no caption at all."""
+    """Return the different texts of a pair, by variant; empty for a held-out pair, which has no caption at all."""
     if held_out(concept, language):
         return {}
     texts = {variant: caption(concept, language, variant) for variant in VARIANTS}
@@ -48,7 +48,7 @@ def captions(concept: Concept, language: str) -> dict[str, str]:
 
 
 def _words(concept: Concept, language: str) -> tuple[str, ...]:
-    """A keyed choice of keywords, in CLDR's order."""
+    """Return a keyed choice of keywords, in CLDR's order."""
     words = concept.keywords[language]
     ranked = sorted(words, key=lambda word: hashlib.sha256(f"{concept.key}/{language}/{word}".encode()).digest())
     return tuple(word for word in words if word in ranked[:KEYWORDS])

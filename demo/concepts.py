@@ -46,7 +46,7 @@ _CHOICE: tuple[tuple[frozenset[str], str], ...] = (
 class Concept:
     """One thing, its names and keywords by language: the 18 and `OFF_TARGET`.
 
-    Keywords leave out the name itself and whatever would tell a held-out name of the language.
+    Keywords leave out the name itself and every word that would reveal a held-out name of the language.
     """
 
     key: str
@@ -57,7 +57,7 @@ class Concept:
 
 
 def demo_concepts(n: int = 128, cache: Path | None = None) -> tuple[Concept, ...]:
-    """The first `n` concepts of the choice, always the same ones in the same order.
+    """Return the first `n` concepts of the choice, always the same ones in the same order.
 
     Raises:
         AltDiffusionError: more concepts are asked for than the choice holds.
@@ -69,7 +69,7 @@ def demo_concepts(n: int = 128, cache: Path | None = None) -> tuple[Concept, ...
 
 
 def held_out(concept: Concept | str, language: str) -> bool:
-    """Whether the pair never appears in the crawl, so that its name is unseen in training; never for English.
+    """Return whether the pair never appears in the crawl, so that its name is unseen in training; never for English.
 
     A keyed draw: it depends on nothing but the concept's key and the language.
     """
@@ -81,9 +81,9 @@ def held_out(concept: Concept | str, language: str) -> bool:
 
 
 def spelled_elsewhere(concept: Concept, language: str) -> bool:
-    """Whether the name is also the concept's name in another language that is not held out ("banana").
+    """Return whether the name is also the concept's name in another language that is not held out ("banana").
 
-    Such a held-out name is not unseen: evaluation counts it apart or says so.
+    Such a held-out name is not unseen: evaluation counts it separately or states it.
     """
     name = concept.names[language].casefold()
     return any(
@@ -92,7 +92,7 @@ def spelled_elsewhere(concept: Concept, language: str) -> bool:
 
 
 def annotations(cache: Path | None, language: str) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """CLDR's short names (`tts`) and keywords (`default`) of one language, by character, of every emoji it has."""
+    """Return CLDR's short names (`tts`) and keywords (`default`) of one language, by character, of all its emoji."""
     path = fetch(CLDR, cache) / "annotations" / language / "annotations.json"
     table = json.loads(path.read_text())["annotations"]["annotations"]
     names: dict[str, str] = {}
@@ -108,7 +108,7 @@ def annotations(cache: Path | None, language: str) -> tuple[dict[str, str], dict
 
 
 def icon_name(package_folder: Path, key: str) -> str | None:
-    """The icon set's name of a concept, None where it has no image."""
+    """Return the icon set's name of a concept, None where it has no image."""
     return _chars(package_folder).get(key)
 
 
@@ -158,7 +158,7 @@ def _load(cache: Path) -> tuple[Concept, ...]:
         replace(
             concept,
             keywords={
-                language: tuple(word for word in words if not _tells(word, secret.get(language, ())))
+                language: tuple(word for word in words if not _reveals(word, secret.get(language, ())))
                 for language, words in concept.keywords.items()
             },
         )
@@ -166,11 +166,11 @@ def _load(cache: Path) -> tuple[Concept, ...]:
     )
 
 
-def _tells(word: str, names: Sequence[str]) -> bool:
+def _reveals(word: str, names: Sequence[str]) -> bool:
     return any(name in word.casefold() for name in names)
 
 
 def _in_turn() -> list[tuple[str, frozenset[str]]]:
-    """The choice read column by column."""
+    """Return the choice read column by column."""
     longest = max(len(chars) for _, chars in _CHOICE)
     return [(chars[i], allowed) for i in range(longest) for allowed, chars in _CHOICE if i < len(chars)]

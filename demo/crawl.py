@@ -40,6 +40,7 @@ from demo.captions import VARIANTS, caption, captions
 from demo.concepts import OFF_TARGET, Concept, demo_concepts
 from demo.images import STYLES
 from demo.npm import default_cache
+from demo.site import draw
 
 BASE, JOINED = "laion2B-multi", "laion2B-multi-joined"
 AESTHETIC, ENGLISH = "laion2B-multi-aesthetic", "laion2B-en-aesthetic"
@@ -70,7 +71,7 @@ _CLD3 = {"he": "iw"}
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the crawl with what is true about it.
+    """One row of the crawl with the truth about it.
 
     `expected`: "accept", "language?" (nothing but the language decision is open), or the reason it must be rejected
     under, at `boundary` "select" or "download". A copy's `group` is the URL that it shares: one row of it stays.
@@ -125,7 +126,7 @@ TRUTH = pa.schema(
 
 
 def build_crawl(cache: Path | None = None, concepts: int = 128) -> Path:
-    """Writes the crawl, unless it is there already, and returns its folder.
+    """Write the crawl, unless it is there already, and return its folder.
 
     The folder appears by one rename: a half-written crawl is never taken for whole.
     """
@@ -146,31 +147,26 @@ def build_crawl(cache: Path | None = None, concepts: int = 128) -> Path:
 
 
 def crawl_rows(concepts: Sequence[Concept]) -> list[Row]:
-    """All rows, in no particular order."""
+    """Return all rows, in no particular order."""
     return [*_plain(concepts), *_copies(concepts), *_off_target(concepts), *_select_faults(concepts),
             *_download_faults(concepts)]  # fmt: skip
 
 
 def truth(cache: Path | None = None) -> pa.Table:
-    """The truth table (schema `TRUTH`), one row for each row of the crawl."""
+    """Return the truth table (schema `TRUTH`), one row per row of the crawl."""
     return pq.read_table((cache or default_cache()) / "crawl" / "truth.parquet", schema=TRUTH)
 
 
 def _format(concepts: int) -> str:
-    """What the crawl in a folder was made by: another code or number of concepts makes another crawl."""
+    """Return what a folder's crawl was made by: other code or another number of concepts makes another crawl."""
     code = hashlib.sha256()
     for name in ("captions.py", "concepts.py", "crawl.py", "npm.py", "site.py"):
         code.update((Path(__file__).parent / name).read_bytes())
     return f"{FORMAT} concepts={concepts} code={code.hexdigest()}\n"
 
 
-def _draw(*parts: object) -> int:
-    """A keyed draw of 64 bits: the same on every machine, whatever the order of the calls."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
-
-
 def _uniform(*parts: object) -> float:
-    return _draw(*parts) / 2**64
+    return draw(*parts) / 2**64
 
 
 def _between(low: float, high: float, *parts: object) -> float:
@@ -178,7 +174,7 @@ def _between(low: float, high: float, *parts: object) -> float:
 
 
 def _row(concept: Concept, language: str, variant: str, style: str, **given: Any) -> Row:
-    """A good row of an image, its fillers drawn; `given` overrides any field."""
+    """Return a good row of an image, its fillers drawn; `given` overrides any field."""
     source = given.pop("source", None) or _source(concept.key, language, variant)
     url = given.pop("url", None) or site.image_url(style, concept.key, language, variant)
     width, height = given.pop("size", None) or site.image_size(style, concept.key)
@@ -200,20 +196,20 @@ def _row(concept: Concept, language: str, variant: str, style: str, **given: Any
 
 
 def _source(*parts: object) -> str:
-    return ENGLISH if "en" in parts else (BASE, JOINED, AESTHETIC)[_draw(*parts, "source") % 3]
+    return ENGLISH if "en" in parts else (BASE, JOINED, AESTHETIC)[draw(*parts, "source") % 3]
 
 
 def _label(key: str, language: str, variant: str) -> str:
     label = language
     if _uniform(key, language, variant, "label") < _WRONG_LABEL[variant]:
-        label = _CONFUSED[language][_draw(key, language, variant, "confused") % len(_CONFUSED[language])]
+        label = _CONFUSED[language][draw(key, language, variant, "confused") % len(_CONFUSED[language])]
     return _CLD3.get(label, label)
 
 
 def _plain(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Three texts of each pair that is not held out, over both styles; English in both styles."""
+    """Yield three texts of each pair that is not held out, over both styles; English in both styles."""
     for concept, language in itertools.product(concepts, CODES):
-        first = _draw(concept.key, language, "style") % 2
+        first = draw(concept.key, language, "style") % 2
         for number, variant in enumerate(captions(concept, language)):
             styles = STYLES if language == "en" else (STYLES[(first + number) % 2],)
             for style in styles:
@@ -221,23 +217,23 @@ def _plain(concepts: Sequence[Concept]) -> Iterator[Row]:
 
 
 def _off_target(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Languages nobody asked for; whether they are told apart is for the language filter, and counted."""
+    """Yield rows in languages that are not wanted; only the language filter can reject them, which is counted."""
     for concept, language in itertools.product(concepts, OFF_TARGET):
-        style = STYLES[_draw(concept.key, language, "style") % 2]
+        style = STYLES[draw(concept.key, language, "style") % 2]
         yield _row(concept, language, "words", style, kind="off_target", expected="language?")
 
 
 def _copies(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Copies of plain rows of the certain languages: the same row again, here or in the base source; another text."""
+    """Yield copies of plain rows of the certain languages: the same row, here or in the base source; another text."""
     for concept, language in itertools.product(concepts, CERTAIN):
         texts = captions(concept, language)
-        choice = _draw(concept.key, language, "copy") % 4
+        choice = draw(concept.key, language, "copy") % 4
         if len(texts) < len(VARIANTS) or choice > 1:
             continue
-        first = _draw(concept.key, language, "style") % 2  # as in _plain: the copied row is number 1, "words"
+        first = draw(concept.key, language, "style") % 2  # as in _plain: the copied row is number 1, "words"
         original = _row(concept, language, "words", STYLES[(first + 1) % 2])
         if choice == 0:
-            for number in range(1 + _draw(concept.key, language, "copies") % 2):
+            for number in range(1 + draw(concept.key, language, "copies") % 2):
                 yield dataclasses.replace(
                     original, kind="copy_of_row", boundary="select", expected="duplicate_hash",
                     group=original.url, copy=number + 1, source=BASE if number else original.source,
@@ -252,24 +248,24 @@ def _copies(concepts: Sequence[Concept]) -> Iterator[Row]:
 def _pairs(
     concepts: Sequence[Concept], kind: str, languages: Sequence[str], each: int
 ) -> Iterator[tuple[Concept, str]]:
-    """`each` pairs of every language that are not held out, keyed by the kind of fault."""
+    """Yield `each` pairs of every language that are not held out, keyed by the kind of fault."""
     for language in languages:
-        ranked = sorted(concepts, key=lambda concept: _draw(kind, concept.key, language))
+        ranked = sorted(concepts, key=lambda concept: draw(kind, concept.key, language))
         usable = (concept for concept in ranked if captions(concept, language))
         yield from ((concept, language) for concept in itertools.islice(usable, each))
 
 
 def _select_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Rows that must not reach the network. Each breaks one rule only."""
+    """Yield rows that must not reach the network. Each breaks one rule only."""
 
     def planted(
         kind: str, reason: str, values: dict[str, Any], sources: Sequence[str] = (), **url: str
     ) -> Iterator[Row]:
         for concept, language in _pairs(concepts, kind, CODES, 2):
-            style = STYLES[_draw(kind, concept.key, language) % 2]
+            style = STYLES[draw(kind, concept.key, language) % 2]
             source = ENGLISH if language == "en" else None
             if source is None and sources:
-                source = sources[_draw(kind, concept.key, language, "source") % len(sources)]
+                source = sources[draw(kind, concept.key, language, "source") % len(sources)]
             link = url.get("url") or site.image_url(style, concept.key, language, kind)
             yield _row(
                 concept, language, "words", style, source=source, kind=kind, boundary="select", expected=reason,
@@ -297,13 +293,13 @@ def _select_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
 
 
 def _download_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Links that only the network can show to be bad, and redirects that are good."""
+    """Yield links that only the network can show to be bad, and redirects that are good."""
     costly = {
         "slow": 1,
         "endless": 1,
         "declared": 1,
         "bomb": 2,
-    }  # pairs a language, of the certain languages only
+    }  # pairs per language, of the certain languages only
     for fault, reason in site.FAULTS.items():
         languages = CERTAIN if fault in costly else CODES
         for concept, language in _pairs(concepts, fault, languages, costly.get(fault, 1)):
@@ -325,7 +321,7 @@ def _download_faults(concepts: Sequence[Concept]) -> Iterator[Row]:
                 expected="blocked_address",
             )  # fmt: skip
     for concept, language in _pairs(concepts, "moved", CODES, 1):
-        style = STYLES[_draw("moved", concept.key, language) % 2]
+        style = STYLES[draw("moved", concept.key, language) % 2]
         url = f"http://{site.MOVED}/{language}/{style}/{concept.key}.jpg"
         yield _row(concept, language, "words", style, url=url, kind="moved")
 
@@ -334,11 +330,11 @@ def _write(rows: Sequence[Row], folder: Path) -> None:
     parts: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
         # the copies of a row are spread over the parts of its source like any other rows
-        number = _draw(row.url, row.text, row.kind, row.copy, "part") % 2 if row.source == JOINED else 0
+        number = draw(row.url, row.text, row.kind, row.copy, "part") % 2 if row.source == JOINED else 0
         parts.setdefault((row.source, number), []).append(row)
     facts: list[pa.Table] = []
     for (source, number), part in sorted(parts.items()):
-        part.sort(key=lambda row: _draw(row.url, row.text, row.kind, row.copy, "order"))
+        part.sort(key=lambda row: draw(row.url, row.text, row.kind, row.copy, "order"))
         name = f"part-{number:05d}.snappy.parquet"
         (folder / source).mkdir(parents=True, exist_ok=True)
         pq.write_table(
@@ -352,7 +348,7 @@ def _write(rows: Sequence[Row], folder: Path) -> None:
 
 
 def _table(part: Sequence[Row], source: str, number: int) -> pa.Table:
-    """The part as LAION would have published it."""
+    """Return the part as LAION would have published it."""
     size = {
         BASE: pa.int32(),
         JOINED: (pa.int32(), pa.float64())[number],
@@ -400,7 +396,7 @@ def _facts(part: Sequence[Row], source: str, name: str) -> pa.Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo.crawl", description="Build the demo's crawl.")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="the demo's cache folder")
     options = parser.parse_args(arguments)

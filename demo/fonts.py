@@ -1,4 +1,4 @@
-"""Fonts for the 18 languages: Noto Sans (SIL Open Font License 1.1), in the slices that npm carries, 19 MB in all."""
+"""Fonts for the 18 languages: Noto Sans (SIL Open Font License 1.1), in the slices that npm has, 19 MB in all."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _SLICES = {
 
 
 def fonts_folder(cache: Path | None = None) -> Path:
-    """Where the fonts lie once they are fetched."""
+    """Return where the fonts are once they are fetched."""
     return (cache or default_cache()) / "fonts"
 
 
 def fetch_fonts(cache: Path | None = None) -> Path:
-    """Makes the fonts available, once, and returns their folder.
+    """Make the fonts available, once, and return their folder.
 
     Raises:
         AltDiffusionError: npm is missing or fails, or a package is not what was pinned.

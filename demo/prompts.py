@@ -1,8 +1,8 @@
-"""Prompts of the demo: the names of its concepts in the 18 languages, and what the evaluation needs to know of them.
+"""Prompts of the demo: the names of its concepts in the 18 languages, and the facts about them for the evaluation.
 
     <out>/prompts.jsonl   concept x language for the contact sheet (id, language, prompt, seed, width, height)
     <out>/cases.jsonl     all concepts x 18 languages for the evaluation: the same, and concept, seen
-    <out>/labels.parquet  sample_id, concept: what the judge is taught from the curated images
+    <out>/labels.parquet  sample_id, concept: what the judge learns from the curated images
 
 `seen` is false for the names that were held out of the crawl and of the text encoder's training, and that no other
 language of the crawl spells the same.
@@ -29,8 +29,8 @@ SHEET_CONCEPTS = 10
 def write_prompts(
     out: Path, concepts: Sequence[Concept], truth: pa.Table, sheet_concepts: int = SHEET_CONCEPTS
 ) -> None:
-    """Writes the three files; the same bytes every time."""
-    chosen = concepts[:sheet_concepts]  # their order goes round the kinds of things
+    """Write the three files; the same bytes every time."""
+    chosen = concepts[:sheet_concepts]  # their order alternates between the kinds of things
     _write_lines(out / "prompts.jsonl", (_prompt(concept, code) for code in CODES for concept in chosen))
     cases = (
         {**_prompt(concept, code), "concept": concept.key, "seen": _seen(concept, code)}
@@ -52,7 +52,7 @@ def _seen(concept: Concept, language: str) -> bool:
 
 
 def _prompt(concept: Concept, language: str) -> dict[str, Any]:
-    # One seed a concept: every language starts from the same noise, so that only the text differs.
+    # One seed per concept: every language starts from the same noise, so that only the text differs.
     seed = int.from_bytes(hashlib.sha256(concept.key.encode()).digest()[:4], "big")
     return {
         "id": f"{concept.key}-{language}",

@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet: the client counts what it gets."""
+        """Print nothing: the client counts what it gets."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -93,17 +93,17 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = "localhost", self.server_address[1]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that leaves in the middle is no event here."""
+        """Ignore a client that leaves in the middle."""
 
 
 def make_server(cache: Path, port: int = 0) -> ThreadingHTTPServer:
-    """A bound server that does not yet serve; port 0 takes a free one."""
+    """Return a bound server that does not yet serve; port 0 takes a free one."""
     return _Server(("127.0.0.1", port), functools.partial(_Handler, cache=cache))
 
 
 @contextlib.contextmanager
 def running(cache: Path | None = None) -> Iterator[int]:
-    """Serves in a thread of this process for the length of the block; gives the port."""
+    """Serve in a thread of this process for the length of the block; yield the port."""
     with make_server(cache or default_cache()) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
@@ -115,7 +115,7 @@ def running(cache: Path | None = None) -> Iterator[int]:
 
 
 def wait_until_ready(port: int, timeout_s: float = 30.0) -> None:
-    """Returns as soon as something answers HTTP on the port.
+    """Return as soon as something answers HTTP on the port.
 
     Raises:
         TimeoutError: nothing did.
@@ -134,8 +134,8 @@ def wait_until_ready(port: int, timeout_s: float = 30.0) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m demo.server", description="Serve the demo's pictures.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m demo.server", description="Serve the demo's images.")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="the demo's cache folder")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--port-file", type=Path, help="where to write the port")

@@ -1,12 +1,12 @@
-"""What the demo's web answers: a pure function from host and path to a reply, planted faults included.
+"""The answers of the demo's web: a pure function from host and path to a reply, planted faults included.
 
 Hosts end in `.example` (reserved, RFC 6761), so that URLs, row ids and digests do not depend on a port. The fetch
-guard is told where they are: `connect_to(port)`.
+guard gets their addresses by `connect_to(port)`.
 
-    http://<style>.images.example/<language>/<variant>/<key>.<jpg|png|webp>    an image
-    http://moved.images.example/<language>/<style>/<key>.jpg                   a redirect to an image
-    http://broken.images.example/<fault>/<language>/<key>.jpg                  a fault of `FAULTS`
-    http://gone.images.example/...                                             nobody listens
+    http://<style>.pictures.example/<language>/<variant>/<key>.<jpg|png|webp>    an image
+    http://moved.pictures.example/<language>/<style>/<key>.jpg                   a redirect to an image
+    http://broken.pictures.example/<fault>/<language>/<key>.jpg                  a fault of `FAULTS`
+    http://gone.pictures.example/...                                             a closed port
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from demo import images
 MOVED = "moved.pictures.example"
 BROKEN = "broken.pictures.example"
 GONE = "gone.pictures.example"
-_CLOSED_PORT = 1  # tcpmux: nobody listens
+_CLOSED_PORT = 1  # tcpmux, where no server listens
 _SIDE = 128  # pixels, the longest side of any good image
 
-# fault -> the reason under which the download must reject it
+# fault -> the reason for which the download must reject it
 FAULTS: dict[str, str] = {
     "http_404": "http_404",
     "http_500": "http_500",
@@ -69,36 +69,36 @@ class Reply:
 
 
 def hosts() -> tuple[str, ...]:
-    """Every host that the crawl names and the server answers."""
+    """Return every host that the crawl names and the server answers."""
     return (*(f"{style}.pictures.example" for style in images.STYLES), MOVED, BROKEN)
 
 
 def connect_to(port: int) -> dict[str, str]:
-    """`host:port` -> address, the fetch guard's setting of that name, where the server listens on `port`."""
+    """Return the fetch guard's setting of this name for a server on `port`: `host:port` -> address."""
     table = {f"{host}:80": f"127.0.0.1:{port}" for host in hosts()}
     return {**table, f"{GONE}:80": f"127.0.0.1:{_CLOSED_PORT}"}
 
 
 def extension(style: str, key: str) -> str:
-    """The format an image is published in: mostly JPEG."""
-    draw = _draw(f"{style}/{key}/format") % 16
-    return "png" if draw < 2 else "webp" if draw == 2 else "jpg"
+    """Return the format an image is published in: mostly JPEG."""
+    number = draw(style, key, "format") % 16
+    return "png" if number < 2 else "webp" if number == 2 else "jpg"
 
 
 def image_size(style: str, key: str) -> tuple[int, int]:
-    """(width, height) in pixels; 96 to 128, a quarter of them a little wider than high."""
-    side = _SIDE - 8 * (_draw(f"{style}/{key}/size") % 5)
-    return (side, side - 8 if _draw(f"{style}/{key}/shape") % 4 == 0 and side > 96 else side)
+    """Return width and height in pixels: 96 to 128; a quarter of the images are a little wider than high."""
+    side = _SIDE - 8 * (draw(style, key, "size") % 5)
+    return (side, side - 8 if draw(style, key, "shape") % 4 == 0 and side > 96 else side)
 
 
 @functools.lru_cache(maxsize=1024)
 def image(style: str, key: str, cache: Path) -> bytes:
-    """The encoded image: drawn on white in the middle of its canvas."""
+    """Return the encoded image: drawn on white in the middle of its canvas."""
     return _encode(style, key, cache, image_size(style, key), extension(style, key))
 
 
 def answer(host: str, path: str, cache: Path) -> Reply:
-    """The reply to `GET path` at `host`; 404 where there is nothing."""
+    """Return the reply to `GET path` at `host`; 404 where there is nothing."""
     parts = path.partition("?")[0].strip("/").split("/")
     if parts == ["robots.txt"]:
         return Reply(type="text/plain", body=b"User-agent: *\nAllow: /\n")
@@ -118,7 +118,7 @@ def answer(host: str, path: str, cache: Path) -> Reply:
 
 
 def image_url(style: str, key: str, language: str, variant: str) -> str:
-    """Where an image is published; each language and text variant has a URL of its own."""
+    """Return where an image is published; each language and text variant has a URL of its own."""
     return f"http://{style}.pictures.example/{language}/{variant}/{key}.{extension(style, key)}"
 
 
@@ -187,7 +187,7 @@ def _encode(style: str, key: str, cache: Path, size: tuple[int, int], extension:
 
 @functools.lru_cache(maxsize=1)
 def _bomb() -> bytes:
-    """A valid PNG of 30000 x 30000 black pixels, 1 bit each: about 110 kB to send, 900 MB decoded to bytes."""
+    """Return a valid PNG of 30000 x 30000 black pixels, 1 bit each: about 110 kB to send, 900 MB decoded to bytes."""
     side = 30000
     row = bytes(1 + side // 8)
 
@@ -208,5 +208,6 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _draw(text: str) -> int:
-    return int.from_bytes(_digest(text)[:8], "big")
+def draw(*parts: object) -> int:
+    """Return a keyed draw of 64 bits: the same on every machine, whatever the order of the calls."""
+    return int.from_bytes(_digest("/".join(map(str, parts)))[:8], "big")

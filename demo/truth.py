@@ -1,4 +1,4 @@
-"""Compares a curation's result with what is true about the crawl.
+"""The comparison of a curation's result with the truth about the crawl.
 
     python -m demo.truth --lake URI --dataset latents
 
@@ -24,7 +24,7 @@ from demo.concepts import OFF_TARGET
 from demo.crawl import CERTAIN, truth
 from demo.npm import default_cache
 
-_BOUNDARY = {"links": "select", "images": "download", "latents": "encode"}
+_PIPELINE_STEP = {"links": "select", "images": "download", "latents": "encode"}
 _SHOWN = 10
 
 
@@ -32,12 +32,12 @@ _SHOWN = 10
 class Outcome:
     """Where a row ended: `reason` is empty and `language` ours if it was accepted."""
 
-    boundary: str
+    pipeline_step: str
     reason: str
     language: str | None = None
 
     def __str__(self) -> str:
-        return f"rejected as {self.reason} at {self.boundary}" if self.reason else f"accepted as {self.language}"
+        return f"rejected as {self.reason} at {self.pipeline_step}" if self.reason else f"accepted as {self.language}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class ReasonCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The result as numbers; `problems` holds one line for each row that ended where it must not."""
+    """The result as numbers; `problems` holds one line per row that ended where it must not."""
 
     rows: int
     languages: Mapping[str, LanguageCount]
@@ -95,7 +95,7 @@ class Comparison:
 
 
 def compare(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None) -> Comparison:
-    """Prints the comparison and returns it.
+    """Print the comparison and return it.
 
     Args:
         lake: where the datasets are.
@@ -120,7 +120,7 @@ def compare(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None
 
 
 def examine(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None) -> Comparison:
-    """The comparison alone."""
+    """Return the comparison alone."""
     names = [datasets] if isinstance(datasets, str) else list(datasets)
     ends = [lake.version(name) for name in names]
     facts = truth(cache or default_cache()).to_pylist()
@@ -162,7 +162,7 @@ def examine(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None
 
 
 def _judge(fact: Mapping[str, Any], outcome: Outcome) -> str:
-    """How a row ended, in one word: right, wrong, rejected, lost (open rows); caught, masked, missed (planted)."""
+    """Return how a row ended: right, wrong, rejected, lost (open rows); caught, masked, missed (planted)."""
     expected, language = fact["expected"], fact["language"]
     by_language = outcome.reason == "language"
     if expected == "accept":
@@ -171,28 +171,28 @@ def _judge(fact: Mapping[str, Any], outcome: Outcome) -> str:
         if not outcome.reason:
             return "right" if outcome.language == language else "wrong"
         return "rejected" if by_language else "lost"
-    if outcome.reason == expected and outcome.boundary == fact["boundary"]:
+    if outcome.reason == expected and outcome.pipeline_step == fact["boundary"]:
         return "caught"
     return "masked" if by_language and language not in CERTAIN else "missed"
 
 
 def _outcomes(lake: Lake, ends: Sequence[Version]) -> dict[int, list[Outcome]]:
-    """Where the rows of each sample_id ended."""
+    """Return where the rows of each sample_id ended."""
     found: dict[int, list[Outcome]] = defaultdict(list)
     for version in ends:
         for table in version.iter_tables(["sample_id", "language"]):
             for sample_id, language in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 found[sample_id].append(Outcome("", "", language))
     for version in _chain(lake, ends):
-        boundary = _BOUNDARY.get(version.manifest.kind, version.manifest.kind)
+        pipeline_step = _PIPELINE_STEP.get(version.manifest.kind, version.manifest.kind)
         for table in version.iter_rejects():
             for sample_id, reason in zip(table["sample_id"].to_pylist(), table["reason"].to_pylist(), strict=True):
-                found[sample_id].append(Outcome(boundary, reason))
+                found[sample_id].append(Outcome(pipeline_step, reason))
     return found
 
 
 def _chain(lake: Lake, ends: Iterable[Version]) -> list[Version]:
-    """These versions and all datasets they were made from, each once."""
+    """Return these versions and all datasets they were made from, each once."""
     found: dict[str, Version] = {}
     waiting = list(ends)
     while waiting:
@@ -208,10 +208,10 @@ def _chain(lake: Lake, ends: Iterable[Version]) -> list[Version]:
 def _assign(
     facts: Sequence[Mapping[str, Any]], found: Mapping[int, list[Outcome]]
 ) -> tuple[list[Outcome | None], list[str]]:
-    """Which outcome is which row's, and the rows that vanished or doubled.
+    """Return which outcome is which row's, and the rows that vanished or doubled.
 
-    Copies share a sample_id or a URL, and any one of them may be the one that stays: the acceptance, or the reason
-    that is no duplicate's, counts as the original's.
+    Copies share a sample_id or a URL, and any one of them may be the one that stays: the acceptance, or the
+    reason that is not a duplicate's, counts as the original's.
     """
     problems: list[str] = []
     outcomes: list[Outcome | None] = [None] * len(facts)
@@ -240,7 +240,7 @@ def _assign(
 
 
 def _wrong_sizes(lake: Lake, ends: Sequence[Version], facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Accepted links whose width and height are not the true ones (the base release has them swapped)."""
+    """Return the accepted links whose width and height are not the true ones (the base release has them swapped)."""
     true = {fact["sample_id"]: (fact["width"], fact["height"]) for fact in facts}
     problems = []
     for version in _chain(lake, ends):
@@ -259,7 +259,7 @@ def _ratio(part: int, whole: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo.truth", description="Check a curation of the demo's crawl.")
     parser.add_argument("--lake", required=True, help="URI of the lake")
     parser.add_argument("--dataset", required=True, action="append", help="last dataset of the chain; may be repeated")

@@ -1,1 +1,1 @@
-"""Entry points for `ray job submit` (and for `python -m`): parse, validate, plan, run, record."""
+"""Entry points for `ray job submit` and `python -m`: each parses, validates, plans, runs and records one job."""

@@ -1,4 +1,4 @@
-"""Scores of an evaluation, kept in the lake and told by the cards of the models they belong to."""
+"""Scores of an evaluation, kept in the lake and shown on the cards of their models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from altdiffusion.evaluation.table import Report
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.storage import evaluations
 from altdiffusion.training.exports.export import renew_card
-from jobs.harness import Session
+from jobs.session import Session
 from pipelines.evaluate import EvaluateConfig
 
 
 def record_scores(config: EvaluateConfig, session: Session, report: Report) -> None:
-    """Keeps the report under the evaluation's name and renews the card of each state's model."""
+    """Store the report under the evaluation's name, and renew the card of each state's model."""
     lake = session.lake.uri
     models = {state.name: resolve_model(state.model, lake) for state in config.states}
     contents = {name: model.content for name, model in models.items()}

@@ -1,4 +1,4 @@
-"""Images for people: contact sheets as files and as images by step in MLflow."""
+"""Contact sheets of a checkpoint's samples, as images by step in MLflow."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.generation.sheet import write_sheet
-from jobs.harness import Session
+from jobs.session import Session
 from pipelines.train import TrainJobConfig, sample_pipeline_steps
 
 
 def log_samples(config: TrainJobConfig, session: Session, step: int) -> None:
-    """Draws the samples of one checkpoint and logs their sheet at its step."""
+    """Draw the samples of one checkpoint, and log their sheet at its step."""
     assert config.samples is not None
     backend = "inline" if config.samples.workers is None else config.execution.backend
     for pipeline_step in sample_pipeline_steps(config, step):

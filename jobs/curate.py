@@ -1,11 +1,12 @@
-"""Curate: links as published become downloaded, deduplicated images with captions in the chosen languages."""
+"""Curate: published links become downloaded, deduplicated images with captions in the chosen languages."""
 
 from __future__ import annotations
 
 from altdiffusion.curation.report.write_report import write_report
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
-from jobs.harness import Session, job_of_steps, leave, main
+from jobs.harness import job_of_steps, leave, main
+from jobs.session import Session
 from pipelines.curate import CurateConfig, pipeline_steps, plan, survey
 
 

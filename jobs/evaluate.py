@@ -1,4 +1,4 @@
-"""Evaluate: how often each state of the model draws what it was asked for, per language, as named by a judge."""
+"""Evaluate: measure per language how often a judge finds the requested concept in what each state draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from altdiffusion.evaluation.judge import train_judge
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
 from jobs.cards import record_scores
-from jobs.harness import Job, Session, already_published, leave, main
+from jobs.harness import Job, leave, main
+from jobs.session import Session, already_published
 from pipelines.evaluate import EvaluateConfig, pipeline_steps, plan, survey
 
 
@@ -23,6 +24,7 @@ def result(config: EvaluateConfig, lake: Lake) -> str | None:
 
 
 def run(config: EvaluateConfig, session: Session) -> None:
+    """Draw the cases with every state, judge the images, and write the table."""
     drawn = {
         state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1][-1]
         for state in config.states
@@ -61,7 +63,7 @@ def run(config: EvaluateConfig, session: Session) -> None:
 
 def _judge(config: EvaluateConfig, real: Any, shown: Any) -> Any:
     names, labels = np.unique(shown, return_inverse=True)
-    print(f"[judge] taught on {len(real)} real pictures of {len(names)} concepts", flush=True)
+    print(f"[judge] trained on {len(real)} real images of {len(names)} concepts", flush=True)
     judge = train_judge(real, labels.astype(np.int64), config.judge.seed, steps=config.judge.steps)
     return lambda images: names[judge.predict(images)]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from altdiffusion.generation.sheet import write_sheet
 from altdiffusion.storage.dataset import Version
-from jobs.harness import Session, job_of_steps, leave, main
+from jobs.harness import job_of_steps, leave, main
+from jobs.session import Session
 from pipelines.generate import GenerateJobConfig, pipeline_steps, plan, survey
 
 

@@ -1,9 +1,9 @@
-"""What all entry points share: command line, dry run, Ray, the MLflow run, errors to exit codes.
+"""The command line of all jobs: config, dry run, the MLflow run, errors as exit codes.
 
     python -m jobs.NAME --config FILE [key=value ...] [--dry-run]
 
-Exit status: 0 done (or already there), 1 a defect (with its traceback), 2 something the caller can fix (a dry run
-too, where the job would stop at it), 130 interrupted, 143 terminated.
+Exit status: 0 if the job is done (or was already), 1 for a defect (with its traceback), 2 for something that the caller
+can fix (also in a dry run, if it would stop the job), 130 if interrupted, 143 if terminated.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from altdiffusion.config import fingerprint, load_config, resolved, to_yaml
 from altdiffusion.credentials import guard_outputs
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
-from altdiffusion.execution.pipeline_step import PipelineStep, published, run_pipeline_step
+from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import NAME, optional_document
+from jobs.session import Session, already_published
 from pipelines.common import JobConfig, Plan, Survey
 
 C = TypeVar("C", bound=JobConfig)
@@ -37,70 +38,18 @@ class Job(Generic[C]):
 
     name: str
     summary: str | None
-    """What `--help` prints: the docstring of the job's module."""
+    """Text of `--help`: the docstring of the job's module."""
     config: type[C]
     plan: Callable[[C], Plan]
-    """Pure: what `--dry-run` prints."""
+    """Returns what the job will do, without I/O; `--dry-run` prints it."""
     result: Callable[[C, Lake], str | None]
-    """What the finished job has left in the lake, in a few words; None while there is something to do."""
+    """Describes what the finished job left in the lake; returns None while there is something to do."""
     run: Callable[[C, Session], None]
     survey: Callable[[C, bool], Survey]
-    """What `--dry-run` prints of the inputs after a look at them: rows, units, sizes, and what the job would stop at.
-    It reads as little as that takes, and only what is on this machine unless `--remote` is given."""
+    """Returns what `--dry-run` prints about the inputs: rows, units, sizes, and errors that would stop the job.
 
-
-class Session:
-    """A running job: its lake, its one MLflow run, its connection to Ray."""
-
-    def __init__(self, config: JobConfig, lake: Lake, run: Any) -> None:
-        self.config = config
-        self.lake = lake
-        self.run = run
-
-    def connect(self) -> None:
-        """Connects to Ray, once; an inline job needs none."""
-        execution = self.config.execution
-        if execution.backend == "ray":
-            cluster.connect(execution.address, num_cpus=execution.num_cpus)
-
-    def complete(self, pipeline_step: PipelineStep) -> tuple[Version, ...]:
-        """Run a pipeline step, record its inputs and outputs in MLflow, and return a version per output."""
-        if published(self.lake, pipeline_step) is None:
-            self.connect()
-        versions = run_pipeline_step(self.lake, pipeline_step, backend=self.config.execution.backend)
-        for version in versions:
-            counts = ", ".join(f"{reason} {count:,}" for reason, count in version.manifest.rejects_by_reason.items())
-            print(
-                f"[{pipeline_step.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}",
-                flush=True,
-            )
-            for parent in version.manifest.parent_refs:
-                if parent.kind == "dataset":
-                    self.run.input(self.lake.version(parent), context=pipeline_step.name)
-            self.run.output(version)
-        return versions
-
-
-class Terminated(SystemExit):
-    """SIGTERM, raised where the job stands, so that its run is closed as killed."""
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated(143)
-
-
-def already_published(lake: Lake, pipeline_steps: Sequence[PipelineStep]) -> str | None:
-    """Return the versions that all the pipeline steps have made, or None if one of them has something to do."""
-    refs: list[str] = []
-    for pipeline_step in pipeline_steps:
-        try:
-            versions = published(lake, pipeline_step)
-        except AltDiffusionError:  # an input is missing, which running the job reports
-            return None
-        if versions is None:
-            return None
-        refs += [version.ref.short for version in versions]
-    return ", ".join(refs)
+    It reads as little as possible, and only what is on this machine unless its second argument (`--remote`) is true.
+    """
 
 
 def job_of_steps(
@@ -117,8 +66,8 @@ def job_of_steps(
     """Return the job that completes pipeline steps one after the other.
 
     Args:
-        finish: called when all are complete, with the version of the last one.
-        settle: called when all were found complete, at the end of this job or of an earlier one.
+        finish: called when all steps are complete, with the version that the last one published.
+        settle: called when all steps are found complete, at the end of this job or of an earlier one.
     """
 
     def result(config: C, lake: Lake) -> str | None:
@@ -134,13 +83,21 @@ def job_of_steps(
     return Job(name=name, summary=summary, config=config, plan=plan, survey=survey, result=result, run=run)
 
 
+class Terminated(SystemExit):
+    """SIGTERM, raised inside the job, so that its run is closed as killed."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated(143)
+
+
 def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
-    """Parse the command line and run the job."""
+    """Parse the command line, run the job, and return the exit status."""
     guard_outputs()
     parser = argparse.ArgumentParser(prog=f"python -m jobs.{job.name}", description=job.summary)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML, see jobs/configs/")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, change nothing")
-    parser.add_argument("--remote", action="store_true", help="with --dry-run: look at inputs elsewhere as well")
+    parser.add_argument("--remote", action="store_true", help="with --dry-run: also look at inputs on other machines")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. download.threads=32")
     arguments = parser.parse_intermixed_args(argv)
     try:
@@ -162,16 +119,16 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except Terminated:
-        print("terminated; run the same command again to go on", file=sys.stderr, flush=True)
+        print("terminated; run the same command again to continue", file=sys.stderr, flush=True)
         return 143
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr, flush=True)
+        print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
         return 130
     return 0
 
 
 def _dry_run(job: Job[C], config: C, plan: Plan, remote: bool) -> int:
-    """Prints config, plan and survey, and changes nothing; fails where the job would."""
+    """Print config, plan and survey; change nothing, and return 2 if the job would stop."""
     print(to_yaml(config))
     print("\n".join(plan.lines()))
     survey = job.survey(config, remote)
@@ -182,10 +139,10 @@ def _dry_run(job: Job[C], config: C, plan: Plan, remote: bool) -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends a job's process once its work is done and written.
+    """End a job's process once its work is done and written, without the interpreter's teardown.
 
-    Without the interpreter's teardown: threads that native libraries leave behind have been seen to abort it there,
-    which turned a finished job's status into that of a crash.
+    Threads that native libraries leave behind have been seen to abort the process in the teardown, which turned a
+    finished job's status into that of a crash.
     """
     cluster.shutdown()
     logging.shutdown()
@@ -195,6 +152,7 @@ def leave(status: int) -> NoReturn:
 
 
 def _run(job: Job[C], config: C, plan: Plan) -> None:
+    """Run the job in its MLflow run, unless the same command has already finished."""
     lake = Lake(config.lake)
     key = fingerprint(config)
     marker = files.within(lake.uri, "runs", f"{job.name}-{config.run_name}-{key[:16]}.json")
@@ -218,5 +176,5 @@ def _run(job: Job[C], config: C, plan: Plan) -> None:
         lake=lake,
     ) as run:
         job.run(config, Session(config, lake, run))
-    # Written last, when the run is closed in MLflow: from now on the same command has nothing to do.
+    # The marker is written last, when the run is closed in MLflow: from now on the same command has nothing to do.
     files.write_atomic(marker, files.canonical_json({"result": job.result(config, lake)}))

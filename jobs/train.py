@@ -1,24 +1,21 @@
-"""Train: one stage of the recipe on a Ray TorchTrainer; resumes with the same command."""
+"""Train: one stage of the recipe on a Ray TorchTrainer. The same command resumes it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from altdiffusion.execution import cluster
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.checkpoints import format as checkpoints
-from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.exports.export import export_checkpoint, export_start
-from altdiffusion.training.retrieval import retrieval
 from altdiffusion.training.run.resolve import finished, resolve
-from altdiffusion.training.run.resolved import ResolvedRun
 from jobs.contact_sheets import log_samples
-from jobs.harness import Job, Session, leave, main
+from jobs.harness import Job, leave, main
+from jobs.held_out import measure_retrieval
+from jobs.session import Session
 from pipelines.train import TrainJobConfig, plan, survey
 
 
 def result(config: TrainJobConfig, lake: Lake) -> str | None:
+    """Return the last checkpoint of a finished run, if it is exported."""
     found = finished(config.train, lake.uri)
     if found is None:
         return None
@@ -27,6 +24,7 @@ def result(config: TrainJobConfig, lake: Lake) -> str | None:
 
 
 def run(config: TrainJobConfig, session: Session) -> None:
+    """Train, then export and draw samples of every kept checkpoint."""
     train, lake = config.train, session.lake.uri
     for dataset in train.datasets:
         session.run.input(session.lake.version(dataset.name), context="training")
@@ -48,30 +46,13 @@ def run(config: TrainJobConfig, session: Session) -> None:
     if config.samples is not None:
         log_samples(config, session, 0)
     kept = [checkpoints.open_step(lake, train.run, step) for step in checkpoints.steps(lake, train.run)]
-    for found, measured in zip(kept, _measured(config, resolved, kept), strict=True):
+    for found, measured in zip(kept, measure_retrieval(config, resolved, kept), strict=True):
         step, metrics = found.step, {**found.state()["metrics"], **measured}
         session.run.checkpoint(found.ref, step=step, metrics=metrics)
         print(f"[export] {export_checkpoint(lake, train.run, step=step)}", flush=True)
         if config.samples is not None:
             log_samples(config, session, step)
-    session.run.image(found.ref)
-
-
-def _measured(config: TrainJobConfig, resolved: ResolvedRun, kept: Sequence[Checkpoint]) -> list[dict[str, float]]:
-    """Return the retrieval figures of a distillation's checkpoints on pairs that are held out, if there are any."""
-    settings = resolved.config.distillation
-    if settings is None or settings.held_out is None:
-        return [{} for _ in kept]
-    if config.execution.backend == "ray":  # where the training ran: the driver's machine may have no GPU
-        workers = config.train.workers
-        need = {"num_cpus": workers.cpus, "num_gpus": workers.gpus}
-        found = cluster.call(retrieval, resolved, kept, settings.held_out, **need)
-    else:
-        found = retrieval(resolved, kept, settings.held_out)
-    for checkpoint, scores in zip(kept, found, strict=True):
-        figures = ", ".join(f"{name.removeprefix('retrieval/')} {score:.1%}" for name, score in scores.items())
-        print(f"[retrieval] step {checkpoint.step}: {figures}", flush=True)
-    return found
+    session.run.page(found.ref)
 
 
 JOB = Job(name="train", summary=__doc__, config=TrainJobConfig, plan=plan, result=result, run=run, survey=survey)

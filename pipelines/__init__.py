@@ -1,1 +1,1 @@
-"""Plans: a config becomes the pipeline steps of work to do. Pure; no I/O."""
+"""Plans: a config becomes the pipeline steps that a job completes. Planning is pure and does no I/O."""

@@ -1,4 +1,4 @@
-"""What every job's config has: where the lake is, where work runs, where runs are tracked."""
+"""The part that all job configs share: where the lake is, where work runs, where runs are tracked."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from altdiffusion.storage.ledger import UnitRecord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecutionConfig:
-    """Where units run. Nothing here changes what they make."""
+    """Where units run. Nothing here changes their results."""
 
     backend: Literal["ray", "inline"] = "ray"
     """`ray`: on Ray Data; `inline`: one after another in this process, for debugging."""
     address: str | None = None
-    """Ray cluster; null is the cluster this job was submitted to, or else an embedded one."""
+    """Address of a Ray cluster; null means the cluster that this job was submitted to, or else an embedded one."""
     num_cpus: int | None = None
-    """CPUs of an embedded cluster; null takes all of this machine."""
+    """CPUs of an embedded cluster; null takes all CPUs of this machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,20 +34,20 @@ class TrackingConfig:
     """Where MLflow is."""
 
     uri: str | None = None
-    """Tracking URI; null is SQLite at <lake>/mlflow.db, for a lake on this machine."""
+    """Tracking URI; null means SQLite at <lake>/mlflow.db, for a lake on this machine."""
     experiment: str = "altdiffusion"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workers(Checked):
-    """The pool that works a pipeline step off, and what one worker needs."""
+    """The pool of workers that completes a pipeline step, and what one worker needs."""
 
     min: Annotated[int, at_least(1)] = 1
     max: int = 2
     cpus: Annotated[float, at_least(0)] = 1.0
     gpus: Annotated[float, at_least(0)] = 0.0
     memory_gib: Annotated[float, at_least(0)] = 0.0
-    """Reserved for one worker; 0 reserves nothing."""
+    """Memory reserved per worker; 0 reserves none."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.max < self.min:
@@ -65,20 +65,20 @@ class JobConfig(Checked):
 
     @property
     def run_name(self) -> str:
-        """What the job's one run is called in MLflow."""
+        """Name of the job's one run in MLflow."""
         raise TypeError(f"{type(self).__name__} does not name its run")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a job is about to do, in lines a person reads; `--dry-run` prints it."""
+    """What a job is about to do, as readable lines; `--dry-run` prints it."""
 
     title: str
     steps: tuple[str, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """The plan as text."""
+        """Return the plan as text."""
         width = max((len(name) for name in self.facts), default=0)
         return [
             f"plan: {self.title}",
@@ -89,22 +89,22 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a dry run says of a job's inputs after a look at them."""
+    """What a dry run reports on a job's inputs."""
 
     lines: Sequence[str] = ()
     problems: Sequence[AltDiffusionError] = ()
-    """What the job would stop at: the dry run names them and fails."""
+    """What would stop the job: the dry run prints them and fails."""
 
 
 NOT_LOOKED_AT = "not looked at: the lake is not on this machine (--remote looks)"
 
 
 def look_at(lake: str, remote: bool, *looks: Callable[[Lake], Iterable[str]]) -> Survey:
-    """Return what some looks at a lake say, each its lines or the first thing that the job would stop at.
+    """Return the findings of several looks at a lake, each of them lines or the first error that would stop the job.
 
     Args:
-        lake: URI of the lake; one that is not on this machine is looked at with `remote` only.
-        looks: each reads as little as it takes, and changes nothing.
+        lake: URI of the lake. If it is not on this machine, it is looked at only with `remote`.
+        looks: each reads as little as possible and changes nothing.
     """
     if not remote and not is_local(lake):
         return Survey(lines=[f"inputs  {NOT_LOOKED_AT}"])
@@ -119,7 +119,11 @@ def look_at(lake: str, remote: bool, *looks: Callable[[Lake], Iterable[str]]) ->
 
 
 def units_line(lake: Lake, pipeline_step: PipelineStep) -> list[str]:
-    """Return a line with how much a pipeline step has to do, after a check that its inputs are there."""
+    """Return how much a pipeline step has to do.
+
+    Raises:
+        AltDiffusionError: one of its inputs is missing.
+    """
     pipeline_step.parents(lake)
     several = f" for {pipeline_step.target}" if len(pipeline_step.outputs) > 1 else ""
     return [f"{pipeline_step.name}  {len(pipeline_step.units(lake)):,} units of {pipeline_step.noun}{several}"]

@@ -1,8 +1,8 @@
-"""Curation: source -> candidates -> links [-> balanced] -> images, and what is done over downloaded images.
+"""Curation: source -> candidates -> links [-> balanced] -> images, and the steps that follow on downloaded images.
 
     select -> deduplicate [-> balance] -> download [-> retry]* [-> fingerprint -> compare -> distinct]
 
-`images` gets a version at each step from download on; only the last one becomes what its bare name means.
+`images` gets a new version at each step from download on; only the last one becomes the head.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from pipelines.common import JobConfig, Plan, Survey, Workers, make_pipeline_ste
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectedSource:
-    """A source and what is taken from it."""
+    """A source and the filters on its rows."""
 
     source: SourceConfig
     select: SelectConfig = SelectConfig()
@@ -60,11 +60,11 @@ class CurateConfig(JobConfig):
     sources: tuple[SelectedSource, ...]
     language: LanguageConfig = LanguageConfig()
     balance: BalanceConfig | None = None
-    """Which share of each language stays; null keeps every link."""
+    """The share of each language that is kept; null keeps every link."""
     download: DownloadConfig = DownloadConfig()
     score: ScoreConfig = ScoreConfig()
     retry: RetryConfig | None = None
-    """Later passes over links that failed for a reason that time may mend; null makes none."""
+    """Later passes over links that failed for a temporary reason; null makes none."""
     distinct: DistinctConfig | None = None
     """Which downloaded images count as the same; null keeps all."""
     candidates: str = "candidates"
@@ -72,13 +72,13 @@ class CurateConfig(JobConfig):
     links: str = "links"
     """Name of the dataset of distinct links."""
     balanced: str = "balanced"
-    """Name of the dataset of links that `balance` leaves."""
+    """Name of the dataset of links that `balance` keeps."""
     images: str = "images"
-    """Name of the dataset of downloaded images; the keys of its duplicates are `<images>-keys`, `<images>-drops`."""
+    """Name of the dataset of downloaded images; `distinct` also makes `<images>-keys` and `<images>-drops`."""
     select_workers: Workers = operational(factory=Workers)
     download_workers: Workers = operational(factory=Workers)
     report: ReportConfig = operational(factory=ReportConfig)
-    """What report.html shows."""
+    """Contents of report.html."""
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [entry.source.name for entry in self.sources]
@@ -93,14 +93,14 @@ class CurateConfig(JobConfig):
 
 
 _LOOK = (
-    "look at connect_to, allow_private and ca_file of the config's download, at DNS and at the way out of this machine "
-    "(no proxy is used), then run it again: these rows are tried again; where the hosts are known to be gone for good, "
-    "download.believe_failures=true records them"
+    "check connect_to, allow_private and ca_file of the config's download, DNS, and this machine's route to the web "
+    "(no proxy is used), then run the job again, which tries these rows again; if the hosts are known to be gone for "
+    "good, download.believe_failures=true records the failures"
 )
 
 
 def pipeline_steps(config: CurateConfig) -> tuple[PipelineStep, ...]:
-    """All pipeline steps, in order."""
+    """Return all pipeline steps, in order."""
     to_links = (_select(config), _deduplicate(config), *_balance(config))
     to_images = [_download(config)]
     for number in range(1, (config.retry.passes if config.retry else 0) + 1):
@@ -202,14 +202,17 @@ def _download(config: CurateConfig) -> PipelineStep:
             blocklists=_blocklists(config),
             ledger=lake.dataset(config.images).ledger(fingerprint(_downloading(config))),
         ),
-        when_empty="check that the pictures' hosts answer; the reasons count what went wrong",
+        when_empty="check that the images' hosts answer; the reject reasons count what went wrong",
         reads_the_web=True,
         when_unsettled=_LOOK,
     )
 
 
 def _downloading(config: CurateConfig) -> dict[str, Any]:
-    """What decides which images come; the sources' blocklists too: no redirect must lead to what they list."""
+    """Return the settings that decide which images are downloaded.
+
+    The sources' blocklists are among them, since no redirect may lead to what they list.
+    """
     listed = [sha256 for _, sha256 in _blocklists(config)]
     return {
         "download": semantic(config.download),
@@ -219,7 +222,7 @@ def _downloading(config: CurateConfig) -> dict[str, Any]:
 
 
 def _blocklists(config: CurateConfig) -> list[tuple[str, str]]:
-    """URI and SHA-256 of the sources' blocklists, each file once."""
+    """Return URI and SHA-256 of the sources' blocklists, each file once."""
     found = {
         entry.source.blocklist_sha256: entry.source.blocklist
         for entry in config.sources
@@ -229,7 +232,7 @@ def _blocklists(config: CurateConfig) -> list[tuple[str, str]]:
 
 
 def _retry(config: CurateConfig, number: int, first: PipelineStep, before: PipelineStep) -> PipelineStep:
-    """Pass `number` over what the pipeline step before it rejected; `first` is the download."""
+    """Return pass `number` over the rows that the pipeline step `before` rejected; `first` is the download."""
     chosen = config.retry
     assert chosen is not None
     made = _made(before)
@@ -257,7 +260,7 @@ def _retry(config: CurateConfig, number: int, first: PipelineStep, before: Pipel
 
 
 def _distinct(config: CurateConfig, images: PipelineStep) -> tuple[PipelineStep, ...]:
-    """Duplicates among the images that `images` makes."""
+    """Return the steps that drop duplicates among the images that the step `images` makes."""
     chosen = config.distinct
     if chosen is None:
         return ()
@@ -308,9 +311,10 @@ def _head(name: str) -> Callable[[Lake], Sequence[Ref]]:
 
 
 def _made(pipeline_step: PipelineStep) -> Callable[[Lake], Version]:
-    """The version that an earlier pipeline step has made, which need not be the dataset's head; looked up once.
+    """Return a lookup of the version that an earlier pipeline step made, which need not be the dataset's head.
 
-    Where rows were taken down from it, it is the version without them: what is made from it must not bring them back.
+    If rows were taken down from that version, the lookup returns the version without them, so that nothing made from it
+    brings them back. Its result is kept.
     """
 
     @functools.cache
@@ -328,20 +332,20 @@ def _made(pipeline_step: PipelineStep) -> Callable[[Lake], Version]:
 
 
 def plan(config: CurateConfig) -> Plan:
-    """What the job will do."""
+    """Return what the job will do."""
     names = ", ".join(f"{entry.source.name} ({entry.source.preset})" for entry in config.sources)
     return Plan(
         title=f"curate {names}",
         steps=tuple(pipeline_step.describe() for pipeline_step in pipeline_steps(config)),
         facts={
             "languages": " ".join(config.language.languages),
-            "pictures": f"{config.download.image_size} px, {config.download.encode_format}",
+            "images": f"{config.download.image_size} px, {config.download.encode_format}",
         },
     )
 
 
 def survey(config: CurateConfig, remote: bool = False) -> Survey:
-    """What the sources hold, from their footers."""
+    """Return what the sources hold according to their footers."""
     if not remote and not all(files.is_local(entry.source.uri) for entry in config.sources):
         return Survey(lines=["sources  not looked at: they are not on this machine (--remote looks)"])
     try:

@@ -25,19 +25,19 @@ from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pass, units_line
 
 MIRRORED = "-mirrored"
-"""Suffix of the name of the dataset of mirrored images."""
+"""Suffix that a dataset of mirrored images adds to the name of the unmirrored one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlsoConfig(Checked):
-    """A further dataset of latents that the same pass over the images makes."""
+    """Another dataset of latents that the same pass over the images makes."""
 
     latents: str
-    """Its name."""
+    """Name of the dataset."""
     resolution: Annotated[int, multiple_of(8)]
-    """In place of `encode.resolution`; all else is as there."""
+    """Replaces `encode.resolution`; all other settings of `encode` apply."""
     filter: FilterConfig = FilterConfig()
-    """In place of the job's."""
+    """Replaces the job's filter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,29 +49,31 @@ class EncodeJobConfig(JobConfig):
     images: str = "images"
     """Dataset to read: `name`, or `name@digest` to pin a version."""
     scores: str | None = None
-    """Dataset of these images' scores: the latents' `aesthetic` comes from it, and `filter` reads it."""
+    """Dataset of these images' scores, from which the latents' `aesthetic` comes and which `filter` reads."""
     filter: FilterConfig = FilterConfig()
     latents: str = "latents"
-    """Name of the dataset it makes."""
+    """Name of the dataset that the job makes."""
     encode: EncodeConfig
     also: tuple[AlsoConfig, ...] = ()
-    """Further resolutions from the same pass, each a dataset of its own."""
+    """Further resolutions from the same pass; each becomes a separate dataset."""
     buckets: BucketsConfig | None = None
-    """Shapes of about one area, in place of each resolution's square; each is a dataset <name>-<width>x<height>."""
+    """Shapes of about one area in place of each resolution's square; each becomes a dataset <name>-<width>x<height>."""
     mirrored: bool = False
-    """Whether to make a dataset of mirrored images too, <name>-mirrored, of the same rows (train.flip reads both)."""
+    """Whether to make <name>-mirrored of each dataset too, row by row from mirrored images (train.flip reads both)."""
     workers: Workers = operational(factory=Workers)
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [self.latents, *(also.latents for also in self.also)]
         if len(set(names)) != len(names):
-            yield Invalid("also", "contains the same dataset twice", "give each resolution a dataset of its own")
+            yield Invalid("also", "contains the same dataset twice", "give each resolution its own dataset")
         if self.scores is None and any(chosen.thresholds for chosen in self.filters):
             yield Invalid("scores", "is missing, but a filter has a threshold", "name the dataset that jobs.score made")
         sides = [self.encode.resolution, *(also.resolution for also in self.also)]
         if self.buckets is not None and any(side % self.buckets.step for side in sides):
             yield Invalid(
-                "buckets.step", "does not divide every resolution", "choose a smaller one, like 8, or other resolutions"
+                "buckets.step",
+                "does not divide every resolution",
+                "choose a smaller step, such as 8, or other resolutions",
             )
 
     @property
@@ -86,7 +88,7 @@ class EncodeJobConfig(JobConfig):
 def pipeline_steps(config: EncodeJobConfig) -> tuple[PipelineStep, ...]:
     """Return the one pipeline step, with an output per dataset.
 
-    The scores, the autoencoder and the tokenizer are parents: others make another version.
+    The scores, the autoencoder and the tokenizer are parents: different ones make a different version.
     """
     wanted = list(_wanted(config))
     targets = [target for target, _ in wanted]
@@ -150,7 +152,7 @@ def _shapes(config: EncodeJobConfig, square: Target) -> Iterator[tuple[Target, d
 
 
 def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
-    """Return whether images, scores, autoencoder and tokenizer are there, and how much there is to do."""
+    """Return how much there is to do, and whether images, scores, autoencoder or tokenizer are missing."""
 
     def models_there(_: Lake) -> list[str]:
         encode = config.encode
@@ -162,7 +164,7 @@ def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
 
 
 def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:
-    """Note in the lake which autoencoder made the latents, where that was not done when they were made.
+    """Record the latents' autoencoder in the lake, unless that was done when they were made.
 
     Runs compare it with the autoencoder of their base (training.run.fit).
     """
@@ -174,7 +176,7 @@ def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:
 
 
 def model_name(uri: str, part: str) -> str:
-    """Return a model folder's name in lineage: its own, or with its parent's if that is only `vae` or `tokenizer`."""
+    """Return a model folder's name in lineage, with its parent's name if it is named only `vae` or `tokenizer`."""
     path = PurePosixPath(uri.rstrip("/"))
     return f"{path.parent.name}/{part}" if path.name == part else path.name
 
@@ -190,11 +192,11 @@ def plan(config: EncodeJobConfig) -> Plan:
         "token ids": f"{encode.max_length} per caption, {encode.tokenizer}",
     }
     if config.scores is not None:
-        told = [
+        thresholds = [
             ", ".join(f"{name} {'>' if name.startswith('aesthetic') else '<'} {value:g}" for name, value in pairs)
             for pairs in (chosen.thresholds.items() for chosen in config.filters)
         ]
-        facts["filter"] = f"{'; '.join(part or 'none' for part in told)} (dataset {config.scores})"
+        facts["filter"] = f"{'; '.join(part or 'none' for part in thresholds)} (dataset {config.scores})"
     return Plan(
         title=f"encode dataset {config.images}",
         steps=tuple(pipeline_step.describe() for pipeline_step in pipeline_steps(config)),

@@ -1,4 +1,4 @@
-"""Evaluation: the same prompts drawn by each state of the model, named by a judge, as a table per language."""
+"""Evaluation: each state of the model draws the same prompts, and a judge names the images, as a table per language."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.generate import generation_pipeline_steps, opened
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StateConfig:
-    """A state of the model: a row of the table."""
+    """A state of the model, which is one row of the table."""
 
     name: str
     model: ModelConfig
@@ -29,7 +29,7 @@ class StateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
-    """How every state draws."""
+    """How all states draw."""
 
     sampler: SamplerName = "ddim"
     steps: int = 20
@@ -40,7 +40,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeConfig:
-    """The classifier that names images: taught on the curated images, never shown to the generator."""
+    """The classifier that names images. It is trained on the curated images; the generator never sees it."""
 
     seed: int = 0
     steps: int = 700
@@ -48,7 +48,7 @@ class JudgeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequireConfig:
-    """What the last state must reach, or the job fails."""
+    """What the last state must reach; otherwise the job fails."""
 
     others_at_least: float
     """Mean accuracy over the languages other than English."""
@@ -57,7 +57,7 @@ class RequireConfig:
     lowest_to_english_at_least: float
     """The lowest language's accuracy divided by English."""
     concepts_at_least: int = 100
-    """Fewer prove nothing."""
+    """Number of concepts below which the result proves nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,17 +65,17 @@ class EvaluateConfig(JobConfig):
     """`jobs/evaluate.py`."""
 
     name: str = operational("evaluate")
-    """Name of the run in MLflow, and prefix of the datasets it makes."""
+    """Name of the run in MLflow, and prefix of the names of the datasets that the job makes."""
     cases: str = operational()
-    """JSON lines: a prompts file whose rows also hold `concept` and `seen`; what counts is its content."""
+    """JSON lines: a prompts file whose rows also hold `concept` and `seen`. Its content matters, not its path."""
     labels: str = operational()
-    """Parquet (sample_id, concept): what the curated images show."""
+    """Parquet (sample_id, concept) of what the curated images show."""
     images: str = "images"
     """Dataset of curated images."""
     autoencoder: str = operational()
-    """Folder of the VAE: the control shows the judge real images through it."""
+    """Folder of the VAE through which a control shows real images to the judge."""
     states: tuple[StateConfig, ...]
-    """In the order of the table; the last one is what `require` is about."""
+    """States in the order of the table; `require` applies to the last one."""
     sampling: SamplingConfig = SamplingConfig()
     judge: JudgeConfig = JudgeConfig()
     require: RequireConfig | None = None
@@ -95,7 +95,7 @@ class EvaluateConfig(JobConfig):
 
 
 def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[PipelineStep]:
-    """Draws the cases with one state."""
+    """Return the pipeline steps that draw the cases with one state."""
     generate = GenerateConfig(
         model=state.model,
         prompts=PromptsConfig(file=config.cases, languages=config.languages),
@@ -112,7 +112,7 @@ def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[Pipel
 
 
 def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
-    """Whether cases, labels, images, autoencoder and every state's model are there."""
+    """Return the inputs, and which of cases, labels, images, autoencoder and models of the states are missing."""
 
     def files_there(lake: Lake) -> list[str]:
         rows = read_prompts(PromptsConfig(file=config.cases, languages=config.languages)).num_rows
@@ -129,14 +129,14 @@ def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
 
 
 def plan(config: EvaluateConfig) -> Plan:
-    """What the job will do."""
+    """Return what the job will do."""
     steps = tuple(
         f"{state.name}: {pipeline_steps(config, state)[-1].describe()}, model {state.model.folder or state.model.run}"
         for state in config.states
     )
     return Plan(
         title=f"evaluate {len(config.states)} states on {config.cases}",
-        steps=(*steps, "teach the judge on the curated pictures, name every drawn picture, write the table"),
+        steps=(*steps, "train the judge on the curated images, name every drawn image, write the table"),
         facts={
             "sampler": f"{config.sampling.sampler}, {config.sampling.steps} steps, "
             f"guidance {config.sampling.guidance_scale:g}",

@@ -19,14 +19,14 @@ from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pip
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SheetConfig:
-    """A contact sheet: one row per language, one column per concept. Prompt ids must read <concept>-<language>."""
+    """A contact sheet: one row per language, one column per concept, for prompt ids <concept>-<language>."""
 
     file: str
     """Local path of the PNG."""
     fonts: str
-    """Local folder of fonts that together cover the languages' scripts."""
+    """Local folder of fonts that together cover the scripts of all languages."""
     cell: int = 96
-    """Pixels of an image's side on the sheet."""
+    """Side of an image on the sheet, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class GenerateJobConfig(JobConfig):
     name: str = operational("generate")
     """Name of the run in MLflow."""
     prompts: str = "prompts"
-    """Name of the dataset of prompts it makes from the file."""
+    """Name of the dataset of prompts that the job makes from the file."""
     generations: str = "generations"
     """Name of the dataset of images."""
     generate: GenerateConfig
@@ -49,16 +49,21 @@ class GenerateJobConfig(JobConfig):
 
 
 def pipeline_steps(config: GenerateJobConfig) -> tuple[PipelineStep, ...]:
-    """Prompts file -> prompts, prompts -> generations."""
+    """Return both pipeline steps: prompts file -> prompts, prompts -> generations."""
     return generation_pipeline_steps(config.lake, config.prompts, config.generations, config.generate, config.workers)
 
 
 def generation_pipeline_steps(
     lake_uri: str, prompts: str, generations: str, generate: GenerateConfig, workers: Workers
 ) -> tuple[PipelineStep, ...]:
-    """The same for whoever else has a set of images drawn."""
+    """Return the same two steps for any job that has a set of images drawn.
 
-    @functools.cache  # reading a model folder for its digest is not free, and it must not change in between
+    Args:
+        prompts: name of the dataset of prompts.
+        generations: name of the dataset of images.
+    """
+
+    @functools.cache  # reading a model folder for its digest takes time, and the folder must not change in between
     def model(uri: str) -> Model:
         return resolve_model(generate.model, uri)
 
@@ -89,14 +94,14 @@ def generation_pipeline_steps(
 
 
 def opened(config: ModelConfig, lake_uri: str, dtype: str) -> Model:
-    """Return a model whose every part could be opened in a dtype, so that drawing will not stop at it."""
+    """Return a model after opening each of its parts in a dtype, so that drawing will not fail there."""
     model = resolve_model(config, lake_uri)
     load_bundle(model.uri, dtype=getattr(torch, dtype))
     return model
 
 
 def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
-    """Whether prompts and model are there, and how many images are asked for."""
+    """Return how many images are asked for and of which model, and whether prompts or model are missing."""
     return look_at(
         config.lake,
         remote,
@@ -106,7 +111,7 @@ def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
 
 
 def plan(config: GenerateJobConfig) -> Plan:
-    """What the job will do."""
+    """Return what the job will do."""
     generate = config.generate
     model = generate.model.folder or f"newest export of run {generate.model.run}"
     return Plan(

@@ -28,12 +28,12 @@ class ParallelConfig(JobConfig):
     name: str = operational("parallel")
     """Name of the run in MLflow."""
     corpora: tuple[CorpusConfig, ...]
-    """Of equal pairs the one of the corpus named first stays."""
+    """Corpora to read. Among equal pairs, the one from the corpus that is listed first is kept."""
     filter: PairsConfig = PairsConfig()
     language: LanguageConfig = LanguageConfig()
     ids: IdsConfig
     pairs: str = "pairs"
-    """Name of the dataset it makes; beside it `<name>-candidates` and, where asked for, `<name>-held-out`."""
+    """Name of the dataset that the job makes, along with `<name>-candidates` and, if asked for, `<name>-held-out`."""
     workers: Workers = operational(factory=Workers)
 
     def conflicts(self) -> Iterator[Invalid]:
@@ -62,10 +62,10 @@ class ParallelConfig(JobConfig):
 
 
 def pipeline_steps(config: ParallelConfig) -> tuple[PipelineStep, ...]:
-    """All pipeline steps, in order."""
+    """Return all pipeline steps, in order."""
     filtered = config.filter
 
-    @functools.cache  # files are looked at once for parents and units
+    @functools.cache  # the files are read once for parents and units
     def corpora() -> tuple[Corpus, ...]:
         return tuple(scan_corpus(corpus) for corpus in config.corpora)
 
@@ -127,7 +127,7 @@ def _encode(config: ParallelConfig, name: str, chosen: range) -> PipelineStep:
 
 
 def survey(config: ParallelConfig, remote: bool = False) -> Survey:
-    """Whether corpora and tokenizers are there, and how much there is to read."""
+    """Return how much there is to read, and whether corpora or tokenizers are missing."""
 
     def tokenizers(_: Lake) -> list[str]:
         ids = config.ids
@@ -139,7 +139,7 @@ def survey(config: ParallelConfig, remote: bool = False) -> Survey:
 
 
 def plan(config: ParallelConfig) -> Plan:
-    """What the job will do."""
+    """Return what the job will do."""
     filtered, ids = config.filter, config.ids
     held = f"{filtered.held_out} of {filtered.buckets} buckets" if filtered.held_out else "none"
     return Plan(

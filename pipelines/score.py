@@ -1,4 +1,4 @@
-"""Scoring: images -> embedding, aesthetics, NSFW and watermark scores, by one pass of CLIP an image."""
+"""Scoring: images -> embedding, aesthetics, NSFW and watermark scores, by one pass of CLIP per image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ScoreJobConfig(JobConfig):
     images: str = "images"
     """Dataset to read: `name`, or `name@digest` to pin a version."""
     scores: str = "scores"
-    """Name of the dataset it makes."""
+    """Name of the dataset that the job makes."""
     score: ScoreConfig
     workers: Workers = operational(factory=Workers)
 
@@ -40,7 +40,7 @@ class ScoreJobConfig(JobConfig):
 
 
 def models(config: ScoreConfig) -> dict[str, Ref]:
-    """The model files and folders by what they are for: references by their pinned digests, without a look at them."""
+    """Return references to the model files and folders by purpose, by their pinned digests and without reading them."""
     found = {} if config.clip is None else {"clip": _ref(config.clip, str(config.clip_digest))}
     found |= {name: _ref(head.uri, head.sha256) for name, head in config.heads.items()}
     return found | {name: _ref(model.folder, model.digest) for name, model in config.classifiers.items()}
@@ -52,7 +52,7 @@ def _ref(uri: str, digest: str) -> Ref:
 
 
 def pipeline_steps(config: ScoreJobConfig) -> tuple[PipelineStep, ...]:
-    """One pipeline step. The models are parents: other weights make another version."""
+    """Return the one pipeline step. The models are its parents: different weights make a different version."""
     refs = list(models(config.score).values())
 
     def parents(lake: Lake) -> Sequence[Ref]:
@@ -71,24 +71,24 @@ def pipeline_steps(config: ScoreJobConfig) -> tuple[PipelineStep, ...]:
                 lake.version(config.images), config.score.rows_per_unit, *(str(ref) for ref in refs)
             ),
             work=lambda _: ScoreWork(lake=config.lake, dataset=config.scores, config=config.score),
-            when_empty="look into the rejects: not one picture could be decoded",
+            when_empty="inspect the rejects: none of the images could be decoded",
         ),
     )
 
 
 def survey(config: ScoreJobConfig, remote: bool = False) -> Survey:
-    """Whether the images are there, and how much there is to do."""
+    """Return how much there is to do, and whether the images are missing."""
     return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]))
 
 
 def plan(config: ScoreJobConfig) -> Plan:
-    """What the job will do."""
+    """Return what the job will do."""
     score = config.score
     return Plan(
         title=f"score dataset {config.images}",
         steps=tuple(pipeline_step.describe() for pipeline_step in pipeline_steps(config)),
         facts={
             **{name: ref.short.removeprefix("model:") for name, ref in models(score).items()},
-            "forward passes": f"{score.batch} pictures, {score.dtype}, {score.device}, {score.threads} decode threads",
+            "forward passes": f"{score.batch} images, {score.dtype}, {score.device}, {score.threads} decode threads",
         },
     )

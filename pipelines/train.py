@@ -28,19 +28,19 @@ from pipelines.generate import generation_pipeline_steps
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplesConfig(Checked):
-    """Images drawn from every kept checkpoint when training has ended, for MLflow's sliders by step."""
+    """Images drawn with every kept checkpoint when training has ended, for MLflow's slider over steps."""
 
     prompts: PromptsConfig
-    """Ids must read <concept>-<language>."""
+    """Prompts; their ids must have the form <concept>-<language>."""
     fonts: str
-    """Local folder of fonts that together cover the languages' scripts."""
+    """Local folder of fonts that together cover the scripts of all languages."""
     steps: int = 20
     guidance_scale: float = 3.0
     batch_rows: int = 32
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     workers: Workers | None = None
-    """A pool on the cluster that draws them; without one, the job's own process does."""
+    """Pool on the cluster that draws the images; without one, the job's own process draws them."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.device == "cuda" and (self.workers is None or self.workers.gpus == 0):
@@ -70,7 +70,7 @@ class TrainJobConfig(JobConfig):
 
 
 def plan(config: TrainJobConfig) -> Plan:
-    """Return what the run will do, in figures for people."""
+    """Return what the run will do, in readable figures."""
     train = config.train
     start = f"run {train.start.checkpoint}" if train.start.checkpoint else f"model {train.start.base}"
     if train.continue_from is not None:
@@ -128,7 +128,7 @@ def _learns(train: TrainConfig) -> dict[str, str]:
 
 
 def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
-    """Return memory, sizes, epochs and hours, counted before anything runs, and what does not fit."""
+    """Return memory, sizes, epochs and hours, estimated before anything runs, and what does not fit."""
     train = config.train
     look = remote or is_local(config.lake)
     shapes = shapes_of(train, config.lake, look)
@@ -149,7 +149,7 @@ def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
 
 
 def sample_pipeline_steps(config: TrainJobConfig, step: int) -> tuple[PipelineStep, ...]:
-    """Return the pipeline steps that draw the samples of one checkpoint, like any other set of generations."""
+    """Return the pipeline steps that draw the samples of one checkpoint, as for any other set of generations."""
     samples = config.samples
     assert samples is not None
     generate = GenerateConfig(

@@ -1,6 +1,6 @@
-"""A decoder with the faults that codecs have had: for images that ask for one in the bytes behind their end.
+"""A decoder with the faults that codecs have had, for images that name a fault in the bytes behind their end.
 
-SEGV crashes, HANG never returns, SLEEP does not either, KILL is somebody else's kill, once: the next process decodes
+SEGV crashes, HANG never returns, nor does SLEEP, KILL is a kill from outside, once: the next process decodes
 the image. Run like `altdiffusion.curation.images.decoder_process`, whose code it is otherwise.
 """
 

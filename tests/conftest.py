@@ -1,4 +1,4 @@
-"""What every test sees: no network but loopback and npm, one thread a process, public packages in one cache."""
+"""What every test sees: no network but loopback and npm, one thread per process, public packages in one cache."""
 
 from __future__ import annotations
 

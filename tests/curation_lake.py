@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 
 def image(seed: int, size: Size, image_format: str = "PNG") -> bytes:
-    """A smooth image, encoded."""
+    """Return a smooth image, encoded."""
     values = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(values).resize(size, Image.Resampling.BICUBIC).save(out, image_format)
@@ -41,7 +41,7 @@ def write_images(
     config: Mapping[str, Any] | None = None,
     parents: Sequence[Version] = (),
 ) -> Version:
-    """Publishes `images`. Row k is always the same row, wherever it stands."""
+    """Publish `images`. Row k is always the same row, wherever it is."""
     given = {k: (sizes or {}).get(k, (40 + k % 20, 36)) for k in order}
     columns: dict[str, list[Any]] = {
         "sample_id": [1000 - 7 * k for k in order],
@@ -93,7 +93,7 @@ def sha256_of(path: Path) -> str:
 
 
 def save_clip(folder: Path, width: int = 768) -> str:
-    """A CLIP of two layers for 28-pixel images."""
+    """Save a CLIP of two layers for 28-pixel images; return its folder."""
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
@@ -108,7 +108,7 @@ def save_clip(folder: Path, width: int = 768) -> str:
 
 
 def save_head(path: Path, width: int = 768) -> tuple[str, str]:
-    """A linear head that reads the first component and adds 3: (path, SHA-256)."""
+    """Save a linear head that reads the first component and adds 3; return its path and SHA-256."""
     weight = torch.zeros(1, width)
     weight[0, 0] = 1.0
     torch.save({"weight": weight, "bias": torch.tensor([3.0])}, path)
@@ -116,7 +116,7 @@ def save_head(path: Path, width: int = 768) -> tuple[str, str]:
 
 
 def save_classifier(folder: Path, labels: Sequence[str] = ("clear", "watermark")) -> str:
-    """A vision transformer of one layer for 32-pixel images, with its preprocessor."""
+    """Save a vision transformer of one layer for 32-pixel images, with its preprocessor; return its folder."""
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
     torch.manual_seed(1)
@@ -137,7 +137,7 @@ def save_classifier(folder: Path, labels: Sequence[str] = ("clear", "watermark")
 
 
 def save_vae(folder: Path) -> str:
-    """An autoencoder of factor 4 with 4 latent channels."""
+    """Save an autoencoder of factor 4 with 4 latent channels; return its folder."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
@@ -155,7 +155,7 @@ def save_vae(folder: Path) -> str:
 
 
 def save_tokenizer(folder: Path) -> str:
-    """A tokenizer of the words w0 to w49."""
+    """Save a tokenizer of the words w0 to w49; return its folder."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace

@@ -21,11 +21,11 @@ from tests import training_lake
 
 LETTERS, TOKENS = training_lake.LETTERS, training_lake.TOKENS
 SHIFTS = {"en": 0, "de": 7, "fr": 13}
-"""How far each language's letters stand behind the English ones."""
+"""How far each language's letters are behind the English ones in the alphabet."""
 
 
 def base(seed: int = 0) -> models.ModelBundle:
-    """`training_lake.bundle` behind an English encoder of CLIP's class."""
+    """Return `training_lake.bundle` behind an English encoder of CLIP's class."""
     made = training_lake.bundle(seed)
     config = models.english_text_config_demo(32) | {
         "hidden_size": 16,
@@ -36,7 +36,7 @@ def base(seed: int = 0) -> models.ModelBundle:
     }
     torch.manual_seed(seed + 1)
     english = models.build_english_text_encoder(config)
-    with torch.no_grad():  # fresh CLIP weights tell captions hardly apart
+    with torch.no_grad():  # fresh CLIP weights hardly distinguish captions
         for parameter in english.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.3)
@@ -44,7 +44,7 @@ def base(seed: int = 0) -> models.ModelBundle:
 
 
 def student_config(layers: int = 2) -> dict[str, Any]:
-    """Of an AltCLIPTextModel as narrow as the base's context."""
+    """Return the config of an AltCLIPTextModel as narrow as the base's context."""
     return models.text_config_m18() | {
         "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": layers,
         "num_attention_heads": 2, "max_position_embeddings": TOKENS + 2, "project_dim": 16,
@@ -52,13 +52,13 @@ def student_config(layers: int = 2) -> dict[str, Any]:
 
 
 def cipher(text: str, language: str) -> str:
-    """The text in that language."""
+    """Return the text in the language."""
     shift = SHIFTS[language]
     return "".join(LETTERS[(LETTERS.index(letter) + shift) % 26] for letter in text)
 
 
 def write_parallel(lake: str, name: str, captions: list[str]) -> Version:
-    """A version of kind `parallel`: every caption in every language of SHIFTS."""
+    """Publish a version of kind `parallel`: every caption in every language of SHIFTS."""
     rows = [(caption, cipher(caption, language), language) for caption in captions for language in SHIFTS]
     return write_pairs(lake, name, rows, training_lake.tokenizer(), group_rows=16, shard_rows=50)
 
@@ -66,7 +66,7 @@ def write_parallel(lake: str, name: str, captions: list[str]) -> Version:
 def write_pairs(
     lake: str, name: str, rows: list[tuple[str, str, str]], reader: Any, *, group_rows: int, shard_rows: int
 ) -> Version:
-    """A version of kind `parallel` of (caption, translation, language) rows; one tokenizer reads both."""
+    """Publish a version of kind `parallel` of (caption, translation, language) rows; one tokenizer reads both."""
     dataset, records = Lake(lake).dataset(name), []
     theirs = tokenize(reader, [translation for _, translation, _ in rows]).tolist()
     ours = tokenize(reader, [caption for caption, _, _ in rows]).tolist()
@@ -95,12 +95,12 @@ def write_pairs(
 
 
 def words(count: int, start: int = 0) -> list[str]:
-    """Different words of three letters."""
+    """Return different words of three letters."""
     return [LETTERS[i % 26] + LETTERS[i * 7 // 26 % 26] + LETTERS[i * 3 % 26] for i in range(start, start + count)]
 
 
 def make_lake(root: Path) -> str:
-    """<root>/lake with `pairs`, `pairs-held-out`, and models/{base,student}."""
+    """Make <root>/lake with `pairs`, `pairs-held-out`, and models/{base,student}; return it."""
     lake = str(root / "lake")
     write_parallel(lake, "pairs", words(60))
     write_parallel(lake, "pairs-held-out", words(10, 60))
@@ -112,7 +112,7 @@ def make_lake(root: Path) -> str:
 
 
 def save_tower(lake: str) -> str:
-    """<lake>/models/tower: a text tower with a projection to 12."""
+    """Save <lake>/models/tower, a text tower with a projection to 12; return it."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     config = base().text_encoder.config.to_dict() | {"num_hidden_layers": 3, "projection_dim": 12}
@@ -123,7 +123,7 @@ def save_tower(lake: str) -> str:
 
 
 def save_xlmr(lake: str, layers: int = 3) -> str:
-    """<lake>/models/xlmr: XLM-R as it is published, without heads, with a language model's."""
+    """Save <lake>/models/xlmr, XLM-R as it is published: with a language model's head, without ours; return it."""
     from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
     shape = student_config(layers)
@@ -136,7 +136,7 @@ def save_xlmr(lake: str, layers: int = 3) -> str:
 
 
 def config(lake: str, **changes: Any) -> TrainConfig:
-    """A run of 12 updates; `changes` are top-level keys. All have one key, as those of training_lake."""
+    """Return the config of a run of 12 updates; `changes` are top-level keys. All runs have one key."""
     tree: dict[str, Any] = {
         "run": "distil", "stage": "distillation", "trainable": "all",
         "start": {"base": f"{lake}/models/base", "text_encoder": f"{lake}/models/student"},

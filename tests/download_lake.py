@@ -1,4 +1,4 @@
-"""A lake with a links version, and its download, as the tests of the download need them."""
+"""A lake with a links version, and its download, for the tests of the download."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOST = "pictures.test"
 
 
 def image(number: int, size: tuple[int, int] = (96, 64), format: str = "PNG", **save: Any) -> bytes:
-    """Another image of 24 random squares for every number."""
+    """Return an image of 24 random squares, a different one for every number."""
     values = np.random.default_rng(number).integers(0, 256, (4, 6, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(values).resize(size, Image.Resampling.NEAREST).save(out, format, **{"quality": 90, **save})
@@ -34,7 +34,7 @@ def image(number: int, size: tuple[int, int] = (96, 64), format: str = "PNG", **
 def publish_links(
     lake: str, urls: list[str], shard_rows: int = 1000, *, expected: list[str | None] | None = None
 ) -> Version:
-    """A links version of these URLs, alternately Korean and Thai; `expected`: their expected_hash."""
+    """Publish a links version of these URLs, alternately Korean and Thai; `expected`: their expected_hash."""
     dataset = Lake(lake).dataset("links")
     columns: dict[str, Any] = {
         "sample_id": list(range(100, 100 + len(urls))),
@@ -59,7 +59,7 @@ def publish_links(
 
 
 def config(site: Site, **given: Any) -> DownloadConfig:
-    """Small settings under which HOST is the server of the test."""
+    """Return small settings under which HOST is the server of the test."""
     settings: dict[str, Any] = {
         "image_size": 32,
         "resize_mode": "center_crop",
@@ -77,7 +77,7 @@ def config(site: Site, **given: Any) -> DownloadConfig:
 def download(
     lake: str, links: Version, settings: DownloadConfig, name: str = "images", rows: int = 1000, **given: Any
 ) -> Version:
-    """What `jobs.curate` does at this pipeline step, in this process."""
+    """Do what `jobs.curate` does at this pipeline step, in this process."""
     work = DownloadWork(lake=lake, dataset=name, download=settings, **given)
     work.setup()
     try:
@@ -90,7 +90,7 @@ def download(
 
 
 def curate(lake: str, download: DownloadConfig, passes: int = 0) -> Version:
-    """What `jobs.curate` does from `links` on, in this process."""
+    """Do what `jobs.curate` does from `links` on, in this process."""
     job = CurateConfig(
         lake=lake,
         sources=(SelectedSource(source=SourceConfig(name="s", uri="x")),),

@@ -1,4 +1,4 @@
-"""Works without rows: one that fails at unit 3 in a given way, and one with several outputs."""
+"""Works without rows: one that fails at unit 3 in a configured way, and one with several outputs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Failing:
 
     def setup(self) -> None:
         if self._mode == "setup":
-            raise AltDiffusionError("thing of setup", "is bad", "mend it")
+            raise AltDiffusionError("thing of setup", "is bad", "fix it")
 
     def run(self, unit: Unit) -> UnitRecord:
         if unit.index == 3:
             if self._mode == "user":
-                raise AltDiffusionError("thing of user", "is bad", "mend it")
+                raise AltDiffusionError("thing of user", "is bad", "fix it")
             if self._mode == "bug":
                 raise KeyError("oops")
             if self._mode == "unsure":

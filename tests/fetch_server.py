@@ -1,4 +1,4 @@
-"""A loopback server that says, byte by byte, what a test tells it to; TLS on request."""
+"""A loopback server that sends, byte by byte, what a test specifies; TLS on request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Site:
     connections: int = 0
 
     def asked(self, host: str = "") -> list[str]:
-        """Paths asked for, of one host or of all."""
+        """Return the paths that were asked for, of one host or of all."""
         return [_path(head) for head in self.requests if host in ("", _host(head))]
 
 
@@ -39,7 +39,7 @@ def _host(head: bytes) -> str:
 
 
 def reply(body: bytes = b"", *, status: str = "200 OK", length: int | None = -1, **headers: str) -> bytes:
-    """A whole HTTP answer. `length` -1 is the body's own, None leaves the header out; `_` in names becomes `-`."""
+    """Return a whole HTTP answer. `length` -1 is the body's, None leaves the header out; `_` in names becomes `-`."""
     head = [f"HTTP/1.1 {status}"]
     if length is not None:
         head.append(f"Content-Length: {len(body) if length == -1 else length}")
@@ -51,7 +51,7 @@ def reply(body: bytes = b"", *, status: str = "200 OK", length: int | None = -1,
 def serving(
     context: ssl.SSLContext | None = None, address: str = "127.0.0.1", port: int = 0, *, keep: bool = False
 ) -> Iterator[Site]:
-    """A server on a port (0: a free one) of a loopback address for the block; each connection has a thread.
+    """Serve on a port (0: a free one) of a loopback address for the block; each connection has a thread.
 
     `keep`: a connection takes one request after the other, instead of one only.
     """
@@ -106,7 +106,7 @@ def serving(
 
 @contextlib.contextmanager
 def canary() -> Iterator[tuple[int, list[tuple[str, int]]]]:
-    """A listener that must stay alone: (its port, the peers that connected)."""
+    """Listen on a port that nobody may connect to; yield the port and the list of peers that did."""
     listener = socket.create_server(("127.0.0.1", 0))
     seen: list[tuple[str, int]] = []
 
@@ -131,7 +131,7 @@ def canary() -> Iterator[tuple[int, list[tuple[str, int]]]]:
 
 
 def certificate(folder: Path, *names: str, days: int = 30) -> tuple[ssl.SSLContext, Path]:
-    """A self-signed certificate for these host names: (context of the server, PEM file for the client to trust).
+    """Return a self-signed certificate for these host names: (context of the server, PEM file for the client to trust).
 
     `days`: from yesterday on; -1 has expired.
     """

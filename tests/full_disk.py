@@ -1,4 +1,4 @@
-"""A disk that is full, as far as this process can tell."""
+"""A disk that is full, as this process sees it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def no_file_beyond(size_bytes: int) -> Iterator[None]:
-    """Within it the kernel refuses to let any file of this process grow larger (OSError: File too large)."""
+    """Have the kernel refuse, within the block, to let a file of this process grow larger (OSError: File too large)."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
     try:

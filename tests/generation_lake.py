@@ -25,7 +25,7 @@ CODES = ("en", "de", "ja")
 
 
 def make_lake(root: Path, prompts: int = 30) -> str:
-    """<root>/lake with models/base, and <root>/lake/prompts.jsonl."""
+    """Make <root>/lake with models/base and prompts.jsonl; return it."""
     lake = root / "lake"
     models.save_bundle(training_lake.bundle(), lake / "models" / "base")
     rows = [
@@ -65,7 +65,7 @@ def import_prompts(lake: str, settings: GenerateConfig) -> Version:
 
 
 class DyingWork(GenerateWork):
-    """Kills its own process at one unit, as often as files say."""
+    """Kills its own process at one unit, as often as there are files for it."""
 
     def __init__(self, lake: str, dataset: str, model: Model, settings: GenerateConfig, deaths: str) -> None:
         super().__init__(lake, dataset, model, settings)
@@ -84,7 +84,7 @@ def generate(
     lake: str, settings: GenerateConfig, *, dataset: str = "drawn", backend: Backend = "inline",
     pool: Pool | None = None, deaths: str | None = None,
 ) -> Version:  # fmt: skip
-    """Prompts file to published generations, as the job does it."""
+    """Make published generations from a prompts file, as the job does."""
     prompts = import_prompts(lake, settings)
     model = resolve_model(settings.model, lake)
     work = (

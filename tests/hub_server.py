@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that speaks what huggingface_hub asks of the hub: a commit's tree, and its files."""
+"""A real HTTP server on loopback that answers huggingface_hub as the hub does: a commit's tree, and its files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """What the server serves and what it was asked for."""
+    """The content of the server, and the requests that it got."""
 
     folder: Path
     repo: str = "someone/small-diffusion"
     revision: str = REVISION
     status: int = 200
-    """Of every answer; anything but 200 comes with `error` as the hub names it."""
+    """Status of every answer; any but 200 comes with `error` as the hub names it."""
     error: str = ""
     spoiled: set[str] = field(default_factory=set)
-    """Files whose bytes differ from what the tree promises."""
+    """Files whose bytes differ from what the tree states."""
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -52,7 +52,7 @@ class Hub:
 
 @contextmanager
 def serve(hub: Hub) -> Iterator[Hub]:
-    """Serves until the block ends; `hub.url` is what HF_ENDPOINT has to be."""
+    """Serve until the block ends; `hub.url` is what HF_ENDPOINT has to be."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

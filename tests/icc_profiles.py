@@ -19,7 +19,7 @@ def _fixed(*values: float) -> bytes:
 
 
 def build(color: bytes, pcs: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr") -> bytes:
-    """A profile of these tags beside those that each has."""
+    """Return a profile of these tags in addition to those that each has."""
     tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\x00" + bytes(78), b"wtpt": _xyz(*_D50), **tags}
     table, data, at = b"", b"", 132 + 12 * len(tags)
     for name, value in tags.items():
@@ -35,14 +35,14 @@ def _xyz(*values: float) -> bytes:
 
 
 def curve(values: np.ndarray | float) -> bytes:
-    """A power law, or samples of light from 0 to 1."""
+    """Return a power law, or samples of light from 0 to 1."""
     if isinstance(values, float):
         return b"curv" + bytes(4) + struct.pack(">IHxx", 1, round(values * 256))
     return b"curv" + bytes(4) + struct.pack(">I", len(values)) + np.rint(values * 65535).astype(">u2").tobytes()
 
 
 def matrix(columns: list[tuple[float, float, float]], shape: bytes) -> bytes:
-    """RGB by three primaries (XYZ at D50) and one curve."""
+    """Return an RGB profile of three primaries (XYZ at D50) and one curve."""
     tags = {name: _xyz(*column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)}
     return build(b"RGB ", b"XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), shape))
 
@@ -61,13 +61,16 @@ DISPLAY_P3 = matrix(
     [(0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)], curve(_SRGB_CURVE)
 )
 GRAY_22 = build(b"GRAY", b"XYZ ", {b"kTRC": curve(2.19921875)})
-# Light that is left by ink whose dots are a fifth wider in the middle (Murray-Davies).
+# Light that ink leaves whose dots are a fifth wider in the middle (Murray-Davies).
 _ink = 1 - _coded
 DOT_GAIN_20 = build(b"GRAY", b"XYZ ", {b"kTRC": curve(1 - (_ink + 0.2 * 4 * _ink * (1 - _ink)).clip(0, 1))})
 
 
 def table(color: bytes, lab: np.ndarray, channels: int) -> bytes:
-    """A profile by a table (lut8) of two grid points a channel. `lab`: [2^channels, 3], L* 0..100, a* b* -128..127."""
+    """Return a profile of a table (lut8) with two grid points per channel.
+
+    `lab`: [2^channels, 3], L* 0 to 100, a* and b* -128 to 127.
+    """
     coded = np.rint(np.stack([lab[:, 0] * 2.55, lab[:, 1] + 128, lab[:, 2] + 128], -1)).clip(0, 255).astype(np.uint8)
     straight = bytes(range(256))
     lut = b"mft1" + bytes(4) + bytes((channels, 3, 2, 0)) + _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
@@ -75,7 +78,7 @@ def table(color: bytes, lab: np.ndarray, channels: int) -> bytes:
 
 
 def _inks() -> np.ndarray:
-    """[16, 3] Lab of no, one or several inks, the first one slowest."""
+    """Return [16, 3] Lab of no, one or several inks, the first one slowest."""
     paper, each = np.array([95.0, 0, 2]), np.array([[-40.0, -36, -48], [-45, 74, -4], [-8, -5, 90], [-85, 0, 0]])
     mixed = [paper + np.array(use) @ each for use in itertools.product((0, 1), repeat=4)]
     return np.clip(np.array(mixed), [4, -100, -100], [100, 100, 100])

@@ -1,4 +1,4 @@
-"""A small lake with everything in it that lineage can meet, made through the real storage."""
+"""A small lake with every kind of thing that lineage can meet, made through the real storage."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ BASE = Ref("model", "base", "b" * 64)
 
 
 def png(colour: tuple[int, int, int]) -> bytes:
-    """An image of one colour."""
+    """Return an image of one colour."""
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), colour).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-SOURCE_PICTURE = png((200, 30, 30))
+SOURCE_IMAGE = png((200, 30, 30))
 DRAWN = {language: png((10 * i, 200, 90)) for i, language in enumerate(WORDS, 1)}
 
 
 def publish(
     lake: Lake, name: str, kind: Kind, rows: Sequence[Mapping[str, Any]], parents: Sequence[Ref], rejected: int = 0
 ) -> Version:
-    """One version of one unit."""
+    """Publish one version of one unit."""
     dataset = lake.dataset(name)
     schema = SCHEMAS[kind]
     filled = [{field.name: row.get(field.name, _empty(field.type)) for field in schema} for row in rows]
@@ -73,7 +73,7 @@ def _empty(dtype: pa.DataType) -> Any:
 def checkpoint(
     lake: Lake, run: str, step: int, stage: str, parents: Sequence[Ref], metrics: Mapping[str, float]
 ) -> Ref:
-    """A complete checkpoint folder."""
+    """Write a complete checkpoint folder; return its reference."""
     folder = files.join(lake.uri, "checkpoints", run, f"step-{step:08d}")
     state = files.canonical_json(
         {"step": step, "metrics": metrics, "config": {"stage": stage, "optimizer": {"lr": 1e-4}}}
@@ -103,7 +103,7 @@ class SmallLake:
                 "url": f"http://pictures.example/{language}.png",
                 "caption": text,
                 "language": language,
-                "image_sha256": files.sha256_hex(SOURCE_PICTURE),
+                "image_sha256": files.sha256_hex(SOURCE_IMAGE),
                 "phash": 0,
                 "source": "crawl",
             }
@@ -111,7 +111,7 @@ class SmallLake:
         ]
         self.links = publish(self.lake, "links", "links", rows, [SOURCE], rejected=2)
         self.images = publish(
-            self.lake, "images", "images", [{**row, "image": SOURCE_PICTURE} for row in rows], [self.links.ref]
+            self.lake, "images", "images", [{**row, "image": SOURCE_IMAGE} for row in rows], [self.links.ref]
         )
         self.latents = publish(self.lake, "latents", "latents", rows, [self.images.ref, BASE])
         self.alignment = checkpoint(self.lake, "alignment", 100, "alignment", [BASE, self.latents.ref], {"loss": 0.5})
@@ -121,7 +121,7 @@ class SmallLake:
         self.quality = checkpoint(
             self.lake, "quality", 100, "quality", [self.alignment, self.latents.ref], {"loss": 0.25}
         )
-        # Beside its checkpoints a run keeps a record, which is not a folder
+        # Next to its checkpoints a run keeps a record, which is not a folder
         files.write_atomic(files.join(self.lake.uri, "checkpoints", "quality", "run.json"), b"{}")
         export = files.join(self.lake.uri, "exports", "quality", "step-00000100", "lineage.json")
         files.write_atomic(export, json.dumps({"parents": [str(self.quality)], "stage": "quality"}).encode())

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 
 import psutil
+import pytest
 
 GRACE_S = 20.0
 
 
 @contextlib.contextmanager
 def ray_folder() -> Iterator[str]:
-    """A folder to be given to Ray as RAY_TMPDIR: under /tmp, as a socket's path has at most 107 bytes.
+    """Yield a folder for Ray's RAY_TMPDIR: under /tmp, as a socket's path has at most 107 bytes.
 
     A node that was killed leaves its agents behind for some seconds; they are ended before the folder is removed.
 
@@ -38,8 +39,23 @@ def ray_folder() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@contextlib.contextmanager
+def embedded_ray() -> Iterator[None]:
+    """Run a Ray of two CPUs for the block, in a folder of its own."""
+    from altdiffusion.execution import cluster
+
+    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        cluster.connect(num_cpus=2)
+        try:
+            yield
+        finally:
+            cluster.shutdown()
+
+
 def users(folder: str) -> list[psutil.Process]:
-    """Processes other than this one that have the folder on their command line, or a file in it open."""
+    """Return the other processes that have the folder on their command line, or a file in it open."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):

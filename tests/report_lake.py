@@ -40,7 +40,7 @@ def image(seed: int) -> bytes:
     return out.getvalue()
 
 
-PICTURES = [image(seed) for seed in range(8)]
+BODIES = [image(seed) for seed in range(8)]
 
 
 def table(schema: pa.Schema, columns: Mapping[str, Any], rows: int) -> pa.Table:
@@ -71,7 +71,7 @@ def images(ids: Sequence[int]) -> pa.Table:
     base = links(ids)
     columns = {name: base[name].combine_chunks() for name in base.column_names}
     columns |= {
-        "image": [PICTURES[k % len(PICTURES)] for k in ids],
+        "image": [BODIES[k % len(BODIES)] for k in ids],
         "image_format": ["png"] * len(ids),
         "image_sha256": [f"{k:064x}" for k in ids],
         "hash_verdict": [("match", "drift", None)[k % 3] for k in ids],
@@ -139,7 +139,7 @@ HIDDEN = {"blocklist": SECRET, "punsafe": SECRET}
 
 
 def make(root: str, *, tallied: bool = True) -> Made:
-    """400 candidates, 380 links, 300 images, then 340 after a retry, 330 after duplicates are gone."""
+    """Make 400 candidates, 380 links, 300 images, then 340 after a retry, 330 after duplicates are gone."""
     lake = Lake(root)
     config = {"language": {"languages": list(LANGUAGES)}}
     ids = list(range(400))
@@ -160,9 +160,9 @@ def make(root: str, *, tallied: bool = True) -> Made:
         config={"buckets": 8},
         tallied=tallied,
     )
-    pictures = lake.dataset("images")
+    shown = lake.dataset("images")
     downloaded = publish(
-        pictures,
+        shown,
         "images",
         [images(ids[:300])],
         reject_rows("i", {"timeout": ids[300:345], "http_404": ids[345:380]}),
@@ -170,7 +170,7 @@ def make(root: str, *, tallied: bool = True) -> Made:
     )
     lost = {"timeout": ids[340:345], "http_404": ids[345:380]}
     retried = publish(
-        pictures, "images", [images(ids[:300]), images(ids[300:340])], reject_rows("r", lost), parents=[downloaded.ref]
+        shown, "images", [images(ids[:300]), images(ids[300:340])], reject_rows("r", lost), parents=[downloaded.ref]
     )
     dropped = {"near_duplicate": [7, 8, 9, 10, 11, 12], "duplicate_image": [20, 21, 22, 23]}
     gone = [k for ids_ in dropped.values() for k in ids_]
@@ -187,7 +187,7 @@ def make(root: str, *, tallied: bool = True) -> Made:
     )
     stay = [k for k in ids[:300] if k not in gone]
     distinct = publish(
-        pictures,
+        shown,
         "images",
         [images(stay), images(ids[300:340])],
         reject_rows("r", {**lost, **dropped}),

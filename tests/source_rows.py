@@ -1,4 +1,4 @@
-"""Rows as sources bring them, and select with a stand-in for the language model."""
+"""Rows as in sources, and select with a stand-in for the language model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from altdiffusion.execution.units import Unit
 
 
 def normalised(given: dict[str, Any], config: SourceConfig | None = None) -> pa.Table:
-    """Columns under our names, of any type, as select sees them."""
+    """Return columns under our names, of any type, as select sees them."""
     rows = len(next(iter(given.values())))
     columns = {
         name: column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
@@ -27,25 +27,25 @@ def normalised(given: dict[str, Any], config: SourceConfig | None = None) -> pa.
 
 
 def read_rows(uri: str, digest: str, start: int, stop: int, config: SourceConfig) -> pa.Table:
-    """Rows of a part, normalised."""
+    """Return the rows of a part, normalised."""
     names = ["sample_id", *TEXTS, *SIZES, *SCORES]
     with open_unit(uri, digest, start, stop, config) as part:
         return pa.concat_tables([normalised(given, config) for _, given in part.batches(part.groups, names)])
 
 
 def read_unit(unit: Unit, config: SourceConfig) -> pa.Table:
-    """Rows of a unit, normalised."""
+    """Return the rows of a unit, normalised."""
     place = unit.payload
     return read_rows(str(place["uri"]), str(place["part"]), int(place["start"]), int(place["stop"]), config)
 
 
 def read_part(part: Part, config: SourceConfig) -> pa.Table:
-    """Rows of a part, normalised."""
+    """Return the rows of a part, normalised."""
     return read_rows(part.uri, part.digest, 0, part.rows, config)
 
 
 def read_all(config: SourceConfig) -> pa.Table:
-    """All rows of a source, unit by unit, normalised."""
+    """Return all rows of a source, unit by unit, normalised."""
     return pa.concat_tables([read_unit(unit, config) for unit in plan_sources([scan_source(config)])])
 
 
@@ -64,7 +64,7 @@ GOOD = {
 
 
 def table(*changes: dict[str, Any]) -> pa.Table:
-    """Good rows with these changes, normalised."""
+    """Return good rows with these changes, normalised."""
     rows = [{**GOOD, **change} for change in changes]
     types = {"sample_id": pa.int64(), "width": pa.int64(), "height": pa.int64(), "url": pa.string()}
     types |= {"caption": pa.string(), "source_language": pa.string()}
@@ -72,7 +72,7 @@ def table(*changes: dict[str, Any]) -> pa.Table:
 
 
 def split(work: SelectWork, rows: pa.Table, unit_id: str) -> tuple[pa.Table, pa.Table]:
-    """Select in one pass over rows that are all there -> LINKS rows that stay, REJECTS rows."""
+    """Select in one pass over rows that are all in memory; return the LINKS rows that stay and the REJECTS rows."""
     columns = {name: rows[name] for name in rows.column_names}
     codes = judge(number_filters(work.select), columns, rows.num_rows)
     decided = work.decide_rows(columns, codes, unit_id, np.arange(rows.num_rows))
@@ -83,12 +83,12 @@ class Believer:
     """Stands in for the language model: every caption is English."""
 
     def identify(self, captions: pa.Array, _: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
-        said = pa.repeat(pa.scalar("en"), len(captions))
-        return said, pa.repeat(pa.scalar(0.9, pa.float32()), len(captions)), said
+        language = pa.repeat(pa.scalar("en"), len(captions))
+        return language, pa.repeat(pa.scalar(0.9, pa.float32()), len(captions)), language
 
 
 def believing(config: SelectConfig, source: SourceConfig | None = None) -> SelectWork:
-    """Select's work, ready, without a language model or a blocklist."""
+    """Return select's work, ready, without a language model or a blocklist."""
     source = source or SourceConfig(name="crawl", uri="unused")
     work = SelectWork(lake="memory://unused", dataset="x", source=source, select=config, language=LanguageConfig())
     work._identifier = Believer()  # type: ignore[assignment]
@@ -96,7 +96,7 @@ def believing(config: SelectConfig, source: SourceConfig | None = None) -> Selec
 
 
 def reasons(config: SelectConfig, *changes: dict[str, Any], work: SelectWork | None = None) -> list[str]:
-    """The reason of each of these rows, "" for those that stay."""
+    """Return the reason of each of these rows, "" for those that stay."""
     _, rejects = split(work or believing(config), table(*changes), "unit")
     found = dict(zip(rejects["row"].to_pylist(), rejects["reason"].to_pylist(), strict=True))
     return [found.get(row, "") for row in range(len(changes))]

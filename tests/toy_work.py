@@ -1,4 +1,4 @@
-"""A pipeline step of small units without models or network, and a process that runs it against others.
+"""A pipeline step of small units without models or network, and a process that runs it in competition with others.
 
     python -m tests.toy_work FOLDER NUMBER PROCESSES ROUNDS OPTIONS
 
@@ -33,21 +33,21 @@ NAME = "toys"
 
 
 def image(unit: int, row: int) -> str:
-    """SHA-256 of the image in a row."""
+    """Return the SHA-256 of the image in a row."""
     return files.sha256_hex(f"{unit}-{row}".encode())
 
 
 class Toy:
-    """Writes ROWS rows a unit and rejects one; with `own`, every process writes rows of its own making."""
+    """Writes ROWS rows per unit and rejects one; with `own`, every process writes rows of its own."""
 
     ran: ClassVar[list[int]] = []
-    """Units that this process has worked off."""
+    """Units that this process has done."""
 
     def __init__(self, lake: str, settings: Mapping[str, Any], *, own: bool = False, pause_s: float = 0.0) -> None:
         self.lake, self.settings, self.own, self.pause_s = lake, dict(settings), own, pause_s
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Load nothing."""
 
     def run(self, unit: Unit) -> UnitRecord:
         Toy.ran.append(unit.index)
@@ -78,7 +78,7 @@ class Toy:
 
 
 def pipeline_step(settings: Mapping[str, Any], *, own: bool = False, pause_s: float = 0.0) -> PipelineStep:
-    """The one pipeline step: UNITS units into dataset `toys`."""
+    """Return the one pipeline step: UNITS units into dataset `toys`."""
     return PipelineStep(
         name="toy",
         outputs=(Output(dataset=NAME, kind="scores", settings=settings),),
@@ -90,7 +90,7 @@ def pipeline_step(settings: Mapping[str, Any], *, own: bool = False, pause_s: fl
 
 
 def run(lake: str, settings: Mapping[str, Any], **given: Any) -> str:
-    """Runs the pipeline step here; returns the digest of the version."""
+    """Run the pipeline step here; return the digest of the version."""
     with open(os.devnull, "w") as quiet:
         progress = Progress("toy", stream=quiet)
         (version,) = run_pipeline_step(

@@ -30,7 +30,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def tokenizer() -> Any:
-    """An XLM-R tokenizer of 32 pieces: every letter is a token."""
+    """Return an XLM-R tokenizer of 32 pieces: every letter is a token."""
     from transformers import XLMRobertaTokenizer
 
     special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0)]
@@ -39,7 +39,7 @@ def tokenizer() -> Any:
 
 
 def bundle(seed: int = 0) -> models.ModelBundle:
-    """The classes of the product with a few thousand weights each."""
+    """Return the classes of the product with a few thousand weights each."""
     from diffusers import DDIMScheduler
 
     torch.manual_seed(seed)
@@ -85,13 +85,13 @@ def write_latents(
     mirrored: bool = False,
     made_by: Sequence[Ref] = (),
 ) -> Version:
-    """A version of `latents`: sample i has the latent keyed by i and a caption of letters.
+    """Publish a version of `latents`: sample i has the latent keyed by i and a caption of letters.
 
     The latent is NaN if spoiled, 30 times as large if loud.
 
-    The languages of the samples are `languages`, over and over. `mirrored` stands for mirrored images' latents: the
-    same ones plus 1, so that nobody takes them for the latents turned round. `made_by`, VAE and tokenizer, makes the
-    version one of the encode job's, as its manifest says.
+    The languages of the samples are `languages`, over and over. `mirrored` gives mirrored images' latents: the same
+    ones plus 1, so that no code can take them for the latents turned round. `made_by`, VAE and tokenizer, makes the
+    version one of the encode job's, as its manifest states.
     """
     from altdiffusion.diffusion.text_encoder import tokenize
 
@@ -132,7 +132,7 @@ def write_latents(
 
 
 def make_lake(root: Path, rows: int = 180) -> str:
-    """<root>/lake with the dataset `latents` and <root>/lake/models/base."""
+    """Make <root>/lake with the dataset `latents` and models/base; return it."""
     lake = str(root / "lake")
     write_latents(lake, "latents", rows)
     models.save_bundle(bundle(), Path(lake) / "models" / "base")
@@ -140,8 +140,10 @@ def make_lake(root: Path, rows: int = 180) -> str:
 
 
 def config(lake: str, **changes: Any) -> TrainConfig:
-    """A run of 12 updates that begins from the base; `changes` are top-level keys. Whatever their names, runs have one
-    key, so that they can be compared."""
+    """Return the config of a run of 12 updates that begins from the base; `changes` are top-level keys.
+
+    Whatever their names, runs have one key, so that they can be compared.
+    """
     tree: dict[str, Any] = {
         "run": "align", "stage": "alignment", "trainable": "all", "start": {"base": f"{lake}/models/base"},
         "datasets": [{"name": "latents"}], "seed": 5, "key": "tests", "steps": 12, "global_batch": 8, "micro_batch": 4,
@@ -153,7 +155,7 @@ def config(lake: str, **changes: Any) -> TrainConfig:
 
 @dataclass
 class Recorder:
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps what is reported."""
 
     reports: list[Progress] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -173,7 +175,7 @@ class Recorder:
 
 
 def file_hashes(folder: str | Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder."""
+    """Return the SHA-256 of every file below a folder."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 

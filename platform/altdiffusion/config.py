@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def operational(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
-    """A field that changes where or how fast, never what: it is left out of the fingerprint."""
+    """Return a field that changes where or how fast, never what: it is left out of the fingerprint."""
     metadata = {_OPERATIONAL: True}
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
@@ -42,7 +42,7 @@ def operational(default: Any = dataclasses.MISSING, *, factory: Any = dataclasse
 def added(default: Any) -> Any:
     """Return a field that earlier versions did not have, and whose default is what they did.
 
-    It enters the fingerprint only where it has another value, so that configs written before keep theirs.
+    It enters the fingerprint only where it has another value, so that configs written before it keep theirs.
     """
     return dataclasses.field(default=default, metadata={_ADDED: True})
 
@@ -80,7 +80,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|fa
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where a value stands, for error messages."""
+    """The position of a value, for error messages."""
 
     file: str
     key: str
@@ -96,7 +96,7 @@ class _Place:
 
 
 def _masked(key: str, value: Any) -> Any:
-    """The value for a message: what stands under the name of a credential is hidden."""
+    """Return the value for a message; what has the name of a credential is hidden."""
     if any(is_secret_name(part) for part in key.split(".")):
         return HIDDEN
     if isinstance(value, Mapping):
@@ -105,7 +105,7 @@ def _masked(key: str, value: Any) -> Any:
 
 
 def load_config(cls: type[T], path: str, overrides: Sequence[str] = ()) -> T:
-    """Reads a YAML file into the dataclass `cls`.
+    """Read a YAML file into the dataclass `cls`.
 
     Args:
         cls: a frozen dataclass.
@@ -113,7 +113,7 @@ def load_config(cls: type[T], path: str, overrides: Sequence[str] = ()) -> T:
         overrides: `dotted.key=value` texts, as typed on the command line; a value is read as YAML.
 
     Raises:
-        AltDiffusionError: whatever is wrong with the file, a key, a value or an override.
+        AltDiffusionError: the file, a key, a value or an override is wrong.
     """
     try:
         with open(path, "rb") as file:
@@ -135,30 +135,30 @@ def load_config(cls: type[T], path: str, overrides: Sequence[str] = ()) -> T:
 
 
 def from_dict(cls: type[T], tree: Mapping[str, Any], file: str = "<values>") -> T:
-    """The same from a plain dict, e.g. the config stored in a manifest."""
+    """Return the same from a plain dict, e.g. the config stored in a manifest."""
     return typing.cast(T, _build(cls, tree, _Place(file, "")))
 
 
 def resolved(config: Any) -> dict[str, Any]:
-    """The whole config as plain JSON-able values, defaults filled in."""
+    """Return the whole config as plain JSON-able values, defaults filled in."""
     plain: dict[str, Any] = _plain(config, keep_operational=True)
     return plain
 
 
 def semantic(config: Any) -> dict[str, Any]:
-    """The part of `resolved` that decides the result: what the fingerprint covers and manifests store."""
+    """Return the part of `resolved` that decides the result: the fingerprint covers it and manifests store it."""
     plain: dict[str, Any] = _plain(config, keep_operational=False)
     return plain
 
 
 def fingerprint(config: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of everything in the config that is not operational."""
+    """Return the SHA-256 (hex) of the canonical JSON of everything in the config that is not operational."""
     text = json.dumps(semantic(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved config as YAML, for `--dry-run` and for humans."""
+    """Return the resolved config as YAML, for `--dry-run` and for people."""
     text: str = yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True, width=110)
     return text
 
@@ -191,7 +191,7 @@ def _parse_yaml(raw: bytes | str, path: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"config {path}" + (f", line {mark.line + 1}" if mark else "")
         raise AltDiffusionError(
-            where, f"is not valid YAML here ({getattr(error, 'problem', None) or error})", "mend that line"
+            where, f"is not valid YAML here ({getattr(error, 'problem', None) or error})", "fix that line"
         ) from error
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
         raise AltDiffusionError(
@@ -217,11 +217,11 @@ def _apply_override(tree: dict[str, Any], override: str, path: str) -> None:
 
 
 def _index(node: list[Any], name: str, override: str) -> int:
-    """A place in a list, as in `datasets.0.name=latents`."""
+    """Return a position in a list, as in `datasets.0.name=latents`."""
     if not name.isdigit() or int(name) >= len(node):
         raise AltDiffusionError(
             f"override {override.partition('=')[0]}",
-            f"{name!r} is not a place in a list of {len(node)}",
+            f"{name!r} is not a position in a list of {len(node)}",
             f"use 0 to {len(node) - 1}",
         )
     return int(name)
@@ -304,7 +304,7 @@ def _build_scalar(hint: Any, value: Any, place: _Place) -> Any:
                 value,
                 "holds a credential, which would be stored and shown",
                 "leave it out and set the service's own variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_PASSWORD); in "
-                "tracking.uri ${env:NAME} or ${file:PATH} may stand in its place",
+                "tracking.uri ${env:NAME} or ${file:PATH} may replace it",
             )
         return value
     raise TypeError(f"{place.key}: config fields of type {hint!r} are not supported")
@@ -322,9 +322,7 @@ def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
         if key not in fields:
             close = difflib.get_close_matches(key, fields, n=1)
             remedy = f"did you mean {close[0]!r}? " if close else ""
-            raise place.child(key).error(
-                value[key], "stands under an unknown key", f"{remedy}known keys: {', '.join(fields)}"
-            )
+            raise place.child(key).error(value[key], "has an unknown key", f"{remedy}known keys: {', '.join(fields)}")
     hints = typing.get_type_hints(cls, include_extras=True)
     built: dict[str, Any] = {}
     for name, field in fields.items():

@@ -9,7 +9,7 @@
             if self.stride is not None and self.stride > self.side:
                 yield Invalid("stride", "is more than side, which leaves gaps", "give at most side")
 
-A constraint on a list or mapping with `each` holds for every item. None always passes: it stands for "not given".
+A constraint on a list or mapping with `each` holds for every item. None always passes: it means "not given".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Invalid(ValueError):
         remedy: what to write instead.
 
     Attributes:
-        value: what is there; `Checked` fills it in.
+        value: the value of the field; `Checked` fills it in.
     """
 
     def __init__(self, key: str, problem: str, remedy: str, value: Any = None) -> None:
@@ -45,7 +45,7 @@ class Invalid(ValueError):
 
 @dataclass(frozen=True)
 class Constraint:
-    """What one value has to be; `problem` and `remedy` are given where it is not."""
+    """A condition on one value; `problem` and `remedy` are given where it does not hold."""
 
     holds: Callable[[Any], bool]
     problem: str
@@ -146,7 +146,7 @@ PLAIN_NAME = matching(
 
 
 class Checked:
-    """Base of the config dataclasses: checks constraints, then rules across fields, whenever one is made."""
+    """Base of the config dataclasses: checks constraints, then rules across fields, whenever an instance is made."""
 
     __slots__ = ()
 
@@ -160,12 +160,12 @@ class Checked:
             raise Invalid(wrong.key, wrong.problem, wrong.remedy, _value_at(self, wrong.key))
 
     def conflicts(self) -> Iterator[Invalid]:
-        """Yield what does not fit among several fields; every field for itself is valid by now."""
+        """Yield what does not fit among several fields; each single field is valid by now."""
         return iter(())
 
 
 def _alone(checked: Checked) -> Iterator[Invalid]:
-    """Yield what is wrong with each field for itself."""
+    """Yield what is wrong with each single field."""
     for name, constraints in _constraints(type(checked)):  # type: ignore[arg-type]  # a class is hashable
         value = getattr(checked, name)
         for constraint in constraints if value is not None else ():

@@ -182,7 +182,7 @@ SCHEMAS: dict[Kind, pa.Schema] = {
 }
 
 TYPES: dict[str, tuple[pa.DataType, ...]] = {}
-"""The types that a column of this name has, over all kinds: a shard that says otherwise was not written here."""
+"""The types that a column of this name has, over all kinds: a shard with another type was not written here."""
 for _schema in (*SCHEMAS.values(), REJECTS):
     for _column in _schema:
         if _column.type not in TYPES.get(_column.name, ()):

@@ -17,7 +17,7 @@ _PATTERN = re.compile(rf"(?P<kind>[a-z]+):(?P<name>{_PART}(?:/{_PART})*)@(?P<dig
 
 @dataclass(frozen=True, order=True)
 class Ref:
-    """`kind:name@digest`; the digest is SHA-256 in hex, or a prefix of at least 8 digits when typed by a person."""
+    """`kind:name@digest`; the digest is SHA-256 in hex, or a prefix of at least 8 digits when a person types it."""
 
     kind: RefKind
     name: str

@@ -30,12 +30,12 @@ GIVE_UP_S = 420.0
 
 
 def records(lake: Path) -> int:
-    """Units recorded so far, in all ledgers."""
+    """Return how many units are recorded so far, in all ledgers."""
     return sum(1 for _ in lake.glob("datasets/*/ledger/*/*.json"))
 
 
 def workers() -> list[psutil.Process]:
-    """Processes that work units off: the pool's actors, not Ray's own."""
+    """Return the processes that work on units: the pool's actors, not Ray's own."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or [""]
@@ -45,7 +45,7 @@ def workers() -> list[psutil.Process]:
 
 
 class Chaos:
-    """The cluster, the job, and what is done to them."""
+    """The cluster, the job, and the kills."""
 
     def __init__(self, lake: Path, command: list[str], seed: int) -> None:
         self.lake, self.command = lake, command
@@ -66,7 +66,7 @@ class Chaos:
         )
 
     def wait_for(self, job: subprocess.Popen[bytes], wanted: int, ends: float) -> bool:
-        """Until the ledgers hold so many records; False if the job ended before."""
+        """Wait until the ledgers hold this many records; return False if the job ended before."""
         while job.poll() is None and records(self.lake) < wanted:
             if time.monotonic() > ends:
                 raise TimeoutError(f"{records(self.lake)} records, {wanted} wanted; killed so far: {self.killed}")
@@ -91,7 +91,7 @@ class Chaos:
         self.killed.append(kind)
 
     def run(self, units: int) -> None:
-        """Four kills at four of the first 80 % of the units' records, then to the end."""
+        """Kill four times within the first 80 % of the units' records, then run to the end."""
         ends = time.monotonic() + GIVE_UP_S
         job = self.start()
         plan = [*KINDS, self.draw.choice(KINDS)]

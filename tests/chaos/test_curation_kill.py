@@ -39,7 +39,7 @@ def finish(workspace: Workspace, lake: Path, images: str) -> None:
 
 
 def killed(workspace: Workspace, lake: Path, images: str, kills: int, seed: int) -> int:
-    """Kills `kills` runs, each as soon as it has made a random number of new files; returns how many were running."""
+    """Kill `kills` runs, each as soon as it has made a random number of new files; return how many were running."""
     draw = random.Random(seed)
     hits = 0
     for _ in range(kills):

@@ -27,12 +27,12 @@ __all__ = ["prepared"]  # a fixture of the end-to-end tests
 ROWS_PER_UNIT = 40
 WORKERS = 2
 CLOCK_S = 0.05
-"""What a file's time may lie behind the clock of the process."""
+"""Seconds that a file's time may be behind the clock of the process."""
 
 
 @pytest.fixture
 def requests(prepared: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, list[tuple[float, str]]]]:
-    """The demo's image server with a log of (time, host + path)."""
+    """Yield the demo's image server with a log of (time, host + path)."""
     log: list[tuple[float, str]] = []
     answer = site.answer
 
@@ -64,7 +64,7 @@ def curate(workspace: Workspace, *command: str, port: int, **env: str) -> str:
 
 
 def check_downloads(lake: Path, log: list[tuple[float, str]], kills: int) -> None:
-    """No row was asked for after its unit's record; asked for twice at most what was in flight at a kill."""
+    """Check that no row was asked for after its unit's record, and twice only what was in flight at a kill."""
     links = Lake(str(lake)).version("links")
     images = Lake(str(lake)).version("images")
     first = images
@@ -86,7 +86,7 @@ def check_downloads(lake: Path, log: list[tuple[float, str]], kills: int) -> Non
 
 
 def check_rows(lake: Path) -> None:
-    """Every link is an image or a reject, once."""
+    """Check that every link is an image or a reject, once."""
     links, images = Lake(str(lake)).version("links"), Lake(str(lake)).version("images")
     wanted = Counter(links.read(["sample_id"])["sample_id"].to_pylist())
     found = Counter(images.read(["sample_id"])["sample_id"].to_pylist())
@@ -106,8 +106,8 @@ def test_kills_on_three_nodes_leave_the_digest_as_it_is(
     with ray_folder() as folder:
         chaos = ["--seed", str(seed), "--units", str(records(undisturbed)), "--lake", str(disturbed)]
         env = {"RAY_TMPDIR": folder, "PYTHONPATH": f"platform:.:{ROOT}"}
-        said = curate(prepared, "tests.chaos.ray_cluster", *chaos, port=port, **env)
-    killed = json.loads(said.splitlines()[-1])["killed"]
+        output = curate(prepared, "tests.chaos.ray_cluster", *chaos, port=port, **env)
+    killed = json.loads(output.splitlines()[-1])["killed"]
     print(f"seed {seed}: {killed}")
     assert len(killed) >= 3, f"only {killed} was killed before the job ended"
     assert digests(disturbed) == digests(undisturbed)

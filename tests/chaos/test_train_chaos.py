@@ -1,4 +1,4 @@
-"""Training on a Ray cluster that loses nodes, gets them back and is told so: the weights are those of one process."""
+"""Training on a Ray cluster that loses nodes, with and without notice, and gets them back: one process's weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def trained(lake: str, event: str) -> dict[str, Any]:
-    """Steps of the checkpoints, how many workers wrote each, and what was said."""
+    """Return the steps of the checkpoints, how many workers wrote each, and what was printed."""
     with ray_folder() as folder:
         env = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
         path = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
@@ -42,7 +42,7 @@ def trained(lake: str, event: str) -> dict[str, Any]:
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found | {"said": done.stdout}
+    return found | {"printed": done.stdout}
 
 
 def assert_like_one_process(lake: str, event: str) -> None:
@@ -67,7 +67,7 @@ def test_a_node_is_lost_and_another_comes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_that_is_announced_to_go_costs_no_step_before_the_word(tmp_path: Path) -> None:
+def test_a_node_with_a_preemption_notice_costs_no_step_before_it(tmp_path: Path) -> None:
     lake = make_lake(tmp_path)
     found = trained(lake, "drain")
     just_in_time, last = found["steps"]
@@ -79,12 +79,12 @@ def test_a_node_that_is_announced_to_go_costs_no_step_before_the_word(tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_worker_that_stands_still_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_stalled_worker_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
     lake = make_lake(tmp_path)
     found = trained(lake, "stall")
-    stopped = re.search(r"stopped: rank 1 \(process (\d+)\)", found["said"])
+    stopped = re.search(r"stopped: rank 1 \(process (\d+)\)", found["printed"])
     assert stopped
-    assert f"(process {stopped[1]}) has been in step" in found["said"]
+    assert f"(process {stopped[1]}) has been in step" in found["printed"]
     assert found["steps"] == list(range(10, STEPS["stall"] + 1, 10))
     assert found["writers"][-1] == 2
     assert_like_one_process(lake, "stall")

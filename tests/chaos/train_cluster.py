@@ -1,11 +1,11 @@
-"""Trains on a Ray cluster of two nodes that are lost, come back, or are announced to go, or of which one stands still.
-Started by test_train_chaos.
+"""Training on a Ray cluster of two nodes that are lost, return, or get a preemption notice, or of which one stalls.
+test_train_chaos starts it.
 
     python -m tests.chaos.train_cluster --lake LAKE --event {loss,drain,stall}
 
 loss   a node is killed, the run goes on with one worker; a new node comes, and it goes on with two
-drain  Ray is told that a node will be taken back, then it is: what was computed until the word is not done again
-stall  a worker is stopped, not killed: it is named, and all are started anew
+drain  Ray gets a preemption notice for a node that is then lost: what was computed until the notice is not done again
+stall  a worker is stopped, not killed: it is named, and all are started again
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ print(train(from_dict(TrainConfig, json.loads(sys.argv[3])), sys.argv[2]))
 
 
 def settings(lake: str, event: str) -> dict[str, object]:
-    """The run's config as a tree."""
+    """Return the run's config as a tree."""
     return {
         "run": "align", "stage": "alignment", "trainable": "all", "start": {"base": f"{lake}/models/base"},
         "datasets": [{"name": "latents"}], "seed": 5, "key": "chaos", "steps": STEPS[event],
@@ -55,7 +55,7 @@ def settings(lake: str, event: str) -> dict[str, object]:
 
 
 class Harness:
-    """Two nodes of one CPU each beside a head without any, and the training job."""
+    """Two nodes of one CPU each next to a head without any, and the training job."""
 
     def __init__(self, lake: str, event: str) -> None:
         self.lake = lake
@@ -115,7 +115,7 @@ def stall(harness: Harness) -> None:
     os.kill(sign["process"], signal.SIGSTOP)
     stopped = time.monotonic()
     print(f"stopped: rank 1 (process {sign['process']})", flush=True)
-    harness.until("the workers are started anew", lambda: len(list((run / "journal").glob("0*.json"))) == 2)
+    harness.until("the workers are started again", lambda: len(list((run / "journal").glob("0*.json"))) == 2)
     print(f"after {time.monotonic() - stopped:.0f} s", flush=True)
 
 

@@ -28,24 +28,24 @@ SECRETS = {
     name: f"{CANARY}-{number}"
     for number, name in enumerate(("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "MY_DB_PASSWORD"))
 }
-"""What the environment of every job holds and nothing that it writes or prints may show."""
+"""A secret in the environment of every job; nothing that a job writes or prints may show it."""
 
 
 @dataclass
 class Workspace:
-    """Where a test runs commands; `env` is all they see beside this process's environment."""
+    """Where a test runs commands; `env` is all they see besides this process's environment."""
 
     path: Path
     env: dict[str, str] = field(default_factory=dict)
     printed: list[str] = field(default_factory=list)
-    """What all commands have printed."""
+    """The output of all commands."""
 
     @property
     def lake(self) -> Path:
         return self.path / ".demo/lake"
 
     def run(self, *arguments: str, timeout_s: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-        """`python ARGUMENTS` in the workspace; the caller looks at the exit status."""
+        """Run `python ARGUMENTS` in the workspace; the caller checks the exit status."""
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.path,
@@ -59,14 +59,14 @@ class Workspace:
         return done
 
     def job(self, job: str, config: str, *overrides: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-        """A job in one process, without Ray."""
+        """Run a job in one process, without Ray."""
         path = f"jobs/configs/demo/{config}.yaml"
         inline = ("execution.backend=inline", *overrides)
         return self.run("-m", f"jobs.{job}", "--config", path, *inline, timeout_s=timeout_s)
 
 
 def make_workspace(path: Path) -> Workspace:
-    """Links to the code; the environment of a user who has set nothing."""
+    """Make a workspace of links to the code, with the environment of a user who has set nothing."""
     path.mkdir(parents=True, exist_ok=True)
     for name in ("platform", "pipelines", "jobs", "demo", "pyproject.toml"):
         (path / name).symlink_to(ROOT / name)
@@ -78,7 +78,7 @@ def make_workspace(path: Path) -> Workspace:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with packages, crawl, prompts and the base model; nothing curated yet. Tests copy or read it."""
+    """Return a workspace with packages, crawl, prompts and the base model, not yet curated. Tests copy or read it."""
     workspace = make_workspace(tmp_path_factory.mktemp("e2e"))
     cache = workspace.path / ".demo/cache"
     cache.mkdir(parents=True)
@@ -93,7 +93,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="session")
 def images(prepared: Workspace) -> Iterator[str]:
-    """The demo's image server on a free loopback port; the value is the override that points a curation at it."""
+    """Serve the demo's images on a free loopback port; yield the override that points a curation at the server."""
     from demo import server, site
 
     with server.running(prepared.path / ".demo/cache") as port:
@@ -102,7 +102,7 @@ def images(prepared: Workspace) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def line(prepared: Workspace, images: str) -> Workspace:
-    """The whole line once, every job in its own process without Ray: what later tests compare with or break."""
+    """Run the whole line once, every job in its own process without Ray; later tests compare with it or damage it."""
     for job, config in (
         ("curate", "curate"),
         ("encode", "encode"),
@@ -119,6 +119,6 @@ def line(prepared: Workspace, images: str) -> Workspace:
 
 
 def digests(lake: Path) -> dict[str, str]:
-    """Head digest of every dataset in a lake."""
+    """Return the head digest of every dataset in a lake."""
     heads = sorted((lake / "datasets").glob("*/head.json"))
     return {head.parent.name: json.loads(head.read_text())["digest"] for head in heads}

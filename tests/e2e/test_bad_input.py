@@ -1,12 +1,11 @@
 """Bad input: one clear message that names the thing and the remedy, status 2, and nothing that a later run would take
-for whole."""
+for complete."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.conftest import SMALL, Workspace, digests
+from tests.flipped import flip
+from tests.ports import free_port
 
 SOURCE = "sources.0.source.uri"
 ONE_SOURCE = "laion2B-multi"
 
 
 def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """Status 2, one line that names every part, a remedy and no traceback."""
+    """Check for status 2, one line that names every part, a remedy, and no traceback."""
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-3000:]
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "Remedy: " in errors[0], done.stderr[-3000:]
@@ -30,15 +31,9 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert part in errors[0], f"{part!r} is not in {errors[0]!r}"
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture()
 def part(line: Workspace, tmp_path: Path) -> Path:
-    """A copy of one source's only part."""
+    """Return a copy of one source's only part."""
     folder = tmp_path / "crawl"
     shutil.copytree(line.path / f".demo/cache/crawl/{ONE_SOURCE}", folder)
     return next(folder.glob("*.parquet"))
@@ -77,7 +72,7 @@ def test_an_unknown_language(line: Workspace, tmp_path: Path) -> None:
 
 
 def test_every_link_dead(line: Workspace, tmp_path: Path, images: str) -> None:
-    dead = {host: f"127.0.0.1:{closed_port()}" for host in json.loads(images.partition("=")[2])}
+    dead = {host: f"127.0.0.1:{free_port()}" for host in json.loads(images.partition("=")[2])}
     done = curate(line, tmp_path / "lake", f"download.connect_to={json.dumps(dead)}")
     refused(done, "dataset images", "none was accepted", "connect ")
     assert set(digests(tmp_path / "lake")) == {"candidates", "links"}  # no empty version of images
@@ -145,16 +140,10 @@ def test_a_wrong_model_is_refused(line: Workspace, tmp_path: Path) -> None:
 
 @pytest.fixture()
 def copied(line: Workspace, tmp_path: Path) -> Path:
-    """A copy of the finished lake, to be damaged."""
+    """Return a copy of the finished lake, to be damaged."""
     lake = tmp_path / "lake"
     shutil.copytree(line.lake, lake, ignore=shutil.ignore_patterns("mlflow*", "mlartifacts", "tracking", "runs"))
     return lake
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_an_export_with_a_flipped_byte_is_refused(line: Workspace, copied: Path) -> None:
@@ -197,13 +186,13 @@ def test_a_damaged_shard_is_found_and_made_again_alone(line: Workspace, copied: 
 
 
 def test_mlflow_unreachable(line: Workspace, tmp_path: Path, images: str) -> None:
-    uri = f"http://127.0.0.1:{closed_port()}"
+    uri = f"http://127.0.0.1:{free_port()}"
     refused(curate(line, tmp_path / "lake", images, f"tracking.uri={uri}"), uri)
     assert digests(tmp_path / "lake") == {}
 
 
 def test_ray_unreachable(line: Workspace, tmp_path: Path, images: str) -> None:
-    address = f"127.0.0.1:{closed_port()}"
+    address = f"127.0.0.1:{free_port()}"
     done = curate(line, tmp_path / "lake", images, "execution.backend=ray", f"execution.address={address}")
     refused(done, address)
     assert digests(tmp_path / "lake") == {}
@@ -218,5 +207,5 @@ def test_ray_unreachable(line: Workspace, tmp_path: Path, images: str) -> None:
         ("train.caption_drop=2", ("caption_drop", "2")),
     ],
 )
-def test_an_impossible_config(line: Workspace, change: str, parts: tuple[str, ...]) -> None:
+def test_an_invalid_config(line: Workspace, change: str, parts: tuple[str, ...]) -> None:
     refused(line.job("train", "alignment", change, "--dry-run"), "alignment.yaml", *parts)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import CANARY, CONCEPTS, SMALL, Workspace, digests, make_workspace
+from tests.ports import free_port
 from tests.ray_folder import ray_folder
 
 BIN = Path(sys.executable).parent
@@ -46,8 +46,8 @@ def test_the_curation_agrees_with_what_was_planted(line: Workspace) -> None:
 
 
 def test_lineage_reaches_from_an_image_to_source_rows_and_back(line: Workspace) -> None:
-    picture = next((line.lake / "datasets/generations/images").glob("*.png"))
-    up = line.run("-m", "altdiffusion.cli", "lineage", "up", picture.stem[:16], "--lake", str(line.lake))
+    drawn = next((line.lake / "datasets/generations/images").glob("*.png"))
+    up = line.run("-m", "altdiffusion.cli", "lineage", "up", drawn.stem[:16], "--lake", str(line.lake))
     assert up.returncode == 0, up.stderr
     for part in (
         *("demo-guidance", "demo-quality", "demo-alignment"),
@@ -58,10 +58,10 @@ def test_lineage_reaches_from_an_image_to_source_rows_and_back(line: Workspace) 
     assert "dataset generations" in down.stdout, down.stdout + down.stderr
 
 
-def test_a_second_run_finds_everything_there(line: Workspace, pictures: str) -> None:
+def test_a_second_run_finds_everything_there(line: Workspace, images: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in line.lake.rglob("*.parquet")}
     for job, config in (("curate", "curate"), ("train", "guidance"), ("evaluate", "evaluate")):
-        done = line.job(job, config, *([pictures] if job == "curate" else []), *SMALL.get(config, []))
+        done = line.job(job, config, *([images] if job == "curate" else []), *SMALL.get(config, []))
         assert done.returncode == 0 and "already there" in done.stdout, done.stdout + done.stderr
     assert {path: path.stat().st_mtime_ns for path in line.lake.rglob("*.parquet")} == before
 
@@ -96,19 +96,13 @@ def test_the_demo_on_ray_makes_the_same_datasets(line: Workspace, tmp_path: Path
     data = ("candidates", "links", "images", "latents", "prompts")
     ours, theirs = digests(workspace.lake), digests(line.lake)
     assert {name: ours[name] for name in data} == {name: theirs[name] for name in data}
-    for heading in ("lineage", "Picture grid", "MLflow", "mean of 17 others"):
+    for heading in ("lineage", "Image grid", "MLflow", "mean of 17 others"):
         assert heading in done.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture()
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """`ray start --head` with token authentication; the environment that reaches it."""
+    """Run `ray start --head` with token authentication; yield the environment that reaches it."""
     token = tmp_path / "token"
     token.touch(mode=0o600)
     token.write_text("0123456789abcdef" * 4)
@@ -147,7 +141,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def wait_for(address: str, token: str) -> None:
-    """Until a job is accepted: the head answers some seconds before the agent is there that starts jobs."""
+    """Wait until a job is accepted: the head answers some seconds before the agent that starts jobs runs."""
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     request = urllib.request.Request(f"{address}/api/jobs/", data=b'{"entrypoint": "true"}', headers=headers)
     for _ in range(120):
@@ -159,7 +153,7 @@ def wait_for(address: str, token: str) -> None:
 
 
 def test_every_job_runs_unchanged_by_ray_job_submit(
-    line: Workspace, pictures: str, head: dict[str, str], tmp_path: Path
+    line: Workspace, images: str, head: dict[str, str], tmp_path: Path
 ) -> None:
     address = head["RAY_API_SERVER_ADDRESS"]
     wait_for(address, Path(head["RAY_AUTH_TOKEN_PATH"]).read_text())
@@ -204,7 +198,7 @@ def test_every_job_runs_unchanged_by_ray_job_submit(
         ("generate", "generate"),
         ("evaluate", "evaluate"),
     ):
-        own = [*where[config], *SMALL.get(config, []), *([pictures] if job == "curate" else [])]
+        own = [*where[config], *SMALL.get(config, []), *([images] if job == "curate" else [])]
         done = subprocess.run(
             [
                 *(str(BIN / "ray"), "job", "submit", "--runtime-env", "jobs/runtime_env.yaml", "--"),

@@ -23,7 +23,7 @@ from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
 from tests.failing_work import Failing, TwoOutputs
-from tests.ray_folder import ray_folder
+from tests.ray_folder import embedded_ray, ray_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 POOL = Pool(min_size=1, max_size=2)
@@ -31,12 +31,8 @@ POOL = Pool(min_size=1, max_size=2)
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster.connect(num_cpus=2)
+    with embedded_ray():
         yield
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +47,7 @@ def run(mode: str, units: Sequence[Unit], ledger: Ledger, **given: Any) -> None:
 
 
 def drop_ledger(lake: str) -> None:
-    """Forgets what was done, so that the next run of the same dataset does all of it."""
+    """Forget what was done, so that the next run of the same dataset does all of it."""
     import shutil
 
     for name in ("ledger", "shards", "versions", "images"):
@@ -94,7 +90,7 @@ def test_an_error_of_ours_arrives_as_it_was_raised(ray_here: None, tmp_path: Pat
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     with pytest.raises(AltDiffusionError) as caught:
         run(mode, units, ledger, pool=POOL)
-    assert str(caught.value) == f"thing of {mode}: is bad. Remedy: mend it"
+    assert str(caught.value) == f"thing of {mode}: is bad. Remedy: fix it"
     assert caught.value.__cause__ is None
 
 
@@ -139,12 +135,12 @@ def divided(number: int, by: int) -> int:
 
 
 def refuse(key: str) -> None:
-    raise AltDiffusionError(f"key {key}", "is wrong", "mend it")
+    raise AltDiffusionError(f"key {key}", "is wrong", "fix it")
 
 
 def test_a_call_gives_its_result_or_its_own_error(ray_here: None) -> None:
     assert cluster.call(divided, 17, 5, num_cpus=0.5) == 3
-    with pytest.raises(AltDiffusionError, match=r"key x: is wrong. Remedy: mend it") as caught:
+    with pytest.raises(AltDiffusionError, match=r"key x: is wrong. Remedy: fix it") as caught:
         cluster.call(refuse, "x")
     assert type(caught.value) is AltDiffusionError
 
@@ -176,10 +172,10 @@ def test_a_killed_driver_loses_nothing(undisturbed: tuple[str, Version]) -> None
 
 
 @pytest.mark.parametrize("listening", [False, True])
-def test_an_unreachable_address_is_told_in_time(listening: bool) -> None:
+def test_an_unreachable_address_is_reported_in_time(listening: bool) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        if listening:  # something answers the telephone, but it is no Ray
+        if listening:  # a server that is not Ray's
             server.listen()
         address = f"127.0.0.1:{server.getsockname()[1]}"
         started = time.monotonic()

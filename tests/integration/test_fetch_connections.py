@@ -79,7 +79,7 @@ def test_tls_too_and_never_across_schemes(tmp_path: Path) -> None:
 
 
 def test_a_name_that_now_leads_inside_is_not_followed_by_a_kept_connection(site: Site) -> None:
-    """The kept connection still leads to the checked address; a new one would be checked anew."""
+    """The kept connection still leads to the checked address; a new one would be checked again."""
     answers = [["127.0.0.77"]]
 
     def rebinding(host: str, port: int, timeout_s: float) -> Sequence[str]:
@@ -112,8 +112,8 @@ def test_a_connection_that_was_closed_meanwhile_costs_nothing(site: Site) -> Non
     assert fetch.fetch(f"{A}/x").body == b"x" and site.connections == 2
 
 
-def test_a_connection_that_closes_on_the_second_request_is_made_anew(site: Site) -> None:
-    """The server takes the request and closes without a word: it may have timed out at that moment."""
+def test_a_connection_that_closes_on_the_second_request_is_made_again(site: Site) -> None:
+    """The server takes the request and closes without an answer: it may have timed out at that moment."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -131,7 +131,7 @@ def test_a_connection_that_closes_on_the_second_request_is_made_anew(site: Site)
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_bytes_nobody_asked_for_are_not_the_next_answer(site: Site, late: bool) -> None:
+def test_unrequested_bytes_are_not_the_next_answer(site: Site, late: bool) -> None:
     """A second answer behind the first would be taken for that of another link of the host."""
 
     sent = threading.Event()
@@ -273,7 +273,7 @@ INTERIM = (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink:
 
 @dataclass(frozen=True)
 class Script:
-    """What the server says to one request, and whether it then closes; by the rules (`good`), with an image."""
+    """The answer of the server to one request, and whether it then closes; by the rules (`good`), with an image."""
 
     pieces: tuple[bytes, ...]
     closes: bool

@@ -25,6 +25,7 @@ from altdiffusion.curation.images.decoder_pool import DecoderPool
 from altdiffusion.curation.rejects import Refused
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import HOST, config, download, image, publish_links
+from tests.encoded_images import png_file
 from tests.fetch_server import Site, reply, serving
 
 BAD = (sys.executable, str(Path(__file__).parents[1] / "bad_decoder.py"))
@@ -55,14 +56,9 @@ def refusal(pool: DecoderPool, body: bytes) -> tuple[str, str]:
 
 
 def wide_png(width: int, height: int) -> bytes:
-    """A valid grey PNG of one colour: large only when it is decoded."""
+    """Return a valid grey PNG of one colour: large only when it is decoded."""
 
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    rows = zlib.compress((b"\0" + b"\x40\x80\xc0\xff" * width) * height, 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return png_file((width, height), 8, 6, (b"\0" + b"\x40\x80\xc0\xff" * width) * height)
 
 
 def test_a_crash_a_hang_and_a_memory_hog_cost_one_row_each(tmp_path: Path, site: Site, faulty: None) -> None:
@@ -90,7 +86,7 @@ def test_a_crash_a_hang_and_a_memory_hog_cost_one_row_each(tmp_path: Path, site:
     assert version.rows == 8 and (tmp_path / "killed").exists()
 
 
-def test_a_crash_is_tried_twice_and_no_more(faulty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_is_tried_exactly_twice(faulty: None, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = DecoderPool(DownloadConfig(image_size=32))
     try:
         good = pool.decode(image(1))
@@ -139,11 +135,11 @@ def test_the_largest_images_fit_into_the_default_memory() -> None:
 
 
 def children() -> set[psutil.Process]:
-    """Of this process, which runs other tests as well: compare with those there were before."""
+    """Return the children of this process, which runs other tests as well: compare with those before."""
     return set(psutil.Process().children())
 
 
-def test_decoders_end_with_their_worker_and_are_replaced_when_somebody_ends_them(pool: DecoderPool) -> None:
+def test_decoders_end_with_their_worker_and_are_replaced_when_killed(pool: DecoderPool) -> None:
     before = children()
     first = pool.decode(image(1))
     (process,) = children() - before
@@ -152,7 +148,7 @@ def test_decoders_end_with_their_worker_and_are_replaced_when_somebody_ends_them
     (process,) = children() - before - {process}
     pool.close()
     assert not process.is_running()
-    assert pool.decode(image(1)) == first  # the next one starts anew
+    assert pool.decode(image(1)) == first  # a new one starts
 
 
 def test_a_decoder_has_no_secret_and_no_connection_of_the_worker(
@@ -177,7 +173,7 @@ def test_a_decoder_has_no_secret_and_no_connection_of_the_worker(
         os.close(writer)
 
 
-def test_a_decoder_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_does_not_start_reports_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_pool, "COMMAND", (*BAD, "fail"))
     with pytest.raises(AltDiffusionError, match=r"decoder process.*libGL"):
         DecoderPool(DownloadConfig()).decode(image(1))
@@ -236,7 +232,7 @@ def test_what_is_stored_holds_no_byte_of_a_polyglots_other_half(tmp_path: Path, 
         assert b"CANARY" in body or b"PK\x03\x04" in body
         site.answers[f"/{number}"] = reply(body, Content_Type="text/html")
     links = publish_links(str(tmp_path), [f"http://{HOST}/{number}" for number in range(len(POLYGLOTS))])
-    # the images are smaller than image_size: even what is not resized is encoded anew
+    # the images are smaller than image_size: even what is not resized is encoded again
     settings = config(site, image_size=512, encode_format=encode_format, encode_quality=9)
     rows = download(str(tmp_path), links, settings).read().to_pylist()
     assert len(rows) == len(POLYGLOTS)
@@ -252,13 +248,13 @@ def test_what_is_stored_holds_no_byte_of_a_polyglots_other_half(tmp_path: Path, 
     "body",
     [HTML, b"GIF89a" + HTML, PDF + image(1), zipped() + image(1), b"<svg>" + image(1, format="JPEG")],
 )
-def test_what_begins_as_something_else_is_no_image(pool: DecoderPool, body: bytes) -> None:
+def test_what_begins_as_something_else_is_not_an_image(pool: DecoderPool, body: bytes) -> None:
     reason, _ = refusal(pool, body)
     assert reason in ("not_image", "format", "truncated", "too_many_pixels", "dims")
 
 
 def test_a_decoder_that_hangs_ends_itself_when_its_worker_is_gone(tmp_path: Path) -> None:
-    """The worker is killed while its decoder loops: nobody is left to end it but itself."""
+    """The worker is killed while its decoder loops: only the decoder can end itself."""
     script = tmp_path / "worker.py"
     script.write_text(
         "import os, sys, threading, time\n"

@@ -163,8 +163,8 @@ def test_a_download_over_tls(tmp_path: Path) -> None:
         assert site.connections <= 8
 
 
-def test_an_images_type_is_what_its_bytes_say(tmp_path: Path, site: Site) -> None:
-    """Content-Type and the name may say anything; a vector or a page is none of the four formats."""
+def test_an_images_type_is_decided_by_its_bytes(tmp_path: Path, site: Site) -> None:
+    """Content-Type and the name may state anything; a vector image or a page has none of the four formats."""
     answers = {
         "/a.txt": reply(image(1, format="JPEG"), Content_Type="text/plain"),
         "/b.svg": reply(image(2), Content_Type="image/svg+xml"),
@@ -283,11 +283,11 @@ def test_what_became_of_stated_colours_is_a_column_and_counted(tmp_path: Path, s
 
 def scene(number: int, *, logo: bool = False) -> bytes:
     coarse = np.random.default_rng(number).integers(0, 256, (6, 9, 3), np.uint8)
-    picture = Image.fromarray(coarse).resize((480, 320), Image.Resampling.BICUBIC)
+    photo = Image.fromarray(coarse).resize((480, 320), Image.Resampling.BICUBIC)
     if logo:
-        picture.paste((255, 255, 255), (380, 260, 470, 310))
+        photo.paste((255, 255, 255), (380, 260, 470, 310))
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=90)
+    photo.save(out, "JPEG", quality=90)
     return out.getvalue()
 
 

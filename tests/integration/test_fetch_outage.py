@@ -18,17 +18,13 @@ from altdiffusion.curation.download.outage import Outage, Watch, is_doubtful
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import HOST, config, curate, image, publish_links
 from tests.fetch_server import Site, certificate, reply, serving
+from tests.ports import free_port
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
     with serving(keep=True) as running:
         yield running
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def fill(site: Site, count: int, scheme: str = "http") -> list[str]:
@@ -39,7 +35,7 @@ def fill(site: Site, count: int, scheme: str = "http") -> list[str]:
 
 @pytest.mark.parametrize("wrong", ["connect", "blocked_address", "dns", "timeout", "reset", "robots_unreachable"])
 def test_the_same_command_gives_every_image_once_the_setting_is_right(tmp_path: Path, site: Site, wrong: str) -> None:
-    """Three units of a hundred rows each: all of them fail for what is no fault of the links."""
+    """Three units of a hundred rows each: all of them fail for reasons that are not the links'."""
     rows = 300 if wrong in ("connect", "blocked_address", "dns") else 30
     links = fill(site, rows)
     right = config(site, rows_per_unit=rows // 3, deadline_s=30.0, retries=0)
@@ -51,7 +47,7 @@ def test_the_same_command_gives_every_image_once_the_setting_is_right(tmp_path: 
     elif wrong == "blocked_address":
         bad = replace(right, allow_private=())
     elif wrong == "connect":
-        bad = replace(right, connect_to={":80": f"127.0.0.1:{closed_port()}"})
+        bad = replace(right, connect_to={":80": f"127.0.0.1:{free_port()}"})
     with contextlib.ExitStack() as stack:
         if wrong in ("timeout", "reset"):
             other = stack.enter_context(mute(closes=wrong == "reset"))
@@ -68,14 +64,14 @@ def test_the_same_command_gives_every_image_once_the_setting_is_right(tmp_path: 
 
 @contextlib.contextmanager
 def mute(*, closes: bool) -> Iterator[int]:
-    """The port of a server that says nothing, or closes at once."""
+    """Yield the port of a server that does not answer, or closes at once."""
     with serving() as other:
         for number in range(200):
             other.answers[f"/{number}"] = b"" if closes else lambda connection: connection.recv(1) and None
         yield other.port
 
 
-def test_a_certificate_authority_that_is_missing_is_found_out(tmp_path: Path) -> None:
+def test_a_missing_certificate_authority_is_detected(tmp_path: Path) -> None:
     context, pem = certificate(tmp_path, HOST)
     with serving(context, keep=True) as site:
         publish_links(str(tmp_path), fill(site, 40, "https"))
@@ -86,8 +82,8 @@ def test_a_certificate_authority_that_is_missing_is_found_out(tmp_path: Path) ->
 
 
 def test_dead_links_stop_nothing_and_are_recorded(tmp_path: Path, site: Site) -> None:
-    """Half of each unit is dead, and two units wholly, the first one among them: those are tried again, no more."""
-    alive, port = fill(site, 40), closed_port()
+    """Half of each unit is dead, and two units wholly, the first one among them: only those are tried again."""
+    alive, port = fill(site, 40), free_port()
     dead = [f"http://gone.test:{port}/{number}" for number in range(60)]
     mixed = [url for pair in zip(alive, dead[20:], strict=True) for url in pair]
     publish_links(str(tmp_path), [*dead[:10], *mixed, *dead[10:20]])
@@ -106,7 +102,7 @@ def test_an_outage_in_the_middle_keeps_what_was_done(tmp_path: Path) -> None:
         publish_links(lake, urls)
 
         def last(connection: socket.socket) -> None:
-            site.answers.update({f"/{number}": b"" for number in range(30)})  # closes without a word from now on
+            site.answers.update({f"/{number}": b"" for number in range(30)})  # closes without an answer from now on
             connection.sendall(reply(image(9)))
 
         site.answers["/9"] = last
@@ -118,7 +114,7 @@ def test_an_outage_in_the_middle_keeps_what_was_done(tmp_path: Path) -> None:
         assert len(site.requests) - asked == 20  # the first unit was recorded
 
 
-def test_an_outage_that_ends_before_it_is_found_out_costs_nothing(tmp_path: Path) -> None:
+def test_an_outage_that_ends_before_it_is_detected_costs_nothing(tmp_path: Path) -> None:
     """The rows of one unit meet a server that is down; the control, asked behind them, finds it up again."""
     with serving() as site:
         urls = fill(site, 20)
@@ -142,7 +138,7 @@ def test_an_outage_that_ends_before_it_is_found_out_costs_nothing(tmp_path: Path
 
 
 def test_what_is_gone_for_good_can_be_recorded(tmp_path: Path, site: Site) -> None:
-    lake, port = str(tmp_path), closed_port()
+    lake, port = str(tmp_path), free_port()
     publish_links(lake, [*fill(site, 10), *(f"http://gone.test/{n}" for n in range(10))])
     settings = config(site, rows_per_unit=10, deadline_s=30.0, honor_robots=False)
     settings.connect_to["gone.test:80"] = f"127.0.0.1:{port}"
@@ -162,7 +158,7 @@ def test_a_later_pass_without_a_network_is_made_later(tmp_path: Path, site: Site
     publish_links(lake, urls)
     settings = config(site, rows_per_unit=10, deadline_s=30.0, honor_robots=False, retry_wait_s=0.01)
     assert curate(lake, settings).rows == 10
-    away = replace(settings, connect_to={":80": f"127.0.0.1:{closed_port()}"})
+    away = replace(settings, connect_to={":80": f"127.0.0.1:{free_port()}"})
     with pytest.raises(AltDiffusionError, match=r"retry stopped.*none was accepted \(connect 10\)"):
         curate(lake, away, passes=1)
     dead = replace(settings, connect_to=dict(settings.connect_to))

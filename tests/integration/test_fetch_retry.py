@@ -1,4 +1,4 @@
-"""The later pass: what failed for a while is fetched once more, all else stays as it was."""
+"""The later pass: what failed for a while is fetched once more, everything else stays as it was."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def site() -> Iterator[Site]:
 
 
 def failing_once(body: bytes, failure: bytes) -> Answer:
-    """The first time `failure` (nothing at all: silence until the client leaves), then the body."""
+    """Return an answer: `failure` the first time (None: silence until the client leaves), then the body."""
     asked: list[int] = []
     lock = threading.Lock()
 
@@ -47,7 +47,7 @@ def failing_once(body: bytes, failure: bytes) -> Answer:
 
 
 def fill(site: Site) -> list[str]:
-    """Rows: 0 mod 6 come at once, 1 fail with 503, 2 with 500, 3 time out once, 4 are gone, 5 are no images."""
+    """Set up the rows: 0 mod 6 come at once, 1 fail with 503, 2 with 500, 3 time out once, 4 are gone, 5 not images."""
     for number in range(ROWS):
         body = image(number)
         site.answers[f"/{number}"] = [
@@ -69,7 +69,7 @@ def retry(
     name: str = "images",
     given: RetryConfig | None = None,
 ) -> Version:
-    """What `jobs.curate` does at this pipeline step, in this process."""
+    """Do what `jobs.curate` does at this pipeline step, in this process."""
     work = RetryWork(lake=lake, dataset=name, download=settings, retry=given or RetryConfig())
     work.setup()
     try:
@@ -104,7 +104,7 @@ def test_what_failed_for_a_while_comes_and_nothing_else_is_asked(tmp_path: Path,
     assert second.rows == 4 * OF_EACH
     assert second.manifest.rejects_by_reason == {"http_404": OF_EACH, "not_image": OF_EACH}
     asked = Counter(int(path[1:]) % 6 for path in site.asked()[before:])
-    assert asked == {1: OF_EACH, 2: OF_EACH, 3: OF_EACH}  # no 404 again, nor what is no image
+    assert asked == {1: OF_EACH, 2: OF_EACH, 3: OF_EACH}  # neither the 404s again, nor what is not an image
     assert second.shards[: len(first.shards)] == first.shards
     assert sorted(second.read(["sample_id"])["sample_id"].to_pylist()) == [
         100 + row for row in range(ROWS) if row % 6 < 4

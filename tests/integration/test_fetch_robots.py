@@ -1,4 +1,4 @@
-"""robots.txt of real servers: asked once, obeyed, and no reason to wait for anybody else."""
+"""robots.txt of real servers: asked once, obeyed, and no reason for other sites to wait."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Worker:
         self.paces = Paces()
 
     def unit(self, *urls: str) -> list[bytes | str]:
-        """Body or reason by row."""
+        """Return the body or the reason, by row."""
         found: dict[int, bytes | str] = {}
         given = pa.array(urls, pa.string())
         with Schedule(given, self.fetcher, self.robots, self.paces, self.config) as schedule:
@@ -73,7 +73,7 @@ def test_it_is_asked_once_a_site_and_obeyed(site: Site) -> None:
     assert worker.unit(f"{B}/x") == [b"x"] and site.asked("b.test") == ["/robots.txt", "/x"]  # another site
 
 
-def test_it_is_not_asked_where_the_config_says_so(site: Site) -> None:
+def test_it_is_not_asked_where_the_config_disables_it(site: Site) -> None:
     site.answers["/robots.txt"] = NOTHING
     assert Worker(site, honor_robots=False).unit(f"{A}/x") == [b"x"]
     assert site.asked() == ["/x"]
@@ -172,7 +172,7 @@ def test_slow_ones_cost_their_deadline_and_hold_no_host_that_is_known(site: Site
     assert max(last) < 12, f"rows {last} came last"
 
 
-def test_what_lies_behind_500_kib_is_not_read(site: Site) -> None:
+def test_what_follows_500_kib_is_not_read(site: Site) -> None:
     start = b"User-agent: *\nDisallow: /x\n"
     site.answers["/robots.txt"] = reply(start + b"#" * MAX_BYTES + b"\nAllow: /x\nDisallow: /\n")
     site.answers["/y"] = reply(b"y")

@@ -28,7 +28,7 @@ def site() -> Iterator[Site]:
 
 
 def settings(site: Site, **given: Any) -> DownloadConfig:
-    """Every name is the server of the test."""
+    """Return settings under which every name is the server of the test."""
     usual = {
         "deadline_s": 20.0,
         "retries": 0,
@@ -70,16 +70,16 @@ def one_after_another(*answers: bytes) -> Answer:
 
 
 def test_transient_refusals_are_tried_again_and_permanent_ones_are_not(site: Site) -> None:
-    site.answers["/mends"] = one_after_another(
+    site.answers["/recovers"] = one_after_another(
         reply(status="503 Busy", Retry_After="0"), reply(status="429 Slow", Retry_After="0"), reply(b"at last")
     )
     site.answers["/busy"] = reply(status="503 Busy")
     site.answers["/closed"] = one_after_another(b"", reply(b"then"))
-    urls = [f"http://{path}.test/{path}" for path in ("mends", "busy", "gone", "closed")]
+    urls = [f"http://{path}.test/{path}" for path in ("recovers", "busy", "gone", "closed")]
     run = Run(urls, settings(site, retries=2, deadline_s=2.0))
     assert run.outcome == [b"at last", "http_503", "http_404", b"then"]
     asked = site.asked()
-    assert [asked.count(path) for path in ("/mends", "/busy", "/gone")] == [3, 3, 1]
+    assert [asked.count(path) for path in ("/recovers", "/busy", "/gone")] == [3, 3, 1]
 
 
 def test_one_host_is_not_asked_faster_than_allowed_however_it_is_spelled(site: Site) -> None:
@@ -200,7 +200,7 @@ def test_a_second_attempt_starts_from_the_link(site: Site) -> None:
     assert Run([f"{A}/"], settings(site, retries=1)).outcome == [b"new"]
 
 
-def test_links_that_are_none_are_refused_at_once(site: Site) -> None:
+def test_invalid_links_are_refused_at_once(site: Site) -> None:
     urls = ["", "no link", "file:///etc/passwd", "http://", "http://u:p@a.test/", "http://a.test:22/", "http://[::1]/"]
     assert Run(urls, settings(site)).outcome == [
         "blocked_scheme", "blocked_scheme", "blocked_scheme", "bad_url", "bad_url", "blocked_port", "blocked_address"

@@ -1,4 +1,4 @@
-"""MLflow as the view of the lineage, on the SQLite store: one run a job, replays that add nothing, rebuild."""
+"""MLflow as the view of the lineage, on the SQLite store: one run per job, replays that add nothing, rebuild."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from altdiffusion.lineage.tracking import connect
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from tests.lineage_lake import BASE, DRAWN, SmallLake
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: its tables take seconds to create."""
+    """Return an empty MLflow database: its tables take seconds to create."""
     folder = tmp_path_factory.mktemp("template")
     connect(f"sqlite:///{folder}/mlflow.db", str(folder / "other"), "unused")
     return folder / "mlflow.db"
@@ -44,7 +45,7 @@ def small(tmp_path: Path, template: Path) -> SmallLake:
 
 
 def train(small: SmallLake, **changed: Any) -> JobRun:
-    """The training job of run `quality`, as its harness opens it."""
+    """Return the training job of run `quality`, as its harness opens it."""
     settings: dict[str, Any] = {
         "job": "train",
         "name": "quality",
@@ -56,7 +57,7 @@ def train(small: SmallLake, **changed: Any) -> JobRun:
 
 
 def record(small: SmallLake, run: JobRun) -> None:
-    """What a training job records."""
+    """Record what a training job records."""
     run.input(small.latents, "training")
     run.input(small.alignment, "start")
     outbox = MetricOutbox(run.metrics_path)
@@ -170,7 +171,7 @@ def test_restarts_are_one_run_and_replays_add_nothing(small: SmallLake) -> None:
     assert other.run_id != second.run_id
 
 
-def test_status_tells_how_the_job_ended(small: SmallLake) -> None:
+def test_status_states_how_the_job_ended(small: SmallLake) -> None:
     ends: list[tuple[BaseException | None, str]] = [
         (None, "FINISHED"),
         (ValueError("x"), "FAILED"),
@@ -211,7 +212,7 @@ def test_logging_does_not_wait_for_the_store(small: SmallLake) -> None:
     outbox = MetricOutbox(run.metrics_path)
     run.ship(outbox.path)
     with closing(sqlite3.connect(f"{small.uri}/mlflow.db", isolation_level=None, timeout=60)) as holder:
-        holder.execute("BEGIN EXCLUSIVE")  # whoever asks the store now waits for it
+        holder.execute("BEGIN EXCLUSIVE")  # every reader of the store now waits for it
         for step in range(100):
             run.checkpoint(small.quality, step=step)
             outbox.append(step=step, metrics={"loss": 1.0})
@@ -227,13 +228,6 @@ def test_keys_and_values_fit_mlflow() -> None:
     assert (flat["a.b"], flat["a.c"], flat["a.empty"], flat["t"]) == ("[1, 2]", "null", "{}", "true")
     assert len(flat["long"]) <= 6000
     assert flatten({"long": "y" * 9000}) != flatten({"long": "y" * 8999 + "z"})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_an_unreachable_server_is_a_quick_clear_error(small: SmallLake) -> None:
@@ -255,7 +249,7 @@ def test_a_server_that_accepts_and_never_answers_is_a_quick_error(small: SmallLa
         assert time.monotonic() - start < 60
 
 
-def test_a_server_that_wants_credentials_says_so(small: SmallLake) -> None:
+def test_a_server_that_requires_credentials_is_reported(small: SmallLake) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def refuse() -> None:
@@ -328,7 +322,7 @@ def empty_store(small: SmallLake, template: Path) -> str:
 
 
 def shown(tracking: Any) -> Any:
-    """What a tracking server shows of the lake, without ids and times."""
+    """Return what a tracking server shows of the lake, without ids and times."""
     client, experiment = tracking.client, tracking.experiment_id
     runs = client.search_runs([experiment])
     models = client.search_logged_models([experiment])

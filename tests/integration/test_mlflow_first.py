@@ -49,9 +49,9 @@ def test_jobs_that_start_at_once_on_a_new_lake_share_one_database(tmp_path: Path
         assert job.stdin is not None
         job.stdin.write("go\n")
         job.stdin.flush()
-    told = [job.communicate(timeout=300) for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0, 0], told
-    assert len({out.split()[0] for out, _ in told}) == 1 and len({out.split()[1] for out, _ in told}) == 3
+    outputs = [job.communicate(timeout=300) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0, 0], outputs
+    assert len({out.split()[0] for out, _ in outputs}) == 1 and len({out.split()[1] for out, _ in outputs}) == 3
     assert not list(tmp_path.rglob("*unfinished*"))
 
 
@@ -99,11 +99,12 @@ def test_a_database_that_fails_meanwhile_is_named(tmp_path: Path, capsys: pytest
     with closing(sqlite3.connect(tmp_path / "lake/mlflow.db", isolation_level=None)) as store:
         store.execute("ALTER TABLE tags RENAME TO lost")
     assert main(["lineage", "rebuild", "--lake", small.uri]) == 2
-    told = capsys.readouterr().err
-    assert "mlflow.db" in told and "no such table" in told and "lineage rebuild" in told and "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert all(part in printed for part in ("mlflow.db", "no such table", "lineage rebuild"))
+    assert "Traceback" not in printed
 
 
-def test_who_waits_for_the_lock_is_told_so(tmp_path: Path) -> None:
+def test_a_wait_for_the_lock_is_reported(tmp_path: Path) -> None:
     with database.first_contact(str(tmp_path / "mlflow.db")):
         with pytest.raises(AltDiffusionError, match="held by another process"):
             with database.first_contact(str(tmp_path / "mlflow.db"), timeout_s=0.3):
@@ -118,7 +119,7 @@ def test_who_waits_for_the_lock_is_told_so(tmp_path: Path) -> None:
         None, "files/a/b/c", "\0",
     ],
 )  # fmt: skip
-def test_a_forged_line_names_no_file_of_anyone(tmp_path: Path, name: object) -> None:
+def test_a_forged_line_cannot_name_a_foreign_file(tmp_path: Path, name: object) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "lake/tracking/x"
     (victim / ".ssh").mkdir(parents=True)
     (victim / ".ssh/id_key").write_text(SECRET)

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from altdiffusion.lineage.job_run import JobRun
 from altdiffusion.lineage.outbox import MetricOutbox
 from tests.lineage_lake import DRAWN, SmallLake
+from tests.ports import free_port
 
 POINTS = 400
 
@@ -29,9 +29,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -74,7 +72,7 @@ class Server:
             self.process = None
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """A REST call, as a browser makes it."""
+        """Make a REST call, as a browser does."""
         request = urllib.request.Request(
             f"{self.uri}/api/2.0/mlflow/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )

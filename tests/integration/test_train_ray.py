@@ -24,7 +24,7 @@ from altdiffusion.training.faults import goodput
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.launch_ray import train
 from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
-from tests.ray_folder import ray_folder
+from tests.ray_folder import embedded_ray, ray_folder
 from tests.training_lake import Recorder, config, make_lake
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,19 +32,13 @@ STEPS = 60
 
 
 @pytest.fixture
-def embedded_ray() -> Iterator[None]:
-    from altdiffusion.execution import cluster
-
-    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster.connect(num_cpus=2)
+def ray_here() -> Iterator[None]:
+    with embedded_ray():
         yield
-        cluster.shutdown()
 
 
 def kill_a_worker(lake: str, killed: list[int], how: signal.Signals) -> None:
-    """A signal to one rank as soon as the run has its first checkpoint."""
+    """Send a signal to one rank as soon as the run has its first checkpoint."""
     while not checkpoints.steps(lake, "align"):
         time.sleep(0.05)
     for process in psutil.Process().children(recursive=True):
@@ -56,7 +50,7 @@ def kill_a_worker(lake: str, killed: list[int], how: signal.Signals) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: None, how: signal.Signals) -> None:
+def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, ray_here: None, how: signal.Signals) -> None:
     lake = make_lake(tmp_path)
     settings = config(
         lake,
@@ -95,21 +89,21 @@ def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, embedded_ray: Non
 
 def last_words(relay: Any) -> None:
     reporter = RelayReporter(relay)
-    reporter.warning("rank 1 stands still")
+    reporter.warning("rank 1 is stalled")
     reporter.flush()
     os._exit(75)
 
 
-def test_what_a_worker_says_as_it_ends_itself_arrives(embedded_ray: None) -> None:
+def test_the_last_message_of_a_worker_that_ends_itself_arrives(ray_here: None) -> None:
     import ray
 
     relay = ray.remote(num_cpus=0)(MessageRelay).remote()
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(ray.remote(max_retries=0)(last_words).remote(relay))
-    said = Recorder()
-    with RelayReader(lambda: ray.get(relay.take.remote()), said):
+    recorder = Recorder()
+    with RelayReader(lambda: ray.get(relay.take.remote()), recorder):
         pass
-    assert said.warnings == ["rank 1 stands still"]
+    assert recorder.warnings == ["rank 1 is stalled"]
 
 
 DRIVER = """
@@ -129,7 +123,7 @@ except Resumable as stopped:
 
 
 @pytest.mark.timeout(240)
-def test_a_job_that_is_told_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: Path) -> None:
+def test_a_job_that_is_asked_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: Path) -> None:
     """As `ray job stop` does it: SIGTERM to the driver. No checkpoint is due for long; nothing is done again."""
     lake = make_lake(tmp_path)
     changes = {
@@ -147,8 +141,8 @@ def test_a_job_that_is_told_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: P
         assert driver.stdout is not None
         seen = next((line for line in driver.stdout if "/2000 steps" in line), "")
         driver.send_signal(signal.SIGTERM)
-        said, errors = driver.communicate(timeout=120)
-    assert seen and driver.returncode == 1, said + errors
+        output, errors = driver.communicate(timeout=120)
+    assert seen and driver.returncode == 1, output + errors
     (step,) = checkpoints.steps(lake, "align")
     assert 10 <= step < 2000
     assert f"stopped: run align: was asked to stop; the checkpoint of step {step} is there" in errors

@@ -22,7 +22,7 @@ ROUNDS = 8
 
 
 def race(folder: Path, options: Sequence[dict[str, Any]], rounds: int = ROUNDS) -> list[tuple[str, ...]]:
-    """The digests that the processes came to, by round."""
+    """Return the digests that the processes came to, by round."""
     processes = [
         subprocess.Popen(
             [
@@ -37,13 +37,13 @@ def race(folder: Path, options: Sequence[dict[str, Any]], rounds: int = ROUNDS) 
         )
         for number, option in enumerate(options)
     ]
-    told = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(options), told
-    return list(zip(*(out.split() for out, _ in told), strict=True))
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(options), outputs
+    return list(zip(*(out.split() for out, _ in outputs), strict=True))
 
 
 def whole(lake: Path, digest: str, settings: dict[str, Any]) -> None:
-    """A version is complete, undamaged, and of one making only."""
+    """Check that a version is complete, undamaged, and made by one process only."""
     check = verify(Lake(str(lake)).dataset(NAME), digest)
     assert check.damages == () and check.version is not None
     version = check.version
@@ -80,7 +80,7 @@ def test_two_configs_make_two_versions_and_one_is_the_head(tmp_path: Path) -> No
             whole(lake, digest, settings)
 
 
-def test_jobs_that_mend_one_lost_shard_together_converge(tmp_path: Path) -> None:
+def test_jobs_that_remake_one_lost_shard_together_converge(tmp_path: Path) -> None:
     settings = {"x": 1}
     wanted = set()
     for turn in range(ROUNDS):

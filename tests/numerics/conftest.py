@@ -12,11 +12,11 @@ from tests import training_lake
 
 @pytest.fixture(scope="session")
 def pristine_lake(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A lake with a base model and latents; nobody writes to it."""
+    """Return a lake with a base model and latents; no test writes to it."""
     return training_lake.make_lake(tmp_path_factory.mktemp("pristine"))
 
 
 @pytest.fixture
 def lake(pristine_lake: str, tmp_path: Path) -> str:
-    """A copy of it."""
+    """Return a copy of the lake."""
     return str(shutil.copytree(pristine_lake, tmp_path / "lake"))

@@ -2,8 +2,8 @@
 
     python -m tests.numerics.golden --renew
 
-writes them to golden_losses.json beside this file, under the key of this machine's arithmetic. Renew them only with a
-change that is meant to change the numbers, and say so in its commit.
+writes them to golden_losses.json next to this file, under the key of this machine's arithmetic. Renew them only with a
+change that is meant to change the numbers, and state that in its commit.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ STAGES = {
 
 
 def arithmetic() -> str:
-    """What float32 results may depend on: torch's version, its kernels, the machine."""
+    """Return what float32 results may depend on: torch's version, its kernels, the machine."""
     return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
 
 
 def losses(root: Path) -> dict[str, list[float]]:
-    """float32 losses of each stage's updates, each stage started from the one before."""
+    """Return the float32 losses of each stage's updates, each stage started from the one before."""
     torch.set_num_threads(1)
     lake = training_lake.make_lake(root)
     found = {}

@@ -1,4 +1,4 @@
-"""Trains in child processes that die where they are told to, then once undisturbed. Run as a script by test_resume.
+"""Training in child processes that die where DEATH specifies, then once undisturbed. test_resume runs it as a script.
 
 The parent imports everything and computes nothing, so its children start by fork in milliseconds. Each dies by
 SIGKILL: at a file operation (seen by an audit hook inside the child, in the middle of the product's own code), in the
@@ -27,7 +27,7 @@ def die() -> None:
 
 
 def arm(death: str) -> None:
-    """Arranges this process's end."""
+    """Arrange this process's end."""
     event, _, rest = death.partition(":")
     if event == "after":
         signal.signal(signal.SIGALRM, lambda *_: die())
@@ -75,9 +75,9 @@ def main(lake: str, deaths: list[str]) -> None:
         ended = "killed" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else f"status {status}"
         print(death, ended, flush=True)
     torch.set_num_threads(1)
-    said = Recorder()
-    run_local(settings, lake, reporter=said)
-    print("finished", said.warnings)
+    recorder = Recorder()
+    run_local(settings, lake, reporter=recorder)
+    print("finished", recorder.warnings)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run under notice, with fewer workers, with a loss that spikes, with a worker that hangs: it goes on as it was."""
+"""A run under preemption notice, with fewer workers, with a loss that spikes, with a worker that hangs: it goes on."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def undisturbed(pristine_lake: str, tmp_path_factory: pytest.TempPathFactory) ->
     return file_hashes(step_folder(lake, 12))
 
 
-# --- notice ---------------------------------------------------------------------------------------------------------
+# --- preemption notice ----------------------------------------------------------------------------------------------
 
 
 def test_sigterm_writes_a_checkpoint_of_that_very_step_and_the_run_goes_on_from_it(
@@ -70,12 +70,12 @@ def test_sigterm_writes_a_checkpoint_of_that_very_step_and_the_run_goes_on_from_
 ) -> None:
     torch.set_num_threads(1)
     before = signal.getsignal(signal.SIGTERM)
-    said = At(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    recorder = At(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Resumable, match=r"did so at step 5, whose checkpoint is written.*run the same command again"):
-        run_local(config(lake, log_every=1), lake, reporter=said)  # the signal comes after step 4 was decided
+        run_local(config(lake, log_every=1), lake, reporter=recorder)  # the signal comes after step 4 was decided
     assert signal.getsignal(signal.SIGTERM) is before
     assert checkpoints.steps(lake, "align") == [3, 5]
-    assert said.reports[-1].step == 5
+    assert recorder.reports[-1].step == 5
     run_local(config(lake, log_every=1), lake, reporter=Recorder())
     assert file_hashes(step_folder(lake, 12)) == undisturbed
 
@@ -83,9 +83,9 @@ def test_sigterm_writes_a_checkpoint_of_that_very_step_and_the_run_goes_on_from_
 def test_a_warning_writes_a_checkpoint_and_the_run_goes_on(lake: str, undisturbed: dict[str, str]) -> None:
     torch.set_num_threads(1)
     notice = PreemptionNotice()
-    said = At(4, lambda: notice.give(SAVE, "a node will go"))
-    last = train_loop(resolve(config(lake, log_every=1, keep_last=9), lake), reporter=said, notice=notice)
-    assert [found.step for found in said.checkpoints] == [3, 5, 6, 9, 12]
+    recorder = At(4, lambda: notice.give(SAVE, "a node will go"))
+    last = train_loop(resolve(config(lake, log_every=1, keep_last=9), lake), reporter=recorder, notice=notice)
+    assert [found.step for found in recorder.checkpoints] == [3, 5, 6, 9, 12]
     assert last.step == 12 and file_hashes(step_folder(lake, 12)) == undisturbed
 
 
@@ -93,29 +93,29 @@ def noticed(rank: int, lake: str, settings: Any, store: str, level: int) -> None
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     notice = PreemptionNotice()
-    said = At(4, lambda: None)
-    if rank == 1:  # the other one is told nothing
+    recorder = At(4, lambda: None)
+    if rank == 1:  # the other one gets no notice
         original = torch.Tensor.backward
         calls = [0]
 
         def backward(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> None:
             original(tensor, *args, **kwargs)
             calls[0] += 1
-            if calls[0] == 8:  # two micro-batches a step: in step 4
+            if calls[0] == 8:  # two micro-batches per step: in step 4
                 notice.give(level, "test")
 
         torch.Tensor.backward = backward  # type: ignore[method-assign]
     try:
-        train_loop(resolve(settings, lake), reporter=said, rank=rank, world=2, notice=notice)
+        train_loop(resolve(settings, lake), reporter=recorder, rank=rank, world=2, notice=notice)
         ended = "done"
     except Resumable as stopped:
         ended = str(stopped)
-    Path(f"{store}-{rank}").write_text(json.dumps([ended, [found.step for found in said.checkpoints]]))
+    Path(f"{store}-{rank}").write_text(json.dumps([ended, [found.step for found in recorder.checkpoints]]))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("level", [SAVE, STOP])
-def test_notice_to_one_of_two_workers_is_notice_to_both(lake: str, tmp_path: Path, level: int) -> None:
+def test_a_preemption_notice_to_one_of_two_workers_reaches_both(lake: str, tmp_path: Path, level: int) -> None:
     settings = config(lake, micro_batch=2, workers={"count": 2}, checkpoint_every=100, keep_last=9, steps=8)
     store = str(tmp_path / "store")
     multiprocessing.spawn(noticed, args=(lake, settings, store, level), nprocs=2)
@@ -131,7 +131,7 @@ def test_notice_to_one_of_two_workers_is_notice_to_both(lake: str, tmp_path: Pat
 
 
 def recorded(rank: int, world: int, lake: str, settings: Any, store: str, log: str) -> None:
-    """A part of a run, with the positions of every batch that this rank took."""
+    """Train a part of a run, and record the positions of every batch that this rank took."""
     torch.set_num_threads(1)
     if world > 1:
         torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
@@ -176,7 +176,7 @@ def test_two_then_one_then_two_workers_see_the_same_samples(lake: str, tmp_path:
 
 def test_a_batch_must_divide_for_every_number_of_workers_that_may_be_there(lake: str) -> None:
     assert config(lake, global_batch=24, workers={"count": 3, "min_count": 1}).workers.min_count == 1
-    with pytest.raises(AltDiffusionError, match=r"lets the run go on with 3 workers.*a min_count of 4") as error:
+    with pytest.raises(AltDiffusionError, match=r"lets the run continue with 3 workers.*a min_count of 4") as error:
         config(lake, global_batch=64, workers={"count": 4, "min_count": 2})
     assert "key workers.min_count" in str(error.value)
     with pytest.raises(AltDiffusionError, match=r"key workers.min_count: value 3 must be in 1 to count"):
@@ -203,7 +203,7 @@ def test_the_rule_of_a_spike_by_hand() -> None:
     limit = 1.0 + 3.0 * 1.4826 * float(np.median(np.abs(np.array([*losses, 99.0]) - 1.0)))
     assert guard.limit() == pytest.approx(limit)
     guard.judge(limit + 0.01, 9)  # one
-    guard.judge(float("nan"), 10)  # none of ours
+    guard.judge(float("nan"), 10)  # not one of ours
     guard.judge(1.0, 11)  # over
     guard.judge(5.0, 12)
     again = SpikeGuard(SpikeConfig(factor=3.0, window=9, steps=2))
@@ -217,7 +217,7 @@ SPIKE = {"factor": 20.0, "window": 8, "steps": 2}
 
 
 def poison(lake: str) -> tuple[Any, list[int]]:
-    """A dataset with one bad row group, and a config that reads it in neighbouring batches: those, not too early."""
+    """Make a dataset with one bad row group; return a config that reads it in successive batches, and those batches."""
     for chunk in range(11):
         rows = set(range(16 * chunk, 16 * chunk + 16))
         write_latents(lake, "latents", 180, loud=sorted(rows))
@@ -235,27 +235,26 @@ def poison(lake: str) -> tuple[Any, list[int]]:
 
 def test_a_run_goes_back_before_a_spike_and_equals_one_that_never_saw_it(lake: str) -> None:
     tree, bad = poison(lake)
-    said = Recorder()
-    found = run_local(config(lake, guards={"spike": SPIKE}, log_every=1, **tree), lake, reporter=said)
+    recorder = Recorder()
+    found = run_local(config(lake, guards={"spike": SPIKE}, log_every=1, **tree), lake, reporter=recorder)
     before = max(step for step in range(0, 99, 3) if step <= bad[0])
-    assert len(said.warnings) == 1
-    assert f"in batches {bad[0]} to {bad[1]}, above" in said.warnings[0]
-    assert (
-        f"going back to the checkpoint of step {before}, batches {bad[0]} to {bad[1]} are left out" in said.warnings[0]
-    )
+    assert len(recorder.warnings) == 1
+    assert f"in batches {bad[0]} to {bad[1]}, above" in recorder.warnings[0]
+    back = f"going back to the checkpoint of step {before}, batches {bad[0]} to {bad[1]} are left out"
+    assert back in recorder.warnings[0]
     assert found.state()["skipped_batches"] == [[bad[0], bad[1] + 1]]
-    assert said.reports[-1].goodput.wasted_steps == bad[1] - before  # the second bad step was never reported
-    told = config(lake, run="told", guards={"skip_batches": [[bad[0], bad[1] + 1]]}, **tree)
-    clean = run_local(told, lake, reporter=Recorder())
+    assert recorder.reports[-1].goodput.wasted_steps == bad[1] - before  # the second bad step was never reported
+    skipping = config(lake, run="skipping", guards={"skip_batches": [[bad[0], bad[1] + 1]]}, **tree)
+    clean = run_local(skipping, lake, reporter=Recorder())
     for name in NAMES:
         ours, theirs = found.tensors(name), clean.tensors(name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     plain = run_local(config(lake, run="plain", **tree), lake, reporter=Recorder())
     assert not torch.equal(*(next(iter(f.tensors(checkpoints.UNET).values())) for f in (found, plain)))
 
-    order, _ = open_data(resolve(told, lake))
+    order, _ = open_data(resolve(skipping, lake))
     taken = [batch for batch in range(20) if batch not in bad]
-    for run in ("align", "told"):
+    for run in ("align", "skipping"):
         (counted,) = seen(lake, run)
         times = np.zeros(180, np.int64)
         for batch in taken:
@@ -269,13 +268,13 @@ def test_a_spike_is_judged_alike_after_a_restart_in_its_midst(lake: str) -> None
     settings = config(lake, guards={"spike": SPIKE}, log_every=1, **tree)
     notice = PreemptionNotice()
     with pytest.raises(Resumable):
-        said = At(bad[0], lambda: notice.give(STOP, "test"))
-        train_loop(resolve(settings, lake), reporter=said, notice=notice)
+        recorder = At(bad[0], lambda: notice.give(STOP, "test"))
+        train_loop(resolve(settings, lake), reporter=recorder, notice=notice)
     assert checkpoints.steps(lake, "align")[-1] == bad[0] + 1
     again = Recorder()
     found = run_local(settings, lake, reporter=again)
     assert "going back to the checkpoint of step" in again.warnings[0]
-    undisturbed = run_local(config(lake, run="told", guards={"skip_batches": [[bad[0], bad[1] + 1]]}, **tree), lake,
+    undisturbed = run_local(config(lake, run="skipping", guards={"skip_batches": [[bad[0], bad[1] + 1]]}, **tree), lake,
                             reporter=Recorder())  # fmt: skip
     for name in NAMES:
         ours, theirs = found.tensors(name), undisturbed.tensors(name)
@@ -309,11 +308,11 @@ def hanging(rank: int, lake: str, settings: Any, store: str, how: str) -> None:
 
         Loader._read = read  # type: ignore[method-assign]
 
-    class Said(Recorder):
+    class WarningFile(Recorder):
         def warning(self, text: str) -> None:
-            Path(f"{store}-said").write_text(text)
+            Path(f"{store}-warning").write_text(text)
 
-    train_loop(resolve(settings, lake), reporter=Said(), rank=rank, world=2)
+    train_loop(resolve(settings, lake), reporter=WarningFile(), rank=rank, world=2)
 
 
 @pytest.mark.parametrize("how", ["stopped", "waits for data"])
@@ -326,7 +325,7 @@ def test_a_worker_that_hangs_is_named(lake: str, tmp_path: Path, how: str) -> No
     try:
         processes[0].join(timeout=150)
         assert processes[0].exitcode == 75
-        text = Path(f"{store}-said").read_text()
+        text = Path(f"{store}-warning").read_text()
         assert f"rank 1 on host {os.uname().nodename} (process {processes[1].pid}) has been in step " in text
         assert "rank 0" not in text
         assert ("gives no sign of life" if how == "stopped" else "at loader.py:") in text
@@ -359,9 +358,9 @@ def test_goodput_outlives_restarts(lake: str) -> None:
 
     with pytest.raises(RuntimeError, match="the power fails"):
         run_local(config(lake, log_every=1), lake, reporter=At(5, fail))
-    said = Recorder()
-    run_local(config(lake, log_every=1), lake, reporter=said)
-    last = said.reports[-1]
+    recorder = Recorder()
+    run_local(config(lake, log_every=1), lake, reporter=recorder)
+    last = recorder.reports[-1]
     assert (last.goodput.wasted_steps, last.goodput.restarts) == (2, 1)  # steps 4 and 5 again, from checkpoint 3
     assert 0 < last.goodput.share < 1
     assert last.goodput.total_s > sum(start.busy_s for start in goodputs.read(lake, "align"))
@@ -388,6 +387,6 @@ def test_steps_between_two_reports_are_known_too(lake: str, monkeypatch: pytest.
         patch.setattr(Trainer, "update", fail)
         with pytest.raises(RuntimeError, match="the power fails"):
             run_local(config(lake, log_every=100), lake, reporter=Recorder())
-    said = Recorder()
-    run_local(config(lake, log_every=100), lake, reporter=said)
-    assert said.reports[-1].goodput.wasted_steps == 2
+    recorder = Recorder()
+    run_local(config(lake, log_every=100), lake, reporter=recorder)
+    assert recorder.reports[-1].goodput.wasted_steps == 2

@@ -1,4 +1,4 @@
-"""One bucket a batch: shapes apart, shares and epochs exact, the same for any workers, and training on two shapes."""
+"""One bucket per batch: shapes apart, shares and epochs exact, the same for any workers, and training on two shapes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SQUARE, WIDE = (4, 4, 4), (4, 4, 6)
 
 
 def order_of(rows: list[int], weights: list[float], batch: int, seed: int = 1) -> BucketOrder:
-    """Buckets of two parts each: a language that is drawn twice as often as its rows, and the rest."""
+    """Return an order of buckets of two parts each: a language drawn twice as often as its rows, and the rest."""
     buckets = [
         Order(
             [Part(digest=f"{i}a", rows=max(1, size // 3), weight=2), Part(digest=f"{i}b", rows=size, weight=3)],
@@ -96,7 +96,7 @@ def test_shares_are_exact_by_turns_and_each_bucket_has_exact_epochs() -> None:
     assert order.shares == (3, 1)
     kinds = [int(order.batch(n).part[0]) for n in range(400)]
     assert all(sum(kinds[s : s + 4]) == 1 for s in range(0, 400, 4))
-    assert len({tuple(kinds[s : s + 4]) for s in range(0, 400, 4)}) == 4  # in an order that is drawn anew each time
+    assert len({tuple(kinds[s : s + 4]) for s in range(0, 400, 4)}) == 4  # in an order that is drawn again each time
     assert [set(times.tolist()) for times in order.times(40)] == [{1}, {1}]
 
 

@@ -1,4 +1,4 @@
-"""The model card of an export: it says what the lake knows, the hub can read it, and it changes no digest."""
+"""The model card of an export: it states what is in the lake, the hub can read it, and it changes no digest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.training_lake import Recorder, config, write_latents
 
 @pytest.fixture
 def trained(lake: str) -> str:
-    """Two stages from a base with a licence; the second one is to be exported."""
+    """Train two stages from a base with a licence; the second one is to be exported."""
     (Path(lake) / "models" / "base" / "README.md").write_text("---\nlicense: openrail++\n---\n")
     write_latents(lake, "fine", 60, seed=4)
     run_local(config(lake, steps=3, trainable="kv"), lake, reporter=Recorder())
@@ -47,7 +47,7 @@ def report_of(state: str) -> Report:
     return Report(states=[score])
 
 
-def test_the_card_says_what_the_model_is_made_of(trained: str) -> None:
+def test_the_card_states_what_the_model_is_made_of(trained: str) -> None:
     folder = Path(export_checkpoint(trained, "quality"))
     card = ModelCard.load(folder / "README.md")
     head = card.data.to_dict()
@@ -80,12 +80,12 @@ def test_an_evaluation_enters_the_card_and_not_the_content(trained: str) -> None
     assert content_digest(folder) == model.content
     assert resolve_model(ModelConfig(run="quality"), trained) == model
     (Path(trained) / "evaluations" / "emoji.json").unlink()
-    export_checkpoint(trained, "quality")  # the same command mends it
+    export_checkpoint(trained, "quality")  # the same command repairs it
     assert (Path(folder) / "README.md").read_bytes() == first
 
 
-def test_an_evaluation_job_tells_the_cards_of_its_models(trained: str) -> None:
-    """What the job does at its end: the report into the lake, the card of each state's model anew."""
+def test_an_evaluation_job_updates_the_cards_of_its_models(trained: str) -> None:
+    """At its end the job writes the report into the lake and each state's model card again."""
     folder = Path(export_checkpoint(trained, "quality"))
     config: Any = SimpleNamespace(name="emoji", states=[StateConfig(name="final", model=ModelConfig(run="quality"))])
     session: Any = SimpleNamespace(lake=Lake(trained))

@@ -1,4 +1,4 @@
-"""The format of checkpoints: any number of writers, beside the training or not, whole or not there."""
+"""The format of checkpoints: any number of writers, while training goes on or not, whole or not there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-import torch.multiprocessing as multiprocessing
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.checkpoints import format as checkpoints
@@ -24,9 +23,8 @@ from altdiffusion.training.checkpoints.tensor_file import DTYPES, write_tensors
 from altdiffusion.training.checkpoints.write import share_out, write
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop import saver
-from altdiffusion.training.loop.loop import train_loop
 from altdiffusion.training.reporting.report import Progress
-from altdiffusion.training.run.resolve import resolve
+from tests.ranks import train_by_two
 from tests.training_lake import Recorder, config, file_hashes
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +54,7 @@ class Ranks:
 
 
 def write_by(world: int, lake: str, step: int = 4, state: dict[str, Any] | None = None) -> list[Any]:
-    """Writes TENSORS by so many ranks, each in a thread; what each of them got."""
+    """Write TENSORS by this many ranks, each in a thread; return what each of them got."""
     sizes = {(file, name): tensor.nbytes for file, named in TENSORS.items() for name, tensor in named.items()}
     owner = share_out(sizes, world)
     ranks, results = Ranks(world), [None] * world
@@ -221,7 +219,7 @@ def test_the_last_and_every_so_many_are_kept(lake: str) -> None:
         assert checkpoints.open_step(lake, "align", step).step == step
 
 
-def test_written_beside_the_training_or_not_a_checkpoint_is_the_same(
+def test_a_checkpoint_written_while_training_goes_on_or_not_is_the_same(
     lake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer waits until two more updates have been made: what it writes is still the state of its step."""
@@ -242,29 +240,22 @@ def test_written_beside_the_training_or_not_a_checkpoint_is_the_same(
         return original(*args, step=step, **kwargs)
 
     monkeypatch.setattr(saver, "write", late)
-    said = Watcher()
-    run_local(config(lake, log_every=1, keep_last=9), lake, reporter=said)
+    recorder = Watcher()
+    run_local(config(lake, log_every=1, keep_last=9), lake, reporter=recorder)
     monkeypatch.undo()
-    assert [found.step for found in said.checkpoints] == [3, 6, 9, 12]
+    assert [found.step for found in recorder.checkpoints] == [3, 6, 9, 12]
     folder = Path(lake) / "checkpoints" / "align"
-    beside = file_hashes(folder)
-    os.rename(folder, Path(lake) / "beside")
+    concurrent = file_hashes(folder)
+    os.rename(folder, Path(lake) / "concurrent")
     run_local(config(lake, log_every=1, keep_last=9, checkpoint_async=False), lake, reporter=Recorder())
     ours = {name: digest for name, digest in file_hashes(folder).items() if name.startswith("step-")}
-    assert ours == {name: digest for name, digest in beside.items() if name.startswith("step-")}
+    assert ours == {name: digest for name, digest in concurrent.items() if name.startswith("step-")}
     assert len(ours) == 4 * 6
-
-
-def rank_of(rank: int, world: int, lake: str, settings: Any, store: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    train_loop(resolve(settings, lake), reporter=Recorder(), rank=rank, world=world)
-    torch.distributed.destroy_process_group()
 
 
 def test_two_workers_write_one_checkpoint_that_one_worker_reads(lake: str, tmp_path: Path) -> None:
     settings = config(lake, steps=6, micro_batch=2, workers={"count": 2})
-    multiprocessing.spawn(rank_of, args=(2, lake, settings, str(tmp_path / "store")), nprocs=2)
+    train_by_two(lake, tmp_path / "store", settings)
     found = checkpoints.open_step(lake, "align", 6)
     assert "unet-00001-of-00002.safetensors" in found.files and "unet-00002-of-00002.safetensors" in found.files
     names = (checkpoints.UNET, checkpoints.EMA, checkpoints.OPTIMIZER)
@@ -290,7 +281,7 @@ def test_a_disk_that_is_full_ends_nothing(lake: str) -> None:
     if probe.returncode:
         pytest.skip("this user may not mount a small disk")
     done = subprocess.run(
-        ["unshare", "-m", sys.executable, str(ROOT / "tests/numerics/full_disk.py"), lake],
+        ["unshare", "-m", sys.executable, str(ROOT / "tests/numerics/checkpoint_disk.py"), lake],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(ROOT)]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -300,7 +291,7 @@ def test_a_disk_that_is_full_ends_nothing(lake: str) -> None:
     lines = done.stdout.splitlines()
     for step, line in zip((6, 9), lines, strict=False):
         assert line.startswith(f"warning: checkpoint of step {step} in ")
-        assert "No space left on device" in line and "the one before is kept, training goes on" in line
+        assert "No space left on device" in line and "the previous one is kept, training continues" in line
     assert lines[2] == "first kept: True"
     alone = run_local(config(lake, run="align"), lake, reporter=Recorder())  # the mount is gone: from the start
     assert lines[3] == f"last: 12 {alone.digest}"

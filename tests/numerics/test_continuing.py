@@ -82,11 +82,11 @@ def test_another_learning_rate_keeps_moments_and_position(lake: str) -> None:
     """As the CLI is used: the same config, another name, the rate, and where it goes on from; it resumes as any run."""
     run_local(own(lake, run="whole", steps=6), lake, reporter=Recorder())
     slow = {"lr": 1e-5, "warmup_steps": 4, "ema_decay": 0.9}
-    said = Recorder()
+    recorder = Recorder()
     settings = own(lake, run="slow", continue_from="whole@6", optimizer=slow, steps=9, log_every=1)
     assert settings.first_step == 6 and kept_steps(settings) == [9]
-    run_local(settings, lake, reporter=said)
-    assert [(report.step, report.lr) for report in said.reports] == [(7, 1e-5), (8, 1e-5), (9, 1e-5)]
+    run_local(settings, lake, reporter=recorder)
+    assert [(report.step, report.lr) for report in recorder.reports] == [(7, 1e-5), (8, 1e-5), (9, 1e-5)]
     at_six = checkpoints.open_step(lake, "whole", 6).tensors(checkpoints.UNET)
     at_nine = checkpoints.open_step(lake, "slow", 9).tensors(checkpoints.UNET)
     moved = max(float((at_nine[name] - at_six[name]).abs().max()) for name in at_six)
@@ -157,14 +157,14 @@ def test_what_may_not_differ_is_named_with_both_values(lake: str, changes: dict[
         ({"start": {}}, "start.base: exactly one of base and checkpoint"),
     ],
 )
-def test_an_impossible_config_is_named(changes: dict[str, Any], part: str) -> None:
+def test_an_invalid_config_is_named(changes: dict[str, Any], part: str) -> None:
     tree = {"key": None, **changes}
     with pytest.raises(AltDiffusionError) as error:
         config("/none", **tree)
-    said = (
+    message = (
         str(error.value).replace("key start.base: value None", "start.base:").replace("key steps: value 12", "steps:")
     )
-    assert part.split(": ")[-1] in said
+    assert part.split(": ")[-1] in message
 
 
 def test_a_checkpoint_that_is_not_there_is_named(lake: str) -> None:

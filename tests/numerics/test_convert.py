@@ -145,7 +145,7 @@ def test_a_missing_shard_is_named(published: Published, tmp_path: Path) -> None:
 
 
 def clip_model(published: Published, tmp_path: Path, head: bool) -> Path:
-    """AltCLIP's layout: one folder, the text tower below `text_model.`, the tokenizer beside it."""
+    """Write AltCLIP's layout: one folder, the text tower below `text_model.`, the tokenizer next to it."""
     from tests.training_lake import tokenizer
 
     tower = {name: tensor for name, tensor in published.state_dict().items() if head or "_pre." not in name}
@@ -185,7 +185,7 @@ def test_a_clip_model_gives_its_text_tower(published: Published, tmp_path: Path,
 
 
 def some_ids() -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids int64 [3, 12], the second text shorter, and their mask."""
+    """Return token ids int64 [3, 12], the second text shorter, and their mask."""
     ids = torch.randint(3, 97, (3, 12), generator=torch.Generator().manual_seed(1))
     ids[1, 7:] = 1
     return ids, (ids != 1).long()
@@ -219,7 +219,7 @@ def test_every_published_form_is_what_diffusers_own_class_computes(tmp_path: Pat
     from tests.training_lake import tokenizer
 
     torch.manual_seed(0)
-    heads = 2 if form == "ckpt" else 4  # a checkpoint says nothing of heads: XLM-R's are 64 wide
+    heads = 2 if form == "ckpt" else 4  # a checkpoint does not state the heads: XLM-R's are 64 wide
     width = 128 if form == "ckpt" else 32
     config = CONFIG | {"num_attention_heads": heads, "hidden_size": width, "has_pre_transformation": pre}
     reference = RobertaSeriesModelWithTransformation(RobertaSeriesConfig(**config)).eval()
@@ -267,7 +267,7 @@ def test_every_published_form_is_what_diffusers_own_class_computes(tmp_path: Pat
 def test_the_command_takes_and_gives_folders_anywhere(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bare encoder with a slash behind it, below ~, or on another file system with its tokenizer beside it."""
+    """A bare encoder with a slash behind it, below ~, or on another file system with its tokenizer next to it."""
     from tests.training_lake import tokenizer
 
     weights = {f"module.{name}": tensor for name, tensor in published.state_dict().items()}
@@ -290,7 +290,7 @@ def test_the_command_takes_and_gives_folders_anywhere(
     assert {path.name for path in tmp_path.iterdir()} - before == {"first", "second"}
 
 
-def test_a_checkpoint_without_a_text_encoder_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_text_encoder_is_refused_with_its_contents(tmp_path: Path) -> None:
     tensors = {"model.diffusion_model.a": torch.zeros(1), "model.diffusion_model.b": torch.zeros(1)}
     torch.save({"state_dict": tensors}, tmp_path / "model.ckpt")
     with pytest.raises(AltDiffusionError, match=r"it holds the UNet \(2 tensors\)"):

@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from safetensors.torch import save_file
 
 from altdiffusion.config import from_dict
@@ -33,13 +32,15 @@ from altdiffusion.training.estimate.cost import shapes_of
 from altdiffusion.training.estimate.student_cost import estimate_student
 from altdiffusion.training.exports.export import export_checkpoint
 from altdiffusion.training.launch_local import run_local
-from altdiffusion.training.loop.loop import open_data, open_task, train_loop
+from altdiffusion.training.loop.loop import open_data, open_task
 from altdiffusion.training.retrieval import retrieval
 from altdiffusion.training.run.resolve import finished, resolve
 from altdiffusion.training.seen import seen
 from altdiffusion.training.tasks import DistillationTask
 from tests import distillation_lake, training_lake
 from tests.distillation_lake import config
+from tests.flipped import flip
+from tests.ranks import train_by_two
 from tests.training_lake import Recorder, file_hashes
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ def lake(made: str, tmp_path: Path) -> str:
 
 
 def two_heads(lake: str, **changes: Any) -> Any:
-    """A run with a teacher that has a projection, and a student that was XLM-R."""
+    """Return a run with a teacher that has a projection, and a student that was XLM-R."""
     start = {"base": f"{lake}/models/base", "text_encoder": f"{lake}/models/xlmr"}
     return config(
         lake, **{"start": start, "distillation": {"teacher": f"{lake}/models/tower", "queries": 4}, **changes}
@@ -79,7 +80,7 @@ def open_both(settings: Any, lake: str, step: int = 0) -> tuple[DistillationTask
 
 
 def by_hand(lake: str, task: DistillationTask, samples: Samples, term: str, weight: float) -> float:
-    """The loss, sample by sample, layer by layer, head by head, in float64."""
+    """Return the loss, sample by sample, layer by layer, head by head, in float64."""
     base = models.load_bundle(f"{lake}/models/base")
     reader, english, unet = task.student.reader().double(), base.text_encoder.double(), base.unet.double()
     blocks = [block for block in unet.modules() if hasattr(block, "attn2")]
@@ -146,11 +147,11 @@ def test_without_the_token_term_padding_is_not_computed_and_nothing_changes(lake
 @pytest.mark.parametrize("output", [None, "pooled", "projected"])
 @torch.no_grad()
 def test_the_feature_of_a_tower_is_its_eos_vector_pooled_or_projected(lake: str, output: str | None) -> None:
-    """Pooled, as released, unless the config says otherwise; and another run by each."""
+    """It is pooled, as released, unless the config states otherwise; each makes another run."""
     from transformers import CLIPTextModelWithProjection
 
-    told = {} if output is None else {"teacher_output": output}
-    settings = two_heads(lake, distillation={"teacher": f"{lake}/models/tower", "queries": 4, **told})
+    given = {} if output is None else {"teacher_output": output}
+    settings = two_heads(lake, distillation={"teacher": f"{lake}/models/tower", "queries": 4, **given})
     task, samples = open_both(settings, lake)
     ids = samples["teacher_ids"].long()
     tower = CLIPTextModelWithProjection.from_pretrained(f"{lake}/models/tower").eval()
@@ -213,9 +214,9 @@ def test_only_the_student_learns(lake: str) -> None:
 
 
 def test_a_pair_learns_and_a_checkpoint_holds_the_student_alone(lake: str) -> None:
-    said = Recorder()
-    found = run_local(config(lake, steps=60, checkpoint_every=60, log_every=10), lake, reporter=said)
-    assert said.reports[-1].loss < 0.5 * said.reports[0].loss
+    recorder = Recorder()
+    found = run_local(config(lake, steps=60, checkpoint_every=60, log_every=10), lake, reporter=recorder)
+    assert recorder.reports[-1].loss < 0.5 * recorder.reports[0].loss
     names = {path.name for path in Path(found.folder).iterdir()}
     assert {"text_encoder.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"} <= names
     assert "unet.safetensors" not in names
@@ -289,18 +290,11 @@ def test_micro_batches_change_rounding_only(lake: str) -> None:
         torch.testing.assert_close(whole, pieces, rtol=1e-5, atol=0)
 
 
-def rank_of_two(rank: int, lake: str, settings: Any, store: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    train_loop(resolve(settings, lake), reporter=Recorder(), rank=rank, world=2)
-    torch.distributed.destroy_process_group()
-
-
 def test_two_workers_equal_one(lake: str, tmp_path: Path) -> None:
     settings = two_heads(lake, steps=6, micro_batch=2, optimizer={"lr": 1e-3, "warmup_steps": 2, "eps": 1e-3})
     one = run_local(settings, lake, reporter=Recorder())
     pair = replace(settings, run="two", workers=replace(settings.workers, count=2))
-    multiprocessing.spawn(rank_of_two, args=(lake, pair, str(tmp_path / "store")), nprocs=2)
+    train_by_two(lake, tmp_path / "store", pair)
     two = checkpoints.open_step(lake, "two", 6)
     for file in (checkpoints.TEXT_ENCODER, checkpoints.EMA):
         for name, tensor in one.tensors(file).items():
@@ -397,7 +391,7 @@ def test_alignment_starts_from_a_run_of_distillation(lake: str) -> None:
         ({"stage": "alignment"}, r"key distillation: .* is for the stage of that name"),
     ],
 )
-def test_impossible_values_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(AltDiffusionError, match=message):
         config("/lake", **changes)
 
@@ -411,7 +405,9 @@ def test_networks_and_data_that_do_not_belong_together_are_refused(lake: str) ->
     with pytest.raises(AltDiffusionError, match=r"holds latents, not parallel.* name the dataset that jobs.parallel"):
         run_local(config(lake, run="other", datasets=[{"name": "latents"}]), lake, reporter=Recorder())
     run_local(config(lake, steps=3), lake, reporter=Recorder())
-    with pytest.raises(AltDiffusionError, match=r"cannot go on with its weights.* give start.base and start.text_enc"):
+    with pytest.raises(
+        AltDiffusionError, match=r"cannot continue with its weights.* give start.base and start.text_enc"
+    ):
         resolve(training_lake.config(lake, start={"checkpoint": "distil"}), lake)
     training_lake.write_latents(lake, "latents", 40)
     align = training_lake.config(
@@ -431,9 +427,7 @@ def test_another_teacher_is_another_run(lake: str) -> None:
     shutil.copytree(changed.parent, moved)
     same = two_heads(lake, distillation={"teacher": str(moved), "queries": 4})
     assert resolve(same, lake).fingerprint == resolve(two_heads(lake), lake).fingerprint
-    data = bytearray(changed.read_bytes())
-    data[-1] ^= 1
-    changed.write_bytes(bytes(data))
+    flip(changed, -1)
     with pytest.raises(AltDiffusionError, match="another start model"):
         resolve(two_heads(lake), lake)
 
@@ -482,7 +476,7 @@ def test_the_estimate_counts_what_is_there() -> None:
     assert more.activations == pytest.approx(2 * one.activations, rel=0.02)
 
 
-def test_what_a_student_has_seen_can_be_told(lake: str) -> None:
+def test_what_a_student_has_seen_is_counted(lake: str) -> None:
     run_local(config(lake, steps=30, checkpoint_every=30), lake, reporter=Recorder())
     (part,) = seen(lake, "distil")
     assert (part.samples, part.distinct) == (240, 180)  # 60 words in three languages, and a third of an epoch more

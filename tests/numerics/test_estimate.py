@@ -35,6 +35,7 @@ from altdiffusion.training.estimate.student_cost import estimate_student
 from altdiffusion.training.model import prepare_network
 from pipelines.train import TrainJobConfig
 from tests import training_lake
+from tests.kept_for_backward import kept_for_backward, total_bytes
 
 
 @pytest.mark.parametrize("which", ["kv", "all"])
@@ -48,19 +49,10 @@ def test_kept_bytes_are_those_of_a_real_pass(which: models.Trains) -> None:
 
     real = models.build_unet(dict(config)).train()
     models.trainable_parameters(real, which)
-    weights = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
-    held: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            held[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with kept_for_backward(real) as kept_storages:
         out = real(torch.randn(2, 4, 4, 4), torch.zeros(2, dtype=torch.int64), torch.randn(2, 8, 16), return_dict=False)
     del out
-    assert math.isclose(sum(storage.nbytes() for storage in held.values()), two, rel_tol=0.05)
+    assert math.isclose(total_bytes(kept_storages), two, rel_tol=0.05)
 
 
 PUBLISHED = Shapes(unet=models.unet_config_sd21(), text=models.text_config_m18(), resolution=256)
@@ -87,25 +79,17 @@ def test_published_counts(tmp_path: Path) -> None:
 def test_activations_are_those_of_the_network_as_the_loop_prepares_it(
     tmp_path: Path, which: models.Trains, precision: Precision
 ) -> None:
-    """Counted without data, beside what a real pass of the prepared network keeps: bf16, lean frozen convolutions."""
+    """Counted without data, against what a real pass of the prepared network keeps: bf16, frozen convolutions that save
+    activations."""
     shapes = Shapes(unet=dict(training_lake.bundle().unet.config), text=models.text_config_demo(32), resolution=64)
     found = estimate(settings(tmp_path, precision=precision, trainable=which, micro_batch=8), shapes)
     real = models.build_unet(shapes.unet).train()
     models.trainable_parameters(real, which)
     dtype = prepare_network(real, precision=precision, compute=ComputeConfig(), device=torch.device("cpu"))
-    weights = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
-    held: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            held[storage._cdata] = storage
-        return tensor
-
     text = torch.randn(8, shapes.tokens, 16).to(dtype)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with kept_for_backward(real) as kept_storages:
         out = real(torch.randn(8, 4, 8, 8).to(dtype), torch.zeros(8, dtype=torch.int64), text, return_dict=False)
-    kept = sum(storage.nbytes() for storage in held.values())
+    kept = total_bytes(kept_storages)
     del out
     assert math.isclose(found.activations, kept, rel_tol=0.05)
     encoder = models.build_text_encoder(shapes.text, "meta").parameters()
@@ -132,19 +116,10 @@ def test_checkpointing_is_counted_as_a_real_pass_keeps_it(tmp_path: Path) -> Non
     real = models.build_unet(shapes.unet).train()
     models.trainable_parameters(real, "all")
     real.enable_gradient_checkpointing()
-    weights = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
-    held: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            held[storage._cdata] = storage
-        return tensor
-
     inputs = torch.randn(8, 4, 8, 8), torch.zeros(8, dtype=torch.int64), torch.randn(8, shapes.tokens, 16)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with kept_for_backward(real) as kept_storages:
         out = real(*inputs, return_dict=False)
-    kept = sum(storage.nbytes() for storage in held.values())
+    kept = total_bytes(kept_storages)
     del out
     assert kept < found < plain
     assert found - kept < plain / 2  # one block, not all
@@ -163,7 +138,7 @@ def test_adapters_are_counted(tmp_path: Path) -> None:
     assert cost.activations < estimate(settings(tmp_path, trainable="all"), PUBLISHED).activations
 
 
-def test_what_is_at_hand_is_looked_at_and_the_rest_is_said(tmp_path: Path) -> None:
+def test_what_is_at_hand_is_read_and_the_rest_is_stated(tmp_path: Path) -> None:
     lake = training_lake.make_lake(tmp_path)
     shapes = shapes_of(training_lake.config(lake), lake, look=True)
     assert shapes.unet["block_out_channels"] == [8, 16] and shapes.text["hidden_size"] == 16
@@ -181,8 +156,8 @@ def test_what_is_at_hand_is_looked_at_and_the_rest_is_said(tmp_path: Path) -> No
     assert shapes_of(config, lake, look=True).unet["block_out_channels"] == [8, 16]
     later = training_lake.config(lake, run="later", start={"checkpoint": "nothing"})
     assert len(shapes_of(later, lake, look=True).assumed) == 3
-    told = lines(later, EstimateConfig(), estimate(later, PUBLISHED), shapes_of(later, lake, look=True))
-    assert told[-1].startswith("assumed     the UNet of Stable Diffusion 2.1")
+    printed = lines(later, EstimateConfig(), estimate(later, PUBLISHED), shapes_of(later, lake, look=True))
+    assert printed[-1].startswith("assumed     the UNet of Stable Diffusion 2.1")
 
 
 def stages() -> list[Path]:
@@ -204,13 +179,13 @@ def test_a_published_stage_fits_64_workers_of_40_gb(path: Path) -> None:
         assert {"alignment": 330_000, "quality": 270_000, "guidance": 150_000}[train.stage] == train.steps
 
 
-def test_epochs_of_a_mixture_are_told_by_source(tmp_path: Path) -> None:
+def test_epochs_of_a_mixture_are_counted_by_source(tmp_path: Path) -> None:
     lake = training_lake.make_lake(tmp_path)
     training_lake.write_latents(lake, "more", 60, seed=2)
     datasets = [{"name": "latents", "weight": 3.0}, {"name": "more", "weight": 1.0}]
     versions = [Lake(lake).version(name) for name in ("latents", "more")]
-    told = epochs_line(training_lake.config(lake, datasets=datasets, steps=90), versions)
-    assert told == "epochs      3.00 of latents, 3.00 of more"
+    line = epochs_line(training_lake.config(lake, datasets=datasets, steps=90), versions)
+    assert line == "epochs      3.00 of latents, 3.00 of more"
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
@@ -239,9 +214,9 @@ def test_disk_counts_checkpoints_for_good_the_averages_and_exports() -> None:
     encoder = models.build_text_encoder(models.text_config_m18(), "meta")
     assert cost.export == 4 * (unet + vae + sum(one.numel() for one in encoder.parameters()))
     assert kept_steps(train) == [*range(10_000, 270_000, 10_000), 268_000, 268_500, 269_000, 269_500, 270_000]
-    told = "\n".join(lines(train, EstimateConfig(), cost, PUBLISHED))
-    assert "31 kept, the last 5 and every 10,000 steps; with the one that is being written 443.3 GB" in told
-    assert f"disk        {32 * (cost.checkpoint + cost.export) / 1e9:,.1f} GB in all" in told
+    printed = "\n".join(lines(train, EstimateConfig(), cost, PUBLISHED))
+    assert "31 kept, the last 5 and every 10,000 steps; with the one that is being written 443.3 GB" in printed
+    assert f"disk        {32 * (cost.checkpoint + cost.export) / 1e9:,.1f} GB in total" in printed
 
 
 def test_young_interval() -> None:

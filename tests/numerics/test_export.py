@@ -40,7 +40,7 @@ def test_stock_diffusers_opens_and_runs_an_export(lake: str) -> None:
     assert not list(Path(folder).rglob("*.bin"))
 
 
-def test_raw_weights_and_any_step_can_be_exported(lake: str) -> None:
+def test_non_ema_weights_and_any_step_can_be_exported(lake: str) -> None:
     run_local(config(lake), lake, reporter=Recorder())
     folder = export_checkpoint(lake, "align", step=9, weights="raw")
     assert folder.endswith("/align/step-00000009-raw")
@@ -50,7 +50,7 @@ def test_raw_weights_and_any_step_can_be_exported(lake: str) -> None:
     assert json.loads((Path(folder) / "lineage.json").read_text())["weights"] == "raw"
 
 
-def test_an_export_is_made_once_and_mended(lake: str) -> None:
+def test_an_export_is_made_once_and_repaired(lake: str) -> None:
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     folder = Path(export_checkpoint(lake, "align"))
     before, times = file_hashes(folder), {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
@@ -99,13 +99,13 @@ def test_velocity_and_a_schedule_without_signal_reach_the_stock_pipeline(lake: s
     folder = export_checkpoint(lake, "align")
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    told = pipeline.scheduler.config
-    assert told.prediction_type == "v_prediction"
+    own = pipeline.scheduler.config
+    assert own.prediction_type == "v_prediction"
     if not zero:
         assert type(pipeline.scheduler) is kind
         return
     assert type(pipeline.scheduler) is diffusers.DDIMScheduler
-    assert (told.rescale_betas_zero_snr, told.timestep_spacing) == (True, "trailing")
+    assert (own.rescale_betas_zero_snr, own.timestep_spacing) == (True, "trailing")
     trained_on = Schedule.scaled_linear(zero_terminal_snr=True).signal ** 2
     torch.testing.assert_close(pipeline.scheduler.alphas_cumprod, trained_on, rtol=2e-4, atol=1e-6)
     sampler = Sampler(models.load_bundle(folder), sampler="ddim", steps=5, guidance_scale=3.0, batch_rows=2)

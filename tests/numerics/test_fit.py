@@ -1,4 +1,4 @@
-"""Stages that do not fit together are refused before anything is loaded, with both values and where they stand; and
+"""Stages that do not fit together are refused before anything is loaded, with both values and where they are; and
 what is exported is what was trained. Tiny models in the published diffusers layout."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 
 
 def rewrite(path: str | Path, **changes: Any) -> None:
-    """Changes settings of a JSON file; None removes one."""
+    """Change settings of a JSON file; None removes one."""
     tree = json.loads(Path(path).read_text()) | changes
     Path(path).write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
 
@@ -51,7 +51,7 @@ def scheduler_file(lake: str, base: str = "base") -> Path:
 
 
 def put_scheduler(lake: str, kind: str, **settings: Any) -> None:
-    """Gives the base another scheduler, as its publisher would: settings of `kind` that are not named are left out."""
+    """Give the base another scheduler, as its publisher would: settings of `kind` that are not named are left out."""
     folder = Path(lake) / "models" / "base"
     rewrite(folder / "model_index.json", scheduler=["diffusers", kind])
     scheduler_file(lake).write_text(json.dumps({"_class_name": kind, **settings}))
@@ -71,16 +71,16 @@ def refused(lake: str, *parts: str, **changes: Any) -> None:
 @pytest.mark.parametrize(
     "kind", ["DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"]
 )
-def test_a_silent_config_trains_and_exports_what_the_base_answers(lake: str, kind: str) -> None:
-    """Stable Diffusion 2.1 (768) answers v, 2.1-base epsilon; the class of the scheduler says nothing of it."""
+def test_a_config_without_an_objective_trains_and_exports_what_the_base_predicts(lake: str, kind: str) -> None:
+    """Stable Diffusion 2.1 (768) answers v, 2.1-base epsilon; the class of the scheduler does not determine it."""
     shared = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
     for number, prediction in enumerate(("v_prediction", "epsilon")):
         put_scheduler(lake, kind, **shared, prediction_type=prediction)
         name = f"run-{number}"
         run_local(config(lake, run=name, steps=1, checkpoint_every=1), lake, reporter=Recorder())
         folder = export_checkpoint(lake, name)
-        told = json.loads((Path(folder) / "scheduler/scheduler_config.json").read_text())
-        assert (told["_class_name"], told["prediction_type"]) == (kind, prediction)
+        exported = json.loads((Path(folder) / "scheduler/scheduler_config.json").read_text())
+        assert (exported["_class_name"], exported["prediction_type"]) == (kind, prediction)
         assert read_noising(folder) == read_noising(f"{lake}/models/base") == Noising(prediction=prediction)  # type: ignore[arg-type]
         run = resolve(config(lake, run=name, steps=1), lake)
         task = DiffusionTask(run.config, load_models(run), CPU, run.key)
@@ -146,7 +146,7 @@ def test_a_base_with_another_noise_schedule_is_trained_and_exported_with_its_own
         torch.testing.assert_close(drawn.alphas_cumprod, stock.alphas_cumprod)
 
 
-def test_a_scheduler_says_what_was_trained_whatever_the_base_said() -> None:
+def test_a_scheduler_states_what_was_trained_whatever_the_base_states() -> None:
     """As of a run that an earlier version trained on a base with another schedule."""
     import diffusers
 
@@ -186,7 +186,7 @@ def test_a_scheduler_that_nothing_can_be_trained_with_is_named(
 
 
 def test_a_run_that_an_earlier_version_trained_past_its_base_is_not_continued_in_silence(lake: str) -> None:
-    """Earlier versions trained on epsilon and on Stable Diffusion's schedule, whatever the base's scheduler said."""
+    """Earlier versions trained on epsilon and on Stable Diffusion's schedule, whatever the base's scheduler stated."""
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     record = Path(lake) / "checkpoints/align/run.json"
     rewrite(record, noising=None)
@@ -302,7 +302,7 @@ def test_a_version_that_was_derived_has_the_autoencoder_of_its_origin(lake: str)
     refused(lake, "has latents of model:x/vae@111111111111", datasets=[{"name": "first"}])
 
 
-def test_a_later_stage_wants_the_models_of_the_one_before(lake: str) -> None:
+def test_a_later_stage_requires_the_models_of_the_one_before(lake: str) -> None:
     encoder = bundle(seed=8)
     save_text_encoder(encoder.text_encoder, encoder.tokenizer, f"{lake}/models/encoder")
     start = {"base": f"{lake}/models/base", "text_encoder": f"{lake}/models/encoder"}
@@ -358,7 +358,7 @@ def test_images_of_a_base_are_those_of_its_own_stock_pipeline(lake: str, setting
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "said"),
+    ("kind", "settings", "problem"),
     [
         ("DDIMScheduler", {"num_train_timesteps": "many"}, "another type"),
         ("DDIMScheduler", {"beta_start": "x"}, "another type"),
@@ -376,14 +376,14 @@ def test_images_of_a_base_are_those_of_its_own_stock_pipeline(lake: str, setting
     ],
 )
 def test_a_scheduler_that_means_nothing_here_is_refused_for_training_and_drawing(
-    lake: str, kind: str, settings: dict[str, Any], said: str
+    lake: str, kind: str, settings: dict[str, Any], problem: str
 ) -> None:
     put_scheduler(lake, kind, **settings)
     for check in (
         lambda: resolve(config(lake), lake),
         lambda: resolve_model(ModelConfig(folder=f"{lake}/models/base"), lake),
     ):
-        with pytest.raises(AltDiffusionError, match=f"scheduler_config.json.*{said}"):
+        with pytest.raises(AltDiffusionError, match=f"scheduler_config.json.*{problem}"):
             check()
 
 

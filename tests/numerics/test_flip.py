@@ -49,7 +49,7 @@ def test_the_coin_is_keyed_by_position_and_falls_as_often_as_it_should(probabili
     assert np.array_equal(mirrored_at(3, some, probability), found[some - 10**6])
     if 0 < probability < 1:
         assert not np.array_equal(mirrored_at(4, positions, probability), found)
-        pairs = found[:-1].astype(float) * found[1:]  # neighbours know nothing of each other
+        pairs = found[:-1].astype(float) * found[1:]  # neighbours are independent
         assert abs(pairs.mean() - probability**2) <= 5 * math.sqrt(probability**2 / len(pairs))
 
 
@@ -75,7 +75,7 @@ def test_rows_come_from_the_one_or_the_other(lake: str, world: int, temperature:
             order, rows, rank=rank, world=world, stop=25, mirrored=lambda at: mirrored_at(run.seed, at, 0.5)
         )
         for samples in loader:
-            share = plain.share(samples.step, rank, world)  # the order does not know of mirrors
+            share = plain.share(samples.step, rank, world)  # the order does not depend on mirroring
             at = [of_part[part][row] for part, row in zip(share.part, share.row, strict=True)]
             coin = torch.from_numpy(mirrored_at(run.seed, share.position, 0.5)).view(-1, 1, 1, 1)
             assert torch.equal(samples["latents"], torch.where(coin, truth[at] + 1, truth[at]))
@@ -100,7 +100,7 @@ def test_training_resumes_bit_for_bit_and_names_both_datasets(lake: str) -> None
     assert part.version.ref.name == "mixed" and part.samples == 7 * 8
 
 
-def test_what_does_not_stand_beside_it_is_refused(lake: str, tmp_path: Path) -> None:
+def test_a_dataset_that_is_not_the_mirrored_one_is_refused(lake: str, tmp_path: Path) -> None:
     write_latents(lake, "short-mirrored", 80, mirrored=True)
     write_latents(lake, "other-mirrored", 90, seed=1, mirrored=True)
     for other in ("mixed", "short-mirrored", "other-mirrored"):

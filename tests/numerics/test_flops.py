@@ -25,7 +25,7 @@ def test_a_product_counts_two_for_each_weight_and_pass() -> None:
     network = Tuple(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7)))
     sample = torch.empty(2, 3, device="meta")
     forward = 2 * 2 * (3 * 5 + 5 * 7)
-    # Backward: both weights' gradients, and the second layer's input's; the first one's nobody asks for.
+    # Backward: both weights' gradients, and the second layer's input's; the first one's is not needed.
     assert step_flops(network, sample) == forward + 2 * 2 * (3 * 5 + 5 * 7) + 2 * 2 * 5 * 7
     network.inner[0].requires_grad_(False)
     assert step_flops(network, sample) == forward + 2 * 2 * 5 * 7
@@ -40,7 +40,7 @@ def test_the_published_network(which: models.Trains, side: int, expected: float)
     """GFLOP of one image as measured on Stable Diffusion 2.1's UNet: stage 1 at 256 pixels, the others at 512."""
     unet = models.build_unet(models.unet_config_sd21(), "meta").train()
     models.trainable_parameters(unet, which)
-    unet.enable_gradient_checkpointing()  # costs time, and is no progress
+    unet.enable_gradient_checkpointing()  # costs time without being progress
     counted = step_flops(
         unet,
         torch.empty(1, 4, side, side, device="meta"),
@@ -64,6 +64,6 @@ def test_a_peak_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_peak(gpu, "bf16").tflops == 989
 
 
-def test_an_impossible_peak_is_refused() -> None:
+def test_an_invalid_peak_is_refused() -> None:
     with pytest.raises(ValueError, match="peak_tflops"):
         ComputeConfig(peak_tflops=0)

@@ -24,13 +24,13 @@ ID = f"hf://someone/small-diffusion@{REVISION}"
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface_hub tries again with growing pauses, which prove nothing here."""
+    """Switch off the pauses of huggingface_hub between its attempts, which prove nothing here."""
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A small Stable Diffusion repository with the clutter of a real one."""
+    """Yield a small Stable Diffusion repository with the clutter of a real one."""
     repository = tmp_path / "repository"
     models.save_bundle(bundle(seed=3), repository)
     (repository / "README.md").write_text("---\nlicense: openrail++\ntags: [x]\n---\n# A small model\n")
@@ -101,15 +101,17 @@ def test_an_unpinned_model_is_refused_with_the_remedy(lake: str, uri: str, key: 
 @pytest.mark.parametrize(
     ("status", "error", "problem", "remedy"),
     [
-        (404, "RepoNotFound", "is not on the hub any more, or asks for a token", "use a mirror"),
-        (410, "", "is not on the hub any more", "use a mirror"),
-        (401, "RepoNotFound", "is not on the hub any more, or asks for a token", "HF_TOKEN"),
+        (404, "RepoNotFound", "is no longer on the hub, or asks for a token", "use a mirror"),
+        (410, "", "is no longer on the hub", "use a mirror"),
+        (401, "RepoNotFound", "is no longer on the hub, or asks for a token", "HF_TOKEN"),
         (403, "GatedRepo", "asks to accept its terms", "HF_TOKEN"),
         (404, "RevisionNotFound", "has no such commit", "40 digits"),
         (500, "", "cannot be fetched .the hub answered 500.", "again later"),
     ],
 )
-def test_what_the_hub_refuses_is_said(hub: Hub, lake: str, status: int, error: str, problem: str, remedy: str) -> None:
+def test_what_the_hub_refuses_is_reported(
+    hub: Hub, lake: str, status: int, error: str, problem: str, remedy: str
+) -> None:
     hub.status, hub.error = status, error
     with pytest.raises(AltDiffusionError, match=rf"(?s)hub model {ID}.*{problem}.*{remedy}"):
         resolve(config(lake, start={"base": ID}), lake)
@@ -122,14 +124,14 @@ def test_a_missing_revision_is_named(hub: Hub, lake: str) -> None:
         resolve(config(lake, start={"base": other}), lake)
 
 
-def test_no_network_is_said(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_is_reported(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(AltDiffusionError, match=r"(?s)the hub cannot be reached.*HF_ENDPOINT.*local copy"):
         resolve(config(lake, start={"base": ID}), lake)
 
 
-def test_offline_is_said(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_is_reported(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(AltDiffusionError, match=r"(?s)not in the lake yet.*unset HF_HUB_OFFLINE"):
         resolve(config(lake, start={"base": ID}), lake)

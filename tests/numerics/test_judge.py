@@ -1,4 +1,4 @@
-"""The judge tells drawn shapes apart under noise and shift, is a function of its seed, and survives its file."""
+"""The judge distinguishes drawn shapes under noise and shift, is a function of its seed, and survives its file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IDS = np.array([7, 11, 30, 42], dtype=np.int64)
 
 
 def shapes() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """A disc, a ring, a cross and a bar, each in two colours on white: uint8 [8, 32, 32, 3]."""
+    """Return a disc, a ring, a cross and a bar, each in two colours on white: uint8 [8, 32, 32, 3]."""
     y, x = np.mgrid[:32, :32] - 15.5
     far = np.hypot(x, y)
     masks = [far < 10, (far < 13) & (far > 9), (abs(x) < 3) | (abs(y) < 3), abs(x + y) < 6]
@@ -86,12 +86,12 @@ def test_a_key_that_is_missing_or_left_over_is_named(tmp_path: Path) -> None:
     judge, path = train_judge(images, labels, 1, steps=1, batch=8), tmp_path / "judge.safetensors"
     judge.save(str(path))
     with safe_open(path, "pt") as file:
-        told = file.metadata()
+        metadata = file.metadata()
     weights = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}
-    save_file(weights | {"second.head": torch.ones(1)}, path, told)
+    save_file(weights | {"second.head": torch.ones(1)}, path, metadata)
     with pytest.raises(AltDiffusionError, match=r"judge .*holds the key second\.head, which nothing uses"):
         load_judge(str(path))
     del weights["head.bias"]
-    save_file(weights, path, told)
+    save_file(weights, path, metadata)
     with pytest.raises(AltDiffusionError, match=r"judge .*lacks the key head\.bias"):
         load_judge(str(path))

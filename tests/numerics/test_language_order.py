@@ -49,7 +49,7 @@ def versions(lake: str, *names: str) -> list[Version]:
 
 
 def invented(rows: dict[str, int], digest: str = "a") -> Version:
-    """A version that has a manifest only, for orders of any size."""
+    """Return a version that has a manifest only, for orders of any size."""
     facts = {field.name: "" for field in dataclasses.fields(Manifest)}
     total = sum(rows.values())
     return Version("", Manifest(**{**facts, "name": digest, "rows": total, "rows_by_language": rows}))  # type: ignore[arg-type]

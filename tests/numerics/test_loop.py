@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from altdiffusion.diffusion import models, noise
 from altdiffusion.diffusion.objective import Schedule
@@ -23,7 +22,7 @@ from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import OptimizerConfig
 from altdiffusion.training.launch_local import run_local
-from altdiffusion.training.loop.loop import open_data, train_loop
+from altdiffusion.training.loop.loop import open_data
 from altdiffusion.training.model.text_cache import TextCache
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.tasks import DiffusionTask
@@ -31,6 +30,7 @@ from altdiffusion.training.update.gradients import SummedGradients
 from altdiffusion.training.update.optimizers import Ema
 from altdiffusion.training.update.trainer import Trainer
 from altdiffusion.training.weights import load_models
+from tests.ranks import train_by_two
 from tests.training_lake import SHAPE, Recorder, config, write_latents
 
 Tensors = dict[str, torch.Tensor]
@@ -81,14 +81,14 @@ def test_ema_is_its_closed_form() -> None:
 
 
 def seed_by_hand(settings: Any) -> int:
-    """The seed of a run's draws, as training.order.run_key says."""
-    told = {"draws": 2, "key": settings.key, "stage": settings.stage}
-    key = hashlib.sha256(json.dumps(told, separators=(",", ":")).encode()).hexdigest()
+    """Return the seed of a run's draws, as training.order.run_key defines it."""
+    inputs = {"draws": 2, "key": settings.key, "stage": settings.stage}
+    key = hashlib.sha256(json.dumps(inputs, separators=(",", ":")).encode()).hexdigest()
     return int(hashlib.sha256(f"{key}\x1f{settings.seed}".encode()).hexdigest()[:16], 16)
 
 
 def by_hand(lake: str, settings: Any, steps: int) -> tuple[Tensors, Tensors]:
-    """The run as its definition says, one sample at a time: (weights, averages) after `steps` updates."""
+    """Train by the run's definition, one sample at a time; return weights and averages after `steps` updates."""
     seed = seed_by_hand(settings)
     bundle = models.load_bundle(f"{lake}/models/base")
     unet, schedule, optimizer = bundle.unet, Schedule.scaled_linear(), settings.optimizer
@@ -181,18 +181,11 @@ def test_micro_batches_change_rounding_only(lake: str, micro_batch: int) -> None
     assert one.state()["metrics"]["train/loss"] == pytest.approx(other.state()["metrics"]["train/loss"], rel=1e-5)
 
 
-def rank_of_two(rank: int, lake: str, settings: Any, store: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    train_loop(resolve(settings, lake), reporter=Recorder(), rank=rank, world=2)
-    torch.distributed.destroy_process_group()
-
-
 def test_two_workers_equal_one(lake: str, tmp_path: Path) -> None:
     settings = config(lake, steps=6, micro_batch=2, optimizer={"lr": 1e-3, "warmup_steps": 2, "eps": 1e-4})
     one = run_local(settings, lake, reporter=Recorder())
     two_settings = replace(settings, run="two", workers=replace(settings.workers, count=2))
-    multiprocessing.spawn(rank_of_two, args=(lake, two_settings, str(tmp_path / "store")), nprocs=2)
+    train_by_two(lake, tmp_path / "store", two_settings)
     two = checkpoints.open_step(lake, "two", 6)
     assert_close(weights(one), weights(two), 2e-6)
     assert_close(weights(one, checkpoints.EMA), weights(two, checkpoints.EMA), 2e-6)
@@ -239,10 +232,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(lake: str) -> None:
     order, _ = open_data(resolve(settings, lake))
     bad = [n for n in range(22) if 17 in order.batch(n).row]
     assert len(bad) == 1
-    said = Recorder()
-    found = run_local(settings, lake, reporter=said)
-    assert [report.skipped_steps for report in said.reports] == [int(n >= bad[0]) for n in range(22)]
-    assert math.isnan(said.reports[bad[0]].loss)
+    recorder = Recorder()
+    found = run_local(settings, lake, reporter=recorder)
+    assert [report.skipped_steps for report in recorder.reports] == [int(n >= bad[0]) for n in range(22)]
+    assert math.isnan(recorder.reports[bad[0]].loss)
     assert found.state()["updates"] == 21
     assert found.state()["skipped"] == 1
     assert all(bool(tensor.isfinite().all()) for tensor in weights(found).values())
@@ -294,10 +287,10 @@ def test_steps_that_stay_not_finite_end_the_run(lake: str) -> None:
 
 
 def test_reports_hold_what_a_person_needs(lake: str) -> None:
-    said = Recorder()
-    run_local(config(lake), lake, reporter=said)
-    last = said.reports[-1]
-    assert [report.step for report in said.reports] == [4, 8, 12]
+    recorder = Recorder()
+    run_local(config(lake), lake, reporter=recorder)
+    last = recorder.reports[-1]
+    assert [report.step for report in recorder.reports] == [4, 8, 12]
     assert (last.samples_seen, last.epochs, last.lr, last.skipped_steps) == (96, pytest.approx(96 / 180), 1e-3, 0)
     assert last.samples_per_second == last.samples_per_second_per_worker > 0
     assert 0 < last.mfu < 1

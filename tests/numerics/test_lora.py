@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from altdiffusion.diffusion import models
 from altdiffusion.errors import AltDiffusionError
@@ -24,7 +24,7 @@ from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.model.lora import STOCK_FILE, adapters, add_adapters, fuse, target_layers
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.weights import load_weights
-from tests.numerics.test_loop import rank_of_two
+from tests.ranks import train_by_two
 from tests.training_lake import Recorder, bundle, config, file_hashes, replace
 
 
@@ -108,25 +108,25 @@ def test_the_fused_folder_and_the_adapters_apart_draw_the_same(lake: str) -> Non
     folder = export_checkpoint(lake, "align")
     assert (Path(folder) / STOCK_FILE).is_file()
     with safe_open(Path(folder) / STOCK_FILE, "pt") as file:
-        told = json.loads(file.metadata()["lora_adapter_metadata"])
-        assert (told["unet.r"], told["unet.lora_alpha"]) == (3, 6.0)
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+        assert (metadata["unet.r"], metadata["unet.lora_alpha"]) == (3, 6.0)
 
     fused = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     apart = DiffusionPipeline.from_pretrained(f"{lake}/models/base", use_safetensors=True, local_files_only=True)
     plain = DiffusionPipeline.from_pretrained(f"{lake}/models/base", use_safetensors=True, local_files_only=True)
     apart.load_lora_weights(folder)
     assert not any("lora" in name for name in fused.unet.state_dict())
-    pictures = []
+    drawn = []
     for pipeline in (fused, apart, plain):
         pipeline.set_progress_bar_config(disable=True)
-        pictures.append(
+        drawn.append(
             pipeline(
                 "cat", height=16, width=16, num_inference_steps=4, output_type="np",
                 generator=torch.Generator().manual_seed(1),
             ).images[0]
         )  # fmt: skip
-    np.testing.assert_allclose(pictures[0], pictures[1], atol=1e-4)
-    assert np.abs(pictures[0] - pictures[2]).max() > 1e-3  # the adapters do something
+    np.testing.assert_allclose(drawn[0], drawn[1], atol=1e-4)
+    assert np.abs(drawn[0] - drawn[2]).max() > 1e-3  # the adapters do something
     inputs = torch.randn(2, 4, 4, 4), torch.tensor([3, 700]), torch.randn(2, 8, 16)
     with torch.no_grad():
         one, other = (pipeline.unet(*inputs, return_dict=False)[0] for pipeline in (fused, apart))
@@ -159,7 +159,7 @@ def test_two_workers_train_the_adapters_of_one(lake: str, tmp_path: Path) -> Non
     )
     one = run_local(settings, lake, reporter=Recorder())
     two_settings = replace(settings, run="two", workers=dataclasses.replace(settings.workers, count=2))
-    multiprocessing.spawn(rank_of_two, args=(lake, two_settings, str(tmp_path / "store")), nprocs=2)
+    train_by_two(lake, tmp_path / "store", two_settings)
     two = checkpoints.open_step(lake, "two", 4)
     for file in (checkpoints.LORA, checkpoints.EMA):
         for name, tensor in one.tensors(file).items():
@@ -202,7 +202,7 @@ def test_adapters_in_bf16_with_checkpointing_and_8_bit_moments(lake: str) -> Non
     assert recorder.reports[-1].loss < recorder.reports[0].loss
 
 
-def test_without_peft_the_remedy_is_said_before_anything_runs(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_the_remedy_is_given_before_anything_runs(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(AltDiffusionError, match=r"(?s)lora: needs the package peft.*\[lora\]"):
         resolve(lora_config(lake), lake)
@@ -210,7 +210,7 @@ def test_without_peft_the_remedy_is_said_before_anything_runs(lake: str, monkeyp
 
 
 def test_step_0_is_a_stock_folder_that_draws_what_the_run_starts_from(lake: str) -> None:
-    """Of a base and of a run: adapters begin at nothing, and no wrapped name reaches a file. As `samples:` draws it."""
+    """Step 0 of a base and of a run, as `samples:` draws it: adapters begin at 0, no wrapped name reaches a file."""
     from diffusers import DiffusionPipeline
 
     pytest.importorskip("peft")
@@ -243,7 +243,7 @@ def test_step_0_is_a_stock_folder_that_draws_what_the_run_starts_from(lake: str)
         assert export_start(run) == folder and file_hashes(folder) == before
 
 
-def test_adapters_on_a_runs_export_draw_the_fused_image_and_the_card_says_on_what(lake: str) -> None:
+def test_adapters_on_a_runs_export_draw_the_fused_image_and_the_card_names_it(lake: str) -> None:
     from diffusers import DiffusionPipeline
 
     pytest.importorskip("peft")

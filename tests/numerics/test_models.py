@@ -211,7 +211,7 @@ def test_another_base_file_is_refused(tmp_path: Path) -> None:
 
 
 def edited(path: Path, change: str) -> str:
-    """Takes a key out of a file of weights, or puts one more in; returns its name."""
+    """Take a key out of a file of weights, or put one more in; return its name."""
     from safetensors.torch import load_file, save_file
 
     weights = load_file(path)
@@ -229,7 +229,7 @@ def edited(path: Path, change: str) -> str:
 def test_a_key_that_is_missing_or_left_over_is_named_with_its_file(
     bundle: models.ModelBundle, tmp_path: Path, part: str, change: str
 ) -> None:
-    """Of every part of a model folder, also in shards, of an English encoder, and of an encoder's own folder."""
+    """In every part of a model folder, also in shards, in an English encoder, and in an encoder's own folder."""
     models.save_bundle(bundle, tmp_path / "model")
     file = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
     folder = tmp_path / "model" / ("unet" if part == "shards" else part)
@@ -247,18 +247,20 @@ def test_a_key_that_is_missing_or_left_over_is_named_with_its_file(
         (folder / file).write_text(json.dumps(index))
     else:
         key = edited(folder / file, change)
-    said = rf"{file}: (lacks|holds) the key {re.escape(key)}"
-    with pytest.raises(AltDiffusionError, match=said):
+    problem = rf"{file}: (lacks|holds) the key {re.escape(key)}"
+    with pytest.raises(AltDiffusionError, match=problem):
         models.load_bundle(tmp_path / "model")
     if part == "text_encoder":
-        with pytest.raises(AltDiffusionError, match=said):
+        with pytest.raises(AltDiffusionError, match=problem):
             load_text_encoder(tmp_path / "model")
     if part == "vae":
-        with pytest.raises(AltDiffusionError, match=said):
+        with pytest.raises(AltDiffusionError, match=problem):
             load_autoencoder(folder)
 
 
-def test_old_constant_buffers_are_no_left_over_keys(bundle: models.ModelBundle, tokenizer: Any, tmp_path: Path) -> None:
+def test_old_constant_buffers_are_not_left_over_keys(
+    bundle: models.ModelBundle, tokenizer: Any, tmp_path: Path
+) -> None:
     """Stable Diffusion 2.1's published text encoder holds `position_ids`; so do exports of earlier transformers."""
     from safetensors.torch import load_file, save_file
 
@@ -276,7 +278,7 @@ def test_old_constant_buffers_are_no_left_over_keys(bundle: models.ModelBundle, 
 
 
 def retouched(path: Path, change: str) -> None:
-    """Makes a file of weights what a broken copy, a failed training or a foreign tool leaves."""
+    """Turn a file of weights into what a broken copy, a failed training or a foreign tool leaves."""
     from safetensors.torch import load_file, save_file
 
     weights, data = load_file(path), path.read_bytes()
@@ -294,7 +296,7 @@ def retouched(path: Path, change: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "problem"),
     [
         ("nan", r"not finite as float32 in the key \w+"),
         ("inf", r"not finite as float32 in the key \w+"),
@@ -306,14 +308,14 @@ def retouched(path: Path, change: str) -> None:
         ("empty", r"ends within its header"),
     ],
 )
-def test_weights_that_are_not_those_of_a_network_are_named(tmp_path: Path, change: str, said: str) -> None:
-    """Of every part; whether a dry run or a job opens it, it is the same loader that says so."""
+def test_weights_that_are_not_those_of_a_network_are_named(tmp_path: Path, change: str, problem: str) -> None:
+    """In every part; whether a dry run or a job opens it, the same loader reports it."""
     tiny = training_lake.bundle()
     for part in ("unet", "vae", "text_encoder"):
         folder, file = tmp_path / part, "model" if part == "text_encoder" else "diffusion_pytorch_model"
         models.save_bundle(tiny, folder)
         retouched(folder / part / f"{file}.safetensors", change)
-        with pytest.raises(AltDiffusionError, match=rf"{part}, file {file}.safetensors: .*{said}"):
+        with pytest.raises(AltDiffusionError, match=rf"{part}, file {file}.safetensors: .*{problem}"):
             models.load_bundle(folder)
 
 
@@ -342,31 +344,31 @@ def test_an_index_names_files_of_its_own_folder(tmp_path: Path, change: str) -> 
     last = sorted(folder.glob("*-of-*.safetensors"))[-1]
     if change == "outside":
         index.write_text(index.read_text().replace(last.name, f"../{last.name}"))
-        said = rf"names the shard '\.\./{last.name}', which is not a file in the same folder"
+        problem = rf"names the shard '\.\./{last.name}', which is not a file in the same folder"
         last.rename(folder.parent / last.name)
     elif change == "missing":
         last.unlink()
-        said = f"names the shard {last.name}, which is missing"
+        problem = f"names the shard {last.name}, which is missing"
     else:
         index.write_text("{}")
-        said = "has no weight_map"
-    with pytest.raises(AltDiffusionError, match=said):
+        problem = "has no weight_map"
+    with pytest.raises(AltDiffusionError, match=problem):
         models.load_bundle(tmp_path / "model")
 
 
 def test_a_tokenizer_without_its_vocabulary_or_of_another_encoder_is_refused(tmp_path: Path) -> None:
-    """Stock transformers makes an empty vocabulary, without a word, and every caption reads the same."""
+    """Stock transformers silently makes an empty vocabulary, and every caption reads the same."""
     tiny = training_lake.bundle()
     models.save_bundle(tiny, tmp_path)
     folder = tmp_path / "tokenizer"
     settings = folder / "tokenizer_config.json"
-    told = settings.read_text()
+    original = settings.read_text()
     for length in (512, None):
-        settings.write_text(json.dumps({**json.loads(told), "model_max_length": length}))
+        settings.write_text(json.dumps({**json.loads(original), "model_max_length": length}))
         for load in (models.load_bundle, load_text_encoder):
             with pytest.raises(AltDiffusionError, match=r"tokenizer: pads to \d+ positions, its text encoder has 8"):
                 load(tmp_path)
-    settings.write_text(told)
+    settings.write_text(original)
     narrow = models.build_text_encoder({**tiny.text_encoder.config.to_dict(), "vocab_size": 20})
     narrow.save_pretrained(tmp_path / "text_encoder")
     with pytest.raises(AltDiffusionError, match=r"token ids up to 31, its text encoder has a vocabulary of 20"):
@@ -383,11 +385,11 @@ def test_a_tokenizer_without_its_vocabulary_or_of_another_encoder_is_refused(tmp
 
 
 @pytest.mark.parametrize("file", ["unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"])
-def test_a_config_that_is_no_mapping_is_named(tmp_path: Path, file: str) -> None:
+def test_a_config_that_is_not_a_mapping_is_named(tmp_path: Path, file: str) -> None:
     models.save_bundle(training_lake.bundle(), tmp_path)
-    for text, said in (("[]", "is not a mapping"), ('{"a":', "is not JSON"), (None, "is missing")):
+    for text, problem in (("[]", "is not a mapping"), ('{"a":', "is not JSON"), (None, "is missing")):
         (tmp_path / file).unlink() if text is None else (tmp_path / file).write_text(text)
-        with pytest.raises(AltDiffusionError, match=rf"{Path(file).name}: {said}"):
+        with pytest.raises(AltDiffusionError, match=rf"{Path(file).name}: {problem}"):
             models.load_bundle(tmp_path)
 
 
@@ -401,7 +403,7 @@ def test_two_sets_of_weights_in_one_folder_are_refused(bundle: models.ModelBundl
 
 
 def test_the_published_names_of_a_vaes_attention_are_known(tmp_path: Path) -> None:
-    """Stable Diffusion's published VAE says query, key, value and proj_attn; diffusers renames them as it loads."""
+    """Stable Diffusion's published VAE names them query, key, value and proj_attn; diffusers renames them."""
     from diffusers import AutoencoderKL
     from safetensors.torch import load_file, save_file
 

@@ -17,6 +17,7 @@ from altdiffusion.training.config.run import Precision
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.model import prepare_network
 from tests import training_lake
+from tests.kept_for_backward import kept_for_backward, total_bytes
 from tests.training_lake import Recorder
 
 CPU = torch.device("cpu")
@@ -36,47 +37,38 @@ def prepared(which: models.Trains, compute: ComputeConfig, precision: Precision 
 
 
 def kept(unet: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
-    """Loss, gradients by name, and the bytes that a forward pass keeps beside the weights."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
-    held: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage
-        return tensor
-
+    """Return loss, gradients by name, and the bytes that a forward pass keeps besides the weights."""
     latents, timesteps, context = inputs(dtype=next(unet.parameters()).dtype)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with kept_for_backward(unet) as storages:
         loss = unet(latents, timesteps, encoder_hidden_states=context, return_dict=False)[0].float().square().mean()
     loss.backward()
     gradients = {name: p.grad for name, p in unet.named_parameters() if p.grad is not None}
-    return loss.detach(), gradients, sum(storage.nbytes() for storage in held.values())
+    return loss.detach(), gradients, total_bytes(storages)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("which", ["kv", "attn2"])
-def test_lean_convolutions_are_exact_and_keep_less(which: models.Trains, channels_last: bool) -> None:
+def test_activation_saving_convolutions_are_exact_and_keep_less(which: models.Trains, channels_last: bool) -> None:
     plain, _ = prepared(which, replace(PLAIN, channels_last=channels_last))
-    lean, _ = prepared(which, ComputeConfig(channels_last=channels_last))
-    assert list(plain.state_dict()) == list(lean.state_dict())
-    (loss, gradients, much), (lean_loss, lean_gradients, less) = kept(plain), kept(lean)
-    assert torch.equal(loss, lean_loss)
-    assert gradients.keys() == lean_gradients.keys() == {n for n, p in plain.named_parameters() if p.requires_grad}
-    assert all(torch.equal(gradients[name], lean_gradients[name]) for name in gradients)
+    saving, _ = prepared(which, ComputeConfig(channels_last=channels_last))
+    assert list(plain.state_dict()) == list(saving.state_dict())
+    (loss, gradients, much), (saving_loss, saving_gradients, less) = kept(plain), kept(saving)
+    assert torch.equal(loss, saving_loss)
+    assert gradients.keys() == saving_gradients.keys() == {n for n, p in plain.named_parameters() if p.requires_grad}
+    assert all(torch.equal(gradients[name], saving_gradients[name]) for name in gradients)
     assert less < 0.9 * much
 
 
 def test_divisions_by_one_are_left_out_and_nothing_changes() -> None:
     plain, _ = prepared("all", PLAIN)
-    lean, _ = prepared("all", ComputeConfig())
+    saving, _ = prepared("all", ComputeConfig())
     divisions = []
-    for unet in (plain, lean):
+    for unet in (plain, saving):
         with torch.profiler.profile() as profile:
             kept(unet)
         divisions.append(sum(event.count for event in profile.key_averages() if event.key == "aten::div"))
     assert divisions[1] < divisions[0] - 10
-    for (name, parameter), other in zip(plain.named_parameters(), lean.parameters(), strict=True):
+    for (name, parameter), other in zip(plain.named_parameters(), saving.parameters(), strict=True):
         assert parameter.grad is not None and other.grad is not None
         assert torch.equal(parameter.grad, other.grad), name
 
@@ -85,12 +77,12 @@ def test_convolutions_with_strides_and_groups_are_exact() -> None:
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(8, 8, 3, stride=2, padding=1), torch.nn.Conv2d(8, 8, (3, 1), groups=4, dilation=2)]
     network = torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 2, 1, bias=False)).requires_grad_(False)
-    lean = copy.deepcopy(network)
+    saving = copy.deepcopy(network)
     from altdiffusion.training.model.activation_saving import keep_no_frozen_inputs
 
-    assert keep_no_frozen_inputs(lean) == 3
+    assert keep_no_frozen_inputs(saving) == 3
     one, other = (torch.randn(2, 8, 13, 11, generator=torch.Generator().manual_seed(2)) for _ in range(2))
-    for sample, which in ((one, network), (other, lean)):
+    for sample, which in ((one, network), (other, saving)):
         which(sample.requires_grad_()).square().sum().backward()
     assert one.grad is not None and other.grad is not None
     assert torch.equal(one.grad, other.grad)
@@ -171,7 +163,7 @@ def test_attention_backends_agree() -> None:
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-4, atol=1e-5)
 
 
-def test_xformers_that_is_not_there_is_said_with_a_remedy() -> None:
+def test_missing_xformers_is_reported_with_a_remedy() -> None:
     with pytest.raises(AltDiffusionError, match="xformers") as caught:
         prepared("all", ComputeConfig(attention="xformers"))
     assert "sdpa" in caught.value.remedy
@@ -189,7 +181,7 @@ def test_a_compiled_network_is_the_same_network(monkeypatch: pytest.MonkeyPatch,
     if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("no C++ compiler on this machine")
     own = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **said: own(self, backend=backend, **said))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: own(self, backend=backend, **options))
     plain, _ = prepared(trainable, ComputeConfig())
     compiled, _ = prepared(trainable, ComputeConfig(compile=True))
     assert list(plain.state_dict()) == list(compiled.state_dict())

@@ -34,7 +34,7 @@ def test_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected:
 
 
 def philox_by_hand(counter: list[int], key: list[int]) -> list[int]:
-    """The definition in Python's unbounded ints."""
+    """Return the definition in Python's unbounded ints."""
     mask = 0xFFFFFFFF
     for _ in range(10):
         p0, p1 = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]

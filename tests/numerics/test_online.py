@@ -1,4 +1,4 @@
-"""Images in the loop: the latents that the encode job would have written, cut and mirrored pixel by pixel."""
+"""Images in the loop: the latents that the encode job would have written, cropped and mirrored pixel by pixel."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ def test_latents_are_those_of_the_encode_job(lake: str, latent: Any) -> None:
     assert samples["sample_ids"].tolist() == stored["sample_id"].to_pylist()
 
 
-def test_another_seed_cuts_elsewhere(lake: str) -> None:
+def test_another_seed_crops_elsewhere(lake: str) -> None:
     one, other = (gathered(rows_of(lake, OnlineConfig(resolution=SIDE, seed=seed)), np.arange(8)) for seed in (9, 10))
     assert not torch.equal(one["pixels"], other["pixels"])
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_pixels_are_cut_at_their_place_and_mirrored_exactly(lake: str, threads: int) -> None:
+def test_pixels_are_cropped_at_their_offsets_and_mirrored_exactly(lake: str, threads: int) -> None:
     settings = OnlineConfig(resolution=SIDE, seed=9)
     rows, index = rows_of(lake, settings, threads), np.array([1, 2, 9, 10, 23])
     coins = np.array([True, False, True, True, False])
@@ -156,10 +156,10 @@ def test_the_loss_is_that_of_the_stored_latents(lake: str) -> None:
     )
     stored_task = open_task(stored_run, None, CPU)
     index = np.array([0, 3, 11, 20])
-    pictures = gathered(rows_of(lake, OnlineConfig(resolution=SIDE, seed=9)), index)
+    images = gathered(rows_of(lake, OnlineConfig(resolution=SIDE, seed=9)), index)
     latents = gathered(RowGroups([version], layout.LATENTS, cache_bytes=1 << 20), index)
-    assert task.loss(pictures).item() == pytest.approx(stored_task.loss(latents).item(), rel=1e-4)
-    assert task.flops(pictures) == stored_task.flops(latents) > 0
+    assert task.loss(images).item() == pytest.approx(stored_task.loss(latents).item(), rel=1e-4)
+    assert task.flops(images) == stored_task.flops(latents) > 0
 
 
 def test_what_cannot_be_trained_on_is_named(lake: str, tmp_path: Path) -> None:
@@ -180,18 +180,18 @@ def test_an_image_smaller_than_the_resolution_is_enlarged() -> None:
     assert pixels.shape == (SIDE, SIDE, 3) and (pixels == (10, 20, 30)).all()
 
 
-def test_without_a_seed_images_are_cut_by_the_run(lake: str) -> None:
-    """Another run or stage cuts elsewhere; the same one at the same places; with a seed, as the encode job would."""
+def test_without_a_seed_images_are_cropped_by_the_run(lake: str) -> None:
+    """Another run or stage crops elsewhere; the same one at the same offsets; with a seed, as the encode job would."""
 
-    def places(name: str, seed: int | None) -> Any:
+    def offsets(name: str, seed: int | None) -> Any:
         run = resolve(config(lake, run=name, key=None, online={"seed": seed}), lake)
         layout = open_task(run, None, CPU).layout
         table = Lake(lake).version("images").read(["sample_id", "caption", "image"])
-        return layout.decode(table)["places"]
+        return layout.decode(table)["offsets"]
 
-    assert torch.equal(places("one", None), places("one", None))
-    assert not torch.equal(places("one", None), places("two", None))
-    assert torch.equal(places("one", 9), places("two", 9))
+    assert torch.equal(offsets("one", None), offsets("one", None))
+    assert not torch.equal(offsets("one", None), offsets("two", None))
+    assert torch.equal(offsets("one", 9), offsets("two", 9))
 
 
 def test_latents_are_for_the_autoencoder_that_made_them(lake: str, tmp_path: Path) -> None:

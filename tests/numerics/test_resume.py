@@ -21,6 +21,7 @@ from altdiffusion.training.faults import failures
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.run.record import read_record
 from altdiffusion.training.run.resolve import finished
+from tests.flipped import flip
 from tests.full_disk import no_file_beyond
 from tests.training_lake import Recorder, config, file_hashes, write_latents
 
@@ -31,15 +32,9 @@ def folder(lake: str, step: int, run: str = "align") -> Path:
     return Path(lake) / "checkpoints" / run / checkpoints.step_name(step)
 
 
-def flip(path: Path, at: int = -3) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(bytes(data))
-
-
 @pytest.fixture(scope="module")
 def undisturbed(pristine_lake: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Hashes of the files of the last checkpoint of a run that nothing happened to, in another folder."""
+    """Return the hashes of the last checkpoint's files of a run that nothing happened to, in another folder."""
     lake = str(shutil.copytree(pristine_lake, tmp_path_factory.mktemp("undisturbed") / "somewhere" / "else"))
     torch.set_num_threads(1)
     run_local(config(lake), lake, reporter=Recorder())
@@ -85,10 +80,10 @@ def test_killed_at_any_moment_and_resumed_equals_undisturbed(lake: str, undistur
 def test_a_finished_run_is_left_alone(lake: str) -> None:
     first = run_local(config(lake), lake, reporter=Recorder())
     before = {path: path.stat().st_mtime_ns for path in folder(lake, 12).iterdir()}
-    said = Recorder()
-    assert run_local(config(lake), lake, reporter=said) == first
+    recorder = Recorder()
+    assert run_local(config(lake), lake, reporter=recorder) == first
     assert {path: path.stat().st_mtime_ns for path in folder(lake, 12).iterdir()} == before
-    assert (said.reports, said.checkpoints) == ([], [])
+    assert (recorder.reports, recorder.checkpoints) == ([], [])
 
 
 def test_finished_means_this_config_and_all_its_steps(lake: str) -> None:
@@ -113,9 +108,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     run_local(config(lake, steps=9), lake, reporter=Recorder())
     newest = folder(lake, 9)
     if damage == "flip unet":
-        flip(newest / "unet.safetensors")
+        flip(newest / "unet.safetensors", -3)
     elif damage == "flip state":
-        flip(newest / "state.json")
+        flip(newest / "state.json", -3)
     elif damage == "flip complete":
         flip(newest / "COMPLETE.json", 30)
     elif damage == "truncate ema":
@@ -123,12 +118,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         (newest / "ema.safetensors").write_bytes(data[:-100])
     else:
         (newest / "optimizer.safetensors").unlink()
-    said = Recorder()
-    run_local(config(lake), lake, reporter=said)
-    assert len(said.warnings) == 1
-    assert str(newest) in said.warnings[0]
-    assert "is not whole and is not used" in said.warnings[0]
-    assert [found.step for found in said.checkpoints] == [9, 12]
+    recorder = Recorder()
+    run_local(config(lake), lake, reporter=recorder)
+    assert len(recorder.warnings) == 1
+    assert str(newest) in recorder.warnings[0]
+    assert "is not complete and is not used" in recorder.warnings[0]
+    assert [found.step for found in recorder.checkpoints] == [9, 12]
     assert checkpoints.verify(str(newest)) == []
     assert file_hashes(folder(lake, 12)) == undisturbed
 
@@ -136,7 +131,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(lake: str) -> None:
     run_local(config(lake, steps=6), lake, reporter=Recorder())
     for step in (3, 6):
-        flip(folder(lake, step) / "unet.safetensors")
+        flip(folder(lake, step) / "unet.safetensors", -3)
     with pytest.raises(AltDiffusionError, match=r"run align: has no checkpoint that is whole \(2 damaged\)"):
         run_local(config(lake), lake, reporter=Recorder())
 
@@ -170,7 +165,7 @@ def test_another_dataset_version_under_the_same_name_is_refused(lake: str) -> No
 
 def test_another_base_model_under_the_same_path_is_refused(lake: str) -> None:
     run_local(config(lake, steps=3), lake, reporter=Recorder())
-    flip(Path(lake) / "models" / "base" / "text_encoder" / "model.safetensors")
+    flip(Path(lake) / "models" / "base" / "text_encoder" / "model.safetensors", -3)
     with pytest.raises(AltDiffusionError, match="another start model"):
         run_local(config(lake), lake, reporter=Recorder())
 
@@ -213,13 +208,13 @@ def test_a_checkpoint_of_another_architecture_is_refused(lake: str, tmp_path: Pa
 def test_no_space_for_a_checkpoint_ends_nothing_but_the_last(lake: str) -> None:
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     before = file_hashes(folder(lake, 3))
-    said = Recorder()
+    recorder = Recorder()
     unwritten = pytest.raises(AltDiffusionError, match=r"checkpoint of step 12 .* could not be written")
     with no_file_beyond(20_000), unwritten as error:
-        run_local(config(lake), lake, reporter=said)
+        run_local(config(lake), lake, reporter=recorder)
     assert "free space" in error.value.remedy
-    assert len(said.warnings) == 2  # of steps 6 and 9
-    assert "the one before is kept, training goes on" in said.warnings[0]
+    assert len(recorder.warnings) == 2  # of steps 6 and 9
+    assert "the previous one is kept, training continues" in recorder.warnings[0]
     assert file_hashes(folder(lake, 3)) == before
     assert sorted(path.name for path in folder(lake, 3).parent.iterdir()) == ["journal", "run.json", "step-00000003"]
 
@@ -237,7 +232,7 @@ def test_a_step_is_never_overwritten(lake: str) -> None:
     }
     before = {path: path.stat().st_mtime_ns for path in folder(lake, 3).iterdir()}
     assert write(lake, **same).digest == found.digest
-    with pytest.raises(AltDiffusionError, match="is there already, whole and with other content"):
+    with pytest.raises(AltDiffusionError, match="exists already, complete and with other content"):
         write(lake, **{**same, "state": {"step": 3}})
     assert {path: path.stat().st_mtime_ns for path in folder(lake, 3).iterdir()} == before
 

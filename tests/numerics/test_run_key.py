@@ -36,14 +36,14 @@ CPU = torch.device("cpu")
 
 
 def own(lake: str, **changes: Any) -> Any:
-    """A config with the key of its name and stage."""
+    """Return a config with the key of its name and stage."""
     return config(lake, key=None, **changes)
 
 
 def test_the_seed_is_its_closed_form() -> None:
     settings_ = own("/none", run="quality-1", stage="quality")
-    told = json.dumps({"draws": 2, "run": "quality-1", "stage": "quality"}, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(told.encode()).hexdigest()
+    inputs = json.dumps({"draws": 2, "run": "quality-1", "stage": "quality"}, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(inputs.encode()).hexdigest()
     key = RunKey.of(settings_)
     assert key.record() == {"draws": {"format": 2, "key": digest}}
     assert key.seed(5) == int(hashlib.sha256(f"{digest}\x1f5".encode()).hexdigest()[:16], 16)
@@ -76,7 +76,7 @@ def test_other_runs_and_stages_have_other_seeds(names: list[tuple[str, Any]], se
 
 
 def drawn(lake: str, settings_: Any, step: int = 3) -> dict[str, Any]:
-    """What a run draws for one batch: rows, coins, noise as the UNet gets it, timesteps, ids after the caption drop."""
+    """Return a run's draws for a batch: rows, coins, noise for the UNet, timesteps, ids after the caption drop."""
     run = resolve(settings_, lake)
     order, rows = open_data(run)
     loader = Loader(order, rows, start=step, stop=step + 1)
@@ -139,7 +139,7 @@ def test_adapters_begin_by_the_run(lake: str) -> None:
     assert not torch.equal(found[0][down], found[1][down])
 
 
-def test_the_key_stands_in_record_and_state_and_a_lost_record_is_found_again(lake: str) -> None:
+def test_the_key_is_in_record_and_state_and_a_lost_record_is_recovered(lake: str) -> None:
     settings_ = own(lake, steps=6)
     found = run_local(settings_, lake, reporter=Recorder())
     key = RunKey.of(settings_)
@@ -156,7 +156,7 @@ MIX = [{"name": "latents", "weight": 1.0}, {"name": "others", "weight": 3.0}]
 
 
 def begin_as_before(lake: str, settings_: Any) -> ResolvedRun:
-    """Trains a run as earlier versions did, and leaves what they left: no key, no noising."""
+    """Train a run as earlier versions did, and leave what they left: no key, no noising."""
     run = resolve(settings_, lake)
     meaning = dict(run.meaning)
     decides = meaning | {
@@ -195,12 +195,12 @@ def test_a_run_that_an_earlier_version_began_goes_on_with_its_key(lake: str, tmp
     for n in range(12):
         batch = order.batch(n)
         wanted.update(zip(batch.part.tolist(), batch.row.tolist(), strict=True))
-    told = {
+    stated = {
         (part, row): times
         for part, one in enumerate(seen(lake, "half"))
         for row, times in enumerate(one.times.tolist())
     }
-    assert Counter({at: times for at, times in told.items() if times}) == wanted
+    assert Counter({at: times for at, times in stated.items() if times}) == wanted
     new, _ = open_data(resolve(replace(settings_, run="new"), lake))
     assert new.batch(0).row.tolist() != order.batch(0).row.tolist()
 
@@ -211,11 +211,11 @@ def test_orders_of_format_1_are_those_of_the_versions_that_wrote_it() -> None:
     given_: dict[str, Any] = {"seed": 5, "global_batch": 8, "chunk_rows": 16, "window_chunks": 4, "mixed_draws": True}
     mixed = Order(parts, **given_)
     buckets = BucketOrder([Order([p], **given_) for p in parts], [1.0, 3.00007], seed=5, mixed_draws=True)
-    told = [
+    printed = [
         ("520c51726d9977250a20e36967d35b18b51a0ac641fd2bcb5eb9d3d0386764b1", [602, 1806], ["27629e57", "5618d3d0"]),
         ("07c9285ff90d8e6b8e25459d33157a8e75f2417ad625f1f4202ff7875c8b0817", [600, 1808], ["b51e3fd6", "22925b7e"]),
     ]
-    for order, (digest, drawn_, times) in zip((mixed, buckets), told, strict=True):
+    for order, (digest, drawn_, times) in zip((mixed, buckets), printed, strict=True):
         found = order.samples(np.arange(4000))
         assert sha256(np.stack((found.part, found.epoch, found.row))) == digest
         assert order.drawn(301) == drawn_

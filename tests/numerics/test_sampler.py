@@ -20,7 +20,7 @@ SEEDS = [1000 + 17 * i for i in range(40)]
 
 @pytest.fixture(scope="module")
 def bundle() -> models.ModelBundle:
-    """The demo's UNet and VAE with random weights: large enough that matrix products really split differently."""
+    """Return the demo's UNet and VAE with random weights, large enough for matrix products to split differently."""
     torch.manual_seed(3)
     text = models.text_config_demo(32) | {"num_hidden_layers": 2}
     return models.ModelBundle(

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import multiprocessing
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import ComputeConfig
 from altdiffusion.training.launch_local import run_local
-from altdiffusion.training.loop.loop import train_loop
-from altdiffusion.training.run.resolve import resolve
+from tests.ranks import train_by_two
 from tests.training_lake import Recorder, config, replace
 
 OPTIMIZER = {"lr": 1e-3, "warmup_steps": 2, "eps": 1e-4}
-
-
-def rank_of_two(rank: int, lake: str, runs: list[Any], store: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    for settings in runs:
-        train_loop(resolve(settings, lake), reporter=Recorder(), rank=rank, world=2)
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("trainable", ["kv", "all"])
@@ -40,7 +29,7 @@ def test_sharded_workers_equal_one(lake: str, tmp_path: Path, trainable: str) ->
         compute=ComputeConfig(sharding="fsdp"),
     )
     runs = [replace(sharded, steps=2), replace(sharded, steps=4)]
-    multiprocessing.spawn(rank_of_two, args=(lake, runs, str(tmp_path / "store")), nprocs=2)
+    train_by_two(lake, tmp_path / "store", *runs)
     alone = replace(sharded, workers=replace(settings.workers, count=1), compute=ComputeConfig())
     last = run_local(alone, lake, reporter=Recorder())
     four = checkpoints.open_step(lake, "sharded", 4)

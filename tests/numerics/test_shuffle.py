@@ -27,13 +27,13 @@ ACCEPTED, REFUSED = 5.0, 20.0
 
 
 def normal_of_chi_square(value: float, freedom: int) -> float:
-    """Wilson and Hilferty's cube root (1931): about N(0, 1) where `value` is chi-square."""
+    """Return Wilson and Hilferty's cube root (1931): about N(0, 1) where `value` is chi-square."""
     scale = 2 / (9 * freedom)
     return float(((value / freedom) ** (1 / 3) - (1 - scale)) / math.sqrt(scale))
 
 
 def gaps(order: I64, shard: I64) -> float:
-    """With U, V uniform on (0, 1), P(|U - V| < x) = 1 - (1 - x)**2; pairs (0, 1), (2, 3), ... share no row."""
+    """Return z; for U, V uniform on (0, 1), P(|U - V| < x) = 1 - (1 - x)**2. Pairs (0, 1), (2, 3), ... share no row."""
     rows, classes = len(order), 20
     place = np.empty(rows, np.int64)
     place[order] = np.arange(rows)
@@ -75,8 +75,8 @@ def statistics(order: I64, shard: I64) -> list[float]:
 
 
 def shard_shuffle(seed: int, buffer: int) -> I64:
-    """What loaders of tar shards do: shards in random order, rows in sequence, through a buffer that gives back a
-    random one of its rows for each that comes in."""
+    """Return an order as of loaders of tar shards: shards in random order, rows in sequence, through a buffer that
+    returns a random one of its rows for each that comes in."""
     random = np.random.default_rng(seed)
     stream = np.concatenate(
         [np.arange(ROWS)[s * SHARD : (s + 1) * SHARD] for s in random.permutation(-(-ROWS // SHARD))]
@@ -144,7 +144,7 @@ def test_within_a_small_window_rows_are_a_fair_shuffle(window: int) -> None:
         for start in range(0, len(order) - size + 1, size):
             rows = order[start : start + size]
             assert len(np.unique(rows // SHARD)) == window
-            ranks = np.argsort(np.argsort(rows)).astype(np.int64)  # 0 .. size - 1, in the order of their rows
+            ranks = np.argsort(np.argsort(rows)).astype(np.int64)  # 0 to size - 1, in the order of their rows
             assert np.abs(np.array(statistics(ranks, np.arange(size) // SHARD))).max() < ACCEPTED
 
 

@@ -39,7 +39,7 @@ CONFIG = {
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """AltDiffusion-m18's layout with a few thousand weights: `text_encoder` with a pickled state dict, `tokenizer`."""
+    """Write AltDiffusion-m18's layout, small: `text_encoder` with a pickled state dict, `tokenizer`."""
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
     torch.manual_seed(11)

@@ -1,4 +1,4 @@
-"""Impossible training configs are refused by key, with a remedy; what is operational is no part of the fingerprint."""
+"""Invalid training configs are refused by key, with a remedy; what is operational is not in the fingerprint."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.training_lake import config
         ({"workers": {"gpus": 2}}, r"key workers.gpus: value 2.0 must be 0 or 1"),
     ],
 )
-def test_impossible_values_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(AltDiffusionError, match=message):
         config("/lake", **changes)
 

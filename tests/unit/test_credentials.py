@@ -95,9 +95,9 @@ def test_secrets_of_the_environment_are_in_no_message(monkeypatch: pytest.Monkey
 def test_a_secret_is_hidden_however_a_library_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OF_EVE", "p@ss/w\\rd \u00e9")
     assert credentials.reveal("http://eve:${env:OF_EVE}@host").startswith("http://eve:p@ss")
-    for told in ("p@ss/w\\rd \u00e9", "p%40ss%2Fw%5Crd%20%C3%A9", "p%40ss/w%5Crd%20%C3%A9", "p%40ss%2Fw%5Crd+%C3%A9",
+    for written in ("p@ss/w\\rd \u00e9", "p%40ss%2Fw%5Crd%20%C3%A9", "p%40ss/w%5Crd%20%C3%A9", "p%40ss%2Fw%5Crd+%C3%A9",
                  repr("p@ss/w\\rd \u00e9"), "p@ss/w\\\\rd \\u00e9"):  # fmt: skip
-        assert "rd" not in credentials.redact(f"login with {told} was refused").replace("hardly", ""), told
+        assert "rd" not in credentials.redact(f"login with {written} was refused").replace("hardly", ""), written
 
 
 def test_names_that_hold_a_credential_and_those_that_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_names_that_hold_a_credential_and_those_that_do_not(tmp_path: Path, monk
         assert not credentials.is_secret_name(name)
     key = tmp_path / "account.json"
     key.write_text("{}")
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))  # where it lies, which messages may say
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))  # where it is, which messages may state
     assert credentials.redact(f"file {key} cannot be read") == f"file {key} cannot be read"
 
 
@@ -151,8 +151,8 @@ def test_the_command_line_shows_no_credential(capsys: pytest.CaptureFixture[str]
     for command in (["lineage", "up", "links"], ["dataset", "list"], ["lineage", "rebuild", "--tracking-uri", "x"]):
         for lake in ("nowhere://KEY:hunter2@bucket", "memory://KEY:hunter2@bucket"):
             assert main([*command, "--lake", lake]) == 2
-            told = capsys.readouterr()
-            assert "hunter2" not in told.out + told.err and "${env:NAME}" in told.err
+            printed = capsys.readouterr()
+            assert "hunter2" not in printed.out + printed.err and "${env:NAME}" in printed.err
 
 
 def test_a_traceback_and_a_log_line_show_no_credential(tmp_path: Path) -> None:

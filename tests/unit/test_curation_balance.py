@@ -30,7 +30,7 @@ LAKE = "memory://balance"
 def links(
     rows: Sequence[tuple[str, float | None]], lake: str = LAKE, shard: int = 50, *, counted: bool = True
 ) -> Version:
-    """A version of rows (language, similarity)."""
+    """Return a version of rows (language, similarity)."""
     ids = splitmix64(np.arange(len(rows), dtype=np.uint64)).view(np.int64)
     columns: dict[str, Any] = {
         "sample_id": ids,
@@ -227,12 +227,12 @@ def test_a_version_without_a_tally_has_no_quantiles(tmp_path: Path) -> None:
         ({"rows_per_unit": 0}, "rows_per_unit"),
     ],
 )
-def test_an_impossible_value_names_its_key(values: dict[str, Any], key: str) -> None:
+def test_an_invalid_value_names_its_key(values: dict[str, Any], key: str) -> None:
     with pytest.raises(AltDiffusionError, match=f"key {key}: .*Remedy: "):
         from_dict(BalanceConfig, values, "job.yaml")
 
 
-def test_the_config_reads_one_share_or_one_a_language() -> None:
+def test_the_config_reads_one_share_or_one_per_language() -> None:
     one, each = (from_dict(BalanceConfig, {"similarity_quantile": value}) for value in (0.2, {"ko": 0.1}))
     assert (one.quantile("ko"), each.quantile("ko"), each.quantile("en"), BalanceConfig().quantile("en")) == (
         0.2, 0.1, 0.0, 0.0,

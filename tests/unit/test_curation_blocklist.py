@@ -100,12 +100,12 @@ def test_select_gives_it_as_the_reason(tmp_path: Path) -> None:
      f"domain:{'a' * 64}.example", "domain:[::1", "domain:a%2Eexample", "hash:99999999999999999999",
      "hash:9223372036854775808", f"sha256:{'a' * 63}", f"sha256:{'a' * 65}"],
 )  # fmt: skip
-def test_a_line_that_is_none_of_these_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
+def test_an_invalid_line_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
     with pytest.raises(AltDiffusionError, match=r"blocked\.txt, line 3.*is '.*write url:"):
         read(tmp_path, f"# first\nurl:http://a/\n{line}\n")
 
 
-def test_a_file_that_is_another_or_no_text_or_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_another_or_not_text_or_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AltDiffusionError, match="has SHA-256"):
         load_blocklist(listed(tmp_path, "hash:1")["blocklist"], "0" * 64)
     with pytest.raises(AltDiffusionError, match="64-bit integer"):
@@ -132,8 +132,8 @@ def test_every_wrong_line_of_a_list_is_found(lines: list[str]) -> None:
         return
     with pytest.raises(AltDiffusionError) as caught:
         parse_list(data, "list")
-    told = [int(number) for number in re.findall(r"line (\d+): is", str(caught.value))]
-    assert told == wrong[:5] and ("and so on" in str(caught.value)) == (len(wrong) > 5)
+    named = [int(number) for number in re.findall(r"line (\d+): is", str(caught.value))]
+    assert named == wrong[:5] and ("and so on" in str(caught.value)) == (len(wrong) > 5)
 
 
 @given(st.lists(st.text(max_size=6), max_size=30), st.lists(st.one_of(st.none(), st.text(max_size=6)), max_size=30))
@@ -177,10 +177,10 @@ def test_a_real_set_without_a_blocklist_is_refused_with_the_reason(preset: str) 
     more: dict[str, Any] = MAPPED if preset == "columns" else {}
     with pytest.raises(AltDiffusionError) as caught:
         config(preset=preset, **more)
-    told = str(caught.value)
-    assert "job.yaml, key blocklist" in told and preset in told and "2,236" in told and "Remedy: give the URI" in told
+    message = str(caught.value)
+    assert all(part in message for part in ("job.yaml, key blocklist", preset, "2,236", "Remedy: give the URI"))
     safe = preset.endswith("-research-safe")
-    assert ("may be empty" in told) == safe
+    assert ("may be empty" in message) == safe
     empty = {"blocklist": "b", "blocklist_sha256": EMPTY}
     if safe:
         assert config(preset=preset, **empty, **more).blocklist == "b"
@@ -190,7 +190,7 @@ def test_a_real_set_without_a_blocklist_is_refused_with_the_reason(preset: str) 
     assert config(preset=preset, blocklist="b", blocklist_sha256="1" * 64, **more).shape.published
 
 
-def test_there_is_no_word_that_stands_for_no_list() -> None:
+def test_no_word_means_no_list() -> None:
     for word in ("none", "null", "", None):
         with pytest.raises(AltDiffusionError, match="key blocklist"):
             config(preset="laion2b-en", blocklist=word)

@@ -1,4 +1,4 @@
-"""Buckets by formula, each image in one of them, and mirrored twins that stand row by row beside the others."""
+"""Buckets by formula, each image in one of them, and mirrored latents that match the others row by row."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from altdiffusion.config import from_dict
 from altdiffusion.curation.encoding.buckets import bucket_sizes, nearest
 from altdiffusion.diffusion.image_crop import crop
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.pipeline_step import run_pipeline_step
-from altdiffusion.execution.progress import Progress
 from altdiffusion.storage.dataset import Lake, Version
-from pipelines.encode import EncodeJobConfig, pipeline_steps, plan
-from tests.curation_lake import image, save_tokenizer, save_vae, write_images
+from pipelines.encode import pipeline_steps, plan
+from tests.curation_lake import image, write_images
+from tests.encode_job import job, run, save_models
 
 
 def test_the_lists_of_two_resolutions() -> None:
@@ -68,7 +66,7 @@ def test_nearest_is_the_smallest_ratio_of_ratios(shapes: list[tuple[int, int]]) 
         assert off(width, height, sizes[number]) == pytest.approx(off(height, width, sizes[other]))
 
 
-def test_a_cut_covers_the_bucket_and_keeps_the_aspect() -> None:
+def test_a_crop_covers_the_bucket_and_keeps_the_aspect() -> None:
     rgb = Image.open(io.BytesIO(image(1, (90, 50)))).convert("RGB")
     pixels, (top, left) = crop(rgb, (48, 32), np.array([0.999, 0.999], np.float32))
     assert pixels.shape == (32, 48, 3) and (top, left) == (0, 10)  # 90 x 50 -> 58 x 32
@@ -78,20 +76,7 @@ def test_a_cut_covers_the_bucket_and_keeps_the_aspect() -> None:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("models")
-    vae, tokenizer = save_vae(root / "vae"), save_tokenizer(root / "tok")
-    return {"vae": vae, "tokenizer": tokenizer, "max_length": 6, "micro_batch": 3, "rows_per_unit": 4, "threads": 1}
-
-
-def job(lake: Path, models: dict[str, Any], **settings_: Any) -> EncodeJobConfig:
-    encode = {**models, "resolution": 32, **settings_.pop("encode", {})}
-    return from_dict(EncodeJobConfig, {"lake": str(lake), "encode": encode, **settings_})
-
-
-def run(config: EncodeJobConfig) -> dict[str, Version]:
-    quiet, lake = Progress("encode", stream=io.StringIO()), Lake(config.lake)
-    (step,) = pipeline_steps(config)
-    return {v.ref.name: v for v in run_pipeline_step(lake, step, backend="inline", progress=quiet)}
+    return {**save_models(tmp_path_factory.mktemp("models")), "rows_per_unit": 4, "threads": 1}
 
 
 # step 8, aspect 2 at 32 px: 24 x 40, 32 x 32, 40 x 24
@@ -149,19 +134,19 @@ def test_a_bucket_is_the_same_made_alone_or_again(tmp_path: Path, models: dict[s
 def test_options_that_are_off_leave_the_fingerprint_as_it_was(tmp_path: Path, models: dict[str, Any]) -> None:
     (plain,) = pipeline_steps(job(tmp_path, models))[0].outputs
     assert set(plain.settings) == {"encode"}
-    first, twin = pipeline_steps(job(tmp_path, models, mirrored=True))[0].outputs
-    assert first.fingerprint == plain.fingerprint and twin.settings == {**plain.settings, "mirrored": True}
+    first, mirrored = pipeline_steps(job(tmp_path, models, mirrored=True))[0].outputs
+    assert first.fingerprint == plain.fingerprint and mirrored.settings == {**plain.settings, "mirrored": True}
 
 
-def test_a_mirrored_twin_is_the_mirrored_image_encoded_row_by_row(tmp_path: Path, models: dict[str, Any]) -> None:
+def test_mirrored_latents_are_the_mirrored_images_encoded_row_by_row(tmp_path: Path, models: dict[str, Any]) -> None:
     from diffusers import AutoencoderKL
 
     write_images(str(tmp_path), range(6), bodies={3: b"no picture"})
     versions = run(job(tmp_path, models, mirrored=True))
-    plain, twin = versions["latents"], versions["latents-mirrored"]
+    plain, mirrored = versions["latents"], versions["latents-mirrored"]
     columns = ["sample_id", "token_ids", "crop_left", "crop_top", "language"]
-    assert plain.read(columns).equals(twin.read(columns))
-    assert [s.rows for s in plain.shards] == [s.rows for s in twin.shards]
+    assert plain.read(columns).equals(mirrored.read(columns))
+    assert [s.rows for s in plain.shards] == [s.rows for s in mirrored.shards]
     row = plain.read().to_pylist()[2]
     rgb = Image.open(io.BytesIO(image(2, (42, 36)))).convert("RGB").resize((37, 32), Image.Resampling.BILINEAR)
     left, top = row["crop_left"], row["crop_top"]
@@ -169,12 +154,12 @@ def test_a_mirrored_twin_is_the_mirrored_image_encoded_row_by_row(tmp_path: Path
     vae: Any = AutoencoderKL.from_pretrained(models["vae"]).eval()
     with torch.no_grad():
         expected = ((vae.encode(torch.from_numpy(pixels.copy())[None]).latent_dist.mean[0] - 0.25) * 0.5).numpy()
-    found, straight = latents(twin)[2], latents(plain)[2]
+    found, straight = latents(mirrored)[2], latents(plain)[2]
     assert np.abs(found - expected).max() <= 2**-9 * max(1.0, np.abs(expected).max())
     assert np.abs(straight[:, :, ::-1] - expected).max() > 0.01  # what mirroring the latent itself would have given
 
 
-def test_impossible_buckets_name_their_key(tmp_path: Path, models: dict[str, Any]) -> None:
+def test_invalid_buckets_name_their_key(tmp_path: Path, models: dict[str, Any]) -> None:
     with pytest.raises(AltDiffusionError, match=r"key buckets.step: value 64 does not divide every resolution"):
         job(tmp_path, models, buckets={})
     with pytest.raises(AltDiffusionError, match=r"key buckets.step: .* multiple of 8"):

@@ -1,4 +1,4 @@
-"""Captions lose markup and what encodings did to them, and nothing that was meant."""
+"""Captions lose markup and the damage of encodings, and nothing that was meant."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_is_not_looked_at_needs_nothing(texts: list[str | None]) -> None:
     assert found == [None if text is None else clean(text) for text in texts]
 
 
-@pytest.mark.timeout(60)  # of minutes that it took where the end of each beginning was looked for
+@pytest.mark.timeout(60)  # not the minutes that it took where the end of each beginning was looked for
 @pytest.mark.parametrize("size", [16_000, 1_000_000])
 def test_hostile_text_takes_no_longer_than_its_length(size: int) -> None:
     for piece in (

@@ -19,6 +19,7 @@ from altdiffusion.curation.images.color import PROFILED
 from altdiffusion.curation.images.decode_guard import inspect
 from altdiffusion.curation.images.decoder_process import DONE, TELL, Decoder
 from tests import icc_profiles as icc
+from tests.encoded_images import chunk, png_file
 
 CONFIG = DownloadConfig(min_side=8, formats=FORMATS)
 SETTINGS = {
@@ -30,18 +31,18 @@ Pixels = np.ndarray[Any, Any]
 
 
 def stored(body: bytes, **settings: Any) -> tuple[Pixels, str | None]:
-    """The stored image as RGB, and what became of the colours it states; read by the header's rules first."""
+    """Return the stored image as RGB, and what became of the colours it states; read by the header's rules first."""
     inspect(body, CONFIG)
-    told = Decoder({**SETTINGS, **settings})(body)
-    head = TELL.unpack(told[: TELL.size])
-    assert head[0] == DONE, told[TELL.size :]
-    with Image.open(io.BytesIO(told[TELL.size :])) as image:
+    reply = Decoder({**SETTINGS, **settings})(body)
+    head = TELL.unpack(reply[: TELL.size])
+    assert head[0] == DONE, reply[TELL.size :]
+    with Image.open(io.BytesIO(reply[TELL.size :])) as image:
         assert not {"icc_profile", "gamma", "chromaticity", "exif"} & set(image.info)
         return np.asarray(image.convert("RGB")), (None, *PROFILED)[head[7]]
 
 
 def scene(mode: str, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    """Smooth colours over much of the gamut; opacity from none to full where the mode has it."""
+    """Draw smooth colours over much of the gamut; opacity from none to full where the mode has it."""
     width, height = size
     y, x = np.mgrid[0:height, 0:width].astype(float)
     x, y = x / (width - 1), y / (height - 1)
@@ -60,7 +61,7 @@ def scene(mode: str, size: tuple[int, int] = (48, 40)) -> Image.Image:
 
 
 def on_white(color: Image.Image, alpha: Image.Image | None) -> Pixels:
-    """Colours over white in sRGB, in full precision."""
+    """Return colours over white in sRGB, in full precision."""
     rgb = np.asarray(color.convert("RGB")).astype(float)
     if alpha is None:
         return rgb
@@ -69,7 +70,7 @@ def on_white(color: Image.Image, alpha: Image.Image | None) -> Pixels:
 
 
 def reference(body: bytes, profile: bytes | None) -> Pixels:
-    """By Pillow and Little CMS: turned, converted, laid on white."""
+    """Return the image by Pillow and Little CMS: turned, converted, laid on white."""
     with Image.open(io.BytesIO(body)) as image:
         upright = ImageOps.exif_transpose(image)
     alpha = None
@@ -94,7 +95,7 @@ def saved(image: Image.Image, format: str, profile: bytes | None, **save: Any) -
 
 
 def with_bmp_profile(body: bytes, profile: bytes | None) -> bytes:
-    """A BITMAPV5HEADER in front of the pixels and a profile behind them, which Pillow does not write."""
+    """Return a BITMAPV5HEADER in front of the pixels and a profile behind them, which Pillow does not write."""
     if profile is None:
         return body
     offset, size = struct.unpack_from("<II", body, 10)
@@ -145,10 +146,10 @@ def cases() -> Iterator[tuple[str, str, str]]:
 def test_every_format_profile_and_mode_as_pillow_and_lcms_have_it(format: str, mode: str, name: str) -> None:
     profile = PROFILES[name]
     body = saved(scene(mode), format, profile, **SAVE.get(format, {}))
-    found, told = stored(body)
+    found, profiled = stored(body)
     like_srgb = name == "sRGB" or (name == "Display P3" and mode in ("L", "LA", "1"))  # the greys of both are one
-    nothing = "same" if format == "AVIF" else None  # which always says what it is
-    assert told == (nothing if profile is None else "same" if like_srgb else "converted")
+    nothing = "same" if format == "AVIF" else None  # which always states what it is
+    assert profiled == (nothing if profile is None else "same" if like_srgb else "converted")
     expected = reference(body, profile)
     off = np.abs(found - expected)
     # JPEG is decoded by two libraries; everything else is rounding, and steep curves multiply it
@@ -159,12 +160,8 @@ def test_every_format_profile_and_mode_as_pillow_and_lcms_have_it(format: str, m
         assert np.abs(raw - expected).mean() > 5
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 def png(samples: Pixels, color: int, depth: int, *extra: bytes) -> bytes:
-    """A PNG of raw samples [H, W] or [H, W, C], `extra` chunks in front of the pixels."""
+    """Return a PNG of raw samples [H, W] or [H, W, C], `extra` chunks in front of the pixels."""
     height, width = samples.shape[:2]
     rows = samples.reshape(height, -1)
     if depth == 16:
@@ -174,8 +171,7 @@ def png(samples: Pixels, color: int, depth: int, *extra: bytes) -> bytes:
         packed = np.packbits(bits.reshape(height, -1).astype(np.uint8), axis=1).tobytes()
     size = len(packed) // height
     lines = b"".join(b"\x00" + packed[at : at + size] for at in range(0, len(packed), size))
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + b"".join((head, *extra, chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")))
+    return png_file((width, height), depth, color, lines, *extra)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
@@ -189,8 +185,8 @@ def test_a_transparent_grey_is_white_at_every_depth(depth: int, profile: bytes |
     extra = [chunk(b"tRNS", struct.pack(">H", key))]
     if profile is not None:
         extra.insert(0, chunk(b"iCCP", b"p\x00\x00" + zlib.compress(profile)))
-    found, told = stored(png(near, 0, depth, *extra))
-    assert told == (None if profile is None else "converted")
+    found, profiled = stored(png(near, 0, depth, *extra))
+    assert profiled == (None if profile is None else "converted")
     grey = Image.fromarray(np.rint(near * 255 / most).astype(np.uint8))
     if profile is not None:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -224,8 +220,8 @@ def test_a_palette_with_opacities_is_laid_on_white_after_its_colours_are_convert
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc.ADOBE_RGB))
     color = ImageCms.profileToProfile(image.convert("RGB"), profile, SRGB)
     alpha = Image.fromarray(np.frombuffer(opacity, np.uint8)[np.asarray(image)])
-    found, told = stored(saved(image, "PNG", icc.ADOBE_RGB, transparency=opacity))
-    assert told == "converted" and np.abs(found - on_white(color, alpha)).max() <= 1.5
+    found, profiled = stored(saved(image, "PNG", icc.ADOBE_RGB, transparency=opacity))
+    assert profiled == "converted" and np.abs(found - on_white(color, alpha)).max() <= 1.5
 
 
 def test_opacity_is_applied_before_the_image_is_resized() -> None:
@@ -259,12 +255,12 @@ def with_segments(*segments: bytes) -> bytes:
 def test_a_profile_in_several_segments_of_any_order_and_damaged_ones() -> None:
     pieces = jpeg_pieces(icc.PROPHOTO, 100)
     assert len(pieces) > 3
-    whole, told = stored(with_segments(*pieces))
-    assert told == "converted"
-    turned, told = stored(with_segments(*pieces[::-1]))
-    assert told == "converted" and (turned == whole).all()
-    raw, told = stored(with_segments())
-    assert told is None and np.abs(raw.astype(int) - whole).mean() > 5
+    whole, profiled = stored(with_segments(*pieces))
+    assert profiled == "converted"
+    turned, profiled = stored(with_segments(*pieces[::-1]))
+    assert profiled == "converted" and (turned == whole).all()
+    raw, profiled = stored(with_segments())
+    assert profiled is None and np.abs(raw.astype(int) - whole).mean() > 5
     broken = {
         "a piece is missing": with_segments(*pieces[1:]),
         "a piece comes twice": with_segments(pieces[0], *pieces),
@@ -274,13 +270,13 @@ def test_a_profile_in_several_segments_of_any_order_and_damaged_ones() -> None:
         "noise": with_segments(*jpeg_pieces(icc.ADOBE_RGB[:132] + bytes(range(256)) * 2, 60_000)),
     }
     for name, body in broken.items():
-        found, told = stored(body)
-        assert told == "broken" and (found == raw).all(), name
+        found, profiled = stored(body)
+        assert profiled == "broken" and (found == raw).all(), name
     huge = icc.ADOBE_RGB[:128].ljust(5 << 20, b"x")
     assert stored(with_segments(*jpeg_pieces(huge, 65_000)))[1] == "oversized"
     for profile in (icc.CMYK, icc.GRAY_22):
-        found, told = stored(with_segments(*jpeg_pieces(profile, 60_000)))
-        assert told == "mismatch" and (found == raw).all()
+        found, profiled = stored(with_segments(*jpeg_pieces(profile, 60_000)))
+        assert profiled == "mismatch" and (found == raw).all()
 
 
 def test_damaged_profiles_of_png_and_webp_are_ignored() -> None:
@@ -292,8 +288,8 @@ def test_damaged_profiles_of_png_and_webp_are_ignored() -> None:
     for data, expected in (
         (bomb, "oversized"), (packed[:-9], "broken"), (b"no zero", "broken"), (b"p\x00\x01" + packed[3:], "broken"),
     ):  # fmt: skip
-        found, told = stored(png(samples, 2, 8, chunk(b"iCCP", data)))
-        assert told == expected and (found == raw).all()
+        found, profiled = stored(png(samples, 2, 8, chunk(b"iCCP", data)))
+        assert profiled == expected and (found == raw).all()
     body = saved(image, "WEBP", icc.ADOBE_RGB, lossless=True)
     at = body.index(b"ICCP")
     assert stored(body[: at + 8 + 36] + b"nope" + body[at + 8 + 40 :])[1] == "broken"
@@ -317,7 +313,7 @@ def test_png_states_colours_without_a_profile() -> None:
     opened = ImageCms.ImageCmsProfile(io.BytesIO(icc.DISPLAY_P3))
     as_p3 = np.asarray(ImageCms.profileToProfile(scene("RGB"), opened, SRGB)).astype(float)
     adobe = reference(saved(scene("RGB"), "PNG", icc.ADOBE_RGB), icc.ADOBE_RGB)
-    for chunks, told, expected, limit in (
+    for chunks, wanted, expected, limit in (
         ([linear], "converted", srgb_coded(samples / 255), 1.0),
         ([about_srgb], "same", raw, 0),
         ([about_srgb, srgb_points], "same", raw, 0),
@@ -331,13 +327,13 @@ def test_png_states_colours_without_a_profile() -> None:
         ([chunk(b"gAMA", bytes(4))], "broken", raw, 0),
         ([chunk(b"cHRM", bytes(32))], "broken", raw, 0),
     ):
-        found, said = stored(png(samples, 2, 8, *chunks))
-        assert said == told and np.abs(found - expected).max() <= limit, (chunks, np.abs(found - expected).max())
+        found, profiled = stored(png(samples, 2, 8, *chunks))
+        assert profiled == wanted and np.abs(found - expected).max() <= limit, (chunks, np.abs(found - expected).max())
 
 
 @pytest.mark.parametrize("profile", [None, icc.CMYK])
 def test_the_inks_of_ycck_are_those_of_cmyk(profile: bytes | None) -> None:
-    """Photoshop's files: inks inverted, three of them as YCbCr, said by transform 2 of the Adobe segment."""
+    """Photoshop's files: inks inverted, three of them as YCbCr, as transform 2 of the Adobe segment states."""
     inks = np.asarray(scene("CMYK"))
     plain = saved(Image.fromarray(inks, "CMYK"), "JPEG", profile, **SAVE["JPEG"])
     ycc = np.asarray(Image.fromarray(np.ascontiguousarray(inks[..., :3])).convert("YCbCr"))
@@ -345,9 +341,9 @@ def test_the_inks_of_ycck_are_those_of_cmyk(profile: bytes | None) -> None:
     ycck = saved(Image.fromarray(np.dstack([255 - ycc, inks[..., 3:]]), "CMYK"), "JPEG", profile, **SAVE["JPEG"])
     at = ycck.index(b"Adobe\x00") + 11
     ycck = ycck[:at] + b"\x02" + ycck[at + 1 :]
-    first, told = stored(plain)
+    first, profiled = stored(plain)
     second, _ = stored(ycck)
-    assert told == (None if profile is None else "converted")
+    assert profiled == (None if profile is None else "converted")
     off = np.abs(first.astype(int) - second)
     assert off.mean() < 2 and off.max() <= 12
     assert np.abs(first - reference(plain, profile)).mean() < 1
@@ -402,10 +398,10 @@ def test_the_turn_of_avif_and_tiff(orientation: int) -> None:
     for format in ("AVIF", "TIFF"):
         turn: dict[str, Any] = {"exif": exif} if format == "AVIF" else {"tiffinfo": {274: orientation}}
         body = saved(scene("RGB"), format, icc.ADOBE_RGB, **turn, **SAVE.get(format, {}))
-        found, told = stored(body)
+        found, profiled = stored(body)
         expected = reference(body, icc.ADOBE_RGB)
         assert (
-            told == "converted"
+            profiled == "converted"
             and found.shape == expected.shape == ((40, 48, 3), (48, 40, 3))[orientation > 4]
             and (np.abs(found - expected).max() <= 4)
         )

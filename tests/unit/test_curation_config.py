@@ -1,4 +1,4 @@
-"""Impossible settings of curation are errors that name the key; operational ones do not change the fingerprint."""
+"""Invalid settings of curation are errors that name the key; operational ones do not change the fingerprint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ENCODE = {"vae": "x", "tokenizer": "y"}
         (EncodeConfig, {**ENCODE, "micro_batch": 0}, "micro_batch"),
     ],
 )
-def test_an_impossible_value_names_its_key(config: type, values: dict[str, Any], key: str) -> None:
+def test_an_invalid_value_names_its_key(config: type, values: dict[str, Any], key: str) -> None:
     with pytest.raises(AltDiffusionError) as caught:
         from_dict(config, values, "job.yaml")
     assert f"job.yaml, key {key}" in str(caught.value) and "Remedy: " in str(caught.value)
@@ -66,7 +66,7 @@ def test_where_and_how_fast_do_not_change_the_fingerprint_but_what_does() -> Non
     assert fingerprint(EncodeConfig(**ENCODE)) != fingerprint(EncodeConfig(**ENCODE, seed=1))
 
 
-def test_only_the_base_release_is_swapped_unless_it_is_said() -> None:
+def test_only_the_base_release_is_swapped_unless_configured() -> None:
     swapped = [SourceConfig(**SOURCE, preset=p).sizes_are_swapped for p in ("laion-base", "laion-joined")]
     assert swapped == [True, False]
     assert SourceConfig(**SOURCE, preset="laion-joined", swapped_sizes=True).sizes_are_swapped

@@ -15,6 +15,7 @@ from altdiffusion.curation.images.decode_guard import inspect
 from altdiffusion.curation.images.decoder_process import DONE, REFUSED, TELL, Decoder, pixels, scale
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.resizer import PixelResizer
+from tests.encoded_images import RED, encoded
 
 CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
 SETTINGS = {
@@ -26,25 +27,18 @@ SETTINGS = {
     "scaled_decode": True,
     "color_space": "srgb",
 }
-RED = (200, 30, 40)
-
-
-def encoded(format: str, size: tuple[int, int] = (48, 32), mode: str = "RGB", color: Any = RED, **save: Any) -> bytes:
-    out = io.BytesIO()
-    Image.new(mode, size, color).save(out, format, **save)
-    return out.getvalue()
 
 
 def decoded(body: bytes, divisor: int = 1) -> np.ndarray[Any, Any]:
-    """RGB."""
+    """Decode an image to RGB."""
     image = pixels(body, inspect(body, CONFIG), divisor)
     assert image.dtype == np.uint8
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., ::-1]
 
 
 def answer(body: bytes, **settings: Any) -> tuple[tuple[int, ...], bytes]:
-    told = Decoder({**SETTINGS, **settings})(body)
-    return TELL.unpack(told[: TELL.size]), told[TELL.size :]
+    reply = Decoder({**SETTINGS, **settings})(body)
+    return TELL.unpack(reply[: TELL.size]), reply[TELL.size :]
 
 
 def close(body: bytes, color: tuple[int, int, int], tolerance: int = 3) -> bool:
@@ -77,7 +71,7 @@ def test_the_first_frame_of_an_animation_is_taken(format: str) -> None:
 
 
 def quarters(orientation: int, format: str = "JPEG", size: tuple[int, int] = (640, 320)) -> tuple[bytes, Any]:
-    """An image of four coloured quarters stored so that its EXIF orientation turns it upright; and how it then is."""
+    """Return an image of four coloured quarters that its EXIF orientation turns upright, and the upright image."""
     colours = np.array([[[230, 20, 20], [20, 230, 20]], [[20, 20, 230], [230, 230, 20]]], np.uint8)
     upright = np.repeat(np.repeat(colours, size[1] // 2, 0), size[0] // 2, 1)
     stored = {
@@ -106,15 +100,15 @@ def test_every_exif_turn_is_applied(orientation: int, divisor: int) -> None:
 def test_exif_of_other_formats_too(format: str) -> None:
     body, upright = quarters(6, format)
     assert np.abs(decoded(body).astype(int) - upright).mean() < 6
-    told, _ = answer(body)
-    assert told[3:5] == (640, 320)
+    head, _ = answer(body)
+    assert head[3:5] == (640, 320)
 
 
 def test_exif_is_dropped_after_it_was_applied() -> None:
     body, _ = quarters(8)
     for format in ("jpg", "png", "webp"):
-        told, file = answer(body, encode_format=format, encode_quality=9 if format == "png" else 90)
-        assert told[0] == DONE and told[1:5] == (128, 64, 640, 320)
+        head, file = answer(body, encode_format=format, encode_quality=9 if format == "png" else 90)
+        assert head[0] == DONE and head[1:5] == (128, 64, 640, 320)
         assert b"Exif" not in file and b"eXIf" not in file and b"Camera" not in file
         with Image.open(io.BytesIO(file)) as stored:
             assert stored.size == (128, 64) and not stored.getexif()
@@ -133,7 +127,7 @@ def test_the_scale_leaves_a_quarter_more_than_the_target() -> None:
 
 
 def scene(number: int, width: int, height: int) -> bytes:
-    """A JPEG with edges, letters and noise."""
+    """Return a JPEG with edges, letters and noise."""
     draw = np.random.default_rng(number)
     image = np.full((height, width, 3), 240, np.uint8)
     for _ in range(40):
@@ -152,13 +146,13 @@ def test_a_scaled_decode_is_close_to_the_full_one(size: tuple[int, int], divisor
     for number in range(3):
         body = scene(number, *size)
         assert scale(inspect(body, CONFIG), 256, of_long_side=False)[0] == divisor
-        pictures = []
+        images = []
         for scaled in (True, False):
-            told, file = answer(body, image_size=256, scaled_decode=scaled)
-            assert told[0] == DONE and told[3:5] == size
-            pictures.append(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED).astype(np.float64))
-        assert pictures[0].shape == pictures[1].shape
-        psnr = 10 * np.log10(255**2 / np.mean((pictures[0] - pictures[1]) ** 2))
+            head, file = answer(body, image_size=256, scaled_decode=scaled)
+            assert head[0] == DONE and head[3:5] == size
+            images.append(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED).astype(np.float64))
+        assert images[0].shape == images[1].shape
+        psnr = 10 * np.log10(255**2 / np.mean((images[0] - images[1]) ** 2))
         assert psnr > 33.0, psnr
 
 
@@ -176,13 +170,13 @@ def test_a_scaled_grey_jpeg_stays_grey() -> None:
     ],
 )  # fmt: skip
 def test_every_resize_mode_gives_its_size(mode: str, stored: tuple[int, int]) -> None:
-    told, file = answer(scene(1, 300, 200), resize_mode=mode)
-    assert told[1:3] == stored
+    head, file = answer(scene(1, 300, 200), resize_mode=mode)
+    assert head[1:3] == stored
     with Image.open(io.BytesIO(file)) as image:
         assert image.size == stored
 
 
-def test_the_whole_images_hash_is_told_beside_the_stored_ones() -> None:
+def test_the_whole_images_hash_is_reported_next_to_the_stored_ones() -> None:
     body = scene(2, 900, 300)
     whole, _ = answer(body, resize_mode="keep_ratio")
     cropped, _ = answer(body, resize_mode="center_crop")
@@ -191,12 +185,12 @@ def test_the_whole_images_hash_is_told_beside_the_stored_ones() -> None:
     assert ((cropped[6] ^ whole[6]) & (2**64 - 1)).bit_count() <= 6
 
 
-def test_what_cannot_be_decoded_is_told_with_a_reason() -> None:
+def test_what_cannot_be_decoded_is_refused_with_a_reason() -> None:
     body = bytearray(encoded("PNG"))
     middle = body.index(b"IDAT") + 6
     body[middle : middle + 4] = bytes(4)
-    told, text = answer(bytes(body))
-    assert told[0] == REFUSED and text.decode().splitlines()[0] == "decode"
+    head, text = answer(bytes(body))
+    assert head[0] == REFUSED and text.decode().splitlines()[0] == "decode"
     assert answer(b"GIF89a")[1].decode().splitlines()[0] == "truncated"
 
 

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import time
-import zlib
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.config.download import FORMATS
 from altdiffusion.curation.images.decode_guard import inspect, read_header
 from altdiffusion.curation.rejects import Refused
+from tests.encoded_images import encoded, png_file
 
 CONFIG = DownloadConfig(min_side=8, max_aspect=20.0)
-RED = (200, 30, 40)
-
-
-def encoded(format: str, size: tuple[int, int] = (48, 32), mode: str = "RGB", color: Any = RED, **save: Any) -> bytes:
-    out = io.BytesIO()
-    Image.new(mode, size, color).save(out, format, **save)
-    return out.getvalue()
 
 
 def refusal(body: bytes, config: DownloadConfig = CONFIG) -> str:
@@ -107,16 +97,8 @@ def test_damaged_headers_are_read_or_refused_and_nothing_else(name: str, changes
         (encoded("GIF", (1, 1)), "dims"),
     ],
 )
-def test_what_is_no_image_for_us(body: bytes, expected: str) -> None:
+def test_what_is_not_an_accepted_image(body: bytes, expected: str) -> None:
     assert refusal(body) == expected
-
-
-def png_bomb(width: int, height: int) -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 def test_pixel_bombs_of_every_format_cost_nothing() -> None:
@@ -131,7 +113,8 @@ def test_pixel_bombs_of_every_format_cost_nothing() -> None:
     webp = bytearray(encoded("WEBP", (48, 32), "RGBA", (1, 2, 3, 4), lossless=False))
     assert webp[12:16] == b"VP8X"
     webp[24:30] = (16383 - 1).to_bytes(3, "little") * 2
+    large, largest = (png_file((side, side), 8, 2, bytes(1000)) for side in (30000, 2**31 - 1))
     start = time.process_time()
-    bombs = (png_bomb(30000, 30000), png_bomb(2**31 - 1, 2**31 - 1), jpeg, gif, small_screen, webp)
+    bombs = (large, largest, jpeg, gif, small_screen, webp)
     assert [refusal(bytes(bomb)) for bomb in bombs] == ["too_many_pixels"] * 6
     assert time.process_time() - start < 0.1

@@ -35,7 +35,7 @@ class Row(NamedTuple):
     text: str = "x"
     similarity: float | None = 0.3
     source: str = "first"
-    hash: int | None = None  # what a source with wrong hashes says
+    hash: int | None = None  # what a source with wrong hashes states
 
     @property
     def sample_id(self) -> int:
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 def links(rows: Sequence[Row], first: int = 0) -> pa.Table:
-    """The rows, in order; width is the row's number."""
+    """Return the rows, in order; width is the row's number."""
     columns: dict[str, Any] = {
         "sample_id": [row.sample_id for row in rows],
         "url": [row.url for row in rows],
@@ -76,7 +76,7 @@ def units_of(rows: Sequence[Row], size: int) -> list[pa.Table]:
 
 
 def candidates(lake: str, tables: Sequence[pa.Table], buckets: int, done: Sequence[int] | None = None) -> Version:
-    """The version that select units leave, worked off in the order `done`."""
+    """Publish the version that select units leave, done in the order `done`."""
     dataset = Lake(lake).dataset("candidates")
     records = []
     for index in range(len(tables)) if done is None else done:
@@ -106,13 +106,13 @@ def everything(rows: Sequence[Row], size: int, buckets: int) -> Version:
 
 
 def priority(row: Row) -> tuple[Any, ...]:
-    """Smaller is better: the rule as the module states it."""
+    """Return the rank of a row, smaller is better: the rule as the module states it."""
     similarity = None if row.similarity is None else float(np.float32(row.similarity))
     return SOURCES.index(row.source), similarity is None, -(similarity or 0.0), row.sample_id
 
 
 def brute_force(rows: Sequence[Row], buckets: int) -> tuple[list[int], dict[str, int]]:
-    """Rows that stay (numbers), and how many are dropped for what, row by row in the order of the rule."""
+    """Return the rows that stay (numbers), and how many are dropped for what, row by row in the order of the rule."""
     bucket = buckets_of(pa.array([url_key(row.url) for row in rows], pa.string()), buckets)
     ids: set[tuple[int, int]] = set()
     urls: set[str] = set()
@@ -168,7 +168,7 @@ def test_buckets_and_units_do_not_change_what_stays(rows: list[Row], size: int, 
 def test_the_survivor_does_not_depend_on_any_order(
     rows: list[Row], size: int, other: int, chance: random.Random
 ) -> None:
-    """Shuffled rows, cut into other units, worked off in any order by any worker: the same rows stay."""
+    """Shuffled rows, cut into other units, done in any order by any worker: the same rows stay."""
     buckets = 3
     names = ["sample_id", "source", "similarity"]
     plain = everything(rows, size, buckets)
@@ -243,7 +243,7 @@ def test_the_same_rows_in_other_units_give_the_same_shards(tmp_path: Any) -> Non
     assert versions[0].shards == versions[1].shards
 
 
-def test_keys_whose_hashes_are_equal_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_keys_whose_hashes_are_equal_are_distinguished(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(dedup, "hash64", lambda keys: np.zeros(len(keys), np.uint64))
     rows = [Row(f"http://a/{i % 5}", str(i)) for i in range(20)]
     version = run(str(tmp_path), candidates(str(tmp_path), units_of(rows, 6), 2), 2)

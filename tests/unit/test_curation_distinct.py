@@ -43,7 +43,7 @@ CENTRES = (0, 0xFFFF_FFFF_FFFF_FFFF, 0x0123_4567_89AB_CDEF, 0x8000_0000_0000_000
 
 
 @dataclass(frozen=True)
-class Picture:
+class Downloaded:
     """A row, as far as duplicates go."""
 
     id: int
@@ -59,37 +59,37 @@ class Picture:
         return (-self.side, -(self.similarity if self.similarity is not None else -np.inf), self.id)
 
 
-def table(pictures: Sequence[Picture]) -> pa.Table:
+def table(downloaded: Sequence[Downloaded]) -> pa.Table:
     known = {
-        "sample_id": [p.id for p in pictures],
-        "url": [f"http://a/{p.id}" for p in pictures],
-        "caption": ["x"] * len(pictures),
-        "language": [p.language for p in pictures],
-        "language_score": [0.5] * len(pictures),
-        "similarity": [p.similarity for p in pictures],
-        "source": ["s"] * len(pictures),
-        "image": [b"x"] * len(pictures),
-        "image_format": ["jpg"] * len(pictures),
-        "image_sha256": [f"{p.bytes:064x}" for p in pictures],
-        "phash": [p.phash - (1 << 64) if p.phash >> 63 else p.phash for p in pictures],
+        "sample_id": [p.id for p in downloaded],
+        "url": [f"http://a/{p.id}" for p in downloaded],
+        "caption": ["x"] * len(downloaded),
+        "language": [p.language for p in downloaded],
+        "language_score": [0.5] * len(downloaded),
+        "similarity": [p.similarity for p in downloaded],
+        "source": ["s"] * len(downloaded),
+        "image": [b"x"] * len(downloaded),
+        "image_format": ["jpg"] * len(downloaded),
+        "image_sha256": [f"{p.bytes:064x}" for p in downloaded],
+        "phash": [p.phash - (1 << 64) if p.phash >> 63 else p.phash for p in downloaded],
         **{
-            f"{kind}_{side}": [p.side for p in pictures]
+            f"{kind}_{side}": [p.side for p in downloaded]
             for kind in ("original", "stored")
             for side in ("width", "height")
         },
     }
     return pa.table(
-        [pa.array(known.get(f.name, [None] * len(pictures)), f.type) for f in IMAGES],
+        [pa.array(known.get(f.name, [None] * len(downloaded)), f.type) for f in IMAGES],
         schema=IMAGES,
     )
 
 
-def images(lake: str, pictures: Sequence[Picture], rows: int) -> Version:
-    """A version of shards of so many rows, with one row that was rejected on the way."""
+def images(lake: str, downloaded: Sequence[Downloaded], rows: int) -> Version:
+    """Publish a version of shards of `rows` rows, with one row that was rejected on the way."""
     dataset = Lake(lake).dataset("images")
     records = []
-    for index, start in enumerate(range(0, len(pictures), rows)):
-        part = pictures[start : start + rows]
+    for index, start in enumerate(range(0, len(downloaded), rows)):
+        part = downloaded[start : start + rows]
         reject = pa.Table.from_pylist([{"unit_id": "u", "row": 0, "reason": "timeout"}], schema=REJECTS)
         records.append(
             UnitRecord(
@@ -110,7 +110,7 @@ def publish(lake: str, name: str, kind: Kind, records: Sequence[UnitRecord], par
 
 
 def distinct(lake: str, version: Version, config: DistinctConfig) -> Version:
-    """The three pipeline steps."""
+    """Run the three pipeline steps."""
     fingerprint = FingerprintWork(lake=lake, dataset="image-keys", config=config)
     made = [fingerprint.run(unit) for unit in plan_fingerprint(version, config)]
     keys = publish(lake, "image-keys", "keys", made, [version.ref])
@@ -122,11 +122,11 @@ def distinct(lake: str, version: Version, config: DistinctConfig) -> Version:
     return publish(lake, "images", "images", [*made, *carried_rejects(version)], [version.ref, found.ref])
 
 
-def brute_force(pictures: Sequence[Picture], config: DistinctConfig) -> dict[int, tuple[str, int]]:
-    """sample_id -> (reason, survivor) of what is dropped."""
+def brute_force(downloaded: Sequence[Downloaded], config: DistinctConfig) -> dict[int, tuple[str, int]]:
+    """Return sample_id -> (reason, survivor) of what is dropped."""
     found = {}
-    for one in pictures:
-        others = [p for p in pictures if config.within == "all" or p.language == one.language]
+    for one in downloaded:
+        others = [p for p in downloaded if config.within == "all" or p.language == one.language]
         better = [p for p in others if p.rank < one.rank]
         equal = [p for p in better if p.bytes == one.bytes]
         if equal:
@@ -144,8 +144,8 @@ def brute_force(pictures: Sequence[Picture], config: DistinctConfig) -> dict[int
     return found
 
 
-def told(version: Version) -> dict[int, tuple[str, int]]:
-    """The same from the rejects of a version."""
+def dropped(version: Version) -> dict[int, tuple[str, int]]:
+    """Return the same from the rejects of a version."""
     rows = pa.concat_tables([REJECTS.empty_table(), *version.iter_rejects()]).to_pylist()
     return {
         row["sample_id"]: (row["reason"], int(row["detail"].removeprefix("of sample ")))
@@ -161,7 +161,7 @@ def flipped(centre: int, bits: Sequence[int]) -> int:
 
 
 HASHES = st.builds(flipped, st.sampled_from(CENTRES), st.lists(st.integers(0, 63), max_size=6, unique=True))
-PICTURES = st.lists(
+DOWNLOADED = st.lists(
     st.tuples(
         st.sampled_from(["en", "ko"]),
         st.integers(0, 12),
@@ -170,7 +170,7 @@ PICTURES = st.lists(
         st.sampled_from([None, 0.25, 0.5]),
     ),
     max_size=30,
-).map(lambda rows: [Picture((n * 7919) % 1000 - 500, *row) for n, row in enumerate(rows)])
+).map(lambda rows: [Downloaded((n * 7919) % 1000 - 500, *row) for n, row in enumerate(rows)])
 CONFIGS = st.builds(
     DistinctConfig,
     within=st.sampled_from(["language", "all"]),
@@ -181,44 +181,44 @@ CONFIGS = st.builds(
 
 
 @settings(max_examples=80, deadline=None)
-@given(PICTURES, CONFIGS, st.integers(1, 9), st.sampled_from([1, 64]))
+@given(DOWNLOADED, CONFIGS, st.integers(1, 9), st.sampled_from([1, 64]))
 def test_all_that_is_dropped_and_nothing_else(
-    pictures: list[Picture], config: DistinctConfig, rows: int, large: int
+    downloaded: list[Downloaded], config: DistinctConfig, rows: int, large: int
 ) -> None:
     fsspec.filesystem("memory").store.clear()
     lake = "memory://distinct"
     near_hashes.LARGE, before = large, near_hashes.LARGE
     try:
-        version = images(lake, pictures, rows)
+        version = images(lake, downloaded, rows)
         after = distinct(lake, version, config)
     finally:
         near_hashes.LARGE = before
-    wanted = brute_force(pictures, config)
-    assert told(after) == wanted
-    assert after.read(["sample_id"])["sample_id"].to_pylist() == [p.id for p in pictures if p.id not in wanted]
+    wanted = brute_force(downloaded, config)
+    assert dropped(after) == wanted
+    assert after.read(["sample_id"])["sample_id"].to_pylist() == [p.id for p in downloaded if p.id not in wanted]
     assert sum(after.manifest.rejects_by_reason.values()) == len(wanted) + len(version.rejects)
     assert after.rows == sum(after.manifest.rows_by_language.values())
-    stay = [p for p in pictures if p.id not in wanted]
+    stay = [p for p in downloaded if p.id not in wanted]
     assert not brute_force(stay, config)  # once is enough
     assert damages_of(after) == []
 
 
 @settings(max_examples=40, deadline=None)
-@given(PICTURES, st.randoms(use_true_random=False))
-def test_neither_order_nor_units_nor_buckets_choose_the_survivor(pictures: list[Picture], random: object) -> None:
+@given(DOWNLOADED, st.randoms(use_true_random=False))
+def test_neither_order_nor_units_nor_buckets_choose_the_survivor(downloaded: list[Downloaded], random: object) -> None:
     fsspec.filesystem("memory").store.clear()
-    shuffled = list(pictures)
+    shuffled = list(downloaded)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     one, other = DistinctConfig(buckets=1, rows_per_unit=100), DistinctConfig(buckets=7, rows_per_unit=1)
-    first = distinct("memory://a", images("memory://a", pictures, 100), one)
+    first = distinct("memory://a", images("memory://a", downloaded, 100), one)
     second = distinct("memory://b", images("memory://b", shuffled, 4), other)
-    assert told(first) == told(second)
+    assert dropped(first) == dropped(second)
 
 
 def test_untouched_shards_are_shared(tmp_path: Path) -> None:
-    pictures = [Picture(n, "en", n, flipped(0, range(n, n + 12))) for n in range(40)]
-    pictures[33] = Picture(33, "en", 5, pictures[33].phash)  # the bytes of image 5
-    version = images(str(tmp_path), pictures, 10)
+    downloaded = [Downloaded(n, "en", n, flipped(0, range(n, n + 12))) for n in range(40)]
+    downloaded[33] = Downloaded(33, "en", 5, downloaded[33].phash)  # the bytes of image 5
+    version = images(str(tmp_path), downloaded, 10)
     written = sorted((tmp_path / "datasets/images/shards").iterdir())
     after = distinct(str(tmp_path), version, DistinctConfig(max_distance=None))
     assert after.shards[:3] == version.shards[:3]
@@ -234,7 +234,7 @@ def test_untouched_shards_are_shared(tmp_path: Path) -> None:
 
 
 def chain(lake: str, version: Version, config: DistinctConfig) -> list[PipelineStep]:
-    """The three as pipeline steps of a job."""
+    """Return the three as pipeline steps of a job."""
 
     def pipeline_step(
         name: str, output: str, kind: Kind, parents: list[str], units: Any, work: Any, carried: Any = lambda _: (),
@@ -243,7 +243,7 @@ def chain(lake: str, version: Version, config: DistinctConfig) -> list[PipelineS
         return PipelineStep(
             name=name,
             outputs=(Output(dataset=output, kind=kind, settings=semantic(config), carried=carried),),
-            noun="pictures",
+            noun="images",
             parents=lambda lake: [version.ref, *(lake.version(parent).ref for parent in parents)],
             units=units,
             work=work,
@@ -274,8 +274,8 @@ def chain(lake: str, version: Version, config: DistinctConfig) -> list[PipelineS
 def test_as_pipeline_steps_of_a_job_that_is_run_twice(tmp_path: Path, same: bool) -> None:
     hashes = np.random.default_rng(0).integers(0, 2**63, 20).tolist()
     bytes_ = [n % 7 if same else n for n in range(20)]
-    pictures = [Picture(n, "en", number, hashes[number]) for n, number in enumerate(bytes_)]
-    version = images(str(tmp_path), pictures, 6)
+    downloaded = [Downloaded(n, "en", number, hashes[number]) for n, number in enumerate(bytes_)]
+    version = images(str(tmp_path), downloaded, 6)
     lake = Lake(str(tmp_path))
     runs = [
         [
@@ -294,20 +294,24 @@ def test_as_pipeline_steps_of_a_job_that_is_run_twice(tmp_path: Path, same: bool
 
 
 def test_captions_in_several_languages_keep_their_image(tmp_path: Path) -> None:
-    pictures = [Picture(n, language, 1, 2) for n, language in enumerate(["en", "ko", "ko", "de"])]
+    downloaded = [Downloaded(n, language, 1, 2) for n, language in enumerate(["en", "ko", "ko", "de"])]
     for within, left in (("language", [0, 1, 3]), ("all", [0])):
         lake = str(tmp_path / within)
-        version = distinct(lake, images(lake, pictures, 2), DistinctConfig(within=within))
+        version = distinct(lake, images(lake, downloaded, 2), DistinctConfig(within=within))
         assert version.read(["sample_id"])["sample_id"].to_pylist() == left
 
 
 def test_the_larger_image_stays_then_the_more_similar_then_the_smaller_id(tmp_path: Path) -> None:
-    pictures = [
-        *(Picture(1, "en", 1, 0, side=9), Picture(2, "en", 2, 0, side=11), Picture(3, "en", 3, 0)),
-        *(Picture(4, "ko", 4, 0), Picture(5, "ko", 5, 0, similarity=0.1), Picture(6, "ko", 6, 0, similarity=0.3)),
-        *(Picture(8, "de", 8, 0), Picture(7, "de", 7, 0)),
+    downloaded = [
+        *(Downloaded(1, "en", 1, 0, side=9), Downloaded(2, "en", 2, 0, side=11), Downloaded(3, "en", 3, 0)),
+        *(
+            Downloaded(4, "ko", 4, 0),
+            Downloaded(5, "ko", 5, 0, similarity=0.1),
+            Downloaded(6, "ko", 6, 0, similarity=0.3),
+        ),
+        *(Downloaded(8, "de", 8, 0), Downloaded(7, "de", 7, 0)),
     ]
-    version = distinct(str(tmp_path), images(str(tmp_path), pictures, 100), DistinctConfig())
+    version = distinct(str(tmp_path), images(str(tmp_path), downloaded, 100), DistinctConfig())
     assert version.read(["sample_id"])["sample_id"].to_pylist() == [2, 6, 7]
 
 
@@ -332,9 +336,9 @@ def test_blank_images_and_crowded_bands_cost_little() -> None:
     config = DistinctConfig(max_distance=4, buckets=1)
     draw = np.random.default_rng(1)
     crowd = (draw.integers(0, 2**51, 20_000, np.uint64) << np.uint64(13)).tolist()
-    pictures = [Picture(n, "en", n, 0) for n in range(100_000)]
-    pictures += [Picture(200_000 + n, "en", 200_000 + n, hash) for n, hash in enumerate(crowd)]
-    keys, _ = key_rows(table(pictures), 0, config)
+    downloaded = [Downloaded(n, "en", n, 0) for n in range(100_000)]
+    downloaded += [Downloaded(200_000 + n, "en", 200_000 + n, hash) for n, hash in enumerate(crowd)]
+    keys, _ = key_rows(table(downloaded), 0, config)
     start = time.process_time()
     found = drops(keys, config)
     assert time.process_time() - start < 20
@@ -343,7 +347,7 @@ def test_blank_images_and_crowded_bands_cost_little() -> None:
 
 
 def test_keys_of_another_number_of_buckets_are_refused(tmp_path: Path) -> None:
-    version = images(str(tmp_path), [Picture(1, "en", 1, 1)], 1)
+    version = images(str(tmp_path), [Downloaded(1, "en", 1, 1)], 1)
     config = DistinctConfig(buckets=3)
     work = FingerprintWork(lake=str(tmp_path), dataset="image-keys", config=config)
     made = [work.run(unit) for unit in plan_fingerprint(version, config)]
@@ -352,7 +356,7 @@ def test_keys_of_another_number_of_buckets_are_refused(tmp_path: Path) -> None:
         plan_buckets(keys, 2)
 
 
-def test_impossible_settings_are_refused() -> None:
+def test_invalid_settings_of_distinct_are_refused() -> None:
     for bad in ({"max_distance": 13}, {"max_distance": -1}, {"buckets": 0}, {"rows_per_unit": 0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             DistinctConfig(**bad)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Impossible settings of download and retry are refused, and what is operational does not touch the fingerprint."""
+"""Invalid settings of download and retry are refused, and what is operational does not change the fingerprint."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from altdiffusion.errors import AltDiffusionError
         (RetryConfig, {"reasons": ["Timeout"]}, "reasons"),
     ],
 )
-def test_impossible_settings_name_the_key(cls: type, given: dict[str, Any], named: str) -> None:
+def test_invalid_settings_name_the_key(cls: type, given: dict[str, Any], named: str) -> None:
     with pytest.raises(AltDiffusionError, match=named):
         from_dict(cls, given)
 

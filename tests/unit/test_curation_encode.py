@@ -1,4 +1,4 @@
-"""Latents are a function of the image, the row id and the config: of no neighbour, unit or order."""
+"""Latents are a function of the image, the row id and the config, not of neighbours, units or order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from altdiffusion.diffusion.noise import LATENT_SAMPLE, keyed_normal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
-from tests.curation_lake import image, save_tokenizer, save_vae, write_images
+from tests.curation_lake import image, write_images
+from tests.encode_job import save_models
 
 RESOLUTION = 32
 ROWS = 11
@@ -29,9 +30,8 @@ ROWS = 11
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A small autoencoder (factor 4) and a word tokenizer."""
-    root = tmp_path_factory.mktemp("models")
-    return {"vae": save_vae(root / "vae"), "tokenizer": save_tokenizer(root / "tok")}
+    """Return a small autoencoder (factor 4) and a word tokenizer."""
+    return save_models(tmp_path_factory.mktemp("models"))
 
 
 def encode(lake: str, images: Version, models: dict[str, str], rows_per_unit: int = 100, **given: Any) -> pa.Table:
@@ -235,7 +235,7 @@ def test_published_captions_reach_the_tokenizer_without_their_language(tmp_path:
     links = Lake(str(tmp_path)).dataset("links")
     links.publish(kind="links", records=records, parents=[], config={}, fingerprint="f")
     captions = dict(enumerate(Lake(str(tmp_path)).version("links").read()["caption"].to_pylist()))
-    assert len(captions) >= 16  # what the language identifier believed
+    assert len(captions) >= 16  # the decision of the language identifier
 
     letters = Tokenizer(kinds.BPE({c: n for n, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
     letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

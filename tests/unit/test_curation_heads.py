@@ -21,13 +21,13 @@ V1 = Path(__file__).parents[3] / "shared" / "data" / "sa_0_4_vit_l_14_linear.pth
 V1_SHA256 = "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba"
 needs_v1 = pytest.mark.skipif(
     not V1.is_file(),
-    reason="LAION's sa_0_4_vit_l_14_linear.pth (4 kB) is not in ../shared/data beside the repository",
+    reason="LAION's sa_0_4_vit_l_14_linear.pth (4 kB) is not in ../shared/data next to the repository",
 )
 State = dict[str, torch.Tensor]
 
 
 def state(names: list[str], widths: list[int], seed: int = 0) -> State:
-    """Random layers under the given names."""
+    """Return random layers under the given names."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for name, wide, out in zip(names, widths[:-1], widths[1:], strict=True):

@@ -32,7 +32,7 @@ def body(row: int, format: str = "PNG") -> bytes:
 
 
 def publish(lake: str, *, formats: tuple[str, ...] = ("png",), kind: Any = "images") -> Version:
-    """A version of `ROWS` rows in shards of 7."""
+    """Publish a version of `ROWS` rows in shards of 7."""
 
     def value(field: pa.Field, row: int) -> Any:
         given = {
@@ -142,7 +142,7 @@ def test_any_address_of_fsspec_will_do(tmp_path: Path) -> None:
         assert len(tar.getnames()) == 3 * ROWS
 
 
-def test_what_cannot_be_exported_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     mixed = publish(str(tmp_path / "mixed"), formats=("png", "jpg"))
     with pytest.raises(AltDiffusionError, match="is jpg, the first one of its shard is png"):
         export_images(mixed, str(tmp_path / "a"), "files")

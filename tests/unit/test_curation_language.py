@@ -78,7 +78,7 @@ def languages(
     return found.to_pylist()
 
 
-def test_a_sentence_of_each_of_the_18_is_told(identifier: LanguageIdentifier) -> None:
+def test_a_sentence_of_each_of_the_18_is_identified(identifier: LanguageIdentifier) -> None:
     assert languages(identifier, list(SENTENCES.values())) == list(SENTENCES)
 
 
@@ -120,7 +120,7 @@ def test_the_sources_label_helps_where_it_agrees_and_hinders_where_it_does_not(
     assert plain == pytest.approx([config.thresholds["de"] + short, config.thresholds["de"]])
     assert agrees == pytest.approx(plain - config.agreement_bonus)
     assert differs == pytest.approx(np.minimum(plain + config.difference_penalty, 1.0))
-    assert elsewhere == pytest.approx(plain)  # a label that is none of the configured languages says nothing
+    assert elsewhere == pytest.approx(plain)  # a label that is not one of the configured languages has no effect
 
 
 def test_other_languages_than_the_18_can_be_named() -> None:
@@ -211,7 +211,7 @@ def test_a_foreign_name_does_not_rule_a_language_out(identifier: LanguageIdentif
 
 
 @pytest.mark.parametrize(("phrases", "least"), [(SHORT, 0.8), (LONG, 0.9), (LATIN, 0.9)], ids=["3", "5", "Latin"])
-def test_titles_with_a_brand_in_latin_letters_are_told_by_their_own(
+def test_titles_with_a_brand_in_latin_letters_are_identified_by_their_own(
     identifier: LanguageIdentifier, phrases: dict[str, str], least: float
 ) -> None:
     texts, truth, _ = zip(*titles(phrases), strict=True)
@@ -270,8 +270,8 @@ NEIGHBOURS = {
 
 @pytest.mark.parametrize("code", NEIGHBOURS)
 def test_word_lists_do_not_outvote_the_model_on_long_text(identifier: LanguageIdentifier, code: str) -> None:
-    """Most words of a neighbour are on the list of a language that has one: the more of them, the less that "
-    "counts."""
+    """Most words of a neighbour are on the list of a language that has one: the more of them, the less that
+    counts."""
     assert languages(identifier, [NEIGHBOURS[code]]) == [None]
     words = NEIGHBOURS[code].split()
     halves = [" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])]
@@ -301,7 +301,9 @@ JAPANESE = (
 )
 
 
-def test_ideographs_that_both_standards_hold_are_told_by_the_words_they_make(identifier: LanguageIdentifier) -> None:
+def test_ideographs_that_both_standards_hold_are_identified_by_the_words_they_make(
+    identifier: LanguageIdentifier,
+) -> None:
     assert languages(identifier, CHINESE.split()) == ["zh"] * len(CHINESE.split())
     assert languages(identifier, JAPANESE.split()) == ["ja"] * len(JAPANESE.split())
 
@@ -328,7 +330,7 @@ def test_accents_apart_from_their_letters_are_read_as_one(identifier: LanguageId
 
 
 def words(text: str) -> list[str]:
-    """What the model and the lists are given of a text."""
+    """Return the words of a text that the model and the lists get."""
     cut = tokens(language_module._without_markup(pa.array([text])))
     found = scripts.letters(language_module._readable(cut.different)).words
     return ["".join(map(chr, found.points[a : a + n])) for a, n in zip(found.start, found.length, strict=True)]
@@ -354,7 +356,7 @@ def test_scripts_and_alphabets() -> None:
         scripts.LATIN, scripts.CYRILLIC, scripts.CYRILLIC, scripts.CYRILLIC, scripts.HAN, scripts.HAN, scripts.NONE,
         scripts.LATIN, scripts.DEVANAGARI, scripts.LATIN, scripts.CYRILLIC,
     ]  # fmt: skip
-    assert found.share[3] == 1 and found.letters[3] == 4  # Latin letters beside another script are none
+    assert found.share[3] == 1 and found.letters[3] == 4  # Latin letters next to another script do not count
     assert found.letters[4] == 6 and found.kana[5] == 3
     assert found.capitals.tolist() == [False] * 9 + [True, False]
 
@@ -363,7 +365,7 @@ def test_scripts_and_alphabets() -> None:
         assert number is not None
         return bool(int(found.allowed[row]) >> number & 1)
 
-    assert may(0, "en") and may(0, "ru")  # Latin letters say nothing about a language that is not written in them
+    assert may(0, "en") and may(0, "ru")  # Latin letters show nothing about a language that is not written in them
     assert may(1, "ru") and not may(1, "uk") and not may(1, "bg")
     assert may(2, "uk") and not may(2, "ru")
     assert may(7, "pl") and not may(7, "en") and not may(7, "de")
@@ -405,7 +407,7 @@ def test_words_are_judged_by_how_frequent_they_are() -> None:
 
 
 def probabilities(model: FastTextModel, texts: list[str]) -> Any:
-    """[L, T] of texts whose words are separated by single spaces."""
+    """Return the probabilities [L, T] of texts whose words are separated by single spaces."""
     found = np.zeros((len(model.labels), len(texts)))
     for at, text in enumerate(texts):
         sums, count = model.sums(words_of(text.split(" ") if text else []))
@@ -414,7 +416,7 @@ def probabilities(model: FastTextModel, texts: list[str]) -> Any:
 
 
 def theirs(model: Any, labels: tuple[str, ...], text: str) -> dict[str, float]:
-    """fastText's own probabilities; it adds 1e-5 at each node of the tree."""
+    """Return fastText's own probabilities; it adds 1e-5 at each node of the tree."""
     return {label.removeprefix("__label__"): p for p, label in model.predict(text + "\n", len(labels), 0.0, "strict")}
 
 
@@ -446,7 +448,7 @@ def test_so_they_are_for_any_word(fasttexts: tuple[FastTextModel, Any], word: st
 
 
 def written(path: Path, *, dim: int, low: int, high: int, quantised: bool, pruned: bool = False, loss: int = 1) -> Any:
-    """A model of random numbers as fastText saves its own; returns fastText's reading of it."""
+    """Write a model of random numbers as fastText saves its own; return fastText's reading of it."""
     draw = np.random.default_rng(dim)
     words = ["</s>", "de", "rotes", "велосипед", "ä"]
     labels = ["de", "fr", "ru", "sv", "bg", "en"]
@@ -497,7 +499,7 @@ def test_models_of_other_shapes_are_read_too(
         assert dict(zip(model.labels, mine, strict=True)) == pytest.approx(theirs(peer, model.labels, text), abs=2e-3)
 
 
-def test_files_that_are_no_such_model_are_errors(tmp_path: Path) -> None:
+def test_files_that_are_not_such_a_model_are_errors(tmp_path: Path) -> None:
     written(tmp_path / "good", dim=4, low=2, high=3, quantised=False)
     data = (tmp_path / "good").read_bytes()
     for wrong in (b"", b"PAR1" * 9, data[:60], data[:-40]):

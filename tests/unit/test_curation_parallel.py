@@ -44,7 +44,7 @@ def corpus(**changes: Any) -> CorpusConfig:
 
 
 def rows_of(config: CorpusConfig) -> list[tuple[Any, ...]]:
-    """All rows by way of the planned units."""
+    """Return all rows, read by the planned units."""
     tables = [table for unit in plan_corpora([scan_corpus(config)]) for table in read_rows(unit, config)]
     return [tuple(row.values()) for table in tables for row in table.to_pylist()]
 
@@ -153,7 +153,7 @@ def test_english_alone_is_read_by_both(tmp_path: Path) -> None:
 
 
 def job(root: Path, **changes: Any) -> ParallelConfig:
-    """Two corpora that share two pairs, and English alone."""
+    """Write two corpora that share two pairs, and English texts alone; return the config of their job."""
     data = root / "data"
     if not data.exists():
         data.mkdir()
@@ -256,7 +256,7 @@ def test_other_texts_or_another_tokenizer_make_another_version(tmp_path: Path) -
         ({"rows_per_unit": 0}, r"rows_per_unit: .* must be at least 1"),
     ],
 )
-def test_impossible_corpora_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_corpora_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(AltDiffusionError, match=message.replace(": ", ".*", 1)):
         corpus(**changes)
 

@@ -25,7 +25,8 @@ from altdiffusion.storage.dataset import Lake, Version
 from pipelines import score as scoring
 from pipelines.encode import EncodeJobConfig, pipeline_steps, plan, survey
 from pipelines.score import ScoreJobConfig
-from tests.curation_lake import save_clip, save_head, save_tokenizer, save_vae, write_images
+from tests.curation_lake import save_clip, save_head, write_images
+from tests.encode_job import job, run, save_models
 from tests.unit.test_curation_scored import write_scores
 
 ROWS = 8
@@ -34,39 +35,25 @@ ALSO = {"latents": "small", "resolution": 16}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("models")
-    vae, tokenizer = save_vae(root / "vae"), save_tokenizer(root / "tok")
-    return {"vae": vae, "tokenizer": tokenizer, "max_length": 6, "micro_batch": 3, "rows_per_unit": 3, "threads": 2}
-
-
-def job(lake: Path | str, models: dict[str, Any], **settings: Any) -> EncodeJobConfig:
-    encode = {**models, "resolution": 32, **settings.pop("encode", {})}
-    return from_dict(EncodeJobConfig, {"lake": str(lake), "encode": encode, **settings})
-
-
-def run(config: EncodeJobConfig) -> dict[str, Version]:
-    quiet = Progress("encode", stream=io.StringIO())
-    lake = Lake(config.lake)
-    (step,) = pipeline_steps(config)
-    return {v.ref.name: v for v in run_pipeline_step(lake, step, backend="inline", progress=quiet)}
+    return {**save_models(tmp_path_factory.mktemp("models")), "rows_per_unit": 3, "threads": 2}
 
 
 def digests(versions: dict[str, Version]) -> dict[str, str]:
     return {name: version.ref.digest for name, version in versions.items()}
 
 
-def pictures(lake: Path) -> Version:
-    """Rows 2 and 5 are too small for 32 pixels, row 3 is no image."""
+def publish_images(lake: Path) -> Version:
+    """Publish images; rows 2 and 5 are too small for 32 pixels, row 3 is not an image."""
     return write_images(str(lake), range(ROWS), {2: (40, 31), 5: (20, 20)}, bodies={3: b"no picture"})
 
 
 def test_one_pass_makes_the_versions_of_two_and_reads_an_image_once(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures(tmp_path / "apart")
+    publish_images(tmp_path / "apart")
     apart = digests(run(job(tmp_path / "apart", models)))
     apart |= digests(run(job(tmp_path / "apart", models, latents="small", encode={"resolution": 16})))
-    pictures(tmp_path / "once")
+    publish_images(tmp_path / "once")
     opened: list[bytes] = []
     monkeypatch.setattr(encoding, "open_rgb", counting(encoding.open_rgb, opened))
     config = job(tmp_path / "once", models, also=[ALSO])
@@ -90,7 +77,7 @@ def test_what_is_recorded_is_only_published(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also for one output alone: a lake whose versions are gone, and then a config without the first output."""
-    pictures(tmp_path)
+    publish_images(tmp_path)
     config = job(tmp_path, models, also=[ALSO])
     before = digests(run(config))
     monkeypatch.setattr(encoding.EncodeWork, "setup", lambda _: pytest.fail("a model was loaded"))
@@ -103,7 +90,7 @@ def test_what_is_recorded_is_only_published(
 
 
 def test_a_lost_shard_of_one_resolution_is_made_again_alone(tmp_path: Path, models: dict[str, Any]) -> None:
-    pictures(tmp_path)
+    publish_images(tmp_path)
     config = job(tmp_path, models, also=[ALSO])
     before = run(config)
     for name in before:
@@ -119,7 +106,7 @@ class Killed(BaseException):
 
 
 def durable_writes(monkeypatch: pytest.MonkeyPatch, kill_at: int, after: bool) -> list[str]:
-    """Every file written whole from now on; at number `kill_at` the process dies, before or after the write."""
+    """Return the list of files written whole from now on; at number `kill_at` the process dies, before or after it."""
     written: list[str] = []
 
     def hooked(name: str) -> None:
@@ -150,14 +137,14 @@ def test_killed_at_any_write_and_run_again_it_ends_in_the_same_versions_each_uni
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"also": [ALSO]}
-    pictures(tmp_path / "undisturbed")
+    publish_images(tmp_path / "undisturbed")
     expected = digests(run(job(tmp_path / "undisturbed", models, **settings)))
     encoder = LatentEncoder(pipeline_steps_encode(job(tmp_path, models)))
     monkeypatch.setattr(encoding, "LatentEncoder", lambda _: encoder)
     kills = 0
     for number, after in kill_points():
         lake = tmp_path / f"{number}-{after}"
-        pictures(lake)
+        publish_images(lake)
         config = job(lake, models, **settings)
         with monkeypatch.context() as patched:
             written = durable_writes(patched, number, after)
@@ -172,7 +159,7 @@ def test_killed_at_any_write_and_run_again_it_ends_in_the_same_versions_each_uni
             assert not recorded & set(again), "a recorded unit was done again"
         ledgers = [path.name for path in (lake / "datasets").rglob("ledger/*/*.json")]
         assert len(ledgers) == 6
-    assert kills >= 30  # of 40: the last few points lie behind the end
+    assert kills >= 30  # of 40: the last few points are behind the end
 
 
 def pipeline_steps_encode(config: EncodeJobConfig) -> Any:
@@ -207,8 +194,8 @@ def test_each_resolution_has_its_own_filter_and_aesthetics_come_from_the_scores(
     assert small.manifest.rejects_by_reason == {"nsfw": 2}
     assert [ref.kind for ref in small.manifest.parent_refs] == ["dataset", "dataset", "model", "model"]
     assert small.manifest.parents[1] == str(Lake(lake).version("scores").ref)
-    told = "\n".join(plan(config).lines())
-    assert "aesthetic_v1 > 7, nsfw < 0.5, watermark < 0.8; nsfw < 0.9 (dataset scores)" in told
+    printed = "\n".join(plan(config).lines())
+    assert "aesthetic_v1 > 7, nsfw < 0.5, watermark < 0.8; nsfw < 0.9 (dataset scores)" in printed
     plain = run(job(lake, models, latents="plain"))["plain"]
     assert plain.read()["aesthetic"].to_pylist() == [7.0, 8.0, 8.0, 7.0, 8.0, 7.0, 8.0]
 
@@ -283,7 +270,7 @@ def test_a_resolution_above_the_stored_size_is_an_error_before_work(
         ({"also": [{**ALSO, "filter": {"nsfw_below": 0.5}}]}, "scores"),
     ],
 )
-def test_an_impossible_job_names_its_key(settings: dict[str, Any], key: str, models: dict[str, Any]) -> None:
+def test_an_invalid_job_names_its_key(settings: dict[str, Any], key: str, models: dict[str, Any]) -> None:
     with pytest.raises(AltDiffusionError, match=f"key {key}:"):
         job("unused", models, **settings)
 
@@ -301,6 +288,6 @@ def test_the_pipeline_step_has_two_datasets_of_latents_and_one_line_names_both(m
 
 
 def test_the_dry_run_names_all_outputs(tmp_path: Path, models: dict[str, Any]) -> None:
-    pictures(tmp_path)
+    publish_images(tmp_path)
     looked = survey(job(tmp_path, models, also=[ALSO]))
     assert (list(looked.lines), looked.problems) == (["encode  3 units of images for datasets latents, small"], [])

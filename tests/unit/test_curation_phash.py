@@ -38,7 +38,7 @@ def test_grey_and_flat_images_have_a_hash_too() -> None:
     assert phash(np.full((40, 60), 7, np.uint8)) == phash(np.full((9, 9, 3), 7, np.uint8))
 
 
-def test_the_hash_is_the_one_it_says_it_is() -> None:
+def test_the_hash_is_the_documented_one() -> None:
     """The definition, written out: DCT-II of 32 x 32 grey values, 8 x 8 of it against its median."""
     image = scene(3, 32, 32)
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What select does not read changes nothing: each row's reason and the accepted rows are those of reading it all."""
+"""What select does not read changes nothing: reasons and accepted rows are the same as if it read everything."""
 
 from __future__ import annotations
 
@@ -36,8 +36,12 @@ class Believer:
 
     def identify(self, captions: pa.Array, _: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
         mask = pa.compute.match_substring(captions, "x")
-        said = pa.compute.if_else(mask, pa.scalar("en"), pa.scalar(None, pa.string()))
-        return said, pa.repeat(pa.scalar(0.5, pa.float32()), len(captions)), pa.repeat(pa.scalar("en"), len(captions))
+        language = pa.compute.if_else(mask, pa.scalar("en"), pa.scalar(None, pa.string()))
+        return (
+            language,
+            pa.repeat(pa.scalar(0.5, pa.float32()), len(captions)),
+            pa.repeat(pa.scalar("en"), len(captions)),
+        )
 
 
 def store(table: pa.Table, **how: Any) -> None:
@@ -188,8 +192,8 @@ def test_only_row_groups_with_candidates_are_read_whole(monkeypatch: pytest.Monk
     numbers = ["height", "punsafe", "similarity", "width"]
     assert asked == [([1], numbers), ([2, 3], sorted([*numbers, "aesthetic"])), ([3], ["caption", "url"])]
     rejects = pa.concat_tables([piece.rejects for piece in pieces]).sort_by("row").to_pylist()
-    told = [(reject["row"], reject["reason"], reject["detail"], reject["url"] is None) for reject in rejects]
-    assert told == [
+    rejected = [(reject["row"], reject["reason"], reject["detail"], reject["url"] is None) for reject in rejects]
+    assert rejected == [
         *[(row, "size", "width at most 9", True) for row in range(4)],
         (4, "aesthetic", "aesthetic at most 5", True),
         (5, "similarity", "0.20000000298023224", True),

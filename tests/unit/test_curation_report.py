@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import unicodedata
@@ -18,17 +17,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from altdiffusion.cli import main
 from altdiffusion.curation.config.report import ReportConfig
 from altdiffusion.curation.rejects import explain, rejects_table, withheld
-from altdiffusion.curation.report import cli, draw, measures, safe
+from altdiffusion.curation.report import draw, measures
 from altdiffusion.curation.report.chain import read_chain
-from altdiffusion.curation.report.collect import Facts, collect
+from altdiffusion.curation.report.collect import Facts, Panel, collect
 from altdiffusion.curation.report.hosts import count_hosts, host_of
-from altdiffusion.curation.report.page import render
 from altdiffusion.curation.report.sample import accepted, draw_groups, read_sample
+from altdiffusion.curation.report.view import render_report
 from altdiffusion.curation.report.write_report import report_html, write_report
 from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.html.page import BIDI, fit, plain
 from altdiffusion.records import IMAGES, SCORES
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
@@ -60,7 +61,7 @@ def facts(made: Made) -> Facts:
 
 @pytest.fixture(scope="module")
 def page(facts: Facts) -> str:
-    return render(facts)
+    return render_report(facts)
 
 
 class Reader(HTMLParser):
@@ -100,8 +101,8 @@ class Reader(HTMLParser):
 
 def test_every_step_adds_up_and_so_does_the_whole(made: Made) -> None:
     chain = read_chain(made.lake, made.distinct)
-    told = [(step.name, step.rows_in, step.rows_out, dict(step.reasons)) for step in chain.steps]
-    assert told == [
+    steps = [(step.name, step.rows_in, step.rows_out, dict(step.reasons)) for step in chain.steps]
+    assert steps == [
         ("select", 447, 400, {"language": 40, "blocklist": 4, "punsafe": 3}),
         ("deduplicate", 400, 380, {"duplicate_url": 20}),
         ("download", 380, 300, {"timeout": 45, "http_404": 35}),
@@ -109,11 +110,11 @@ def test_every_step_adds_up_and_so_does_the_whole(made: Made) -> None:
         ("distinct", 340, 330, {"near_duplicate": 6, "duplicate_image": 4}),
     ]
     assert (chain.read, chain.kept, chain.dropped, chain.adds_up, chain.complete) == (447, 330, 117, True, True)
-    assert [step.name for step in chain.standing] == ["select", "deduplicate", "retry", "distinct"]
+    assert [step.name for step in chain.final_steps] == ["select", "deduplicate", "retry", "distinct"]
     assert "447 read = 330 kept + 117 rejected" in Reader(report_html(made.lake, made.distinct)).text
 
 
-def test_a_chain_whose_beginning_is_gone_says_so(tmp_path: Path) -> None:
+def test_a_chain_whose_beginning_is_gone_is_marked(tmp_path: Path) -> None:
     made = make(str(tmp_path))
     shutil.rmtree(made.candidates.uri)
     chain = read_chain(made.lake, made.downloaded)
@@ -171,7 +172,7 @@ def test_languages_from_label_to_image(made: Made, facts: Facts) -> None:
     assert dict(facts.foreign) == Counter(("hu", "en", "cs")[k % 3] for k in SELECT["language"])
 
 
-def test_the_same_versions_give_the_same_bytes_wherever_they_lie(made: Made, page: str, tmp_path: Path) -> None:
+def test_the_same_versions_give_the_same_bytes_wherever_they_are(made: Made, page: str, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(made.lake.uri, copy)
     lake = Lake(str(copy))
@@ -199,28 +200,28 @@ def test_the_page_asks_for_nothing_and_runs_nothing(page: str) -> None:
 
 
 def test_captions_of_the_open_web_stay_text(page: str, facts: Facts) -> None:
-    shown = {image.caption for pictures in facts.gallery.pictures.values() for image in pictures}
+    shown = {image.caption for images in facts.gallery.images.values() for image in images}
     examples = {one.detail for part in facts.rejected for ones in part.examples.values() for one in ones}
     assert shown | examples >= {NASTY[0]}
     assert "<script" not in page and "&lt;script&gt;" in page
-    assert not set(page) & safe._BIDI
+    assert not set(page) & BIDI
     assert "word " * 40 not in page
     assert len(max(Reader(page).words, key=len)) < 300
-    everything = render(collect_all(facts))
-    assert not set(everything) & safe._BIDI and "<script" not in everything
+    everything = render_report(collect_all(facts))
+    assert not set(everything) & BIDI and "<script" not in everything
     Reader(everything)
 
 
 def collect_all(facts: Facts) -> Facts:
     """The same facts with every nasty text as name, caption and host."""
-    some = next(iter(facts.gallery.pictures.values()))[0]
-    pictures = {code: tuple(replace(some, caption=text, language=code) for text in NASTY) for code in LANGUAGES}
+    some = next(iter(facts.gallery.images.values()))[0]
+    shown = {code: tuple(replace(some, caption=text, language=code) for text in NASTY) for code in LANGUAGES}
     assert facts.hosts is not None
     hosts = tuple(replace(facts.hosts.largest[0], name=text, reason=text) for text in NASTY)
     return replace(
         facts,
         name=NASTY[0] + NASTY[1],
-        gallery=replace(facts.gallery, pictures=pictures),
+        gallery=replace(facts.gallery, images=shown),
         hosts=replace(facts.hosts, largest=hosts, lossiest=hosts),
         verdicts=tuple((text, 1.0) for text in NASTY),
         foreign=tuple((text, 1.0) for text in NASTY),
@@ -230,19 +231,19 @@ def collect_all(facts: Facts) -> Facts:
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=300))
 @settings(max_examples=300, deadline=None)
 def test_plain_text_holds_no_controls_and_is_bounded(text: str) -> None:
-    plain = safe.plain(text, 50)
-    assert len(plain) <= 51
-    assert not [c for c in plain if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in safe._BIDI]
-    assert not re.search(r"[<>\"']", safe.escaped(text, 50))
-    assert safe.plain("กิ่ง नमस्ते العربية 中文 👩\u200d🚀") == "กิ่ง नमस्ते العربية 中文 👩\u200d🚀"
+    made = plain(text, 50)
+    assert len(made) <= 51
+    assert not [c for c in made if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in BIDI]
+    assert not re.search(r"[<>\"']", fit(text, 50))
+    assert plain("กิ่ง नमस्ते العربية 中文 👩\u200d🚀") == "กิ่ง नमस्ते العربية 中文 👩\u200d🚀"
 
 
 def test_arabic_is_set_right_to_left_and_every_caption_has_its_language(page: str) -> None:
-    says = [a for tag, a in Reader(page).tags if a.get("class") == "says"]
-    assert {(a["lang"], a["dir"]) for a in says} == {("ar", "rtl"), ("en", "ltr"), ("th", "ltr")}
+    captions = [a for tag, a in Reader(page).tags if a.get("class") == "says"]
+    assert {(a["lang"], a["dir"]) for a in captions} == {("ar", "rtl"), ("en", "ltr"), ("th", "ltr")}
     alts = [a.get("alt") for tag, a in Reader(page).tags if tag == "img"]
     assert all(alts)
-    assert "Picture 1 of 6 accepted as Arabic" in alts
+    assert "Image 1 of 6 accepted as Arabic" in alts
 
 
 def test_what_is_blocked_or_unsafe_is_counted_but_not_shown(page: str, facts: Facts, made: Made) -> None:
@@ -251,7 +252,7 @@ def test_what_is_blocked_or_unsafe_is_counted_but_not_shown(page: str, facts: Fa
     assert "blocklist 4" in text and "punsafe 3" in text
     assert facts.gallery.hidden > 0
     shown = collect(made.lake, made.distinct, ReportConfig(hide_unsafe_from=1.0, pictures=30), "a run")
-    assert any(p.caption == UNSAFE for ps in shown.gallery.pictures.values() for p in ps)  # it was hidden by its score
+    assert any(p.caption == UNSAFE for ps in shown.gallery.images.values() for p in ps)  # it was hidden by its score
     for reason in ("blocklist", "blocklist_sha256", "takedown", "punsafe", "nsfw"):
         assert withheld(reason)
     assert not withheld("timeout") and not withheld("blocked_address")
@@ -273,7 +274,7 @@ def test_our_own_nsfw_score_hides_images_too(tmp_path: Path) -> None:
         config={"score": {"rows_per_unit": 1000, **{name: "head" if name == "nsfw" else None for name in names}}},
     )
     facts = collect(made.lake, made.distinct, ReportConfig(pictures=100), "x", scores)
-    captions = {p.caption for ps in facts.gallery.pictures.values() for p in ps}
+    captions = {p.caption for ps in facts.gallery.images.values() for p in ps}
     safe_ids = {k for k in rows["sample_id"] if k not in unsafe and k % 10 != 9}
     assert captions == set(made.distinct.read(["sample_id", "caption"]).filter(
         pa.compute.is_in(made.distinct.read(["sample_id"])["sample_id"], pa.array(sorted(safe_ids)))
@@ -283,7 +284,7 @@ def test_our_own_nsfw_score_hides_images_too(tmp_path: Path) -> None:
         collect(made.lake, made.retried, ReportConfig(), "x", scores)
 
 
-def test_duplicates_stand_beside_what_they_duplicate(made: Made, facts: Facts, page: str) -> None:
+def test_duplicates_are_next_to_what_they_duplicate(made: Made, facts: Facts, page: str) -> None:
     part = next(part for part in facts.rejected if part.step.name == "distinct")
     captions = dict(zip(*made.retried.read(["sample_id", "caption"]).to_pydict().values(), strict=True))
     survivors = {captions[k]: captions[k + 100] for k in [7, 8, 10, 11, 12, 20, 21, 22, 23]}  # 9 is unsafe
@@ -291,7 +292,7 @@ def test_duplicates_stand_beside_what_they_duplicate(made: Made, facts: Facts, p
     for pairs in part.pairs.values():
         for pair in pairs:
             assert survivors[pair.dropped.caption] == pair.survivor.caption
-    assert page.count('alt="Dropped picture"') == 6
+    assert page.count('alt="Dropped image"') == 6
 
 
 def test_after_a_takedown_nothing_of_it_is_in_the_page(tmp_path: Path) -> None:
@@ -312,30 +313,30 @@ def test_after_a_takedown_nothing_of_it_is_in_the_page(tmp_path: Path) -> None:
         parents=[made.distinct.ref, Ref("blocklist", REASON, "b" * 64)],
         config={REASON: "b" * 64},
     )
-    for version in (after, made.distinct):  # an older version is shown as what stands for it
+    for version in (after, made.distinct):  # an older version is shown as its replacement
         facts = collect(made.lake, version, ReportConfig(), "x")
         assert facts.images.ref == after.ref and facts.chain.adds_up
         assert [(s.name, s.rows_out) for s in facts.chain.steps][-2:] == [
             ("distinct", 330),
             ("takedown", 330 - len(gone)),
         ]
-        page = render(facts)
+        page = render_report(facts)
         assert not re.search(r"caption 1\d\d\b", page)
         assert all(not part.pairs for part in facts.rejected)
-        assert "/timeout/" not in page and "/http_404/" not in page  # the links were erased in the version that stands
+        assert "/timeout/" not in page and "/http_404/" not in page  # the links were erased in the version that remains
 
 
 def test_thousands_of_images_do_not_make_a_larger_page(made: Made) -> None:
     many = collect(made.lake, made.distinct, ReportConfig(pictures=60), "x")
-    full = len(render(many).encode())
-    small = render(replace(many, config=ReportConfig(pictures=60, max_bytes=400_000)))
+    full = len(render_report(many).encode())
+    small = render_report(replace(many, config=ReportConfig(pictures=60, max_bytes=400_000)))
     assert len(small.encode()) <= 400_000
     assert full <= 3_000_000
-    none = render(replace(many, config=ReportConfig(pictures=0)))
+    none = render_report(replace(many, config=ReportConfig(pictures=0)))
     assert "<img" not in none
 
 
-def test_a_sample_is_spread_repeatable_and_told(tmp_path: Path) -> None:
+def test_a_sample_is_spread_repeatable_and_stated(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     shards = [links(range(start, start + 500)) for start in range(0, 20_000, 500)]
     gone = {"timeout": range(50_000, 53_000)}
@@ -364,11 +365,11 @@ def test_a_sample_is_spread_repeatable_and_told(tmp_path: Path) -> None:
     ]
 
 
-def test_a_sampled_page_says_so(made: Made) -> None:
+def test_a_sampled_page_is_marked(made: Made) -> None:
     config = ReportConfig(sample_rows=1000)
-    object.__setattr__(config, "sample_rows", 64)  # less than a config may say: the versions here are small
+    object.__setattr__(config, "sample_rows", 64)  # less than a config may set: the versions here are small
     facts = collect(made.lake, made.distinct, config, "x")
-    text = Reader(render(facts)).text
+    text = Reader(render_report(facts)).text
     assert "Source labels and agreement: a sample of" in text and "Estimates from a sample of" in text and "≈" in text
     assert sum(row.labelled or 0 for row in facts.labels.rows) + facts.labels.other + facts.labels.unlabelled == (
         pytest.approx(400)
@@ -384,7 +385,7 @@ def test_only_what_is_shown_is_read(made: Made, monkeypatch: pytest.MonkeyPatch)
     found = gallery.choose_images(made.distinct, ReportConfig(pictures=2))
     assert len(read) == len(set(read)) == gallery.MIN_GROUPS  # of 22 row groups
     assert found.looked_at <= 16 * gallery.MIN_GROUPS
-    assert {code: len(pictures) for code, pictures in found.pictures.items()} == dict.fromkeys(LANGUAGES, 2)
+    assert {code: len(images) for code, images in found.images.items()} == dict.fromkeys(LANGUAGES, 2)
 
 
 def test_hosts_of_urls() -> None:
@@ -414,7 +415,7 @@ def test_distributions_of_tally_and_of_rows_agree(made: Made) -> None:
     assert max(d.high for d in measures.of_tally(made.links.manifest.tally) if d.name == "language_score") <= 1.0
 
 
-def test_strange_values_neither_break_nor_flatten_a_histogram() -> None:
+def test_strange_values_neither_break_nor_flatten_a_histogram(facts: Facts) -> None:
     sizes = [0, -5, None, 2**30, *range(200, 400)]
     rows = pa.table({"bytes": pa.array(sizes, pa.int64())})
     found = measures.of_rows(rows, {"bytes": measures.STORED_BYTES})[0]
@@ -422,9 +423,10 @@ def test_strange_values_neither_break_nor_flatten_a_histogram() -> None:
     scores = pa.table({"aesthetic_score": pa.array([1e9, -1e9, float("nan"), *np.linspace(4, 6, 50)], pa.float32())})
     found = measures.of_rows(scores, {"aesthetic_score": measures.IMAGES["aesthetic_score"]})[0]
     assert (found.rows, found.unknown, found.outside) == (52, 1, 2) and len(found.counts) <= measures.MAX_BINS
-    svg = draw.histogram(found, "A <title>")
-    assert 'role="img"' in svg and "A &lt;title&gt;" in svg
-    Reader(svg)
+    panel = Panel(title="A <title>", about="x", distributions=(replace(found, name="A <measure>"),))
+    page = render_report(replace(facts, panels=(panel,)))
+    assert page.count('role="img"') == 1 and "A &lt;title&gt;" in page and 'aria-label="A &lt;measure&gt;: 52' in page
+    Reader(page)
 
 
 def test_round_ticks() -> None:
@@ -475,19 +477,27 @@ def test_an_empty_step_and_an_unreadable_image(tmp_path: Path) -> None:
     version = publish(lake.dataset("images"), "images", [rows], reject_rows("x", {}), parents=[])
     page = report_html(lake, version)
     Reader(page)
-    assert "<img" not in page and "Nothing was rejected" in page and "Accepted pictures" not in page
+    assert "<img" not in page and "Nothing was rejected" in page and "Accepted images" not in page
 
 
 def test_the_command(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    cli.register(parser.add_subparsers())
     out = str(tmp_path / "r.html")
-    given_ = ["report", "images", "--lake", made.lake.uri, "--out", out, "--title", "<My run>", "--pictures", "1"]
-    arguments = parser.parse_args(given_)
-    assert arguments.run(arguments) == 0
+    given_ = [
+        "dataset",
+        "report",
+        "images",
+        "--lake",
+        made.lake.uri,
+        "--out",
+        out,
+        "--title",
+        "<My run>",
+        "--pictures",
+        "1",
+    ]
+    assert main(given_) == 0
     assert capsys.readouterr().out == f"{out}\n"
     page = Path(out).read_text()
     assert "<title>Curation of &lt;My run&gt;</title>" in page
-    with pytest.raises(AltDiffusionError, match="sample_rows"):
-        arguments = parser.parse_args([*given_, "--sample-rows", "3"])
-        arguments.run(arguments)
+    assert main([*given_, "--sample-rows", "3"]) == 2
+    assert "sample_rows" in capsys.readouterr().err

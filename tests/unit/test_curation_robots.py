@@ -1,4 +1,4 @@
-"""robots.txt read as RFC 9309 says; its own examples among them."""
+"""robots.txt read as RFC 9309 specifies; its own examples among them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_longest_match_wins() -> None:
 
 
 def target_path(url: str) -> str:
-    """As it is requested."""
+    """Return the path as it is requested."""
     target = urls.parse(url)
     assert target is not None
     return target.path
@@ -126,7 +126,7 @@ def test_groups_of_one_agent_are_one_and_other_lines_do_not_end_a_group() -> Non
     robots = parse(text, "OurBot/2 (mail@example.org)")
     assert not robots.allows("/a/x") and not robots.allows("/b") and robots.allows("/c")
     assert not parse(text, "other").allows("/a") and parse(text, "other").allows("/b")
-    assert not parse(text, "somebody").allows("/c")
+    assert not parse(text, "unnamed").allows("/c")
 
 
 def test_a_crawl_delay_is_read_for_our_group_and_ends_none() -> None:
@@ -140,7 +140,7 @@ def test_a_crawl_delay_is_read_for_our_group_and_ends_none() -> None:
 @pytest.mark.parametrize(
     "text", ["", "<!doctype html><title>404</title>", "Disallow: /", "User-agent: *", "\0\xff:::", "User-agent *"]
 )
-def test_what_is_no_rule_forbids_nothing(text: str) -> None:
+def test_what_is_not_a_rule_forbids_nothing(text: str) -> None:
     assert parse(text, "x").allows("/a")
 
 

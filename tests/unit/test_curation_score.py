@@ -34,7 +34,7 @@ PHOTOGRAPHS = [
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings of `ScoreConfig`: a CLIP, a head that reads the first component, a small network, a classifier."""
+    """Return settings of `ScoreConfig`: CLIP, a head that reads the first component, a small network, a classifier."""
     root = tmp_path_factory.mktemp("models")
     clip, classifier = save_clip(root / "clip"), save_classifier(root / "classifier")
     first = dict(zip(("uri", "sha256"), save_head(root / "first.pth"), strict=True))
@@ -79,11 +79,11 @@ def test_one_pass_gives_the_embedding_and_every_configured_score(models: dict[st
     table = version.read()
     assert table.schema == SCORES and table["sample_id"].to_pylist() == images.read()["sample_id"].to_pylist()
     processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    pictures = [Image.open(io.BytesIO(body)).convert("RGB") for body in images.read()["image"].to_pylist()]
+    opened = [Image.open(io.BytesIO(body)).convert("RGB") for body in images.read()["image"].to_pylist()]
     with torch.no_grad():
         model: Any = CLIPModel.from_pretrained(models["clip"]).eval()
         tokens = torch.ones(ROWS, 4, dtype=torch.int64)
-        pixels = processor(pictures, return_tensors="pt")["pixel_values"]
+        pixels = processor(opened, return_tensors="pt")["pixel_values"]
         expected = model(input_ids=tokens, pixel_values=pixels).image_embeds  # CLIP's own forward normalises
     embedding = np.stack([np.frombuffer(row, "<f2") for row in table["embedding"].to_pylist()])
     assert embedding.shape == (ROWS, 768) and np.abs(embedding - expected.numpy()).max() < 2e-4  # float16 near 0.2
@@ -93,7 +93,7 @@ def test_one_pass_gives_the_embedding_and_every_configured_score(models: dict[st
     nsfw = torch.sigmoid(hidden @ weights["linear_2.weight"].T + weights["linear_2.bias"])[:, 0]
     assert table["nsfw"].to_pylist() == pytest.approx(nsfw.tolist(), abs=1e-5)
     ask: Any = pipeline("image-classification", model=models["watermark"]["classifier"]["folder"])
-    answers = [next(a["score"] for a in answer if a["label"] == "watermark") for answer in ask(pictures)]
+    answers = [next(a["score"] for a in answer if a["label"] == "watermark") for answer in ask(opened)]
     assert table["watermark"].to_pylist() == pytest.approx(answers, abs=1e-5)
     assert table["aesthetic_v2"].null_count == ROWS and len(set(table["watermark"].to_pylist())) == ROWS
     assert version.manifest.rows_by_language == {"de": 7, "fr": 4}
@@ -225,8 +225,8 @@ def test_a_single_label_is_squashed_by_a_sigmoid(tmp_path: Path) -> None:
     images = write_images(str(tmp_path), range(3))
     table = score(str(tmp_path), images, from_dict(ScoreConfig, {"nsfw": {"classifier": classifier}})).read()
     ask: Any = pipeline("image-classification", model=folder)
-    pictures = [Image.open(io.BytesIO(body)) for body in images.read()["image"].to_pylist()]
-    assert table["nsfw"].to_pylist() == pytest.approx([answer[0]["score"] for answer in ask(pictures)], abs=1e-5)
+    opened = [Image.open(io.BytesIO(body)) for body in images.read()["image"].to_pylist()]
+    assert table["nsfw"].to_pylist() == pytest.approx([answer[0]["score"] for answer in ask(opened)], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -244,13 +244,13 @@ def test_a_single_label_is_squashed_by_a_sigmoid(tmp_path: Path) -> None:
         ({"dtype": "float64"}, "dtype"),
     ],
 )
-def test_an_impossible_setting_names_its_key(values: dict[str, Any], key: str) -> None:
+def test_an_invalid_setting_names_its_key(values: dict[str, Any], key: str) -> None:
     with pytest.raises(AltDiffusionError) as caught:
         from_dict(ScoreConfig, values, "job.yaml")
     assert f"job.yaml, key {key}:" in str(caught.value)
 
 
-def test_where_weights_lie_does_not_change_the_fingerprint_but_which_they_are_does() -> None:
+def test_where_weights_are_does_not_change_the_fingerprint_but_which_they_are_does() -> None:
     heads = [HeadConfig(uri=uri, sha256=digit * 64) for uri, digit in (("a", "1"), ("b", "1"), ("a", "2"))]
     assert fingerprint(heads[0]) == fingerprint(heads[1]) != fingerprint(heads[2])
     assert hashlib.sha256(b"").hexdigest() != fingerprint(ScoreConfig())

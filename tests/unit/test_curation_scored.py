@@ -32,7 +32,7 @@ def write_scores(
     order: list[int] | None = None,
     sha256: dict[int, str] | None = None,
 ) -> Version:
-    """A scores version as jobs.score makes it: a shard a unit; `aesthetic_v1` is the row's number where not given."""
+    """Publish scores as jobs.score does, one shard per unit; `aesthetic_v1` is the row's number where not given."""
     table = images.read(["sample_id", "image_sha256", "language"]).take(order or list(range(images.rows)))
     hashes = [(sha256 or {}).get(row, value) for row, value in enumerate(table["image_sha256"].to_pylist())]
     columns: dict[str, Any] = {name: table[name] for name in table.column_names} | {"image_sha256": pa.array(hashes)}
@@ -61,14 +61,14 @@ def images(tmp_path: Path) -> Version:
 
 
 def joined(scores: Version, images: Version, rows_per_unit: int) -> list[float | None]:
-    """`aesthetic_v1` beside every images row, read in units of another size."""
+    """Return `aesthetic_v1` of every images row, read in units of another size."""
     scored, found = Scored(scores, images), []
     for unit in plan_ranges(images, rows_per_unit):
         shard, start = unit.payload["shard"], unit.payload["start"]
         rows = images.read_shard(shard).slice(start, unit.payload["stop"] - start)
-        beside = scored.of_rows(rows, shard, start)
-        assert beside.num_rows == rows.num_rows and beside.column_names == ["aesthetic_v1"]
-        found += beside["aesthetic_v1"].to_pylist()
+        part = scored.of_rows(rows, shard, start)
+        assert part.num_rows == rows.num_rows and part.column_names == ["aesthetic_v1"]
+        found += part["aesthetic_v1"].to_pylist()
     return found
 
 
@@ -86,7 +86,7 @@ def test_every_row_finds_its_scores_whatever_the_units(
 def test_scores_of_other_images_or_in_another_order_are_refused(images: Version, tmp_path: Path) -> None:
     lake = str(tmp_path)
     swapped = [1, 0, *range(2, ROWS)]
-    elsewhere = [8, *range(1, 8), 0, *range(9, ROWS)]  # rows 0 and 8 lie in other units of 4
+    elsewhere = [8, *range(1, 8), 0, *range(9, ROWS)]  # rows 0 and 8 are in other units of 4
     for wrong in (
         write_scores(lake, images, 4, sha256={2: "f" * 64}),
         write_scores(lake, images, 4, order=swapped),

@@ -144,7 +144,7 @@ def test_a_missing_size_is_named_as_published(tmp_path: Path, name: str) -> None
 
 
 def spark_folder(path: Path, parts: int = 3) -> Path:
-    """As Spark leaves it: parts, checksums of them, and marks of the writer."""
+    """Write a folder as Spark leaves it: parts, their checksums, and marks of the writer."""
     for number in range(parts):
         rows = {name: [f"http://a/{number}" if name == "URL" else values[0]] for name, values in BASE.items()}
         write(path, rows, f"part-0000{number}-a1b2-c000.snappy.parquet", compression="snappy")
@@ -246,7 +246,7 @@ def test_the_names_of_published_sets() -> None:
 
 
 def test_any_parquet_is_read_by_a_column_map(tmp_path: Path) -> None:
-    """COYO's columns, beside one of LAION's names that means something else here."""
+    """COYO's columns, next to one of LAION's names that means something else here."""
     columns = {
         "url": "url", "caption": "text", "width": "width", "height": "height", "similarity": "clip_similarity_vitb32",
         "pwatermark": "watermark_score", "phash": "image_phash", "sha256": "sha",
@@ -407,7 +407,7 @@ def test_planning_reads_footers_only_and_identity_is_by_content(tmp_path: Path) 
     first = scan_source(config(tmp_path / "a"))
     write(tmp_path / "b", BASE)
     second = scan_source(config(tmp_path / "b"))
-    assert first.ref == second.ref  # the folder is no part of it
+    assert first.ref == second.ref  # the folder is not part of it
     assert [unit.id for unit in plan_sources([first])] == [unit.id for unit in plan_sources([second])]
     write(tmp_path / "b", {**BASE, "TEXT": ["one", "two", "three"]})
     assert scan_source(config(tmp_path / "b")).ref != first.ref

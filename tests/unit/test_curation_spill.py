@@ -15,7 +15,7 @@ from altdiffusion.curation.download.spill import SpillFile
 
 
 def filled(path: Path, rows: int) -> SpillFile:
-    """Row n: refused where n % 5 == 0, else an image of n % 97 + 1 bytes."""
+    """Return a filled file: row n is refused where n % 5 == 0, else it is an image of n % 97 + 1 bytes."""
     spill = SpillFile(str(path), rows)
     order = list(range(rows))
     random.Random(1).shuffle(order)

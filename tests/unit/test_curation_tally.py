@@ -1,4 +1,4 @@
-"""Tallies: they add up over any split, histograms hold every row, quantiles bound what lies below."""
+"""Tallies: they add up over any split, histograms hold every row, quantiles bound what is below."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_histograms_hold_every_row_that_has_a_value() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0, 1), st.integers(0, 3))
-def test_quantile_bounds_what_lies_below_it(q: float, seed: int) -> None:
+def test_quantile_bounds_what_is_below_it(q: float, seed: int) -> None:
     rows = table(2000, seed)
     found = quantile(tally(rows), "similarity", "ko", q)
     assert found is not None
@@ -61,7 +61,7 @@ def test_no_value_no_quantile() -> None:
     assert quantile({}, "similarity", "en", 0.5) is None
 
 
-def test_what_is_no_number_counts_as_unknown() -> None:
+def test_what_is_not_a_number_counts_as_unknown() -> None:
     rows = table(4, 0).set_column(0, "language", pa.array(["en"] * 4))
     rows = rows.set_column(3, "similarity", pa.array([float("nan"), float("inf"), None, 0.3], pa.float32()))
     rows = rows.set_column(1, "width", pa.array([0, 10, 10, 10], pa.int32()))

@@ -39,7 +39,7 @@ from tests.source_rows import read_part
 
 
 def fresh_cache(folder: Path) -> Path:
-    """An empty cache that shares the fetched packages."""
+    """Return an empty cache that shares the fetched packages."""
     npm.fetch_packages()
     folder.mkdir(parents=True)
     (folder / "npm").symlink_to(npm.default_cache().resolve() / "npm")
@@ -90,7 +90,7 @@ def test_packages_that_are_not_the_pinned_ones_are_refused(tmp_path: Path) -> No
     assert not (tmp_path / "npm" / npm.NOTO.stem).exists()
 
 
-def test_without_npm_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_npm_the_error_gives_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AltDiffusionError, match=r"npm: is missing.*Remedy: install it"):
         npm.fetch(npm.NOTO, tmp_path)
@@ -125,7 +125,7 @@ def test_more_concepts_than_there_are_is_an_error(cache: Path) -> None:
         demo_concepts(10_000, cache)
 
 
-def test_held_out_pairs_have_no_text_and_no_keyword_tells_them(cache: Path, facts: list[dict[str, Any]]) -> None:
+def test_held_out_pairs_have_no_text_and_no_keyword_reveals_them(cache: Path, facts: list[dict[str, Any]]) -> None:
     concepts = demo_concepts(128, cache)
     held = {(c.key, language) for c in concepts for language in CODES if held_out(c, language)}
     assert 0.08 < len(held) / (128 * 17) < 0.12
@@ -133,13 +133,13 @@ def test_held_out_pairs_have_no_text_and_no_keyword_tells_them(cache: Path, fact
     assert not held & {(fact["concept"], fact["language"]) for fact in facts}
     for language in CODES:
         secret = [c.names[language].casefold() for c in concepts if held_out(c, language)]
-        told = {c.names[language] for c in concepts if not held_out(c, language)}
+        names = {c.names[language] for c in concepts if not held_out(c, language)}
         for concept in concepts:
             for text in captions(concept, language).values():
                 words = re.split(r"[:：]", text.casefold().removeprefix(concept.names[language].casefold()))[-1]
                 keywords = [word.strip() for word in re.split(r"[,、،]", words)]
                 assert not set(keywords) & set(secret), (text, language)
-                assert text not in secret or text in told
+                assert text not in secret or text in names
 
 
 # The crawl
@@ -166,7 +166,7 @@ def test_a_finished_crawl_is_kept_and_another_one_is_replaced(tmp_path: Path) ->
     assert crawl.truth(root).num_rows > rows
 
 
-def test_truth_tells_every_row(cache: Path, facts: list[dict[str, Any]]) -> None:
+def test_truth_covers_every_row(cache: Path, facts: list[dict[str, Any]]) -> None:
     tables = {
         (source, f"part-{i:05d}.snappy.parquet"): t for source, all_ in parts(cache).items() for i, t in enumerate(all_)
     }
@@ -232,8 +232,8 @@ def test_schema_quirks(cache: Path, facts: list[dict[str, Any]]) -> None:
     assert joined[0]["punsafe"].null_count and joined[0]["pwatermark"].null_count and base["TEXT"].null_count
     true = {fact["url"]: (fact["width"], fact["height"]) for fact in facts}
     sizes = [(true[row["URL"]], (row["WIDTH"], row["HEIGHT"])) for row in base.to_pylist()]
-    assert all(size == told[::-1] for size, told in sizes)
-    assert sum(size != told for size, told in sizes) > 100  # not only squares
+    assert all(size == stated[::-1] for size, stated in sizes)
+    assert sum(size != stated for size, stated in sizes) > 100  # not only squares
 
 
 def test_labels_err_as_often_as_cld3(facts: list[dict[str, Any]]) -> None:
@@ -307,7 +307,7 @@ def test_errors_and_unknown_pages(port: int, facts: list[dict[str, Any]]) -> Non
 
 
 @pytest.mark.parametrize("kind", ["html", "random", "empty", "svg"])
-def test_what_is_no_raster_image(port: int, facts: list[dict[str, Any]], kind: str) -> None:
+def test_what_is_not_a_raster_image(port: int, facts: list[dict[str, Any]], kind: str) -> None:
     reply, _ = get(port, fault_url(facts, kind))
     body = reply.read()
     assert reply.status == 200
@@ -380,7 +380,7 @@ def test_nobody_listens_where_gone_points(port: int) -> None:
 
 
 def test_command_line_writes_the_port_and_serves(cache: Path, tmp_path: Path) -> None:
-    told = tmp_path / "port"
+    port_file = tmp_path / "port"
     command = [
         sys.executable,
         "-m",
@@ -390,7 +390,7 @@ def test_command_line_writes_the_port_and_serves(cache: Path, tmp_path: Path) ->
         "--port",
         "0",
         "--port-file",
-        str(told),
+        str(port_file),
     ]
     root = Path(crawl.__file__).parents[1]
     with subprocess.Popen(
@@ -398,10 +398,10 @@ def test_command_line_writes_the_port_and_serves(cache: Path, tmp_path: Path) ->
     ) as server:
         try:
             for _ in range(600):
-                if told.exists():
+                if port_file.exists():
                     break
                 time.sleep(0.05)
-            port = int(told.read_text())
+            port = int(port_file.read_text())
             wait_until_ready(port)
             assert get(port, "http://broken.pictures.example/http_500/en/1f418.jpg")[0].status == 500
         finally:
@@ -412,7 +412,7 @@ def test_command_line_writes_the_port_and_serves(cache: Path, tmp_path: Path) ->
 
 
 def imitate(lake: Lake, facts: list[dict[str, Any]]) -> None:
-    """Writes the result that a perfect curation of these rows would leave: `links`, then `images` made from it."""
+    """Write the result that a perfect curation of these rows would leave: `links`, then `images` made from it."""
     accepted = [fact for fact in facts if fact["boundary"] != "select"]
     dropped = [fact for fact in facts if fact["boundary"] == "select"]
     links = publish(lake, "links", accepted, dropped, ())
@@ -464,7 +464,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def perfect(facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The crawl with the off-target rows rejected by language, and else as the truth wants it."""
+    """Return the crawl with the off-target rows rejected by language, and otherwise as the truth requires."""
     return [
         {**fact, "boundary": "select", "expected": "language"} if fact["kind"] == "off_target" else dict(fact)
         for fact in facts

@@ -1,4 +1,4 @@
-"""A dry run says what the job would stop at, and fails as the job would; it changes nothing."""
+"""A dry run reports what the job would stop at, and fails as the job would; it changes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def train(lake: str, tmp_path: Path, *options: str, **changes: Any) -> int:
-    """Dry-runs one training job; warm-up 1 unless told otherwise."""
+    """Dry-run one training job; warm-up is 1 unless `changes` sets it."""
     from jobs.train import JOB
 
     settings = training_lake.config(lake, **{"optimizer": {"warmup_steps": 1}, **changes})
@@ -33,15 +33,15 @@ def train(lake: str, tmp_path: Path, *options: str, **changes: Any) -> int:
     return main(JOB, ["--config", str(path), "--dry-run", *options])
 
 
-def test_a_run_that_fits_is_told_and_nothing_changes(
+def test_a_run_that_fits_is_reported_and_nothing_changes(
     lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = file_hashes(lake)
     assert train(lake, tmp_path) == 0
-    said = capsys.readouterr().out
-    assert "epochs      2.40 of latents" in said
-    assert "learns      epsilon, noise scaled_linear 0.00085 to 0.012, 1000 steps" in said
-    assert "disk        " in said and file_hashes(lake) == before
+    printed = capsys.readouterr().out
+    assert "epochs      2.40 of latents" in printed
+    assert "learns      epsilon, noise scaled_linear 0.00085 to 0.012, 1000 steps" in printed
+    assert "disk        " in printed and file_hashes(lake) == before
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_what_the_run_would_stop_at_is_named_and_fails(
         run_local(training_lake.config(lake, run="taken", **fast), lake, reporter=Recorder())
     before = file_hashes(lake)
     assert train(lake, tmp_path, **changes) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith("error: ") and all(part in told.err for part in parts), told.err
-    assert "warmup" in str(changes) or "plan: train stage" in told.out
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ") and all(part in printed.err for part in parts), printed.err
+    assert "warmup" in str(changes) or "plan: train stage" in printed.out
     assert file_hashes(lake) == before
 
 
-def test_what_is_elsewhere_is_not_looked_at_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_elsewhere_is_not_read_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     away = "memory://dry-run-lake"
     start = {"base": f"hf://someone/small@{'ab' * 20}"}
     assert train(away, tmp_path, start=start) == 0
@@ -81,7 +81,7 @@ def test_what_is_elsewhere_is_not_looked_at_unless_told(tmp_path: Path, capsys: 
     assert "dataset latents" in capsys.readouterr().err
 
 
-def test_a_base_that_would_be_fetched_is_said_and_the_rest_is_checked(
+def test_a_base_that_would_be_fetched_is_named_and_the_rest_is_checked(
     lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub = f"hf://someone/small@{'ab' * 20}"
@@ -94,7 +94,7 @@ def test_a_base_that_would_be_fetched_is_said_and_the_rest_is_checked(
 def test_weights_that_cannot_be_read_fail_the_dry_run_of_every_job_that_opens_them(
     lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its digest says nothing of what a file holds."""
+    """The digest of a file does not show whether its values are usable."""
     from safetensors.torch import load_file, save_file
 
     from jobs import encode, generate
@@ -113,22 +113,22 @@ def test_weights_that_cannot_be_read_fail_the_dry_run_of_every_job_that_opens_th
         key = sorted(weights)[0]
         weights[key].view(-1)[0] = float("nan")
         save_file(weights, file)
-        said = f"{file.name}: has values that are not finite as float32 in the key {key}"
+        problem = f"{file.name}: has values that are not finite as float32 in the key {key}"
         before = file_hashes(lake)
         assert train(lake, tmp_path, start={"base": str(base)}) == 2
-        assert said in capsys.readouterr().err
+        assert problem in capsys.readouterr().err
         path.write_text(yaml.safe_dump({"lake": lake, "generate": drawn}))
         assert main(generate.JOB, ["--config", str(path), "--dry-run"]) == 2
-        assert said in capsys.readouterr().err
+        assert problem in capsys.readouterr().err
         if part == "vae":
             path.write_text(yaml.safe_dump({"lake": lake, "encode": folders}))
             assert main(encode.JOB, ["--config", str(path), "--dry-run"]) == 2
-            assert said in capsys.readouterr().err
+            assert problem in capsys.readouterr().err
         assert file_hashes(lake) == before
         file.write_bytes(kept)
 
 
-def test_other_jobs_look_at_their_inputs(lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_jobs_check_their_inputs(lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from jobs import encode, generate
 
     base, path = f"{lake}/models/base", tmp_path / "job.yaml"
@@ -143,6 +143,6 @@ def test_other_jobs_look_at_their_inputs(lake: str, tmp_path: Path, capsys: pyte
     for model, status in ({"folder": base}, 0), ({"run": "nobody"}, 2):
         path.write_text(yaml.safe_dump({"lake": lake, "generate": {"model": model, "prompts": {"file": str(prompts)}}}))
         assert main(generate.JOB, ["--config", str(path), "--dry-run"]) == status
-        told = capsys.readouterr()
-        assert "prompts  1" in told.out and ("run nobody" in told.err) == (status == 2)
+        printed = capsys.readouterr()
+        assert "prompts  1" in printed.out and ("run nobody" in printed.err) == (status == 2)
     assert not files.exists(f"{lake}/mlflow.db")

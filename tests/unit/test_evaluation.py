@@ -26,7 +26,7 @@ def cases(held_out_every: int = 10) -> list[Case]:
 
 
 def named(wrong: dict[str, set[int]]) -> np.ndarray:
-    """The answers of a judge that errs at these concepts of a language."""
+    """Return the answers of a judge that errs at these concepts of a language."""
     return np.array([
         "c999" if i in wrong.get(code, ()) else concept for i, concept in enumerate(CONCEPTS) for code in CODES
     ])  # fmt: skip
@@ -104,14 +104,14 @@ def test_the_tables_show_every_number() -> None:
     assert "| base |" in markdown
     lines = text.splitlines()
     table = lines[lines.index("By language") + 1 :][:5]
-    assert len({line.rstrip().rfind("]") for line in table[2:]}) == 1  # columns stand under each other
+    assert len({line.rstrip().rfind("]") for line in table[2:]}) == 1  # columns are aligned
     loaded = json.loads(json.dumps(report().to_json(), allow_nan=False))
     assert loaded["states"][1]["languages"]["all"]["de"]["value"] == 0.8
 
 
 def test_thresholds() -> None:
     require(report(), min_mean=0.6, min_ratio=0.66, min_lowest_ratio=0.44, min_concepts=100)
-    for missed, told in (
+    for missed, problem in (
         ({"min_mean": 0.61}, "a mean of 60.0 % over the other languages, required at least 61.0 %"),
         ({"min_ratio": 0.7}, "English at 90.0 %, required at least 0.70 of English"),
         ({"min_lowest_ratio": 0.5}, "Japanese at 40.0 % with English at 90.0 %, required at least 0.50"),
@@ -119,7 +119,7 @@ def test_thresholds() -> None:
     ):
         with pytest.raises(AltDiffusionError, match="evaluation of after guidance") as caught:
             require(report(), **missed)  # type: ignore[arg-type]
-        assert told in caught.value.problem
+        assert problem in caught.value.problem
 
 
 def test_a_model_that_never_draws_right_is_reported_too() -> None:

@@ -1,4 +1,4 @@
-"""Running units in this process, and the line that tells of it."""
+"""Running units in this process, and the progress line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.failing_work import TwoOutputs
 
 
 class Counting:
-    """Counts its calls; fails at the units it is told to."""
+    """Counts its calls; fails at given units."""
 
     def __init__(self, fail_at: Sequence[int] = ()) -> None:
         self.fail_at = fail_at
@@ -39,7 +39,7 @@ class Counting:
 
     def run(self, unit: Unit) -> UnitRecord:
         if unit.index in self.fail_at:
-            raise AltDiffusionError(f"unit {unit.index}", "is bad", "mend it")
+            raise AltDiffusionError(f"unit {unit.index}", "is bad", "fix it")
         self.ran.append(unit.index)
         return UnitRecord(unit_id=unit.id, index=unit.index, input_digest=str(unit.payload["of"]), rows_in=0)
 
@@ -100,13 +100,13 @@ def test_ray_refuses_storage_that_only_one_process_sees() -> None:
         lambda: Resources(num_cpus=0),
     ],
 )
-def test_impossible_pools_are_refused(make: object) -> None:
+def test_invalid_pools_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=": is"):
         make()  # type: ignore[operator]
 
 
 class Nothing(RangeWork):
-    """A work that makes nothing of its rows."""
+    """A work that makes nothing from its rows."""
 
     def run(self, unit: Unit) -> UnitRecord:
         return finish_unit(self.output, unit, rows_in=0, accepted=[])
@@ -128,7 +128,7 @@ def test_ranges_cover_every_row_once_and_name_all_their_inputs(tmp_path: Path) -
     assert plan_ranges(version, 4, "model a") == units
 
 
-def test_the_line_says_what_is_left() -> None:
+def test_the_line_shows_what_is_left() -> None:
     stream = io.StringIO()
     progress = Progress("download", rows_name="images", stream=stream)
     progress.begin(40, 2)
@@ -217,7 +217,7 @@ def test_a_record_that_is_gone_is_named(tmp_path: Path) -> None:
 
 
 class Unsure(Counting):
-    """Units are unsettled until so many others have been recorded."""
+    """Units are unsettled until a number of others have been recorded."""
 
     def __init__(self, needs: Sequence[int], rows: int = 100) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a lake's files say is input: no forged name reads, writes or deletes anything outside, and nothing crashes."""
+"""What a lake's files state is input: no forged name reads, writes or deletes anything outside, and nothing crashes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NASTY: list[Any] = [
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a lake and, beside it, files of someone else."""
+    """Return a folder with a lake and, next to it, files of another owner."""
     root = tmp_path_factory.mktemp("forged")
     small = SmallLake(root / "lake")
     evaluations.write(small.uri, "night", {"states": [{"state": "a"}]}, {"a": "0" * 64})
@@ -66,12 +66,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder with its content."""
+    """Return every file below a folder with its content."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths to every value of a document, the whole of it among them."""
+    """Yield the paths to every value of a document, the whole document included."""
     yield path
     if isinstance(value, dict):
         for key in value:
@@ -82,7 +82,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """The document with another value at a path."""
+    """Return the document with another value at a path."""
     if not path:
         return new
     value = copy.deepcopy(value)
@@ -94,7 +94,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def forge(lake: Path, file: Path, value: Any) -> None:
-    """Writes a document as one who can write to the lake would: with every checksum right."""
+    """Write a document as an attacker who can write to the lake would: with every checksum right."""
     if file.name == "manifest.json":
         data = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         digest = files.sha256_hex(data)
@@ -118,7 +118,7 @@ COMMANDS = (
 
 
 def run_everything(lake: Path) -> None:
-    """Runs what reads a lake. A damaged one is refused with one message; nothing raises anything else."""
+    """Run what reads a lake. A damaged one is refused with one message; nothing raises anything else."""
     for command in COMMANDS:
         assert cli.main([*command, "--lake", str(lake)]) in (0, 1, 2)
     for run in ("alignment", "quality"):
@@ -217,8 +217,8 @@ def test_a_shard_of_other_columns_or_types_is_damage(
     forge(lake, path / "manifest.json", manifest)
     (tmp_path / "list").write_text("url:http://pictures.example/en.png\n")
     assert cli.main(["dataset", "remove", "links", "--hashes", str(tmp_path / "list"), "--lake", str(lake)]) in (1, 2)
-    told = capsys.readouterr().err
-    assert "is damaged" in told or "No match" in told, told
+    printed = capsys.readouterr().err
+    assert "is damaged" in printed or "No match" in printed, printed
 
 
 @pytest.mark.parametrize("part", ["shards", "versions", "rejects", "."])
@@ -241,7 +241,7 @@ def test_the_lake_itself_may_be_a_link(whole: Path, tmp_path: Path) -> None:
 
 
 def a_checkpoint(lake: Path, listing: dict[str, Any]) -> Path:
-    """A checkpoint folder whose COMPLETE.json lists certain files, sealed."""
+    """Write a checkpoint folder whose COMPLETE.json lists certain files, sealed."""
     folder = lake / "checkpoints/r/step-00000001"
     folder.mkdir(parents=True)
     head = {
@@ -259,7 +259,7 @@ def entry(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["../../../../outside.safetensors", "/outside.safetensors", "a/b", "..", ""])
 def test_a_checkpoint_reads_its_own_files_only(tmp_path: Path, name: str) -> None:
     outside = tmp_path / "outside.safetensors"
-    outside.write_bytes(b"weights of someone else")
+    outside.write_bytes(b"weights of another owner")
     folder = a_checkpoint(tmp_path / "lake", {name: entry(outside)})
     assert "plain file names" in "; ".join(checkpoints.verify(str(folder)))
     with pytest.raises(AltDiffusionError, match="whole"):
@@ -268,7 +268,7 @@ def test_a_checkpoint_reads_its_own_files_only(tmp_path: Path, name: str) -> Non
 
 def test_a_checkpoint_reads_no_file_through_a_link(tmp_path: Path) -> None:
     outside = tmp_path / "outside.safetensors"
-    outside.write_bytes(b"weights of someone else")
+    outside.write_bytes(b"weights of another owner")
     folder = a_checkpoint(tmp_path / "lake", {"unet.safetensors": entry(outside)})
     (folder / "unet.safetensors").symlink_to(outside)
     assert "symbolic link" in "; ".join(checkpoints.verify(str(folder)))
@@ -321,7 +321,7 @@ def test_a_removed_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
 
 
 def use_everything(lake: Path) -> None:
-    """Reads and writes what jobs do, MLflow aside."""
+    """Read and write what jobs do, MLflow aside."""
     run_everything(lake)
     for use in (
         lambda: failures.record(str(lake), "quality", attempt="2", rank=0, step=4, error=ValueError("x")),
@@ -335,7 +335,7 @@ def use_everything(lake: Path) -> None:
 
 
 def test_nothing_is_read_or_written_through_a_link(whole: Path, tmp_path: Path, capsys: Any) -> None:
-    """Each folder is a link to its copy elsewhere; each document is a link to one of someone else."""
+    """Each folder is a link to its copy elsewhere; each document is a link to one of another owner."""
     for number, place in enumerate(sorted((whole / "lake").rglob("*"))):
         alike = place.parts[-2:-1] != ("datasets",) and {"images", "prompts", "generations"} & set(place.parts)
         if place.suffix == ".parquet" or alike:
@@ -347,8 +347,8 @@ def test_nothing_is_read_or_written_through_a_link(whole: Path, tmp_path: Path, 
         shutil.move(linked, target)
         linked.symlink_to(target)
         if place.suffix == ".json":
-            told = dict.fromkeys(json.loads(target.read_text()), CANARY)
-            target.write_text(json.dumps(told))
+            forged = dict.fromkeys(json.loads(target.read_text()), CANARY)
+            target.write_text(json.dumps(forged))
         before = tree(root / "victim")
         use_everything(root / "lake")
         assert tree(root / "victim") == before, place
@@ -426,7 +426,7 @@ def test_a_damaged_dataset_hides_no_other(whole: Path, tmp_path: Path, capsys: A
 @pytest.mark.parametrize(
     "odd", [".DS_Store", "._a.json", "notes.txt", "Thumbs.db", "lost+found/", ".ipynb_checkpoints/"]
 )
-def test_what_is_no_part_of_a_lake_is_passed_over(whole: Path, tmp_path: Path, capsys: Any, odd: str) -> None:
+def test_what_is_not_part_of_a_lake_is_skipped(whole: Path, tmp_path: Path, capsys: Any, odd: str) -> None:
     """File managers, editors and file systems leave such things in every folder."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     lake = tmp_path / "lake"

@@ -1,4 +1,4 @@
-"""run.json is read from a lake: whatever it says, it is one message, or a record that all its readers can use."""
+"""run.json is read from a lake: whatever it states, it is one message, or a record that all its readers can use."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def record() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def use(lake: str, told: dict[str, Any]) -> None:
-    """What resuming, exports and cards ask of a record."""
-    RunKey.read(told, "run.json")
-    noising_of(told).check("run.json")
-    config_of(told)
-    card._use(told)
-    stage = card._Stage(run="quality", step=100, record=told)
-    card._made_from(list(card._origins(told)), [stage])
-    card._data([stage], dict.fromkeys(told["datasets"]))
+def use(lake: str, record: dict[str, Any]) -> None:
+    """Use a record as resuming, exports and cards do."""
+    RunKey.read(record, "run.json")
+    noising_of(record).check("run.json")
+    config_of(record)
+    card._use(record)
+    stage = card._Stage(run="quality", step=100, record=record)
+    card._made_from(list(card._origins(record)), [stage])
+    card._data([stage], dict.fromkeys(record["datasets"]))
     card._settings([stage])
     card._stages(lake, f"checkpoint:quality/step-00000100@{DIGEST}")
 
@@ -64,9 +64,9 @@ def test_a_record_is_refused_or_usable(tmp_path: Path) -> None:
     def forged(place: tuple[Any, ...], nasty: Any) -> None:
         file.write_text(json.dumps(replaced(whole, place, nasty)))
         try:
-            told = read_record(str(tmp_path), "quality")
-            assert told is not None
-            use(str(tmp_path), told)
+            readable = read_record(str(tmp_path), "quality")
+            assert readable is not None
+            use(str(tmp_path), readable)
         except AltDiffusionError as error:
             assert len(str(error)) < 2000
 

@@ -14,6 +14,7 @@ from altdiffusion.generation.model import resolve_model
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake, training_lake
+from tests.flipped import flip
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,7 @@ def test_the_wrong_or_a_changed_model_is_refused(tmp_path: Path) -> None:
     assert resolve_model(generation_lake.config(lake).model, lake).content == pinned.content
 
     weights = Path(lake) / "models/base/unet/diffusion_pytorch_model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-5] ^= 1
-    weights.write_bytes(data)
+    flip(weights, -5)
     with pytest.raises(AltDiffusionError, match="was changed or damaged"):
         resolve_model(generation_lake.config(lake).model, lake)
 

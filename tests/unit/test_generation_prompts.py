@@ -1,4 +1,4 @@
-"""The prompts file: what is read, and how a bad row is told."""
+"""The prompts file: what is read, and how a bad row is reported."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_bad_row_is_named_with_number_and_field(tmp_path: Path, field: str, va
     assert len(str(caught.value)) < 500
 
 
-def test_files_that_are_no_prompts(tmp_path: Path) -> None:
+def test_files_that_are_not_prompts(tmp_path: Path) -> None:
     cases = {
         "missing.jsonl": (None, "does not exist"),
         "empty.jsonl": (b"", "holds no row"),

@@ -24,7 +24,7 @@ RED, GREEN = (200, 20, 20), (20, 160, 40)
 
 @pytest.fixture(scope="module")
 def fonts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DejaVu Sans, which matplotlib carries: Latin, Cyrillic and Arabic, but no Thai."""
+    """Return a folder with DejaVu Sans, which matplotlib carries: Latin, Cyrillic and Arabic, but no Thai."""
     matplotlib = pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("fonts")
     source = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -52,19 +52,19 @@ def places(sheet: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np
     return np.argwhere((sheet == np.array(colour, np.uint8)).all(axis=2))
 
 
-def test_images_stand_in_rows_of_languages_and_columns_of_concepts(fonts: Path) -> None:
+def test_images_are_in_rows_of_languages_and_columns_of_concepts(fonts: Path) -> None:
     sheet = drawn(CELLS, fonts)
     red, green = places(sheet, RED), places(sheet, GREEN)
-    assert red[:, 1].max() < green[:, 1].min()  # the first concept stands left of the second
+    assert red[:, 1].max() < green[:, 1].min()  # the first concept is left of the second
     assert red[:, 0].min() == green[:, 0].min()  # English is the first row for both
     assert len(red) == len(green) > 2 * 0.9 * 64 * 64  # two images each, but for rounded corners
     rows = np.unique(green[:, 0])
-    assert (np.diff(rows) > 1).sum() == 1  # Arabic stands below English, with a gap
+    assert (np.diff(rows) > 1).sum() == 1  # Arabic is below English, with a gap
     assert red[:, 0].max() > green[:, 0].max()  # Russian is the last row
 
 
 def test_arabic_is_joined_and_runs_from_right_to_left(fonts: Path) -> None:
-    """Lone letters are wider than joined ones, and the tall alef of "ab" (alef, beh) must stand at the right end."""
+    """Lone letters are wider than joined ones, and the tall alef of "ab" (alef, beh) must be at the right end."""
 
     def ink(text: str) -> NDArray[np.int64]:
         with_text = drawn([Cell(concept="x", language="ar", caption=text, image=png(RED))], fonts).astype(int)

@@ -60,6 +60,19 @@ def test_importing_a_module_starts_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_help_imports_nothing_heavy() -> None:
+    """A verb imports what it works with when it runs, so that `--help` and a mistyped option take no seconds."""
+    heavy = ("torch", "transformers", "diffusers", "mlflow", "ray", "pyarrow", "numpy", "PIL")
+    code = (
+        "import sys\n"
+        "from altdiffusion.cli import parser\n"
+        "parser().format_help()\n"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = run(sys.executable, "-c", code, PYTHONPATH="platform")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "jobs/configs").rglob("*.yaml"))
 
 
@@ -72,8 +85,8 @@ def test_there_is_a_config_for_every_job_and_stage() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_every_config_dry_runs(config: Path, tmp_path: Path) -> None:
-    """In an empty folder. What lies elsewhere is not looked at, and said so; what should lie here and does not is an
-    error by name, beside the plan: the job would stop at it."""
+    """In an empty folder: what is elsewhere is not read, and reported so; what should be here and is missing is an
+    error by name, next to the plan: the job would stop at it."""
     stem = config.stem.split("-")[0]
     job = stem if stem in JOBS else "train"
     done = subprocess.run(

@@ -1,8 +1,9 @@
-"""The graph from manifests: what a reference means, and what lies above and below it."""
+"""The graph from manifests: what a reference means, and what is above and below it."""
 
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.html.page import BIDI
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage import image_search, lineage_page, tree
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from tests.lineage_lake import BASE, DRAWN, SOURCE, SOURCE_PICTURE, WORDS, SmallLake, publish
+from tests.flipped import flip
+from tests.lineage_lake import BASE, DRAWN, SOURCE, SOURCE_IMAGE, WORDS, SmallLake, publish
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,7 @@ def test_a_generated_image_leads_to_prompt_seed_checkpoint_and_source_row(
 
 
 def test_a_collected_image_leads_to_its_rows(small: SmallLake, graph: graphs.Graph) -> None:
-    digest = files.sha256_hex(SOURCE_PICTURE)
+    digest = files.sha256_hex(SOURCE_IMAGE)
     above = image_search.lineage(graph, digest[:12], "up").nodes
     assert sorted(node.facts["sample_id"] for node in above.values() if node.kind == "row") == [100, 101, 102]
     assert str(SOURCE) in above and str(small.quality) not in above
@@ -186,13 +189,17 @@ def test_the_tree_is_exact_and_draws_shared_branches_once(small: SmallLake, grap
 def test_the_page_is_self_contained_and_holds_every_node(small: SmallLake, graph: graphs.Graph) -> None:
     text = lineage_page.render(graph, str(small.quality))
     assert text == lineage_page.render(graphs.scan(small.uri), str(small.quality))
-    assert "http://" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "") and "https://" not in text
+    assert "http://" not in text and "https://" not in text and not re.search(r"url\((?!#tip)|@import|src=", text)
+    assert "Content-Security-Policy\" content=\"default-src 'none'; " in text
     drawn = {**graph.up(str(small.quality)).nodes, **graph.down(str(small.quality)).nodes}
-    assert text.count("<rect class=") == len(drawn)
+    assert text.count('<rect class="box') == text.count("<tr class=") == len(drawn)
     for node in drawn.values():
         assert node.ref in text
-    hostile = graphs.Node(ref="dataset:x", kind="source", name="<script>alert(1)</script>", digest="")
-    assert "<script" not in lineage_page.render(graphs.Graph("x", [hostile], {}), hostile.ref)
+    name = '<script>alert(1)</script>" onload="x\u202egnp.exe' + "word " * 2000
+    hostile = graphs.Node(ref=f"dataset:{name}", kind="source", name=name, digest="")
+    text = lineage_page.render(graphs.Graph("x", [hostile], {}), hostile.ref)
+    assert "<script" not in text and 'onload="' not in text and not set(text) & BIDI
+    assert "word " * 100 not in text
 
 
 def test_boxes_of_a_column_never_overlap() -> None:
@@ -252,9 +259,7 @@ def test_dataset_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["dataset", "verify", f"links@{small.links.ref.digest[:8]}", "--lake", small.uri]) == 0
     assert "2 files, 3 rows" in capsys.readouterr().out
     shard = Path(small.links.shard_uri(0))
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    flip(shard)
     assert main(["dataset", "verify", "links", "--lake", small.uri]) == 1
     assert shard.name in capsys.readouterr().err
     assert main(["dataset", "verify", "link", "--lake", small.uri]) == 2

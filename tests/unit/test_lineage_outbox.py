@@ -87,7 +87,7 @@ def test_an_append_takes_well_under_a_millisecond(tmp_path: Path) -> None:
     assert sorted(times)[len(times) // 2] < 500e-6  # about 15 microseconds on an idle machine
 
 
-def test_a_full_disk_and_an_impossible_path_never_raise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_and_an_unusable_path_never_raise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("a file where a folder is needed")
     for path in (str(blocked / "metrics.jsonl"), "/dev/full"):

@@ -104,7 +104,7 @@ def test_the_chain_reads_names_and_guesses_where_there_are_none(tmp_path: Path) 
     note(vain, "retry")
     chain = read_chain(made.lake, made.lake.version(vain.ref))
     assert (chain.steps[-1].name, chain.steps[-1].rows_in, chain.steps[-1].rows_out) == ("retry", 40, 0)
-    assert chain.adds_up and [step.name for step in chain.standing] == ["select", "deduplicate", "retry"]
+    assert chain.adds_up and [step.name for step in chain.final_steps] == ["select", "deduplicate", "retry"]
     note(made.links, "balance")
     assert names(made, made.distinct)[1] == "balance"
     shutil.rmtree(tmp_path / "datasets/candidates")

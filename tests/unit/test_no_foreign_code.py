@@ -1,4 +1,4 @@
-"""Code that a model's folder brings is never run, and nobody is asked whether it may."""
+"""Code in a model's folder is never run, and nobody is asked whether it may."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAP = "from pathlib import Path\nPath({mark!r}).write_text('ran')\nclass Trap:\
 
 @pytest.fixture
 def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose every config names code next to it, and a standard input at which a question would wait."""
+    """Return a folder whose every config names code next to it, and a standard input at which a question would wait."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "trap.py").write_text(TRAP.format(mark=str(tmp_path / "ran")))
@@ -41,7 +41,7 @@ def digest(folder: Path) -> str:
     return folder_digest(str(folder))
 
 
-def test_no_door_runs_code_of_a_folder(trapped: Path, tmp_path: Path) -> None:
+def test_no_loader_runs_code_of_a_folder(trapped: Path, tmp_path: Path) -> None:
     doors: list[Any] = [
         lambda: open_tokenizer(str(trapped), "x"),
         lambda: ClipEmbedder(str(trapped), digest(trapped), device="cpu", dtype="float32"),
@@ -64,8 +64,8 @@ def test_no_pipeline_of_a_folder_is_run(trapped: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_every_auto_class_is_told_so() -> None:
-    """Whoever opens something by its config's own word says that no code comes with it."""
+def test_every_auto_class_forbids_foreign_code() -> None:
+    """Every call of an Auto class states that no code may come with the folder."""
     silent = []
     for path in [*(ROOT / "platform").rglob("*.py"), *(ROOT / "pipelines").glob("*.py"), *(ROOT / "jobs").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

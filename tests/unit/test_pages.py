@@ -19,7 +19,7 @@ from altdiffusion.storage.shard_reader import ShardReader
 
 
 def write(values: list[bytes | None], **settings: Any) -> tuple[io.BytesIO, Any]:
-    """A file with one column `latent`, and the column's chunk."""
+    """Write a file with one column `latent`, and the column's chunk."""
     sink = io.BytesIO()
     given = {"use_dictionary": False, "compression": "none", "write_page_checksum": True, "data_page_version": "2.0"}
     pq.write_table(pa.table({"latent": pa.array(values, pa.binary())}), sink, **(given | settings))

@@ -40,7 +40,7 @@ def prompts(start: int, count: int) -> pa.Table:
 
 
 def work(lake_uri: str, index: int) -> UnitRecord:
-    """One unit: five rows in, four accepted, one rejected."""
+    """Write one unit: five rows in, four accepted, one rejected."""
     dataset = Lake(lake_uri).dataset("prompts")
     reject = {"unit_id": f"u{index}", "row": 4, "reason": "dims", "detail": "1x1"}
     record = UnitRecord(

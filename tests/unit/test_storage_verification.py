@@ -21,15 +21,10 @@ from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 from altdiffusion.storage.verification import verify
 from tests import toy_work
+from tests.flipped import flip
 from tests.toy_work import NAME, Toy
 
 SETTINGS = {"x": 1}
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def truncate(path: Path) -> None:
@@ -40,7 +35,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {"flip": flip, "truncate": truncate
 
 
 def target(lake: Path, kind: str) -> tuple[Path, list[int]]:
-    """A file of this kind, and the units that have to be done again without it."""
+    """Return a file of this kind, and the units that have to be done again without it."""
     version = Lake(str(lake)).version(NAME)
     folder = lake / "datasets" / NAME
     return {
@@ -65,14 +60,14 @@ def test_damage_is_named_and_the_printed_remedy_makes_it_again_alone(
     DAMAGES[damage](path)
     Toy.ran.clear()
     capsys.readouterr()
-    if (kind, damage) == ("record", "delete"):  # the version is whole: a record only says what need not be done again
+    if (kind, damage) == ("record", "delete"):  # the version is whole: a record only states what need not be done again
         assert main(["dataset", "verify", NAME, "--lake", lake]) == 0
         assert toy_work.run(lake, SETTINGS) == digest and Toy.ran == []
         return
     assert main(["dataset", "verify", NAME, "--lake", lake]) == 1
-    told = capsys.readouterr().err
-    assert path.name in told.splitlines()[0]
-    command = re.search(r"run `altdiffusion (.*?)`", told)
+    printed = capsys.readouterr().err
+    assert path.name in printed.splitlines()[0]
+    command = re.search(r"run `altdiffusion (.*?)`", printed)
     assert command is not None
     assert main(command[1].split()) == 1
     assert "now removed. Next: run" in capsys.readouterr().out
@@ -97,8 +92,8 @@ def test_several_damages_are_named_at_once_and_an_old_version_by_its_digest(
         flip(Path(version.shard_uri(index)))
     assert main(["dataset", "verify", NAME, "--lake", lake]) == 0
     assert main(["dataset", "verify", f"{NAME}@{old[:8]}", "--lake", lake]) == 1
-    told = capsys.readouterr().err
-    assert all(version.shards[index].sha256 in told for index in (1, 5)) and "2 damaged or missing" in told
+    printed = capsys.readouterr().err
+    assert all(version.shards[index].sha256 in printed for index in (1, 5)) and "2 damaged or missing" in printed
 
 
 def test_a_bit_flipped_anywhere_in_a_record_is_found(tmp_path: Path) -> None:
@@ -220,10 +215,10 @@ def test_an_old_version_is_erased_with_what_only_it_had(tmp_path: Path, capsys: 
     assert Toy.ran == list(range(toy_work.UNITS))
 
 
-def test_a_dataset_that_is_not_there_is_said_with_those_that_are(
+def test_a_missing_dataset_is_reported_with_those_that_exist(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Lake(str(tmp_path)).dataset("images").publish(kind="images", records=[], parents=[], config={}, fingerprint="f")
     assert main(["dataset", "verify", "imagse", "--lake", str(tmp_path)]) == 2
-    assert "dataset imagse: has no version" in (said := capsys.readouterr().err)
-    assert "datasets here: images" in said
+    assert "dataset imagse: has no version" in (printed := capsys.readouterr().err)
+    assert "datasets here: images" in printed

@@ -46,7 +46,7 @@ def image(number: int) -> str:
 def publish(
     lake: Lake, name: str, kind: Kind, rows: Sequence[Row], rejected: Sequence[Row], parents: Sequence[Ref], cut: int
 ) -> Version:
-    """A version in shards of `cut` rows, its rejects in as many shards."""
+    """Publish a version in shards of `cut` rows, its rejects in as many shards."""
     dataset = lake.dataset(name)
     schema = SCHEMAS[kind]
     count = max(1, -(-len(rows) // cut))
@@ -128,9 +128,9 @@ class Corpus:
         self.versions[name] = publish(self.lake, name, kind, rows, rejected, parents, draw.randint(3, 20))
 
     def meant(self, lines: Sequence[str]) -> dict[str, list[int]]:
-        """The oracle: places of the listed rows in each dataset."""
+        """Return the places of the listed rows in each dataset: the oracle."""
         ids = {int(line[5:]) for line in lines if line.startswith("hash:")}
-        pictures = {line[7:].lower() for line in lines if line.startswith("sha256:")}
+        hashes = {line[7:].lower() for line in lines if line.startswith("sha256:")}
         keys = {url_key(line[4:]) for line in lines if line.startswith("url:")}
         domains = [line[7:].lower() for line in lines if line.startswith("domain:")]
 
@@ -144,13 +144,13 @@ class Corpus:
             row["sample_id"] for row in self.rows["images"] if row["final_url"] and linked({"url": row["final_url"]})
         }
         seen = [row for name in ("images", "latents", "scores") for row in self.rows[name]]
-        by_image = {row["sample_id"] for row in seen if row["image_sha256"] in pictures}
+        by_image = {row["sample_id"] for row in seen if row["image_sha256"] in hashes}
         return {
             name: [
                 place
                 for place, row in enumerate(rows)
                 if row.get("sample_id") in ids
-                or (row["image_sha256"] in pictures if name != "links" else row["sample_id"] in by_image)
+                or (row["image_sha256"] in hashes if name != "links" else row["sample_id"] in by_image)
             ]
             for name, rows in self.rows.items()
         }
@@ -237,7 +237,7 @@ def test_the_rows_are_found_removed_and_kept_out(tmp_path: Path, seed: int) -> N
 
 
 def test_shards_without_the_column_of_last_links_are_read_and_searched(tmp_path: Path) -> None:
-    """Versions of older lakes, and those that carry such shards on beside new ones."""
+    """Versions of older lakes, and those that carry such shards on next to new ones."""
     lake = Lake(str(tmp_path))
     draw = random.Random(0)
     rows = [{**_row(number, draw), "final_url": f"http://cdn.example/{number}"} for number in range(4)]
@@ -305,26 +305,26 @@ def run(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     return capsys.readouterr().out
 
 
-def test_the_commands_tell_what_was_done_and_what_is_left(
+def test_the_commands_print_what_was_done_and_what_is_left(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake = corpus.lake.uri
     row = corpus.rows["latents"][0]
     listed = _file(tmp_path / "list.txt", [f"url:{row['url']}", f"sha256:{row['image_sha256']}"])
     before = corpus.versions["images"].ref
-    told = run(capsys, "dataset", "remove", "images", "--hashes", listed, "--lake", lake)
+    printed = run(capsys, "dataset", "remove", "images", "--hashes", listed, "--lake", lake)
     after = corpus.lake.version("images").ref
-    assert f"{before.short} -> {after.short} (head)" in told and "rows removed" in told
-    assert f"altdiffusion dataset remove latents --hashes {listed} --lake {lake}" in told
-    assert f"altdiffusion dataset erase images@{before.digest[:12]} --lake {lake}" in told
-    assert "train again" in told and "generate it again" in told
-    assert f"  url:{row['url']}" in told and f"  hash:{row['sample_id']}" in told
+    assert f"{before.short} -> {after.short} (head)" in printed and "rows removed" in printed
+    assert f"altdiffusion dataset remove latents --hashes {listed} --lake {lake}" in printed
+    assert f"altdiffusion dataset erase images@{before.digest[:12]} --lake {lake}" in printed
+    assert "train again" in printed and "generate it again" in printed
+    assert f"  url:{row['url']}" in printed and f"  hash:{row['sample_id']}" in printed
     assert "holds none of these rows" in run(capsys, "dataset", "remove", "images", "--hashes", listed, "--lake", lake)
     assert "already there" in run(
         capsys, "dataset", "remove", f"images@{before.digest}", "--hashes", listed, "--lake", lake
     )
     assert corpus.lake.version("images").ref == after
-    for command in [line.strip() for line in told.splitlines() if line.strip().startswith("altdiffusion dataset")]:
+    for command in [line.strip() for line in printed.splitlines() if line.strip().startswith("altdiffusion dataset")]:
         assert main(command.split()[1:]) == 0
     capsys.readouterr()
     left = json.loads(run(capsys, "lineage", "impact", "--hashes", listed, "--json", "--lake", lake))
@@ -338,15 +338,15 @@ def test_the_commands_tell_what_was_done_and_what_is_left(
         assert row["url"].encode() not in data, path
 
 
-def test_impact_says_who_holds_the_rows_and_what_was_made_of_them(
+def test_impact_lists_what_holds_the_rows_and_what_was_made_from_them(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = corpus.rows["latents"][0]
     listed = _file(tmp_path / "list.txt", [f"hash:{row['sample_id']}"])
-    told = run(capsys, "lineage", "impact", "--hashes", listed, "--lake", corpus.lake.uri)
+    printed = run(capsys, "lineage", "impact", "--hashes", listed, "--lake", corpus.lake.uri)
     for name in ("links", "images", "latents", "scores"):
-        assert f"dataset {name} @{corpus.versions[name].ref.digest[:12]}" in told
-    assert "checkpoint alignment/step-00000001" in told and "checkpoint quality/step-00000001" in told
+        assert f"dataset {name} @{corpus.versions[name].ref.digest[:12]}" in printed
+    assert "checkpoint alignment/step-00000001" in printed and "checkpoint quality/step-00000001" in printed
     urls = tmp_path / "urls.txt"
     urls.write_text(row["url"] + "\n")
     document = json.loads(run(capsys, "lineage", "impact", "--urls", str(urls), "--json", "--lake", corpus.lake.uri))
@@ -366,7 +366,7 @@ def test_a_row_that_was_rejected_on_the_way_counts_against_nothing_after(corpus:
     assert found.made == ()
 
 
-def test_an_answer_that_cannot_be_complete_says_so(corpus: Corpus, tmp_path: Path) -> None:
+def test_an_answer_that_cannot_be_complete_is_marked(corpus: Corpus, tmp_path: Path) -> None:
     version = corpus.versions["latents"]
     shard = Path(version.shard_uri(0))
     data = shard.read_bytes()
@@ -426,7 +426,7 @@ def test_a_dataset_may_lose_all_its_rows(corpus: Corpus, tmp_path: Path) -> None
         ("http://x\n", "line 1"),
     ],
 )
-def test_lists_that_say_nothing_or_nonsense_are_refused(tmp_path: Path, text: str, problem: str) -> None:
+def test_empty_or_invalid_lists_are_refused(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "list.txt"
     path.write_text(text)
     with pytest.raises(AltDiffusionError, match=problem):
@@ -448,10 +448,10 @@ def test_blocklist_lines_are_written_whole(corpus: Corpus, tmp_path: Path, capsy
     lines = [f"hash:{number}" for number in range(40)]
     listed = _file(tmp_path / "list.txt", lines)
     out = tmp_path / "block.txt"
-    told = run(
+    printed = run(
         *(capsys, "dataset", "remove", "images", "--hashes", listed, "--lake", corpus.lake.uri),
         *("--blocklist-out", str(out)),
     )
-    assert "and 20 more" in told and files.sha256_hex(out.read_bytes()) in told
+    assert "and 20 more" in printed and files.sha256_hex(out.read_bytes()) in printed
     assert sorted(out.read_text().splitlines()) == sorted(lines)
-    assert "holds none of these rows" in told
+    assert "holds none of these rows" in printed

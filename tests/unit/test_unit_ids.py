@@ -32,7 +32,7 @@ from altdiffusion.storage.shards import ShardInfo
 
 
 def version(name: str, rows: Sequence[int], rejects: Sequence[int] = ()) -> Version:
-    """A version that is nowhere: planning reads its manifest only."""
+    """Return a version that is nowhere: planning reads its manifest only."""
 
     def infos(role: str, counts: Sequence[int]) -> tuple[ShardInfo, ...]:
         return tuple(
@@ -119,7 +119,7 @@ GOLDEN = {
 
 
 def digest(units: Sequence[Unit]) -> str:
-    """What a ledger and a record keep of units."""
+    """Return the digest of what a ledger and a record keep of units."""
     assert units
     kept: list[Any] = [[unit.id, unit.index, unit.payload["input_digest"]] for unit in units]
     return files.sha256_hex(files.canonical_json(kept))[:16]

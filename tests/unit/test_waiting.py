@@ -1,4 +1,4 @@
-"""Who waits for other ranks is known by a mark, not by where its code stands."""
+"""A thread that waits for other ranks is recognised by a mark, not by where its code is."""
 
 from __future__ import annotations
 
@@ -55,27 +55,27 @@ def test_a_stalled_peer_is_named_and_not_the_waiting_one(
 ) -> None:
     """Two ranks of one process. Both are in the same function of the same file; one of them is marked."""
     monkeypatch.setattr(watches, "WATCHERS", 1)
-    told: list[str] = []
+    reported: list[str] = []
     heard, end = threading.Event(), threading.Event()
 
-    def say(text: str) -> None:
-        told.append(text)
+    def report(text: str) -> None:
+        reported.append(text)
         heard.set()
 
-    def stand() -> None:
+    def stall() -> None:
         end.wait(120)
 
     def rank(number: int, waits: bool) -> None:
         with Watch(
-            str(tmp_path), "r", rank=number, world=2, timeout_s=1.0, step=5, report=say, end=lambda: None
+            str(tmp_path), "r", rank=number, world=2, timeout_s=1.0, step=5, report=report, end=lambda: None
         ) as watch:
             for step in (5, 6, 7):
                 watch.step(step)
             if waits:
                 with waiting():
-                    stand()
+                    stall()
             else:
-                stand()
+                stall()
 
     threads = [threading.Thread(target=rank, args=arguments) for arguments in ((0, True), (1, blamed == "nobody"))]
     for thread in threads:
@@ -84,5 +84,5 @@ def test_a_stalled_peer_is_named_and_not_the_waiting_one(
     end.set()
     for thread in threads:
         thread.join()
-    assert ("rank 1 on host" in told[0] and "rank 0" not in told[0]) == (blamed == "peer"), told
-    assert ("all ranks wait for each other" in told[0]) == (blamed == "nobody"), told
+    assert ("rank 1 on host" in reported[0] and "rank 0" not in reported[0]) == (blamed == "peer"), reported
+    assert ("all ranks wait for each other" in reported[0]) == (blamed == "nobody"), reported

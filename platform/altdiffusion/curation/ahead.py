@@ -1,4 +1,4 @@
-"""Threads that work ahead of the one who consumes: in order, and never further than a set depth."""
+"""Threads that work ahead of their consumer: in order, and never further than a set depth."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int, depth
     Args:
         items: taken one by one in the caller's thread, when there is room.
         threads: 0 calls `function` in the caller's thread.
-        depth: results that may wait, worked off or not: what bounds the memory.
+        depth: results that may wait, finished or not; it bounds the memory.
 
-    An exception of `function` is raised where its result would have come; what is not begun by then is dropped.
+    An exception of `function` is raised where its result would have come; items not begun by then are dropped.
     """
     if threads == 0:
         yield from map(function, items)

@@ -1,4 +1,4 @@
-"""Model files by URI and SHA-256: nothing is loaded whose bytes are not the ones that were pinned."""
+"""Model files by URI and SHA-256: a file is loaded only if its bytes are the pinned ones."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def read_pinned(uri: str, sha256: str) -> bytes:
     """Return the bytes of a file, after its SHA-256 has been checked.
 
     Raises:
-        AltDiffusionError: the file is not there, or its bytes are others.
+        AltDiffusionError: the file is not there, or has other bytes.
     """
     try:
         data = files.read_bytes(resolve_uri(uri))
     except FileNotFoundError as error:
         raise AltDiffusionError(f"model {uri}", "is not there", "check the URI in the config") from error
-    found = files.sha256_hex(data)
-    if found != sha256:
+    actual = files.sha256_hex(data)
+    if actual != sha256:
         raise AltDiffusionError(
-            f"model {uri}", f"has SHA-256 {found}, not {sha256}", "use the pinned file, or pin the new one"
+            f"model {uri}", f"has SHA-256 {actual}, not {sha256}", "use the pinned file, or pin the new one"
         )
     return data
 
@@ -80,7 +80,7 @@ def load_tensors(uri: str, sha256: str) -> dict[str, Any]:
         if uri.endswith(".safetensors"):
             return dict(load(data))
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # on bytes that are no weights, torch raises whatever its reader stumbles over
+    except Exception as error:  # on bytes that are not weights, torch raises whatever its reader stumbles over
         raise AltDiffusionError(
             f"model {uri}",
             f"cannot be read as weights only ({first_line(error)})",
@@ -103,9 +103,9 @@ def check_folder(uri: str, digest: str | None) -> str:
     Raises:
         AltDiffusionError: it is not there, or holds other files than those pinned.
     """
-    found = folder_digest(uri)
-    if digest is not None and found != digest:
+    actual = folder_digest(uri)
+    if digest is not None and actual != digest:
         raise AltDiffusionError(
-            f"model {uri}", f"has digest {found}, not {digest}", "use the pinned model, or pin the new one"
+            f"model {uri}", f"has digest {actual}, not {digest}", "use the pinned model, or pin the new one"
         )
     return files.local_path(uri)

@@ -1,4 +1,4 @@
-"""64-bit hashes and keyed draws of whole columns, the same on every machine.
+"""64-bit hashes and keyed draws for whole columns, the same on every machine.
 
 Neither is cryptographic: they spread rows over buckets and decide keyed draws. Where equality matters, values are
 compared, not hashes.
@@ -17,7 +17,7 @@ import pyarrow as pa
 from altdiffusion.splitmix import FIRST, GAMMA, Words, splitmix64
 
 _LONG = 4096
-"""Bytes; longer values are hashed one by one, so that a single one of megabytes does not cost a pass per word."""
+"""Bytes; longer values are hashed one by one, so that a single value of megabytes does not cost one pass per word."""
 
 
 def uniform(seed: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -65,7 +65,8 @@ def hash64(values: pa.Array | pa.ChunkedArray) -> Words:
 def murmur64(values: pa.Array) -> pa.Array:
     """Return `mmh3.hash64(text)[0]` of each string, int64 [N], LAION's row id for url + text.
 
-    MurmurHash3 is not to be had for whole columns, so this is one call per row, on the buffer without making strings.
+    No library computes MurmurHash3 for whole columns, so this is one call per row, on the buffer, without
+    making strings.
     """
     offsets, body = _buffers(values)
     digest, view = mmh3.mmh3_x64_128_digest, body.data

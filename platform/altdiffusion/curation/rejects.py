@@ -36,7 +36,7 @@ class Reason(str):
 
 def _reason(name: str, sentence: str, *, withheld: bool = False) -> Reason:
     if name in KNOWN:
-        raise ValueError(f"reason {name} is there twice")
+        raise ValueError(f"reason {name} is defined twice")
     return KNOWN.setdefault(name, Reason(name, sentence, withheld))
 
 
@@ -111,9 +111,7 @@ CAPTION_LANGUAGE = _reason("caption_language", "the English text is not English,
 DUPLICATE = _reason("duplicate", "an equal pair stays")
 
 NONE = Reason("")
-"""What a row has that was not dropped."""
-INTERNAL = Reason("internal")
-"""What a row has whose unit fails as a whole: it is never stored."""
+"""The reason of a row that was not dropped."""
 
 _STATUS = re.compile(r"http_([0-9]{1,3})")
 _STATUSES = {

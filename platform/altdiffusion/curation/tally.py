@@ -83,9 +83,9 @@ def tally(table: pa.Table) -> dict[str, int]:
     names, index = languages.dictionary.to_pylist(), languages.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     for measure, how in MEASURES.items():
         values = how.value(table)
-        found = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
-        known = np.isfinite(found) & (found > how.above)
-        bins = np.floor(how.number(np.where(known, found, 1.0))).astype(np.int64)
+        numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+        known = np.isfinite(numbers) & (numbers > how.above)
+        bins = np.floor(how.number(np.where(known, numbers, 1.0))).astype(np.int64)
         for (language, bin), count in _pairs(index[known], bins[known]):
             counts[f"{measure}|{names[language]}|{bin}"] = count
         for language, count in zip(*np.unique(index[~known], return_counts=True), strict=True):
@@ -118,21 +118,21 @@ def _pairs(first: Any, second: Any) -> list[tuple[tuple[int, int], int]]:
 
 def bins(tally: Mapping[str, int], measure: str, language: str | None = None) -> dict[int, int]:
     """Return the rows by bin number, ascending, of one language or of all; rows without a value are left out."""
-    found: dict[int, int] = {}
+    rows: dict[int, int] = {}
     for key, count in tally.items():
         name, spoken, bin = key.split("|")
         if name == measure and language in (None, spoken) and bin != "null":
-            found[int(bin)] = found.get(int(bin), 0) + count
-    return dict(sorted(found.items()))
+            rows[int(bin)] = rows.get(int(bin), 0) + count
+    return dict(sorted(rows.items()))
 
 
 def histogram(tally: Mapping[str, int], measure: str, language: str | None = None) -> list[tuple[float, float, int]]:
     """Return (low, high, rows) for every bin from the first filled one to the last, in the measure's own unit."""
-    found = bins(tally, measure, language)
-    if not found:
+    counts = bins(tally, measure, language)
+    if not counts:
         return []
     edge = MEASURES[measure].edge
-    return [(edge(b), edge(b + 1), found.get(b, 0)) for b in range(min(found), max(found) + 1)]
+    return [(edge(b), edge(b + 1), counts.get(b, 0)) for b in range(min(counts), max(counts) + 1)]
 
 
 def quantile(tally: Mapping[str, int], measure: str, language: str, q: float) -> float | None:
@@ -140,10 +140,10 @@ def quantile(tally: Mapping[str, int], measure: str, language: str, q: float) ->
 
     None where no row of the language has a value.
     """
-    found = bins(tally, measure, language)
-    below, wanted = 0, math.floor(q * sum(found.values()))
-    for bin, count in found.items():
+    counts = bins(tally, measure, language)
+    below, wanted = 0, math.floor(q * sum(counts.values()))
+    for bin, count in counts.items():
         below += count
         if below > wanted:
             return MEASURES[measure].edge(bin)
-    return MEASURES[measure].edge(max(found)) if found else None
+    return MEASURES[measure].edge(max(counts)) if counts else None

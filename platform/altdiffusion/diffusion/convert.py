@@ -29,11 +29,14 @@ import torch
 from torch.nn import functional
 
 from altdiffusion.diffusion import published as forms
+from altdiffusion.diffusion.folder import publish
+from altdiffusion.diffusion.licence import licence_of
 from altdiffusion.diffusion.models import build_text_encoder, local_folder
 from altdiffusion.diffusion.published import CLIP, LAYER, NOT_READ, Head, Published
 from altdiffusion.diffusion.published_files import CHECKPOINT, read_weights, weights_file
 from altdiffusion.diffusion.text_encoder import save_text_encoder
 from altdiffusion.errors import AltDiffusionError, first_line
+from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import optional_document
 
@@ -170,8 +173,32 @@ def is_published(folder: str) -> bool:
     return files.exists(files.join(folder, CHECKPOINT))
 
 
+def publish_converted(source: str, target: str, origin: Ref) -> str:
+    """Write the stock form of a published text encoder to a folder, with its lineage.
+
+    Args:
+        source: URI of the published folder.
+        target: URI of the folder to write.
+        origin: reference to the published folder, which becomes the parent of the new one.
+
+    Returns:
+        A readable description of what else the source holds; empty where it is a text encoder alone.
+
+    Raises:
+        AltDiffusionError: `convert_folder` fails.
+    """
+    rest: list[str] = []
+    with _local_source(source) as local:
+        publish(
+            target,
+            lambda staging: rest.append(convert_folder(local, staging)),
+            {"converted_from": str(origin), "licence": licence_of(source), "parents": [str(origin)]},
+        )
+    return rest[0]
+
+
 @contextlib.contextmanager
-def local_source(folder: str) -> Iterator[Path]:
+def _local_source(folder: str) -> Iterator[Path]:
     """Yield the `local_folder` of a source for `convert_folder`, with the tokenizer next to a bare text encoder."""
     with local_folder(folder) as local:
         if not files.is_local(folder) and not _holds_tokenizer(local) and not _holds_tokenizer(local / "tokenizer"):

@@ -216,7 +216,7 @@ class _Naming:
 
         what = f"hub model {self._id}"
         lasting = "use a mirror of it, or name a local copy of the folder"
-        gone = "is not on the hub any more, or asks for a token"
+        gone = "is no longer on the hub, or asks for a token"
         if isinstance(error, errors.GatedRepoError):
             problem, remedy = "asks to accept its terms", "accept them on the hub's page and set HF_TOKEN"
         elif isinstance(error, errors.RevisionNotFoundError):

@@ -50,7 +50,7 @@ def first_contact(path: str, timeout_s: float = FIRST_CONTACT_TIMEOUT_S) -> Iter
                 if time.monotonic() > end:
                     raise AltDiffusionError(
                         f"MLflow database {path}",
-                        f"is held by another process for more than {timeout_s:g} s (lock {path}.lock)",
+                        f"has been held by another process for more than {timeout_s:g} s (lock {path}.lock)",
                         f"find it with `fuser {path}.lock`, end it, then run the same command again",
                     ) from None
                 time.sleep(0.1)

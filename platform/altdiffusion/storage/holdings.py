@@ -68,7 +68,7 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Holdings:
-    """The places of the wanted rows."""
+    """The positions of the wanted rows."""
 
     rows: Mapping[tuple[str, str], Rows]
     """Row numbers by file; files without any are left out."""

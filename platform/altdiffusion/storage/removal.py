@@ -56,7 +56,7 @@ def remove(
     The same version and the same list give the same version after, whether it exists already or not.
 
     Args:
-        holdings: the places of the rows (`holdings.search`).
+        holdings: the positions of the rows (`holdings.search`).
         list_sha256: SHA-256 (hex) of the file that lists the rows.
         tally: counts rows as the tally of this kind does, where its manifest has one.
 

@@ -19,7 +19,7 @@ _PIECE_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def naming(uri: str) -> Iterator[None]:
+def naming_shard(uri: str) -> Iterator[None]:
     """Turn errors of reading or decoding a shard into an error that names the shard and has a remedy."""
     try:
         yield
@@ -38,7 +38,7 @@ class ShardReader:
 
     Raises:
         FileNotFoundError: there is no such shard.
-        OSError, ValueError, pa.ArrowException: it is damaged; `read` raises them too. See `naming`.
+        OSError, ValueError, pa.ArrowException: it is damaged; `read` raises them too. See `naming_shard`.
     """
 
     def __init__(self, uri: str, size_bytes: int) -> None:

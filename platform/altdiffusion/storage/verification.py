@@ -14,7 +14,7 @@ from itertools import islice
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.dataset import MADE_BY, ROLES, Dataset, Version
+from altdiffusion.storage.dataset import MADE_BY, ROLES, Dataset, Lake, Version
 from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.shards import ShardInfo
 
@@ -97,6 +97,20 @@ def forget(damages: Sequence[Damage]) -> None:
     """Remove damaged files, so that the next run of the job that made them makes them again, and nothing else."""
     for uri, below in dict.fromkeys((damage.forget, damage.below) for damage in damages):
         files.remove_tree(uri, below=below)
+
+
+def finished_jobs(lake: Lake, version: Version) -> list[str]:
+    """Return the finished runs of jobs that recorded the version as their result, as `<job>-<run>`."""
+    folder = files.join(lake.uri, "runs")
+    names = set()
+    for file in files.list_names(folder):
+        try:
+            document = files.read_json(files.within(lake.uri, "runs", file), strict=True)
+        except AltDiffusionError:  # not a marker of a job; it cannot name the version
+            continue
+        if isinstance(document, dict) and version.ref.short in str(document.get("result")):
+            names.add(file.rpartition("-")[0])
+    return sorted(names)
 
 
 def _head(dataset: Dataset) -> tuple[str | None, list[Damage]]:

@@ -68,7 +68,7 @@ def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None) -> 
         raise Resumable(
             f"run {config.run}",
             f"was asked to stop; {f'the checkpoint of step {last.step}' if last else 'no checkpoint'} is there",
-            "run the same command again to go on",
+            "run the same command again to continue",
         )
     noted = failures.read(run.lake, config.run)
     ended = failures.final(noted)

@@ -7,12 +7,13 @@ step n is exact: whole epochs count every row once, and only the epoch that was 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCHEMAS
@@ -164,3 +165,18 @@ def _add(found: Mapping[Ref, I64], source: Source, counts: I64) -> None:
             numbers = language_rows(version)[source.language]
             found[version.ref][numbers] += counts[begin : begin + len(numbers)]
             begin += len(numbers)
+
+
+def write_seen(parts: Sequence[Seen], path: str) -> None:
+    """Write the SEEN rows of all parts to one local Parquet file.
+
+    Raises:
+        AltDiffusionError: the file cannot be written.
+    """
+    try:
+        with pa.OSFile(path, "wb") as sink, pq.ParquetWriter(sink, SEEN) as writer:
+            for part in parts:
+                for table in part.tables():
+                    writer.write_table(table)
+    except OSError as error:
+        raise AltDiffusionError(f"file {path}", f"cannot be written ({error})", "choose another path") from error

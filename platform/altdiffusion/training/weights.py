@@ -1,4 +1,4 @@
-"""The networks of a run, with the weights that it starts from, continues or goes on with."""
+"""The networks of a run, with the weights that it starts from or continues with."""
 
 from __future__ import annotations
 
@@ -112,8 +112,9 @@ def pinned(lake: str, ref: Ref) -> Checkpoint:
 
 
 def newest(run: ResolvedRun, warn: Warn = lambda text: None) -> Checkpoint | None:
-    """Return the checkpoint that a run goes on from: its own newest whole one, else the one that it continues; None
-    begins with its start.
+    """Return the checkpoint that a run continues from: its own newest complete one, else the one that it continues.
+
+    None begins with its start.
 
     Raises:
         AltDiffusionError: its own checkpoint belongs to another config, or all are damaged.
@@ -133,7 +134,7 @@ def _behind(run: ResolvedRun, bundle: ModelBundle) -> ModelBundle:
 
 
 def _begin(run: ResolvedRun, network: torch.nn.Module, file: str, resume: Checkpoint | None) -> None:
-    """Load the weights of the checkpoint to go on from, or of the one that the run starts from, into a network."""
+    """Load the weights of the checkpoint to continue from, or of the one that the run starts from, into a network."""
     if resume is not None and run.config.lora is None:
         load_weights(run.lake, network, resume, "raw", file)
     elif run.start is not None:

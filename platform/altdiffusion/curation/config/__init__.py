@@ -1,4 +1,4 @@
-"""Settings of curation, one file an operator."""
+"""Settings of curation, one file per operator."""
 
 from altdiffusion.curation.config.balance import BalanceConfig
 from altdiffusion.curation.config.distinct import DistinctConfig

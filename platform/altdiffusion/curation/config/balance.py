@@ -17,7 +17,7 @@ class BalanceConfig(Checked):
     """Share of each language's rows to drop, those least similar to their images: one for all, or by language.
     Similarity is not on one scale for all languages, so a share is fairer than a threshold."""
     rows_per_language: Annotated[int | None, at_least(1, "give null for no limit")] = None
-    """The largest language keeps about so many rows, no language more."""
+    """The largest language keeps about this many rows, and no language keeps more."""
     temperature: Annotated[float | None, at_least(1, "1 changes nothing; give e.g. 2")] = None
     """Languages are weighed as rows ** (1 / temperature): 1 leaves them as they are, more evens them out."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Which images count as the same, and how the search for them is cut."""
+"""Which images count as the same, and how the search for them is split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class DistinctConfig(Checked):
     """Duplicates among downloaded images."""
 
     within: Literal["language", "all"] = "language"
-    """`language`: one image may stay once in each language, with its caption there; `all`: once altogether."""
+    """`language`: one image may stay once per language, with its caption there; `all`: once altogether."""
     max_distance: Annotated[int | None, between(0, 12, "give bits, e.g. 4, or null for equal bytes only")] = 4
     """Bits of the 64-bit perceptual hash in which two near-duplicates differ at most; null looks for equal bytes only.
     The hash has as many ones as zeros, so distances are even."""

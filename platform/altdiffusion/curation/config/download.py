@@ -25,7 +25,7 @@ from altdiffusion.constraints import (
 Format = Literal["jpg", "png", "webp", "gif", "avif", "bmp", "tiff"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _SOME_FORMAT = f"name at least one of {', '.join(FORMATS)}"
-_USER_AGENT = matching(r"[ -~]*[!-~][ -~]*", "is not printable ASCII", "name who asks and how to reach them")
+_USER_AGENT = matching(r"[ -~]*[!-~][ -~]*", "is not printable ASCII", "name the operator and a contact")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,10 +41,10 @@ class DownloadConfig(Checked):
     """1 to 100 for jpg and webp; compression 0 to 9 for png."""
     scaled_decode: bool = True
     """Whether a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves a quarter more than `image_size`: half the time,
-    and hardly another image than the full decode's."""
+    and nearly the same image as the full decode's."""
     formats: Annotated[tuple[Format, ...], not_empty(_SOME_FORMAT), unique("format")] = ("jpg", "png", "webp", "gif")
-    """Formats that are decoded, told by a file's bytes; `avif`, `bmp` and `tiff` can be added. Animations give their
-    first frame. Anything else is rejected as `format`."""
+    """Formats that are decoded, recognised by a file's bytes; `avif`, `bmp` and `tiff` can be added. Animations give
+    their first frame. Any other format is rejected as `format`."""
     color_space: Literal["srgb", "as_coded"] = "srgb"
     """srgb: colours that a file states (an ICC profile, PNG's cICP, gAMA and cHRM, AVIF's nclx) are converted to sRGB
     before anything else. as_coded: its numbers are taken for sRGB's, whatever it states."""
@@ -65,7 +65,7 @@ class DownloadConfig(Checked):
     decode_timeout_s: Annotated[float, positive("give seconds")] = 20.0
     """Seconds the decoder may take for one image; then its process is ended and the row rejected."""
     decoder_memory_mib: Annotated[int, at_least(1)] = 1536
-    """MiB the decoder may take for one image; the default suffices for any of `max_pixels`."""
+    """MiB the decoder may take for one image; the default suffices for any image of `max_pixels`."""
     max_redirects: Annotated[int, at_least(0)] = 5
     """Redirects of one link that are followed, each checked like a link of its own."""
     retries: Annotated[int, at_least(0)] = 1
@@ -100,17 +100,17 @@ class DownloadConfig(Checked):
     user_agent: Annotated[str, _USER_AGENT] = operational(
         "AltDiffusionPlatform/0.1 (dataset curation; honours robots.txt and X-Robots-Tag)"
     )
-    """An honest one that says who asks; put a contact address into it before a real run."""
+    """An honest one that names the operator; put a contact address into it before a real run."""
     per_host_per_s: Annotated[float | None, positive("give null for no limit")] = operational(None)
-    """Requests a second to one host by one worker: of N workers together a host may see N times that."""
+    """Requests per second to one host by one worker: from N workers together a host may see N times that."""
     per_host_connections: Annotated[int, at_least(1)] = operational(4)
-    """Downloads at a time from one host by one worker, and never more than half of `threads`."""
+    """Simultaneous downloads from one host by one worker, and never more than half of `threads`."""
     threads: Annotated[int, at_least(1)] = operational(16)
-    """Downloads at a time in one worker."""
+    """Simultaneous downloads in one worker."""
     decoders: Annotated[int, at_least(1)] = operational(1)
     """Processes of one worker that decode, resize and encode; as many as it has cores, less one for the network."""
     lookahead_mib: Annotated[int, at_least(1)] = operational(64)
-    """MiB of fetched bodies that may wait for a decoder; no new download starts beyond."""
+    """MiB of fetched bodies that may wait for a decoder; beyond that no new download starts."""
     rows_per_unit: Annotated[int, at_least(1)] = 10_000
     connect_to: dict[str, str] = operational(factory=dict)
     """`host:port` of a URL -> `host:port` to connect to instead, like curl's --connect-to; an empty part is any."""
@@ -118,7 +118,7 @@ class DownloadConfig(Checked):
     """Whether a unit in which next to nothing came, for reasons that may be this machine's own, is recorded all the
     same: for links whose hosts are known to be gone for good."""
     allow_private: tuple[str, ...] = operational(())
-    """Networks (CIDR) that names may lead to although they are not public: for a mirror on one's own network."""
+    """Networks (CIDR) that names may lead to although they are not public: for a mirror on a private network."""
     ca_file: str | None = operational(None)
     """PEM file of certificate authorities to trust instead of the system's."""
 
@@ -148,7 +148,7 @@ _REASON = matching(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryConfig(Checked):
-    """Which rejected rows are fetched once more, in a later pass over what is otherwise done."""
+    """Which rejected rows are fetched once more, in a later pass over what is otherwise finished."""
 
     passes: Annotated[int, at_least(0)] = 1
     """Further passes; 0 switches it off. A pass takes what the pass before it left."""
@@ -156,7 +156,7 @@ class RetryConfig(Checked):
         *("timeout", "connect", "reset", "dns", "robots_unreachable", "host_busy"),
         *("http_408", "http_429", "http_5xx"),
     )
-    """Reject reasons that time may mend; `http_5xx` is any of them."""
+    """Reject reasons that time may fix; `http_5xx` covers all statuses from 500 to 599."""
 
     def covers(self, reason: str) -> bool:
         """Whether a row rejected for this reason is fetched again."""

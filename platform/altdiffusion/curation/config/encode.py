@@ -1,4 +1,4 @@
-"""How an image becomes a latent and a caption token ids, and which images do."""
+"""How an image becomes a latent and a caption becomes token ids, and which images are encoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from altdiffusion.constraints import Checked, at_least, between, multiple_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeConfig(Checked):
-    """How an image becomes a latent and a caption token ids."""
+    """How an image becomes a latent and a caption becomes token ids."""
 
     vae: str = operational()
     """Local folder of a diffusers AutoencoderKL."""
@@ -27,9 +27,9 @@ class EncodeConfig(Checked):
     latent: Literal["mode", "sample"] = "mode"
     """`mode`: the mean of the VAE's distribution; `sample`: mean + std x keyed normal noise. Scaled either way."""
     max_length: Annotated[int, at_least(1)] = 77
-    """Token ids a caption, padded and truncated to this."""
+    """Token ids per caption; captions are padded and truncated to this."""
     micro_batch: Annotated[int, at_least(1)] = 16
-    """Images in one VAE pass; always full (padded), because kernels round differently at other batch sizes."""
+    """Images per VAE pass; it is always full (padded), because kernels round differently at other batch sizes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = operational("cpu")
     threads: Annotated[int, at_least(0)] = operational(4)
@@ -62,11 +62,11 @@ class FilterConfig:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """By score, those that are switched on."""
-        found = {
+        """The thresholds that are switched on, by score."""
+        every = {
             "aesthetic_v1": self.aesthetic_v1_above,
             "aesthetic_v2": self.aesthetic_v2_above,
             "nsfw": self.nsfw_below,
             "watermark": self.watermark_below,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in every.items() if value is not None}

@@ -1,4 +1,4 @@
-"""How a caption's language is found."""
+"""How a caption's language is identified."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LISTS_DIGEST = matching(r"[0-9a-f]{64}", "is not 64 hex digits", "docs/language
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LanguageConfig(Checked):
-    """How a caption's language is found. Thresholds are scores, from 0 to 1."""
+    """How a caption's language is identified. Thresholds are scores, from 0 to 1."""
 
     engine: Literal["vectorised", "fasttext"] = added("vectorised")
     """`vectorised`: letters, fastText's probabilities (read from the model's file and evaluated for whole columns) and
@@ -36,11 +36,11 @@ class LanguageConfig(Checked):
     words_sha256: Annotated[str | None, _LISTS_DIGEST] = (
         "dd4a7a86e2f84a4c7bcc2053f5afb289b015acd0bbdb7e675991cea41a458d2a"
     )
-    """SHA-256 (hex) over the lists' own (`lid.word_lists`); null does without lists, which costs recall."""
+    """SHA-256 (hex) over the lists' own (`lid.word_lists`); null works without lists, which costs recall."""
     languages: Annotated[tuple[str, ...], not_empty("name at least one language"), unique("language")] = CODES
     """Languages that are accepted: the 18, or any of the model's labels."""
     threshold: Annotated[float, PROBABILITY] = 0.5
-    """For a language without one of its own."""
+    """The threshold of a language without one of its own."""
     thresholds: Annotated[dict[str, float], each(PROBABILITY)] = field(default_factory=lambda: dict(THRESHOLDS))
     """By language."""
     short_letters: Annotated[int, at_least(0)] = 24

@@ -16,8 +16,8 @@ Column = int | str
 class CorpusConfig(Checked):
     """One parallel corpus, or one of English texts alone.
 
-    `tsv` is a table of tab-separated lines without quotes (WikiMatrix, CCMatrix, CCAligned), `moses` two files with
-    one sentence a line (OPUS), `parquet` any table. Text files may be compressed (.gz, .xz, .bz2, .zst).
+    `tsv` is a table of tab-separated lines without quotes (WikiMatrix, CCMatrix, CCAligned), `moses` is two files
+    with one sentence per line (OPUS), `parquet` is any table. Text files may be compressed (.gz, .xz, .bz2, .zst).
     """
 
     name: Annotated[str, PLAIN_NAME]
@@ -27,7 +27,7 @@ class CorpusConfig(Checked):
     language: str
     """Language of the translations; `en` for English texts alone, which the student reads as well."""
     translation_uri: str | None = operational(None)
-    """For `moses`: the translations' files, as many as English ones."""
+    """For `moses`: the files of the translations, as many as of the English texts."""
     english: Column = 0
     """Column of the English text: a number from 0 in `tsv`, a name in `parquet`."""
     translation: Column | None = None
@@ -63,17 +63,17 @@ class PairsConfig(Checked):
     clean_texts: bool = True
     """Whether markup and mojibake are taken out of both sides, as of captions (`SelectConfig.clean_captions`)."""
     max_chars: Annotated[int, at_least(1)] = 1024
-    """Of either side: longer texts are documents; the encoders read 77 tokens."""
+    """Characters of either side, at most: longer texts are documents; the encoders read 77 tokens."""
     max_ratio: Annotated[float, at_least(1, "it is the longer text / the shorter; give e.g. 3.0")] = 3.0
     """Letters of the longer side / letters of the shorter, at most; a syllable or ideograph counts as three."""
     min_letters: Annotated[int, at_least(1)] = 2
-    """Of either side."""
+    """Letters of either side, at least."""
     check_languages: bool = True
-    """Whether both sides have to be in the language that the corpus says."""
+    """Whether both sides have to be in the language that the corpus states."""
     buckets: Annotated[int, between(1, 4096)] = 64
-    """Hash buckets of English texts, one shard each: a unit of the second step takes one into memory."""
+    """Hash buckets of English texts, one shard each: a unit of the second step holds one in memory."""
     held_out: Annotated[int, at_least(0)] = 0
-    """The last so many buckets become a dataset of their own: no English text is in both."""
+    """This many buckets, the last ones, become a dataset of their own: no English text is in both."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.held_out >= self.buckets:

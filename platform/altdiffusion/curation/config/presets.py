@@ -12,25 +12,25 @@ _AESTHETIC = (*_JOINED, "aesthetic")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """What is known of a source before it is opened."""
+    """What is known about a source before it is opened."""
 
     requires: tuple[str, ...]
     """Columns, under our names, that every part must have."""
     swapped_sizes: bool = False
-    """Whether WIDTH holds the height: so in the base releases of LAION-5B."""
+    """Whether WIDTH holds the height, as in the base releases of LAION-5B."""
     language: str | None = None
-    """Label of rows that bring none: the English sets are English by construction."""
+    """Label of rows without one: the English sets are English by construction."""
     published: bool = True
-    """Whether it is a real set, which is not read without a blocklist."""
+    """Whether it is a published set, which is not read without a blocklist."""
     safe: bool = False
-    """Whether its publisher removed what was reported, up to its release: then an empty blocklist will do."""
+    """Whether its publisher removed what was reported, up to its release: then an empty blocklist is enough."""
     mapped: bool = False
     """Whether its columns go by the config's `columns` alone, not by LAION's names."""
 
 
 def _presets() -> dict[str, Preset]:
-    found = {
-        # LAION's column shapes, for sets of one's own (the demo, tests).
+    presets = {
+        # LAION's column shapes, for private sets (the demo, tests).
         "laion-base": Preset(requires=_BASE, swapped_sizes=True, published=False),
         "laion-joined": Preset(requires=_JOINED, published=False),
         "laion-aesthetic": Preset(requires=_AESTHETIC, published=False),
@@ -40,7 +40,7 @@ def _presets() -> dict[str, Preset]:
     for name in ("2b-en", "2b-multi", "1b-nolang"):
         label = ("source_language",) if name == "2b-multi" else ()
         language = "en" if name == "2b-en" else None
-        found |= {
+        presets |= {
             f"laion{name}": Preset(requires=(*_BASE, *label), swapped_sizes=True, language=language),
             f"laion{name}-joined": Preset(requires=(*_JOINED, *label), language=language),
             f"laion{name}-aesthetic": Preset(requires=(*_AESTHETIC, *label), language=language),
@@ -48,7 +48,7 @@ def _presets() -> dict[str, Preset]:
             f"relaion{name}-research-safe": Preset(requires=_LINKS, language=language, safe=True),
             f"relaion{name}-aesthetic": Preset(requires=(*_LINKS, "aesthetic"), language=language),
         }
-    return found
+    return presets
 
 
 PRESETS: dict[str, Preset] = _presets()

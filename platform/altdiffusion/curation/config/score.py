@@ -1,4 +1,4 @@
-"""What is measured of an image, and by which weights."""
+"""What is measured on an image, and with which weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from altdiffusion.constraints import (
 )
 
 SCORE_NAMES = ("aesthetic_v1", "aesthetic_v2", "nsfw", "watermark")
-"""What can be measured; each is a key of `ScoreConfig` and a column of the kind `scores`."""
+"""The scores that can be measured; each is a key of `ScoreConfig` and a column of the kind `scores`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +56,12 @@ class ClassifierConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorerConfig(Checked):
-    """A scorer: one number an image, from one of two places."""
+    """A scorer: one number per image, from a head or a classifier."""
 
     head: HeadConfig | None = None
-    """On the embedding that CLIP makes anyway."""
+    """Works on the embedding that CLIP makes anyway."""
     classifier: ClassifierConfig | None = None
-    """A network of its own that looks at the image."""
+    """A network of its own that reads the image."""
 
     def conflicts(self) -> Iterator[Invalid]:
         yield from exactly_one(self, "head", "classifier", "give one of them")
@@ -69,7 +69,7 @@ class ScorerConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig(Checked):
-    """What is measured: whatever is null is not. With no CLIP, download passes the source's own scores through."""
+    """What is measured: a scorer that is null is off. Without CLIP, download passes the source's own scores through."""
 
     clip: str | None = operational(None)
     """Local folder of a transformers CLIP model (safetensors); LAION's heads want OpenAI's ViT-L/14."""
@@ -80,9 +80,9 @@ class ScoreConfig(Checked):
     nsfw: ScorerConfig | None = None
     watermark: ScorerConfig | None = None
     batch: Annotated[int, at_least(1)] = 64
-    """Images in one forward pass; always full (padded), because kernels round differently at other batch sizes."""
+    """Images per forward pass; it is always full (padded), because kernels round differently at other batch sizes."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of CLIP and the classifiers; heads always work in float32."""
+    """Data type of CLIP and the classifiers; heads always work in float32."""
     device: str = operational("cpu")
     threads: Annotated[int, at_least(0)] = operational(4)
     """Decode images ahead of the model; 0 decodes in the model's own thread."""
@@ -96,9 +96,9 @@ class ScoreConfig(Checked):
 
     @property
     def scorers(self) -> dict[str, ScorerConfig]:
-        """What is configured, by name, in the order of `SCORE_NAMES`."""
-        found = {name: getattr(self, name) for name in SCORE_NAMES}
-        return {name: scorer for name, scorer in found.items() if scorer is not None}
+        """The configured scorers by name, in the order of `SCORE_NAMES`."""
+        every = {name: getattr(self, name) for name in SCORE_NAMES}
+        return {name: scorer for name, scorer in every.items() if scorer is not None}
 
     @property
     def heads(self) -> dict[str, HeadConfig]:
@@ -106,5 +106,5 @@ class ScoreConfig(Checked):
 
     @property
     def classifiers(self) -> dict[str, ClassifierConfig]:
-        found = self.scorers.items()
-        return {name: scorer.classifier for name, scorer in found if scorer.classifier is not None}
+        scorers = self.scorers.items()
+        return {name: scorer.classifier for name, scorer in scorers if scorer.classifier is not None}

@@ -13,7 +13,7 @@ class SelectConfig(Checked):
     """Which rows stay. A null threshold switches its filter off; all score comparisons are strict, as LAION's are."""
 
     min_side: Annotated[int | None, at_least(1, "give pixels, or null to switch the filter off")] = 256
-    """Pixels; the shorter side must have at least so many."""
+    """Pixels; the shorter side must have at least this many."""
     max_aspect: Annotated[float | None, at_least(1, "it is the longer side / the shorter side; give e.g. 3.0")] = 3.0
     """Longer side / shorter side, at most."""
     similarity_above: float | None = None

@@ -1,4 +1,4 @@
-"""What a source is: where its parts lie and what its columns are called."""
+"""What a source is: where its parts are and what its columns are called."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = (
     "url", "caption", "width", "height", "similarity", "source_language", "sample_id", "pwatermark", "punsafe",
     "aesthetic", "expected_hash", "sha256", "md5", "phash",
 )  # fmt: skip
-"""What a source may bring, under our names. The last three are hashes of the image, in hex, for `expected_hash`."""
+"""A source's possible columns, by our names. The last three are hashes of the image, in hex, for `expected_hash`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,20 +31,20 @@ class SourceConfig(Checked):
     preset: str = "laion-base"
     """Which set it is: a name of PRESETS, or `columns` for one that `columns` describes."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Our name (COLUMNS) -> the source's column; beside LAION's own names, which are found without."""
+    """Our name (COLUMNS) -> the source's column; LAION's own names need no entry."""
     ignore: Annotated[tuple[str, ...], each(one_of(COLUMNS))] = ()
     """Our names of columns that are not read although the source has them. Without `sample_id` (`hash`), row ids are
     computed as LAION's are."""
     language: str | None = None
-    """Label of rows that bring none of their own; null takes the preset's (`en` for the English sets)."""
+    """Label of rows without one of their own; null takes the preset's (`en` for the English sets)."""
     swapped_sizes: bool | None = None
     """Whether WIDTH holds the height; null takes the preset's (true for the base releases only)."""
     blocklist: str | None = operational(None)
-    """URI of a text file with a `url:`, `domain:`, `hash:` or `sha256:` entry a line: what must never come back."""
+    """URI of a text file with a `url:`, `domain:`, `hash:` or `sha256:` entry per line: what must never return."""
     blocklist_sha256: Annotated[str | None, SHA256] = None
     """SHA-256 (hex) of that file: the list that was applied is part of the result."""
     rows_per_unit: Annotated[int, at_least(1)] = 100_000
-    """Rows of one unit at most. Not below the rows of the parts' row groups, or these are read several times."""
+    """Rows per unit, at most. With fewer than the parts' row groups have, row groups are read several times."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.preset not in PRESETS:
@@ -71,7 +71,7 @@ class SourceConfig(Checked):
         if not self.shape.published or (self.blocklist is not None and self.blocklist_sha256 != _EMPTY):
             return
         why = (
-            f"{self.preset} is a real set, and links of such sets were found to lead to illegal pictures (Re-LAION-5B "
+            f"{self.preset} is a real set, and links of such sets were found to lead to illegal images (Re-LAION-5B "
             "removed 2,236 from LAION-5B) and are still being taken down"
         )
         if self.blocklist is None:
@@ -83,12 +83,12 @@ class SourceConfig(Checked):
 
     @property
     def shape(self) -> Preset:
-        """What the preset says."""
+        """What the preset states."""
         return PRESETS[self.preset]
 
     @property
     def label(self) -> str | None:
-        """Language of rows that bring no label."""
+        """Language of rows without a label."""
         return self.shape.language if self.language is None else self.language
 
     @property

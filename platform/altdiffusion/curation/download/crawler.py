@@ -34,7 +34,7 @@ Controls = Callable[[], Sequence[str]]
 
 
 class Crawler:
-    """What a worker keeps from unit to unit: connections, decoders, robots.txt files and the pace of each host."""
+    """The state of a worker from unit to unit: connections, decoders, robots.txt files and the pace of each host."""
 
     def __init__(
         self,

@@ -44,11 +44,11 @@ from altdiffusion.storage.shards import ShardInfo
 OWN = frozenset(
     {
         *(CONNECT, DNS, TIMEOUT, TLS, RESET, BLOCKED_ADDRESS, ROBOTS_UNREACHABLE),
-        # Of something in between: a proxy, a login page of the network.
+        # Answers of something in between: a proxy, a login page of the network.
         *(BAD_RESPONSE, http_status(407), http_status(511)),
     }
 )
-"""Reasons that may be the machine's own."""
+"""Reasons that may be this machine's fault."""
 UNASKED = frozenset({BLOCKLIST, BAD_URL, BLOCKED_SCHEME, BLOCKED_PORT, OPT_OUT_ROBOTS})
 """Reasons that prove nothing about the network: no host was asked, or none need have been."""
 SAMPLE = 128
@@ -113,7 +113,7 @@ class Watch:
                 self._decide(0, self._reasons)
 
     def settle(self, accepted: int, reasons: Mapping[str, int]) -> bool:
-        """Decide about a unit that is done; return false where it is doubtful, but a control answers.
+        """Decide about a unit whose rows are done; return false where it is doubtful, but a control answers.
 
         Raises:
             Outage: it is doubtful, and no control answers.

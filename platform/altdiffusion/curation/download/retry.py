@@ -1,10 +1,10 @@
 """A later pass over what a download rejected for a reason that time may fix: images -> images, with more rows.
 
-Nothing is done twice: the shards of the version before are kept (`carried`), and a unit is a run of its
+No work is done twice: the shards of the version before are kept (`carried`), and a unit is a run of its
 rejects shards. Rows whose reason `RetryConfig` covers are fetched once more, by the same rules; those that come are
 accepted now, those that fail again keep the new reason, all others their old one. A reject names the download unit
 and the row in it, which leads back to its link; it keeps both, so that a further pass finds the link too. What was
-taken down from the version before stays gone: its rows are not fetched, nor its images taken under another link.
+taken down from the version before stays removed: its rows are not fetched, nor its images under another link.
 """
 
 from __future__ import annotations

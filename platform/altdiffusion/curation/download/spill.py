@@ -100,7 +100,7 @@ class SpillFile:
             self._file.write(data)
         self._end += len(data)
 
-    # Reading, once all rows are set:
+    # Reading, once all rows are settled:
 
     def finish(self) -> None:
         """Flush what was written; to be called before the first read.

@@ -108,8 +108,8 @@ def _converter(profile: bytes, mode: Mode) -> tuple[Converter | None, Profiled]:
 
 def lab_to_srgb(image: Image.Image) -> Image.Image:
     """Convert an image in CIELAB (D50), which names colours without a profile."""
-    found: Any = ImageCms.applyTransform(image, _of_lab())
-    return found  # type: ignore[no-any-return]
+    converted: Any = ImageCms.applyTransform(image, _of_lab())
+    return converted  # type: ignore[no-any-return]
 
 
 @functools.cache

@@ -7,10 +7,10 @@ perceptual hash (`near`), split by key into buckets, so that images that may be 
 `compare` decides one bucket and writes who is dropped. `distinct` rewrites the shards that lose rows; all others are
 shared with the version before.
 
-Which of two stays is one total order that knows neither units nor the order of input: the larger area as downloaded,
-then the higher similarity (unknown is lowest), then the smaller sample_id. An image is dropped if and only if one
-that comes before it in this order has the same bytes or is within the distance, in the same language if so
-configured. That is a statement about pairs. Being near is not transitive: of three images in a row, each near the
+Which of two stays is decided by one total order, whatever the units and the order of input: the larger area as
+downloaded, then the higher similarity (unknown is lowest), then the smaller sample_id. An image is dropped if and
+only if one that comes before it in this order has the same bytes or is within the distance, in the same language if
+so configured. That is a statement about pairs. Being near is not transitive: of three images in a row, each near the
 next, the last may lose against one that is itself dropped. What stays is free of near pairs all the same.
 """
 

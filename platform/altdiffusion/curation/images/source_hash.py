@@ -4,7 +4,7 @@
 
 match: the file's digest is the one stated, or the perceptual hashes are equal.
 drift: the perceptual hashes differ in a few bits: the same image, encoded again, resized or lightly edited.
-mismatch: they differ in more, or the file has another digest. A digest alone cannot tell another encoding from
+mismatch: they differ in more, or the file has another digest. A digest alone cannot distinguish another encoding from
     another image, and a link whose image was exchanged is what this is for: so it counts as a mismatch.
 """
 
@@ -35,7 +35,7 @@ def judge(expected: str | None, body: bytes, sha256: str, phash: int, *, max_dis
         return None
     kind, _, value = stated.partition(":")
     if kind != "phash":
-        found = sha256 if kind == "sha256" else hashlib.md5(body, usedforsecurity=False).hexdigest()
-        return "match" if found == value else "mismatch"
+        digest = sha256 if kind == "sha256" else hashlib.md5(body, usedforsecurity=False).hexdigest()
+        return "match" if digest == value else "mismatch"
     bits = distance(phash, int(value, 16))
     return "match" if bits == 0 else "drift" if bits <= max_distance else "mismatch"

@@ -22,7 +22,7 @@ from altdiffusion.splitmix import splitmix64
 
 _SPACE = 32
 _LONGEST = 4096  # letters
-# Odd multipliers, one a position: h(w) = sum of letter x multiplier mod 2^64 is universal in its high bits
+# Odd multipliers, one per position: h(w) = sum of letter x multiplier mod 2^64 is universal in its high bits
 # (Dietzfelbinger 1996), and SplitMix64's finaliser spreads it over all bits.
 _MULTIPLIERS = splitmix64(np.arange(_LONGEST, dtype=np.uint64)) | np.uint64(1)
 
@@ -60,10 +60,10 @@ def totals(
     values: Sequence[npt.NDArray[np.int64]], at: npt.NDArray[np.intp], first: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.int64]:
     """Return the sums [K, T] of `values` at the places `at`, from each `first` to the next; none of them is empty."""
-    found = np.empty((len(values), len(first)), np.int64)
-    for row, lane in zip(found, values, strict=True):
+    sums = np.empty((len(values), len(first)), np.int64)
+    for row, lane in zip(sums, values, strict=True):
         np.add.reduceat(lane.take(at, mode="clip"), first, out=row)
-    return found
+    return sums
 
 
 def tokens(captions: pa.Array) -> Tokens:

@@ -36,7 +36,7 @@ _CONTROL = rf"{_LOST}\x{{FFFD}}"
 _WIDTHLESS = r"\x{AD}\x{61C}\x{180E}\x{200B}\x{200E}\x{200F}\x{202A}-\x{202E}\x{2060}-\x{206F}\x{FEFF}\x{FFF9}-\x{FFFB}"
 """What has no width and no meaning to a reader."""
 _UNTIDY = rf"[{_CONTROL}{_WIDTHLESS}{_SPACES}]|  |^ | $"
-"""What `_tidy` takes out, a column at a time; everything else is done caption by caption."""
+"""What `_tidy` removes from a whole column at once; all other steps work caption by caption."""
 _JOINERS = "\u200c\u200d"
 _ELEMENTS = (
     "a abbr acronym address applet area article aside audio b base basefont bdi bdo big blink blockquote body br "
@@ -50,7 +50,7 @@ _ELEMENTS = (
 _INLINE_ELEMENTS = (
     "a abbr b bdi bdo big code em font i ins kbd mark nobr q s small span strike strong sub sup tt u var wbr"
 )
-"""Elements that part no words."""
+"""Elements that do not separate words."""
 _INLINE = frozenset(_INLINE_ELEMENTS.split())
 _LETTERS = frozenset("abiqsu")
 _CLOSING = re.compile(r"</([abiqsu])\s*>", re.IGNORECASE)
@@ -74,9 +74,9 @@ _CONTENT = tuple(
 _REFERENCE = re.compile(r"&(?:#(?:\d{1,7}|[xX][0-9a-fA-F]{1,6})|([A-Za-z][A-Za-z0-9]{1,31}));")
 _TIMES = 2
 _ROUNDS = 8
-"""Taking something out can bring together what then has to go; after so many rounds that is not an accident."""
+"""Taking something out can bring together what then has to go; after this many rounds that is not an accident."""
 _LONGEST = 16_384
-"""Characters. No setting keeps captions of so many (`max_caption_chars`), and no text may take long."""
+"""Characters. No setting keeps captions this long (`max_caption_chars`), and no text may take long."""
 # Bytes of UTF-8 as the characters of an 8-bit code: a lead byte, then a continuation byte. Of windows-1252 and 1254,
 # 1250, 1251, 1253, 1257, and of DOS's code pages.
 _TRAIL = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
@@ -128,11 +128,11 @@ def _flat(captions: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 def _where(captions: pa.Array, pattern: str, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
     """Apply a function of arrays to the captions that match."""
-    found = pc.fill_null(pc.match_substring_regex(captions, pattern), False)
-    some = captions.filter(found)
+    matches = pc.fill_null(pc.match_substring_regex(captions, pattern), False)
+    some = captions.filter(matches)
     if not len(some):
         return captions
-    return pc.replace_with_mask(captions, found, change(some))
+    return pc.replace_with_mask(captions, matches, change(some))
 
 
 def _clean_some(captions: pa.Array) -> pa.Array:
@@ -140,8 +140,8 @@ def _clean_some(captions: pa.Array) -> pa.Array:
     marked = pc.match_substring_regex(captions, _marked())
     tidy = _tidy(captions.filter(pc.invert(marked)))
     cleaned = pa.array([clean(text) for text in captions.filter(marked).to_pylist()], captions.type)
-    found = pc.replace_with_mask(captions, pc.invert(marked), tidy)
-    return pc.replace_with_mask(found, marked, cleaned)
+    result = pc.replace_with_mask(captions, pc.invert(marked), tidy)
+    return pc.replace_with_mask(result, marked, cleaned)
 
 
 def _tidy(captions: pa.Array) -> pa.Array:
@@ -215,7 +215,7 @@ class _Patterns:
     gap: re.Pattern[str]
     idle: re.Pattern[str]
     misread: re.Pattern[str]
-    """What mojibake has, and much that is none: ftfy decides."""
+    """What mojibake has, as does much that is not mojibake: ftfy decides."""
 
 
 @functools.cache
@@ -248,12 +248,12 @@ def _marked() -> str:
 
 def _second() -> frozenset[int]:
     """Return the code points that a canonical composition may end with."""
-    found = set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))  # of Hangul syllables
+    points = set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))  # of Hangul syllables
     for point in _points():
         parts = unicodedata.decomposition(chr(point)).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
-            found.add(int(parts[1], 16))
-    return frozenset(found)
+            points.add(int(parts[1], 16))
+    return frozenset(points)
 
 
 def _joining() -> list[int]:

@@ -217,14 +217,14 @@ class _Reader:
     place: int = 0
 
     def numbers(self, form: str) -> tuple[Any, ...]:
-        found = struct.unpack_from("<" + form, self.data, self.place)
+        values = struct.unpack_from("<" + form, self.data, self.place)
         self.place += struct.calcsize("<" + form)
-        return found
+        return values
 
     def array(self, dtype: str, count: int) -> npt.NDArray[Any]:
-        found = np.frombuffer(self.data, dtype, count, self.place)
-        self.place += found.nbytes
-        return found
+        values = np.frombuffer(self.data, dtype, count, self.place)
+        self.place += values.nbytes
+        return values
 
     def entry(self) -> tuple[bytes, int]:
         """Return a word or label and how often the training text had it."""
@@ -242,14 +242,14 @@ class _Reader:
         """Return the rows from their codes (Jégou et al., "Product quantization for nearest neighbor search", 2011)."""
         scaled, rows, columns, size = self.numbers("?qqi")
         codes = self.array("u1", size).reshape(rows, -1)
-        found = np.concatenate([part[codes[:, number]] for number, part in enumerate(self._centroids())], axis=1)
+        vectors = np.concatenate([part[codes[:, number]] for number, part in enumerate(self._centroids())], axis=1)
         if scaled:
             norm_codes = self.array("u1", rows)
             (norms,) = self._centroids()
-            found = found * norms[norm_codes]
-        if found.shape[1] != columns:
-            raise ValueError(f"{found.shape[1]} of {columns} columns")
-        return np.asarray(found, np.float32)
+            vectors = vectors * norms[norm_codes]
+        if vectors.shape[1] != columns:
+            raise ValueError(f"{vectors.shape[1]} of {columns} columns")
+        return np.asarray(vectors, np.float32)
 
     def _centroids(self) -> list[npt.NDArray[np.float32]]:
         dimensions, parts, width, last = self.numbers("iiii")
@@ -260,7 +260,7 @@ class _Reader:
 
 
 def _vectors_of(letters: int, low: int, high: int) -> int:
-    """Return the most that a word of so many letters has: its own, and one for each n-gram of it in brackets."""
+    """Return the most vectors that a word of some length has: its own, and one for each n-gram of it in brackets."""
     single = letters if low <= 1 else 0
     return 1 + single + sum(max(letters + 3 - n, 0) for n in range(max(low, 2), high + 1))
 

@@ -83,7 +83,7 @@ class LanguageIdentifier:
         return replace(guess, number=number, score=score)
 
     def _labelled(self, source_labels: pa.Array) -> npt.NDArray[np.int32]:
-        """Return the number of the source's label, [T], -1 where it has none that the model knows."""
+        """Return the number of the source's label, [T], -1 where it has none that is a label of the model."""
         given = pc.index_in(source_labels, value_set=pa.array(self._labels[:-1], pa.string()))
         return np.asarray(pc.fill_null(given, -1).to_numpy(zero_copy_only=False))
 

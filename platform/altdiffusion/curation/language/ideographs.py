@@ -78,9 +78,9 @@ class Ideographs:
         inner = inner[~np.isin(inner + 1, begin)]
         key = _pair(points[inner].astype(np.int64), points[inner + 1].astype(np.int64))
         at = np.minimum(np.searchsorted(self._known, key), len(self._known) - 1)
-        found = np.where(self._known[at] == key, self._pairs[at], 0)
-        outside = np.clip(found, -round(_MOST_OUTSIDE * _UNIT), 0)
-        pair[inner] = np.where(shared[inner] & shared[inner + 1], found, outside)
+        known = np.where(self._known[at] == key, self._pairs[at], 0)
+        outside = np.clip(known, -round(_MOST_OUTSIDE * _UNIT), 0)
+        pair[inner] = np.where(shared[inner] & shared[inner + 1], known, outside)
         evidence = (
             (weights.single / _UNIT, single),
             (weights.pair / _UNIT, pair),

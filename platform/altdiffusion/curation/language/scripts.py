@@ -4,8 +4,8 @@ Every code point has a script, a mask of the languages whose alphabet holds it, 
 column of tokens is judged by a few NumPy passes. Counts are packed four to an int64, and a caption's are the sums of
 its tokens'.
 
-A word is a run of letters and marks. A run of an alphabet's letters that holds a digit is none (product codes, sizes,
-dates), and its letters do not count.
+A word is a run of letters and marks. A run of an alphabet's letters that holds a digit is not a word (product codes,
+sizes, dates), and its letters do not count.
 
 Shapes: U different tokens, P code points of all of them, W words, T captions.
 """
@@ -88,7 +88,7 @@ ALPHABETS: dict[str, str] = {
 COUNTS = 4
 """int64 columns of packed counts: letters by script, ideographs by kind, capitals of Latin and of all other scripts."""
 _PER_LANE, _FIELD, _FIELD_MASK = 4, 16, 0xFFFF  # a caption has at most 4,096 letters
-_TABLE = 0x30000  # code points beyond are none of any script here
+_TABLE = 0x30000  # code points beyond belong to no script here
 _ALPHABET, _APART = 1, 2  # scripts that are written without spaces make words of their own
 _JOINERS = [0x200C, 0x200D]
 _BITS = {language: bit for bit, language in enumerate(ALPHABETS)}
@@ -250,9 +250,9 @@ def _hard_signs(points: npt.NDArray[np.uint32], begin: npt.NDArray[np.intp]) -> 
     return np.asarray(token[~soft])
 
 
-def evidence(tokens: Tokens, found: Letters) -> Evidence:
+def evidence(tokens: Tokens, signs: Letters) -> Evidence:
     """Judge T captions by the letters of their tokens."""
-    sums = totals(tuple(found.counts), tokens.code, tokens.first)
+    sums = totals(tuple(signs.counts), tokens.code, tokens.first)
     field = [((lane >> (_FIELD * part)) & _FIELD_MASK).astype(np.int32) for lane in sums for part in range(_PER_LANE)]
     counts = np.stack([np.zeros(len(tokens.first), np.int32), *field[: SCRIPTS - 1]]) * WEIGHTS[:, None]
     simplified, japanese, traditional, latin_capitals, other_capitals = field[SCRIPTS - 1 :]
@@ -266,7 +266,7 @@ def evidence(tokens: Tokens, found: Letters) -> Evidence:
     own = other > 0
     rows = np.flatnonzero(mixed)
     if len(rows):
-        small = np.minimum(_small_words(tokens, found, rows), len(_OWN_SHARE) - 1)
+        small = np.minimum(_small_words(tokens, signs, rows), len(_OWN_SHARE) - 1)
         own[rows] = other[rows] >= _OWN_SHARE[small] * latin[rows]
     counts[LATIN] = np.where(own, 0, latin)
     all_letters = counts.sum(axis=0, dtype=np.int32)
@@ -279,7 +279,7 @@ def evidence(tokens: Tokens, found: Letters) -> Evidence:
         mixed=mixed,
         share=share.astype(np.float32),
         letters=all_letters,
-        allowed=tokens.all_of(found.allowed),
+        allowed=tokens.all_of(signs.allowed),
         capitals=(capitals > 0) & (capitals >= counts.max(axis=0)),
         kana=kana // WEIGHTS[KANA],
         simplified=simplified,
@@ -288,15 +288,15 @@ def evidence(tokens: Tokens, found: Letters) -> Evidence:
     )
 
 
-def _small_words(tokens: Tokens, found: Letters, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+def _small_words(tokens: Tokens, signs: Letters, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
     """Return how many of `_SMALL_WORDS` some captions have."""
     cut = tokens.choose(rows)
-    used = np.zeros(found.counts.shape[1], bool)
+    used = np.zeros(signs.counts.shape[1], bool)
     used[cut.code] = True
-    words = np.flatnonzero(used[found.token])
-    words = words[_is_latin(found.words.choose(words))]
-    small = _small().find(lower(found.words.choose(words)).hashes()) >= 0
-    of_token = np.bincount(found.token[words[small]], minlength=len(used))
+    words = np.flatnonzero(used[signs.token])
+    words = words[_is_latin(signs.words.choose(words))]
+    small = _small().find(lower(signs.words.choose(words)).hashes()) >= 0
+    of_token = np.bincount(signs.token[words[small]], minlength=len(used))
     return np.asarray(totals([of_token], cut.code, cut.first)[0])
 
 

@@ -59,7 +59,7 @@ class Weights:
     words: float = 0.6
     """Factor of the word lists' log-likelihoods."""
     steady: float = 30.0
-    """n-grams from which on these grow as slowly as the model's: a list knows words, the model knows spelling."""
+    """n-grams from which on these grow as slowly as the model's: a list holds words, the model learned spelling."""
     listed: float = 0.6
     """A label without a list is credited with this share of what the best list gives a word that is listed,"""
     nearest: float = 0.9
@@ -67,7 +67,7 @@ class Weights:
     unlisted: float = 1.5
     """and with this much for a word that is on no list;"""
     most_other: float = 16.0
-    """by all words of a caption together no more than this above or below that list,"""
+    """by all words of a caption together at most this far above or below that list,"""
     most_nearest: float = 2.5
     """or, where there are nearest ones, these (and less from `steady` on): lists must not outvote the model."""
     marker: float = 5.0
@@ -152,36 +152,36 @@ class VectorisedEngine:
         if not len(there):
             return number, score, letters, between
         text = text if len(there) == len(text) else text.take(pa.array(there))
-        cut, signs, found = _written(text)
+        cut, signs, evidence = _written(text)
         best = np.full(len(there), self._unknown, np.intp)
         sure = np.zeros(len(there), np.float32)
         for script, language in _ALONE:
-            mine = found.script == script
+            mine = evidence.script == script
             best[mine], sure[mine] = self._number.get(language, self._unknown), 1.0
-        silent = self._judge_han(found, best, sure)
-        asked = silent | np.isin(found.script, _ASKED)
+        silent = self._judge_han(evidence, best, sure)
+        asked = silent | np.isin(evidence.script, _ASKED)
         for capitals in (False, True):
-            rows = np.flatnonzero(asked & (found.capitals == capitals))
+            rows = np.flatnonzero(asked & (evidence.capitals == capitals))
             if len(rows):
-                best[rows], sure[rows] = self._ask(cut.choose(rows), signs, found, rows, capitals)
+                best[rows], sure[rows] = self._ask(cut.choose(rows), signs, evidence, rows, capitals)
         if self._lists is not None and silent.any():
             self._judge_ideographs(text.filter(pa.array(silent)), silent, best, sure)
             between[there[silent]] = True
-        sure = np.minimum(sure * found.share, np.float32(1))
+        sure = np.minimum(sure * evidence.share, np.float32(1))
         best[sure <= 0] = self._unknown
-        number[there], score[there], letters[there] = best, sure, found.letters
+        number[there], score[there], letters[there] = best, sure, evidence.letters
         return number, score, letters, between
 
     def _judge_han(
-        self, found: scripts.Evidence, best: npt.NDArray[np.intp], sure: npt.NDArray[np.float32]
+        self, evidence: scripts.Evidence, best: npt.NDArray[np.intp], sure: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
         """Judge Han: kana is Japanese; without kana the repertoires of the national standards decide.
 
         Returns [T] where these decide nothing.
         """
-        han = found.script == scripts.HAN
-        chinese = found.simplified + found.traditional
-        japanese = found.kana * 2 + found.japanese
+        han = evidence.script == scripts.HAN
+        chinese = evidence.simplified + evidence.traditional
+        japanese = evidence.kana * 2 + evidence.japanese
         spoken = chinese + japanese
         zh, ja = (self._number.get(label, self._unknown) for label in ("zh", "ja"))
         best[han] = np.where(japanese > chinese, ja, zh)[han]
@@ -212,11 +212,11 @@ class VectorisedEngine:
         self,
         cut: Tokens,
         signs: scripts.Letters,
-        found: scripts.Evidence,
+        evidence: scripts.Evidence,
         rows: npt.NDArray[np.intp],
         capitals: bool,
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-        """Return the best label, and its probability, of the captions `cut`, which are `rows` of `found`."""
+        """Return the best label, and its probability, of the captions `cut`, which are `rows` of `evidence`."""
         used = np.zeros(len(cut.different), bool)
         used[cut.code] = True
         chosen = np.flatnonzero(used[signs.token])
@@ -231,20 +231,20 @@ class VectorisedEngine:
         at, _ = spans(edges[cut.code], edges[cut.code + 1])
         per_caption = np.add.reduceat(per_token, cut.first)
         which = number[at]
-        if found.mixed[rows].any():
+        if evidence.mixed[rows].any():
             # Words of the other script are replaced by one without a meaning.
-            foreign = signs.latin()[chosen[at]] != np.repeat(found.script[rows] == scripts.LATIN, per_caption)
-            which[foreign & np.repeat(found.mixed[rows], per_caption)] = len(count)
+            foreign = signs.latin()[chosen[at]] != np.repeat(evidence.script[rows] == scripts.LATIN, per_caption)
+            which[foreign & np.repeat(evidence.mixed[rows], per_caption)] = len(count)
             of_word = [np.append(lane, 0) for lane in of_word]
         total = totals(of_word, which, np.append(0, per_caption.cumsum()[:-1]))
         best = np.empty(len(rows), np.intp)
         sure = np.empty(len(rows), np.float32)
-        for script in np.unique(found.script[rows]):
-            mine = np.flatnonzero(found.script[rows] == script)
+        for script in np.unique(evidence.script[rows]):
+            mine = np.flatnonzero(evidence.script[rows] == script)
             for start in range(0, len(mine), _COLUMNS):
                 some = mine[start : start + _COLUMNS]
                 best[some], sure[some] = self._judge(
-                    self._candidates[int(script)], total[:, some], found.allowed[rows[some]]
+                    self._candidates[int(script)], total[:, some], evidence.allowed[rows[some]]
                 )
         return best, sure
 

@@ -94,10 +94,10 @@ class WordLists:
         names = LISTS + _IDEOGRAPHS
         data = [_read(uri.replace("{language}", language)) for language in names]
         lines = "".join(f"{files.sha256_hex(d)}  {language}\n" for d, language in zip(data, names, strict=True))
-        found = files.sha256_hex(lines.encode())
-        if found != sha256:
+        actual = files.sha256_hex(lines.encode())
+        if actual != sha256:
             raise AltDiffusionError(
-                f"word lists {uri}", f"have SHA-256 {found}, not {sha256}", "use the pinned lists, or pin the new ones"
+                f"word lists {uri}", f"have SHA-256 {actual}, not {sha256}", "use the pinned lists, or pin the new ones"
             )
         hashes, columns, gains = [], [], []
         self.ideographs = Ideographs(*(_levels(raw) for raw in data[len(LISTS) :]))
@@ -127,21 +127,21 @@ class WordLists:
         """
         hashes = words.hashes()
         number = self._table.find(hashes)
-        found = np.zeros((COLUMNS, len(number)), np.uint8)
+        gained = np.zeros((COLUMNS, len(number)), np.uint8)
         known = np.flatnonzero(number >= 0)
         first = self._first[number[known]]
         count = self._first[number[known] + 1] - first
         word = np.repeat(known, count)
         at = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(len(word))
-        found[self._column[at], word] = self._gain[at]
+        gained[self._column[at], word] = self._gain[at]
         for row, names in enumerate(_JOINED, len(LISTS)):
-            np.maximum.reduce([found[LISTS.index(name)] for name in names], out=found[row])
+            np.maximum.reduce([gained[LISTS.index(name)] for name in names], out=gained[row])
         marker = self._markers.find(hashes)
         marking = np.flatnonzero(marker >= 0)
-        found[_FIRST_MARKED : _FIRST_MARKED + len(_MARKED), marking] = self._marks[:, marker[marking]]
-        found[: len(LISTS)].max(axis=0, out=found[BEST])
-        found[UNLISTED] = judged & (number < 0)
-        return found
+        gained[_FIRST_MARKED : _FIRST_MARKED + len(_MARKED), marking] = self._marks[:, marker[marking]]
+        gained[: len(LISTS)].max(axis=0, out=gained[BEST])
+        gained[UNLISTED] = judged & (number < 0)
+        return gained
 
 
 def pack(gains: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -12,8 +12,8 @@ How much of a language is to stay follows from the tally in the manifest of `lin
    A row stays if its draw, uniform on [0, 1) and keyed by (seed, sample_id), is below m_l / n_l (`balance`).
 
 The number that stays is therefore binomial: m_l on average, with a standard deviation of sqrt(m_l (1 - m_l / n_l)),
-0.3 % of 100,000. In return no worker needs to know of any other, the same rows stay in whatever order and units they
-are worked off, and more of a language (a higher cap) only ever adds rows.
+0.3 % of 100,000. In return workers are independent of each other, the same rows stay in whatever order and units they
+are processed, and more of a language (a higher cap) only ever adds rows.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def shares(links: Version, config: BalanceConfig) -> dict[str, Share]:
             "has no tally in its manifest, so that no quantile of similarity is known",
             "balance what the deduplicate step makes",
         )
-    found: dict[str, tuple[int, float | None, int]] = {}
+    counted: dict[str, tuple[int, float | None, int]] = {}
     for language, rows in links.manifest.rows_by_language.items():
         share = config.quantile(language)
         threshold = quantile(counts, "similarity", language, share) if share else None
@@ -91,13 +91,13 @@ def shares(links: Version, config: BalanceConfig) -> dict[str, Share]:
         if threshold is not None:
             lowest = _bin(np.array([threshold]))[0]
             eligible = sum(n for bin, n in bins(counts, "similarity", language).items() if bin >= lowest)
-        found[language] = rows, threshold, eligible
-    wanted = targets({language: eligible for language, (_, _, eligible) in found.items()}, config)
+        counted[language] = rows, threshold, eligible
+    wanted = targets({language: eligible for language, (_, _, eligible) in counted.items()}, config)
     return {
         language: Share(
             rows=rows, threshold=threshold, eligible=eligible, rate=wanted[language] / eligible if eligible else 1.0
         )
-        for language, (rows, threshold, eligible) in found.items()
+        for language, (rows, threshold, eligible) in counted.items()
     }
 
 

@@ -1,7 +1,7 @@
-"""Rows that must never come back: links, whole domains, row hashes and images, from a pinned text file.
+"""Rows that must never return: links, whole domains, row hashes and images, from a pinned text file.
 
-Links and domains are compared in the one form that is requested (`urls`), so an entry holds however it is spelled. One
-that can match nothing is refused with its line: its author believes that something is kept out.
+Links and domains are compared in the one form that is requested (`urls`), so an entry holds however it is spelled. An
+entry that can match nothing is refused with its line: its author believes that something is kept out.
 
 Lists of millions of entries are held as sorted 64-bit hashes next to their texts: an entry is found by its hash, and
 compared.
@@ -157,14 +157,14 @@ def source_blocklist(config: SourceConfig) -> Blocklist | None:
     """
     if config.blocklist is None or config.blocklist_sha256 is None:
         return None
-    found = load_blocklist(config.blocklist, config.blocklist_sha256)
-    if not len(found) and config.shape.published and not config.shape.safe:
+    blocklist = load_blocklist(config.blocklist, config.blocklist_sha256)
+    if not len(blocklist) and config.shape.published and not config.shape.safe:
         raise AltDiffusionError(
             f"blocklist {config.blocklist} of source {config.name}",
             f"lists nothing, but {config.preset} still holds links that its publisher has removed since",
             "list what was removed, or use a research-safe set",
         )
-    return found
+    return blocklist
 
 
 def load_blocklist(uri: str, sha256: str) -> Blocklist:
@@ -195,7 +195,7 @@ def parse_list(data: bytes, what: str) -> Blocklist:
         given = pc.utf8_trim(pc.utf8_slice_codeunits(lines.take(pa.array(mine)), len(kind) + 1), AROUND)
         values[kind], problems = _READ[kind](given)
         wrong.update((int(mine[place]), problem) for place, problem in problems.items())
-    wrong.update((int(row), "which is none of the four kinds") for row in np.flatnonzero(left)[: _SHOWN + 1])
+    wrong.update((int(row), "which is not of one of the four kinds") for row in np.flatnonzero(left)[: _SHOWN + 1])
     _refuse(lines, wrong, what)
     return Blocklist(
         urls=TextSet(values["url"]),
@@ -220,10 +220,10 @@ def parse_urls(data: bytes, what: str) -> tuple[Blocklist, tuple[str, ...]]:
         lines, {int(places[place]): problem for place, problem in problems.items()}, what, "write one link per line"
     )
     nothing = pa.array([], pa.string())
-    found = Blocklist(
+    blocklist = Blocklist(
         urls=TextSet(keys), domains=TextSet(nothing), hashes=np.zeros(0, np.int64), image_sha256=DigestSet()
     )
-    return found, tuple(given.to_pylist())
+    return blocklist, tuple(given.to_pylist())
 
 
 def read_lines(data: bytes, what: str) -> pa.Array:
@@ -282,27 +282,27 @@ def _urls(given: pa.Array) -> Read:
 
 def _domains(given: pa.Array) -> Read:
     """Return the hosts in the form of `urls.Target`, IPv6 addresses in brackets."""
-    found, wrong = [], {}
+    hosts, wrong = [], {}
     for place, text in enumerate(given.to_pylist()):
         name = text.strip(".。．｡")
         target = parse(f"http://{name}/") if not _NOT_IN_NAME.search(name) else None
         if target is None or not may_be_asked(target.host) or target.path != "/":
             wrong[place] = "which is not the name of a host (a domain covers all below it: no * is needed)"
-            found.append("")
+            hosts.append("")
         else:
-            found.append(target.authority)
-    return pa.array(found, pa.string()), wrong
+            hosts.append(target.authority)
+    return pa.array(hosts, pa.string()), wrong
 
 
 def _hashes(given: pa.Array) -> Read:
     """Return row ids, int64."""
-    found = [int(text) if _HASH.fullmatch(text) else None for text in given.to_pylist()]
+    ids = [int(text) if _HASH.fullmatch(text) else None for text in given.to_pylist()]
     wrong = {
         place: "which is not a 64-bit integer"
-        for place, value in enumerate(found)
+        for place, value in enumerate(ids)
         if value is None or not -(1 << 63) <= value < 1 << 63
     }
-    return pa.array([0 if place in wrong else value for place, value in enumerate(found)], pa.int64()), wrong
+    return pa.array([0 if place in wrong else value for place, value in enumerate(ids)], pa.int64()), wrong
 
 
 def _digests(given: pa.Array) -> Read:

@@ -108,15 +108,15 @@ def _names(
 
 def _keys(version: Version, shards: Sequence[int], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
     """Return the rank of the URL key of each given row of the bucket: keys are compared, not their hashes."""
-    found = []
+    parts = []
     start = 0
     for index in shards:
         stop = start + version.shards[index].rows
         mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
         if len(mine):
-            found.append(url_keys(version.read_shard(index, ["url"])["url"].take(pa.array(mine - start))))
+            parts.append(url_keys(version.read_shard(index, ["url"])["url"].take(pa.array(mine - start))))
         start = stop
-    keys = pa.concat_arrays(found)
+    keys = pa.concat_arrays(parts)
     return np.asarray(pc.rank(keys, tiebreaker="dense"), np.int64)
 
 

@@ -70,10 +70,10 @@ class NumberFilter:
 
 def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
     """Return the filters that the config switches on, in the order of REASONS."""
-    found = []
+    filters = []
     keeps_size = "size" in config.keep_null
     if config.min_side is not None:
-        found.append(
+        filters.append(
             NumberFilter(
                 reason=SIZE,
                 columns=("width", "height"),
@@ -83,7 +83,7 @@ def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
             )
         )
     if config.max_aspect is not None:
-        found.append(
+        filters.append(
             NumberFilter(
                 reason=ASPECT,
                 columns=("width", "height"),
@@ -101,7 +101,7 @@ def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
         if threshold is None:
             continue
         keeps, name = reason in config.keep_null, str(reason)  # a score and its column have the reason's name
-        found.append(
+        filters.append(
             NumberFilter(
                 reason=reason,
                 columns=(name,),
@@ -110,7 +110,7 @@ def number_filters(config: SelectConfig) -> tuple[NumberFilter, ...]:
                 proves=_never if keeps else functools.partial(_all_within, name=name, threshold=threshold, above=above),
             )
         )
-    return tuple(found)
+    return tuple(filters)
 
 
 def columns_of(filters: Sequence[NumberFilter]) -> list[str]:

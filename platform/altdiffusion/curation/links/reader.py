@@ -59,7 +59,7 @@ def fetch_footer(file: Any, uri: str) -> tuple[int, bytes]:
     tail = file.read()
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] != b"PAR1" or not 8 < length <= min(size - 4, _MAX_FOOTER):
-        raise AltDiffusionError(f"source part {uri}", "is truncated or no Parquet file (no footer)", _AGAIN)
+        raise AltDiffusionError(f"source part {uri}", "is truncated or not a Parquet file (no footer)", _AGAIN)
     if length > len(tail):
         file.seek(size - length)
         tail = file.read(length)
@@ -126,7 +126,7 @@ class UnitReader:
     def bounds(self, group: RowGroup) -> dict[str, Bounds]:
         """Return what the footer states about a row group's numbers, under our names."""
         metadata = self._footer.metadata.row_group(group.number)
-        found = {}
+        known = {}
         for name in (*SIZES, *SCORES):
             if name not in self.columns:
                 continue
@@ -135,10 +135,10 @@ class UnitReader:
             if statistics is None:
                 continue
             if statistics.has_null_count and statistics.null_count == chunk.num_values:
-                found[name] = Bounds(low=None, high=None)
+                known[name] = Bounds(low=None, high=None)
             elif statistics.has_min_max and isinstance(statistics.min, (int, float)):
-                found[name] = Bounds(low=float(statistics.min), high=float(statistics.max))
-        return found
+                known[name] = Bounds(low=float(statistics.min), high=float(statistics.max))
+        return known
 
     def batches(self, groups: Sequence[RowGroup], names: Sequence[str]) -> Iterator[tuple[Rows, dict[str, Any]]]:
         """Return the rows of these row groups that belong to the unit, in order, at most BATCH_ROWS at a time.

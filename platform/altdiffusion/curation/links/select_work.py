@@ -85,11 +85,11 @@ class _Numbers:
             self.held[name][rows] = pc.fill_null(columns[name], empty).to_numpy()
 
     def of(self, rows: Rows) -> dict[str, pa.Array]:
-        found = {}
+        columns = {}
         for name, values in self.held.items():
             part = values[rows]
-            found[name] = pa.array(part, mask=part == 0 if name in SIZES else np.isnan(part))
-        return found
+            columns[name] = pa.array(part, mask=part == 0 if name in SIZES else np.isnan(part))
+        return columns
 
 
 class SelectWork(RangeWork):
@@ -249,7 +249,7 @@ class SelectWork(RangeWork):
 
 
 class SelectSourcesWork(UnitWork):
-    """Hands each unit to the `SelectWork` of its source, which has thresholds of its own: similarity scales differ."""
+    """Passes each unit to the `SelectWork` of its source, which has thresholds of its own: similarity scales differ."""
 
     def __init__(self, works: Mapping[str, SelectWork]) -> None:
         self.works = dict(works)
@@ -260,7 +260,7 @@ class SelectSourcesWork(UnitWork):
             work.setup()
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Work off one row range of one source."""
+        """Process one row range of one source."""
         return self.works[str(unit.payload["source"])].run(unit)
 
 
@@ -318,22 +318,22 @@ def _details(columns: Mapping[str, pa.Array], codes: Codes, dropped: Rows, prove
     order = np.argsort(reason, kind="stable")
     counts = np.bincount(reason, minlength=len(REASONS) + 1)
     ends = np.cumsum(counts)
-    found = [pa.array([], pa.string())]
+    details = [pa.array([], pa.string())]
     for code in np.flatnonzero(counts):
         rows = dropped[order[ends[code] - counts[code] : ends[code]]]
         name = REASONS[code - 1]
         if name == proved or name in SCORES:
-            found.append(_take(columns[name], rows).cast(pa.string()))
+            details.append(_take(columns[name], rows).cast(pa.string()))
         elif name in (SIZE, ASPECT):
             sides = [pc.fill_null(_take(columns[side], rows).cast(pa.string()), "?") for side in SIZES]
-            found.append(pc.binary_join_element_wise(*sides, "x"))
+            details.append(pc.binary_join_element_wise(*sides, "x"))
         elif name == LANGUAGE:
-            found.append(_take(columns["doubted"], rows))
+            details.append(_take(columns["doubted"], rows))
         else:
-            found.append(pa.nulls(len(rows), pa.string()))
+            details.append(pa.nulls(len(rows), pa.string()))
     back = np.empty(len(order), np.intp)
     back[order] = np.arange(len(order))
-    return pa.concat_arrays(found).take(pa.array(back))
+    return pa.concat_arrays(details).take(pa.array(back))
 
 
 def by_bucket(table: pa.Table, bucket: npt.NDArray[np.uint16], buckets: int) -> list[pa.Table]:
@@ -362,7 +362,7 @@ def _flat(column: Any) -> pa.Array:
 
 
 def _take(values: pa.Array, rows: Rows) -> pa.Array:
-    """Return some rows of an array, in ascending order; all of them cost nothing."""
+    """Return some rows of an array, in ascending order; to take all of them costs nothing."""
     return values if len(rows) == len(values) else values.take(pa.array(rows))
 
 

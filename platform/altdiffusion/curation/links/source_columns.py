@@ -48,23 +48,23 @@ def resolve_columns(schema: pa.Schema, config: SourceConfig, uri: str) -> dict[s
         AltDiffusionError: a column that the preset or the config promises is missing or of a type that cannot hold
             it, or two columns claim to be the same one.
     """
-    found = {} if config.shape.mapped else _by_alias(schema, uri, config.ignore)
+    chosen = {} if config.shape.mapped else _by_alias(schema, uri, config.ignore)
     for name, column in config.columns.items():
         if column not in schema.names:
             raise _missing(uri, repr(column), schema, f"correct `columns.{name}` of source {config.name}")
-        found[name] = column
+        chosen[name] = column
     for name in config.shape.requires:
-        if name not in found and name not in config.ignore:
+        if name not in chosen and name not in config.ignore:
             remedy = f"choose the preset that this source has (now {config.preset}), or name the column in `columns`"
             # LAION's own spelling comes last where a set that was downloaded once has another one as well.
             spellings = [repr(spelling.upper()) for spelling in reversed(ALIASES[name])]
             raise _missing(uri, " or ".join(spellings if name in SIZES else spellings[-1:]), schema, remedy)
-    for name, column in found.items():
+    for name, column in chosen.items():
         _check_type(name, schema.field(column), uri, config)
     if config.sizes_are_swapped:
-        sizes = {ours: found.pop(ours) for ours in SIZES if ours in found}
-        found |= {SIZES[1 - SIZES.index(ours)]: column for ours, column in sizes.items()}
-    return found
+        sizes = {ours: chosen.pop(ours) for ours in SIZES if ours in chosen}
+        chosen |= {SIZES[1 - SIZES.index(ours)]: column for ours, column in sizes.items()}
+    return chosen
 
 
 def _by_alias(schema: pa.Schema, uri: str, ignore: Collection[str]) -> dict[str, str]:
@@ -76,7 +76,7 @@ def _by_alias(schema: pa.Schema, uri: str, ignore: Collection[str]) -> dict[str,
             ours = next(name for name, spellings in read.items() if column.lower() in spellings)
             raise AltDiffusionError(f"source part {uri}", f"has two columns for {ours}: {both}", "drop one of them")
         spelled[column.lower()] = column
-    found = {}
+    chosen = {}
     for name, spellings in read.items():
         here = [spelled[spelling] for spelling in spellings if spelling in spelled]
         if len(here) > 1 and name not in SIZES:
@@ -86,8 +86,8 @@ def _by_alias(schema: pa.Schema, uri: str, ignore: Collection[str]) -> dict[str,
                 f"state which one it is by `columns: {{{name}: ...}}`",
             )
         if here:
-            found[name] = here[0]
-    return found
+            chosen[name] = here[0]
+    return chosen
 
 
 def _missing(uri: str, column: str, schema: pa.Schema, remedy: str) -> AltDiffusionError:
@@ -109,7 +109,7 @@ def _check_type(name: str, field: pa.Field, uri: str, config: SourceConfig) -> N
     if name == "sample_id":  # as floating point or text, ids of pandas and others have lost digits or their sign
         remedy = f"`ignore: [sample_id]` in source {config.name} computes row ids as LAION's are"
     elif name not in config.shape.requires:
-        remedy = f"{remedy}; `ignore: [{name}]` in source {config.name} does without"
+        remedy = f"{remedy}; `ignore: [{name}]` in source {config.name} works without it"
     raise AltDiffusionError(f"source part {uri}", f"column {field.name!r} is {dtype}, not {wanted}", remedy)
 
 
@@ -123,11 +123,11 @@ def numbers(given: Mapping[str, Any], rows: int) -> dict[str, pa.ChunkedArray]:
         width, height: int32, null where not positive or absurd. Scores: float64, null for NaN, in the source's own
         precision, so that a strict comparison gives what the source's publisher got.
     """
-    found = {}
+    columns = {}
     for names, kind, dtype in ((SIZES, _size, pa.int32()), (SCORES, _score, pa.float64())):
         for name in names:
-            found[name] = kind(given[name]) if name in given else pa.chunked_array([pa.nulls(rows, dtype)])
-    return found
+            columns[name] = kind(given[name]) if name in given else pa.chunked_array([pa.nulls(rows, dtype)])
+    return columns
 
 
 def texts(given: Mapping[str, Any], rows: int, config: SourceConfig) -> dict[str, pa.ChunkedArray]:
@@ -141,11 +141,11 @@ def texts(given: Mapping[str, Any], rows: int, config: SourceConfig) -> dict[str
     plain = {name: _text(given[name]) for name in TEXTS if name in given}
     nothing = pa.chunked_array([pa.nulls(rows, pa.string())])
     labels = _labels(plain["source_language"]) if "source_language" in plain else nothing
-    found = {name: plain.get(name, nothing) for name in ("url", "caption")}
-    return found | {
+    columns = {name: plain.get(name, nothing) for name in ("url", "caption")}
+    return columns | {
         "source_language": labels if config.label is None else pc.fill_null(labels, config.label),
         "expected_hash": _expected(plain, nothing),
-        "sample_id": _sample_ids(given.get("sample_id"), found["url"], found["caption"]),
+        "sample_id": _sample_ids(given.get("sample_id"), columns["url"], columns["caption"]),
     }
 
 
@@ -208,15 +208,15 @@ def _labels(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _expected(plain: Mapping[str, pa.ChunkedArray], nothing: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the source's hash of the image: as written, or else the strongest given; null where malformed."""
-    found = nothing
+    hashes = nothing
     if "expected_hash" in plain:
         digits = "|".join(f"{kind}:[0-9a-f]{{{length}}}" for kind, length in HASHES.items())
-        found = _matching(plain["expected_hash"], f"^(?:{digits})$")
+        hashes = _matching(plain["expected_hash"], f"^(?:{digits})$")
     for kind, length in HASHES.items():
         if kind in plain:
             hexes = _matching(plain[kind], f"^[0-9a-f]{{{length}}}$")
-            found = pc.coalesce(found, pc.binary_join_element_wise(f"{kind}:", hexes, ""))
-    return found
+            hashes = pc.coalesce(hashes, pc.binary_join_element_wise(f"{kind}:", hexes, ""))
+    return hashes
 
 
 def _matching(values: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:

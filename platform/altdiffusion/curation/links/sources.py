@@ -1,4 +1,4 @@
-"""Sources as found: their parts and how these are cut into units.
+"""Scanned sources: their parts and how these are cut into units.
 
 Planning reads footers only, each once, and keeps little of them.
 """
@@ -27,10 +27,10 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
 OWN_ROWS = 1_000_000
-"""A set of more rows is not a demo: LAION's shapes without a name are refused for it where there is no blocklist."""
+"""A larger set is not a demo: without a blocklist, LAION's shapes without a set's name are refused for it."""
 _AHEAD = 8
-"""Footers that are fetched side by side. They are parsed one by one and in one thread: a parsed footer takes some ten
-times its bytes, and what the C library's allocator held for several threads is not given back."""
+"""Footers that are fetched at the same time. They are parsed one by one and in one thread: a parsed footer takes about
+ten times its bytes, and what the C library's allocator held for several threads is not given back."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +43,7 @@ class Part:
     """SHA-256 of size and footer bytes (row counts, offsets, statistics): the identity without reading the rows."""
     group_rows: npt.NDArray[np.int64]
     columns: frozenset[str] = frozenset()
-    """The columns it has, under our names."""
+    """Its columns, under our names."""
     bounded: frozenset[str] = frozenset()
     """The numbers among them whose footer has statistics."""
 
@@ -54,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceScan:
-    """A source as found: its parts in the order of their names, and its reference for manifests."""
+    """A scanned source: its parts in the order of their names, and its reference for manifests."""
 
     config: SourceConfig
     parts: tuple[Part, ...]
@@ -93,7 +93,7 @@ def scan_source(config: SourceConfig, select: SelectConfig | None = None) -> Sou
     if scan.rows > OWN_ROWS and not config.shape.published and config.blocklist is None:
         raise AltDiffusionError(
             what,
-            f"has {scan.rows:,} rows and no blocklist; preset {config.preset} is for small sets of one's own",
+            f"has {scan.rows:,} rows and no blocklist; preset {config.preset} is for small private sets",
             "name the published set it is in `preset`, and give its blocklist",
         )
     if select is not None:

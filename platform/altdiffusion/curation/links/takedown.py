@@ -53,9 +53,9 @@ def read_list(uri: str) -> TakedownList:
         AltDiffusionError: it is missing or malformed, has an entry that can match nothing, or lists nothing.
     """
     text = _text(uri)
-    found = parse_list(text, f"list {uri}")
+    blocklist = parse_list(text, f"list {uri}")
     lines = tuple(line for line in read_lines(text, f"list {uri}").to_pylist() if line and not line.startswith("#"))
-    return _checked(TakedownList(blocklist=found, lines=lines, sha256=files.sha256_hex(text)), uri)
+    return _checked(TakedownList(blocklist=blocklist, lines=lines, sha256=files.sha256_hex(text)), uri)
 
 
 def read_urls(uri: str) -> TakedownList:
@@ -65,9 +65,9 @@ def read_urls(uri: str) -> TakedownList:
         AltDiffusionError: it is missing, has a line that is not a link, or lists nothing.
     """
     text = _text(uri)
-    found, lines = parse_urls(text, f"list {uri}")
+    blocklist, lines = parse_urls(text, f"list {uri}")
     listed = tuple(f"url:{line}" for line in lines)
-    return _checked(TakedownList(blocklist=found, lines=listed, sha256=files.sha256_hex(text)), uri)
+    return _checked(TakedownList(blocklist=blocklist, lines=listed, sha256=files.sha256_hex(text)), uri)
 
 
 def take_down(lake: Lake, before: Version, wanted: TakedownList) -> tuple[Removal, Holdings]:

@@ -48,7 +48,7 @@ AROUND = "".join(
 _START = re.compile(r"https?://[^/\\?#]", re.IGNORECASE)
 _PARTS = re.compile(r"(https?)://((?:[^/?#@]*@)?)(\[[^\]]*\]|[^/?#:]+)((?::[0-9]+)?)([^#]*)")
 
-# A link that needs no more than its scheme cut off, if there is no tracking parameter in its query: ada gives it back
+# A link of which only the scheme is cut off, if there is no tracking parameter in its query: ada gives it back
 # as it is. A host has no label that begins with "xn--", and its last one has letters only (else it may be an address);
 # no part of the path begins with a dot; an escape is upper case, and not of an unreserved character.
 _LABEL = r"(?:[a-wyz0-9][a-z0-9\-]*|x(?:[a-mo-z0-9\-][a-z0-9\-]*)?|xn(?:[a-z0-9][a-z0-9\-]*)?)"
@@ -94,8 +94,8 @@ def parse(url: str) -> Target | None:
 
     User names are left out: whether a link with one is fetched is for the caller to decide.
     """
-    found = _parsed(url)
-    return None if found is None else found[0]
+    parsed = _parsed(url)
+    return None if parsed is None else parsed[0]
 
 
 def join(base: Target, reference: str) -> str:
@@ -172,8 +172,8 @@ def target_key(target: Target, user: str = "") -> str:
 
 
 def _key(url: str) -> tuple[str, bool]:
-    found = _parsed(url)
-    return (url, False) if found is None else (target_key(*found), True)
+    parsed = _parsed(url)
+    return (url, False) if parsed is None else (target_key(*parsed), True)
 
 
 def _is_tracking(name: str) -> bool:
@@ -182,10 +182,10 @@ def _is_tracking(name: str) -> bool:
 
 def _normal(text: str) -> str:
     if "%" in text:
-        text = _DECODED.sub(_plain, _PERCENT.sub(lambda found: found[0].upper(), text))
-    return _ILLEGAL.sub(lambda found: f"%{ord(found[0]):02X}", text)
+        text = _DECODED.sub(_plain, _PERCENT.sub(lambda match: match[0].upper(), text))
+    return _ILLEGAL.sub(lambda match: f"%{ord(match[0]):02X}", text)
 
 
-def _plain(found: re.Match[str]) -> str:
-    character = chr(int(found[1], 16))
-    return character if character in _UNRESERVED else found[0]
+def _plain(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if character in _UNRESERVED else match[0]

@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A corpus as found."""
+    """A scanned corpus."""
 
     config: CorpusConfig
     parts: tuple[Part, ...]
@@ -79,7 +79,7 @@ def scan_corpus(config: CorpusConfig) -> Corpus:
 
 
 def plan_corpora(corpora: Sequence[Corpus]) -> list[Unit]:
-    """Return the units of all corpora, in order: so many rows of a part, and where they begin."""
+    """Return the units of all corpora, in order: a number of rows of a part, and where they begin."""
     units: list[Unit] = []
     for corpus in corpora:
         config = corpus.config
@@ -141,15 +141,15 @@ def _open_text(uri: str) -> Any:
 
 def _text_rows(part: Part, config: CorpusConfig) -> tuple[list[tuple[int, ...]], int]:
     """Return where each unit's first line begins, in each file, and the number of lines."""
-    found = [_line_starts(uri, config.rows_per_unit) for uri in part.uris]
-    counts = [rows for _, rows in found]
+    counted = [_line_starts(uri, config.rows_per_unit) for uri in part.uris]
+    counts = [rows for _, rows in counted]
     if len(set(counts)) > 1:
         raise AltDiffusionError(
             f"corpus part {part.uris[1]}",
             f"has {counts[1]:,} lines, the English file {part.uris[0]} has {counts[0]:,}",
             "give two files whose lines belong together",
         )
-    return list(zip(*(starts for starts, _ in found), strict=True)), counts[0]
+    return list(zip(*(starts for starts, _ in counted), strict=True)), counts[0]
 
 
 def _line_starts(uri: str, every: int) -> tuple[list[int], int]:

@@ -146,5 +146,5 @@ class PairsWork(RangeWork):
 
     def _unusable(self, text: pa.Array, letters: npt.NDArray[np.int32]) -> Mask:
         length = pc.fill_null(pc.utf8_length(text), 0).to_numpy(zero_copy_only=False)
-        found: Mask = (length == 0) | (length > self.pairs.max_chars) | (letters < self.pairs.min_letters)
-        return found
+        unusable: Mask = (length == 0) | (length > self.pairs.max_chars) | (letters < self.pairs.min_letters)
+        return unusable

@@ -1,1 +1,1 @@
-"""report.html: what a curation read, kept and dropped, for a person's eyes; one file that needs nothing else."""
+"""report.html: one page that shows a person what a curation read, kept and dropped."""

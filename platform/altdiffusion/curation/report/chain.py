@@ -83,7 +83,7 @@ class Chain:
         return self.steps[0].name == "select"
 
     @property
-    def standing(self) -> tuple[Step, ...]:
+    def final_steps(self) -> tuple[Step, ...]:
         """The steps whose rejects are final, which excludes those that a retry took up."""
         return tuple(step for step in self.steps if (after := self._after(step)) is None or after.name != "retry")
 

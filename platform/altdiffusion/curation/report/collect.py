@@ -1,4 +1,4 @@
-"""All that the report shows, read from manifests and, where they do not say, from samples of rows."""
+"""The facts of the report, read from manifests and, where those do not hold them, from samples of rows."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ _PAIRS = 8  # disagreements and foreign guesses shown
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageRow:
-    """One language on its way; `labelled` and `agreement` are null where the source brings no labels."""
+    """One language from step to step; `labelled` and `agreement` are None where the source brings no labels."""
 
     code: str
     labelled: float | None
-    """Selected rows that the source labels so (an estimate where sampled)."""
+    """Selected rows that the source labels as this language (an estimate where sampled)."""
     selected: int
     distinct: int
     kept: int
     agreement: float | None
-    """Of the rows that we say are of this language and that the source labels with a configured one: the same one."""
+    """The share of rows that the source labels as this language, among those that we decided are of it and that the
+    source labels with any configured language."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The source's labels against our decisions, among the selected rows."""
+    """The source's labels compared with our decisions, among the selected rows."""
 
     rows: tuple[LanguageRow, ...]
     other: float
@@ -84,13 +85,13 @@ class Rejected:
     step: Step
     examples: Mapping[str, tuple[Example, ...]]
     pairs: Mapping[str, tuple[Pair, ...]]
-    """Dropped duplicates beside what they duplicate, by reason."""
+    """Dropped duplicates with what they duplicate, by reason."""
     sample: Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The report before it is drawn."""
+    """What the report is made from."""
 
     name: str
     config: ReportConfig
@@ -99,35 +100,36 @@ class Facts:
     chain: Chain
     labels: Labels
     foreign: tuple[tuple[str, float], ...]
-    """What the rows rejected for their language were guessed to be, and how many, most first."""
+    """Rows rejected for their language, by the language that was guessed, most first."""
     panels: tuple[Panel, ...]
     verdicts: tuple[tuple[str, float], ...]
-    """Hash verdicts of the images, where the source brings hashes."""
+    """Images by their hash verdict, where the source brings hashes."""
     profiles: tuple[tuple[str, float], ...]
-    """What became of the colours that images state (IMAGES, `color_profile`), of those that state any."""
+    """Images that state their colours, by what became of that (IMAGES, `color_profile`)."""
     hosts: Hosts | None
     gallery: Gallery
     rejected: tuple[Rejected, ...]
 
 
 def collect(lake: Lake, images: Version, config: ReportConfig, name: str, scores: Version | None = None) -> Facts:
-    """Reads everything, of the version that stands for `images` since rows were taken down.
+    """Read the facts of `images`, or of the version that replaces it since rows were taken down.
 
     Raises:
-        AltDiffusionError: not a version of images, scores of others, or a file is missing or damaged.
+        AltDiffusionError: `images` is not a version of images, `scores` are those of others, or a file is missing or
+            damaged.
     """
     images = after_takedowns(lake.dataset(images.ref.name), images)
     if images.manifest.kind != "images":
         raise AltDiffusionError(
-            images.ref.short, f"holds {images.manifest.kind}, not images", "name a dataset of pictures"
+            images.ref.short, f"holds {images.manifest.kind}, not images", "name a dataset of images"
         )
     if scores is not None:
         check_scores(scores, images, ())
     chain = read_chain(lake, images)
     downloaded = chain.last("retry", "download")
     gallery = choose_images(images, config, scores)
-    panels, said = _panels(chain, images, gallery, config, scores)
-    dropped = tuple(_examples(lake, chain, step, config) for step in chain.standing if step.dropped)
+    panels, stated = _panels(chain, images, gallery, config, scores)
+    dropped = tuple(_examples(lake, chain, step, config) for step in chain.final_steps if step.dropped)
     return Facts(
         name=name,
         config=config,
@@ -137,8 +139,8 @@ def collect(lake: Lake, images: Version, config: ReportConfig, name: str, scores
         labels=_labels(chain, images, config),
         foreign=_foreign(dropped),
         panels=panels,
-        verdicts=said["hash_verdict"],
-        profiles=said["color_profile"],
+        verdicts=stated["hash_verdict"],
+        profiles=stated["color_profile"],
         hosts=count_hosts(downloaded.version, sample_rows=config.sample_rows, shown=config.hosts)
         if downloaded is not None
         else None,
@@ -148,7 +150,7 @@ def collect(lake: Lake, images: Version, config: ReportConfig, name: str, scores
 
 
 def configured_languages(chain: Chain) -> tuple[str, ...]:
-    """The languages of the config, in the order used everywhere; those that occur, where it is not known."""
+    """Return the languages of the config, in the order used everywhere; those that occur, where it is not known."""
     select = chain.last("select")
     given: Any = select.version.manifest.config.get("language", {}) if select is not None else {}
     known = set(given.get("languages", ())) or {code for step in chain.steps for code in _by_language(step)}
@@ -156,7 +158,7 @@ def configured_languages(chain: Chain) -> tuple[str, ...]:
 
 
 def language_name(code: str) -> str:
-    """In English, the code itself for a language that is none of the 18."""
+    """Return a language's name in English; the code itself for a language that is not one of the 18."""
     return BY_CODE[code].name if code in BY_CODE else code
 
 
@@ -216,7 +218,7 @@ def _labels(chain: Chain, images: Version, config: ReportConfig) -> Labels:
 def _panels(
     chain: Chain, images: Version, gallery: Gallery, config: ReportConfig, scores: Version | None
 ) -> tuple[tuple[Panel, ...], dict[str, tuple[tuple[str, float], ...]]]:
-    """The panels, and how many images each word of `_SAID` is said of, most first."""
+    """Return the panels, and the images by each value of the columns `_STATED`, most first."""
     panels = []
     links = chain.last("deduplicate")
     if links is not None:
@@ -228,38 +230,33 @@ def _panels(
             columns = [name for name in ("width", "height", *MEASURES) if name not in _DERIVED]
             sample = read_sample(accepted(links.version), columns, config.sample_rows)
             about, found = (
-                f"{of(sample)} distinct links, as the source states",
+                f"{sample.extent} distinct links, as the source states",
                 measures.of_rows(sample.table, MEASURES),
             )
         panels.append(Panel(title="Links", about=about, distributions=tuple(found)))
-    sample = read_sample(accepted(images), [*measures.IMAGE_COLUMNS, *_SAID], config.sample_rows)
-    about = f"{of(sample)} pictures"
+    sample = read_sample(accepted(images), [*measures.IMAGE_COLUMNS, *_STATED], config.sample_rows)
+    about = f"{sample.extent} images"
     if gallery.looked_at < images.rows:
         about += f"; bytes of {gallery.looked_at:,} of them"
     found = [*measures.of_rows(sample.table, measures.IMAGES), gallery.stored_bytes]
-    panels.append(Panel(title="Pictures", about=about, distributions=tuple(found)))
-    said = {name: _words(sample, name) for name in _SAID}
+    panels.append(Panel(title="Images", about=about, distributions=tuple(found)))
+    stated = {name: _counts(sample, name) for name in _STATED}
     if scores is not None:
         wanted = {name: how for name, how in measures.SCORES.items() if name in measured(scores)}
         sample = read_sample(accepted(scores), list(wanted), config.sample_rows)
         found = measures.of_rows(sample.table, wanted)
-        panels.append(Panel(title="Scores", about=f"{of(sample)} scored pictures", distributions=tuple(found)))
-    return tuple(panels), said
+        panels.append(Panel(title="Scores", about=f"{sample.extent} scored images", distributions=tuple(found)))
+    return tuple(panels), stated
 
 
-def _words(sample: Sample, name: str) -> tuple[tuple[str, float], ...]:
+def _counts(sample: Sample, name: str) -> tuple[tuple[str, float], ...]:
     counts = pc.value_counts(sample.table[name].cast(pa.string()).drop_null()).to_pylist()
     found = [(entry["values"], entry["counts"] * sample.scale) for entry in counts]
     return tuple(sorted(found, key=lambda entry: (-entry[1], entry[0])))
 
 
-_SAID = ("hash_verdict", "color_profile")
-_DERIVED = ("short_side", "aspect")  # measures that are no columns
-
-
-def of(sample: Sample) -> str:
-    """How much was read, as the beginning of a sentence."""
-    return f"All {sample.rows:,}" if sample.whole else f"A sample of {sample.rows:,} of {sample.total:,}"
+_STATED = ("hash_verdict", "color_profile")
+_DERIVED = ("short_side", "aspect")  # measures that are not columns
 
 
 def _examples(lake: Lake, chain: Chain, step: Step, config: ReportConfig) -> Rejected:
@@ -275,8 +272,8 @@ def _examples(lake: Lake, chain: Chain, step: Step, config: ReportConfig) -> Rej
             pc.and_(pc.equal(sample.table["reason"], reason), sample.table["url"].is_valid()).to_numpy()
         )
         rows = rows[np.argsort(place[rows])][: 0 if withheld(reason) else config.examples]
-        told = sample.table.select(["url", "language", "detail"]).take(pa.array(rows)).to_pylist()
-        examples[reason] = tuple(Example(**row) for row in told)
+        shown = sample.table.select(["url", "language", "detail"]).take(pa.array(rows)).to_pylist()
+        examples[reason] = tuple(Example(**row) for row in shown)
     pairs = duplicate_pairs(lake, step, config) if step.name == "distinct" else {}
     return Rejected(step=step, examples=examples, pairs=pairs, sample=sample)
 

@@ -1,100 +1,97 @@
-"""Bars and histograms as inline SVG: colours come from the page's classes, so they follow its light and dark."""
+"""The geometry of a histogram: what `report.html.j2` draws as SVG."""
 
 from __future__ import annotations
 
-import html
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 from altdiffusion.curation.report.measures import Distribution
+from altdiffusion.html.page import size
 
-WIDTH, HEIGHT = 320, 124
-_LEFT, _RIGHT, _TOP, _BASE = 8, 312, 20, 100
 _MIN_BINS = 8
 _TICKS = 5
 
 
-def bar(*shares: tuple[float, str]) -> str:
-    """Shares of the full width as bars on one another, the first at the back; each with its class.
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bin; lengths are in units of the drawing."""
 
-    It only repeats numbers that stand beside it as text, so screen readers skip it.
-    """
-    rects = "".join(
-        f'<rect class="{name}" width="{100 * min(max(share, 0.0), 1.0):.2f}" height="8"/>' for share, name in shares
-    )
-    return f'<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{rects}</svg>'
-
-
-def number(value: float, unit: str) -> str:
-    """A value of a measure as people write it."""
-    if unit == "B":
-        for name, size in (("MB", 1e6), ("kB", 1e3)):
-            if value >= size:
-                return f"{value / size:.3g} {name}"
-        return f"{value:.0f} B"
-    if unit == "px":
-        return f"{value:,.0f} px"
-    return f"{value:.2f}"
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
 
 
-def histogram(found: Distribution, title: str) -> str:
-    """A histogram with its median; what it says is also in its label."""
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A place on the scale, and where its text is anchored: start, middle or end."""
+
+    x: float
+    anchor: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """A distribution as a drawing; the scale is from `left` to `right` at height `base`, and bars end at `top`."""
+
+    width: ClassVar[int] = 320
+    height: ClassVar[int] = 124
+    left: ClassVar[int] = 8
+    right: ClassVar[int] = 312
+    top: ClassVar[int] = 20
+    base: ClassVar[int] = 100
+    bars: tuple[Bar, ...]
+    ticks: tuple[Mark, ...]
+    median: Mark
+    middle: str
+    """The range of nine values out of ten."""
+
+
+def histogram(found: Distribution) -> Histogram:
+    """Return the drawing of a distribution that has values."""
     measure, counts = found.measure, found.counts
     low, high = min(counts), max(counts) + 1
     while high - low < _MIN_BINS:
         low, high = low - 1, high + 1
     if low < 0 <= min(counts):  # nothing measured here is below the scale's zero
         low, high = 0, high - low
-    step = (_RIGHT - _LEFT) / (high - low)
+    step = (Histogram.right - Histogram.left) / (high - low)
     tallest = max(counts.values())
+    bars = []
+    for bin, rows in counts.items():
+        if rows:
+            tall = max((Histogram.base - Histogram.top) * rows / tallest, 0.8)
+            edges = f"{number(measure.edge(bin), measure.unit)} to {number(measure.edge(bin + 1), measure.unit)}"
+            x = Histogram.left + (bin - low + 0.06) * step
+            bars.append(Bar(x=x, y=Histogram.base - tall, width=step * 0.88, height=tall, text=f"{edges}: {rows:,}"))
 
-    def x(value: float) -> float:
-        return _LEFT + (float(measure.number(value)) - low) * step
+    def mark(value: float, text: str, margin: float) -> Mark:
+        x = Histogram.left + (float(measure.number(value)) - low) * step
+        anchor = "start" if x < margin else "end" if x > Histogram.width - margin else "middle"
+        return Mark(x=x, anchor=anchor, text=text)
 
-    parts = []
-    for bin, count in counts.items():
-        if count:
-            tall = max((_BASE - _TOP) * count / tallest, 0.8)
-            said = f"{number(measure.edge(bin), measure.unit)} to {number(measure.edge(bin + 1), measure.unit)}"
-            parts.append(
-                f'<rect class="fill" x="{_LEFT + (bin - low) * step + step * 0.06:.2f}" y="{_BASE - tall:.2f}" '
-                f'width="{step * 0.88:.2f}" height="{tall:.2f}"><title>{html.escape(said)}: {count:,}</title></rect>'
-            )
-    median = found.median
-    at = x(median)
-    anchor = "start" if at < WIDTH * 0.25 else "end" if at > WIDTH * 0.75 else "middle"
-    parts.append(f'<path class="base" d="M{_LEFT} {_BASE}H{_RIGHT}"/>')
-    parts.append(f'<path class="median" d="M{at:.2f} {_TOP - 4}V{_BASE}"/>')
-    parts.append(
-        f'<text class="mark" x="{at:.2f}" y="11" text-anchor="{anchor}">'
-        f"median {html.escape(number(median, measure.unit))}</text>"
-    )
-    for value in _ticks(found, low, high):
-        place = x(value)
-        anchor = "start" if place < _LEFT + 8 else "end" if place > _RIGHT - 8 else "middle"
-        parts.append(f'<path class="base" d="M{place:.2f} {_BASE}v4"/>')
-        parts.append(
-            f'<text x="{place:.2f}" y="{_BASE + 16}" text-anchor="{anchor}">{_tick(value, measure.unit)}</text>'
-        )
-    label = f"{title}: {found.rows:,} rows, {summary(found)}"
-    return (
-        f'<svg class="histogram" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html.escape(label, quote=True)}">{"".join(parts)}</svg>'
+    values = ticks(measure.edge(low), measure.edge(high), logarithmic=found.logarithmic, decimal=measure.unit == "B")
+    least, most = number(found.low, measure.unit), number(found.high, measure.unit)
+    return Histogram(
+        bars=tuple(bars),
+        ticks=tuple(mark(value, _tick(value, measure.unit), 16) for value in values),
+        median=mark(found.median, f"median {number(found.median, measure.unit)}", Histogram.width / 4),
+        middle=f"90 % within {least} – {most}" if least != most else f"90 % at {least}",
     )
 
 
-def summary(found: Distribution) -> str:
-    """A distribution in words."""
-    return f"median {number(found.median, found.measure.unit)}, {middle(found)}"
-
-
-def middle(found: Distribution) -> str:
-    """Where nine of ten values lie."""
-    low, high = number(found.low, found.measure.unit), number(found.high, found.measure.unit)
-    return f"90 % within {low} – {high}" if low != high else f"90 % at {low}"
+def number(value: float, unit: str) -> str:
+    """Return a value of a measure as people write it."""
+    if unit == "B":
+        return size(value)
+    return f"{value:,.0f} px" if unit == "px" else f"{value:.2f}"
 
 
 def ticks(low: float, high: float, *, logarithmic: bool, decimal: bool) -> list[float]:
-    """At most _TICKS round values of a scale; of a logarithmic one powers of two, or of ten if `decimal`."""
+    """Return about _TICKS round values of a scale; for a logarithmic one powers of two, or of ten if `decimal`."""
     if not logarithmic:
         rough = (high - low) / _TICKS
         power = 10.0 ** math.floor(math.log10(rough))
@@ -112,12 +109,7 @@ def ticks(low: float, high: float, *, logarithmic: bool, decimal: bool) -> list[
     return found[:_TICKS]
 
 
-def _ticks(found: Distribution, low: int, high: int) -> list[float]:
-    edge = found.measure.edge
-    return ticks(edge(low), edge(high), logarithmic=found.logarithmic, decimal=found.measure.unit == "B")
-
-
 def _tick(value: float, unit: str) -> str:
     if unit == "B":
-        return number(value, unit)
+        return size(value)
     return f"{value:,.0f}" if unit == "px" or value >= 100 else f"{value:g}"

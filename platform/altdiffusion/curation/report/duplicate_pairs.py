@@ -1,7 +1,7 @@
-"""Images that were dropped as duplicates, each beside the one that stayed.
+"""Images that were dropped as duplicates, each next to the one that stayed.
 
 A drop names its survivor by row id only. Both are looked for among the sampled rows of the version that the drop was
-decided on, so at any size the reading stays bounded: where the sample holds both, the pair can be shown.
+decided on. The reading thus stays bounded at any size, and a pair is shown where the sample holds both images.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ import pyarrow.compute as pc
 
 from altdiffusion.curation.config.report import ReportConfig
 from altdiffusion.curation.report.chain import Step
-from altdiffusion.curation.report.gallery import Picture, Place, image_columns, may_be_shown, read_images
+from altdiffusion.curation.report.gallery import Place, ShownImage, image_columns, may_be_shown, read_images
 from altdiffusion.curation.report.sample import Group, accepted, draw_groups, keyed_order, read_groups, read_sample
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.removal import REASON
 
-_SPARE = 3  # pairs looked at for one that is shown: some may be unsafe
+_SPARE = 3  # pairs looked at per pair that is shown: some may be unsafe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """A dropped image and the one it duplicates."""
 
-    dropped: Picture
-    survivor: Picture
+    dropped: ShownImage
+    survivor: ShownImage
 
 
 def duplicate_pairs(lake: Lake, step: Step, config: ReportConfig) -> Mapping[str, tuple[Pair, ...]]:
-    """At most `config.examples` pairs for each reason of a distinct step.
+    """Return at most `config.examples` pairs for each reason of a distinct step.
 
-    None where its drops are not in the lake; and none as soon as anything was taken down from the dataset, because the
-    version before still holds those images and their duplicates.
+    There are none where its drops are not in the lake. There are none either as soon as anything was taken down from
+    the dataset, because the version before still holds those images and their duplicates.
     """
     drops = _drops(lake, step.version)
     dataset = lake.dataset(step.version.ref.name)

@@ -1,6 +1,6 @@
-"""A few images, small: of each language, and of duplicates beside what they duplicate.
+"""A few small images: some of each language, and duplicates next to what they duplicate.
 
-Which ones is decided by the version's digest and the rows' ids. An image that its scores call unsafe is never shown.
+The version's digest and the rows' ids decide which ones. An image that its scores call unsafe is never shown.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Place = tuple[Group, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A stored image and what is known of it."""
+class ShownImage:
+    """A stored image, made small, with what is known of it."""
 
     language: str
     caption: str
@@ -50,26 +50,26 @@ class Picture:
     similarity: float | None
     aesthetic: float | None
     size: tuple[int, int]
-    """Pixels, as downloaded: width, height."""
+    """Width and height in pixels, as downloaded."""
     data_uri: str
     shown: tuple[int, int]
-    """Pixels of the small image."""
+    """Width and height of the small image in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
     """Images by language, and the sizes of the images among which they were chosen."""
 
-    pictures: Mapping[str, tuple[Picture, ...]]
+    images: Mapping[str, tuple[ShownImage, ...]]
     hidden: int
-    """Rows passed over as unsafe, or as not scored where that must not be shown."""
+    """Rows passed over as unsafe, or as not scored where such images must not be shown."""
     looked_at: int
-    """Rows among which was chosen."""
+    """Rows that the images were chosen from."""
     stored_bytes: measures.Distribution
 
 
 def choose_images(images: Version, config: ReportConfig, scores: Version | None = None) -> Gallery:
-    """Reads as many row groups as it takes to have images of every language, up to MAX_GROUPS."""
+    """Choose images from as many row groups as it takes to have some of every language, up to MAX_GROUPS."""
     source = accepted(images)
     scored = Scored(scores, images) if scores is not None else None
     found: dict[str, list[tuple[int, Place]]] = {
@@ -83,8 +83,8 @@ def choose_images(images: Version, config: ReportConfig, scores: Version | None 
         nsfw = None
         if scored is not None:
             start = group.group * source.infos[group.file].row_group_rows
-            said = scored.of_rows(table, group.file, start)
-            nsfw = said["nsfw"] if "nsfw" in said.column_names else None
+            scores_of_rows = scored.of_rows(table, group.file, start)
+            nsfw = scores_of_rows["nsfw"] if "nsfw" in scores_of_rows.column_names else None
         safe = may_be_shown(table, config, nsfw)
         hidden += int((~safe).sum())
         for row in np.flatnonzero(safe).tolist():
@@ -96,7 +96,7 @@ def choose_images(images: Version, config: ReportConfig, scores: Version | None 
     made = read_images(source, tables, [place for places in chosen.values() for place in places], config, lengths)
     sizes = pa.table({"bytes": pa.chunked_array(lengths, pa.int32())})
     return Gallery(
-        pictures={code: tuple(made[at] for at in places if at in made) for code, places in chosen.items()},
+        images={code: tuple(made[at] for at in places if at in made) for code, places in chosen.items()},
         hidden=hidden,
         looked_at=sum(table.num_rows for table in tables.values()),
         stored_bytes=measures.of_rows(sizes, {"stored_bytes": measures.STORED_BYTES})[0],
@@ -104,9 +104,9 @@ def choose_images(images: Version, config: ReportConfig, scores: Version | None 
 
 
 def may_be_shown(table: pa.Table, config: ReportConfig, nsfw: Any = None) -> npt.NDArray[np.bool_]:
-    """[rows] which images no score calls unsafe: neither the source's punsafe nor our NSFW score."""
-    said = [table["punsafe"].cast(pa.float32()), *([nsfw.cast(pa.float32())] if nsfw is not None else [])]
-    worst = pc.max_element_wise(*said)  # of those that are known
+    """Return [rows] which images no score calls unsafe: neither the source's punsafe nor our NSFW score."""
+    scores = [table["punsafe"].cast(pa.float32()), *([nsfw.cast(pa.float32())] if nsfw is not None else [])]
+    worst = pc.max_element_wise(*scores)  # of those that are known
     passes: npt.NDArray[np.bool_] = np.asarray(
         pc.fill_null(pc.less(worst, config.hide_unsafe_from), config.show_unscored), bool
     )
@@ -119,8 +119,8 @@ def read_images(
     places: Iterable[Place],
     config: ReportConfig,
     lengths: list[pa.Array] | None = None,
-) -> dict[Place, Picture]:
-    """The images at these places, without those that cannot be decoded.
+) -> dict[Place, ShownImage]:
+    """Read the images at these places, without those that cannot be decoded.
 
     Args:
         tables: `_COLUMNS` of the row groups; groups without a place are read only for their `lengths`.
@@ -137,33 +137,33 @@ def read_images(
             if lengths is not None:
                 lengths.append(pc.binary_length(batch))
             for row in sorted(rows & set(range(start, start + len(batch)))):
-                picture = _image(table, row, batch[row - start].as_py(), config)
-                if picture is not None:
-                    made[group, row] = picture
+                image = _image(table, row, batch[row - start].as_py(), config)
+                if image is not None:
+                    made[group, row] = image
             start += len(batch)
     return made
 
 
 def image_columns(source: Files, groups: Iterable[Group]) -> dict[Group, pa.Table]:
-    """What is shown beside the images of some row groups."""
+    """Read what is shown next to the images of some row groups."""
     return {group: read_groups(source, group.file, [group.group], _COLUMNS) for group in groups}
 
 
 def _groups(source: Files) -> list[Group]:
-    """Groups from all over the version, in an order that its digest decides."""
+    """Return groups from all over the version, in an order that its digest decides."""
     size = max((info.row_group_rows for info in source.infos), default=1)
     groups = draw_groups(source, MAX_GROUPS * size)
     order = np.argsort(keyed_order(f"{source.key}:groups", [g.file << 20 | g.group for g in groups]))
     return [groups[at] for at in order[:MAX_GROUPS]]
 
 
-def _image(table: pa.Table, row: int, body: bytes, config: ReportConfig) -> Picture | None:
+def _image(table: pa.Table, row: int, body: bytes, config: ReportConfig) -> ShownImage | None:
     small = _small(body, config.picture_side)
     if small is None:
         return None
     value: dict[str, Any] = {name: table[name][row].as_py() for name in _COLUMNS}
     ours = value["aesthetic_score"]
-    return Picture(
+    return ShownImage(
         language=value["language"],
         caption=value["caption"],
         language_score=value["language_score"],
@@ -176,7 +176,7 @@ def _image(table: pa.Table, row: int, body: bytes, config: ReportConfig) -> Pict
 
 
 def _small(body: bytes, side: int) -> tuple[str, tuple[int, int]] | None:
-    """A stored image as a data: URI of WebP, never enlarged; None if it cannot be decoded."""
+    """Return a stored image as a data: URI of WebP, never enlarged; None if it cannot be decoded."""
     from PIL import Image
 
     with contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):

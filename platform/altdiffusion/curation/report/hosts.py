@@ -1,4 +1,4 @@
-"""Which hosts the images came from, how often they gave one, and what went wrong most."""
+"""The hosts that images came from: how often each gave one, and the most frequent failure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _HOST = r"^[A-Za-z][A-Za-z0-9+.\-]*://(?:[^/?#@]*@)?(?P<host>\[[^\]/?#]*\]|[^/?#
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """Rows of one host; estimates where the version was sampled."""
+    """The rows of one host; estimates where the version was sampled."""
 
     name: str
     """Empty for URLs without one."""
     kept: float
     lost: float
     reason: str | None = None
-    """Of most rows that were lost."""
+    """The reason of most rows that were lost."""
     reason_rows: float = 0.0
 
     @property
@@ -32,13 +32,13 @@ class Host:
 
     @property
     def share(self) -> float:
-        """Of the rows that gave an image."""
+        """The share of rows that gave an image."""
         return self.kept / self.rows if self.rows else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hosts:
-    """The hosts with most rows, and those that lost most; `number` different ones were seen."""
+    """The hosts with the most rows, and those that lost the most; `number` different ones were seen."""
 
     largest: tuple[Host, ...]
     lossiest: tuple[Host, ...]
@@ -52,7 +52,7 @@ class Hosts:
 
 
 def count_hosts(downloaded: Version, *, sample_rows: int, shown: int) -> Hosts:
-    """Counts a downloaded version; memory is bounded by the two samples."""
+    """Count the rows of a downloaded version by host; memory is bounded by the two samples."""
     kept = read_sample(accepted(downloaded), ["url"], sample_rows)
     lost = read_sample(rejected(downloaded), ["url", "reason"], sample_rows)
     good = {entry["values"]: entry["counts"] for entry in pc.value_counts(host_of(kept.table["url"])).to_pylist()}
@@ -70,7 +70,7 @@ def count_hosts(downloaded: Version, *, sample_rows: int, shown: int) -> Hosts:
 
 
 def host_of(urls: Any) -> Any:
-    """The host of each URL in lower case, "" where there is none."""
+    """Return the host of each URL in lower case, "" where there is none."""
     found = pc.struct_field(pc.extract_regex(urls.cast(pa.string()), _HOST), "host")
     return pc.utf8_lower(pc.fill_null(found, ""))
 

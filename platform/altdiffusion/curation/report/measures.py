@@ -15,7 +15,7 @@ from altdiffusion.curation.tally import MEASURES, Measure, bins
 
 QUANTILES = (0.05, 0.5, 0.95)
 _SHARES = frozenset({"punsafe", "pwatermark", "language_score"})  # measures that end at 1
-MAX_BINS = 120  # of one image; what lies farther out is counted beside it
+MAX_BINS = 120  # per chart; values farther out are counted next to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,10 @@ class Distribution:
     unknown: int
     """Rows without a value."""
     low: float = 0.0
-    """A twentieth of the values lies below; from a tally, evenly spread within a bin."""
+    """The value that a twentieth of the values is below; read from a tally, values are evenly spread within a bin."""
     median: float = 0.0
     high: float = 0.0
-    """A twentieth of the values lies above."""
+    """The value that a twentieth of the values is above."""
     outside: int = 0
     """Rows in bins beyond those in `counts`."""
 
@@ -88,7 +88,7 @@ SCORES: dict[str, Measure] = {
 
 
 def of_tally(counts: Mapping[str, int]) -> list[Distribution]:
-    """The distributions of a tally, over all languages."""
+    """Return the distributions of a tally, over all languages."""
     unknown: dict[str, int] = {}
     for key, rows in counts.items():
         measure, _, bin = key.split("|")
@@ -99,19 +99,19 @@ def of_tally(counts: Mapping[str, int]) -> list[Distribution]:
         by_bin = bins(counts, name)
         quantiles = [_quantile(by_bin, how, q) for q in QUANTILES] if by_bin else [0.0] * len(QUANTILES)
         if name in _SHARES:
-            quantiles = [min(value, 1.0) for value in quantiles]  # 1 itself lies in a bin that begins there
+            quantiles = [min(value, 1.0) for value in quantiles]  # 1 itself is in a bin that begins there
         found.append(_cut(name, how, by_bin, unknown.get(name, 0), quantiles))
     return found
 
 
 def of_rows(table: pa.Table, measures: Mapping[str, Measure]) -> list[Distribution]:
-    """The same of rows that were read, with exact quantiles."""
+    """Return the distributions of rows that were read, with exact quantiles."""
     return [_of_values(name, how, how.value(table)) for name, how in measures.items()]
 
 
 def _of_values(name: str, how: Measure, column: Any) -> Distribution:
     values = pc.fill_null(column.cast(pa.float64()), math.nan).to_numpy(zero_copy_only=False)
-    least = 0.0 if _is_logarithmic(how) else -math.inf  # a logarithm needs more than nothing
+    least = 0.0 if _is_logarithmic(how) else -math.inf  # a logarithm needs more than zero
     known = values[np.isfinite(values) & (values > least)]
     numbers, counts = np.unique(np.floor(how.number(known)).astype(np.int64), return_counts=True)
     quantiles = np.quantile(known, QUANTILES, method="inverted_cdf").tolist() if len(known) else [0.0] * len(QUANTILES)
@@ -120,7 +120,7 @@ def _of_values(name: str, how: Measure, column: Any) -> Distribution:
 
 
 def _quantile(by_bin: Mapping[int, int], how: Measure, q: float) -> float:
-    """The value below which a share q lies, evenly spread within its bin (on the scale of the bins)."""
+    """Return the value that a share q is below, values being evenly spread within a bin (on the scale of the bins)."""
     wanted, passed = q * sum(by_bin.values()), 0
     number = max(by_bin)
     for bin, count in by_bin.items():
@@ -134,7 +134,7 @@ def _quantile(by_bin: Mapping[int, int], how: Measure, q: float) -> float:
 
 
 def _cut(name: str, how: Measure, counts: Mapping[int, int], unknown: int, quantiles: list[float]) -> Distribution:
-    """At most MAX_BINS bins: the emptier end goes first, so that one strange value does not flatten all others."""
+    """Keep at most MAX_BINS bins: the emptier end goes first, so that one strange value does not flatten all others."""
     left = sorted(counts)
     first, last, outside = 0, len(left) - 1, 0
     while last > first and left[last] - left[first] >= MAX_BINS:

@@ -1,8 +1,8 @@
-"""Rows of a version for questions that its manifest does not answer: whole row groups, evenly spread, keyed by digest.
+"""Samples of a version's rows, for questions that its manifest does not answer.
 
-The files are cut into as many equal stretches of row groups as are wanted and one group is taken from each, at a
-place that SHA-256 of the version's digest and the stretch decides: no period of the version can hide from it, and the
-same version gives the same rows. Only the wanted columns of the wanted groups are read.
+A sample is whole row groups, evenly spread. The files are cut into as many equal stretches of row groups as are wanted,
+and one group is taken from each. SHA-256 of the version's digest and the stretch decides which, so no period of the
+version can hide from it, and the same version gives the same rows. Only the wanted columns of these groups are read.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Files:
 
 @dataclass(frozen=True, order=True)
 class Group:
-    """A row group: number of the file among `Files.infos`, number of the group in it."""
+    """A row group: the number of the file among `Files.infos`, and the number of the group in it."""
 
     file: int
     group: int
@@ -53,7 +53,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What was read, out of how much."""
+    """Rows that were read, and out of how many."""
 
     table: pa.Table
     total: int
@@ -68,23 +68,28 @@ class Sample:
 
     @property
     def scale(self) -> float:
-        """How many rows a row of the sample stands for."""
+        """How many rows one row of the sample represents."""
         return self.total / self.rows if self.rows else 0.0
+
+    @property
+    def extent(self) -> str:
+        """How much was read, as the beginning of a sentence."""
+        return f"All {self.rows:,}" if self.whole else f"A sample of {self.rows:,} of {self.total:,}"
 
 
 def accepted(version: Version) -> Files:
-    """The shards of a version."""
+    """Return the shards of a version."""
     return Files(folder_uri=files.join(version.folder_uri, "shards"), infos=version.shards, key=version.ref.digest)
 
 
 def rejected(version: Version) -> Files:
-    """Its files of rejects."""
+    """Return a version's files of rejects."""
     folder = files.join(version.folder_uri, "rejects")
     return Files(folder_uri=folder, infos=version.rejects, key=f"{version.ref.digest}:rejects")
 
 
 def draw_groups(source: Files, rows: int) -> list[Group]:
-    """Row groups with about `rows` rows, in input order; all of them if there are not more."""
+    """Return row groups with about `rows` rows, in input order; all of them if there are not more."""
     counts = np.array([-(-info.rows // info.row_group_rows) for info in source.infos], np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)])
     groups, total = int(starts[-1]), source.rows
@@ -99,7 +104,7 @@ def draw_groups(source: Files, rows: int) -> list[Group]:
 
 
 def read_sample(source: Files, columns: Sequence[str], rows: int) -> Sample:
-    """About `rows` rows of these columns; null in files made before a column existed.
+    """Read about `rows` rows of these columns; a column is null in files made before it existed.
 
     Raises:
         AltDiffusionError: a file is missing or damaged.
@@ -116,7 +121,7 @@ def read_sample(source: Files, columns: Sequence[str], rows: int) -> Sample:
 
 
 def read_groups(source: Files, file: int, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
-    """Columns of some row groups of one file; a column that the file does not have is null."""
+    """Read columns of some row groups of one file; a column that the file does not have is null."""
     with open_file(source, file) as parquet:
         there = [name for name in columns if name in parquet.schema_arrow.names]
         table = parquet.read_row_groups(list(groups), columns=there, use_threads=False)
@@ -127,7 +132,7 @@ def read_groups(source: Files, file: int, groups: Sequence[int], columns: Sequen
 
 
 def iter_images(source: Files, group: Group, batch_rows: int = 64) -> Iterator[pa.Array]:
-    """The images of a row group, `batch_rows` at a time: a page of the file and a batch are in memory."""
+    """Yield the images of a row group, `batch_rows` at a time: one page of the file and one batch are in memory."""
     with open_file(source, group.file, buffer_size=1 << 20) as parquet:
         for batch in parquet.iter_batches(batch_rows, row_groups=[group.group], columns=["image"], use_threads=False):
             yield batch.column(0)
@@ -135,7 +140,7 @@ def iter_images(source: Files, group: Group, batch_rows: int = 64) -> Iterator[p
 
 @contextlib.contextmanager
 def open_file(source: Files, file: int, **options: Any) -> Iterator[pq.ParquetFile]:
-    """A file for reading parts of it; the checksums of the pages that are read are checked.
+    """Open a file for reading parts of it; the checksums of the pages that are read are checked.
 
     Raises:
         AltDiffusionError: it is missing or damaged.
@@ -153,14 +158,14 @@ def open_file(source: Files, file: int, **options: Any) -> Iterator[pq.ParquetFi
 
 
 def keyed_order(key: str, ids: Any) -> npt.NDArray[np.uint64]:
-    """[n] numbers that put 64-bit ids into an order which `key` decides.
+    """Return [n] numbers that put 64-bit ids into an order which `key` decides.
 
-    Formula: SplitMix64's finaliser of id xor the key's SHA-256, first 64 bits.
+    Formula: SplitMix64's finaliser of the id xor the first 64 bits of the key's SHA-256.
     """
     seed = np.uint64(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little"))
     return mix(np.asarray(ids, np.int64).view(np.uint64) ^ seed)
 
 
 def _share(key: str) -> float:
-    """A number in [0, 1) that the key decides."""
+    """Return a number in [0, 1) that the key decides."""
     return (int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 11) / (1 << 53)

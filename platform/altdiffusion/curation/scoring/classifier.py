@@ -80,9 +80,9 @@ class Classifier:
         torch = self._torch
         with torch.inference_mode():
             planes = torch.from_numpy(pixels).to(self._device, self._dtype)
-            found = self._probabilities(self._model(pixel_values=planes).logits.float())[:, self._label]
-            if not bool(torch.isfinite(found).all()):
+            scores = self._probabilities(self._model(pixel_values=planes).logits.float())[:, self._label]
+            if not bool(torch.isfinite(scores).all()):
                 raise AltDiffusionError(
                     f"model {self._folder}", "made a score that is not finite", "use bfloat16 or float32"
                 )
-            return found
+            return scores

@@ -97,10 +97,10 @@ class ClipEmbedder:
         """
         torch = self._torch
         with torch.inference_mode():
-            found = self._model(pixel_values=self.normalise(pixels).to(self._dtype)).image_embeds.float()
-            found = found / found.norm(dim=-1, keepdim=True)
-            if not bool(torch.isfinite(found).all()):
+            embeddings = self._model(pixel_values=self.normalise(pixels).to(self._dtype)).image_embeds.float()
+            embeddings = embeddings / embeddings.norm(dim=-1, keepdim=True)
+            if not bool(torch.isfinite(embeddings).all()):
                 raise AltDiffusionError(
                     f"model {self._name}", "made an embedding that is not finite", "use bfloat16 or float32"
                 )
-            return found
+            return embeddings

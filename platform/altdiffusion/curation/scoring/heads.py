@@ -39,11 +39,11 @@ class Head:
         tensors = load_tensors(config.uri, config.sha256)
         names = _layer_names(tensors)
         expected = _shapes(names, (width, *config.hidden, 1), config)
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if expected is None or found != expected:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if expected is None or shapes != expected:
             raise AltDiffusionError(
                 f"head {config.uri}",
-                f"holds {_told(found)}, not layers {[width, *config.hidden, 1]}"
+                f"holds {_described(shapes)}, not layers {[width, *config.hidden, 1]}"
                 + (" with norm.mean and norm.variance" if config.standardise else ""),
                 "set hidden and standardise as the file is, or use the head of this CLIP",
             )
@@ -79,5 +79,5 @@ def _shapes(names: list[str], widths: tuple[int, ...], config: HeadConfig) -> di
     return shapes | (dict.fromkeys(_NORM, (widths[0],)) if config.standardise else {})
 
 
-def _told(shapes: dict[str, tuple[int, ...]]) -> str:
+def _described(shapes: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items())) or "nothing"

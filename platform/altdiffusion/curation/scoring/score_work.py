@@ -3,10 +3,10 @@
 `ScoreWork` fills a dataset of kind `scores`; `make_scorer` gives the one number that download takes along.
 
 Images are decoded by threads ahead of the model; the model always sees a full batch, padded with black squares, so
-that its kernels are the same ones whatever the unit's size. A unit run twice on one kind of device so writes the same
-bytes. Between units of other sizes an image has another place of its batch, where kernels may round the last
-bit differently: its scores are then equal to about 1e-6 in float32, not to the bit. `batch`, `rows_per_unit` and
-`dtype` therefore are part of what a version is.
+that its kernels are the same ones whatever the unit's size. A unit run twice on one kind of device therefore writes the
+same bytes. In units of another size an image has another place in its batch, where kernels may round the last bit
+differently: its scores are then equal to about 1e-6 in float32, not to the bit. `batch`, `rows_per_unit` and
+`dtype` are therefore part of a version's identity.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
 
 Pixels = tuple[npt.NDArray[Any], ...]
-"""One image as each model wants it."""
+"""One image in the form that each model reads."""
 
 
 class Scorer(Protocol):
@@ -82,14 +82,14 @@ class ClipAestheticScorer:
 
     def score(self, images: pa.Table) -> pa.Array | pa.ChunkedArray:
         """Return the scores, [rows], about 1 to 10."""
-        found, unreadable = self._scorer.score(images["image"])
+        scored, unreadable = self._scorer.score(images["image"])
         place = np.full(images.num_rows, -1, np.int64)
-        place[_readable(images.num_rows, unreadable)] = np.arange(found.num_rows)
-        return found["aesthetic_v1"].take(pa.array(place, mask=place < 0))
+        place[_readable(images.num_rows, unreadable)] = np.arange(scored.num_rows)
+        return scored["aesthetic_v1"].take(pa.array(place, mask=place < 0))
 
 
 class ImageScorer:
-    """Everything that a config wants measured of an image."""
+    """All scorers of a config, for encoded images."""
 
     def __init__(self, config: ScoreConfig) -> None:
         """Load the models.

@@ -54,7 +54,7 @@ class Scored:
     """The scores of an images version, found by place."""
 
     def __init__(self, scores: Version, images: Version) -> None:
-        """Compare what both promise.
+        """Compare both manifests.
 
         Raises:
             AltDiffusionError: the scores have not one shard for each unit of the images.
@@ -85,16 +85,16 @@ class Scored:
         size, stop = self._rows_per_unit, start + rows.num_rows
         wanted = range(start // size, -(-stop // size))
         tables = [self.scores.read_shard(int(self._first[shard]) + unit, names) for unit in wanted]
-        found = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
-        at = pc.index_in(rows["sample_id"], value_set=found["sample_id"].combine_chunks())
-        other = pc.not_equal(found["image_sha256"].take(at), rows["image_sha256"])
+        scores = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        at = pc.index_in(rows["sample_id"], value_set=scores["sample_id"].combine_chunks())
+        other = pc.not_equal(scores["image_sha256"].take(at), rows["image_sha256"])
         places = np.asarray(at.drop_null())
         around = min(wanted.stop * size, self._images.shards[shard].rows) - wanted.start * size - rows.num_rows
-        unclaimed = found.num_rows - len(places)
+        unclaimed = scores.num_rows - len(places)
         if pc.any(other).as_py() or np.any(np.diff(places) <= 0) or unclaimed > around:
             problem = f"its rows are not those of {self._images.ref}, shard {shard}, rows from {start}"
             raise AltDiffusionError(str(self.scores.ref), problem, _REMEDY)
-        return found.select(self._measured).take(at)
+        return scores.select(self._measured).take(at)
 
 
 def failing(scores: pa.Table, chosen: FilterConfig) -> list[tuple[str, npt.NDArray[np.bool_]]]:
@@ -102,13 +102,13 @@ def failing(scores: pa.Table, chosen: FilterConfig) -> list[tuple[str, npt.NDArr
 
     Comparisons are strict; a null or a NaN drops the row, unless nulls are kept.
     """
-    found = []
+    dropping = []
     for name, threshold in chosen.thresholds.items():
         compare: Any = pc.greater if name.startswith("aesthetic") else pc.less
         limit = pa.scalar(threshold, pa.float32())  # as the scores are: 0.9 is not below 0.9
         passes = pc.fill_null(compare(scores[name], limit), name in chosen.keep_null)
-        found.append((name, ~np.asarray(passes)))
-    return found
+        dropping.append((name, ~np.asarray(passes)))
+    return dropping
 
 
 def row_detail(scores: pa.Table, name: str, row: int) -> str:

@@ -21,10 +21,10 @@ Resolver = Callable[[str, int, float], Sequence[str]]
 """(host, port, seconds it may take) -> addresses as text."""
 
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
-"""What no link that is fetched may hold: it looks like another link to another reader."""
+"""What no link that is fetched may hold: other software would read the link differently."""
 MAX_CHARS = 8192
 _HOST_CHARS = 253
-# A link as most are, about which nothing has to be found out: a name that ends in letters and holds nothing to decode,
+# A link like most, which needs no further examination: a name that ends in letters and holds nothing to decode,
 # no part of the path that begins with a dot, nothing to escape.
 _PLAIN = re.compile(
     r"(https?)://((?!(?:[^/]*\.)?xn--)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63})(?::([0-9]{1,5}))?"
@@ -128,23 +128,23 @@ def check(address: str, allow: Sequence[Network]) -> str:
     Raises:
         Refused: blocked_address.
     """
-    found = literal(address)
-    if found is None:
+    parsed = literal(address)
+    if parsed is None:
         raise Refused(BLOCKED_ADDRESS, f"{address!r} is no address")
-    inner = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped else found
-    if is_public(found) or any(inner in network for network in allow if network.version == inner.version):
-        return str(found)
-    raise Refused(BLOCKED_ADDRESS, str(found))
+    inner = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped else parsed
+    if is_public(parsed) or any(inner in network for network in allow if network.version == inner.version):
+        return str(parsed)
+    raise Refused(BLOCKED_ADDRESS, str(parsed))
 
 
 def canonical_table(connect_to: Mapping[str, str]) -> dict[str, str]:
     """Return `connect_to` with hosts as `urls.parse` writes them: an entry holds however it is spelled."""
-    found = {}
+    table = {}
     for key, where in connect_to.items():
         host, _, port = key.rpartition(":")
         target = parse(f"http://{host}/") if host else None
-        found[f"{host if target is None else target.host}:{port}"] = where
-    return found
+        table[f"{host if target is None else target.host}:{port}"] = where
+    return table
 
 
 def redirected(connect_to: Mapping[str, str], host: str, port: int) -> tuple[str, int]:
@@ -178,8 +178,8 @@ class SystemResolver:
 
         def look_up() -> None:
             try:
-                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                answer.extend(dict.fromkeys(str(entry[4][0]) for entry in found))
+                entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                answer.extend(dict.fromkeys(str(entry[4][0]) for entry in entries))
             except (OSError, UnicodeError) as error:
                 problem.append(error if isinstance(error, OSError) else OSError(str(error)))
 

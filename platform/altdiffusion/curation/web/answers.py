@@ -136,23 +136,23 @@ class Answer:
 
     def _head(self) -> tuple[int, Headers]:
         line = self._line()
-        found = _STATUS.fullmatch(line)
-        if found is None:
+        match = _STATUS.fullmatch(line)
+        if match is None:
             self._clean = False
-            found = _LOOSE_STATUS.fullmatch(line)
-        if found is None:
+            match = _LOOSE_STATUS.fullmatch(line)
+        if match is None:
             raise Refused(BAD_RESPONSE, f"status line {line[:40]!r}")
-        if int(found[1]) == 0:
+        if int(match[1]) == 0:
             self._clean = False  # HTTP/1.0 closes
-        return int(found[2]), self._fields()
+        return int(match[2]), self._fields()
 
     def _fields(self) -> Headers:
         headers = Headers()
         name, value = "", ""
         for _ in range(HEAD_LINES + 1):
             line = self._line()
-            found = _FIELD.fullmatch(line)
-            if found is None:
+            match = _FIELD.fullmatch(line)
+            if match is None:
                 if line[:1] in b" \t" and line.strip() and name:  # a folded value
                     self._clean = False
                     value += " " + _text(line)
@@ -165,8 +165,8 @@ class Answer:
                 self._clean = False
             if name:
                 headers.add(name, value)
-            if found is not None:
-                name, value = found[1].decode("ascii"), _text(found[2])
+            if match is not None:
+                name, value = match[1].decode("ascii"), _text(match[2])
             else:  # a line that is not a field: taken if it looks like one, else left out
                 before, colon, after = line.partition(b":")
                 name, value = (_text(before), _text(after)) if colon else ("", "")
@@ -206,10 +206,10 @@ class Answer:
 
     def _exactly(self, count: int) -> bytes:
         """Return so many bytes in one piece, without a second copy."""
-        found = self._reader.read(count) if count else b""
-        if len(found) != count:
-            raise Refused(TRUNCATED, f"{len(found)} of {count} bytes")
-        return found
+        data = self._reader.read(count) if count else b""
+        if len(data) != count:
+            raise Refused(TRUNCATED, f"{len(data)} of {count} bytes")
+        return data
 
     def _pieces(self, max_bytes: int) -> Iterator[bytes]:
         """Yield the pieces of a body whose length is not stated, or longer than wanted.
@@ -250,12 +250,12 @@ class Answer:
 
     def _chunk_size(self) -> int:
         line = self._reader.readline(_CHUNK_LINE_BYTES)
-        found = _CHUNK.fullmatch(line)
-        if found is None:
+        match = _CHUNK.fullmatch(line)
+        if match is None:
             if not line.endswith(b"\n") and len(line) < _CHUNK_LINE_BYTES:
                 raise Refused(TRUNCATED, "chunked body ends early")
             raise Refused(BAD_RESPONSE, f"chunk size {line[:20]!r}")
-        return int(found[1], 16)
+        return int(match[1], 16)
 
 
 def _text(value: bytes) -> str:

@@ -59,26 +59,26 @@ def decoded(body: bytes, encodings: list[str], max_bytes: int, *, text: bool = F
 
 def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: bool) -> bytes:
     """Return the contents of a gzip file of any number of members, or of a deflate stream."""
-    found = bytearray()
+    plain = bytearray()
     left = body
     while left:
         stream = zlib.decompressobj(wbits=_window(name, left))
         try:
-            found += stream.decompress(left, max_bytes + 1 - len(found))
+            plain += stream.decompress(left, max_bytes + 1 - len(plain))
         except zlib.error as error:
-            if found and name in _GZIP:
+            if plain and name in _GZIP:
                 break  # what follows the last member is padding
             raise Refused(CONTENT_ENCODING, f"{name}: {error}"[:80]) from error
-        if len(found) > max_bytes:
+        if len(plain) > max_bytes:
             if cut:
-                return bytes(found[:max_bytes])
+                return bytes(plain[:max_bytes])
             raise Refused(TOO_LARGE, f"more than {max_bytes} bytes in {name}")
         if not stream.eof:
             if may_end:
                 break
             raise Refused(TRUNCATED, f"{name} ends early")
         left = stream.unused_data if name in _GZIP else b""
-    return bytes(found)
+    return bytes(plain)
 
 
 def _window(name: str, body: bytes) -> int:

@@ -137,10 +137,10 @@ class Fetcher:
         """
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s)
         for _ in range(self.config.max_redirects + 1):
-            found = self.get(self.target(url), deadline, want)
-            if isinstance(found, Fetched):
-                return found
-            url = found.url
+            outcome = self.get(self.target(url), deadline, want)
+            if isinstance(outcome, Fetched):
+                return outcome
+            url = outcome.url
         raise Refused(TOO_MANY_REDIRECTS, str(self.config.max_redirects))
 
     def get(self, target: Target, deadline: Deadline, want: Want | None = None) -> Fetched | Moved:
@@ -249,8 +249,8 @@ class Fetcher:
 
 def _part(content_range: str) -> int | None:
     """Return the bytes of a range that is the whole: `bytes 0-99/100`; None where it is not."""
-    found = _RANGE.fullmatch(content_range)
-    return int(found[2]) if found and int(found[1]) + 1 == int(found[2]) else None
+    match = _RANGE.fullmatch(content_range)
+    return int(match[2]) if match and int(match[1]) + 1 == int(match[2]) else None
 
 
 def _location(base: Target, location: str, status: int) -> str:

@@ -18,7 +18,7 @@ class Fields(Protocol):
     """Header fields, whatever the case of their names."""
 
     def get_all(self, name: str, /) -> Sequence[str] | None:
-        """Return the values of that name."""
+        """Return the values of the fields of that name."""
 
 
 def opt_out(headers: Fields, agent: str, *, noindex: bool = False) -> Reason | None:

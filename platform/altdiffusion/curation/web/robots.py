@@ -94,7 +94,7 @@ class Robots:
 def parse(text: str, agent: str) -> Robots:
     """Return the rules for a user agent's product token (`OurBot` of `OurBot/1.0 (...)`), or those for `*`."""
     token = product_token(agent)
-    found: dict[str, tuple[list[_Rule], list[float]]] = {}
+    groups: dict[str, tuple[list[_Rule], list[float]]] = {}
     group: list[str] = []
     in_rules = False
     for line in text.removeprefix("\ufeff").replace("\r", "\n").split("\n"):
@@ -106,18 +106,18 @@ def parse(text: str, agent: str) -> Robots:
             if in_rules:
                 group, in_rules = [], False
             group.append("*" if value.startswith("*") else product_token(value))
-            found.setdefault(group[-1], ([], []))
+            groups.setdefault(group[-1], ([], []))
             continue
         in_rules = in_rules or name != "crawl-delay"  # not of the RFC: it must not end a list of user agents
         for who in group:
             if who not in ("*", token):
                 continue
-            rules, delays = found[who]
+            rules, delays = groups[who]
             if name == "crawl-delay":
                 delays.extend(_seconds(value))
             elif value.startswith(("/", "*")):
                 rules.append(_rule(value, allow=name == "allow"))
-    rules, delays = found.get(token or "*") or found.get("*") or ([], [])
+    rules, delays = groups.get(token or "*") or groups.get("*") or ([], [])
     ordered = sorted(rules, key=lambda rule: (-rule.length, not rule.allow))
     return Robots(
         rules=tuple(ordered),
@@ -128,8 +128,8 @@ def parse(text: str, agent: str) -> Robots:
 
 def product_token(agent: str) -> str:
     """Return the part of a user agent that robots.txt names, in lower case; empty if it has none."""
-    found = _TOKEN.match(agent.strip())
-    return found[0].lower() if found else ""
+    match = _TOKEN.match(agent.strip())
+    return match[0].lower() if match else ""
 
 
 def _seconds(value: str) -> Sequence[float]:
@@ -153,13 +153,13 @@ def _octets(path: str) -> str:
     return _NOT_IN_PATH.sub(_escape, before) + mark + _NOT_IN_QUERY.sub(_escape, query)
 
 
-def _unescape(found: re.Match[str]) -> str:
-    char = chr(int(found[1], 16))
-    return char if char in _UNRESERVED else found[0].upper()
+def _unescape(match: re.Match[str]) -> str:
+    char = chr(int(match[1], 16))
+    return char if char in _UNRESERVED else match[0].upper()
 
 
-def _escape(found: re.Match[str]) -> str:
-    return "".join(f"%{octet:02X}" for octet in found[0].encode("utf-8", "surrogatepass"))
+def _escape(match: re.Match[str]) -> str:
+    return "".join(f"%{octet:02X}" for octet in match[0].encode("utf-8", "surrogatepass"))
 
 
 class RobotsCache:
@@ -190,17 +190,17 @@ class RobotsCache:
     def ask(self, target: Target) -> Robots:
         """Fetch a site's robots.txt, without remembering it."""
         deadline = Deadline(self._deadline_s)
-        found: Fetched | Moved | None = None
+        outcome: Fetched | Moved | None = None
         try:
-            found = self._fetcher.get(replace(target, path="/robots.txt"), deadline, self._want)
+            outcome = self._fetcher.get(replace(target, path="/robots.txt"), deadline, self._want)
             for _ in range(_REDIRECTS):
-                if isinstance(found, Moved):
-                    found = self._fetcher.get(self._fetcher.target(found.url), deadline, self._want)
+                if isinstance(outcome, Moved):
+                    outcome = self._fetcher.get(self._fetcher.target(outcome.url), deadline, self._want)
         except Refused as refused:
-            return _without_file(refused, at_home=found is None)
-        if isinstance(found, Moved):
+            return _without_file(refused, at_home=outcome is None)
+        if isinstance(outcome, Moved):
             return Robots()  # RFC 9309, 2.3.1.2: too many redirects are as good as no file
-        return parse(found.body.decode("utf-8", "replace"), self._agent)
+        return parse(outcome.body.decode("utf-8", "replace"), self._agent)
 
     def remember(self, target: Target, robots: Robots) -> None:
         """Remember an answer for a day, a failure for five minutes."""

@@ -226,10 +226,10 @@ class Schedule:
             self._ready.notify_all()
 
     def _by_host(self) -> npt.NDArray[np.int64]:
-        """Return the row numbers, host by host; each host knows its part. A link that only seems to be of a host finds
-        its own when it is taken."""
-        found = pc.struct_field(pc.extract_regex(self._urls, _HOST), "host")
-        names = pc.fill_null(pc.utf8_lower(found), "").dictionary_encode()
+        """Return the row numbers, host by host; each host records its part. A link that only seems to be of a
+        host moves to its own when it is taken."""
+        host_names = pc.struct_field(pc.extract_regex(self._urls, _HOST), "host")
+        names = pc.fill_null(pc.utf8_lower(host_names), "").dictionary_encode()
         numbers = names.indices.to_numpy()
         order = np.argsort(numbers, kind="stable")
         edges = np.searchsorted(numbers[order], np.arange(len(names.dictionary) + 1))
@@ -240,7 +240,7 @@ class Schedule:
             self._queue(host, now)
         return order
 
-    # Of a fetcher thread:
+    # Methods of a fetcher thread:
 
     def _run(self) -> None:
         try:
@@ -261,20 +261,20 @@ class Schedule:
                 return _Unasked(OPT_OUT_ROBOTS)
         start = time.monotonic()
         try:
-            found = self._fetcher.get(job.target, Deadline(self._config.deadline_s - job.spent_s))
-            return self._unlisted(found)
+            outcome = self._fetcher.get(job.target, Deadline(self._config.deadline_s - job.spent_s))
+            return self._unlisted(outcome)
         except Refused as refused:
             refused.__traceback__ = None  # it holds what had been read
             return refused
         finally:
             job.spent_s += time.monotonic() - start
 
-    def _unlisted(self, found: Fetched | Moved) -> Fetched | Moved | Refused:
+    def _unlisted(self, outcome: Fetched | Moved) -> Fetched | Moved | Refused:
         """Return what was found, but for a redirect to what must not be fetched."""
-        if self._blocklist is None or isinstance(found, Fetched):
-            return found
-        listed = self._blocklist.names(self._fetcher.target(found.url))
-        return Refused(BLOCKLIST, "redirects there") if listed else found
+        if self._blocklist is None or isinstance(outcome, Fetched):
+            return outcome
+        listed = self._blocklist.names(self._fetcher.target(outcome.url))
+        return Refused(BLOCKLIST, "redirects there") if listed else outcome
 
     def _ask_robots(self, turn: _Turn) -> None:
         assert self._robots is not None
@@ -300,7 +300,7 @@ class Schedule:
                 self._queue(other, now)
             self._queue(host, now)
 
-    # Of all of them, with the lock held:
+    # Methods of all threads, with the lock held:
 
     def _take(self) -> _Turn | None:
         """Return the next turn, as soon as there is one; None when no row is left to fetch."""
@@ -416,25 +416,25 @@ class Schedule:
             host.entry = next(self._numbers)
             heapq.heappush(self._heap, (due, host.entry, host))
 
-    def _settle(self, turn: _Turn, found: Fetched | Moved | Refused) -> None:
+    def _settle(self, turn: _Turn, outcome: Fetched | Moved | Refused) -> None:
         host, job = turn.host, turn.job
         with self._lock:
             now = time.monotonic()
             host.active -= 1
             self._in_flight -= 1
-            if isinstance(found, Fetched):
+            if isinstance(outcome, Fetched):
                 host.pace.strikes = 0
-                self._finish(job.row, found.body, found.url if job.hops else "")
-            elif isinstance(found, Moved):
-                self._move(job, found, now)
-            elif isinstance(found, _Unasked):
+                self._finish(job.row, outcome.body, outcome.url if job.hops else "")
+            elif isinstance(outcome, Moved):
+                self._move(job, outcome, now)
+            elif isinstance(outcome, _Unasked):
                 host.pace.next_at -= self._interval(host)
                 host.entry = None  # its turn is earlier now
-                self._finish(job.row, found)
+                self._finish(job.row, outcome)
             else:
-                if isinstance(found, Later):
-                    self._pause(host, found, now)
-                self._refused(job, found, now)
+                if isinstance(outcome, Later):
+                    self._pause(host, outcome, now)
+                self._refused(job, outcome, now)
             self._queue(host, now)
 
     def _move(self, job: _Job, moved: Moved, now: float) -> None:
@@ -511,4 +511,4 @@ class Schedule:
 
 
 class _Unasked(Refused):
-    """A refusal for which the host was not asked: it costs no turn."""
+    """A refusal for which the host was not asked: it does not cost a turn."""

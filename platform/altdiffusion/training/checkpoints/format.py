@@ -16,7 +16,7 @@ There is no generator state: order, noise, timesteps and caption drop are keyed 
 training stream. Nothing in a checkpoint depends on time, host or path, so equal runs have equal digests.
 
 A step is never overwritten. A resume takes the newest checkpoint whose files all have the recorded SHA-256; Ray's own
-record of checkpoints plays no part. `write` writes a checkpoint; `loop.saver` does so while the training goes on.
+record of checkpoints plays no part. `write` writes a checkpoint; `loop.saver` does so while the training continues.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Checkpoint:
             raise AltDiffusionError(
                 f"checkpoint file {uri}",
                 f"cannot be read ({error})",
-                "run the same command again: it looks for a whole one",
+                "run the same command again: it looks for a complete one",
             ) from error
 
 
@@ -249,7 +249,7 @@ def latest_verified(lake: str, run: str, warn: Warn = lambda text: None) -> Chec
     """Return the newest checkpoint of a run whose files are all as written; None if the run has none.
 
     Args:
-        warn: called for every newer one that is not whole.
+        warn: called for every newer one that is not complete.
 
     Raises:
         AltDiffusionError: there are complete checkpoints, and every one is damaged.
@@ -260,7 +260,7 @@ def latest_verified(lake: str, run: str, warn: Warn = lambda text: None) -> Chec
         problems = verify(folder)
         if not problems:
             return of_document(folder, read_document(files.join(folder, COMPLETE)))
-        warn(f"checkpoint {folder} is not whole and is not used: {'; '.join(problems)}; looking for the one before")
+        warn(f"checkpoint {folder} is not complete and is not used: {'; '.join(problems)}; looking for the one before")
         if files.exists(files.join(folder, COMPLETE)):
             damaged.append(folder)
     if damaged:

@@ -166,7 +166,7 @@ def _publish(place: str, new: Checkpoint, complete: bytes) -> Checkpoint:
             if old.digest != new.digest:
                 raise CheckpointConflict(
                     f"checkpoint {new.folder}",
-                    "is there already, whole and with other content",
+                    "exists already, complete and with other content",
                     "a step is never overwritten: use another run name, or remove that folder",
                 )
             return old

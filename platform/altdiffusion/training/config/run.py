@@ -44,17 +44,17 @@ class TrainConfig(Checked):
     start: StartConfig = StartConfig()
     """Left out where the run continues another one."""
     continue_from: Annotated[str | None, matching(CONTINUED, "is not RUN@STEP", "write e.g. m18-quality@120000")] = None
-    """RUN@STEP: goes on from that checkpoint with its weights, averages, moments, position and key, as that run would
+    """RUN@STEP: continues that checkpoint with its weights, averages, moments, position and key, as that run would
     have; only some settings may differ (training.run.continuing). Null begins at step 0 with what `start` names."""
     datasets: Annotated[tuple[DatasetConfig, ...], not_empty("name at least one dataset of latents")]
     seed: Annotated[int, from_below(0, 2**63, "use e.g. 0")] = 0
-    """Seed of all draws, together with the run's name and stage: two runs with one seed meet other rows, noise and
+    """Seed of all draws, together with the run's name and stage: two runs with one seed get other rows, noise and
     timesteps."""
     key: Annotated[str | None, _NAME] = None
-    """Takes the place of the name: runs of one stage with one key and one seed meet the same rows, noise and timesteps,
+    """Takes the place of the name: runs of one stage with one key and one seed get the same rows, noise and timesteps,
     so that they can be compared."""
     steps: Annotated[int, _COUNT] = operational()
-    """Updates in all."""
+    """Total number of updates."""
     global_batch: Annotated[int, _COUNT]
     """Samples per update."""
     micro_batch: Annotated[int, _COUNT] = operational()
@@ -78,10 +78,10 @@ class TrainConfig(Checked):
     """Updates in a row with a loss or gradient that is not finite before the run stops; each of them is skipped."""
     checkpoint_every: Annotated[int, _COUNT] = operational(1000)
     checkpoint_async: bool = operational(True)
-    """Writes checkpoints while the training goes on, which stops for the copy to host memory only."""
+    """Writes checkpoints while the training continues; it stops only for the copy to host memory."""
     keep_last: Annotated[int, at_least(2, "the one before is needed when the newest is damaged")] = operational(3)
     keep_every: Annotated[int, at_least(0, "0 keeps the last ones only")] = operational(0)
-    """Checkpoints whose step is a multiple of this are kept for good; 0 keeps the last ones only."""
+    """Checkpoints whose step is a multiple of this are kept permanently; 0 keeps the last ones only."""
     log_every: Annotated[int, _COUNT] = operational(10)
     workers: WorkersConfig = operational(factory=WorkersConfig)
     compute: ComputeConfig = operational(factory=ComputeConfig)
@@ -112,7 +112,7 @@ class TrainConfig(Checked):
             yield Invalid(
                 "continue_from",
                 "names the run itself",
-                "give this one another name, or leave continue_from out to go on with the same settings",
+                "give this one another name, or leave continue_from out to continue with the same settings",
             )
         if self.key is not None:
             yield Invalid("key", "is given, and a continued run keeps the key of the run it continues", "leave it out")
@@ -151,7 +151,7 @@ class TrainConfig(Checked):
             yield Invalid(
                 "start.text_encoder",
                 "is missing",
-                "give the folder of the student, e.g. of xlm-roberta-large, or go on from a run of this stage by "
+                "give the folder of the student, e.g. of xlm-roberta-large, or continue from a run of this stage by "
                 "start.checkpoint",
             )
 
@@ -177,7 +177,7 @@ class TrainConfig(Checked):
             if self.global_batch % (count * micro):
                 yield Invalid(
                     "workers.min_count",
-                    f"lets the run go on with {count} workers, among which a batch of {self.global_batch} does not "
+                    f"lets the run continue with {count} workers, among which a batch of {self.global_batch} does not "
                     f"divide in micro-batches of {micro}",
                     "take a global_batch or micro_batch that divides for every number from min_count to count, "
                     f"or a min_count of {self._least_count()}",

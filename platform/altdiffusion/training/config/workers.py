@@ -18,7 +18,7 @@ class WorkersConfig(Checked):
 
     count: Annotated[int, at_least(1, "give the number of workers")] = operational(1)
     min_count: Annotated[int | None, at_least(1, "null waits for all workers")] = operational(None)
-    """Smallest number of workers to go on with while machines are missing; the run grows back to `count`. Null waits
+    """Smallest number of workers to continue with while machines are missing; the run grows back to `count`. Null waits
     for all of them. The batch must divide among every number of workers from this to `count`."""
     grow_check_s: Annotated[float, positive("60 looks every minute")] = operational(60.0)
     """Seconds between checks whether there are machines for more workers."""

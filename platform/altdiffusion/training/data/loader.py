@@ -26,7 +26,7 @@ from altdiffusion.diffusion.image_crop import Unreadable
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Version
-from altdiffusion.storage.shard_reader import ShardReader, naming
+from altdiffusion.storage.shard_reader import ShardReader, naming_shard
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.layout import Layout, Mixed, Rows
 from altdiffusion.training.order.batches import Batch, Order
@@ -214,7 +214,7 @@ class RowGroups:
     def _read(self, number: int) -> tuple[int, Rows]:
         version, shard = self._files[self._shard_of[number]]
         uri = version.shard_uri(shard)
-        with naming(uri):
+        with naming_shard(uri):
             reader = self._reader(self._shard_of[number], uri, version.shards[shard].bytes)
             first, stop = int(self._starts[number]), int(self._starts[number + 1])
             rows = None

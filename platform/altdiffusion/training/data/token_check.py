@@ -10,7 +10,7 @@ import numpy as np
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Version
-from altdiffusion.storage.shard_reader import ShardReader, naming
+from altdiffusion.storage.shard_reader import ShardReader, naming_shard
 
 PROBED = 64
 """Rows of a version's first row group that are checked: tokenizers that agree on all of them count as equal."""
@@ -36,7 +36,7 @@ def check_token_ids(version: Version, columns: Sequence[TokenColumn]) -> None:
     uri, shard = version.shard_uri(0), version.shards[0]
     last = min(shard.rows, shard.row_group_rows) - 1
     names = sorted({name for column in columns for name in (column.ids, column.text)})
-    with naming(uri):
+    with naming_shard(uri):
         reader = ShardReader(uri, shard.bytes)
         rows = reader.read(0, names, rows=np.unique(np.linspace(0, last, PROBED).astype(np.int64)))
         reader.close()

@@ -332,7 +332,7 @@ def _disk(config: TrainConfig, cost: Cost) -> list[str]:
         f"one that is being written {checkpoints / 1e9:,.1f} GB",
         f"exports     {cost.export / 1e9:.2f} GB each (averages), of the start and of every kept checkpoint: "
         f"{exports / 1e9:,.1f} GB",
-        f"disk        {(checkpoints + exports) / 1e9:,.1f} GB in all",
+        f"disk        {(checkpoints + exports) / 1e9:,.1f} GB in total",
     ]
 
 

@@ -1,8 +1,8 @@
 """Preemption notices: a worker is about to be taken away, and all workers act on it together.
 
 SIGTERM (a machine that is given back, a scheduler that makes room) asks for a checkpoint at once and for the end of
-the run. A warning that some machine will go soon asks for a checkpoint only: training goes on until it goes. All
-ranks act on a notice to any of them, at the same step.
+the run. A warning that some machine will go soon asks for a checkpoint only: training continues until the machine
+goes. All ranks act on a notice to any of them, at the same step.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def _steps(trainer: Trainer, loader: Loader, saver: Saver, hooks: Sequence[Hook]
                 raise Resumable(
                     f"run {config.run}",
                     f"was asked to stop and did so at step {step.number}, whose checkpoint is written",
-                    "run the same command again to go on",
+                    "run the same command again to continue",
                 )
     assert saver.newest is not None
     return saver.newest

@@ -1,4 +1,4 @@
-"""Saves the checkpoints of a run while it goes on.
+"""Saves the checkpoints of a run while it continues.
 
 Training stops only while this rank's share of the tensors is copied to host memory; hashing, writing, fsync
 and the rename happen in a thread. One checkpoint is made at a time: the next one waits for it, and that wait counts
@@ -118,7 +118,9 @@ class Saver:
                 what, f"could not be written ({error})", "free space there, then run the same command again"
             ) from error
         if self._rank == 0:
-            self._reporter.warning(f"{what} could not be written ({error}); the one before is kept, training goes on")
+            self._reporter.warning(
+                f"{what} could not be written ({error}); the previous one is kept, training continues"
+            )
 
     def _copy(self, tensors: Tensors) -> None:
         """Copy this rank's share to host memory, which is kept from one checkpoint to the next."""

@@ -11,7 +11,7 @@ Nothing is materialised: the sample at any position is computed in constant time
 workers, or the question which samples a checkpoint has seen need one integer. The window bounds what is read at a time.
 
 Ranks share a batch by row number: the rows of a batch are sorted, and rank r takes the r-th equal slice. Within a
-window, then, each rank meets the same few chunks repeatedly instead of all of them. Which rank computes a sample does
+window, then, each rank gets the same few chunks repeatedly instead of all of them. Which rank computes a sample does
 not change it: its noise is keyed by its position, which is part of the sample.
 """
 
@@ -37,8 +37,7 @@ class Part:
     rows: int
     weight: float = 1.0
     chunk_rows: int | None = None
-    """Takes the place of the order's value, for a part with fewer rows per row group because others lie between
-    them."""
+    """Replaces the order's value, for a part with fewer rows per row group because other rows are between them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ Numbers = NDArray[Any]
 
 
 def rows_by_language(versions: Sequence[Version]) -> dict[str, int]:
-    """Return the rows of each language of some versions in all, by code; languages without rows are left out.
+    """Return the rows of each language of some versions together, by code; languages without rows are left out.
 
     Raises:
         AltDiffusionError: a version's counts do not add up to its rows.

@@ -1,7 +1,7 @@
 """The run key, by which all draws of a run are keyed together with its seed: two runs with one seed differ in batches.
 
 Order of rows, mixture, noise, timesteps, dropped captions, mirrored images and queries are functions of (run key,
-seed, position). Without the run in it, a stage that goes on with the weights of the one before would meet the very
+seed, position). Without the run in it, a stage that continues with the weights of the previous one would get the very
 batches again that those weights were trained on, with the same noise.
 
 A key is a digest of the run's name and stage: it holds no time, host or path, so a run that is started again has the
@@ -60,7 +60,7 @@ class RunKey:
             raise AltDiffusionError(
                 f"{what}, key draws",
                 f"has format {draws.get('format')!r}, this version knows {FORMAT}",
-                "go on with the version that wrote it, or use another run name",
+                "continue with the version that wrote it, or use another run name",
             )
         return cls(digest=draws["key"])
 

@@ -1,4 +1,4 @@
-"""What a run reports while it goes on. The loop knows this protocol and no tracker."""
+"""What a run reports while it continues. The loop knows this protocol and no tracker."""
 
 from __future__ import annotations
 

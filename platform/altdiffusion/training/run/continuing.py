@@ -1,8 +1,8 @@
 """Runs that continue another one: `train.continue_from: RUN@STEP`.
 
-A resume is the same command again, with the same config. To go on with another learning rate, a run with a name of
+A resume is the same command again, with the same config. To continue with another learning rate, a run with a name of
 its own continues a checkpoint of the other: with its weights, averages, moments, counters, skipped batches and key.
-Batches, noise and timesteps are those that the other run would have met. The settings that may differ are listed here:
+Batches, noise and timesteps are those that the other run would have had. The settings that may differ are listed here:
 with any other change, the position or the moments would belong to another run.
 """
 

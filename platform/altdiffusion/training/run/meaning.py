@@ -15,7 +15,7 @@ from altdiffusion.training.order.run_key import RunKey
 def meaning_of(config: TrainConfig, teacher: str | None) -> dict[str, Any]:
     """Return the settings of a config that decide the result.
 
-    Settings that came later are left out where their value stands for what was the case before, so that runs of
+    Settings that came later are left out where their value means what was the case before, so that runs of
     earlier versions keep their fingerprints.
 
     Args:

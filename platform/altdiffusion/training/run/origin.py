@@ -107,7 +107,7 @@ def started_from(config: TrainConfig, lake: str) -> Mapping[str, Any]:
     if (earlier["stage"] == "distillation") != (config.stage == "distillation"):
         raise AltDiffusionError(
             f"run {name}, named by start.checkpoint of run {config.run}",
-            f"is of stage {earlier['stage']}: stage {config.stage} cannot go on with its weights",
+            f"is of stage {earlier['stage']}: stage {config.stage} cannot continue with its weights",
             f"give start.base and start.text_encoder: {name}"
             if earlier["stage"] == "distillation"
             else "name a run of the distillation stage, or give start.base and start.text_encoder",

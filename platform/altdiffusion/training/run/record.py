@@ -1,4 +1,4 @@
-"""run.json: what the name of a run stands for. It is not part of any digest.
+"""run.json: what the name of a run means. It is not part of any digest.
 
 It is written after everything that the run needs was loaded and checked, so a start that fails leaves the name free.
 """

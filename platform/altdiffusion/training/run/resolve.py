@@ -49,7 +49,7 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
     elif config.start.checkpoint is not None:
         earlier = started_from(config, lake)
     if config.online is not None and config.online.seed is None and key.format == 1:
-        config = replace(config, online=replace(config.online, seed=0))  # what null stood for
+        config = replace(config, online=replace(config.online, seed=0))  # what null meant
     mirrored = _mirrored(config, lake, refs)
     if earlier is not None:
         origin = origin_of_run(config, lake, earlier, continued, record)

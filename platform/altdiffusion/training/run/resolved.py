@@ -38,7 +38,7 @@ class ResolvedRun:
     teacher: str | None = None
     """URI of the folder of a distillation's text tower with projection, or None for the base's own encoder."""
     continued: Ref | None = None
-    """The checkpoint that it goes on from with everything, or None: it begins at step 0."""
+    """The checkpoint that it continues with everything, or None: it begins at step 0."""
     key: RunKey = SEED_ALONE
     """The key of all its draws."""
     noising: Noising = SD

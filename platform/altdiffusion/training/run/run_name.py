@@ -68,5 +68,5 @@ def _another(config: TrainConfig, problem: str) -> AltDiffusionError:
         f"run name {config.run!r}",
         problem,
         "give this config another run name, restore the config to continue that run (a dataset is kept at a version by "
-        "name@digest), or go on from one of its checkpoints with other settings by continue_from: RUN@STEP",
+        "name@digest), or continue one of its checkpoints with other settings by continue_from: RUN@STEP",
     )

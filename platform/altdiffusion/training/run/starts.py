@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from altdiffusion.diffusion.convert import convert_folder, is_published, local_source
-from altdiffusion.diffusion.folder import content_digest, model_ref, publish, read_lineage
+from altdiffusion.diffusion.convert import is_published, publish_converted
+from altdiffusion.diffusion.folder import content_digest, model_ref, read_lineage
 from altdiffusion.diffusion.hub import HubId, Part, fetch, is_hub_id
-from altdiffusion.diffusion.licence import licence_of
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -57,17 +56,8 @@ def converted(folder: str, models: str) -> str:
     origin = model_ref(folder, digest)
     target = _converted_place(folder, models, digest)
     if read_lineage(target) is None:
-        with local_source(folder) as local:
-            publish(
-                target,
-                lambda staging: _convert(local, staging),
-                {"converted_from": str(origin), "licence": licence_of(folder), "parents": [str(origin)]},
-            )
+        publish_converted(folder, target, origin)
     return target
-
-
-def _convert(folder: Path, staging: Path) -> None:
-    convert_folder(folder, staging)  # its other content is not needed here
 
 
 def _converted_place(folder: str, models: str, digest: str) -> str:

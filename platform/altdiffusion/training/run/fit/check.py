@@ -17,7 +17,7 @@ the run starts from.
 | pixels and shape of latents | dataset (config, rows), the other datasets, config (online); the UNet must halve them |
 | teacher's vector | the run before, config (distillation) |
 
-`resolve` checks all of it; the dry run checks what is at hand.
+`resolve` checks all of it; the dry run checks what is available.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Parties:
     config: TrainConfig
     lake: str
     base: str | None
-    """URI of the model folder; None where it is not at hand (a dry run before it was fetched)."""
+    """URI of the model folder; None where it is not available (a dry run before it was fetched)."""
     text_encoder: str | None = None
     """URI of the folder of another text encoder, None for the base's."""
     text_encoder_at_hand: bool = True
@@ -63,7 +63,7 @@ def check_fit(parties: Parties) -> Noising:
 
     Returns:
         What its UNet learns to predict, and under which schedule; Stable Diffusion's for the distillation stage, which
-        trains no UNet, and where neither base nor run before is at hand.
+        trains no UNet, and where neither base nor previous run is available.
 
     Raises:
         AltDiffusionError: two of them disagree, or one cannot be trained with.
@@ -113,7 +113,7 @@ def _kinds(parties: Parties) -> None:
 
 
 def _text_width(parties: Parties, facts: Facts) -> tuple[int, str] | None:
-    """Return (width, place) of the vectors that the run's text encoder gives, where it is at hand."""
+    """Return (width, place) of the vectors that the run's text encoder gives, where it is available."""
     folder = parties.text_encoder or parties.base
     if folder is None or not parties.text_encoder_at_hand or parties.config.stage == "distillation":
         return None
@@ -149,7 +149,7 @@ def _noising(parties: Parties) -> Noising:
             )
         start, place = before, where
     if start is None:
-        start, place = SD, "nothing that is at hand"
+        start, place = SD, "nothing that is available"
     origin, named, own = start, "the config, objective", parties.own
     if own is not None and began_before_noising(own):
         origin, named = noising_of(own), f"run.json of run {config.run}, begun by an earlier version"
@@ -159,13 +159,13 @@ def _noising(parties: Parties) -> Noising:
         prediction=objective.prediction or origin.prediction,
         zero_terminal_snr=origin.zero_terminal_snr if silent else bool(objective.zero_terminal_snr),
     )
-    if place != "nothing that is at hand" and not objective.relearn:
+    if place != "nothing that is available" and not objective.relearn:
         facts = Facts(config.run)
         remedy = (
             "leave objective.prediction and objective.zero_terminal_snr out to train what the start was trained for, "
             "or set objective.relearn: true where the UNet is to learn another prediction"
             if named == "the config, objective"
-            else "train it again under another run name; objective.relearn: true goes on as it was begun"
+            else "train it again under another run name; objective.relearn: true continues as it was begun"
         )
         for at, one in ((place, start), (named, wanted)):
             facts.state("prediction type", one.prediction, at, remedy)

@@ -12,7 +12,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.shard_reader import ShardReader, naming
+from altdiffusion.storage.shard_reader import ShardReader, naming_shard
 from altdiffusion.training.run.fit.facts import Facts
 
 
@@ -29,7 +29,7 @@ def check_halves(sides: tuple[int, int], halvings: int | None, place: str) -> No
 def first_row(version: Version) -> tuple[int, int, int, int]:
     """Return (channels, height, width, token ids) of a version's first row."""
     uri = version.shard_uri(0)
-    with naming(uri):
+    with naming_shard(uri):
         reader = ShardReader(uri, version.shards[0].bytes)
         names = ["channels", "height", "width", "token_ids"]
         row = reader.read(0, names, rows=np.zeros(1, np.int64)).to_pylist()[0]

@@ -1,9 +1,9 @@
-"""Trains with the checkpoints on a disk that is full; test_checkpoints starts it with mounts of its own.
+"""Training with the checkpoints on a disk that is full; test_checkpoints starts it with mounts of its own.
 
-    unshare -m python full_disk.py LAKE
+    unshare -m python checkpoint_disk.py LAKE
 
-A tmpfs lies over the run's folder. After the checkpoint of step 3 it is given half the room that another one needs;
-when two could not be written, it gets enough again.
+A tmpfs is mounted over the run's folder. After the checkpoint of step 3 it is given half the room that another one
+needs; when two could not be written, it gets enough again.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def main(lake: str) -> None:
             if len(self.warnings) == 2:
                 resize(folder, "64M")
 
-    said = Rescue()
-    last = run_local(config(lake), lake, reporter=said)
-    for warning in said.warnings:
+    recorder = Rescue()
+    last = run_local(config(lake), lake, reporter=recorder)
+    for warning in recorder.warnings:
         print("warning:", warning)
     print("first kept:", file_hashes(folder / "step-00000003") == first)
     print("last:", last.step, last.digest)

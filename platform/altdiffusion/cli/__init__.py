@@ -1,0 +1,83 @@
+"""The `altdiffusion` command: look at a lake from the terminal. Jobs are `python -m jobs.NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from typing import NoReturn
+
+import altdiffusion
+from altdiffusion.cli import (
+    checkpoint_verbs,
+    convert_verb,
+    dataset_verbs,
+    image_verbs,
+    lineage_verbs,
+    takedown_verbs,
+    verify_verb,
+)
+from altdiffusion.credentials import guard_outputs, holds_credential
+from altdiffusion.errors import AltDiffusionError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs. A verb imports what it works with only when it runs."""
+    top = argparse.ArgumentParser(prog="altdiffusion", description=__doc__)
+    top.add_argument("--version", action="version", version=f"altdiffusion {altdiffusion.__version__}")
+    verbs = top.add_subparsers(dest="command", required=True)
+    dataset = verbs.add_parser(
+        "dataset", help="list, show, verify, export, report on, remove from and erase dataset versions"
+    )
+    dataset_actions = dataset.add_subparsers(
+        dest="action", required=True, metavar="list|show|verify|export|report|remove|erase"
+    )
+    lineage = verbs.add_parser("lineage", help="show what a thing was made from, and what was made from it")
+    lineage_actions = lineage.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild|impact")
+    dataset_verbs.register(dataset_actions)
+    verify_verb.register(dataset_actions)
+    image_verbs.register(dataset_actions)
+    lineage_verbs.register(lineage_actions)
+    takedown_verbs.register(dataset_actions, lineage_actions)
+    checkpoint_verbs.register(verbs)
+    convert_verb.register(verbs)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status, which is 2 for what the user can fix."""
+    guard_outputs()
+    arguments = parser().parse_args(argv)
+    try:
+        _refuse_credentials(arguments)
+        return int(arguments.run(arguments) or 0)
+    except AltDiffusionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `altdiffusion lineage up ... | head`
+        return 0
+
+
+def _refuse_credentials(arguments: argparse.Namespace) -> None:
+    """Refuse a credential: everyone on the machine sees a command line, and addresses are printed and stored."""
+    for name, value in vars(arguments).items():
+        if isinstance(value, str) and holds_credential(value):
+            raise AltDiffusionError(
+                f"--{name.replace('_', '-')} {value}",
+                "holds a credential, which would be shown and stored",
+                "leave it out and set the service's own variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_PASSWORD); "
+                "--tracking-uri also takes '${env:NAME}' or '${file:PATH}' in its place",
+            )
+
+
+def run() -> NoReturn:
+    """Run `main`, then end the process without the interpreter's teardown.
+
+    Threads of native libraries have been seen to abort a command in the teardown when it had done its work.
+    """
+    status = main()
+    with contextlib.suppress(BrokenPipeError):  # `altdiffusion lineage up ... | head`
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)

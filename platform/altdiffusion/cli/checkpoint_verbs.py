@@ -1,0 +1,114 @@
+"""`altdiffusion seen CHECKPOINT` and `altdiffusion export RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from altdiffusion.cli.arguments import Verbs, json_argument, lake_argument
+from altdiffusion.errors import AltDiffusionError
+
+if TYPE_CHECKING:
+    from altdiffusion.training.seen import Seen
+
+_NAME = re.compile(r"(?:checkpoint:)?(?P<run>[^@/]+)(?:/step-(?P<step>\d+))?(?:@[0-9a-f]+)?")
+_CHECKPOINT = "a run (its newest checkpoint), or run/step-NNNNNNNN"
+
+
+def register(verbs: Verbs) -> None:
+    """Add `seen` and `export`."""
+    parser = verbs.add_parser("seen", help="count or list exactly the samples that a checkpoint has seen")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
+    lake_argument(parser)
+    parser.add_argument(
+        "--out", metavar="FILE", help="write every sample with the number of times it was seen (Parquet)"
+    )
+    json_argument(parser, "the counts as JSON")
+    parser.set_defaults(run=show_seen)
+    parser = verbs.add_parser("export", help="write a checkpoint as a diffusers folder with its model card")
+    parser.add_argument("checkpoint", metavar="RUN", help=_CHECKPOINT)
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step")
+    parser.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="EMA weights (the default), or non-EMA weights"
+    )
+    lake_argument(parser)
+    parser.set_defaults(run=export)
+
+
+def _checkpoint_name(text: str) -> tuple[str, int | None]:
+    """Return (run, step or None for the newest) for what a person typed.
+
+    Raises:
+        AltDiffusionError: it is not the name of a checkpoint.
+    """
+    match = _NAME.fullmatch(text)
+    if match is None:
+        raise AltDiffusionError(f"checkpoint {text!r}", "is not a name of one", "write a run, or run/step-00001000")
+    return match["run"], int(match["step"]) if match["step"] else None
+
+
+def show_seen(arguments: argparse.Namespace) -> int:
+    """Print the counts of the samples that a checkpoint has seen, and write the samples if asked to.
+
+    Raises:
+        AltDiffusionError: there is no such checkpoint, or the file cannot be written.
+    """
+    from altdiffusion.training.seen import seen, write_seen
+
+    parts = seen(arguments.lake, *_checkpoint_name(arguments.checkpoint))
+    if arguments.out:
+        write_seen(parts, arguments.out)
+    facts = [_facts(part) for part in parts]
+    if arguments.json:
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        return 0
+    for fact in facts:
+        print(
+            f"{fact['run']} to step {fact['steps']:,}: {fact['samples']:,} samples of {fact['dataset']}, "
+            f"{fact['distinct']:,} of {fact['rows']:,} rows ({fact['epochs']:.4g} epochs)"
+        )
+        print("  by language: " + _counts(fact["by_language"]))
+    if len(facts) > 1:
+        whole = sum((Counter(fact["by_language"]) for fact in facts), Counter[str]())
+        print("in all: " + _counts(dict(sorted(whole.items()))))
+    if arguments.out:
+        print(arguments.out)
+    return 0
+
+
+def _facts(part: Seen) -> dict[str, Any]:
+    return {
+        "run": part.run,
+        "steps": part.steps,
+        "dataset": part.version.ref.short,
+        "samples": part.samples,
+        "distinct": part.distinct,
+        "rows": part.version.rows,
+        "epochs": part.samples / part.version.rows,
+        "by_language": part.by_language(),
+    }
+
+
+def _counts(by_language: dict[str, int]) -> str:
+    return ", ".join(f"{code} {count:,}" for code, count in by_language.items())
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write a checkpoint as a diffusers folder, and print where it is.
+
+    Raises:
+        AltDiffusionError: there is no such run or checkpoint.
+    """
+    from altdiffusion.training.exports.export import export_checkpoint
+
+    run, step = _checkpoint_name(arguments.checkpoint)
+    if step is not None and arguments.step not in (None, step):
+        raise AltDiffusionError(
+            f"checkpoint {arguments.checkpoint!r}", f"is not of step {arguments.step}", "give the step once"
+        )
+    chosen = arguments.step if step is None else step
+    print(export_checkpoint(arguments.lake, run, step=chosen, weights=arguments.weights))
+    return 0

@@ -1,0 +1,83 @@
+"""`altdiffusion lineage up|down|page|rebuild`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from altdiffusion.cli.arguments import Verbs, json_argument, lake_argument
+
+_REF = (
+    "kind:name@digest, name, name@prefix, a run's name (its newest checkpoint), 8 or more digits of a digest, "
+    "or an image: its SHA-256 or its file"
+)
+
+
+def register(verbs: Verbs) -> None:
+    """Add `up`, `down`, `page` and `rebuild` to the verbs of `lineage`."""
+    for action, text in (
+        ("up", "show what a dataset, checkpoint or image was made from, back to the source"),
+        ("down", "show what was made from a dataset, checkpoint or image"),
+    ):
+        parser = verbs.add_parser(action, help=text)
+        parser.add_argument("ref", metavar="REF", help=_REF)
+        lake_argument(parser)
+        json_argument(parser, "nodes and edges as JSON")
+        parser.set_defaults(run=show_direction)
+    parser = verbs.add_parser("page", help="write both directions as one HTML page")
+    parser.add_argument("ref", metavar="REF", help=_REF)
+    lake_argument(parser)
+    parser.add_argument("--out", default="lineage.html", metavar="FILE", help="file to write (default %(default)s)")
+    parser.set_defaults(run=write_page)
+    parser = verbs.add_parser("rebuild", help="refill an empty MLflow from the manifests of a lake")
+    lake_argument(parser)
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: SQLite in the lake)")
+    parser.add_argument("--experiment", default="altdiffusion", help="MLflow experiment (default %(default)s)")
+    parser.set_defaults(run=rebuild_mlflow)
+
+
+def show_direction(arguments: argparse.Namespace) -> int:
+    """Print what a thing was made from (`up`), or what was made from it (`down`).
+
+    Raises:
+        AltDiffusionError: the lake or the reference is not usable.
+    """
+    from altdiffusion.lineage import graph as graphs
+    from altdiffusion.lineage import image_search, tree
+
+    part = image_search.lineage(graphs.scan(arguments.lake), arguments.ref, arguments.action)
+    if arguments.json:
+        print(json.dumps(part.to_json(), ensure_ascii=False, indent=2))
+    else:
+        print(tree.render(part), end="")
+    return 0
+
+
+def write_page(arguments: argparse.Namespace) -> int:
+    """Write the lineage of a thing in both directions as one HTML page, and print where it is.
+
+    Raises:
+        AltDiffusionError: the lake or the reference is not usable.
+    """
+    from altdiffusion.lineage import graph as graphs
+    from altdiffusion.lineage import image_search, lineage_page
+    from altdiffusion.storage import files
+
+    graph = graphs.scan(arguments.lake)
+    root = image_search.lineage(graph, arguments.ref, "up")
+    extra = [node for ref, node in root.nodes.items() if ref not in graph.nodes]
+    files.write_atomic(arguments.out, lineage_page.render(graph.with_nodes(extra), root.root).encode())
+    print(arguments.out)
+    return 0
+
+
+def rebuild_mlflow(arguments: argparse.Namespace) -> int:
+    """Fill an empty MLflow from a lake, and print what was written.
+
+    Raises:
+        AltDiffusionError: the lake or MLflow is not usable.
+    """
+    from altdiffusion.lineage.rebuild import rebuild
+
+    print(rebuild(arguments.lake, arguments.tracking_uri, arguments.experiment))
+    return 0

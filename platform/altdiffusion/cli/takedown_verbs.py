@@ -1,0 +1,137 @@
+"""Takedown of listed rows: `altdiffusion dataset remove|erase` and `altdiffusion lineage impact`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from altdiffusion.cli.arguments import Verbs, dataset_argument, json_argument, lake_argument
+from altdiffusion.errors import AltDiffusionError
+
+if TYPE_CHECKING:
+    from altdiffusion.storage.removal import Removal
+
+_SHOWN_LINES = 20
+_LIST = "text file of hash:<sample_id>, sha256:<hex>, url:<link> and domain:<name> lines, as in a blocklist"
+
+
+def register(dataset_verbs: Verbs, lineage_verbs: Verbs) -> None:
+    """Add `remove` and `erase` to the verbs of `dataset`, and `impact` to those of `lineage`."""
+    parser = dataset_verbs.add_parser("remove", help="takedown: the next version, without the listed rows")
+    dataset_argument(parser)
+    parser.add_argument("--hashes", metavar="FILE", required=True, help=_LIST)
+    parser.add_argument("--blocklist-out", metavar="FILE", help="write the lines that keep the rows from coming back")
+    lake_argument(parser)
+    parser.set_defaults(run=remove_rows)
+    parser = dataset_verbs.add_parser(
+        "erase", help="delete an old version, and the files that no other version refers to"
+    )
+    parser.add_argument("name", metavar="NAME@DIGEST", help="a version that is not the head")
+    lake_argument(parser)
+    parser.set_defaults(run=erase_version)
+    parser = lineage_verbs.add_parser("impact", help="what holds the listed rows, and what was made from them")
+    lists = parser.add_mutually_exclusive_group(required=True)
+    lists.add_argument("--hashes", metavar="FILE", help=_LIST)
+    lists.add_argument("--urls", metavar="FILE", help="text file of one link per line")
+    json_argument(parser)
+    lake_argument(parser)
+    parser.set_defaults(run=show_impact)
+
+
+def remove_rows(arguments: argparse.Namespace) -> int:
+    """Take rows down, and print what is left to do.
+
+    Raises:
+        AltDiffusionError: there is no such version, the list is unusable, or a shard cannot be read.
+    """
+    from altdiffusion.curation.links import takedown
+    from altdiffusion.lineage import graph as graphs
+    from altdiffusion.lineage import impact as impacts
+    from altdiffusion.storage.dataset import Lake
+
+    lake = Lake(arguments.lake)
+    wanted = takedown.read_list(arguments.hashes)
+    removal, holdings = takedown.take_down(lake, lake.version(arguments.name), wanted)
+    print(f"list {arguments.hashes}: {takedown.described(wanted.lines)} (sha256 {wanted.sha256[:12]})")
+    print(_summary(removal))
+    found = impacts.impact(graphs.scan(lake.uri), holdings)
+    print(impacts.render(found), end="")
+    steps = impacts.renewal(found, lake.uri, arguments.hashes)
+    if steps:
+        print("what to do about it:")
+    for label, step in steps:
+        print(f"  {label}\n    {step}")
+    _print_blocklist(takedown.blocklist_lines(wanted, holdings), arguments.blocklist_out)
+    return 0
+
+
+def _summary(removal: Removal) -> str:
+    """Return one line on what a takedown did."""
+    before, after = removal.before, removal.after
+    if after is None:
+        return f"{before.ref.short} holds none of these rows; no new version"
+    shards = len(after.shards)
+    head = "head" if removal.is_head else f"not the head: {before.ref.short} is not either"
+    return (
+        f"{before.ref.short} -> {after.ref.short} ({'already there, ' if removal.already else ''}{head}): "
+        f"{removal.rows:,} rows removed, links of {removal.links:,} rejected rows erased; "
+        f"{removal.rewritten:,} of {shards:,} shards rewritten, {shards - removal.rewritten:,} shared"
+    )
+
+
+def _print_blocklist(lines: list[str], file: str | None) -> None:
+    """Print the first lines that keep the rows from coming back, and write all of them to `file` if it is given."""
+    from altdiffusion.storage import files
+
+    print("to keep the rows from coming back, append to the blocklist of every source and to download.image_blocklist,")
+    print("and pin the SHA-256 of the files as they are then:")
+    for line in lines[:_SHOWN_LINES]:
+        print(f"  {line}")
+    if len(lines) > _SHOWN_LINES:
+        print(f"  and {len(lines) - _SHOWN_LINES:,} more (--blocklist-out FILE writes all)")
+    if file:
+        text = "".join(f"{line}\n" for line in lines).encode()
+        files.write_atomic(file, text)
+        print(f"wrote {file}: {len(lines):,} lines, sha256 {files.sha256_hex(text)}")
+
+
+def erase_version(arguments: argparse.Namespace) -> int:
+    """Erase an old version and print how much that freed.
+
+    Raises:
+        AltDiffusionError: the version has no digest, is the head, or does not exist.
+    """
+    from altdiffusion.storage.dataset import Lake
+    from altdiffusion.storage.erasure import erase
+
+    lake, text = Lake(arguments.lake), arguments.name
+    name, at, _ = text.removeprefix("dataset:").partition("@")
+    if not at:
+        raise AltDiffusionError(f"version {text}", "has no digest", f"write {text}@DIGEST; `dataset list` shows them")
+    version = lake.version(text)
+    erased = erase(lake.dataset(name), version)
+    print(f"{version.ref.short}: erased, {erased.files:,} files, {erased.bytes / 1e6:,.1f} MB")
+    return 0
+
+
+def show_impact(arguments: argparse.Namespace) -> int:
+    """Print what holds the listed rows and what was made from them.
+
+    Raises:
+        AltDiffusionError: the lake or the list is not usable.
+    """
+    from altdiffusion.curation.links import takedown
+    from altdiffusion.lineage import graph as graphs
+    from altdiffusion.lineage import impact as impacts
+    from altdiffusion.storage.dataset import Lake
+    from altdiffusion.storage.holdings import search
+
+    wanted = takedown.read_list(arguments.hashes) if arguments.hashes else takedown.read_urls(arguments.urls)
+    graph = graphs.scan(arguments.lake)
+    found = impacts.impact(graph, search(Lake(arguments.lake), wanted))
+    if arguments.json:
+        print(json.dumps({"list_sha256": wanted.sha256, **found.to_json()}, ensure_ascii=False, indent=2))
+    else:
+        print(impacts.render(found), end="")
+    return 0

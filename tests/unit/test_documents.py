@@ -1,0 +1,69 @@
+"""Documents: lines of at most 100 columns, links and anchors that lead somewhere, and files that are there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WIDTH = 100
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
+_FILE = re.compile(r"`([\w/.\-]+\.(?:py|yaml|toml|json))`")
+
+
+@pytest.fixture(params=DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def document(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def prose(text: str) -> list[tuple[int, str]]:
+    """Return (number, line) of every line outside code blocks."""
+    lines, fenced = [], False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif not fenced and not line.startswith("    "):
+            lines.append((number, line))
+    return lines
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    titles = [line.lstrip("#").strip() for _, line in prose(path.read_text(encoding="utf-8")) if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_lines_are_at_most_100_columns_wide(document: Path) -> None:
+    """Tables, code and words that cannot be broken, such as addresses, may be wider."""
+    wide = [
+        number
+        for number, line in prose(document.read_text(encoding="utf-8"))
+        if len(line) > WIDTH and not line.lstrip().startswith(("|", "![")) and len(line.split()) > 2
+    ]
+    assert not wide, f"wrap at {WIDTH} columns: lines {wide}"
+
+
+def test_links_lead_to_files_and_anchors_that_exist(document: Path) -> None:
+    text = "\n".join(line for _, line in prose(document.read_text(encoding="utf-8")))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http:", "https:")):
+            continue
+        file, _, anchor = target.partition("#")
+        path = document.parent / file if file else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_named_source_files_exist(document: Path) -> None:
+    """A file is named from the repository's root, the package, the configs or the document's folder, or by itself."""
+    roots = ("", "platform/altdiffusion/", "jobs/configs/", f"{document.parent.relative_to(ROOT)}/")
+    for name in _FILE.findall(document.read_text(encoding="utf-8")):
+        if name.endswith("__init__.py") or not ("/" in name or name.endswith(".py")):
+            continue  # files of lakes and models
+        alone = "/" not in name and any(path.endswith(f"/{name}") for path in TRACKED)
+        assert alone or any(f"{root}{name}" in TRACKED for root in roots), name
