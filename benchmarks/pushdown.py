@@ -55,7 +55,7 @@ class Counting:
 
 
 class Believer:
-    """Stands in for the language model."""
+    """Replaces the language model."""
 
     def identify(self, captions: pa.Array, _: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
         language = pa.repeat(pa.scalar("en"), len(captions))

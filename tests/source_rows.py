@@ -80,7 +80,7 @@ def split(work: SelectWork, rows: pa.Table, unit_id: str) -> tuple[pa.Table, pa.
 
 
 class Believer:
-    """Stands in for the language model: every caption is English."""
+    """Replaces the language model: every caption is English."""
 
     def identify(self, captions: pa.Array, _: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
         language = pa.repeat(pa.scalar("en"), len(captions))

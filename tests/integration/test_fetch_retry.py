@@ -118,7 +118,7 @@ def test_the_pass_gives_the_rows_that_a_good_day_would_have_given(tmp_path: Path
     lake = str(tmp_path)
     links = publish_links(lake, fill(site))
     patched = retry(lake, links, download(lake, links, settings(site), rows=10), settings(site))
-    good = download(lake, links, settings(site), "good", rows=10)  # nothing fails any more
+    good = download(lake, links, settings(site), "good", rows=10)  # nothing fails now
     by_id = [("sample_id", "ascending")]
     assert patched.read().sort_by(by_id).equals(good.read().sort_by(by_id))
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.training.launch_local import run_local
-from altdiffusion.training.launch_ray import quiet
 from tests import distillation_lake, training_lake
 from tests.training_lake import Recorder
 
@@ -61,7 +61,7 @@ def arm(death: str) -> None:
 
 
 def main(lake: str, deaths: list[str]) -> None:
-    quiet()
+    quiet_libraries()
     stage = distillation_lake if os.environ.get("STAGE") == "distillation" else training_lake
     settings = stage.config(lake)
     for death in deaths:

@@ -205,7 +205,7 @@ def test_kept_steps_are_those_that_pruning_leaves(every: int, factor: int, last:
 
 
 def test_disk_counts_checkpoints_for_good_the_averages_and_exports() -> None:
-    """Of quality.yaml: 31 checkpoints and one in the making, 32 exports; counted from shapes alone."""
+    """Count for quality.yaml: 31 checkpoints and one in the making, 32 exports; counted from shapes alone."""
     path = Path(__file__).parents[2] / "jobs/configs/m18/quality.yaml"
     train = from_dict(TrainConfig, yaml.safe_load(path.read_text())["train"])
     cost = estimate(train, PUBLISHED)

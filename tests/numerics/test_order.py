@@ -137,7 +137,7 @@ def test_ranks_keep_to_their_chunks_within_a_window() -> None:
 
 
 def test_the_shuffle_mixes_within_the_window_and_across_epochs() -> None:
-    """Neighbours in the dataset are no likelier than any pair to meet in a batch, when the window is the dataset.
+    """Neighbours in the dataset are not likelier than any pair to meet in a batch, when the window is the dataset.
 
     A shuffle of shards alone (chunks in random order, rows in sequence) fails this: batches are runs of neighbours.
     """

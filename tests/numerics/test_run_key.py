@@ -116,7 +116,7 @@ def test_a_stage_meets_none_of_the_draws_of_the_one_before(lake: str) -> None:
 
 
 def test_two_runs_draws_are_independent(lake: str) -> None:
-    """Orders of two runs agree no more often than two shuffles do."""
+    """Orders of two runs do not agree more often than two shuffles do."""
     first, second = (open_data(resolve(own(lake, run=name), lake))[0].samples(np.arange(180 * 40)) for name in "ab")
     agree = int((first.row == second.row).sum())  # each position agrees with probability 1 / 180
     assert abs(agree - 40) < 6 * 40**0.5

@@ -102,7 +102,7 @@ def test_a_lost_shard_of_one_resolution_is_made_again_alone(tmp_path: Path, mode
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the code may catch it."""
+    """Acts as SIGKILL does: nothing in the code may catch it."""
 
 
 def durable_writes(monkeypatch: pytest.MonkeyPatch, kill_at: int, after: bool) -> list[str]:

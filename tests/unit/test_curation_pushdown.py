@@ -32,7 +32,7 @@ BEAUTIFUL = SelectConfig(similarity_above=0.28, aesthetic_above=7.0, pwatermark_
 
 
 class Believer:
-    """Stands in for the language model: captions with an `x` are believed."""
+    """Replaces the language model: captions with an `x` are believed."""
 
     def identify(self, captions: pa.Array, _: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
         mask = pa.compute.match_substring(captions, "x")

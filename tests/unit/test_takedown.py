@@ -333,7 +333,7 @@ def test_the_commands_print_what_was_done_and_what_is_left(
         run(capsys, "dataset", "erase", f"{name}@{digest}", "--lake", lake)
         left = json.loads(run(capsys, "lineage", "impact", "--hashes", listed, "--json", "--lake", lake))
     assert left["held"] == []
-    for path in Path(lake).rglob("*.parquet"):  # not one file has the link or the image any more
+    for path in Path(lake).rglob("*.parquet"):  # not one file still has the link or the image
         data = path.read_bytes()
         assert row["url"].encode() not in data, path
 

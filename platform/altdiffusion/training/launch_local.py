@@ -8,7 +8,7 @@ from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.faults.notice import PreemptionNotice, on_sigterm
 from altdiffusion.training.loop.loop import train_loop
-from altdiffusion.training.reporting.report import LineReporter, Reporter
+from altdiffusion.training.reporting.reporter import LineReporter, Reporter
 from altdiffusion.training.run.resolve import resolve
 
 

@@ -7,7 +7,6 @@ returns and whose metrics-only reports take seconds. So a resume is the same com
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 import warnings
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.refs import Ref
@@ -26,7 +26,7 @@ from altdiffusion.training.faults import failures, ray_notice
 from altdiffusion.training.faults.notice import STOP, PreemptionNotice, on_sigterm
 from altdiffusion.training.loop.loop import train_loop
 from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
-from altdiffusion.training.reporting.report import LineReporter, Reporter
+from altdiffusion.training.reporting.reporter import LineReporter, Reporter
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.run.run_name import check_checkpoint
@@ -140,7 +140,9 @@ def worker(settings: dict[str, Any]) -> None:
     from ray import train as ray_train
     from ray.train.torch import get_device
 
-    quiet()
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet_libraries()
     run: ResolvedRun = settings["run"]
     config = run.config
     context = ray_train.get_context()
@@ -170,16 +172,3 @@ def worker(settings: dict[str, Any]) -> None:
     except Exception as error:
         failures.record(run.lake, config.run, attempt=attempt[0], rank=rank, step=counters.step, error=error)
         raise
-
-
-def quiet() -> None:
-    """Keep the libraries' progress bars and advice on loading models out of the workers' output."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    logging.getLogger("diffusers").setLevel(logging.ERROR)

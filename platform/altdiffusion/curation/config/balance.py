@@ -32,6 +32,6 @@ class BalanceConfig(Checked):
                 yield Invalid(key, "is not a share of the rows to drop", "give a number from 0 to below 1")
 
     def quantile(self, language: str) -> float:
-        """The share of a language's rows that its similarity threshold drops."""
+        """Return the share of a language's rows that its similarity threshold drops."""
         shares = self.similarity_quantile
         return (shares.get(language, 0.0) if isinstance(shares, dict) else shares) or 0.0

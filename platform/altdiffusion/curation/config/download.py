@@ -159,5 +159,5 @@ class RetryConfig(Checked):
     """Reject reasons that time may fix; `http_5xx` covers all statuses from 500 to 599."""
 
     def covers(self, reason: str) -> bool:
-        """Whether a row rejected for this reason is fetched again."""
+        """Return whether a row rejected for this reason is fetched again."""
         return reason in self.reasons or (reason.startswith("http_") and f"{reason[:6]}xx" in self.reasons)

@@ -72,7 +72,7 @@ class _OpenCV:
         return cv2.imencode(extension, image, params)
 
     def setNumThreads(self, _: int) -> None:
-        """The decoder has set it, once for all images."""
+        """Do nothing: the decoder has set the number, once for all images."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(cv2, name)

@@ -35,7 +35,7 @@ from altdiffusion.training.loop.hooks import Hook, Step
 from altdiffusion.training.loop.loss_checks import FiniteLossCheck, SpikeCheck
 from altdiffusion.training.loop.meter import Meter
 from altdiffusion.training.loop.preemption import PreemptionCheck
-from altdiffusion.training.loop.progress import ProgressReports
+from altdiffusion.training.loop.progress_reports import ProgressReports
 from altdiffusion.training.loop.rollback import go_back, windows_of
 from altdiffusion.training.loop.saver import Saver
 from altdiffusion.training.loop.stall import StallWatch
@@ -44,7 +44,7 @@ from altdiffusion.training.order.mirrored import mirrored_at
 from altdiffusion.training.order.mixture import make_order, sources_of
 from altdiffusion.training.order.skips import Windows, merged
 from altdiffusion.training.ranks import agree, mean_over_ranks
-from altdiffusion.training.reporting.report import Reporter
+from altdiffusion.training.reporting.reporter import Reporter
 from altdiffusion.training.run.record import write_record
 from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.tasks import DiffusionTask, DistillationTask, Task

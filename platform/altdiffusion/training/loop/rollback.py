@@ -7,7 +7,7 @@ from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.faults.spikes import LossSpiked
 from altdiffusion.training.order.skips import Windows, merged, step_of
-from altdiffusion.training.reporting.report import Reporter
+from altdiffusion.training.reporting.reporter import Reporter
 from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.weights import newest
 

@@ -25,7 +25,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.checkpoints.write import CheckpointConflict, alone, share_out, write
-from altdiffusion.training.reporting.report import Reporter
+from altdiffusion.training.reporting.reporter import Reporter
 from altdiffusion.training.run.record import needed_by_others
 from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.waiting import waiting, waiting_for

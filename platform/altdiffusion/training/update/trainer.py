@@ -18,7 +18,7 @@ from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.tasks import Task
 from altdiffusion.training.update.gradients import Gradients, OwnGradients, SummedGradients
 from altdiffusion.training.update.optimizers import Ema, make_optimizer
-from altdiffusion.training.update.shards import ShardedGradients, Shards
+from altdiffusion.training.update.sharded_state import ShardedGradients, Shards
 from altdiffusion.training.weights import check_shapes
 
 

@@ -8,7 +8,7 @@ from altdiffusion.training.faults.goodput import Journal
 from altdiffusion.training.loop.hooks import Hook, Step
 from altdiffusion.training.loop.meter import Meter
 from altdiffusion.training.loop.saver import Saver
-from altdiffusion.training.reporting.report import Reporter
+from altdiffusion.training.reporting.reporter import Reporter
 
 
 class ProgressReports(Hook):
