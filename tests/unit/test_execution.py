@@ -170,7 +170,7 @@ def test_an_error_of_ours_survives_pickling() -> None:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the code may catch it."""
+    """In place of SIGKILL: nothing in the code may catch it."""
 
 
 @pytest.mark.parametrize("after", range(13))
