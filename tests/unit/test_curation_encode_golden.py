@@ -7,10 +7,11 @@ means that stored datasets are no longer found.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from altdiffusion.curation.encoding import encode_work
 from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.dataset import Lake, Version
+from jobs.session import Session, already_published
+from pipelines.common import ExecutionConfig
 from pipelines.encode import EncodeJobConfig, pipeline_steps
 from tests.curation_lake import write_images
 
@@ -107,3 +110,35 @@ def test_a_half_finished_lake_goes_on(config: EncodeJobConfig, monkeypatch: pyte
     assert run(config) == DIGESTS
     assert records(config) == before
     assert len(opened) == 5  # the two rows of the second unit and the three rows of the third, once each
+
+
+class Notes:
+    """A run in MLflow that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.inputs: set[tuple[str, str]] = set()
+        self.outputs: list[str] = []
+
+    def input(self, version: Version, context: str) -> None:
+        self.inputs.add((version.ref.name, context))
+
+    def output(self, version: Version) -> None:
+        self.outputs.append(version.ref.name)
+
+
+def test_a_session_records_and_prints_all_outputs(config: EncodeJobConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    lake, notes = Lake(config.lake), Notes()
+    inline = dataclasses.replace(config, execution=ExecutionConfig(backend="inline"))
+    steps = pipeline_steps(inline)
+    assert already_published(lake, steps) is None
+    (step,) = steps
+    versions = Session(inline, lake, cast(Any, notes)).complete(step)
+    assert {version.ref.name: version.ref.digest for version in versions} == DIGESTS
+    assert (notes.inputs, notes.outputs) == ({("images", "encode")}, ["latents", "small"])
+    large, small = (version.ref.short for version in versions)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"[encode] {large}: 5 rows; rejected: decode 1, resolution 2",
+        f"[encode] {small}: 7 rows; rejected: decode 1",
+    ]
+    assert already_published(lake, steps) == f"{large}, {small}"  # what jobs have always left in runs/
