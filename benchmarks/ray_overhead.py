@@ -70,7 +70,7 @@ def measure(source: SourceConfig, units: list[Unit], scratch: Path, backend: Bac
     run_units(
         work,
         units,
-        lake.dataset("d").ledger("f"),
+        {"d": lake.dataset("d").ledger("f")},
         backend=backend,
         pool=Pool(min_size=WORKERS, max_size=WORKERS),
         progress=watch,

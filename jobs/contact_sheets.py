@@ -16,7 +16,7 @@ def log_samples(config: TrainJobConfig, session: Session, step: int) -> None:
     assert config.samples is not None
     backend = "inline" if config.samples.workers is None else config.execution.backend
     for pipeline_step in sample_pipeline_steps(config, step):
-        version = run_pipeline_step(session.lake, pipeline_step, backend=backend)
+        *_, version = run_pipeline_step(session.lake, pipeline_step, backend=backend)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sheet.png"
         write_sheet(version, file, config.samples.fonts, title=f"{config.train.run}, step {step:,}", zoom=1)

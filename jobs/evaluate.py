@@ -26,7 +26,8 @@ def result(config: EvaluateConfig, lake: Lake) -> str | None:
 def run(config: EvaluateConfig, session: Session) -> None:
     """Draw the cases with every state, judge the images, and write the table."""
     drawn = {
-        state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1] for state in config.states
+        state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1][-1]
+        for state in config.states
     }
     images = session.lake.version(config.images)
     session.run.input(images, context="judge")

@@ -77,7 +77,7 @@ def job_of_steps(
         return made
 
     def run(config: C, session: Session) -> None:
-        versions = [session.complete(pipeline_step) for pipeline_step in steps(config)]
+        versions = [version for pipeline_step in steps(config) for version in session.complete(pipeline_step)]
         finish(config, session, versions[-1])
 
     return Job(name=name, summary=summary, config=config, plan=plan, survey=survey, result=result, run=run)

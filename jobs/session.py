@@ -29,33 +29,33 @@ class Session:
         if execution.backend == "ray":
             cluster.connect(execution.address, num_cpus=execution.num_cpus)
 
-    def complete(self, pipeline_step: PipelineStep) -> Version:
-        """Run a pipeline step, record its inputs and output in MLflow, and return the version that it published."""
-        version = published(self.lake, pipeline_step)
-        if version is None:
+    def complete(self, pipeline_step: PipelineStep) -> tuple[Version, ...]:
+        """Run a pipeline step, record its inputs and outputs in MLflow, and return the version of each output."""
+        if published(self.lake, pipeline_step) is None:
             self.connect()
-        version = run_pipeline_step(self.lake, pipeline_step, backend=self.config.execution.backend)
-        counts = ", ".join(f"{reason} {count:,}" for reason, count in version.manifest.rejects_by_reason.items())
-        print(
-            f"[{pipeline_step.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}",
-            flush=True,
-        )
-        for parent in version.manifest.parent_refs:
-            if parent.kind == "dataset":
-                self.run.input(self.lake.version(parent), context=pipeline_step.name)
-        self.run.output(version)
-        return version
+        versions = run_pipeline_step(self.lake, pipeline_step, backend=self.config.execution.backend)
+        for version in versions:
+            counts = ", ".join(f"{reason} {count:,}" for reason, count in version.manifest.rejects_by_reason.items())
+            print(
+                f"[{pipeline_step.name}] {version.ref.short}: {version.rows:,} rows; rejected: {counts or 'none'}",
+                flush=True,
+            )
+            for parent in version.manifest.parent_refs:
+                if parent.kind == "dataset":
+                    self.run.input(self.lake.version(parent), context=pipeline_step.name)
+            self.run.output(version)
+        return versions
 
 
 def already_published(lake: Lake, pipeline_steps: Sequence[PipelineStep]) -> str | None:
     """Return the versions that all the pipeline steps have made, or None if one of them has something to do."""
-    refs = []
+    refs: list[str] = []
     for pipeline_step in pipeline_steps:
         try:
-            version = published(lake, pipeline_step)
+            versions = published(lake, pipeline_step)
         except AltDiffusionError:  # an input is missing; running the job will report which
             return None
-        if version is None:
+        if versions is None:
             return None
-        refs.append(version.ref.short)
+        refs += [version.ref.short for version in versions]
     return ", ".join(refs)

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from altdiffusion.config import fingerprint, operational
+from altdiffusion.config import operational
 from altdiffusion.constraints import Checked, Invalid, at_least
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.execution.pipeline_step import Output, PipelineStep
 from altdiffusion.execution.units import Pool, Resources
+from altdiffusion.records import Kind
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.files import is_local
+from altdiffusion.storage.ledger import UnitRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,14 +125,26 @@ def units_line(lake: Lake, pipeline_step: PipelineStep) -> list[str]:
         AltDiffusionError: one of its inputs is missing.
     """
     pipeline_step.parents(lake)
-    return [f"{pipeline_step.name}  {len(pipeline_step.units(lake)):,} units of {pipeline_step.noun}"]
+    several = f" for {pipeline_step.target}" if len(pipeline_step.outputs) > 1 else ""
+    return [f"{pipeline_step.name}  {len(pipeline_step.units(lake)):,} units of {pipeline_step.noun}{several}"]
 
 
-def make_pipeline_step(*, settings: dict[str, Any], workers: Workers, **given: Any) -> PipelineStep:
-    """Return a pipeline step with the pool and the resources that its config asks for."""
+def make_pipeline_step(
+    *,
+    output: str,
+    kind: Kind,
+    settings: Mapping[str, Any],
+    carried: Callable[[Lake], Sequence[UnitRecord]] = lambda _: (),
+    **given: Any,
+) -> PipelineStep:
+    """Return a pipeline step that makes one dataset; all other arguments are those of `make_pass`."""
+    return make_pass(outputs=[Output(dataset=output, kind=kind, settings=settings, carried=carried)], **given)
+
+
+def make_pass(*, outputs: Iterable[Output], workers: Workers, **given: Any) -> PipelineStep:
+    """Return a pipeline step that makes several datasets, with the pool and resources that its config asks for."""
     return PipelineStep(
-        settings=settings,
-        fingerprint=fingerprint(settings),
+        outputs=tuple(outputs),
         pool=Pool(min_size=workers.min, max_size=workers.max),
         resources=Resources(num_cpus=workers.cpus, num_gpus=workers.gpus, memory_bytes=int(workers.memory_gib * 2**30)),
         **given,

@@ -107,7 +107,10 @@ def pipeline_steps(config: CurateConfig) -> tuple[PipelineStep, ...]:
         to_images.append(_retry(config, number, to_images[0], to_images[-1]))
     to_images += _distinct(config, to_images[-1])
     last = to_images[-1]
-    return (*to_links, *(replace(step, is_head=step is last or step.output != last.output) for step in to_images))
+    return (
+        *to_links,
+        *(replace(step, is_head=step is last or step.output.dataset != last.output.dataset) for step in to_images),
+    )
 
 
 def _select(config: CurateConfig) -> PipelineStep:
@@ -316,14 +319,14 @@ def _made(pipeline_step: PipelineStep) -> Callable[[Lake], Version]:
 
     @functools.cache
     def version(uri: str) -> Version:
-        found = published(Lake(uri), pipeline_step)
-        if found is None:
+        made = published(Lake(uri), pipeline_step)
+        if made is None:
             raise AltDiffusionError(
-                f"dataset {pipeline_step.output}",
+                pipeline_step.target,
                 f"has no version of pipeline step {pipeline_step.name}",
                 "run the whole job",
             )
-        return after_takedowns(Lake(uri).dataset(pipeline_step.output), found)
+        return after_takedowns(Lake(uri).dataset(pipeline_step.output.dataset), made[0])
 
     return lambda lake: version(lake.uri)
 

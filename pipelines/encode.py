@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from altdiffusion.config import fingerprint, operational, semantic
+from altdiffusion.config import operational, semantic
 from altdiffusion.constraints import Checked, Invalid, multiple_of
 from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConfig
@@ -17,12 +17,12 @@ from altdiffusion.curation.encoding.caption_tokens import open_tokenizer
 from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, check_stored_size, plan_encode
 from altdiffusion.curation.scoring.scored import check_scores
 from altdiffusion.diffusion.autoencoder import Autoencoder, load_autoencoder, noted
-from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.execution.pipeline_step import Output, PipelineStep
 from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pass, units_line
 
 MIRRORED = "-mirrored"
 """Suffix that a dataset of mirrored images adds to the name of the unmirrored one."""
@@ -86,14 +86,12 @@ class EncodeJobConfig(JobConfig):
 
 
 def pipeline_steps(config: EncodeJobConfig) -> tuple[PipelineStep, ...]:
-    """Return one pipeline step per dataset; the first makes what the others then only publish.
+    """Return the one pipeline step, with an output per dataset.
 
     The scores, the autoencoder and the tokenizer are parents: different ones make a different version.
     """
-    targets, settings = [], []
-    for target, setting in _wanted(config):
-        targets.append(dataclasses.replace(target, fingerprint=fingerprint(setting)))
-        settings.append(setting)
+    wanted = list(_wanted(config))
+    targets = [target for target, _ in wanted]
 
     def parents(lake: Lake) -> Sequence[Ref]:
         encode = config.encode
@@ -107,37 +105,34 @@ def pipeline_steps(config: EncodeJobConfig) -> tuple[PipelineStep, ...]:
     def units(lake: Lake) -> Sequence[Unit]:
         images, scores = lake.version(config.images), config.scores
         for target in targets:
-            check_stored_size(lake, images, min(target.cut))
+            check_stored_size(lake, images, min(target.crop_size))
         scored = None if scores is None else lake.version(scores)
         if scored is not None:
             check_scores(scored, images, config.filters)
         models = [str(ref) for ref in parents(lake) if ref.kind == "model"]
         return plan_encode(images, config.encode.rows_per_unit, *models, scores=scored)
 
-    return tuple(
-        make_pipeline_step(
+    return (
+        make_pass(
             name="encode",
-            output=target.dataset,
-            settings=settings[number],
+            outputs=[Output(dataset=target.dataset, kind="latents", settings=settings) for target, settings in wanted],
             workers=config.workers,
             noun="images",
-            kind="latents",
             parents=parents,
             units=units,
-            work=lambda _, number=number: EncodeWork(lake=config.lake, targets=targets[number:], config=config.encode),
-        )
-        for number, target in enumerate(targets)
+            work=lambda _: EncodeWork(lake=config.lake, targets=targets, config=config.encode),
+        ),
     )
 
 
 def _wanted(config: EncodeJobConfig) -> Iterator[tuple[Target, dict[str, Any]]]:
-    """Yield each dataset, its fingerprint left empty, with the settings that the fingerprint will cover."""
+    """Yield each dataset that is made, with the settings that its fingerprint covers."""
     resolutions = [(config.latents, config.encode.resolution, config.filter)]
     resolutions += [(also.latents, also.resolution, also.filter) for also in config.also]
     for name, resolution, chosen in resolutions:
         encode = semantic(dataclasses.replace(config.encode, resolution=resolution))
         common = {"encode": encode} | ({"filter": semantic(chosen)} if config.scores is not None else {})
-        plain = Target(dataset=name, fingerprint="", resolution=resolution, filter=chosen)
+        plain = Target(dataset=name, resolution=resolution, filter=chosen)
         for target, shape in _shapes(config, plain):
             yield target, common | shape
             if config.mirrored:

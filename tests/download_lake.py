@@ -101,6 +101,6 @@ def curate(lake: str, download: DownloadConfig, passes: int = 0) -> Version:
     with open(os.devnull, "w") as quiet:
         for pipeline_step in pipeline_steps(job)[2:]:
             progress = Progress(pipeline_step.name, stream=quiet)
-            version = run_pipeline_step(Lake(lake), pipeline_step, backend="inline", progress=progress)
+            (version,) = run_pipeline_step(Lake(lake), pipeline_step, backend="inline", progress=progress)
     assert version is not None
     return version

@@ -28,7 +28,7 @@ def job(lake: Path | str, models: Mapping[str, Any], **settings: Any) -> EncodeJ
 
 
 def run(config: EncodeJobConfig) -> dict[str, Version]:
-    """Run the job's pipeline steps; return the versions by dataset."""
-    quiet, lake = Progress("encode", stream=io.StringIO()), Lake(config.lake)
-    steps = pipeline_steps(config)
-    return {step.output: run_pipeline_step(lake, step, backend="inline", progress=quiet) for step in steps}
+    """Run the job's one pipeline step; return the versions by dataset."""
+    quiet, (step,) = Progress("encode", stream=io.StringIO()), pipeline_steps(config)
+    versions = run_pipeline_step(Lake(config.lake), step, backend="inline", progress=quiet)
+    return {version.ref.name: version for version in versions}

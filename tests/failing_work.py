@@ -1,9 +1,10 @@
-"""Work that fails at unit 3, in a configured way."""
+"""Works without rows: one that fails at unit 3 in a configured way, and one with several outputs."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.units import Unit, Unsettled
@@ -29,3 +30,21 @@ class Failing:
             if self._mode == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
         return UnitRecord(unit_id=unit.id, index=unit.index, input_digest="0" * 64, rows_in=0)
+
+
+class TwoOutputs:
+    """A work whose records name their output; it notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[int, tuple[str, ...]]] = []
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def run_outputs(self, unit: Unit, outputs: Sequence[str]) -> list[UnitRecord]:
+        self.ran.append((unit.index, tuple(outputs)))
+        asked = f"{','.join(outputs)}: {{}}"
+        return [
+            UnitRecord(unit_id=unit.id, index=unit.index, input_digest=asked.format(name), rows_in=0)
+            for name in outputs
+        ]

@@ -55,7 +55,9 @@ def import_prompts(lake: str, settings: GenerateConfig) -> Version:
     dataset = Lake(lake).dataset("prompts")
     work = PromptsWork(lake, "prompts", settings.prompts)
     ledger = dataset.ledger(fingerprint(settings.prompts))
-    records = run_units(work, prompts_units(settings.prompts), ledger, backend="inline", progress=quiet("prompts"))
+    units = prompts_units(settings.prompts)
+    run_units(work, units, {"prompts": ledger}, backend="inline", progress=quiet("prompts"))
+    records = ledger.of_units([unit.id for unit in units])
     return dataset.publish(
         kind="prompts", records=records, parents=[prompts_source(settings.prompts)],
         config=semantic(settings.prompts), fingerprint=fingerprint(settings.prompts),
@@ -91,10 +93,9 @@ def generate(
         else GenerateWork(lake, dataset, model, settings)
     )
     made = Lake(lake).dataset(dataset)
-    records = run_units(
-        work, generation_units(prompts, model, settings), made.ledger(fingerprint(settings)),
-        backend=backend, pool=pool, progress=quiet(),
-    )  # fmt: skip
+    units, ledger = generation_units(prompts, model, settings), made.ledger(fingerprint(settings))
+    run_units(work, units, {dataset: ledger}, backend=backend, pool=pool, progress=quiet())
+    records = ledger.of_units([unit.id for unit in units])
     return made.publish(
         kind="generations", records=records, parents=[prompts.ref, model.ref], config=semantic(settings),
         fingerprint=fingerprint(settings),

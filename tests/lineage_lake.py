@@ -57,8 +57,9 @@ def publish(
     )
     config = {"of": name, "threshold": 0.5}
     return dataset.publish(
-        kind=kind, records=[record], parents=parents, config=config, fingerprint=files.sha256_hex(name.encode())
-    )
+        kind=kind, records=[record], parents=parents, config=config, fingerprint=files.sha256_hex(name.encode()),
+        made_by=f"make-{name}",
+    )  # fmt: skip
 
 
 def _empty(dtype: pa.DataType) -> Any:

@@ -18,8 +18,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from altdiffusion.config import fingerprint
-from altdiffusion.execution.pipeline_step import PipelineStep, run_pipeline_step
+from altdiffusion.execution.pipeline_step import Output, PipelineStep, run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.units import Unit
 from altdiffusion.records import REJECTS, SCORES
@@ -82,10 +81,7 @@ def pipeline_step(settings: Mapping[str, Any], *, own: bool = False, pause_s: fl
     """Return the one pipeline step: UNITS units into dataset `toys`."""
     return PipelineStep(
         name="toy",
-        output=NAME,
-        kind="scores",
-        settings=settings,
-        fingerprint=fingerprint(dict(settings)),
+        outputs=(Output(dataset=NAME, kind="scores", settings=settings),),
         noun="rows",
         parents=lambda _: [Ref("source", "toys", "5" * 64)],
         units=lambda _: [Unit(id=f"u{index}", index=index) for index in range(UNITS)],
@@ -97,7 +93,9 @@ def run(lake: str, settings: Mapping[str, Any], **given: Any) -> str:
     """Run the pipeline step here; return the digest of the version."""
     with open(os.devnull, "w") as quiet:
         progress = Progress("toy", stream=quiet)
-        version = run_pipeline_step(Lake(lake), pipeline_step(settings, **given), backend="inline", progress=progress)
+        (version,) = run_pipeline_step(
+            Lake(lake), pipeline_step(settings, **given), backend="inline", progress=progress
+        )
     return version.ref.digest
 
 

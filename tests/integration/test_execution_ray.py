@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,10 @@ from altdiffusion.execution import cluster
 from altdiffusion.execution.runner import run_units
 from altdiffusion.execution.units import Pool, Resources, Unit, Unsettled
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
-from tests.failing_work import Failing
+from tests.failing_work import Failing, TwoOutputs
 from tests.ray_folder import embedded_ray, ray_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +39,11 @@ def ray_here() -> Iterator[None]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Version]:
     lake = generation_lake.make_lake(tmp_path_factory.mktemp("ray"))
     return lake, generation_lake.generate(lake, generation_lake.config(lake), dataset="drawn")
+
+
+def run(mode: str, units: Sequence[Unit], ledger: Ledger, **given: Any) -> None:
+    """Run a work that fails in a certain way, by default on a pool of one worker."""
+    run_units(Failing(mode), units, {"d": ledger}, backend="ray", progress=generation_lake.quiet(), **given)
 
 
 def drop_ledger(lake: str) -> None:
@@ -69,16 +76,12 @@ def test_a_unit_that_always_kills_its_worker_ends_the_job(ray_here: None, tmp_pa
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     units = [Unit(id=f"u{i}", index=i) for i in range(6)]
     with pytest.raises(AltDiffusionError) as caught:
-        run_units(
-            Failing("die"), units, ledger, backend="ray", pool=Pool(), progress=generation_lake.quiet(),
-        )  # fmt: skip
+        run("die", units, ledger)
     assert "worker processes died 3 times in a row" in str(caught.value)
     assert "u3" in caught.value.what
     assert "u3" not in ledger.done_ids()
-    records = run_units(
-        Failing("none"), units, ledger, backend="ray", pool=Pool(), progress=generation_lake.quiet(),
-    )  # fmt: skip
-    assert [record.unit_id for record in records] == [unit.id for unit in units]
+    run("none", units, ledger)
+    assert ledger.done_ids() == {unit.id for unit in units}
 
 
 @pytest.mark.parametrize("mode", ["user", "setup"])
@@ -86,7 +89,7 @@ def test_an_error_of_ours_arrives_as_it_was_raised(ray_here: None, tmp_path: Pat
     units = [Unit(id=f"u{i}", index=i) for i in range(6)]
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     with pytest.raises(AltDiffusionError) as caught:
-        run_units(Failing(mode), units, ledger, backend="ray", pool=POOL, progress=generation_lake.quiet())
+        run(mode, units, ledger, pool=POOL)
     assert str(caught.value) == f"thing of {mode}: is bad. Remedy: fix it"
     assert caught.value.__cause__ is None
 
@@ -95,26 +98,36 @@ def test_an_unsettled_unit_leaves_no_record_and_the_others_do(ray_here: None, tm
     units = [Unit(id=f"u{i}", index=i) for i in range(6)]
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     with pytest.raises(Unsettled) as caught:
-        run_units(Failing("unsure"), units, ledger, backend="ray", pool=POOL, progress=generation_lake.quiet())
+        run("unsure", units, ledger, pool=POOL)
     assert (caught.value.unit_id, caught.value.reasons) == ("1 unit", {"connect": 7})
     assert ledger.done_ids() == {"u0", "u1", "u2", "u4", "u5"}
+
+
+def test_workers_make_only_the_missing_outputs_of_a_unit(ray_here: None, tmp_path: Path) -> None:
+    units = [Unit(id=f"u{i}", index=i) for i in range(6)]
+    ledgers = {name: Lake(str(tmp_path)).dataset(name).ledger("f") for name in ("a", "b")}
+    for name, of in (("a", units[:2]), ("b", units[1:3])):  # nothing is left to do for u1
+        run_units(TwoOutputs(), of, {name: ledgers[name]}, backend="inline", progress=generation_lake.quiet())
+    run_units(TwoOutputs(), units, ledgers, backend="ray", pool=POOL, progress=generation_lake.quiet())
+    asked = {name: [one.input_digest for one in ledgers[name].of_units([u.id for u in units])] for name in ledgers}
+    assert asked == {
+        "a": ["a: a", "a: a", "a: a", *["a,b: a"] * 3],
+        "b": ["b: b", "b: b", "b: b", *["a,b: b"] * 3],
+    }
 
 
 def test_a_defect_arrives_with_the_workers_traceback(ray_here: None, tmp_path: Path) -> None:
     units = [Unit(id=f"u{i}", index=i) for i in range(6)]
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     with pytest.raises(KeyError, match="oops") as caught:
-        run_units(Failing("bug"), units, ledger, backend="ray", pool=POOL, progress=generation_lake.quiet())
+        run("bug", units, ledger, pool=POOL)
     assert "failing_work.py" in caught.value.__notes__[0]
 
 
 def test_a_worker_that_fits_nowhere_is_refused(ray_here: None, tmp_path: Path) -> None:
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     with pytest.raises(AltDiffusionError, match="a worker with GPU 1: does not fit on this machine, which has 0"):
-        run_units(
-            Failing("none"), [Unit(id="u", index=0)], ledger, backend="ray", resources=Resources(num_gpus=1),
-            progress=generation_lake.quiet(),
-        )  # fmt: skip
+        run("none", [Unit(id="u", index=0)], ledger, resources=Resources(num_gpus=1))
 
 
 def divided(number: int, by: int) -> int:

@@ -56,9 +56,10 @@ def encoded(lake: str, latent: str) -> Version:
     }  # fmt: skip
     job = from_dict(EncodeJobConfig, {"lake": lake, "encode": encode, "latents": f"latents-{latent}"})
     (pipeline_step,) = pipeline_steps(job)
-    return run_pipeline_step(
+    (version,) = run_pipeline_step(
         Lake(lake), pipeline_step, backend="inline", progress=Progress("encode", stream=io.StringIO())
     )
+    return version
 
 
 def config(lake: str, **changes: Any) -> TrainConfig:

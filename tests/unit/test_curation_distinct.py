@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altdiffusion.config import fingerprint, semantic
+from altdiffusion.config import semantic
 from altdiffusion.curation.config import DistinctConfig
 from altdiffusion.curation.images import near_hashes
 from altdiffusion.curation.images.duplicates import (
@@ -30,7 +30,7 @@ from altdiffusion.curation.images.duplicates import (
     plan_fingerprint,
 )
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.pipeline_step import PipelineStep, run_pipeline_step
+from altdiffusion.execution.pipeline_step import Output, PipelineStep, run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.records import IMAGES, REJECTS, Kind
@@ -237,14 +237,12 @@ def chain(lake: str, version: Version, config: DistinctConfig) -> list[PipelineS
     """Return the three as pipeline steps of a job."""
 
     def pipeline_step(
-        name: str, output: str, kind: Kind, parents: list[str], units: Any, work: Any, **more: Any
-    ) -> PipelineStep:
+        name: str, output: str, kind: Kind, parents: list[str], units: Any, work: Any, carried: Any = lambda _: (),
+        **more: Any,
+    ) -> PipelineStep:  # fmt: skip
         return PipelineStep(
             name=name,
-            output=output,
-            kind=kind,
-            settings=semantic(config),
-            fingerprint=fingerprint(config),
+            outputs=(Output(dataset=output, kind=kind, settings=semantic(config), carried=carried),),
             noun="images",
             parents=lambda lake: [version.ref, *(lake.version(parent).ref for parent in parents)],
             units=units,
@@ -281,7 +279,7 @@ def test_as_pipeline_steps_of_a_job_that_is_run_twice(tmp_path: Path, same: bool
     lake = Lake(str(tmp_path))
     runs = [
         [
-            run_pipeline_step(lake, one, backend="inline", progress=Progress("x", stream=io.StringIO())).ref
+            run_pipeline_step(lake, one, backend="inline", progress=Progress("x", stream=io.StringIO()))[0].ref
             for one in chain(str(tmp_path), version, DistinctConfig())
         ]
         for _ in range(2)

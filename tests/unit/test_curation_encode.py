@@ -36,11 +36,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def encode(lake: str, images: Version, models: dict[str, str], rows_per_unit: int = 100, **given: Any) -> pa.Table:
     config = EncodeConfig(**{**models, "resolution": RESOLUTION, "max_length": 6, "micro_batch": 4, **given})
-    target = Target(dataset="latents", fingerprint="f", resolution=config.resolution)
+    target = Target(dataset="latents", resolution=config.resolution)
     work = EncodeWork(lake=lake, targets=[target], config=config)
     work.setup()
     dataset = Lake(lake).dataset("latents")
-    records = [work.run(unit) for unit in plan_encode(images, rows_per_unit)]
+    records = [record for unit in plan_encode(images, rows_per_unit) for record in work.run_outputs(unit, ["latents"])]
     return dataset.publish(kind="latents", records=records, parents=[images.ref], config={}, fingerprint="f").read()
 
 
@@ -128,7 +128,7 @@ def test_captions_with_a_language_suffix_never_reach_the_tokenizer(models: dict[
 def test_other_models_than_those_pinned_are_refused_and_make_other_units(
     tmp_path: Path, models: dict[str, str]
 ) -> None:
-    target = Target(dataset="x", fingerprint="f", resolution=32)
+    target = Target(dataset="x", resolution=32)
     for name in ("vae", "tokenizer"):
         for digest, refused in (("0" * 64, True), (folder_digest(models[name]), False)):
             config = EncodeConfig(**models, **{f"{name}_digest": digest})

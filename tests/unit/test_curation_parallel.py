@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ from altdiffusion.curation.parallel.corpus import plan_corpora, read_rows, scan_
 from altdiffusion.curation.parallel.pair_work import REASONS, PairsWork
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import published, run_pipeline_step
-from altdiffusion.execution.units import Unit
+from altdiffusion.execution.units import Unit, UnitWork
 from altdiffusion.storage.dataset import Lake, Version
 from pipelines.parallel import ParallelConfig, pipeline_steps
 from tests.curation_lake import save_tokenizer
@@ -178,8 +178,9 @@ def job(root: Path, **changes: Any) -> ParallelConfig:
 
 def run(config: ParallelConfig) -> list[Version]:
     return [
-        run_pipeline_step(Lake(config.lake), pipeline_step, backend="inline")
+        version
         for pipeline_step in pipeline_steps(config)
+        for version in run_pipeline_step(Lake(config.lake), pipeline_step, backend="inline")
     ]
 
 
@@ -221,17 +222,15 @@ def test_killed_between_units_and_run_again_gives_the_same_digest(tmp_path: Path
     config = job(tmp_path, lake=str(tmp_path / "other"))
     lake = Lake(config.lake)
     first, second = pipeline_steps(config)
-    work = first.work(lake)
+    work = cast(UnitWork, first.work(lake))
     work.setup()
-    ledger = lake.dataset(first.output).ledger(first.fingerprint)
+    ledger = first.output.ledger(lake)
     units = first.units(lake)
     assert len(units) == 2 + 2 + 1
     for unit in (units[3], units[0]):
         ledger.record(work.run(unit))
     work.run(units[1])  # its shards are there, its record is not
-    assert [
-        run_pipeline_step(lake, pipeline_step, backend="inline").ref.digest for pipeline_step in (first, second)
-    ] == whole
+    assert [version.ref.digest for version in run(config)] == whole
     assert published(lake, second) is not None
 
 

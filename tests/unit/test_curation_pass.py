@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from altdiffusion.curation.encoding import encode_work as encoding
 from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
 from altdiffusion.curation.scoring.score_work import ScoreWork
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.pipeline_step import PipelineStep, run_pipeline_step
+from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from pipelines import score as scoring
-from pipelines.encode import EncodeJobConfig, pipeline_steps, plan
+from pipelines.encode import EncodeJobConfig, pipeline_steps, plan, survey
 from pipelines.score import ScoreJobConfig
 from tests.curation_lake import save_clip, save_head, write_images
 from tests.encode_job import job, run, save_models
@@ -72,15 +73,20 @@ def counting(function: Callable[..., Any], calls: list[Any]) -> Callable[..., An
     return counted
 
 
-def test_the_other_pipeline_step_only_publishes(
+def test_what_is_recorded_is_only_published(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also for one output alone: a lake whose versions are gone, and then a config without the first output."""
     publish_images(tmp_path)
-    first, second = pipeline_steps(job(tmp_path, models, also=[ALSO]))
-    quiet = Progress("encode", stream=io.StringIO())
-    run_pipeline_step(Lake(str(tmp_path)), first, backend="inline", progress=quiet)
+    config = job(tmp_path, models, also=[ALSO])
+    before = digests(run(config))
     monkeypatch.setattr(encoding.EncodeWork, "setup", lambda _: pytest.fail("a model was loaded"))
-    assert run_pipeline_step(Lake(str(tmp_path)), second, backend="inline", progress=quiet).rows == ROWS - 1
+    for name in before:
+        shutil.rmtree(tmp_path / "datasets" / name / "versions")
+    assert digests(run(config)) == before
+    shutil.rmtree(tmp_path / "datasets/small/versions")
+    alone = run(job(tmp_path, models, latents="small", encode={"resolution": 16}))
+    assert digests(alone) == {"small": before["small"]} and alone["small"].rows == ROWS - 1
 
 
 def test_a_lost_shard_of_one_resolution_is_made_again_alone(tmp_path: Path, models: dict[str, Any]) -> None:
@@ -205,7 +211,7 @@ def test_scores_made_by_their_job_decide_what_encode_takes(
     config = from_dict(ScoreJobConfig, {"lake": str(tmp_path), "score": score})
     (pipeline_step,) = scoring.pipeline_steps(config)
     quiet = Progress("score", stream=io.StringIO())
-    scores = run_pipeline_step(Lake(str(tmp_path)), pipeline_step, backend="inline", progress=quiet)
+    (scores,) = run_pipeline_step(Lake(str(tmp_path)), pipeline_step, backend="inline", progress=quiet)
     assert scores.manifest.parents == (
         str(images.ref),
         f"model:clip@{score['clip_digest']}",
@@ -214,7 +220,7 @@ def test_scores_made_by_their_job_decide_what_encode_takes(
     assert scores.rows == ROWS - 1 and "head.pth@" in "\n".join(scoring.plan(config).lines())
     with monkeypatch.context() as patched:
         patched.setattr(ScoreWork, "setup", lambda _: pytest.fail("a model was loaded"))
-        again = run_pipeline_step(Lake(str(tmp_path)), pipeline_step, backend="inline", progress=quiet)
+        (again,) = run_pipeline_step(Lake(str(tmp_path)), pipeline_step, backend="inline", progress=quiet)
     assert again.ref == scores.ref
     table = scores.read()
     middle = sorted(table["aesthetic_v1"].to_pylist())[3]
@@ -269,9 +275,19 @@ def test_an_invalid_job_names_its_key(settings: dict[str, Any], key: str, models
         job("unused", models, **settings)
 
 
-def test_pipeline_steps_are_two_datasets_of_latents(models: dict[str, Any]) -> None:
-    found: tuple[PipelineStep, ...] = pipeline_steps(job("unused", models, also=[ALSO]))
-    assert [(b.output, b.kind) for b in found] == [("latents", "latents"), ("small", "latents")]
-    assert found[0].fingerprint != found[1].fingerprint
-    alone = pipeline_steps(job("unused", models, latents="small", encode={"resolution": 16}))
-    assert alone[0].fingerprint == found[1].fingerprint and alone[0].settings == found[1].settings
+def test_the_pipeline_step_has_two_datasets_of_latents_and_one_line_names_both(models: dict[str, Any]) -> None:
+    config = job("unused", models, also=[ALSO])
+    (step,) = pipeline_steps(config)
+    large, small = step.outputs
+    assert [(b.dataset, b.kind) for b in step.outputs] == [("latents", "latents"), ("small", "latents")]
+    assert large.fingerprint != small.fingerprint
+    alone = pipeline_steps(job("unused", models, latents="small", encode={"resolution": 16}))[0].output
+    assert alone.fingerprint == small.fingerprint and alone.settings == small.settings
+    assert plan(config).lines()[1].startswith("  1. encode -> datasets latents, small (latents), 1-2 workers")
+    assert step.progress().line().startswith("[encode -> datasets latents, small] ")
+
+
+def test_the_dry_run_names_all_outputs(tmp_path: Path, models: dict[str, Any]) -> None:
+    publish_images(tmp_path)
+    looked = survey(job(tmp_path, models, also=[ALSO]))
+    assert (list(looked.lines), looked.problems) == (["encode  3 units of images for datasets latents, small"], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import uuid
@@ -18,10 +19,11 @@ from altdiffusion.execution.progress import Progress, duration
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Pool, Resources, Unit, Unsettled
+from altdiffusion.execution.units import Backend, Pool, Resources, Unit, UnitWork, Unsettled
 from altdiffusion.records import PROMPTS
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.ledger import Ledger, UnitRecord
+from tests.failing_work import TwoOutputs
 
 
 class Counting:
@@ -49,38 +51,44 @@ def quiet() -> Progress:
     return Progress("test", stream=io.StringIO())
 
 
+def run(work: UnitWork, units: Sequence[Unit], ledger: Ledger, backend: Backend = "inline") -> list[UnitRecord]:
+    """Run units for one output, and return their records in order."""
+    run_units(work, units, {"d": ledger}, backend=backend, progress=quiet())
+    return ledger.of_units([unit.id for unit in units])
+
+
 def test_what_is_recorded_is_not_done_again(tmp_path: Path) -> None:
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     first = Counting(fail_at=[4])
     with pytest.raises(AltDiffusionError, match="unit 4: is bad"):
-        run_units(first, UNITS, ledger, backend="inline", progress=quiet())
+        run(first, UNITS, ledger)
     second = Counting()
-    records = run_units(second, UNITS, ledger, backend="inline", progress=quiet())
+    records = run(second, UNITS, ledger)
     assert (first.ran, second.ran) == ([0, 1, 2, 3], [4, 5])
     assert [record.index for record in records] == [0, 1, 2, 3, 4, 5]
     third = Counting()
-    assert run_units(third, UNITS, ledger, backend="inline", progress=quiet()) == records
+    assert run(third, UNITS, ledger) == records
     assert (third.setups, third.ran) == (0, [])
 
 
 def test_records_of_other_units_in_the_ledger_are_left_out(tmp_path: Path) -> None:
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
-    run_units(Counting(), UNITS, ledger, backend="inline", progress=quiet())
+    run(Counting(), UNITS, ledger)
     wanted = [UNITS[5], UNITS[2]]
-    records = run_units(Counting(), wanted, ledger, backend="inline", progress=quiet())
+    records = run(Counting(), wanted, ledger)
     assert [record.unit_id for record in records] == ["u5", "u2"]
 
 
 def test_ids_must_be_distinct(tmp_path: Path) -> None:
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     with pytest.raises(ValueError, match="not distinct"):
-        run_units(Counting(), [UNITS[0]] * 2, ledger, backend="inline", progress=quiet())
+        run(Counting(), [UNITS[0]] * 2, ledger)
 
 
 def test_ray_refuses_storage_that_only_one_process_sees() -> None:
     ledger = Lake("memory://lake").dataset("d").ledger("f")
     with pytest.raises(AltDiffusionError, match="memory of one process"):
-        run_units(Counting(), UNITS, ledger, backend="ray", progress=quiet())
+        run(Counting(), UNITS, ledger, backend="ray")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +169,53 @@ def test_an_error_of_ours_survives_pickling() -> None:
     assert (error.what, error.problem, error.remedy) == ("a", "b", "c")
 
 
+class Killed(BaseException):
+    """In place of SIGKILL: nothing in the code may catch it."""
+
+
+@pytest.mark.parametrize("after", range(13))
+def test_killed_between_the_records_of_two_outputs_only_the_missing_ones_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Six units leave twelve records; the process ends after any number of them."""
+    ledgers = {name: Lake(str(tmp_path)).dataset(name).ledger("f") for name in ("a", "b")}
+    written: list[tuple[str, str]] = []
+    record = Ledger.record
+
+    def dies(self: Ledger, one: UnitRecord) -> UnitRecord:
+        if len(written) == after:
+            raise Killed
+        written.append((self.folder_uri.split("/")[-3], one.unit_id))
+        return record(self, one)
+
+    first, second = TwoOutputs(), TwoOutputs()
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        patched.setattr(Ledger, "record", dies)
+        run_units(first, UNITS, ledgers, backend="inline", progress=quiet())
+    assert written == [(name, unit.id) for unit in UNITS for name in ("a", "b")][:after]
+    run_units(second, UNITS, ledgers, backend="inline", progress=quiet())
+    halves = [(after // 2, ("b",))] if after % 2 else []
+    assert second.ran == [*halves, *((n, ("a", "b")) for n in range((after + 1) // 2, 6))]
+    for name, ledger in ledgers.items():
+        found = ledger.of_units([unit.id for unit in UNITS])
+        assert [one.input_digest.split()[-1] for one in found] == [name] * 6
+
+
+def test_a_work_of_one_output_is_refused_for_two(tmp_path: Path) -> None:
+    ledgers = {name: Lake(str(tmp_path)).dataset(name).ledger("f") for name in ("a", "b")}
+    with pytest.raises(ValueError, match="shorter"):
+        run_units(Counting(), UNITS, ledgers, backend="inline", progress=quiet())
+    assert not any(ledger.done_ids() for ledger in ledgers.values())
+
+
+def test_a_record_that_is_gone_is_named(tmp_path: Path) -> None:
+    ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
+    run(Counting(), UNITS, ledger)
+    ledger.forget("u4")
+    with pytest.raises(AltDiffusionError, match="no record of unit u4"):
+        ledger.of_units([unit.id for unit in UNITS])
+
+
 class Unsure(Counting):
     """Units are unsettled until a number of others have been recorded."""
 
@@ -185,11 +240,11 @@ def test_unsettled_units_are_tried_again_as_long_as_others_are_recorded(needs: l
     while any(need <= settled for need in sorted(needs)[settled : settled + 1]):
         settled += 1
     if settled == len(needs):
-        records = run_units(work, units, ledger, backend="inline", progress=quiet())
+        records = run(work, units, ledger)
         assert [record.unit_id for record in records] == [unit.id for unit in units]
     else:
         with pytest.raises(Unsettled) as caught:
-            run_units(work, units, ledger, backend="inline", progress=quiet())
+            run(work, units, ledger)
         assert caught.value.rows == len(needs) - settled
     assert sorted(work.ran) == sorted(set(work.ran)) and len(work.ran) == len(ledger.all()) == settled
     assert work.tried <= len(needs) * (settled + 1) and work.setups == 1
@@ -199,7 +254,7 @@ def test_several_unsettled_units_in_a_row_end_it(tmp_path: Path) -> None:
     ledger = Lake(str(tmp_path)).dataset("d").ledger("f")
     work = Unsure([0, 9, 9, 9, 9, 9])
     with pytest.raises(Unsettled) as caught:
-        run_units(work, UNITS, ledger, backend="inline", progress=quiet())
+        run(work, UNITS, ledger)
     assert (work.ran, work.tried, caught.value.unit_id) == ([0], 5, "4 units")
     assert (caught.value.rows, caught.value.accepted, caught.value.reasons) == (400, 4, {"connect": 396})
     again = pickle.loads(pickle.dumps(caught.value))

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from altdiffusion import cli
+from altdiffusion.curation.report.chain import read_chain
 from altdiffusion.diffusion.autoencoder import noted
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.job_run import JobRun, _same_run, metrics_path
@@ -127,6 +128,8 @@ def run_everything(lake: Path) -> None:
             except AltDiffusionError:
                 continue
     try:
+        for step in read_chain(Lake(str(lake)), Lake(str(lake)).version("images")).steps:
+            print(step.name)
         language_rows(Lake(str(lake)).version("latents"))
         list(evaluations.of_model(str(lake), "0" * 64))
         for digest in Lake(str(lake)).dataset("generations").digests():

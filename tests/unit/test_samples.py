@@ -20,7 +20,8 @@ def test_a_pool_of_gpus_draws_them_where_one_is_named() -> None:
     samples = SamplesConfig(prompts=PROMPTS, fonts="", device="cuda", dtype="bfloat16", workers=workers)
     drawn = sample_pipeline_steps(replace(config, samples=samples), 5)[-1]
     assert (drawn.pool.max_size, drawn.resources.num_gpus) == (8, 1)
-    assert drawn.settings["generate"]["device"] == "cuda" and drawn.settings["generate"]["dtype"] == "bfloat16"
+    assert drawn.output.settings["generate"]["device"] == "cuda"
+    assert drawn.output.settings["generate"]["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("workers", [None, Workers()])

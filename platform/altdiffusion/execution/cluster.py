@@ -1,7 +1,7 @@
 """The one place that connects to Ray: an embedded one on a laptop, or the cluster that was named.
 
-Every retry that Ray does by itself is bounded here (a task killed for memory is otherwise retried without end), and
-what Ray prints for its own developers on stderr is silenced: failures reach the user as exceptions.
+Every retry that Ray does by itself is bounded here (a task killed for memory is otherwise retried for ever). What Ray
+prints for its own developers on stderr is silenced, because failures reach the user as exceptions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20  # descriptors only pass through it
 START_TIMEOUT_S = 1800
-"""How long a pool may wait for the nodes of an autoscaling cluster."""
+"""Time that a pool may wait for the nodes of an autoscaling cluster."""
 SOURCE_ROOT = Path(altdiffusion.__file__).resolve().parents[1]
 
 _SETTINGS = {
@@ -43,16 +43,16 @@ _REMEDY = (
 
 
 def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
-    """Connect this process to Ray; nothing happens if it already is.
+    """Connect this process to Ray; nothing happens if it is connected already.
 
     Args:
         address: `host:port` of a head, "auto" for the cluster on this machine, None for `RAY_ADDRESS` (which
             `ray job submit` sets) or, where that is not set either, an embedded Ray that ends with this process.
-        num_cpus: logical CPUs of the embedded Ray; by default those this process may use.
-        num_gpus: GPUs of the embedded Ray; by default none: hardware is declared, not probed.
+        num_cpus: logical CPUs of the embedded Ray; by default those that this process may use.
+        num_gpus: GPUs of the embedded Ray; by default none, because hardware is declared and not probed.
 
     Raises:
-        AltDiffusionError: nothing answers at that address within about 20 s, or it refuses us.
+        AltDiffusionError: nothing answers at that address within about 20 s, or the cluster refuses this process.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -73,13 +73,13 @@ def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus
 
 
 def check_token_file() -> None:
-    """Refuse a token that others on this machine can read: with it, anyone runs code on the whole cluster.
+    """Refuse a token that others on this machine can read, and with which they could run code on the whole cluster.
 
     Ray takes it from RAY_AUTH_TOKEN, else from the file RAY_AUTH_TOKEN_PATH, else from ~/.ray/auth_token, and makes
     that file readable for everyone.
 
     Raises:
-        AltDiffusionError: the file's mode lets its group or others in.
+        AltDiffusionError: the file's mode grants access to its group or to others.
     """
     if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
@@ -87,7 +87,7 @@ def check_token_file() -> None:
     try:
         mode = stat.S_IMODE(os.stat(path).st_mode)
     except FileNotFoundError:
-        return  # Ray itself reports that, with what to do
+        return  # Ray itself reports that, with a remedy
     if mode & 0o077:
         raise AltDiffusionError(
             f"token file {path}",
@@ -97,14 +97,14 @@ def check_token_file() -> None:
 
 
 def is_embedded() -> bool:
-    """Return whether this process's Ray is its own: it has this machine's resources and gets no others."""
+    """Return whether this process started its Ray, which then has this machine's resources and gets no others."""
     import ray
 
     return ray.is_initialized() and ray.get_runtime_context().gcs_address in _EMBEDDED
 
 
 def _start(num_cpus: int, num_gpus: int) -> Any:
-    """Start the embedded Ray; and try a second time if the first took longer than the 30 s that Ray allows itself."""
+    """Start the embedded Ray, with a second attempt where the first took longer than the 30 s that Ray allows."""
     import ray
 
     for last in (False, True):
@@ -131,10 +131,10 @@ def _start(num_cpus: int, num_gpus: int) -> Any:
 
 
 def call(function: Callable[..., T], *arguments: Any, num_cpus: float = 1, num_gpus: float = 0) -> T:
-    """Run a function once on a worker of the cluster, which has what the driver may lack, and wait for its result.
+    """Return the result of a function that runs once on a worker of the cluster, which has what the driver may lack.
 
     Raises:
-        Exception: the function's own.
+        Exception: any exception of the function itself.
     """
     import ray
 
@@ -154,7 +154,7 @@ def shutdown() -> None:
 
 
 def _embedded_settings() -> None:
-    """Return what the embedded Ray's processes inherit: a token of this process alone, and the location of our code."""
+    """Set what the embedded Ray's own processes inherit: a token of this process alone, and the path of our code."""
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -170,7 +170,7 @@ def _join(address: str) -> None:
 
     if address != "auto":
         probe(address)
-    # A submitted job brings its code in its own runtime environment; anyone else sends the package along.
+    # A submitted job brings its code in its own runtime environment; any other driver sends the package along.
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     runtime_env: dict[str, Any] | None = None if inside_job else {"py_modules": [str(SOURCE_ROOT / "altdiffusion")]}
     try:
@@ -184,7 +184,7 @@ def _join(address: str) -> None:
 
 
 def probe(address: str) -> None:
-    """Refuse an address where no Ray head answers: `ray.init` itself would try for more than two minutes."""
+    """Refuse an address where no Ray head answers; `ray.init` itself would try for more than two minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://") or not colon or not port.isdigit() or not 0 < int(port) < 65536:
         raise AltDiffusionError(f"Ray address {address}", "is not of the form host:port", "write e.g. 10.0.0.5:6379")
@@ -205,7 +205,7 @@ def probe(address: str) -> None:
 
 
 def _quiet() -> None:
-    """Switch Ray's bars, messages and tracebacks off: `Progress` and exceptions report instead."""
+    """Switch off Ray's progress bars, messages and tracebacks: only `Progress` and exceptions are printed."""
     import ray.data
     from ray._private import worker
 

@@ -2,153 +2,231 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from altdiffusion.config import fingerprint
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.units import Pool, Resources, Unit, UnitWork, Unsettled
+from altdiffusion.execution.units import Backend, Pool, Resources, Unit, Unsettled, Work
 from altdiffusion.records import Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake, Version, check_name
+from altdiffusion.storage.documents import NAME
 from altdiffusion.storage.ledger import Ledger, UnitRecord
 from altdiffusion.storage.removal import after_takedowns
+
+NAMED_OUTPUTS = 3
+"""Number of outputs up to which a progress line names each of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A dataset that a pipeline step makes, with a ledger and versions of its own."""
+
+    dataset: str
+    """Name of the dataset."""
+    kind: Kind
+    settings: Mapping[str, Any]
+    """Everything that decides the result besides the parents; the manifest stores it."""
+    carried: Callable[[Lake], Sequence[UnitRecord]] = lambda _: ()
+    """Records that are taken over unchanged from the previous version of the same dataset."""
+
+    def __post_init__(self) -> None:
+        check_name(self.dataset)  # when it is planned, not hours later when the pipeline step before it has ended
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of `settings`, which names the ledger."""
+        return fingerprint(self.settings)
+
+    def ledger(self, lake: Lake) -> Ledger:
+        """Return the ledger of the output's units."""
+        return lake.dataset(self.dataset).ledger(self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineStep:
-    """One pipeline step.
-
-    `parents`, `units` and `work` read the lake, so they are called when it runs, not when it is planned.
-    """
+    """A pipeline step as it is planned; `parents`, `units` and `work` read the lake, and are called when it runs."""
 
     name: str
-    """The verb: select, deduplicate, download, encode, generate."""
-    output: str
-    """Name of the dataset it makes."""
-    kind: Kind
-    settings: Mapping[str, Any]
-    """Everything that decides the result besides the parents; the manifest stores it."""
-    fingerprint: str
-    """Digest of `settings`; it names the ledger."""
+    """The verb, a plain name: select, deduplicate, download, encode, generate. It is kept next to each manifest."""
+    outputs: tuple[Output, ...]
+    """What it makes. The units are the same for all outputs, and one reading of their rows serves all of them."""
     noun: str
     """What the progress line counts, in the plural."""
     parents: Callable[[Lake], Sequence[Ref]]
     units: Callable[[Lake], Sequence[Unit]]
-    work: Callable[[Lake], UnitWork]
+    work: Callable[[Lake], Work]
     pool: Pool = field(default_factory=Pool)
     resources: Resources = field(default_factory=Resources)
-    carried: Callable[[Lake], Sequence[UnitRecord]] = lambda _: ()
-    """Records that a version keeps unchanged from the previous version of the same dataset."""
     is_head: bool = True
-    """Whether the version becomes what the dataset's bare name means; false if a later pipeline step replaces it."""
+    """Whether a version becomes what its dataset's bare name means; false where another step continues from it."""
     may_be_empty: bool = False
-    """Whether a version without a row is a result (a list of what to drop), not a mistake."""
+    """Whether a version without a row is a valid result (a list of what to drop) and not a mistake."""
     when_empty: str = "loosen the filters, or check the input"
-    """Remedy to print when not one row is accepted."""
+    """Remedy to print when no row is accepted."""
     reads_the_web: bool = False
-    """Whether the same units may give other rows another time. If so, a start that accepts no row leaves no record, and
-    the next one tries again."""
+    """Whether the same units may give other rows at another time. If then no row is accepted, no record is left, and
+    the next start tries again."""
     when_unsettled: str = "run it again"
     """Remedy to print when units stay `Unsettled`."""
 
     def __post_init__(self) -> None:
-        check_name(self.output)  # when it is planned, not hours later when the previous pipeline step has ended
+        if not self.outputs or len({output.dataset for output in self.outputs}) != len(self.outputs):
+            raise ValueError(f"pipeline step {self.name}: needs outputs, each with a dataset of its own")
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"pipeline step {self.name!r}: is not named by a plain name")
+
+    @property
+    def output(self) -> Output:
+        """The output of a pipeline step that has exactly one."""
+        (output,) = self.outputs
+        return output
+
+    @property
+    def target(self) -> str:
+        """The names of all outputs, as in "dataset latents" or "datasets latents, small"."""
+        return f"dataset{'s' * (len(self.outputs) > 1)} {', '.join(output.dataset for output in self.outputs)}"
 
     def describe(self) -> str:
         """Return one line for the plan."""
         pool, need = self.pool, self.resources
         gpus = f" + {need.num_gpus:g} GPU" if need.num_gpus else ""
         workers = f"{pool.min_size}-{pool.max_size} workers of {need.num_cpus:g} CPU{gpus}"
-        return f"{self.name} -> dataset {self.output} ({self.kind}), {workers}"
+        kinds = ", ".join(dict.fromkeys(output.kind for output in self.outputs))
+        return f"{self.name} -> {self.target} ({kinds}), {workers}"
+
+    def progress(self) -> Progress:
+        """Return the progress line, which names the outputs where there are several."""
+        several = len(self.outputs) > 1
+        made = self.target if len(self.outputs) <= NAMED_OUTPUTS else f"{len(self.outputs)} datasets"
+        return Progress(f"{self.name} -> {made}" if several else self.name, rows_name=self.noun)
 
 
-def published(lake: Lake, pipeline_step: PipelineStep) -> Version | None:
-    """Return the version that was already made from the present parents, if all its files exist."""
-    dataset = lake.dataset(pipeline_step.output)
-    parents = tuple(str(parent) for parent in pipeline_step.parents(lake))
+def published(lake: Lake, pipeline_step: PipelineStep) -> tuple[Version, ...] | None:
+    """Return the versions that were already made from the parents as they are now, one per output.
+
+    Returns:
+        None if an output has no such version, or a file of it is missing.
+    """
+    parents = pipeline_step.parents(lake)
+    versions = [_published(lake, output, parents) for output in pipeline_step.outputs]
+    found = tuple(version for version in versions if version is not None)
+    return found if len(found) == len(versions) else None
+
+
+def run_pipeline_step(
+    lake: Lake, pipeline_step: PipelineStep, *, backend: Backend, progress: Progress | None = None
+) -> tuple[Version, ...]:
+    """Make what is not recorded yet, publish the version of each output, and return them.
+
+    Outputs that are published already are left alone: an output that lost a file is made without the others.
+
+    Raises:
+        AltDiffusionError: an input is unusable, no row of an output was accepted, or too many units stayed unsettled.
+            The output in question is not published.
+    """
+    parents = pipeline_step.parents(lake)
+    found = {output.dataset: _published(lake, output, parents) for output in pipeline_step.outputs}
+    missing = [output for output in pipeline_step.outputs if found[output.dataset] is None]
+    units = pipeline_step.units(lake) if missing else ()
+    if missing:
+        _run_missing(lake, pipeline_step, missing, units, backend, progress or pipeline_step.progress())
+    versions = []
+    for output in pipeline_step.outputs:
+        version = found[output.dataset] or _publish(lake, pipeline_step, output, parents, units)
+        versions.append(_as_head(lake.dataset(output.dataset), version) if pipeline_step.is_head else version)
+    return tuple(versions)
+
+
+def _published(lake: Lake, output: Output, parents: Sequence[Ref]) -> Version | None:
+    dataset = lake.dataset(output.dataset)
+    texts = tuple(str(parent) for parent in parents)
     for digest in dataset.digests():
         version = dataset.open(digest)
         manifest = version.manifest
-        if (manifest.parents, manifest.fingerprint) == (parents, pipeline_step.fingerprint) and not _missing(
+        if (manifest.parents, manifest.fingerprint) == (texts, output.fingerprint) and not _missing(
             dataset, (*version.shards, *version.rejects)
         ):
             return version
     return None
 
 
-def run_pipeline_step(
-    lake: Lake, pipeline_step: PipelineStep, *, backend: Literal["ray", "inline"], progress: Progress | None = None
-) -> Version:
-    """Run the units that are not in the ledger and publish the version.
-
-    Raises:
-        AltDiffusionError: an input is unusable, or not one row was accepted or too many units stayed unsettled (then
-            nothing is published).
-    """
-    done = published(lake, pipeline_step)
-    dataset = lake.dataset(pipeline_step.output)
-    if done is not None:
-        return _as_head(dataset, done) if pipeline_step.is_head else done
-    parents = pipeline_step.parents(lake)
-    units = pipeline_step.units(lake)
-    ledger = dataset.ledger(pipeline_step.fingerprint)
-    _forget_lost(dataset, ledger, units)
+def _run_missing(
+    lake: Lake,
+    pipeline_step: PipelineStep,
+    outputs: Sequence[Output],
+    units: Sequence[Unit],
+    backend: Backend,
+    progress: Progress,
+) -> None:
+    """Run the units that some outputs lack."""
+    for output in outputs:
+        _forget_lost(lake.dataset(output.dataset), output.ledger(lake), units)
     try:
-        records = run_units(
+        run_units(
             pipeline_step.work(lake),
             units,
-            ledger,
+            {output.dataset: output.ledger(lake) for output in outputs},
             backend=backend,
             pool=pipeline_step.pool,
             resources=pipeline_step.resources,
-            progress=progress or Progress(pipeline_step.name, rows_name=pipeline_step.noun),
+            progress=progress,
         )
     except Unsettled as unsettled:
         raise _unsettled(pipeline_step, unsettled) from None
-    records = [*pipeline_step.carried(lake), *records]
+
+
+def _publish(
+    lake: Lake, pipeline_step: PipelineStep, output: Output, parents: Sequence[Ref], units: Sequence[Unit]
+) -> Version:
+    """Publish the version of one output from its ledger: only one output's records are in memory at a time."""
+    ledger = output.ledger(lake)
+    records = [*output.carried(lake), *ledger.of_units([unit.id for unit in units])]
     if not pipeline_step.may_be_empty and not any(record.rows_out for record in records):
         for unit in units if pipeline_step.reads_the_web else ():
             ledger.forget(unit.id)
-        raise _nothing_accepted(pipeline_step, records)
-    version = dataset.publish(
-        kind=pipeline_step.kind,
+        raise _nothing_accepted(output, records, pipeline_step.when_empty)
+    return lake.dataset(output.dataset).publish(
+        kind=output.kind,
         records=records,
         parents=parents,
-        config=pipeline_step.settings,
-        fingerprint=pipeline_step.fingerprint,
+        config=output.settings,
+        fingerprint=output.fingerprint,
+        made_by=pipeline_step.name,
         is_head=False,
     )
-    return _as_head(dataset, version) if pipeline_step.is_head else version
 
 
 def _as_head(dataset: Dataset, version: Version) -> Version:
-    """Make a version the head, or the version that replaced it when rows of it were taken down."""
+    """Make a version the head, or the version that replaces it since rows of it were taken down."""
     version = after_takedowns(dataset, version)
     dataset.set_head(version)
     return version
 
 
-def _nothing_accepted(pipeline_step: PipelineStep, records: Sequence[UnitRecord]) -> AltDiffusionError:
+def _nothing_accepted(output: Output, records: Sequence[UnitRecord], remedy: str) -> AltDiffusionError:
     reasons: dict[str, int] = {}
     for record in records:
         for reason, count in record.rejects_by_reason.items():
             reasons[reason] = reasons.get(reason, 0) + count
     rows = sum(record.rows_in for record in records)
     return AltDiffusionError(
-        f"dataset {pipeline_step.output}",
+        f"dataset {output.dataset}",
         f"would be empty: of {rows:,} rows none was accepted ({_counted(reasons) or 'there were no rows'})",
-        pipeline_step.when_empty,
+        remedy,
     )
 
 
 def _unsettled(pipeline_step: PipelineStep, found: Unsettled) -> AltDiffusionError:
     accepted = f"{found.accepted:,} were accepted" if found.accepted else "none was accepted"
     return AltDiffusionError(
-        f"dataset {pipeline_step.output}",
+        pipeline_step.target,
         f"is not made: {pipeline_step.name} stopped, because of {found.rows:,} rows tried in {found.unit_id} "
         f"{accepted} ({_counted(found.reasons)}), which could be the doing of this machine or its network; none of "
         "this is recorded",
@@ -157,12 +235,12 @@ def _unsettled(pipeline_step: PipelineStep, found: Unsettled) -> AltDiffusionErr
 
 
 def _counted(reasons: Mapping[str, int]) -> str:
-    """Return the reasons with their counts, the most frequent first."""
+    """Return the reasons with their counts, the most frequent one first."""
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
 
 
 def _missing(dataset: Dataset, infos: Sequence[Any]) -> set[str]:
-    """Return the SHA-256 of the missing files, from two listings for any number of shards."""
+    """Return the SHA-256 of the files that are missing; this takes two listings, whatever the number of shards."""
     present = {
         name.removesuffix(".parquet")
         for folder in ("shards", "rejects")
@@ -172,7 +250,7 @@ def _missing(dataset: Dataset, infos: Sequence[Any]) -> set[str]:
 
 
 def _forget_lost(dataset: Dataset, ledger: Ledger, units: Sequence[Unit]) -> None:
-    """Forget recorded units whose files have been lost, so that they are done again."""
+    """Forget recorded units whose files were lost, so that they are done again."""
     wanted = {unit.id for unit in units}
     records = [record for record in ledger.all().values() if record.unit_id in wanted]
     lost = _missing(dataset, [info for record in records for info in (*record.shards, *record.rejects)])

@@ -1,4 +1,4 @@
-"""One line of progress: on a terminal it is redrawn, in a log it is repeated every few seconds."""
+"""A line of progress, which is redrawn on a terminal and repeated every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts finished units and rows, as in `[download] 12/40 units  1,234 images  98.1 images/s  0:00:31 left`.
+    """The line of a pipeline step, as in `[download] 12/40 units  1,234 images  98.1 images/s  0:00:31 left`.
 
-    Use it as a context manager around the work. A thread keeps the line alive, so that a log also shows that a job
-    waits. The rate is that of this invocation: units found in the ledger count as done, not as fast.
+    Use it as a context manager around the work. A thread repeats the line, so that a log also shows that a job waits.
+    The rate is that of this invocation: units found in the ledger count as done, and do not enter the rate.
     """
 
     def __init__(self, label: str, *, rows_name: str = "rows", stream: TextIO | None = None) -> None:
@@ -43,7 +43,7 @@ class Progress:
         self._rows = self._kept = 0
 
     def begin(self, total_units: int, skipped_units: int = 0) -> None:
-        """Set how many units there are and how many of them need no work; start the clock."""
+        """Set the number of units and of those that need no work, and start the clock."""
         with self._lock:
             self.total_units = total_units
             self._skipped, self._done, self._rows, self._kept = skipped_units, 0, 0, 0
@@ -52,7 +52,7 @@ class Progress:
         self._show()
 
     def advance(self, rows: int, kept: int | None = None, units: int = 1) -> None:
-        """Count finished units, the rows they read and how many of these they kept (None: all)."""
+        """Count finished units, the rows that they read and the rows that they kept (None: all of them)."""
         with self._lock:
             self._done += units
             self._rows += rows

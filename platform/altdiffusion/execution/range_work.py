@@ -1,4 +1,4 @@
-"""The base of works that make a dataset: it opens versions, reads a unit's rows and writes the results."""
+"""The bases of works: they open versions, read the rows of a unit and write what comes of them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,16 @@ from altdiffusion.storage.ledger import UnitRecord, count, total
 from altdiffusion.storage.shards import ROW_GROUP_ROWS
 
 
-class RangeWork(UnitWork):
-    """A work whose units are row ranges of published versions, and whose rows go to one dataset.
+class RangeReader:
+    """A reader of units that are parts of published versions.
 
     Args:
         lake: URI of the lake.
-        dataset: name of the dataset that the units make.
     """
 
-    def __init__(self, *, lake: str, dataset: str) -> None:
-        self.lake, self.dataset = lake, dataset
+    def __init__(self, *, lake: str) -> None:
+        self.lake = lake
         self._versions: dict[str, Version] = {}
-
-    def setup(self) -> None:
-        """Load what `run` needs, once per worker; this base needs nothing."""
-
-    @property
-    def output(self) -> Dataset:
-        """The dataset that the units make."""
-        return Lake(self.lake).dataset(self.dataset)
 
     def version(self, ref: str) -> Version:
         """Return a version by its reference; each is opened once per worker."""
@@ -49,10 +40,31 @@ class RangeWork(UnitWork):
         return self.version_of(unit).read_shard(int(unit.payload["shard"])).slice(start, stop - start)
 
     def bucket_of(self, unit: Unit) -> list[int]:
-        """Return the numbers of the shards with rows in them of a unit that `plan_buckets` made."""
+        """Return the numbers of the shards that a unit of `plan_buckets` reads, without the empty ones."""
         shards = self.version_of(unit).shards
         places = range(int(unit.payload["bucket"]), len(shards), int(unit.payload["buckets"]))
         return [place for place in places if shards[place].rows]
+
+
+class RangeWork(RangeReader, UnitWork):
+    """A work whose units are parts of published versions, and whose rows go to one dataset.
+
+    Args:
+        lake: URI of the lake.
+        dataset: name of the dataset that the units make.
+    """
+
+    def __init__(self, *, lake: str, dataset: str) -> None:
+        super().__init__(lake=lake)
+        self.dataset = dataset
+
+    def setup(self) -> None:
+        """Load what `run` needs, once per worker; this base needs nothing."""
+
+    @property
+    def output(self) -> Dataset:
+        """The dataset that the units make."""
+        return Lake(self.lake).dataset(self.dataset)
 
 
 def finish_unit(
@@ -69,11 +81,11 @@ def finish_unit(
     """Write the shards of a finished unit and return its record; the runner writes that into the ledger.
 
     Args:
-        accepted: one table per shard, in order; each is forgotten before the next is asked for. Empty ones leave no
-            shard unless `keep_empty`.
-        rejects: rows that were dropped, REJECTS tables of one shard; looked at last, so that a list may grow while
-            `accepted` is made.
-        keep_empty: write empty shards too, for pipeline steps where a shard's place in the list carries meaning.
+        accepted: one table per shard, in order; each is released before the next one is requested. An empty table
+            leaves no shard unless `keep_empty` is set.
+        rejects: dropped rows as REJECTS tables, written as one shard. They are read last, so that a list may grow
+            while `accepted` is consumed.
+        keep_empty: whether to write empty shards too, for pipeline steps where a shard's place carries meaning.
         row_group_rows: rows per row group of the shards; `NARROW_GROUP_ROWS` suits rows without images.
         tally: counts the accepted rows of a table (`curation.tally`); only for pipeline steps of few units.
     """

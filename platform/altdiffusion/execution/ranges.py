@@ -1,4 +1,4 @@
-"""Units that read a published version: row ranges of its shards, or buckets that its units were split into."""
+"""Plans of units that read a published version: row ranges of its shards, or buckets of a hash exchange."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def new_unit(
 
     Args:
         index: the unit's place in the input order.
-        reads: digests and row numbers, never a path: the id holds their hash.
-        payload: what else the worker needs.
-        name: comes before the hash in the id, for people.
+        reads: digests and row numbers, never a path; the id holds their hash.
+        payload: whatever else the worker needs.
+        name: text in front of the hash in the id, for people.
         digest_of: what the input digest covers, where that is not `reads`.
     """
     short = files.sha256_hex(files.canonical_json(list(reads)))[:16]
@@ -30,10 +30,10 @@ def new_unit(
 
 
 def plan_ranges(version: Version, rows_per_unit: int, *inputs: str) -> list[Unit]:
-    """Divide every shard of a version into units of at most `rows_per_unit` rows, in input order.
+    """Return units of at most `rows_per_unit` rows that cover every shard of a version, in input order.
 
     Args:
-        inputs: digests of what else decides the units' results and is not in a config: of a model, for example.
+        inputs: digests of whatever else decides the units' results and is not in a config, such as a model's.
     """
     units: list[Unit] = []
     for number, shard in enumerate(version.shards):
@@ -47,8 +47,8 @@ def plan_ranges(version: Version, rows_per_unit: int, *inputs: str) -> list[Unit
 def plan_buckets(version: Version, buckets: int, *inputs: str, chosen: range | None = None) -> list[Unit]:
     """Return one unit per bucket of a hash exchange.
 
-    Every unit of the previous pipeline step wrote one shard per bucket, in bucket order, empty ones included. So the
-    unit of bucket b reads shards b, b + buckets, b + 2 buckets, … and nothing else, and decides on its own.
+    Every unit of the previous pipeline step wrote one shard per bucket, in bucket order, empty ones included. The unit
+    of bucket b therefore reads shards b, b + buckets, b + 2 buckets, … and nothing else, and decides alone.
 
     Args:
         inputs: as for `plan_ranges`.

@@ -1,4 +1,4 @@
-"""Runs units that are not in the ledger yet, here or on Ray Data, and returns all records in unit order."""
+"""Runs the units that a ledger lacks, in this process or on Ray Data, and records them."""
 
 from __future__ import annotations
 
@@ -6,73 +6,85 @@ import json
 import pickle
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution import cluster
 from altdiffusion.execution.progress import Progress
-from altdiffusion.execution.units import Backend, Pool, Resources, Unit, UnitWork, Unsettled
-from altdiffusion.storage.documents import Document
+from altdiffusion.execution.units import Backend, MultiOutputWork, Pool, Resources, Unit, Unsettled, Work
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 
 MAX_RETRIES = 2
-"""How often a unit is tried again after its worker died."""
+"""How often a unit is handed out again after its worker died."""
 MAX_RESTARTS = 100
-"""How often a worker of the pool is replaced; in days of work, nodes come and go regardless of the units."""
+"""How often one place of the pool is filled again: nodes come and go in days of work, whatever the units do."""
 MAX_BLOCKS = 10_000
 UNSETTLED_UNITS = 4
-"""How many units in a row may be unsettled, or two per worker, before the job stops."""
+"""Number of unsettled units in a row, or two per worker if that is more, after which the job may stop."""
 UNSETTLED_ROWS = 128
-"""The number of rows that must have been tried in them, since small units prove little."""
+"""Number of rows that must have been tried in them, because a few rows prove little."""
+
+Ledgers = Mapping[str, Ledger]
+"""The ledger of each output that is wanted, by the name of its dataset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A unit that every ledger has a record of."""
+
+    unit_id: str
+    rows_in: int
+    rows_out: int | None
+    """Number of accepted rows; None where there are several outputs, each with a number of its own."""
 
 
 def run_units(
-    work: UnitWork,
+    work: Work,
     units: Sequence[Unit],
-    ledger: Ledger,
+    ledgers: Ledgers,
     *,
     backend: Backend,
     pool: Pool | None = None,
     resources: Resources | None = None,
     progress: Progress,
-) -> list[UnitRecord]:
-    """Run `units`; those that the ledger holds are not run again.
+) -> None:
+    """Run units until every ledger has a record of each of them; what is recorded is not made again.
 
-    Killed at any moment and run again with the same units, it returns the same records: a unit's record is written
-    after its shards, by the worker that made them.
+    A unit's records are written after its shards, by the worker that made them. Killed at any moment and started again
+    with the same units, the ledgers end with the same records.
 
-    Units that are `Unsettled` leave no record. They are tried once more each time others have been recorded, which
-    ends: a turn in which none was recorded is the last one. Several of them in a row end it at once.
+    Units that are `Unsettled` leave no record. They are tried again after each turn in which others were recorded; a
+    turn in which none was recorded is the last one. Several of them in a row end the work at once.
 
     Args:
         work: what to do; it travels to the workers by pickle.
-        units: descriptors, with distinct ids.
-        ledger: of the dataset and config fingerprint that the units belong to.
+        units: descriptions with distinct ids.
+        ledgers: one ledger per output, each of the config fingerprint that the units belong to. A work with one output
+            needs exactly one.
         backend: "inline" runs in this process, "ray" on a pool of workers (`cluster.connect` first).
-        pool: how many workers; ignored inline.
+        pool: number of workers; ignored inline.
         resources: what one worker takes; ignored inline.
         progress: shown while units run.
 
     Raises:
-        AltDiffusionError: as raised by the work, or a worker process died again and again.
-        Unsettled: of all units that stayed unsettled, or of those in a row.
+        AltDiffusionError: raised by the work, or worker processes died several times in a row.
+        Unsettled: the sum of all units that stayed unsettled, or of those in a row.
     """
     if len({unit.id for unit in units}) != len(units):
         raise ValueError("unit ids are not distinct")
-    known = ledger.all()
-    records = {unit.id: known[unit.id] for unit in units if unit.id in known}
-    pending = [unit for unit in units if unit.id not in records]
-    progress.begin(len(units), len(records))
+    done = set.intersection(*(ledger.done_ids() for ledger in ledgers.values()))
+    pending = [unit for unit in units if unit.id not in done]
+    progress.begin(len(units), len(units) - len(pending))
     pool = pool or Pool()
     in_a_row = max(UNSETTLED_UNITS, 2 * pool.max_size if backend == "ray" else 0)
-    if pending and backend == "inline":
-        work.setup()
+    worker = Worker(work, ledgers)
     while pending:
         results = (
-            _inline(work, pending, ledger)
+            _inline(worker, pending)
             if backend == "inline"
-            else _on_ray(work, pending, ledger, pool, resources or Resources())
+            else _on_ray(worker, pending, pool, resources or Resources())
         )
         unsettled: list[Unsettled] = []
         since: list[Unsettled] = []
@@ -85,13 +97,11 @@ def run_units(
                         raise _together(since)
                     continue
                 since = []
-                records[result.unit_id] = result
                 progress.advance(result.rows_in, result.rows_out)
         if unsettled and len(unsettled) == len(pending):
             raise _together(unsettled)
         open_ids = {one.unit_id for one in unsettled}
         pending = [unit for unit in pending if unit.id in open_ids]
-    return [records[unit.id] for unit in units]
 
 
 def _together(unsettled: Sequence[Unsettled]) -> Unsettled:
@@ -103,58 +113,77 @@ def _together(unsettled: Sequence[Unsettled]) -> Unsettled:
     )
 
 
-def _inline(work: UnitWork, units: Sequence[Unit], ledger: Ledger) -> Iterator[UnitRecord | Unsettled]:
+class Worker:
+    """One process that finishes units: it sets the work up before its first unit, and writes the ledgers."""
+
+    def __init__(self, work: Work, ledgers: Ledgers) -> None:
+        self.ledgers = dict(ledgers)
+        self._work = work
+        self._ready = False
+
+    def finish(self, unit: Unit) -> Finished:
+        """Make what the ledgers lack of a unit, and record it in the order of the outputs.
+
+        A kill between two records loses nothing: the unit then runs again for the remaining outputs alone.
+        """
+        records = {name: ledger.get(unit.id) for name, ledger in self.ledgers.items()}
+        missing = [name for name, record in records.items() if record is None]
+        if missing and not self._ready:
+            self._work.setup()
+            self._ready = True
+        for name, made in self._run(unit, missing).items():
+            records[name] = self.ledgers[name].record(made)
+        known = [record for record in records.values() if record is not None]
+        return Finished(unit.id, known[0].rows_in, known[0].rows_out if len(known) == 1 else None)
+
+    def _run(self, unit: Unit, outputs: Sequence[str]) -> dict[str, UnitRecord]:
+        if not outputs:  # recorded by a worker that died since, or by another driver
+            return {}
+        work = self._work
+        made = work.run_outputs(unit, outputs) if isinstance(work, MultiOutputWork) else [work.run(unit)]
+        return dict(zip(outputs, made, strict=True))
+
+
+def _inline(worker: Worker, units: Sequence[Unit]) -> Iterator[Finished | Unsettled]:
     for unit in units:
         try:
-            record = work.run(unit)
+            finished = worker.finish(unit)
         except Unsettled as unsettled:
             yield unsettled
         else:
-            yield ledger.record(record)
+            yield finished
 
 
 class UnitActor:
-    """A worker of the Ray Data pool: loads its models once, then runs one unit after another.
+    """A worker of the Ray Data pool.
 
-    Rows in: {"unit": JSON text}; rows out: {"record": JSON text or None, "error": pickle or None}. An exception
-    travels as a value: Ray would wrap it, and would count it as a failure of its own.
+    Rows in: {"unit": JSON text}; rows out: {"finished": JSON text or None, "error": pickle or None}. An exception
+    travels as a value, because Ray would wrap it and count it as a failure of its own.
     """
 
-    def __init__(self, work: UnitWork, ledger: Ledger) -> None:
-        self._work = work
-        self._ledger = ledger
-        self._ready = False
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        out: dict[str, list[Any]] = {"record": [], "error": []}
+        out: dict[str, list[Any]] = {"finished": [], "error": []}
         for text in batch["unit"]:
             try:
-                out["record"].append(json.dumps(self._one(Unit(**json.loads(str(text)))).to_json()))
+                out["finished"].append(json.dumps(asdict(self._worker.finish(Unit(**json.loads(str(text)))))))
                 out["error"].append(None)
             except Exception as error:
-                out["record"].append(None)
+                out["finished"].append(None)
                 out["error"].append(_pack(error))
         return out
 
-    def _one(self, unit: Unit) -> UnitRecord:
-        done = self._ledger.get(unit.id)  # by the worker that died after recording, or by another driver
-        if done is not None:
-            return done
-        if not self._ready:
-            self._work.setup()
-            self._ready = True
-        return self._ledger.record(self._work.run(unit))
 
-
-def _on_ray(
-    work: UnitWork, units: Sequence[Unit], ledger: Ledger, pool: Pool, resources: Resources
-) -> Iterator[UnitRecord | Unsettled]:
-    if ledger.folder_uri.startswith("memory://"):
-        raise AltDiffusionError(
-            f"storage {ledger.folder_uri}",
-            "is the memory of one process, but Ray has several",
-            "use a folder or an object store, or the inline backend",
-        )
+def _on_ray(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources) -> Iterator[Finished | Unsettled]:
+    for ledger in worker.ledgers.values():
+        if ledger.folder_uri.startswith("memory://"):
+            raise AltDiffusionError(
+                f"storage {ledger.folder_uri}",
+                "is the memory of one process, but Ray has several",
+                "use a folder or an object store, or the inline backend",
+            )
     from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
     _check_capacity(resources)
@@ -163,9 +192,9 @@ def _on_ray(
     while waiting:
         left = len(waiting)
         try:
-            for record in _round(work, list(waiting.values()), ledger, pool, resources):
-                del waiting[record.unit_id]
-                yield record
+            for result in _round(worker, list(waiting.values()), pool, resources):
+                del waiting[result.unit_id]
+                yield result
         except GetTimeoutError:
             raise AltDiffusionError(
                 f"the pool's {pool.min_size} workers",
@@ -173,7 +202,7 @@ def _on_ray(
                 "look at the cluster's free resources (`ray status`), or ask for a smaller pool",
             ) from None
         except RayError as error:
-            # A node that went away, not a unit that kills its worker: what is left goes to a new pool.
+            # A node went away, which is not the fault of a unit: the remaining units go to a new pool.
             barren = barren + 1 if len(waiting) == left else 0
             if isinstance(error, ActorUnavailableError) and barren <= MAX_RETRIES:
                 continue
@@ -184,20 +213,18 @@ def _on_ray(
             ) from None
 
 
-def _round(
-    work: UnitWork, units: Sequence[Unit], ledger: Ledger, pool: Pool, resources: Resources
-) -> Iterator[UnitRecord | Unsettled]:
-    """Yield the results of these units as they arrive, from one Ray Data plan."""
+def _round(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources) -> Iterator[Finished | Unsettled]:
+    """Yield the result of each of these units from one Ray Data plan, in the order in which they end."""
     import ray.data
 
     items = [{"unit": json.dumps({"id": u.id, "index": u.index, "payload": dict(u.payload)})} for u in units]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # max_restarts has no other way in than the one that warns, in Ray 2.60
+        warnings.simplefilter("ignore")  # Ray 2.60 accepts max_restarts only in a way that warns
         results = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map_batches(
             UnitActor,
             batch_size=1,
             batch_format="numpy",
-            fn_constructor_kwargs={"work": work, "ledger": ledger},
+            fn_constructor_kwargs={"worker": worker},
             compute=ray.data.ActorPoolStrategy(
                 min_size=min(pool.min_size, len(units)), max_size=min(pool.max_size, len(units))
             ),
@@ -211,11 +238,11 @@ def _round(
         if row["error"] is not None:
             yield _unpack(row["error"])
         else:
-            yield UnitRecord.of_document(Document("a worker's record", json.loads(row["record"])))
+            yield Finished(**json.loads(row["finished"]))
 
 
 def _check_capacity(resources: Resources) -> None:
-    """Refuse a worker that does not fit into the embedded Ray: nothing scales up there, so it would wait for ever."""
+    """Refuse a worker that does not fit into the embedded Ray, which does not scale up: it would never start."""
     import ray
 
     if not cluster.is_embedded():
@@ -232,7 +259,7 @@ def _check_capacity(resources: Resources) -> None:
 
 
 def _pack(error: Exception) -> bytes:
-    """Return the exception, pickled, with its traceback as a note; one that does not pickle becomes a RuntimeError."""
+    """Return the pickled exception with its traceback as a note; one that cannot be pickled becomes a RuntimeError."""
     trace = "".join(traceback.format_exception(error))
     if not isinstance(error, AltDiffusionError | Unsettled):
         error.add_note(f"in a worker:\n{trace}")
@@ -247,8 +274,8 @@ def _pack(error: Exception) -> bytes:
 
 
 def _unpack(packed: bytes) -> Unsettled:
-    """Return the unsettled unit that was packed; any other exception is raised."""
-    error: Exception = pickle.loads(packed)  # made by our own worker, seconds ago
+    """Return the packed `Unsettled`, or raise any other exception that was packed."""
+    error: Exception = pickle.loads(packed)  # written by our own worker, seconds ago
     error.__cause__ = None
     if isinstance(error, Unsettled):
         return error

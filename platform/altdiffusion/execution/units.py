@@ -1,10 +1,10 @@
-"""What runs (a `UnitWork`), on what (a `Unit`) and where (a `Pool` of workers with `Resources` each)."""
+"""What runs (a `Work`), on what (a `Unit`) and where (a `Pool` of workers with `Resources` each)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from altdiffusion.storage.ledger import UNIT_ID, UnitRecord
 
@@ -13,14 +13,14 @@ Backend = Literal["ray", "inline"]
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """The smallest piece of work. Only descriptors travel, never rows."""
+    """The smallest piece of work. It describes rows and never holds them."""
 
     id: str
-    """Stable: made from the input's digest and the row range."""
+    """Stable identity: made from the input's digest and the row range."""
     index: int
-    """Its place in the input order."""
+    """Place in the input order."""
     payload: Mapping[str, Any] = field(default_factory=dict)
-    """Plain JSON: what a worker has to read."""
+    """Description of what a worker has to read, as plain JSON."""
 
     def __post_init__(self) -> None:
         if not UNIT_ID.fullmatch(self.id):
@@ -28,17 +28,17 @@ class Unit:
 
 
 class Unsettled(Exception):
-    """Raised by `UnitWork.run`: the place where the unit ran may have caused its result, so nothing of it is recorded.
+    """Raised by a work whose result may be due to the machine or network it ran on, so that nothing is recorded.
 
     Args:
-        unit_id: of the unit.
-        rows: that were tried.
-        accepted: of these.
-        reasons: of the others, counted.
+        unit_id: id of the unit.
+        rows: number of rows that were tried.
+        accepted: number of these rows that were accepted.
+        reasons: number of the other rows by reject reason.
     """
 
     def __init__(self, unit_id: str, rows: int, accepted: int, reasons: Mapping[str, int]) -> None:
-        super().__init__(unit_id, rows, accepted, dict(reasons))  # all in args: it pickles across Ray workers
+        super().__init__(unit_id, rows, accepted, dict(reasons))  # all of it in args, which pickling needs
         self.unit_id = unit_id
         self.rows = rows
         self.accepted = accepted
@@ -46,24 +46,46 @@ class Unsettled(Exception):
 
 
 class UnitWork(Protocol):
-    """One pipeline step's work on one unit.
+    """The work of a pipeline step with one output.
 
-    It is made on the driver and pickled to every worker, so its constructor only keeps descriptions (URIs, configs).
-    Everything is a function of the unit and of what the constructor got: a unit may run twice (a worker died, two
-    drivers race) and must then write the same bytes.
+    It is created on the driver and pickled to every worker, so its constructor only keeps descriptions (URIs, configs).
+    Everything is a function of the unit and of the constructor's arguments. A unit may run twice, because a worker died
+    or because two drivers race, and must then write the same bytes.
     """
 
     def setup(self) -> None:
-        """Load models and open connections: called once per worker, before its first unit."""
+        """Load models and open connections; called once per worker, before its first unit."""
 
     def run(self, unit: Unit) -> UnitRecord:
-        """Read the unit's input, write its shards and rejects, and return the record of what it made.
+        """Read the unit's input, write its shards and rejects, and return its record.
 
         The runner writes the ledger, after the shards.
 
         Raises:
             Unsettled: nothing is recorded, and the unit is tried again once others have been recorded.
         """
+
+
+@runtime_checkable
+class MultiOutputWork(Protocol):
+    """The work of a pipeline step with several outputs; all else is as for `UnitWork`."""
+
+    def setup(self) -> None:
+        """Load models and open connections; called once per worker, before its first unit."""
+
+    def run_outputs(self, unit: Unit, outputs: Sequence[str]) -> Sequence[UnitRecord]:
+        """Read the unit's input once, write its shards and rejects for some outputs, and return one record per output.
+
+        Args:
+            outputs: names of the datasets that have no record of the unit yet. What a unit leaves in one of them must
+                not depend on which others are made with it.
+
+        Raises:
+            Unsettled: nothing is recorded, and the unit is tried again once others have been recorded.
+        """
+
+
+Work = UnitWork | MultiOutputWork
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,8 @@
     <lake>/datasets/<name>/shards/<sha256>.parquet            content-addressed, never rewritten
     <lake>/datasets/<name>/rejects/<sha256>.parquet           dropped rows with a reason
     <lake>/datasets/<name>/ledger/<fingerprint>/<unit>.json   written after the unit's shards
-    <lake>/datasets/<name>/versions/<digest>/                 shards.parquet, then manifest.json completes the version
+    <lake>/datasets/<name>/versions/<digest>/                 made_by.json and shards.parquet, then manifest.json, which
+                                                              completes the version
     <lake>/datasets/<name>/head.json                          the digest that the bare name means
 
 The same inputs and config give the same digest, whatever was killed, retried, reordered or resized on the way.
@@ -26,7 +27,7 @@ from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.records import REJECTS, SCHEMAS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.documents import DIGEST, Document, read_document
+from altdiffusion.storage.documents import DIGEST, Document, optional_document, read_document
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
 
@@ -34,6 +35,8 @@ FORMAT = "altdiffusion-dataset-2"
 Role = Literal["shards", "rejects"]
 ROLES: tuple[Role, ...] = get_args(Role)
 """The folders of a dataset's Parquet files: accepted and rejected rows."""
+MADE_BY = "made_by.json"
+"""File next to a manifest that names the pipeline step; no digest covers it, and older versions have none."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{0,99}")
 _TABLE = pa.schema(
     [
@@ -121,6 +124,18 @@ class Version:
     def uri(self) -> str:
         """Folder of this version's manifest."""
         return files.within(self.folder_uri, "versions", self.ref.digest)
+
+    @functools.cached_property
+    def made_by(self) -> str | None:
+        """Name of the pipeline step that published the version, or "takedown"; None where no name was kept.
+
+        The name is for people: it is not part of what the digest covers, so that nothing may be made from it.
+
+        Raises:
+            AltDiffusionError: the file does not hold a plain name.
+        """
+        document = optional_document(files.within(self.uri, MADE_BY))
+        return None if document is None else document.name("pipeline_step")
 
     @functools.cached_property
     def _table(self) -> pa.Table:
@@ -256,11 +271,15 @@ class Dataset:
         parents: Sequence[Ref],
         config: Mapping[str, Any],
         fingerprint: str,
+        made_by: str | None = None,
         is_head: bool = True,
     ) -> Version:
         """Publish the version of these records (in any order) and, with `is_head`, make it the dataset's head.
 
         UnitRecord guarantees rows in = accepted + rejected for each unit; here the shards are counted again.
+
+        Args:
+            made_by: a plain name for people, of the pipeline step; it has no influence on the version's digest.
         """
         ordered = sorted(records, key=lambda record: record.index)
         accepted = [shard for record in ordered for shard in record.shards]
@@ -294,6 +313,8 @@ class Dataset:
             shards_table_sha256=files.sha256_hex(table_bytes),
         )
         version = Version(self.folder_uri, manifest)
+        if made_by is not None:
+            files.put_if_absent(files.join(version.uri, MADE_BY), files.canonical_json({"pipeline_step": made_by}))
         files.write_atomic(files.join(version.uri, "shards.parquet"), table_bytes)
         files.put_if_absent(files.join(version.uri, "manifest.json"), manifest.canonical())
         if is_head:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,9 +132,28 @@ class Ledger:
 
     def all(self) -> dict[str, UnitRecord]:
         """Return all records by unit id."""
+        found = self._get_each(sorted(self.done_ids()))
+        return {record.unit_id: record for record in found if record is not None}  # None: removed meanwhile
+
+    def of_units(self, unit_ids: Sequence[str]) -> list[UnitRecord]:
+        """Return the records of finished units, in the order of their ids here.
+
+        Raises:
+            AltDiffusionError: a unit is not recorded.
+        """
+        found = self._get_each(unit_ids)
+        if None in found:
+            missing = unit_ids[found.index(None)]
+            raise AltDiffusionError(
+                f"ledger {self.folder_uri}",
+                f"has no record of unit {missing}, which was finished; another process has removed it",
+                "run the job again when no other one writes to this dataset",
+            )
+        return [record for record in found if record is not None]
+
+    def _get_each(self, unit_ids: Sequence[str]) -> list[UnitRecord | None]:
         with ThreadPoolExecutor(16) as pool:
-            records = list(pool.map(self.get, sorted(self.done_ids())))
-        return {record.unit_id: record for record in records if record is not None}  # None: removed meanwhile
+            return list(pool.map(self.get, unit_ids))
 
     def _read(self, unit_id: str) -> UnitRecord:
         uri = self._uri(unit_id)

@@ -107,6 +107,7 @@ def remove(
         parents=[before.ref, Ref("blocklist", REASON, list_sha256)],
         config=config,
         fingerprint=files.sha256_hex(files.canonical_json(config)),
+        made_by=REASON,
         is_head=moves,
     )
     return Removal(

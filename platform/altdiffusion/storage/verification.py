@@ -14,7 +14,7 @@ from itertools import islice
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.dataset import ROLES, Dataset, Lake, Version
+from altdiffusion.storage.dataset import MADE_BY, ROLES, Dataset, Lake, Version
 from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.shards import ShardInfo
 
@@ -76,14 +76,14 @@ def verify(dataset: Dataset, prefix: str = "", *, threads: int = THREADS) -> Che
 
 
 def damages_of(version: Version, *, threads: int = THREADS) -> list[Damage]:
-    """Return the damages in the table of shards, the shards, and the ledger of a version with a valid manifest."""
+    """Return the damages in everything but the manifest of a version whose manifest is valid."""
     try:
         infos = [(role, info) for role in ROLES for info in version.infos(role)]
     except AltDiffusionError as error:  # without the table of shards, the files that it names are unknown
         uri = files.join(version.uri, "shards.parquet")
         return [Damage(uri=uri, problem=error.problem, forget=version.uri, below=version.folder_uri)]
     ledger = Ledger(files.within(version.folder_uri, "ledger", version.manifest.fingerprint))
-    damages: list[Damage] = []
+    damages = _made_by(version)
     with ThreadPoolExecutor(threads) as pool:
         tasks = ((files.within(version.folder_uri, role), info) for role, info in infos)
         while batch := list(islice(tasks, 64 * threads)):  # a future holds more than a row of the table
@@ -148,6 +148,15 @@ def _manifest(dataset: Dataset, digest: str, folder: str) -> Damage | None:
         problem = "its SHA-256 is not its version's digest"
         return Damage(uri=uri, problem=problem, forget=folder, below=dataset.folder_uri)
     return None
+
+
+def _made_by(version: Version) -> list[Damage]:
+    uri = files.join(version.uri, MADE_BY)
+    try:
+        _ = version.made_by
+    except AltDiffusionError as error:
+        return [Damage(uri=uri, problem=error.problem, forget=uri, below=version.folder_uri)]
+    return []
 
 
 def _shard(task: tuple[str, ShardInfo]) -> Damage | None:

@@ -1,8 +1,8 @@
-"""Aspect-ratio buckets: shapes of about one area, of which an image takes the one nearest to its own.
+"""Aspect-ratio buckets: shapes of about the same area. An image goes to the shape nearest to its own.
 
-The list follows NovelAI's published rule ("Aspect ratio bucketing", 2022): for each width that is a multiple of
-`step`, the largest height that is one and keeps the area at or below resolution squared; and the same turned round.
-An image is then cropped by a few percent on average where a square would cost it a third.
+The list follows NovelAI's published rule ("Aspect ratio bucketing", 2022). For each width that is a multiple of `step`,
+it has the largest height that is also a multiple and keeps the area at or below resolution squared, and the same with
+width and height exchanged. An image then loses a few percent on average, where a square crop would cost it a third.
 
 Shapes are (W, H), pixels.
 """
@@ -19,10 +19,10 @@ from altdiffusion.diffusion.image_crop import Size
 
 @functools.cache
 def bucket_sizes(resolution: int, step: int, max_aspect: float) -> tuple[Size, ...]:
-    """Return the buckets from the tallest to the widest; of several with one shorter side, the one of the largest area.
+    """Return the buckets, from the tallest to the widest; of several with the same shorter side, the largest one.
 
     Raises:
-        ValueError: the resolution is not a multiple of `step`, so the square would not be among them.
+        ValueError: the resolution is not a multiple of `step`, so that the square would not be a bucket.
     """
     if resolution % step:
         raise ValueError(f"a resolution of {resolution} is not a multiple of the buckets' step of {step}")
@@ -38,10 +38,10 @@ def bucket_sizes(resolution: int, step: int, max_aspect: float) -> tuple[Size, .
 def nearest(
     sizes: tuple[Size, ...], widths: npt.NDArray[np.int64], heights: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.intp]:
-    """Return the number of the bucket whose aspect ratio is nearest to each image's, as a ratio of ratios, [images].
+    """Return the number of the bucket whose aspect ratio is nearest to each image's, int [images].
 
-    |log(w / h) - log(W / H)| treats tall and wide alike; of two equally near buckets the first is returned.
+    The distance |log(w / h) - log(W / H)| treats tall and wide alike. Of two equally near buckets, the first is taken.
     """
     aspects = np.log(np.array([width / height for width, height in sizes]))
-    found: npt.NDArray[np.intp] = np.abs(np.log(widths / heights)[:, None] - aspects).argmin(axis=1)
-    return found
+    numbers: npt.NDArray[np.intp] = np.abs(np.log(widths / heights)[:, None] - aspects).argmin(axis=1)
+    return numbers

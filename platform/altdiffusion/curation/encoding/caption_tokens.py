@@ -1,7 +1,8 @@
 """Captions as token ids: what the text encoder will read, and nothing else.
 
-The published multilingual shards carry the caption and its language in one field, `caption\\tlang`, and the released
-training code hands the whole field to the encoder. Select takes the suffix off; none can pass here.
+The published multilingual shards have the caption and its language in one field, `caption\\tlang`, and the released
+training code passes the whole field to the encoder. Select removes the suffix, and a caption that still has it is
+refused here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from altdiffusion.errors import AltDiffusionError
 
 
 def open_tokenizer(folder: str, name: str) -> Any:
-    """Return the tokenizer of a local folder; `name` is what errors call it.
+    """Return the tokenizer of a local folder; `name` is its name in errors.
 
     Raises:
         AltDiffusionError: it cannot be opened with transformers' own classes.
@@ -30,12 +31,13 @@ def open_tokenizer(folder: str, name: str) -> Any:
 
 
 def token_ids(tokenizer: Any, captions: list[str], max_length: int) -> pa.Array:
-    """Token ids of each caption, padded and truncated to `max_length`; list<int32>.
+    """Return the token ids of each caption, padded and truncated to `max_length`; list<int32>.
 
     Raises:
-        AltDiffusionError: a caption still holds the tab that published data puts before a language code.
+        AltDiffusionError: a caption still holds the tab that published data puts before a language code, or the
+            tokenizer does not pad.
     """
-    from altdiffusion.diffusion.text_encoder import check_captions  # with torch, which planning need not wait for
+    from altdiffusion.diffusion.text_encoder import check_captions  # imports torch, which planning need not wait for
 
     check_captions(captions)
     if not captions:

@@ -1,14 +1,11 @@
 """Encode: images -> latents and token ids, for one resolution or shape or for several in one pass.
 
-A pass reads and decodes an image once and cuts a piece for each `Target` that takes the row. A row's latent depends
-on the image, its row id and the config: on no unit, neighbour or order, but for a last bit of float16 that a kernel
-may round differently at another place of a micro-batch; and on nothing else that the pass makes. Text is stored as
-token ids: the encoder's output would be ten times the latent.
+A pass reads and decodes an image once and crops it for each `Target` that takes the row. A row's latent depends on the
+image, its row id and the config alone. It does not depend on the unit, its neighbours, the order or the other targets,
+except for the last bit of float16, which a kernel may round differently at another place of a micro-batch. Text is
+stored as token ids, because the text encoder's output would be ten times as large as the latent.
 
-Exactly once: each target is a dataset with a ledger of its own, and units have the same ids in all of them. A pass
-over a unit writes the other targets' shards and records first (put-if-absent) and leaves its own record to the
-runner; killed in between, it finds what is recorded and makes the rest. The other targets' pipeline steps then find
-every unit done; where one has lost a file, its own pipeline step makes that unit alone.
+Each target is an output of the pipeline step, with a ledger of its own (`execution.units.MultiOutputWork`).
 """
 
 from __future__ import annotations
@@ -33,15 +30,15 @@ from altdiffusion.curation.rejects import BUCKET, DECODE, RESOLUTION, Reason, re
 from altdiffusion.curation.scoring.scored import REASONS, Scored, failing, row_detail
 from altdiffusion.diffusion.image_crop import Size, Unreadable, crop, offsets, open_rgb
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.range_work import RangeReader, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
-from altdiffusion.execution.units import Unit
+from altdiffusion.execution.units import MultiOutputWork, Unit
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import Ledger, UnitRecord
+from altdiffusion.storage.ledger import UnitRecord
 
-Piece = tuple[npt.NDArray[np.uint8], tuple[int, int]]
-"""What was cut out of an image, uint8 [H, W, 3], and where: top and left in the resized image."""
+Crop = tuple[npt.NDArray[np.uint8], tuple[int, int]]
+"""The crop of an image, uint8 [H, W, 3], and its offsets: top and left in the resized image, pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +46,23 @@ class Target:
     """A dataset of latents that a pass makes."""
 
     dataset: str
-    fingerprint: str
-    """Fingerprint of its pipeline step: names its ledger."""
     resolution: int
     filter: FilterConfig = FilterConfig()
     size: Size | None = None
-    """Width and height of what is cut out, one of `buckets`; None is the square."""
+    """Width and height of the crop, one of `buckets`; None is the square."""
     buckets: tuple[Size, ...] = ()
-    """All shapes of the resolution: an image goes to the nearest of them only."""
+    """All shapes of the resolution; an image goes to the nearest one only."""
     mirrored: bool = False
-    """Left and right exchanged before the VAE, which is not what exchanging them in a latent would give."""
+    """Whether left and right are exchanged before the VAE; mirroring the latent would give another result."""
 
     @property
-    def cut(self) -> Size:
-        """Width and height of what is cut out, pixels."""
+    def crop_size(self) -> Size:
+        """Width and height of the crop, pixels."""
         return self.size or (self.resolution, self.resolution)
 
 
 def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Version | None = None) -> list[Unit]:
-    """Return units of an images version, with their scores; `models` name the VAE and the tokenizer."""
+    """Return units of an images version and of its scores; `models` are the references of VAE and tokenizer."""
     if scores is None:
         return plan_ranges(images, rows_per_unit, *models)
     units = plan_ranges(images, rows_per_unit, str(scores.ref), *models)
@@ -75,10 +70,10 @@ def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Versi
 
 
 def check_stored_size(lake: Lake, images: Version, resolution: int) -> None:
-    """Return whether images were stored large enough for a resolution, as far as the version's history states.
+    """Refuse images that were stored too small for a resolution, as far as the version's history states.
 
     Raises:
-        AltDiffusionError: they, or those of a version it was made from, were resized to less.
+        AltDiffusionError: the images, or those of a version that they were made from, were resized to less.
     """
     waiting = [images]
     while waiting:
@@ -96,39 +91,32 @@ def check_stored_size(lake: Lake, images: Version, resolution: int) -> None:
             )
 
 
-class EncodeWork(RangeWork):
-    """The work on a row range of images for the first target and, in passing, for the others."""
+class EncodeWork(RangeReader, MultiOutputWork):
+    """The work on a row range of images, for one target or several."""
 
     def __init__(self, *, lake: str, targets: Sequence[Target], config: EncodeConfig) -> None:
-        super().__init__(lake=lake, dataset=targets[0].dataset)
-        self.targets, self.config = tuple(targets), config
+        super().__init__(lake=lake)
+        self.targets, self.config = {target.dataset: target for target in targets}, config
         self._scored: dict[str, Scored] = {}
         self._encoder: LatentEncoder | None = None
         self._tokenizer: Any = None
 
     def setup(self) -> None:
-        """Load the VAE and the tokenizer; note in the lake which VAE it is, for runs that train on its latents."""
+        """Load the VAE and the tokenizer, and note in the lake which VAE it is, for runs that train on its latents."""
         self._encoder = LatentEncoder(self.config)
         self._encoder.identity.note(self.lake, self.config.vae_digest or folder_digest(self.config.vae))
         folder = check_folder(self.config.tokenizer, self.config.tokenizer_digest)
         self._tokenizer = open_tokenizer(folder, self.config.tokenizer)
 
-    def run(self, unit: Unit) -> UnitRecord:
-        """Encode and write one unit; images smaller than the resolution are rejected, never enlarged."""
+    def run_outputs(self, unit: Unit, outputs: Sequence[str]) -> list[UnitRecord]:
+        """Encode and write one unit for some targets; images smaller than a resolution are rejected, never enlarged."""
         if self._encoder is None:
             raise RuntimeError("setup() has not been called")
-        own, *others = self.targets
-        targets = [own, *(target for target in others if self._ledger(target).get(unit.id) is None)]
         images = self.rows_of(unit)
         scores = self._scores(unit, images)
-        trays = [_Tray(target, images, scores, self._encoder) for target in targets]
+        trays = [_Tray(self.targets[name], images, scores, self._encoder) for name in outputs]
         self._fill(images, trays)
-        for tray in trays[1:]:
-            self._ledger(tray.target).record(self._finish(unit, images, scores, tray))
-        return self._finish(unit, images, scores, trays[0])
-
-    def _ledger(self, target: Target) -> Ledger:
-        return Lake(self.lake).dataset(target.dataset).ledger(target.fingerprint)
+        return [self._finish(unit, images, scores, tray) for tray in trays]
 
     def _scores(self, unit: Unit, images: pa.Table) -> pa.Table | None:
         ref = unit.payload.get("scores")
@@ -139,29 +127,29 @@ class EncodeWork(RangeWork):
         return self._scored[ref].of_rows(images, int(unit.payload["shard"]), int(unit.payload["start"]))
 
     def _fill(self, images: pa.Table, trays: Sequence[_Tray]) -> None:
-        """Decode each image that any tray takes, once, and lay its pieces on the trays."""
+        """Decode each image that any tray takes, once, and add its crops to the trays."""
         where, bodies = offsets(self.config.seed, images["sample_id"].to_numpy()), images["image"]
         rows = np.flatnonzero(np.any([tray.takes for tray in trays], axis=0)).tolist()
 
-        def prepare(row: int) -> list[Piece | None] | Unreadable:
+        def prepare(row: int) -> list[Crop | None] | Unreadable:
             try:
                 rgb = open_rgb(bodies[row].as_py())
             except Unreadable as unreadable:
                 return unreadable
-            sizes = {tray.target.cut for tray in trays if tray.takes[row]}  # a mirrored one is cut once
-            pieces = {size: crop(rgb, size, where[row]) for size in sizes}
-            return [pieces[tray.target.cut] if tray.takes[row] else None for tray in trays]
+            sizes = {tray.target.crop_size for tray in trays if tray.takes[row]}  # also for a mirrored target, once
+            crops = {size: crop(rgb, size, where[row]) for size in sizes}
+            return [crops[tray.target.crop_size] if tray.takes[row] else None for tray in trays]
 
         prepared = ahead(prepare, rows, threads=self.config.threads, depth=2 * self.config.micro_batch)
-        for row, pieces in zip(rows, prepared, strict=True):
-            if isinstance(pieces, Unreadable):
+        for row, crops in zip(rows, prepared, strict=True):
+            if isinstance(crops, Unreadable):
                 for tray in trays:
                     if tray.takes[row]:
-                        tray.drop(row, DECODE, str(pieces))
+                        tray.drop(row, DECODE, str(crops))
                 continue
-            for tray, piece in zip(trays, pieces, strict=True):
-                if piece is not None:
-                    tray.lay(row, *piece)
+            for tray, cropped in zip(trays, crops, strict=True):
+                if cropped is not None:
+                    tray.add(row, *cropped)
         for tray in trays:
             tray.flush()
 
@@ -186,47 +174,48 @@ class EncodeWork(RangeWork):
         for name, value in zip(("channels", "height", "width"), tray.shape, strict=True):
             columns[name] = pa.array(np.full(count, value, np.int16))
         columns["resolution"] = pa.array(np.full(count, tray.target.resolution, np.int32))
-        crops = np.array(tray.crops, np.int32).reshape(-1, 2)
-        columns["crop_top"], columns["crop_left"] = pa.array(crops[:, 0]), pa.array(crops[:, 1])
+        top_left = np.array(tray.offsets, np.int32).reshape(-1, 2)
+        columns["crop_top"], columns["crop_left"] = pa.array(top_left[:, 0]), pa.array(top_left[:, 1])
         columns["token_ids"] = token_ids(self._tokenizer, kept["caption"].to_pylist(), self.config.max_length)
         columns["aesthetic"] = _aesthetic(images, scores).take(rows)
         return pa.table([columns[field.name] for field in LATENTS], schema=LATENTS)
 
 
 def _aesthetic(images: pa.Table, scores: pa.Table | None) -> pa.ChunkedArray:
-    """Return aesthetic V1 as scored; where it was not, what came with the images."""
+    """Return the scored aesthetic V1, or the value that came with the images where it was not scored."""
     if scores is not None and "aesthetic_v1" in scores.column_names:
         return scores["aesthetic_v1"]
     return pc.coalesce(images["aesthetic_score"], images["aesthetic"])
 
 
 class _Tray:
-    """The rows of a unit that one target takes, on their way through the VAE: a micro-batch at a time."""
+    """The rows of a unit that one target takes, on their way through the VAE, one micro-batch at a time."""
 
     def __init__(self, target: Target, images: pa.Table, scores: pa.Table | None, encoder: LatentEncoder) -> None:
         self.target = target
         self.dropped: dict[int, tuple[Reason, str]] = {}
-        """Reason and detail by row; a row has one reason, the first that applies."""
+        """Reason and detail by row; a row has one reason, the first one that applies."""
         self.rows: list[int] = []
-        self.crops: list[tuple[int, int]] = []
+        self.offsets: list[tuple[int, int]] = []
+        """Top and left of each crop, pixels."""
         self.latents: list[pa.Array] = []
         self.shape: tuple[int, ...] = (0, 0, 0)
-        """C, H, W, once a latent is made."""
+        """C, H, W of the latents, once one is made."""
         self._encoder, self._sample_ids = encoder, images["sample_id"].to_numpy()
         self._pixels: list[npt.NDArray[np.uint8]] = []
         self._sift(images, scores)
         self.takes = np.ones(images.num_rows, np.bool_)
-        """Whether each row gets this far."""
+        """Whether each row is decoded for this target."""
         self.takes[list(self.dropped)] = False
 
     def _sift(self, images: pa.Table, scores: pa.Table | None) -> None:
-        target, (width, height) = self.target, self.target.cut
+        target, (width, height) = self.target, self.target.crop_size
         wide, high = (images[f"stored_{side}"].to_numpy().astype(np.int64) for side in ("width", "height"))
         if target.buckets:
             number = nearest(target.buckets, wide, high)
             for row in np.flatnonzero(number != target.buckets.index((width, height))).tolist():
                 self.dropped[row] = (BUCKET, f"nearest to {'{} x {}'.format(*target.buckets[number[row]])}")
-        # An image that download enlarged is a small one: both sizes count.
+        # An image that the download enlarged is a small one, so both sizes count.
         original = [images[f"original_{side}"].to_numpy() for side in ("width", "height")]
         short = np.minimum.reduce([wide, high, *original])
         for row in np.flatnonzero((wide < width) | (high < height) | (short < min(width, height))).tolist():
@@ -237,19 +226,19 @@ class _Tray:
                 self.dropped.setdefault(row, (REASONS[name], row_detail(scores, name, row)))
 
     def drop(self, row: int, reason: Reason, detail: str) -> None:
-        """Reject a row that this target was to take."""
+        """Reject a row that this target was going to take."""
         self.dropped[row] = (reason, detail)
 
-    def lay(self, row: int, pixels: npt.NDArray[np.uint8], crop: tuple[int, int]) -> None:
-        """Take the next row's piece, uint8 [H, W, 3]."""
+    def add(self, row: int, pixels: npt.NDArray[np.uint8], top_left: tuple[int, int]) -> None:
+        """Add the next row's crop, uint8 [H, W, 3], and its offsets."""
         self.rows.append(row)
-        self.crops.append(crop)
+        self.offsets.append(top_left)
         self._pixels.append(pixels[:, ::-1] if self.target.mirrored else pixels)
         if len(self._pixels) == self._encoder.config.micro_batch:
             self.flush()
 
     def flush(self) -> None:
-        """Encode the pieces on the tray."""
+        """Encode the crops that wait."""
         if not self._pixels:
             return
         latents = self._encoder.encode(np.stack(self._pixels), self._sample_ids[self.rows[-len(self._pixels) :]])

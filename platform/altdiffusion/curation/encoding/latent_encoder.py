@@ -1,8 +1,8 @@
-"""An image's latent: what was cut out of it through the VAE's encoder.
+"""The latent of an image: its crop, passed through the VAE's encoder.
 
-The image is resized and cut at a keyed place (`diffusion.image_crop`), and the latent is stored, scaled by the VAE's
-factor: the distribution's mean (`mode`) or a keyed sample of it. Crop and noise depend on (seed, sample_id) alone,
-and the VAE always sees a full micro-batch.
+The image is resized and cropped at keyed offsets (`diffusion.image_crop`). What is stored is the mean of the VAE's
+distribution (`mode`) or a keyed sample of it, scaled by the VAE's factor. Offsets and noise depend on (seed, sample_id)
+alone, and the VAE always sees a full micro-batch.
 
 Shapes: B images of W x H pixels, C x h x w latent.
 """
@@ -20,7 +20,7 @@ from altdiffusion.errors import AltDiffusionError
 
 
 class LatentEncoder:
-    """The VAE's encoder."""
+    """The encoder of a VAE, on its device and ready to run."""
 
     def __init__(self, config: EncodeConfig) -> None:
         import torch
@@ -34,13 +34,15 @@ class LatentEncoder:
         self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
         self._vae: Any = load_autoencoder(folder)
         self.identity = Autoencoder.of(self._vae)
-        self._vae.decoder = torch.nn.Identity()  # half of the weights, and never used here
+        self._vae.decoder = torch.nn.Identity()  # half of the weights, never used here
         self._vae.to(self._device, self._dtype).eval()
 
     def encode(self, pixels: npt.NDArray[np.uint8], sample_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-        """Return latents, float16 [B, C, h, w], of up to a micro-batch of images, uint8 [B, H, W, 3].
+        """Return the latents, float16 [B, C, h, w], of at most a micro-batch of images.
 
-        The row ids, int64 [B], key the noise of a sample.
+        Args:
+            pixels: uint8 [B, H, W, 3].
+            sample_ids: row ids, int64 [B], the keys of the noise.
 
         Raises:
             AltDiffusionError: a latent is not finite.
@@ -52,8 +54,8 @@ class LatentEncoder:
         full[:count] = pixels
         with torch.inference_mode():
             mean, std = (part[:count].cpu() for part in moments(self._vae, torch.from_numpy(full).to(self._device)))
-            found = scaled(self._vae, mean, std, config.latent, seed=config.seed, keys=torch.tensor(sample_ids))
-        if not bool(torch.isfinite(found).all()):
+            latents = scaled(self._vae, mean, std, config.latent, seed=config.seed, keys=torch.tensor(sample_ids))
+        if not bool(torch.isfinite(latents).all()):
             raise AltDiffusionError("autoencoder", "made a latent that is not finite", "use float32, or another VAE")
-        half: npt.NDArray[np.float16] = found.numpy().astype(np.float16)
+        half: npt.NDArray[np.float16] = latents.numpy().astype(np.float16)
         return half
