@@ -6,11 +6,13 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.generate_work import decode_images, images_folder
 from altdiffusion.generation.model import resolve_model
+from altdiffusion.records import PROMPT_ROW
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake, training_lake
@@ -26,7 +28,10 @@ def test_every_prompt_becomes_one_image(lake: str) -> None:
     version = generation_lake.generate(lake, generation_lake.config(lake))
     rows = version.read().to_pylist()
     prompts = Lake(lake).version("prompts").read().to_pylist()
-    assert [{name: row[name] for name in prompts[0]} for row in rows] == prompts
+    identity = [field.name for field in PROMPT_ROW]
+    assert [{name: row[name] for name in identity} for row in rows] == [
+        {name: prompt[name] for name in identity} for prompt in prompts
+    ]
     assert version.manifest.rows_by_language == {"de": 10, "en": 10, "ja": 10}
     for row in rows:
         assert row["image_sha256"] == hashlib.sha256(row["image"]).hexdigest()
@@ -98,8 +103,21 @@ def test_a_size_that_the_model_cannot_draw_is_named(tmp_path: Path) -> None:
     lake = generation_lake.make_lake(tmp_path, prompts=4)
     file = Path(lake) / "prompts.jsonl"
     file.write_text(file.read_text().replace('"width": 16', '"width": 20', 1))
+    loose = {"file": str(file), "size_multiple": 4, "default_size": 16}
     with pytest.raises(AltDiffusionError, match=r"prompt p1 of .*: requires 20 x 16 pixels.*multiples of 8"):
-        generation_lake.generate(lake, generation_lake.config(lake))
+        generation_lake.generate(lake, generation_lake.config(lake, prompts=loose))
+
+
+def test_a_bad_prompt_is_a_reject_and_the_others_are_drawn(tmp_path: Path) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=4)
+    file = Path(lake) / "prompts.jsonl"
+    lines = file.read_text().replace('"width": 16', '"width": 20', 1).splitlines()
+    file.write_text("\n".join([*lines[:2], '{"id": "blank", "prompt": " "}', *lines[2:]]))
+    version = generation_lake.generate(lake, generation_lake.config(lake))
+    assert version.read(["id"])["id"].to_pylist() == ["p0", "p2", "p3"]
+    prompts = Lake(lake).version("prompts")
+    assert prompts.manifest.rejects_by_reason == {"prompt_blank": 1, "prompt_size": 1}
+    assert [reject["row"] for reject in pa.concat_tables(prompts.iter_rejects()).to_pylist()] == [1, 2]
 
 
 def test_images_survive_png(lake: str) -> None:

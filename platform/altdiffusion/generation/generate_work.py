@@ -18,7 +18,7 @@ from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.units import Unit
 from altdiffusion.generation.model import Model, check_content, size_multiple
 from altdiffusion.generation.settings import GenerateConfig
-from altdiffusion.records import GENERATIONS
+from altdiffusion.records import GENERATIONS, PROMPT_ROW
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
@@ -59,13 +59,15 @@ class GenerateWork(RangeWork):
         config, count = self._config, rows.num_rows
         table = pa.table(
             [
-                *(rows[name] for name in rows.schema.names),
+                *(rows[field.name] for field in PROMPT_ROW),
                 pa.array(encoded, pa.binary()),
                 pa.array(names, pa.string()),
                 pa.array([str(self._model.ref)] * count, pa.string()),
                 pa.array(np.full(count, config.steps, np.int32)),
                 pa.array(np.full(count, config.guidance_scale, np.float32)),
                 pa.array([config.sampler] * count, pa.string()),
+                pa.nulls(count, pa.int32()),
+                pa.nulls(count, pa.bool_()),
             ],
             schema=GENERATIONS,
         )

@@ -1,0 +1,59 @@
+"""How much of each prompt the text encoder reads: it has a fixed number of positions, and the rest is cut off.
+
+Shapes: N prompts, T positions of the encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_SHOWN = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the encoder reads of N prompts."""
+
+    tokens: npt.NDArray[np.int32]
+    """[N] tokens of the whole prompt, with those that the tokenizer puts at its ends."""
+    unread: Sequence[str]
+    """[N] the text that is cut off; empty where the whole prompt is read."""
+
+    @property
+    def truncated(self) -> npt.NDArray[np.bool_]:
+        """[N] whether a part of the prompt is cut off."""
+        return np.array([bool(text) for text in self.unread], bool)
+
+
+def read_by(tokenizer: Any, prompts: Sequence[str], positions: int | None = None) -> Reading:
+    """Return what an encoder with this tokenizer reads of prompts.
+
+    Args:
+        positions: T; None takes the tokenizer's `model_max_length`, as `text_encoder.tokenize` does.
+    """
+    positions = tokenizer.model_max_length if positions is None else positions
+    ends = tokenizer.num_special_tokens_to_add()
+    room = positions - ends
+    ids = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids if prompts else []
+    # A text that decodes to nothing is still cut off.
+    unread = [tokenizer.decode(one[room:]).strip() or "…" if len(one) > room else "" for one in ids]
+    return Reading(tokens=np.array([len(one) + ends for one in ids], np.int32), unread=unread)
+
+
+def truncation_warning(ids: Sequence[str], reading: Reading, positions: int) -> str | None:
+    """Return one line on the prompts that are cut off, with the first of them; None where there are none."""
+    cut = np.flatnonzero(reading.truncated)
+    if not len(cut):
+        return None
+    first = int(cut[0])
+    text = reading.unread[first]
+    shown = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return (
+        f"{len(cut):,} prompts have more than the text encoder's {positions} tokens; of {ids[first]}, which has "
+        f"{reading.tokens[first]}, it does not read: {shown!r}"
+    )
