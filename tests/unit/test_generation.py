@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from altdiffusion.diffusion.models import load_bundle
+from altdiffusion.diffusion.text_encoder import tokenize
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.generate_work import decode_images, images_folder
 from altdiffusion.generation.model import resolve_model
+from altdiffusion.generation.truncation import drawn_truncated, read_by
 from altdiffusion.records import PROMPT_ROW
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.verification import damages_of
@@ -106,6 +110,39 @@ def test_a_size_that_the_model_cannot_draw_is_named(tmp_path: Path) -> None:
     loose = {"file": str(file), "size_multiple": 4, "default_size": 16}
     with pytest.raises(AltDiffusionError, match=r"prompt p1 of .*: requires 20 x 16 pixels.*multiples of 8"):
         generation_lake.generate(lake, generation_lake.config(lake, prompts=loose))
+
+
+def test_what_the_encoder_does_not_read_is_recorded_and_named(tmp_path: Path) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=2)
+    tokenizer = load_bundle(f"{lake}/models/base").tokenizer
+    most = tokenizer.model_max_length
+    words = [f"word{number}" for number in range(400)]
+    texts = ["a cat", " ".join(words), ""]
+    reading = read_by(tokenizer, texts)
+    assert reading.truncated.tolist() == [False, True, False]
+    assert reading.tokens.tolist() == [len(tokenizer(text, verbose=False).input_ids) for text in texts]
+    assert texts[1].endswith(reading.unread[1])
+    read = texts[1].removesuffix(reading.unread[1])
+    assert tokenize(tokenizer, [read]).tolist() == tokenize(tokenizer, texts[1:2]).tolist()
+    assert len(tokenizer(read).input_ids) == most
+    exact = " ".join(words[:5])
+    room = len(tokenizer(exact).input_ids)
+    assert not read_by(tokenizer, [exact], room).truncated[0] and read_by(tokenizer, [exact], room - 1).truncated[0]
+    assert read_by(tokenizer, []).tokens.tolist() == []
+
+    file = Path(lake) / "prompts.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text(
+        "\n".join(json.dumps({**json.loads(line), "prompt": text}) for line, text in zip(lines, texts, strict=False))
+    )
+    version = generation_lake.generate(lake, generation_lake.config(lake))
+    rows = version.read(["prompt_tokens", "truncated"]).to_pylist()
+    assert [row["truncated"] for row in rows] == [False, True]
+    assert rows[1]["prompt_tokens"] == reading.tokens[1]
+    assert drawn_truncated(version) == (
+        f"1 prompt has more tokens than the text encoder reads, the first being p1 with {reading.tokens[1]} (column "
+        "truncated; a dry run shows what is not read)"
+    )
 
 
 def test_a_bad_prompt_is_a_reject_and_the_others_are_drawn(tmp_path: Path) -> None:

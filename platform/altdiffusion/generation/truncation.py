@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
+
+from altdiffusion.storage.dataset import Version
 
 _SHOWN = 120
 
@@ -39,10 +42,20 @@ def read_by(tokenizer: Any, prompts: Sequence[str], positions: int | None = None
     positions = tokenizer.model_max_length if positions is None else positions
     ends = tokenizer.num_special_tokens_to_add()
     room = positions - ends
-    ids = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids if prompts else []
-    # A text that decodes to nothing is still cut off.
-    unread = [tokenizer.decode(one[room:]).strip() or "…" if len(one) > room else "" for one in ids]
+    if not prompts:
+        return Reading(tokens=np.zeros(0, np.int32), unread=())
+    ids = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
+    unread = [
+        _unread(tokenizer, prompt, room) if len(one) > room else "" for prompt, one in zip(prompts, ids, strict=True)
+    ]
     return Reading(tokens=np.array([len(one) + ends for one in ids], np.int32), unread=unread)
+
+
+def _unread(tokenizer: Any, prompt: str, room: int) -> str:
+    """Return a prompt from the first token on that has no room."""
+    whole = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
+    text = prompt[whole.offset_mapping[room][0] :] if tokenizer.is_fast else tokenizer.decode(whole.input_ids[room:])
+    return text.strip() or "…"  # a token without a text is cut off too
 
 
 def truncation_warning(ids: Sequence[str], reading: Reading, positions: int) -> str | None:
@@ -54,6 +67,25 @@ def truncation_warning(ids: Sequence[str], reading: Reading, positions: int) -> 
     text = reading.unread[first]
     shown = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
     return (
-        f"{len(cut):,} prompts have more than the text encoder's {positions} tokens; of {ids[first]}, which has "
+        f"{_prompts(len(cut))} more than the text encoder's {positions} tokens; of {ids[first]}, which has "
         f"{reading.tokens[first]}, it does not read: {shown!r}"
     )
+
+
+def drawn_truncated(generations: Version) -> str | None:
+    """Return one line on the images of a generations version whose prompts were cut off; None where there are none."""
+    table = generations.read(["id", "prompt_tokens", "truncated"])
+    if "truncated" not in table.column_names:  # drawn before this was recorded
+        return None
+    cut = table.filter(pc.fill_null(table["truncated"], False))
+    if not cut.num_rows:
+        return None
+    first = cut.slice(0, 1).to_pylist()[0]
+    return (
+        f"{_prompts(cut.num_rows)} more tokens than the text encoder reads, the first being {first['id']} with "
+        f"{first['prompt_tokens']} (column truncated; a dry run shows what is not read)"
+    )
+
+
+def _prompts(number: int) -> str:
+    return f"{number:,} prompts have" if number > 1 else "1 prompt has"
