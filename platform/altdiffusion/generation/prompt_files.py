@@ -90,7 +90,7 @@ class _Reader:
             if names and not checked:
                 self._check_columns(names)
                 checked = True
-            yield _chunk(some, self._columns)
+            yield _chunk(some, {name: column for name, column in self._columns.items() if column in names})
 
     def _rows(self, data: bytes) -> Iterator[Row]:
         stream: IO[bytes] = io.BytesIO(data)
