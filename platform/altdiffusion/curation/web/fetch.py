@@ -17,7 +17,6 @@ import ssl
 from dataclasses import dataclass
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.links.urls import AROUND, Target, join
 from altdiffusion.curation.rejects import (
     BAD_URL,
     CONNECT,
@@ -43,6 +42,7 @@ from altdiffusion.curation.web.answers import Answer
 from altdiffusion.curation.web.connections import Connection, Deadline, IdleConnections
 from altdiffusion.curation.web.contents import decoded
 from altdiffusion.curation.web.optout import HEADERS, opt_out
+from altdiffusion.curation.web.urls import AROUND, Target, join
 from altdiffusion.errors import AltDiffusionError
 
 _WHOLE = frozenset({200, 201, 203})
