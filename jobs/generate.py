@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from altdiffusion.generation.sheet import write_sheet
+from altdiffusion.generation.truncation import drawn_truncated
 from altdiffusion.storage.dataset import Version
 from jobs.harness import job_of_steps, leave, main
 from jobs.session import Session
@@ -10,7 +11,10 @@ from pipelines.generate import GenerateJobConfig, pipeline_steps, plan, survey
 
 
 def show(config: GenerateJobConfig, session: Session, generations: Version) -> None:
-    """Draw the contact sheet, where the config asks for one, and log it to the run."""
+    """Warn of prompts that were cut off; draw the contact sheet, where the config asks for one, and log it."""
+    warning = drawn_truncated(generations)
+    if warning is not None:
+        print(f"[generate] warning: {warning}", flush=True)
     if config.sheet is None:
         return
     write_sheet(generations, config.sheet.file, config.sheet.fonts, cell=config.sheet.cell)

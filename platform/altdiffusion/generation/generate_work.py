@@ -18,7 +18,8 @@ from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.units import Unit
 from altdiffusion.generation.model import Model, check_content, size_multiple
 from altdiffusion.generation.settings import GenerateConfig
-from altdiffusion.records import GENERATIONS
+from altdiffusion.generation.truncation import read_by
+from altdiffusion.records import GENERATIONS, PROMPT_ROW
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
@@ -32,6 +33,7 @@ class GenerateWork(RangeWork):
         self._model = model
         self._config = config
         self._sampler: Any = None
+        self._tokenizer: Any = None
 
     def setup(self) -> None:
         """Load the model, once its content is known to be what was planned with."""
@@ -43,8 +45,10 @@ class GenerateWork(RangeWork):
         check_content(self._model)
         config = self._config
         torch.set_num_threads(config.threads)
+        bundle = load_bundle(self._model.uri, config.device, getattr(torch, config.dtype))
+        self._tokenizer = bundle.tokenizer
         self._sampler = Sampler(
-            load_bundle(self._model.uri, config.device, getattr(torch, config.dtype)),
+            bundle,
             sampler=config.sampler,
             steps=config.steps,
             guidance_scale=config.guidance_scale,
@@ -57,15 +61,18 @@ class GenerateWork(RangeWork):
         encoded = self._draw(rows)
         names = [files.sha256_hex(data) for data in encoded]
         config, count = self._config, rows.num_rows
+        reading = read_by(self._tokenizer, rows["prompt"].to_pylist())
         table = pa.table(
             [
-                *(rows[name] for name in rows.schema.names),
+                *(rows[field.name] for field in PROMPT_ROW),
                 pa.array(encoded, pa.binary()),
                 pa.array(names, pa.string()),
                 pa.array([str(self._model.ref)] * count, pa.string()),
                 pa.array(np.full(count, config.steps, np.int32)),
                 pa.array(np.full(count, config.guidance_scale, np.float32)),
                 pa.array([config.sampler] * count, pa.string()),
+                pa.array(reading.tokens),
+                pa.array(reading.truncated),
             ],
             schema=GENERATIONS,
         )

@@ -34,19 +34,11 @@ from altdiffusion.curation.links.filters import (
 )
 from altdiffusion.curation.links.reader import RowGroup, Rows, UnitReader, open_unit
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
-from altdiffusion.curation.rejects import (
-    ASPECT,
-    BLOCKLIST,
-    CAPTION,
-    LANGUAGE,
-    SIZE,
-    URL_SCHEME,
-    coded,
-    rejects_table,
-)
+from altdiffusion.curation.rejects import ASPECT, BLOCKLIST, CAPTION, LANGUAGE, SIZE, URL_SCHEME, coded
 from altdiffusion.curation.web.blocklist import Blocklist, source_blocklist
 from altdiffusion.curation.web.urls import AROUND, url_keys
 from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.rejects import rejects_table
 from altdiffusion.execution.units import Unit, UnitWork
 from altdiffusion.records import LINKS
 from altdiffusion.storage.ledger import UnitRecord
