@@ -6,7 +6,7 @@ from altdiffusion.generation.sheet import write_sheet
 from altdiffusion.storage.dataset import Version
 from jobs.harness import job_of_steps, leave, main
 from jobs.session import Session
-from pipelines.generate import GenerateJobConfig, pipeline_steps, plan, survey
+from pipelines.generate import GenerateJobConfig, check, pipeline_steps, plan, survey
 
 
 def show(config: GenerateJobConfig, session: Session, generations: Version) -> None:
@@ -25,6 +25,7 @@ JOB = job_of_steps(
     plan=plan,
     survey=survey,
     steps=pipeline_steps,
+    check=check,
     finish=show,
 )
 

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from altdiffusion.config import operational, semantic
+from altdiffusion.constraints import Checked, between, not_empty
 from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.generate_work import GenerateWork, generation_units
 from altdiffusion.generation.model import Model, resolve_model
 from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units, read_prompts
-from altdiffusion.generation.settings import GenerateConfig, ModelConfig
+from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
+from altdiffusion.generation.sheet import check_sheet
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SheetConfig:
-    """A contact sheet: one row per language, one column per concept, for prompt ids <concept>-<language>."""
+class SheetConfig(Checked):
+    """A contact sheet of the images.
 
-    file: str
+    Prompt ids of the form <concept>-<language> give one row per language and one column per concept; other ids give
+    rows of images in the order of the prompts.
+    """
+
+    file: Annotated[str, not_empty("give the path of a PNG file")]
     """Local path of the PNG."""
-    fonts: str
-    """Local folder of fonts that together cover the scripts of all languages."""
-    cell: int = 96
-    """Side of an image on the sheet, in pixels."""
+    fonts: Annotated[str, not_empty("give a folder of fonts")]
+    """Local folder of fonts that together cover the scripts of all prompts."""
+    cell: Annotated[int, between(16, 1024)] = 96
+    """Side of an image on the sheet; the PNG has 2 pixels per unit, fewer on a sheet of more than 64 megapixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,12 +107,30 @@ def opened(config: ModelConfig, lake_uri: str, dtype: str) -> Model:
     return model
 
 
+def sheet_lines(prompts: PromptsConfig, fonts: str, file: str | None = None) -> list[str]:
+    """Return what a contact sheet of these prompts will leave out, after a check that it can be drawn.
+
+    Raises:
+        AltDiffusionError: a package or a font is missing, or the file cannot be written.
+    """
+    table = read_prompts(prompts)
+    rows = zip(*(table[name].to_pylist() for name in ("id", "language", "prompt")), strict=True)
+    return [f"sheet  {note}" for note in check_sheet(fonts, rows, file=file)]
+
+
+def check(config: GenerateJobConfig) -> list[str]:
+    """Return the notes on the contact sheet, if there is one, before any image is drawn; it raises as `sheet_lines`."""
+    sheet = config.sheet
+    return [] if sheet is None else sheet_lines(config.generate.prompts, sheet.fonts, sheet.file)
+
+
 def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
-    """Return how many images are asked for and of which model, and whether prompts or model are missing."""
+    """Return how many images are asked for and of which model, and whether prompts, model or fonts are missing."""
     return look_at(
         config.lake,
         remote,
         lambda _: [f"prompts  {read_prompts(config.generate.prompts).num_rows:,}"],
+        lambda _: check(config),
         lambda lake: [f"draws with  {opened(config.generate.model, lake.uri, config.generate.dtype).ref.short}"],
     )
 
