@@ -13,7 +13,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def check_sheet(
     faces = Typefaces(fonts_dir)
     rows = list(prompts)
     arrangement = arrange((name, language) for name, language, _ in rows)
-    texts = [(rows[place.row][2], place.language) for place in arrangement.places]
+    texts = [(_shortened(rows[place.row][2]), place.language) for place in arrangement.places]
     labels = [label for place in arrangement.places for label in _labels(place.language)]
     symbols = faces.require([*labels, ("0123456789ABCDEF", "en"), *texts])
     return [*arrangement.notes, *_stand_in_notes(symbols)]
@@ -188,6 +188,7 @@ def _page(
     if not cells:
         raise AltDiffusionError("the contact sheet", "has no images", "generate some first")
     faces = Typefaces(fonts_dir)
+    cells = [replace(entry, caption=_shortened(entry.caption)) for entry in cells]
     bands, headings = _grid(cells) if grid else _in_rows(cells)
     title = title or ("One model, the same things, in every language" if grid else "Contact sheet")
     page = _Page(faces=faces, cell=cell, title=title, subtitle=subtitle, headings=headings, bands=bands, labelled=grid)
@@ -308,7 +309,7 @@ class _Page:
 
     def _caption(self, left: float, top: float, entry: Cell) -> str:
         """Return the caption at the side where its script begins: in one line, if necessary smaller, or in two."""
-        text = plain(entry.caption)[:_MOST_CHARACTERS]
+        text = plain(entry.caption)
         for size in _SIZES:
             if self.faces.width(text, entry.language, REGULAR, size) <= self.cell:
                 lines = [text]
@@ -371,6 +372,11 @@ def _labels(language: str) -> list[tuple[str, str]]:
         return [(language, "en")]
     name = known.name if language == code else f"{known.name}, {language}"
     return [(known.native, code)] + ([(name, "en")] if name != known.native else [])
+
+
+def _shortened(caption: str) -> str:
+    """Return what of a caption can be seen, on one line; without it, a prompt of a book's length would take minutes."""
+    return plain(caption[: 2 * _MOST_CHARACTERS])[:_MOST_CHARACTERS]
 
 
 def _stand_in_notes(symbols: Sequence[str]) -> list[str]:

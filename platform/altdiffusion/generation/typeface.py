@@ -56,7 +56,7 @@ _RIGHT_TO_LEFT_SCRIPTS = frozenset(["Adlm", "Arab", "Aran", "Hebr", "Mand", "Nko
 _LETTERS = ("L", "Mn", "Mc", "N")
 _LONE_JAMO = re.compile(r"(?<![\u1100-\u11ff])[\u1100-\u1112\u1161-\u1175\u11a8-\u11c2](?![\u1100-\u11ff])")
 _BOX = 1.0
-"""Width of the box that stands for a symbol without a font, in parts of the font size."""
+"""Width of the box drawn for a symbol without a font, in parts of the font size."""
 _NAMED = 5
 
 
@@ -174,9 +174,8 @@ class Typefaces:
         letters: dict[str, tuple[str, str]] = {}
         for given, language in texts:
             text = plain(given)
-            start = 0
-            for stop in clusters(text):
-                cluster, start = text[start:stop], stop
+            ends = clusters(text)
+            for cluster in dict.fromkeys(text[start:stop] for start, stop in zip([0, *ends], ends, strict=False)):
                 if self._choose(cluster, language, REGULAR) is None:
                     for character in (c for c in cluster if self._choose(c, language, REGULAR) is None):
                         if _is_letter(character):
