@@ -7,7 +7,7 @@ from altdiffusion.generation.truncation import drawn_truncated
 from altdiffusion.storage.dataset import Version
 from jobs.harness import job_of_steps, leave, main
 from jobs.session import Session
-from pipelines.generate import GenerateJobConfig, pipeline_steps, plan, survey
+from pipelines.generate import GenerateJobConfig, check, pipeline_steps, plan, survey
 
 
 def show(config: GenerateJobConfig, session: Session, generations: Version) -> None:
@@ -29,6 +29,7 @@ JOB = job_of_steps(
     plan=plan,
     survey=survey,
     steps=pipeline_steps,
+    check=check,
     finish=show,
 )
 

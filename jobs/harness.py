@@ -60,12 +60,14 @@ def job_of_steps(
     plan: Callable[[C], Plan],
     survey: Callable[[C, bool], Survey],
     steps: Callable[[C], Sequence[PipelineStep]],
+    check: Callable[[C], Sequence[str]] = lambda config: (),
     finish: Callable[[C, Session, Version], None] = lambda config, session, version: None,
     settle: Callable[[C, Lake], None] = lambda config, lake: None,
 ) -> Job[C]:
     """Return the job that completes pipeline steps one after the other.
 
     Args:
+        check: called before the first step; it returns lines to print, or raises what would stop the job at its end.
         finish: called when all steps are complete, with the version that the last one published.
         settle: called when all steps are found complete, at the end of this job or of an earlier one.
     """
@@ -77,6 +79,8 @@ def job_of_steps(
         return made
 
     def run(config: C, session: Session) -> None:
+        for line in check(config):
+            print(f"[{name}] {line}", flush=True)
         versions = [version for pipeline_step in steps(config) for version in session.complete(pipeline_step)]
         finish(config, session, versions[-1])
 

@@ -11,7 +11,7 @@ from jobs.contact_sheets import log_samples
 from jobs.harness import Job, leave, main
 from jobs.held_out import measure_retrieval
 from jobs.session import Session
-from pipelines.train import TrainJobConfig, plan, survey
+from pipelines.train import TrainJobConfig, check, plan, survey
 
 
 def result(config: TrainJobConfig, lake: Lake) -> str | None:
@@ -26,6 +26,8 @@ def result(config: TrainJobConfig, lake: Lake) -> str | None:
 def run(config: TrainJobConfig, session: Session) -> None:
     """Train, then export and draw samples of every kept checkpoint."""
     train, lake = config.train, session.lake.uri
+    for line in check(config):
+        print(f"[train] {line}", flush=True)
     for dataset in train.datasets:
         session.run.input(session.lake.version(dataset.name), context="training")
     session.run.ship(session.run.metrics_path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 
 from altdiffusion.config import operational, semantic
+from altdiffusion.constraints import Checked, between, not_empty
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
@@ -17,6 +19,7 @@ from altdiffusion.generation.generate_work import GenerateWork, generation_units
 from altdiffusion.generation.model import Model, resolve_model, size_multiple
 from altdiffusion.generation.prompts import Prompts, PromptsWork, prompts_source, prompts_units, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
+from altdiffusion.generation.sheet import check_sheet
 from altdiffusion.generation.truncation import read_by, truncation_warning
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
@@ -26,15 +29,19 @@ SHOWN_LANGUAGES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SheetConfig:
-    """A contact sheet: one row per language, one column per concept, for prompt ids <concept>-<language>."""
+class SheetConfig(Checked):
+    """A contact sheet of the images.
 
-    file: str
+    Prompt ids of the form <concept>-<language> give one row per language and one column per concept; other ids give
+    rows of images in the order of the prompts.
+    """
+
+    file: Annotated[str, not_empty("give the path of a PNG file")]
     """Local path of the PNG."""
-    fonts: str
-    """Local folder of fonts that together cover the scripts of all languages."""
-    cell: int = 96
-    """Side of an image on the sheet, in pixels."""
+    fonts: Annotated[str, not_empty("give a folder of fonts")]
+    """Local folder of fonts that together cover the scripts of all prompts."""
+    cell: Annotated[int, between(16, 1024)] = 96
+    """Side of an image on the sheet; the PNG has 2 pixels per unit, fewer on a sheet of more than 64 megapixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,8 +164,25 @@ def opened(config: ModelConfig, lake_uri: str, dtype: str) -> tuple[Model, Model
     return model, load_bundle(model.uri, dtype=getattr(torch, dtype))
 
 
+def sheet_lines(prompts: PromptsConfig, fonts: str, file: str | None = None) -> list[str]:
+    """Return what a contact sheet of these prompts will leave out, after a check that it can be drawn.
+
+    Raises:
+        AltDiffusionError: a package or a font is missing, or the file cannot be written.
+    """
+    table = read(prompts).accepted
+    rows = zip(*(table[name].to_pylist() for name in ("id", "language", "prompt")), strict=True)
+    return [f"sheet  {note}" for note in check_sheet(fonts, rows, file=file)]
+
+
+def check(config: GenerateJobConfig) -> list[str]:
+    """Return the notes on the contact sheet, if there is one, before any image is drawn; it raises as `sheet_lines`."""
+    sheet = config.sheet
+    return [] if sheet is None else sheet_lines(config.generate.prompts, sheet.fonts, sheet.file)
+
+
 def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
-    """Return how many images are asked for and of which model, and whether prompts or model are missing."""
+    """Return how many images are asked for and of which model, and whether prompts, model or fonts are missing."""
     settings = config.generate.prompts
     found: list[Prompts] = []
 
@@ -170,7 +194,7 @@ def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
         model, bundle = opened(config.generate.model, lake.uri, config.generate.dtype)
         return [f"draws with  {model.ref.short}", *(suits(found[0], model, bundle, settings.file) if found else ())]
 
-    return look_at(config.lake, remote, prompts_there, model_there)
+    return look_at(config.lake, remote, prompts_there, lambda _: check(config), model_there)
 
 
 def plan(config: GenerateJobConfig) -> Plan:

@@ -23,7 +23,7 @@ from altdiffusion.training.estimate.cost import (
 from altdiffusion.training.estimate.student_cost import estimate_student
 from altdiffusion.training.rehearse import rehearse
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
-from pipelines.generate import generation_pipeline_steps
+from pipelines.generate import generation_pipeline_steps, sheet_lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,9 +31,9 @@ class SamplesConfig(Checked):
     """Images drawn with every kept checkpoint when training has ended, for MLflow's slider over steps."""
 
     prompts: PromptsConfig
-    """Prompts; their ids must have the form <concept>-<language>."""
+    """Prompts; ids of the form <concept>-<language> give a grid of languages and concepts."""
     fonts: str
-    """Local folder of fonts that together cover the scripts of all languages."""
+    """Local folder of fonts that together cover the scripts of all prompts."""
     steps: int = 20
     guidance_scale: float = 3.0
     batch_rows: int = 32
@@ -144,8 +144,17 @@ def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
             )
         return [*learned, *(f"not looked at: {what}" for what in missing)]
 
-    found = look_at(config.lake, remote, fits)
+    found = look_at(config.lake, remote, fits, lambda _: check(config))
     return Survey(lines=[*found.lines, *lines(train, config.estimate, cost, shapes)], problems=found.problems)
+
+
+def check(config: TrainJobConfig) -> list[str]:
+    """Return the notes on the sheets of samples, before the training.
+
+    Raises:
+        AltDiffusionError: the prompts cannot be read, or a package or a font is missing.
+    """
+    return [] if config.samples is None else sheet_lines(config.samples.prompts, config.samples.fonts)
 
 
 def sample_pipeline_steps(config: TrainJobConfig, step: int) -> tuple[PipelineStep, ...]:
