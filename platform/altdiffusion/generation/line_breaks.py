@@ -43,7 +43,10 @@ def line_ends(text: str) -> list[int]:
 
 def last_fitting(text: str, ends: Sequence[int], fits: Callable[[str], bool]) -> int:
     """Return the last of `ends` up to which the text fits, or 0."""
-    low, high = 0, len(ends)
+    high = min(8, len(ends))
+    while high < len(ends) and fits(text[: ends[high - 1]].rstrip()):  # the longer a text, the longer shaping takes
+        high = min(2 * high, len(ends))
+    low = 0
     while low < high:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if fits(text[: ends[middle]].rstrip()) else (low, middle)

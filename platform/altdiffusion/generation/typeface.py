@@ -133,9 +133,9 @@ class _Face:
 
     def outline(self, glyph: int) -> str:
         """Return a glyph as SVG path data in font units, empty for a blank one."""
-        from fontTools.pens.svgPathPen import SVGPathPen
-
         if glyph not in self._outlines:
+            from fontTools.pens.svgPathPen import SVGPathPen
+
             pen = SVGPathPen(None)
             self._font.draw_glyph_with_pen(glyph, pen)
             self._outlines[glyph] = pen.getCommands()
