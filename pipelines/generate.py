@@ -10,6 +10,7 @@ import torch
 from altdiffusion.config import operational, semantic
 from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.generation.finished import Finished
 from altdiffusion.generation.generate_work import GenerateWork, generation_units
 from altdiffusion.generation.model import Model, resolve_model
 from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units, read_prompts
@@ -87,8 +88,12 @@ def generation_pipeline_steps(
             noun="images",
             kind="generations",
             parents=lambda lake: [lake.version(prompts).ref, model(lake.uri).ref],
-            units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate),
-            work=lambda lake: GenerateWork(lake_uri, generations, model(lake.uri), generate),
+            units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate, workers.max),
+            work=lambda lake: GenerateWork(
+                lake_uri, generations, model(lake.uri), generate, Finished.of(lake.dataset(generations))
+            ),
+            spills=True,
+            when_empty="use dtype float32 or bfloat16, or look at the model's weights",
         ),
     )
 

@@ -39,7 +39,7 @@ def publish(
     """Publish one version of one unit."""
     dataset = lake.dataset(name)
     schema = SCHEMAS[kind]
-    filled = [{field.name: row.get(field.name, _empty(field.type)) for field in schema} for row in rows]
+    filled = [{field.name: row.get(field.name, _empty(field)) for field in schema} for row in rows]
     shard = dataset.write_shard(pa.Table.from_pylist(filled, schema=schema))
     rejects = [{"unit_id": "u0", "row": 100 + i, "reason": "too_small"} for i in range(rejected)]
     languages: dict[str, int] = {}
@@ -62,7 +62,10 @@ def publish(
     )  # fmt: skip
 
 
-def _empty(dtype: pa.DataType) -> Any:
+def _empty(field: pa.Field) -> Any:
+    dtype = field.type
+    if pa.types.is_boolean(dtype):
+        return None
     if pa.types.is_list(dtype):
         return [1, 2]
     if pa.types.is_binary(dtype):

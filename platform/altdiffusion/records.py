@@ -134,26 +134,42 @@ PARALLEL = pa.schema(
     ]
 )
 
+PROMPT_ROW = [
+    _field("id", pa.string(), "the prompt's name, unique in its file"),
+    _field("language", pa.string(), "language of the prompt, a BCP 47 tag; und: not stated"),
+    _field("prompt", pa.string(), "the text"),
+    _field("seed", pa.int64(), "key of the initial noise"),
+    _field("width", pa.int32(), "pixels"),
+    _field("height", pa.int32(), "pixels"),
+]
+"""What identifies an image of a prompt, in `prompts` and `generations` alike."""
+
 PROMPTS = pa.schema(
     [
-        _field("id", pa.string(), "the prompt's name, unique in its file"),
-        _field("language", pa.string(), "language of the prompt"),
-        _field("prompt", pa.string(), "the text"),
-        _field("seed", pa.int64(), "key of the initial noise"),
-        _field("width", pa.int32(), "pixels"),
-        _field("height", pa.int32(), "pixels"),
+        *PROMPT_ROW,
+        _field("negative_prompt", pa.string(), "what the image shall not show; null: the job's", nullable=True),
+        _field("steps", pa.int32(), "sampler steps; null: the job's", nullable=True),
+        _field("guidance_scale", pa.float32(), "classifier-free guidance; null: the job's", nullable=True),
+        _field("sampler", pa.string(), "name of the sampler; null: the job's", nullable=True),
+        _field("count", pa.int32(), "images to draw of the row; null: the job's", nullable=True),
     ]
 )
 
 GENERATIONS = pa.schema(
     [
-        *PROMPTS,
-        _field("image", pa.binary(), "the picture, PNG"),
-        _field("image_sha256", pa.string(), "SHA-256 (hex) of the PNG bytes"),
+        *PROMPT_ROW,
+        _field("image", pa.binary(), "the picture, encoded"),
+        _field("image_sha256", pa.string(), "SHA-256 (hex) of the encoded bytes"),
         _field("checkpoint", pa.string(), "reference of the checkpoint or model that drew it"),
         _field("steps", pa.int32(), "sampler steps"),
         _field("guidance_scale", pa.float32(), "classifier-free guidance"),
         _field("sampler", pa.string(), "name of the sampler"),
+        _field("prompt_tokens", pa.int32(), "tokens of the whole prompt, with those at its ends", nullable=True),
+        _field("truncated", pa.bool_(), "whether the text encoder read only a part of the prompt", nullable=True),
+        _field("negative_prompt", pa.string(), "the text that guidance leads away from; null: none", nullable=True),
+        _field("row_key", pa.string(), "SHA-256 (hex) of everything that decides the image", nullable=True),
+        _field("image_format", pa.string(), "png, jpg or webp; null: png", nullable=True),
+        _field("vae_dtype", pa.string(), "type in which the VAE decoded, where not the model's", nullable=True),
     ]
 )
 

@@ -11,6 +11,7 @@ import pytest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.generate_work import decode_images, images_folder
 from altdiffusion.generation.model import resolve_model
+from altdiffusion.records import PROMPT_ROW
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake, training_lake
@@ -26,7 +27,9 @@ def test_every_prompt_becomes_one_image(lake: str) -> None:
     version = generation_lake.generate(lake, generation_lake.config(lake))
     rows = version.read().to_pylist()
     prompts = Lake(lake).version("prompts").read().to_pylist()
-    assert [{name: row[name] for name in prompts[0]} for row in rows] == prompts
+    assert [{field.name: row[field.name] for field in PROMPT_ROW} for row in rows] == [
+        {field.name: row[field.name] for field in PROMPT_ROW} for row in prompts
+    ]
     assert version.manifest.rows_by_language == {"de": 10, "en": 10, "ja": 10}
     for row in rows:
         assert row["image_sha256"] == hashlib.sha256(row["image"]).hexdigest()

@@ -17,7 +17,9 @@ import altdiffusion
 from altdiffusion.curation import rejects
 from altdiffusion.curation.config import RetryConfig
 from altdiffusion.curation.download.outage import OWN, UNASKED
-from altdiffusion.curation.rejects import KNOWN, Reason, Refused, explain, find, http_status, withheld
+from altdiffusion.curation.rejects import KNOWN, Refused, explain, find, http_status, withheld
+from altdiffusion.execution.rejects import Reason
+from altdiffusion.generation import rejects as generation_rejects
 from altdiffusion.storage import removal
 
 PACKAGE = Path(altdiffusion.__file__).parent
@@ -27,13 +29,15 @@ GIVERS = {
     "rejects_table": None,
 }  # fmt: skip
 """What takes a reason, and as which positional argument; all take it as `reason` too."""
+TABLES = {Path(rejects.__file__), Path(generation_rejects.__file__)}
+"""Where reasons are defined."""
 STORED = {PACKAGE / "storage" / "removal.py"}
 """Spells a reason out, as configs do: `test_lower_layers_spell_reasons_as_the_table_does`."""
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path != Path(rejects.__file__):
+        if path not in TABLES:
             yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -71,7 +75,7 @@ def test_no_reason_is_given_as_text() -> None:
 
 def test_no_name_of_a_reason_is_outside_of_the_table() -> None:
     """Names that are common words, such as `size`, are columns too: those are left to mypy."""
-    telling = {name for name in KNOWN if re.search("[_:]", name)}
+    telling = {name for name in (*KNOWN, *generation_rejects.KNOWN) if re.search("[_:]", name)}
     wrong = [
         f"{path.name}: {text}"
         for path, tree in trees()
@@ -83,10 +87,11 @@ def test_no_name_of_a_reason_is_outside_of_the_table() -> None:
 
 
 def test_every_reason_of_the_table_is_given_somewhere() -> None:
-    constants = {name for name, value in vars(rejects).items() if isinstance(value, Reason) and name.isupper()}
     used = {node.id for _, tree in trees() for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    assert constants <= used, constants - used
-    assert {getattr(rejects, name) for name in constants} == {*KNOWN, rejects.NONE}
+    for module, others in ((rejects, {rejects.NONE}), (generation_rejects, set[Reason]())):
+        constants = {name for name, value in vars(module).items() if isinstance(value, Reason) and name.isupper()}
+        assert constants <= used, constants - used
+        assert {getattr(module, name) for name in constants} == {*module.KNOWN, *others}
 
 
 @pytest.mark.parametrize("name", [*KNOWN, *(f"http_{status}" for status in (100, 101, 206, 301, 404, 429, 503, 999))])
@@ -101,8 +106,13 @@ def test_a_reason_has_a_sentence_and_survives_pickling(name: str) -> None:
     )  # fmt: skip
 
 
+def test_no_two_parts_name_a_reason_alike() -> None:
+    assert not {*KNOWN} & {*generation_rejects.KNOWN}
+
+
 def test_sentences_distinguish_reasons() -> None:
-    sentences = [reason.sentence for reason in KNOWN.values()]
+    sentences = [reason.sentence for reason in (*KNOWN.values(), *generation_rejects.KNOWN.values())]
+    assert all(re.fullmatch(r"[^A-Z].{9,88}[^.]", sentence) for sentence in sentences), sentences
     assert len(set(sentences)) == len(sentences)
     assert "forbids" in explain("opt_out:robots") and "forbids" not in explain("robots_unreachable")
 
@@ -126,13 +136,16 @@ def document() -> str:
     rows += [(f"`http_{status}`", http_status(status).sentence, False) for status in (403, 404, 410, 429)]
     rows += [(f"`http_{kind}xx`", http_status(100 * kind).sentence, False) for kind in range(1, 6)]
     lines = [f"| {name} | {sentence} | {'no' if hidden else 'yes'} |" for name, sentence, hidden in rows]
+    drawn = [f"| `{name}` | {reason.sentence} |" for name, reason in generation_rejects.KNOWN.items()]
     return (
         "# Reject reasons\n\n"
         "A row that is dropped is kept as a *reject* with one of these reasons, the first that applies. The\n"
         "order is that of the pipeline. Where the last column has *no*, a report counts such rows but shows\n"
         "neither their addresses nor their images. The table is `curation/rejects.py`, and a test keeps this\n"
         "page equal to it (renew it with `python -m tests.unit.test_rejects`).\n\n"
-        "| reason | what is wrong | shown in reports |\n|---|---|---|\n" + "\n".join(lines) + "\n"
+        "| reason | what is wrong | shown in reports |\n|---|---|---|\n" + "\n".join(lines) + "\n\n"
+        "Generation has reasons of its own (`generation/rejects.py`):\n\n"
+        "| reason | what is wrong |\n|---|---|\n" + "\n".join(drawn) + "\n"
     )
 
 

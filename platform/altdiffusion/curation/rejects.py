@@ -1,4 +1,4 @@
-"""Why rows are dropped: every reject reason, once, and the table of rejected rows.
+"""Why curation drops rows: every reject reason, once.
 
 Code names a reason by its constant here, so that mypy finds a name that does not exist. The names are stored in
 rejects, ledgers and manifests and never change; the sentences are for people (report.html, docs/rejects.md).
@@ -14,31 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from altdiffusion.records import REJECTS
+from altdiffusion.execution.rejects import Reason, Reasons, rejects_table
 
-KNOWN: dict[str, Reason] = {}
+KNOWN = Reasons()
 """Every reason by its name, but for those of the open family `http_<status>`."""
-
-
-class Reason(str):
-    """The stored name of a reason, with what reports and documents show of it."""
-
-    sentence: str
-    """What is wrong with the row, to be read after the reason."""
-    withheld: bool
-    """Whether neither address nor image of such a row may be shown: what is blocked or unsafe is not passed on."""
-
-    def __new__(cls, name: str, sentence: str = "", withheld: bool = False) -> Reason:
-        reason = super().__new__(cls, name)
-        reason.sentence, reason.withheld = sentence, withheld
-        return reason
-
-
-def _reason(name: str, sentence: str, *, withheld: bool = False) -> Reason:
-    if name in KNOWN:
-        raise ValueError(f"reason {name} is defined twice")
-    return KNOWN.setdefault(name, Reason(name, sentence, withheld))
-
+_reason = KNOWN.define
 
 # Select: the numbers that came with the link, then its texts.
 SIZE = _reason("size", "the shorter side is too small, or a side is unknown")
@@ -192,26 +172,3 @@ def rejected(
     return rejects_table(
         unit_id, row=places + first, reason=each, detail=detail, **{name: gone[name] for name in known}
     )
-
-
-def rejects_table(
-    unit_id: str,
-    *,
-    row: Any,
-    reason: Any,
-    sample_id: Any = None,
-    url: Any = None,
-    language: Any = None,
-    detail: Any = None,
-) -> pa.Table:
-    """Return columns of rejected rows, arrays or lists of one length, as a REJECTS table; None is null in every row."""
-    rows = len(row)
-    given = {"row": row, "sample_id": sample_id, "url": url, "language": language, "reason": reason, "detail": detail}
-    columns: dict[str, Any] = {"unit_id": pa.array([unit_id], pa.string()).take(pa.array([0] * rows, pa.int32()))}
-    for name, values in given.items():
-        dtype = REJECTS.field(name).type
-        if values is None:
-            columns[name] = pa.nulls(rows, dtype)
-        else:
-            columns[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values, dtype)
-    return pa.table([columns[field.name] for field in REJECTS], schema=REJECTS)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from altdiffusion.config import operational
+from altdiffusion.config import added, operational
 from altdiffusion.constraints import (
     Checked,
     Invalid,
@@ -24,6 +24,7 @@ from altdiffusion.storage.documents import NAME
 
 SamplerName = Literal["ddim", "dpmpp"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+ImageFormat = Literal["png", "jpg", "webp"]
 _RUN = matching(NAME, "is not the name of a run", "give a plain name, or a path as folder")
 _DIGEST = matching(r"[0-9a-f]{8,64}", "is not 8 to 64 hex digits", "copy it from the lineage of the model")
 
@@ -71,8 +72,9 @@ class PromptsConfig(Checked):
 class GenerateConfig(Checked):
     """One set of generated images.
 
-    `batch_rows`, `threads` and `device` affect the result too, because sums in another order round differently. So
-    every row is drawn in a batch of exactly that many rows, in every unit and pool.
+    A row of the prompts may have its own negative prompt, steps, guidance scale and sampler; what is given here holds
+    for the others. `batch_rows`, `threads` and `device` affect the result too, because sums in another order round
+    differently. So every row is drawn in a batch of exactly that many rows, in every unit and pool.
     """
 
     model: ModelConfig
@@ -82,23 +84,28 @@ class GenerateConfig(Checked):
     steps: Annotated[int, between(1, 1000, "the noise schedule has 1000; give e.g. 50")] = 50
     guidance_scale: Annotated[float, between(0, 100, "the published evaluation has 9")] = 9.0
     """Classifier-free guidance; at 1 or below the unconditional half is not computed."""
+    negative_prompt: str = added("")
+    """The text that guidance leads away from."""
+    count: Annotated[int, at_least(1)] = added(1)
+    """Number of images per prompt; their seeds are the prompt's, that plus 1, and so on."""
     dtype: Dtype = "float32"
     """Type of the networks; latents and the sampler are float32."""
+    vae_fallback: bool = added(True)
+    """Whether an image that is not finite in the VAE at `dtype` is decoded again in float32, before it is a reject."""
     batch_rows: Annotated[int, at_least(1)] = 32
     """Number of images that are drawn at once."""
-    rows_per_unit: Annotated[int, at_least(1)] = 512
+    rows_per_unit: Annotated[int, at_least(1)] = operational(512)
+    """Largest number of images in a unit of work. Units are smaller where the pool has more workers."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, at_least(1)] = 1
     """CPU threads of one worker. More threads sum in another order, which changes a rare pixel; more workers do not."""
+    image_format: ImageFormat = added("png")
+    """Encoding of the images; `png` and lossless `webp` keep every pixel."""
+    image_quality: Annotated[int, between(1, 100, "give e.g. 95; WebP at 100 is lossless")] = added(95)
+    """Quality of `jpg` and `webp`; WebP at 100 is lossless."""
     image_files: bool = operational(True)
-    """Also write every image as images/<sha256>.png next to the dataset's shards."""
+    """Also write every image as images/<sha256>.<format> next to the dataset's shards."""
 
     def conflicts(self) -> Iterator[Invalid]:
-        if self.rows_per_unit % self.batch_rows:
-            yield Invalid(
-                "rows_per_unit",
-                "is not a multiple of batch_rows, which wastes a part of each last batch",
-                "use a multiple",
-            )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")

@@ -30,8 +30,8 @@ from altdiffusion.curation.rejects import (
     SIMILARITY,
     SIZE,
     URL_SCHEME,
-    Reason,
 )
+from altdiffusion.execution.rejects import Reason
 
 REASONS = (
     SIZE, ASPECT, SIMILARITY, PUNSAFE, PWATERMARK, AESTHETIC, URL_SCHEME, BLOCKLIST, CAPTION, LANGUAGE,

@@ -36,17 +36,9 @@ from altdiffusion.curation.links.filters import (
 from altdiffusion.curation.links.reader import RowGroup, Rows, UnitReader, open_unit
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.links.urls import AROUND, url_keys
-from altdiffusion.curation.rejects import (
-    ASPECT,
-    BLOCKLIST,
-    CAPTION,
-    LANGUAGE,
-    SIZE,
-    URL_SCHEME,
-    coded,
-    rejects_table,
-)
+from altdiffusion.curation.rejects import ASPECT, BLOCKLIST, CAPTION, LANGUAGE, SIZE, URL_SCHEME, coded
 from altdiffusion.execution.range_work import RangeWork, finish_unit
+from altdiffusion.execution.rejects import rejects_table
 from altdiffusion.execution.units import Unit, UnitWork
 from altdiffusion.records import LINKS
 from altdiffusion.storage.ledger import UnitRecord

@@ -25,7 +25,6 @@ from altdiffusion.curation.rejects import (
     TIMEOUT,
     TLS,
     TOO_MANY_REDIRECTS,
-    Reason,
     Refused,
     http_status,
 )
@@ -44,6 +43,7 @@ from altdiffusion.curation.web.connections import Connection, Deadline, IdleConn
 from altdiffusion.curation.web.contents import decoded
 from altdiffusion.curation.web.optout import HEADERS, opt_out
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.rejects import Reason
 
 _WHOLE = frozenset({200, 201, 203})
 """Statuses whose body is the image (RFC 9110, 15.3); a 206 is taken where its range is the whole."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from altdiffusion.curation.rejects import OPT_OUT_CONTENT_USAGE, OPT_OUT_TDM, OPT_OUT_X_ROBOTS_TAG, Reason
+from altdiffusion.curation.rejects import OPT_OUT_CONTENT_USAGE, OPT_OUT_TDM, OPT_OUT_X_ROBOTS_TAG
+from altdiffusion.execution.rejects import Reason
 
 HEADERS = frozenset({"x-robots-tag", "tdm-reservation", "content-usage"})
 """Names, in lower case, of the headers that hold such signals."""

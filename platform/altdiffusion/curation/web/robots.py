@@ -24,12 +24,12 @@ from altdiffusion.curation.rejects import (
     DNS,
     ROBOTS_UNREACHABLE,
     TLS,
-    Reason,
     Refused,
     http_status,
 )
 from altdiffusion.curation.web.connections import Deadline, Key
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Moved, Want
+from altdiffusion.execution.rejects import Reason
 
 MAX_BYTES = 500 << 10
 _LASTS_S = 24 * 3600.0  # RFC 9309, 2.4: not longer

@@ -34,13 +34,13 @@ from altdiffusion.curation.rejects import (
     ROBOTS_UNREACHABLE,
     TIMEOUT,
     TOO_MANY_REDIRECTS,
-    Reason,
     Refused,
     http_status,
 )
 from altdiffusion.curation.web.connections import Deadline
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Later, Moved
 from altdiffusion.curation.web.robots import Robots, RobotsCache
+from altdiffusion.execution.rejects import Reason
 
 _AGAIN = frozenset({TIMEOUT, CONNECT, RESET, http_status(429), http_status(503)})
 _ROBOTS_AGAIN = frozenset({CONNECT, ROBOTS_UNREACHABLE})
