@@ -88,3 +88,55 @@ def test_half_precision_stays_close(bundle: models.ModelBundle) -> None:
     half.unet.to(torch.bfloat16), half.vae.to(torch.bfloat16)
     drawn = sampler(half).draw(PROMPTS[:8], SEEDS[:8], 32, 32).astype(int)
     assert 0 < np.abs(drawn - full).mean() < 5  # grey levels
+
+
+def test_a_smaller_batch_is_used_where_it_gives_the_same_bits(
+    bundle: models.ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[int] = []
+    original = Sampler._batch
+
+    def batch(self: Sampler, rows: Any) -> Any:
+        shapes.append(len(rows))
+        return original(self, rows)
+
+    monkeypatch.setattr(Sampler, "_batch", batch)
+    full = sampler(bundle, batch_rows=32, steps=10).draw(PROMPTS[:32], SEEDS[:32], 32, 32)
+    assert shapes == [32]
+    ours = sampler(bundle, batch_rows=32, steps=10)
+    for count in (1, 3, 9, 17):
+        shapes.clear()
+        np.testing.assert_array_equal(ours.draw(PROMPTS[:count], SEEDS[:count], 32, 32), full[:count])
+        np.testing.assert_array_equal(
+            ours.draw(PROMPTS[-count - 8 : -8], SEEDS[-count - 8 : -8], 32, 32), full[-count:]
+        )
+        assert shapes[0] == shapes[1] >= count
+        if count <= 16:
+            assert shapes[0] <= 16  # measured on x86-64: 16 rows give the bits of 32
+    shapes.clear()
+    loose = sampler(bundle, batch_rows=32, steps=10, batch_shapes="any")
+    one = loose.draw(PROMPTS[:1], SEEDS[:1], 32, 32)
+    three = loose.draw(PROMPTS[:3], SEEDS[:3], 32, 32)
+    assert shapes == [1, 4]
+    for drawn in (one, three):
+        assert np.abs(drawn.astype(int) - full[: len(drawn)]).max() <= 1  # grey levels
+
+
+def test_a_size_whose_bits_differ_is_not_used() -> None:
+    from altdiffusion.generation.batch_shapes import BatchShapes
+
+    def probe(part: slice) -> torch.Tensor:  # the bits of a row depend on the size of its batch below 4
+        rows = torch.arange(8.0)[part, None]
+        return rows + (1e-7 if len(rows) < 4 else 0.0)
+
+    asked: list[int] = []
+
+    def counted(part: slice) -> torch.Tensor:
+        asked.append(part.stop - part.start)
+        return probe(part)
+
+    shapes = BatchShapes(8)
+    assert [shapes.smallest(count, 50, "form", counted) for count in (1, 2, 3, 4, 5, 8)] == [4, 4, 4, 4, 8, 8]
+    assert asked == [8, 1, 2, 4, 4]  # each proof once, up to the first difference
+    assert BatchShapes(8).smallest(1, 2, "form", lambda _: pytest.fail("not worth it for two steps")) == 8
+    assert BatchShapes(30).candidates(3) == [4, 8, 16, 30]

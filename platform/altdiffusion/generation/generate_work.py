@@ -83,6 +83,7 @@ class GenerateWork(RangeWork):
         self._sampler = Sampler(
             load_bundle(self._model.uri, config.device, getattr(torch, config.dtype)),
             batch_rows=config.batch_rows,
+            batch_shapes=config.batch_shapes,
             vae_fallback=config.vae_fallback,
         )
 

@@ -1,11 +1,13 @@
 """Drawing of images with an exported model; each image is a function of its own row alone.
 
-Shapes: N rows of a call, B `batch_rows`, T text positions, D context width, C x H x W latent, f the VAE's factor.
+Shapes: N rows of a call, B `batch_rows`, n rows of a batch, T text positions, D context width, C x H x W latent, f the
+VAE's factor.
 
 The loop is that of `StableDiffusionPipeline.__call__` without its work per image (a test checks that both are equal).
-The initial noise is keyed by the row's seed. Matrix products may round differently in another batch shape, so every
-batch has exactly B rows: the last one is filled up, and a text is encoded among B texts. Then the other rows of the
-batch, and the place of a row in it, do not change a bit (measured on the CPU, and checked by a test).
+The initial noise is keyed by the row's seed. Matrix products may round differently in another batch shape, so a batch
+has exactly B rows, or fewer where that is proven not to change a bit (`batch_shapes`): the last one is filled up, and a
+text is encoded among B texts. Then the other rows of the batch, and the place of a row in it, do not change a bit
+(measured on the CPU, and checked by a test).
 
 A row whose numbers are no longer finite has no image: `Drawn.problem` states where that began. The other rows of its
 batch are not affected.
@@ -28,7 +30,8 @@ from altdiffusion.diffusion.noise import INITIAL_NOISE, keyed_normal
 from altdiffusion.diffusion.scheduler import as_ddim, as_kind
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.settings import SamplerName
+from altdiffusion.generation.batch_shapes import BatchShapes
+from altdiffusion.generation.settings import SamplerName, ShapeRule
 
 NOISE_KEY = 0
 """First half of the key of the initial noise; the row's seed is the other half."""
@@ -96,6 +99,8 @@ class Sampler:
         bundle: the model, on its device and in its dtype.
         sampler, steps, guidance_scale: what `draw` draws with, as in `GenerateConfig`.
         batch_rows: B.
+        batch_shapes: `proven` fills the last batch of a form up to the least size that gives the bits of B rows; `any`
+            up to the next power of two.
         vae_fallback: whether an image that is not finite in the VAE's own dtype is decoded again in float32.
     """
 
@@ -107,6 +112,7 @@ class Sampler:
         steps: int = 50,
         guidance_scale: float = 9.0,
         batch_rows: int,
+        batch_shapes: ShapeRule = "proven",
         vae_fallback: bool = True,
     ) -> None:
         self._bundle = bundle
@@ -114,6 +120,8 @@ class Sampler:
         self._scheduler_name: SamplerName | None = None
         self._scheduler: Any = None
         self._batch_rows = batch_rows
+        self._shape_rule = batch_shapes
+        self._shapes = BatchShapes(batch_rows)
         self._vae_fallback = vae_fallback
         self._factor = 2 ** (len(bundle.vae.config.block_out_channels) - 1)
         self._device = next(bundle.unet.parameters()).device
@@ -147,7 +155,7 @@ class Sampler:
         self._contexts = self._encode(list(dict.fromkeys(texts)))
         for places in batches(requests, self._batch_rows):
             chosen = [requests[place] for place in places]
-            filled = [*chosen, *[chosen[-1]] * (self._batch_rows - len(chosen))]
+            filled = [*chosen, *[chosen[-1]] * (self._shape_of(chosen) - len(chosen))]
             yield places, self._batch(filled)[: len(chosen)]
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
@@ -163,13 +171,40 @@ class Sampler:
         return int(self._bundle.tokenizer.model_max_length)
 
     def initial_latents(self, seeds: Sequence[int], width: int, height: int) -> Tensor:
-        """Return the noise before the scheduler's scaling, float32 [B, C, H, W], a function of seed and size alone."""
+        """Return the noise before the scheduler's scaling, float32 [n, C, H, W], a function of seed and size alone."""
         shape = (self._bundle.unet.config.in_channels, height // self._factor, width // self._factor)
         keys = torch.tensor(list(seeds), dtype=torch.int64, device=self._device)
         return keyed_normal(NOISE_KEY, keys, INITIAL_NOISE, shape)
 
+    def _shape_of(self, rows: Sequence[Request]) -> int:
+        """Return the size of the batch in which rows of one form are drawn."""
+        if self._shape_rule == "any":
+            return self._shapes.candidates(len(rows))[0]
+        first = rows[0]
+        form = (first.width, first.height, first.guided)
+
+        def probe(part: slice) -> Tensor:
+            return self._probe(part, *form)
+
+        return self._shapes.smallest(len(rows), first.steps, form, probe)
+
+    def _probe(self, part: slice, width: int, height: int, guided: bool) -> Tensor:
+        """Return what UNet and VAE give for some of B random rows, [n, values]."""
+        unet, vae = self._bundle.unet, self._bundle.vae
+        seeds = range(self._batch_rows)
+        noise = self.initial_latents(seeds, width, height)[part]
+        keys = torch.tensor(list(seeds), dtype=torch.int64, device=self._device)
+        shape = tuple(next(iter(self._contexts.values())).shape)
+        context = keyed_normal(NOISE_KEY, keys, INITIAL_NOISE, shape).to(self._dtype)[part]
+        times = 2 if guided else 1
+        with torch.inference_mode():
+            inputs = torch.cat([noise] * times).to(self._dtype)
+            epsilon = unet(inputs, 500, encoder_hidden_states=torch.cat([context] * times), return_dict=False)[0]
+            decoded = vae.decode(noise.to(next(vae.parameters()).dtype), return_dict=False)[0]
+        return torch.cat([*(one.flatten(1) for one in epsilon.chunk(times)), decoded.flatten(1)], 1)
+
     def _batch(self, rows: Sequence[Request]) -> list[Drawn]:
-        """Return the results of B rows of one form."""
+        """Return the results of n rows of one form, at most B."""
         with torch.inference_mode():
             return self._results(rows)
 
@@ -191,7 +226,7 @@ class Sampler:
     def _decode(
         self, latents: Tensor, wanted: Sequence[bool]
     ) -> tuple[NDArray[np.uint8], list[str | None], list[bool]]:
-        """Return images, uint8 [B, height, width, 3], the other dtype of some, and which are finite."""
+        """Return images, uint8 [n, height, width, 3], the other dtype of some, and which are finite."""
         vae = self._bundle.vae
         scaled = latents / vae.config.scaling_factor
         dtype = next(vae.parameters()).dtype
@@ -202,19 +237,20 @@ class Sampler:
         if again and self._vae_fallback and dtype != torch.float32:
             if self._vae_float32 is None:
                 self._vae_float32 = copy.deepcopy(vae).float()
-            decoded[again] = self._vae_float32.decode(scaled, return_dict=False)[0][again]
+            filling = scaled[-1:].expand(self._batch_rows - len(scaled), *scaled.shape[1:])
+            decoded[again] = self._vae_float32.decode(torch.cat((scaled, filling)), return_dict=False)[0][again]
             finite = _finite(decoded)
             dtypes = ["float32" if place in again else None for place in range(len(wanted))]
         pixels = (decoded.nan_to_num() / 2 + 0.5).clamp(0, 1).mul(255).round()
         return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy(), dtypes, finite
 
     def _denoise(self, rows: Sequence[Request], context: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return latents, float32 [B, C, H, W], and the step from 1 at which each row stopped being finite (0: none).
+        """Return latents, float32 [n, C, H, W], and the step from 1 at which each row stopped being finite (0: none).
 
         Args:
-            rows: B requests of one form.
-            context: [B, T, D] of the prompts.
-            noise: float32 [B, C, H, W].
+            rows: n requests of one form.
+            context: [n, T, D] of the prompts.
+            noise: float32 [n, C, H, W].
         """
         scheduler, unet, guided = self._scheduler_of(rows[0].sampler), self._bundle.unet, rows[0].guided
         scale = torch.tensor([row.guidance_scale for row in rows], device=self._device)[:, None, None, None]
@@ -243,7 +279,7 @@ class Sampler:
         return self._scheduler
 
     def _context(self, texts: Sequence[str]) -> Tensor:
-        """Return the context [B, T, D] of B texts that were encoded before."""
+        """Return the context [n, T, D] of n texts that were encoded before."""
         return torch.stack([self._contexts[text] for text in texts])
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:

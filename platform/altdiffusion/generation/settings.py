@@ -24,6 +24,7 @@ from altdiffusion.storage.documents import NAME
 
 SamplerName = Literal["ddim", "dpmpp"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+ShapeRule = Literal["proven", "any"]
 ImageFormat = Literal["png", "jpg", "webp"]
 _RUN = matching(NAME, "is not the name of a run", "give a plain name, or a path as folder")
 _DIGEST = matching(r"[0-9a-f]{8,64}", "is not 8 to 64 hex digits", "copy it from the lineage of the model")
@@ -94,6 +95,9 @@ class GenerateConfig(Checked):
     """Whether an image that is not finite in the VAE at `dtype` is decoded again in float32, before it is a reject."""
     batch_rows: Annotated[int, at_least(1)] = 32
     """Number of images that are drawn at once."""
+    batch_shapes: ShapeRule = added("proven")
+    """How many rows the last batch of a size has: `proven`, as few as are measured to give the same bits on the device;
+    `any`, the next power of two, which may change a rare pixel by a grey level on a CPU, and more on a GPU."""
     rows_per_unit: Annotated[int, at_least(1)] = operational(512)
     """Largest number of images in a unit of work. Units are smaller where the pool has more workers."""
     device: Literal["cpu", "cuda"] = "cpu"
