@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from altdiffusion.generation.cautions import warnings_of
 from altdiffusion.generation.sheet import write_sheet
 from altdiffusion.storage.dataset import Version
 from jobs.harness import job_of_steps, leave, main
@@ -10,7 +11,9 @@ from pipelines.generate import GenerateJobConfig, pipeline_steps, plan, survey
 
 
 def show(config: GenerateJobConfig, session: Session, generations: Version) -> None:
-    """Draw the contact sheet, where the config asks for one, and log it to the run."""
+    """Print what was cut off or refused; draw the contact sheet, where the config asks for one, and log it."""
+    for line in warnings_of(generations):
+        print(f"[generate] warning: {line}", flush=True)
     if config.sheet is None:
         return
     write_sheet(generations, config.sheet.file, config.sheet.fonts, cell=config.sheet.cell)

@@ -11,7 +11,7 @@ from altdiffusion.config import operational, semantic
 from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.finished import Finished
-from altdiffusion.generation.generate_work import GenerateWork, generation_units
+from altdiffusion.generation.generate_work import GenerateWork, describe_work, generation_units
 from altdiffusion.generation.model import Model, resolve_model
 from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig
@@ -110,9 +110,15 @@ def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
     return look_at(
         config.lake,
         remote,
-        lambda _: [f"prompts  {read_prompts(config.generate.prompts).num_rows:,}"],
+        lambda _: look_at_prompts(config.generate, config.workers.max),
         lambda lake: [f"draws with  {opened(config.generate.model, lake.uri, config.generate.dtype).ref.short}"],
     )
+
+
+def look_at_prompts(generate: GenerateConfig, workers: int) -> list[str]:
+    """Return how many prompts there are, and how many images, units and batches they make."""
+    prompts = read_prompts(generate.prompts)
+    return [f"prompts  {prompts.num_rows:,}", describe_work(prompts, generate, workers)]
 
 
 def plan(config: GenerateJobConfig) -> Plan:
@@ -125,6 +131,7 @@ def plan(config: GenerateJobConfig) -> Plan:
         facts={
             "model": model,
             "sampler": f"{generate.sampler}, {generate.steps} steps, guidance {generate.guidance_scale:g}",
+            "batches": f"up to {generate.batch_rows:,} images of one size; units: up to {generate.rows_per_unit:,}",
             "sheet": config.sheet.file if config.sheet else "none",
         },
     )

@@ -24,9 +24,11 @@ from altdiffusion.execution.range_work import finish_unit
 from altdiffusion.execution.spill import Spill
 from altdiffusion.execution.units import Unit
 from altdiffusion.generation import sampler as sampling
+from altdiffusion.generation.cautions import warnings_of
 from altdiffusion.generation.generate_work import (
     GenerateWork,
     decode_images,
+    describe_work,
     generation_units,
     rows_per_shard,
     rows_per_unit,
@@ -360,3 +362,28 @@ def test_images_inside_of_a_unit_are_counted() -> None:
     progress._counted_at = -1e9
     progress._count_inside()
     assert progress.line(progress._started + 8.0) == "[generate] 1/5 units  512 images  60.0 images/s  0:00:32 left"
+
+
+def test_cut_prompts_and_rejects_are_reported_with_an_example(tmp_path: Path) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=3)
+    rows = [{**row, "prompt": "cat"} for row in lines_of(lake)]
+    write_lines(lake, rows)
+    assert warnings_of(generate(lake)) == []
+    rows[1]["prompt"] = "word " * 400
+    write_lines(lake, rows)
+    (line,) = warnings_of(generate(lake))
+    assert line.startswith("1 prompts are longer than the text encoder reads, and their ends are cut off; p1 has ")
+
+
+def test_a_dry_run_counts_images_units_and_batches(tmp_path: Path) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=30)  # 6 of 24 x 16 pixels, 24 of 16 x 16
+    config = generation_lake.config(lake, batch_rows=4, rows_per_unit=512)
+    prompts = Lake(lake).version(generation_lake.import_prompts(lake, config).ref)
+    assert describe_work(prompts.read(), config, 1) == "draws  30 images in 1 units, 8 batches of up to 4"
+    model = resolve_model(config.model, lake)
+    for workers in (1, 2, 7):
+        units = generation_units(prompts, model, config, workers)
+        line = describe_work(prompts.read(), config, workers)
+        assert f"30 images in {len(units)} units" in line
+    twice = generation_lake.config(lake, batch_rows=4, rows_per_unit=512, count=2)
+    assert describe_work(prompts.read(), twice, 1) == "draws  60 images in 1 units, 15 batches of up to 4"

@@ -25,8 +25,9 @@ from altdiffusion.execution.rejects import rejects_table
 from altdiffusion.execution.spill import Spill
 from altdiffusion.execution.units import Unit
 from altdiffusion.generation.finished import IMAGES, Finished
-from altdiffusion.generation.image_rows import image_counts, image_rows, requests_of
+from altdiffusion.generation.image_rows import count_batches, image_counts, image_rows, requests_of
 from altdiffusion.generation.model import Model, check_content, size_multiple
+from altdiffusion.generation.prompts import ROWS_PER_SHARD
 from altdiffusion.generation.rejects import NOT_FINITE
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat
 from altdiffusion.records import GENERATIONS
@@ -211,9 +212,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         table = prompts.read_shard(index, ("id", "width", "height", "count"))
         _check_sizes(prompts, table, multiple)
         total += int(image_counts(table, config).sum())
-    shard_rows = rows_per_shard(total)
-    size = rows_per_unit(total, config, workers)
-    size = -(-size // shard_rows) * shard_rows
+    shard_rows, size = rows_per_shard(total), unit_rows(total, config, workers)
     units: list[Unit] = []
     for index in range(len(prompts.shards)):
         table = prompts.read_shard(index)
@@ -227,6 +226,33 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
             }  # fmt: skip
             units.append(new_unit(len(units), reads, payload))
     return units
+
+
+def describe_work(prompts: pa.Table, config: GenerateConfig, workers: int) -> str:
+    """Return one line for a dry run: how many images are drawn, in how many units and batches.
+
+    Images that are finished already are among them: which they are is known when the model has been read.
+
+    Args:
+        prompts: with the columns of `records.PROMPTS`.
+        workers: largest size of the pool.
+    """
+    images = int(image_counts(prompts, config).sum())
+    size = unit_rows(images, config, workers)
+    units = batches = 0
+    for first in range(0, prompts.num_rows, ROWS_PER_SHARD):
+        part = prompts.slice(first, ROWS_PER_SHARD)
+        count = int(image_counts(part, config).sum())
+        for start in range(0, count, size):
+            units += 1
+            batches += count_batches(part, start, min(start + size, count), config)
+    return f"draws  {images:,} images in {units:,} units, {batches:,} batches of up to {config.batch_rows:,}"
+
+
+def unit_rows(images: int, config: GenerateConfig, workers: int) -> int:
+    """Return the number of images per unit: `rows_per_unit`, in whole shards."""
+    shard_rows = rows_per_shard(images)
+    return -(-rows_per_unit(images, config, workers) // shard_rows) * shard_rows
 
 
 def rows_per_shard(images: int) -> int:

@@ -38,6 +38,23 @@ def image_rows(prompts: pa.Table, start: int, stop: int, config: GenerateConfig,
         config: its settings hold where a prompt has none of its own.
         model_content: digest of the model's content, a part of the keys.
     """
+    columns = _settled(prompts, start, stop, config)
+    deciding = columns.drop_columns([name for name in _LABELS if name in columns.column_names])
+    columns = columns.append_column("row_key", pa.array(_keys(deciding, config, model_content), pa.string()))
+    return pa.table([columns[field.name] for field in ROWS], schema=ROWS)
+
+
+def count_batches(prompts: pa.Table, start: int, stop: int, config: GenerateConfig) -> int:
+    """Return the number of batches in which images `start` to `stop` of a table of prompts are drawn as one unit."""
+    rows = _settled(prompts, start, stop, config)
+    guided = pc.greater(rows["guidance_scale"], 1.0)
+    forms = rows.select(["width", "height", "steps", "sampler"]).append_column("guided", guided)
+    counts = forms.group_by(forms.column_names).aggregate([([], "count_all")])["count_all"].to_pylist()
+    return sum(-(-count // config.batch_rows) for count in counts)
+
+
+def _settled(prompts: pa.Table, start: int, stop: int, config: GenerateConfig) -> pa.Table:
+    """Return some images' rows without keys: the job's settings are filled in."""
     counts = image_counts(prompts, config)
     ends = np.cumsum(counts)
     images = np.arange(start, stop)
@@ -50,9 +67,7 @@ def image_rows(prompts: pa.Table, start: int, stop: int, config: GenerateConfig,
         columns[name] = _with_default(chosen, name, getattr(config, name))
     blank = pc.equal(columns["negative_prompt"], "")
     columns["negative_prompt"] = pc.if_else(blank, pa.scalar(None, pa.string()), columns["negative_prompt"])
-    deciding = pa.table({name: columns[name] for name in ROWS.names if name not in _LABELS})
-    columns["row_key"] = pa.array(_keys(deciding, config, model_content), pa.string())
-    return pa.table([columns[field.name] for field in ROWS], schema=ROWS)
+    return pa.table({name: columns[name] for name in ROWS.names if name != "row_key"})
 
 
 def requests_of(rows: pa.Table) -> list[Request]:

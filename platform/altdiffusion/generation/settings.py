@@ -75,7 +75,8 @@ class GenerateConfig(Checked):
 
     A row of the prompts may have its own negative prompt, steps, guidance scale and sampler; what is given here holds
     for the others. `batch_rows`, `threads` and `device` affect the result too, because sums in another order round
-    differently. So every row is drawn in a batch of exactly that many rows, in every unit and pool.
+    differently. So every row is drawn in a batch of exactly that many rows, or of fewer where that is proven to change
+    no bit, in every unit and pool.
     """
 
     model: ModelConfig
