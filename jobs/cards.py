@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from altdiffusion.evaluation.table import Report
 from altdiffusion.generation.model import resolve_model
-from altdiffusion.storage import evaluations
+from altdiffusion.storage import evaluations, files
 from altdiffusion.training.exports.export import renew_card
 from jobs.session import Session
 from pipelines.evaluate import EvaluateConfig
+
+
+def write_table(config: EvaluateConfig, session: Session, report: Report) -> None:
+    """Write the table as JSON, Markdown and text, and attach the files to the run."""
+    for suffix, data in (
+        ("json", files.canonical_json(report.to_json())),
+        ("md", report.to_markdown().encode()),
+        ("txt", report.to_text().encode()),
+    ):
+        files.write_atomic(f"{config.output}.{suffix}", data)
+        session.run.artifact(f"{config.output}.{suffix}")
 
 
 def record_scores(config: EvaluateConfig, session: Session, report: Report) -> None:

@@ -10,7 +10,7 @@ from altdiffusion.evaluation import judge_images, retrieval_accuracy, table
 from altdiffusion.evaluation.judge import train_judge
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
-from jobs.cards import record_scores
+from jobs.cards import record_scores, write_table
 from jobs.harness import Job, leave, main
 from jobs.session import Session, already_published
 from pipelines.evaluate import EvaluateConfig, pipeline_steps, plan, survey
@@ -42,13 +42,7 @@ def run(config: EvaluateConfig, session: Session) -> None:
         scores.append(retrieval_accuracy.score(state, named, asked))
     controls["last state, captions shuffled"] = retrieval_accuracy.shuffled(named, asked)
     report = table.Report(states=scores, controls=controls)
-    for suffix, data in (
-        ("json", files.canonical_json(report.to_json())),
-        ("md", report.to_markdown().encode()),
-        ("txt", report.to_text().encode()),
-    ):
-        files.write_atomic(f"{config.output}.{suffix}", data)
-        session.run.artifact(f"{config.output}.{suffix}")
+    write_table(config, session, report)
     record_scores(config, session, report)
     print(report.to_text(), flush=True)
     if config.require is not None:

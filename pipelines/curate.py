@@ -29,10 +29,10 @@ from altdiffusion.curation.download import retry
 from altdiffusion.curation.download.download_work import DownloadWork, plan_download
 from altdiffusion.curation.images import duplicates
 from altdiffusion.curation.links.balance_work import BalanceWork, plan_balance
-from altdiffusion.curation.links.blocklist import blocklist_refs
 from altdiffusion.curation.links.dedup import DedupWork
 from altdiffusion.curation.links.select_work import SelectSourcesWork, SelectWork
 from altdiffusion.curation.links.sources import SourceScan, describe_sources, plan_sources, scan_source
+from altdiffusion.curation.web.blocklist import blocklist_refs
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep, published
 from altdiffusion.execution.ranges import plan_buckets

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from altdiffusion.config import from_dict
 from altdiffusion.curation.config import PRESETS, SelectConfig, SourceConfig
-from altdiffusion.curation.links import blocklist
-from altdiffusion.curation.links.blocklist import (
+from altdiffusion.curation.links.sources import scan_source
+from altdiffusion.curation.web import blocklist
+from altdiffusion.curation.web.blocklist import (
     DigestSet,
     TextSet,
     blocklist_refs,
@@ -26,8 +27,7 @@ from altdiffusion.curation.links.blocklist import (
     parse_list,
     source_blocklist,
 )
-from altdiffusion.curation.links.sources import scan_source
-from altdiffusion.curation.links.urls import url_keys
+from altdiffusion.curation.web.urls import url_keys
 from altdiffusion.errors import AltDiffusionError
 from tests.source_rows import believing, reasons
 

@@ -16,7 +16,7 @@ from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceCon
 from altdiffusion.curation.links.filters import REASONS
 from altdiffusion.curation.links.select_work import SelectWork, buckets_of, by_bucket
 from altdiffusion.curation.links.sources import plan_sources, scan_source
-from altdiffusion.curation.links.urls import url_keys
+from altdiffusion.curation.web.urls import url_keys
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage.dataset import Lake
 from tests.source_rows import GOOD, reasons, split, table

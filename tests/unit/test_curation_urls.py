@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altdiffusion.curation.links.urls import TRACKING, keys_and_links, parse, url_key, url_keys
 from altdiffusion.curation.rejects import Refused
 from altdiffusion.curation.web.addresses import parse_url
+from altdiffusion.curation.web.urls import TRACKING, keys_and_links, parse, url_key, url_keys
 
 
 def keys(*urls: str | None) -> list[str | None]:

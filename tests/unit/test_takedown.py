@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 
 from altdiffusion.cli import main
-from altdiffusion.curation.links.blocklist import load_blocklist
 from altdiffusion.curation.links.takedown import blocklist_lines, read_list, read_urls, take_down
-from altdiffusion.curation.links.urls import url_key, url_keys
 from altdiffusion.curation.tally import tally
+from altdiffusion.curation.web.blocklist import load_blocklist
+from altdiffusion.curation.web.urls import url_key, url_keys
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.impact import impact

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from altdiffusion.curation.links.urls import parse
 from altdiffusion.curation.rejects import (
     BAD_RESPONSE,
     BAD_URL,
@@ -37,6 +36,7 @@ from altdiffusion.curation.rejects import (
     TLS,
     http_status,
 )
+from altdiffusion.curation.web.urls import parse
 from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo

@@ -1,1 +1,1 @@
-"""From sources to candidate links: read, filter, deduplicate, balance, block, take down."""
+"""From sources to candidate links: read, filter, deduplicate, balance, take down."""

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.hashing import hash64
-from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.curation.rejects import DUPLICATE_HASH, DUPLICATE_URL, coded, rejected
 from altdiffusion.curation.tally import tally
+from altdiffusion.curation.web.urls import url_keys
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.units import Unit
 from altdiffusion.splitmix import Words

@@ -22,7 +22,6 @@ from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.language import clean
 from altdiffusion.curation.language.clean import clean_captions, tidy_captions
 from altdiffusion.curation.language.identify import LanguageIdentifier
-from altdiffusion.curation.links.blocklist import Blocklist, source_blocklist
 from altdiffusion.curation.links.filters import (
     CODES,
     REASONS,
@@ -35,8 +34,9 @@ from altdiffusion.curation.links.filters import (
 )
 from altdiffusion.curation.links.reader import RowGroup, Rows, UnitReader, open_unit
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
-from altdiffusion.curation.links.urls import AROUND, url_keys
 from altdiffusion.curation.rejects import ASPECT, BLOCKLIST, CAPTION, LANGUAGE, SIZE, URL_SCHEME, coded
+from altdiffusion.curation.web.blocklist import Blocklist, source_blocklist
+from altdiffusion.curation.web.urls import AROUND, url_keys
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.rejects import rejects_table
 from altdiffusion.execution.units import Unit, UnitWork

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from altdiffusion.curation.config import SelectConfig, SourceConfig
-from altdiffusion.curation.links.blocklist import source_blocklist
 from altdiffusion.curation.links.filters import columns_of, number_filters
 from altdiffusion.curation.links.reader import Footer, fetch_footer, parse_footer
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, resolve_columns
 from altdiffusion.curation.parts import find_parts
+from altdiffusion.curation.web.blocklist import source_blocklist
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit

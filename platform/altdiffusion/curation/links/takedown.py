@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from altdiffusion.curation.links.blocklist import Blocklist, parse_list, parse_urls, read_lines
-from altdiffusion.curation.links.urls import url_keys
 from altdiffusion.curation.tally import tally, tally_images
+from altdiffusion.curation.web.blocklist import Blocklist, parse_list, parse_urls, read_lines
+from altdiffusion.curation.web.urls import url_keys
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version

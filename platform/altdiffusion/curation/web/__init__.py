@@ -1,1 +1,1 @@
-"""The open web, guarded: addresses, connections, robots.txt, opt-outs, one fetch, and whose turn it is."""
+"""The open web, guarded: one form of a URL, blocklists, connections, robots.txt, opt-outs, the fetch and its turns."""

@@ -17,7 +17,6 @@ import ssl
 from dataclasses import dataclass
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.links.urls import AROUND, Target, join
 from altdiffusion.curation.rejects import (
     BAD_URL,
     CONNECT,
@@ -42,6 +41,7 @@ from altdiffusion.curation.web.answers import Answer
 from altdiffusion.curation.web.connections import Connection, Deadline, IdleConnections
 from altdiffusion.curation.web.contents import decoded
 from altdiffusion.curation.web.optout import HEADERS, opt_out
+from altdiffusion.curation.web.urls import AROUND, Target, join
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.rejects import Reason
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.links.urls import Target
 from altdiffusion.curation.rejects import (
     BAD_URL,
     BLOCKED_ADDRESS,
@@ -29,6 +28,7 @@ from altdiffusion.curation.rejects import (
 )
 from altdiffusion.curation.web.connections import Deadline, Key
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Moved, Want
+from altdiffusion.curation.web.urls import Target
 from altdiffusion.execution.rejects import Reason
 
 MAX_BYTES = 500 << 10

@@ -22,8 +22,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.links.blocklist import Blocklist
-from altdiffusion.curation.links.urls import Target
 from altdiffusion.curation.rejects import (
     BLOCKLIST,
     CONNECT,
@@ -37,9 +35,11 @@ from altdiffusion.curation.rejects import (
     Refused,
     http_status,
 )
+from altdiffusion.curation.web.blocklist import Blocklist
 from altdiffusion.curation.web.connections import Deadline
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Later, Moved
 from altdiffusion.curation.web.robots import Robots, RobotsCache
+from altdiffusion.curation.web.urls import Target
 from altdiffusion.execution.rejects import Reason
 
 _AGAIN = frozenset({TIMEOUT, CONNECT, RESET, http_status(429), http_status(503)})
