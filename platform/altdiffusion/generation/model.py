@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref, read_lineage
-from altdiffusion.diffusion.scheduler import read_noising
+from altdiffusion.diffusion.scheduler import CONFIG, read_noising
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.schedulers import make_scheduler
 from altdiffusion.generation.settings import ModelConfig
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -60,19 +61,38 @@ def _check_scheduler(uri: str) -> None:
 
     Without betas, the samplers would use their own.
     """
-    path = files.join(uri, "scheduler", "scheduler_config.json")
-    config = files.read_json(path) if files.exists(path) else {}
-    if not isinstance(config, dict):
-        raise AltDiffusionError(f"file {path}", "is not a mapping", "copy the model folder as published")
+    config, path = read_scheduler(uri)
     if config.get("rescale_betas_zero_snr") is True and config.get("prediction_type", "epsilon") == "epsilon":
         raise AltDiffusionError(
-            f"file {path}",
+            path,
             "has rescale_betas_zero_snr with prediction_type epsilon: its last step has no signal, and the image that "
             "a UNet which predicts the noise gives there is not finite",
             "set rescale_betas_zero_snr to false, or prediction_type to what the UNet was trained for",
         )
     if config.get("prediction_type") != "sample":  # such a model can generate but cannot be trained
         read_noising(uri)
+    scheduler = make_scheduler("ddim", config, path)
+    values, steps = len(scheduler.alphas_cumprod), scheduler.config.num_train_timesteps
+    if values != steps:
+        raise AltDiffusionError(
+            f"{path}, trained_betas",
+            f"has {values} values, and num_train_timesteps is {steps}",
+            f"set num_train_timesteps to {values} if the UNet was trained with these betas",
+        )
+
+
+def read_scheduler(uri: str) -> tuple[dict[str, Any], str]:
+    """Return the settings of a model folder's scheduler, and the file's name for errors."""
+    what = f"file {files.join(uri, *CONFIG.split('/'))}"
+    try:
+        config = files.read_json(files.join(uri, *CONFIG.split("/")))
+    except FileNotFoundError as error:
+        raise AltDiffusionError(what, "is missing", "give a model folder as published") from error
+    if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
+        raise AltDiffusionError(
+            what, "does not name a scheduler of diffusers in _class_name", "copy the model folder as published"
+        )
+    return config, what
 
 
 def check_content(model: Model) -> None:

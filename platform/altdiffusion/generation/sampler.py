@@ -11,7 +11,6 @@ batch, and the place of a row in it, do not change a bit (measured on the CPU, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,21 +19,12 @@ from torch import Tensor
 
 from altdiffusion.diffusion.models import ModelBundle
 from altdiffusion.diffusion.noise import INITIAL_NOISE, keyed_normal
-from altdiffusion.diffusion.scheduler import as_ddim, as_kind
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
+from altdiffusion.generation.schedulers import make_scheduler, settings_of
 from altdiffusion.generation.settings import SamplerName
 
 NOISE_KEY = 0
 """First half of the key of the initial noise; the row's seed is the other half."""
-
-
-def make_scheduler(name: SamplerName, config: Any) -> Any:
-    """Return the diffusers scheduler of a sampler, with the noise schedule of the model folder's own `config`."""
-    from diffusers import DPMSolverMultistepScheduler
-
-    if name == "ddim":
-        return as_ddim(config)
-    return as_kind(DPMSolverMultistepScheduler, config, {"algorithm_type": "dpmsolver++", "solver_order": 2})
 
 
 class Sampler:
@@ -50,7 +40,7 @@ class Sampler:
         self, bundle: ModelBundle, *, sampler: SamplerName, steps: int, guidance_scale: float, batch_rows: int
     ) -> None:
         self._bundle = bundle
-        self._scheduler = make_scheduler(sampler, bundle.scheduler.config)
+        self._scheduler = make_scheduler(sampler, settings_of(bundle.scheduler))
         self._steps = steps
         self._scale = guidance_scale
         self._batch_rows = batch_rows

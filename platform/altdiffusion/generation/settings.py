@@ -22,7 +22,7 @@ from altdiffusion.constraints import (
 from altdiffusion.languages import CODES
 from altdiffusion.storage.documents import NAME
 
-SamplerName = Literal["ddim", "dpmpp"]
+SamplerName = Literal["ddim", "dpmpp", "euler", "pndm", "unipc"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 _RUN = matching(NAME, "is not the name of a run", "give a plain name, or a path as folder")
 _DIGEST = matching(r"[0-9a-f]{8,64}", "is not 8 to 64 hex digits", "copy it from the lineage of the model")
@@ -78,7 +78,8 @@ class GenerateConfig(Checked):
     model: ModelConfig
     prompts: PromptsConfig
     sampler: SamplerName = "ddim"
-    """`ddim`: DDIM with eta 0; `dpmpp`: DPM-Solver++ (2M), as good in about half the steps."""
+    """`ddim`: DDIM with eta 0; `dpmpp`: DPM-Solver++ (2M), as good in about half the steps; `euler`: Euler's method;
+    `pndm`: Stable Diffusion's own (PLMS), one call of the UNet more than `steps`; `unipc`: UniPC (bh2, order 2)."""
     steps: Annotated[int, between(1, 1000, "the noise schedule has 1000; give e.g. 50")] = 50
     guidance_scale: Annotated[float, between(0, 100, "the published evaluation has 9")] = 9.0
     """Classifier-free guidance; at 1 or below the unconditional half is not computed."""
