@@ -146,6 +146,26 @@ def test_what_no_sampler_can_draw_is_refused_by_name(
         assert part in str(error.value)
 
 
+def test_an_index_that_names_another_class_than_the_file_must_mean_the_same_noise(
+    networks: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(networks, folder)
+    wanted, file = draw(folder), folder / "scheduler" / "scheduler_config.json"
+    index = json.loads((folder / "model_index.json").read_text())
+    for kind in ("EulerDiscreteScheduler", "HeunDiscreteScheduler"):
+        (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", kind]}))
+        assert resolve_model(ModelConfig(folder=str(folder)), str(tmp_path))
+        for name, image in draw(folder).items():
+            np.testing.assert_array_equal(image, wanted[name])
+    file.write_text('{"_class_name": "DDIMScheduler"}')  # betas from 0.0001 by its defaults, from 0.00085 by Heun's
+    with pytest.raises(AltDiffusionError, match=r"of a DDIMScheduler and leaves out betas.*HeunDiscreteScheduler"):
+        resolve_model(ModelConfig(folder=str(folder)), str(tmp_path))
+    (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "LCMScheduler"]}))
+    with pytest.raises(AltDiffusionError, match="'LCMScheduler'"):
+        resolve_model(ModelConfig(folder=str(folder)), str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "problem"),
     [

@@ -16,7 +16,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.units import Unit
-from altdiffusion.generation.model import Model, check_content, size_multiple
+from altdiffusion.generation.model import Model, check_content, check_sampling, size_multiple
 from altdiffusion.generation.settings import GenerateConfig
 from altdiffusion.records import GENERATIONS
 from altdiffusion.storage import files
@@ -92,8 +92,10 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig) -> 
     """Return the units of `GenerateWork`. The model's content is part of their ids: another model is other work.
 
     Raises:
-        AltDiffusionError: a prompt requires a size that the model cannot draw.
+        AltDiffusionError: a prompt requires a size that the model cannot draw, or its noise schedule does not support
+            the sampler or the number of steps.
     """
+    check_sampling(model, config.sampler, config.steps)
     multiple = size_multiple(model)
     for index in range(len(prompts.shards)):
         sizes = prompts.read_shard(index, ["id", "width", "height"])

@@ -19,6 +19,7 @@ from altdiffusion.constraints import (
     not_empty,
     one_of,
 )
+from altdiffusion.diffusion.hub import unpinned
 from altdiffusion.languages import CODES
 from altdiffusion.storage.documents import NAME
 
@@ -33,7 +34,7 @@ class ModelConfig(Checked):
     """The generating model: exactly one of `folder` and `run`. Its content identifies it and is pinned by digest."""
 
     folder: str | None = operational(None)
-    """URI of a model folder (diffusers layout)."""
+    """URI of a model folder (diffusers layout), or a model of the hub at one commit (`hf://owner/name@<commit>`)."""
     run: Annotated[str | None, _RUN] = operational(None)
     """Name of a training run in the lake, whose newest export is used."""
     step: Annotated[int | None, at_least(0)] = operational(None)
@@ -43,6 +44,11 @@ class ModelConfig(Checked):
 
     def conflicts(self) -> Iterator[Invalid]:
         yield from exactly_one(self, "folder", "run", "name a model folder or a run")
+        if self.folder is not None and not self.folder.strip():
+            yield Invalid("folder", "is empty", "give the folder of an export or of a base model")
+        wrong = unpinned(self.folder)
+        if wrong is not None:
+            yield Invalid("folder", *wrong)
         if self.step is not None and self.run is None:
             yield Invalid("step", "is a step of a run, and none is given", "give run, or leave step out")
 
