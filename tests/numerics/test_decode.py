@@ -25,9 +25,9 @@ def test_a_vae_that_overflows_in_half_precision_decodes_in_float32(dtype: torch.
         assert bool(torch.isfinite(decode(half, latents)).all()) == (dtype == torch.bfloat16)
         before = {name: tensor.clone() for name, tensor in half.state_dict().items()}
         found = decode_in_float32(half, latents)
-    tolerance = {torch.float16: 0.01, torch.bfloat16: 0.1}[dtype]
+    tolerance = {torch.float16: 0.003, torch.bfloat16: 0.03}[dtype]  # of the weights' own rounding
     assert found.dtype == torch.float32
-    assert (found - exact).abs().max() < tolerance * exact.std() * 10
+    assert (found - exact).abs().max() < tolerance
     after = half.state_dict()
     assert all(tensor.dtype == dtype and torch.equal(tensor, before[name]) for name, tensor in after.items())
 

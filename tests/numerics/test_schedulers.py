@@ -198,5 +198,21 @@ def test_steps_that_a_schedule_cannot_draw_are_refused(name: SamplerName) -> Non
 
 def test_a_thousand_steps_are_drawn_where_the_schedule_has_them() -> None:
     config = {"_class_name": "DDIMScheduler", **models.scheduler_config(), "timestep_spacing": "trailing"}
-    for name in ("ddim", "euler"):
-        check_steps(make_scheduler(name, config), 1000, "steps 1000")  # type: ignore[arg-type]
+    for name in SAMPLERS:
+        check_steps(make_scheduler(name, config), 1000, "steps 1000")
+
+
+def test_a_timestep_before_the_first_one_is_refused() -> None:
+    """Diffusers rounds 61 trailing steps of 1000 to 62 timesteps, of which the last one is -1."""
+    config = {"_class_name": "DDIMScheduler", **models.scheduler_config(), "timestep_spacing": "trailing"}
+    for name in SAMPLERS:
+        with pytest.raises(AltDiffusionError, match=r"timestep -1 of a schedule of timesteps 0 to 999.*such as 60"):
+            check_steps(make_scheduler(name, config), 61, "steps 61")
+
+
+@pytest.mark.parametrize(("steps", "other"), [(400, 333), (1000, 999)])
+def test_the_error_names_a_number_of_steps_that_can_be_drawn(steps: int, other: int) -> None:
+    config = {"_class_name": "DDIMScheduler", **models.scheduler_config()}
+    with pytest.raises(AltDiffusionError, match=rf"such as {other}$"):
+        check_steps(make_scheduler("ddim", config), steps, f"steps {steps}")
+    check_steps(make_scheduler("ddim", config), other, "steps")

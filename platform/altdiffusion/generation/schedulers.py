@@ -118,7 +118,9 @@ def check_steps(scheduler: Any, steps: int, what: str) -> None:
     """Refuse a number of steps that a scheduler cannot draw with, or whose first step is not near pure noise.
 
     The spacing `leading` divides the number of timesteps by that of the steps and drops the rest: 400 steps of 1000
-    timesteps would begin at timestep 799, where a noised image still has its shape, from noise without any.
+    timesteps would begin at timestep 799, where a noised image still has its shape, from noise without any. The spacing
+    `trailing` visits a timestep -1 for some numbers, such as 61, where its fractions do not add up; it is taken for the
+    last one.
 
     Args:
         scheduler: of `make_scheduler`; its timesteps are set.
@@ -127,24 +129,27 @@ def check_steps(scheduler: Any, steps: int, what: str) -> None:
     Raises:
         AltDiffusionError: the error states the steps and the schedule's timesteps.
     """
+    problem = _unfit_steps(scheduler, steps)
+    if problem is not None:
+        total = len(scheduler.alphas_cumprod)
+        fewer = (number for number in range(min(steps, total) - 1, 0, -1) if _unfit_steps(scheduler, number) is None)
+        raise AltDiffusionError(what, problem, f"use another number, such as {next(fewer, 1)}")
+
+
+def _unfit_steps(scheduler: Any, steps: int) -> str | None:
+    """Return why a scheduler cannot draw with so many steps; None if it can."""
     total = len(scheduler.alphas_cumprod)
-    remedy = f"use at most {total // 10}, or a number that {total} is a multiple of"
     try:
         scheduler.set_timesteps(steps)
         visited = [float(timestep) for timestep in scheduler.timesteps]
     except Exception as error:  # each class raises its own
-        raise AltDiffusionError(
-            what, f"cannot be drawn from a schedule of {total} timesteps ({first_line(error)})", remedy
-        ) from error
+        return f"cannot be drawn from a schedule of {total} timesteps ({first_line(error)})"
     outside = [timestep for timestep in visited if not 0 <= timestep <= total - 1]
     if outside:
-        raise AltDiffusionError(
-            what, f"would visit timestep {outside[0]:g} of a schedule that ends at timestep {total - 1}", remedy
-        )
+        return f"would visit timestep {outside[0]:g} of a schedule of timesteps 0 to {total - 1}"
     if steps > 1 and visited[0] < _COVERED * (total - 1) * (1 - 1 / steps):
-        raise AltDiffusionError(
-            what, f"would begin at timestep {visited[0]:g} of a schedule of {total}, not near its end", remedy
-        )
+        return f"would begin at timestep {visited[0]:g} of a schedule of {total}, not near its end"
+    return None
 
 
 def _defaults(config: Mapping[str, Any], what: str) -> dict[str, Any]:
