@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from altdiffusion.config import operational, semantic
+from altdiffusion.constraints import DATASET_NAME, Invalid
+from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.finished import Finished
 from altdiffusion.generation.generate_work import GenerateWork, describe_work, generation_units
-from altdiffusion.generation.model import Model, resolve_model
+from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model
 from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
@@ -36,13 +40,17 @@ class GenerateJobConfig(JobConfig):
 
     name: str = operational("generate")
     """Name of the run in MLflow."""
-    prompts: str = "prompts"
+    prompts: Annotated[str, DATASET_NAME] = "prompts"
     """Name of the dataset of prompts that the job makes from the file."""
-    generations: str = "generations"
+    generations: Annotated[str, DATASET_NAME] = "generations"
     """Name of the dataset of images."""
     generate: GenerateConfig
     sheet: SheetConfig | None = operational(None)
     workers: Workers = operational(factory=Workers)
+
+    def conflicts(self) -> Iterator[Invalid]:
+        if self.prompts == self.generations:
+            yield Invalid("generations", "is also the name of the prompts", "give the two datasets different names")
 
     @property
     def run_name(self) -> str:
@@ -105,13 +113,33 @@ def opened(config: ModelConfig, lake_uri: str, dtype: str) -> Model:
     return model
 
 
+def model_lines(generate: GenerateConfig, lake_uri: str) -> list[str]:
+    """Return which model will draw and what it names that is not used, after every check of the model.
+
+    A model that would have to be fetched from the hub is only named.
+
+    Raises:
+        AltDiffusionError: the job would stop at it.
+    """
+    folder = generate.model.folder
+    if folder is not None and not at_hand(folder, lake_uri, "base"):
+        return [f"draws with  {folder} (it is fetched and checked when the job starts)"]
+    model = opened(generate.model, lake_uri, generate.dtype)
+    check_sampling(model, generate.sampler, generate.steps)
+    ignored = ignored_parts(model)
+    return [
+        f"draws with  {model.ref.short}",
+        *([f"not used  {', '.join(ignored)}, named in the model's model_index.json"] if ignored else []),
+    ]
+
+
 def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
     """Return how many images are asked for and of which model, and whether prompts or model are missing."""
     return look_at(
         config.lake,
         remote,
         lambda _: look_at_prompts(config.generate, config.workers.max),
-        lambda lake: [f"draws with  {opened(config.generate.model, lake.uri, config.generate.dtype).ref.short}"],
+        lambda lake: model_lines(config.generate, lake.uri),
     )
 
 

@@ -26,10 +26,10 @@ from altdiffusion.execution.spill import Spill
 from altdiffusion.execution.units import Unit
 from altdiffusion.generation.finished import IMAGES, Finished
 from altdiffusion.generation.image_rows import count_batches, image_counts, image_rows, requests_of
-from altdiffusion.generation.model import Model, check_content, size_multiple
+from altdiffusion.generation.model import Model, check_content, check_sampling, size_multiple
 from altdiffusion.generation.prompts import ROWS_PER_SHARD
 from altdiffusion.generation.rejects import NOT_FINITE
-from altdiffusion.generation.settings import GenerateConfig, ImageFormat
+from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
 from altdiffusion.records import GENERATIONS
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
@@ -204,14 +204,22 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         workers: largest size of the pool.
 
     Raises:
-        AltDiffusionError: a prompt requires a size that the model cannot draw.
+        AltDiffusionError: a prompt requires a size that the model cannot draw, or its noise schedule does not support
+            the sampler or the number of steps.
     """
     multiple = size_multiple(model)
+    samplings: set[tuple[SamplerName, int]] = set()
     total = 0
     for index in range(len(prompts.shards)):
-        table = prompts.read_shard(index, ("id", "width", "height", "count"))
+        table = prompts.read_shard(index, ("id", "width", "height", "count", "sampler", "steps"))
+        samplings |= {
+            (row["sampler"] or config.sampler, row["steps"] or config.steps)
+            for row in table.group_by(["sampler", "steps"]).aggregate([]).to_pylist()
+        }
         _check_sizes(prompts, table, multiple)
         total += int(image_counts(table, config).sum())
+    for sampler, steps in sorted(samplings):
+        check_sampling(model, sampler, steps)
     shard_rows, size = rows_per_shard(total), unit_rows(total, config, workers)
     units: list[Unit] = []
     for index in range(len(prompts.shards)):

@@ -27,23 +27,14 @@ from torch import Tensor
 
 from altdiffusion.diffusion.models import ModelBundle
 from altdiffusion.diffusion.noise import INITIAL_NOISE, keyed_normal
-from altdiffusion.diffusion.scheduler import as_ddim, as_kind
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.batch_shapes import BatchShapes
+from altdiffusion.generation.schedulers import make_scheduler, settings_of
 from altdiffusion.generation.settings import SamplerName, ShapeRule
 
 NOISE_KEY = 0
 """First half of the key of the initial noise; the row's seed is the other half."""
-
-
-def make_scheduler(name: SamplerName, config: Any) -> Any:
-    """Return the diffusers scheduler of a sampler, with the noise schedule of the model folder's own `config`."""
-    from diffusers import DPMSolverMultistepScheduler
-
-    if name == "ddim":
-        return as_ddim(config)
-    return as_kind(DPMSolverMultistepScheduler, config, {"algorithm_type": "dpmsolver++", "solver_order": 2})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,7 +266,7 @@ class Sampler:
     def _scheduler_of(self, name: SamplerName) -> Any:
         """Return the scheduler of a sampler; the last one is kept."""
         if self._scheduler_name != name:
-            self._scheduler_name, self._scheduler = name, make_scheduler(name, self._bundle.scheduler.config)
+            self._scheduler_name, self._scheduler = name, make_scheduler(name, settings_of(self._bundle.scheduler))
         return self._scheduler
 
     def _context(self, texts: Sequence[str]) -> Tensor:

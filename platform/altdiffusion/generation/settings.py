@@ -19,10 +19,11 @@ from altdiffusion.constraints import (
     not_empty,
     one_of,
 )
+from altdiffusion.diffusion.hub import unpinned
 from altdiffusion.languages import CODES
 from altdiffusion.storage.documents import NAME
 
-SamplerName = Literal["ddim", "dpmpp"]
+SamplerName = Literal["ddim", "dpmpp", "euler", "pndm", "unipc"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 ShapeRule = Literal["proven", "any"]
 ImageFormat = Literal["png", "jpg", "webp"]
@@ -35,7 +36,7 @@ class ModelConfig(Checked):
     """The generating model: exactly one of `folder` and `run`. Its content identifies it and is pinned by digest."""
 
     folder: str | None = operational(None)
-    """URI of a model folder (diffusers layout)."""
+    """URI of a model folder (diffusers layout), or a model of the hub at one commit (`hf://owner/name@<commit>`)."""
     run: Annotated[str | None, _RUN] = operational(None)
     """Name of a training run in the lake, whose newest export is used."""
     step: Annotated[int | None, at_least(0)] = operational(None)
@@ -45,6 +46,11 @@ class ModelConfig(Checked):
 
     def conflicts(self) -> Iterator[Invalid]:
         yield from exactly_one(self, "folder", "run", "name a model folder or a run")
+        if self.folder is not None and not self.folder.strip():
+            yield Invalid("folder", "is empty", "give the folder of an export or of a base model")
+        wrong = unpinned(self.folder)
+        if wrong is not None:
+            yield Invalid("folder", *wrong)
         if self.step is not None and self.run is None:
             yield Invalid("step", "is a step of a run, and none is given", "give run, or leave step out")
 
@@ -82,7 +88,8 @@ class GenerateConfig(Checked):
     model: ModelConfig
     prompts: PromptsConfig
     sampler: SamplerName = "ddim"
-    """`ddim`: DDIM with eta 0; `dpmpp`: DPM-Solver++ (2M), as good in about half the steps."""
+    """`ddim`: DDIM with eta 0; `dpmpp`: DPM-Solver++ (2M), as good in about half the steps; `euler`: Euler's method;
+    `pndm`: Stable Diffusion's own (PLMS), one call of the UNet more than `steps`; `unipc`: UniPC (bh2, order 2)."""
     steps: Annotated[int, between(1, 1000, "the noise schedule has 1000; give e.g. 50")] = 50
     guidance_scale: Annotated[float, between(0, 100, "the published evaluation has 9")] = 9.0
     """Classifier-free guidance; at 1 or below the unconditional half is not computed."""
