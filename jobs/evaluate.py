@@ -25,6 +25,7 @@ def result(config: EvaluateConfig, lake: Lake) -> str | None:
 
 def run(config: EvaluateConfig, session: Session) -> None:
     """Draw the cases with every state, judge the images, and write the table."""
+    cases = retrieval_accuracy.read_cases(config.cases)  # before anything is drawn
     drawn = {
         state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1][-1]
         for state in config.states
@@ -33,7 +34,6 @@ def run(config: EvaluateConfig, session: Session) -> None:
     session.run.input(images, context="judge")
     real, shown = judge_images.labelled_images(images, config.labels)
     name_images = _judge(config, real, shown)
-    cases = retrieval_accuracy.read_cases(config.cases)
     scores, controls = [], {}
     codec = name_images(judge_images.through_autoencoder(config.autoencoder, real))
     controls["real pictures through the autoencoder"] = retrieval_accuracy.rate_of(codec == shown, shown)

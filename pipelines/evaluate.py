@@ -9,6 +9,7 @@ from altdiffusion.config import operational
 from altdiffusion.constraints import Invalid
 from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.evaluation.retrieval_accuracy import read_cases, select_cases
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.prompts import read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig, SamplerName
@@ -98,7 +99,7 @@ def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[Pipel
     """Return the pipeline steps that draw the cases with one state."""
     generate = GenerateConfig(
         model=state.model,
-        prompts=PromptsConfig(file=config.cases, languages=config.languages),
+        prompts=_cases(config),
         sampler=config.sampling.sampler,
         steps=config.sampling.steps,
         guidance_scale=config.sampling.guidance_scale,
@@ -111,19 +112,25 @@ def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[Pipel
     )
 
 
+def _cases(config: EvaluateConfig) -> PromptsConfig:
+    """Return the cases as prompts: all of them are drawn, because a table of fewer would be another table."""
+    return PromptsConfig(file=config.cases, languages=config.languages, strict=True)
+
+
 def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
     """Return the inputs, and which of cases, labels, images, autoencoder and models of the states are missing."""
 
     def files_there(lake: Lake) -> list[str]:
-        rows = read_prompts(PromptsConfig(file=config.cases, languages=config.languages)).num_rows
+        prompts = read_prompts(_cases(config)).accepted
+        select_cases(read_cases(config.cases), prompts["id"].to_pylist())
         for uri in (config.labels, files.join(config.autoencoder, "config.json")):
             if not files.exists(uri):
                 raise AltDiffusionError(f"file {uri}", "is not there", "check labels and autoencoder in the config")
         load_autoencoder(config.autoencoder)
-        return [f"cases  {rows:,}", f"judge  learns from {lake.version(config.images).ref.short}"]
+        return [f"cases  {prompts.num_rows:,}", f"judge  learns from {lake.version(config.images).ref.short}"]
 
     def model_there(state: StateConfig) -> Callable[[Lake], list[str]]:
-        return lambda lake: [f"{state.name}  {opened(state.model, lake.uri, 'float32').ref.short}"]
+        return lambda lake: [f"{state.name}  {opened(state.model, lake.uri, 'float32')[0].ref.short}"]
 
     return look_at(config.lake, remote, files_there, *(model_there(state) for state in config.states))
 

@@ -7,19 +7,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from altdiffusion.config import operational, semantic
 from altdiffusion.constraints import DATASET_NAME, Invalid
 from altdiffusion.diffusion.hub import at_hand
-from altdiffusion.diffusion.models import load_bundle
+from altdiffusion.diffusion.models import ModelBundle, load_bundle
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.finished import Finished
 from altdiffusion.generation.generate_work import GenerateWork, describe_work, generation_units
-from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model
-from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units, read_prompts
-from altdiffusion.generation.settings import GenerateConfig, ModelConfig
+from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
+from altdiffusion.generation.prompts import Prompts, PromptsWork, prompts_source, prompts_units, read_prompts
+from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
+from altdiffusion.generation.truncation import read_by, truncation_warning
+from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
+from pipelines.detect_language import LanguageDetector
+
+SHOWN_LANGUAGES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,17 +84,18 @@ def generation_pipeline_steps(
     def model(uri: str) -> Model:
         return resolve_model(generate.model, uri)
 
+    detector = LanguageDetector(wanted=generate.prompts.detect_language)
     return (
         make_pipeline_step(
             name="prompts",
             output=prompts,
-            settings={"prompts": semantic(generate.prompts)},
+            settings={"prompts": semantic(generate.prompts), **detector.settings},
             workers=Workers(max=1, cpus=workers.cpus),
             noun="prompts",
             kind="prompts",
             parents=lambda _: [prompts_source(generate.prompts)],
             units=lambda _: prompts_units(generate.prompts),
-            work=lambda _: PromptsWork(lake_uri, prompts, generate.prompts),
+            work=lambda _: PromptsWork(lake_uri, prompts, generate.prompts, detector),
         ),
         make_pipeline_step(
             name="generate",
@@ -106,17 +115,68 @@ def generation_pipeline_steps(
     )
 
 
-def opened(config: ModelConfig, lake_uri: str, dtype: str) -> Model:
+def read(settings: PromptsConfig) -> Prompts:
+    """Return the rows of a prompts file as the job will read them."""
+    detector = LanguageDetector(wanted=settings.detect_language)
+    return read_prompts(settings, detector() if settings.detect_language else None)
+
+
+def describe(prompts: Prompts) -> list[str]:
+    """Return lines on the rows of a prompts file: how many, in which languages, and the rejects by reason."""
+    languages = sorted(prompts.by_language.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{tag} {rows:,}" for tag, rows in languages[:SHOWN_LANGUAGES]]
+    if len(languages) > SHOWN_LANGUAGES:
+        named.append(f"{len(languages) - SHOWN_LANGUAGES} others")
+    lines = [f"prompts  {prompts.accepted.num_rows:,} of {prompts.rows:,} rows", f"languages  {', '.join(named)}"]
+    first: dict[str, str] = {}
+    for reject in prompts.rejects.select(["reason", "detail"]).to_batches():
+        for reason, detail in zip(reject["reason"].to_pylist(), reject["detail"].to_pylist(), strict=True):
+            first.setdefault(reason, detail)
+    return [*lines, *(f"reject {reason}  {rows:,}, e.g. {first[reason]}" for reason, rows in prompts.by_reason.items())]
+
+
+def suits(prompts: Prompts, model: Model, bundle: ModelBundle, file: str) -> list[str]:
+    """Return a line on prompts that are too long for a model's text encoder.
+
+    Raises:
+        AltDiffusionError: the model cannot draw a size that a prompt asks for.
+    """
+    multiple = size_multiple(model)
+    sizes = prompts.accepted.select(["id", "width", "height"])
+    sides = np.stack([sizes[side].to_numpy() for side in ("width", "height")])
+    wrong = np.flatnonzero((sides % multiple).any(axis=0))
+    if len(wrong):
+        row = sizes.slice(int(wrong[0]), 1).to_pylist()[0]
+        raise AltDiffusionError(
+            f"prompts file {file}",
+            f"asks for {row['width']} x {row['height']} pixels in prompt {row['id']} and {len(wrong) - 1:,} others; "
+            f"the model draws multiples of {multiple}",
+            f"change the sizes, or make such rows rejects by prompts.size_multiple: {multiple}",
+        )
+    tokenizer = bundle.tokenizer
+    positions = int(tokenizer.model_max_length)
+    # A token is at least one byte of the text as tokenizers normalise it, but for one at its beginning.
+    texts = prompts.accepted.select(["id", "prompt"])
+    most_tokens = pc.add(pc.binary_length(pc.utf8_normalize(texts["prompt"], "NFKC")), 1)
+    long = texts.filter(pc.greater(most_tokens, positions - tokenizer.num_special_tokens_to_add()))
+    reading = read_by(tokenizer, long["prompt"].to_pylist(), positions)
+    warning = truncation_warning(long["id"].to_pylist(), reading, positions)
+    return [f"warning  {warning}"] if warning is not None else []
+
+
+def opened(config: ModelConfig, lake_uri: str, dtype: str) -> tuple[Model, ModelBundle]:
     """Return a model after opening each of its parts in a dtype, so that drawing will not fail there."""
     model = resolve_model(config, lake_uri)
-    load_bundle(model.uri, dtype=getattr(torch, dtype))
-    return model
+    return model, load_bundle(model.uri, dtype=getattr(torch, dtype))
 
 
-def model_lines(generate: GenerateConfig, lake_uri: str) -> list[str]:
+def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None) -> list[str]:
     """Return which model will draw and what it names that is not used, after every check of the model.
 
     A model that would have to be fetched from the hub is only named.
+
+    Args:
+        prompts: rows to check against the model; None where they cannot be read.
 
     Raises:
         AltDiffusionError: the job would stop at it.
@@ -124,29 +184,30 @@ def model_lines(generate: GenerateConfig, lake_uri: str) -> list[str]:
     folder = generate.model.folder
     if folder is not None and not at_hand(folder, lake_uri, "base"):
         return [f"draws with  {folder} (it is fetched and checked when the job starts)"]
-    model = opened(generate.model, lake_uri, generate.dtype)
+    model, bundle = opened(generate.model, lake_uri, generate.dtype)
     check_sampling(model, generate.sampler, generate.steps)
     ignored = ignored_parts(model)
     return [
         f"draws with  {model.ref.short}",
         *([f"not used  {', '.join(ignored)}, named in the model's model_index.json"] if ignored else []),
+        *(suits(prompts, model, bundle, generate.prompts.file) if prompts is not None else []),
     ]
 
 
 def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
     """Return how many images are asked for and of which model, and whether prompts or model are missing."""
-    return look_at(
-        config.lake,
-        remote,
-        lambda _: look_at_prompts(config.generate, config.workers.max),
-        lambda lake: model_lines(config.generate, lake.uri),
-    )
+    settings = config.generate.prompts
+    found: list[Prompts] = []
 
+    def prompts_there(_: Lake) -> list[str]:
+        found.append(read(settings))
+        accepted = found[0].accepted
+        return [*describe(found[0]), describe_work(accepted, config.generate, config.workers.max)]
 
-def look_at_prompts(generate: GenerateConfig, workers: int) -> list[str]:
-    """Return how many prompts there are, and how many images, units and batches they make."""
-    prompts = read_prompts(generate.prompts)
-    return [f"prompts  {prompts.num_rows:,}", describe_work(prompts, generate, workers)]
+    def model_there(lake: Lake) -> list[str]:
+        return model_lines(config.generate, lake.uri, found[0] if found else None)
+
+    return look_at(config.lake, remote, prompts_there, model_there)
 
 
 def plan(config: GenerateJobConfig) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -38,3 +39,32 @@ LANGUAGES: tuple[Language, ...] = (
 )
 CODES: tuple[str, ...] = tuple(language.code for language in LANGUAGES)
 BY_CODE: dict[str, Language] = {language.code: language for language in LANGUAGES}
+UNDETERMINED = "und"
+"""BCP 47's tag of a text whose language is not stated."""
+
+# RFC 5646, section 2.1, for languages that have a code of ISO 639 (two or three letters), and private tags (x-...).
+_TAG = re.compile(
+    r"[a-z]{2,3}(?:-[a-z]{3}){0,3}(?:-[a-z]{4})?(?:-(?:[a-z]{2}|[0-9]{3}))?(?:-(?:[a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*"
+    r"(?:-[a-wyz0-9](?:-[a-z0-9]{2,8})+)*(?:-x(?:-[a-z0-9]{1,8})+)?|x(?:-[a-z0-9]{1,8})+"
+)
+
+
+def normalised_tag(text: str) -> str | None:
+    """Return a BCP 47 tag with `-` between subtags and in the case of RFC 5646, section 2.1.1; None for other texts.
+
+    The language is lower case, the script title case, the region upper case: `ZH_hant_tw` is `zh-Hant-TW`.
+    """
+    subtags = text.strip().replace("_", "-").lower().split("-")
+    if not _TAG.fullmatch("-".join(subtags)):
+        return None
+    cased, single = subtags[:1], len(subtags[0]) == 1
+    for subtag in subtags[1:]:
+        single = single or len(subtag) == 1
+        plain = single or subtag[0].isdigit()
+        cased.append(subtag if plain else {2: subtag.upper(), 4: subtag.title()}.get(len(subtag), subtag))
+    return "-".join(cased)
+
+
+def language_of(tag: str) -> str:
+    """Return the language of a normalised tag, without script and region."""
+    return tag.partition("-")[0]

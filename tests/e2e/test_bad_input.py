@@ -118,10 +118,11 @@ def test_no_space_left(line: Workspace, tmp_path: Path, images: str) -> None:
 def test_prompts_with_a_bad_row(line: Workspace, tmp_path: Path) -> None:
     lines = (line.path / ".demo/out/prompts.jsonl").read_text().splitlines()
     bad = tmp_path / "prompts.jsonl"
-    bad.write_text("\n".join([*lines[:2], json.dumps({**json.loads(lines[2]), "language": "xx"}), *lines[3:]]))
+    bad.write_text("\n".join([*lines[:2], json.dumps({**json.loads(lines[2]), "language": "x!"}), *lines[3:]]))
     before = digests(line.lake)
-    done = line.job("generate", "generate", f"generate.prompts.file={bad}", *SMALL["generate"])
-    refused(done, str(bad), "row 3", "language", "'xx'")
+    strict = (f"generate.prompts.file={bad}", "generate.prompts.strict=true")
+    done = line.job("generate", "generate", *strict, *SMALL["generate"])
+    refused(done, str(bad), "row 3", "language", "'x!'")
     assert digests(line.lake) == before
 
 

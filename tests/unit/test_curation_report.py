@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from altdiffusion.cli import main
 from altdiffusion.curation.config.report import ReportConfig
-from altdiffusion.curation.rejects import explain, rejects_table, withheld
+from altdiffusion.curation.rejects import explain, withheld
 from altdiffusion.curation.report import draw, measures
 from altdiffusion.curation.report.chain import read_chain
 from altdiffusion.curation.report.collect import Facts, Panel, collect
@@ -29,6 +29,7 @@ from altdiffusion.curation.report.view import render_report
 from altdiffusion.curation.report.write_report import report_html, write_report
 from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.rejects import rejects_table
 from altdiffusion.html.page import BIDI, fit, plain
 from altdiffusion.records import IMAGES, SCORES
 from altdiffusion.refs import Ref

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from altdiffusion.config import resolved
+from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.storage import files
 from altdiffusion.training.launch_local import run_local
 from jobs.harness import main
@@ -146,3 +147,40 @@ def test_other_jobs_check_their_inputs(lake: str, tmp_path: Path, capsys: pytest
         printed = capsys.readouterr()
         assert "prompts  1" in printed.out and ("run nobody" in printed.err) == (status == 2)
     assert not files.exists(f"{lake}/mlflow.db")
+
+
+def test_a_dry_run_counts_prompts_languages_rejects_and_what_is_cut_off(
+    lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs import generate
+
+    base, path, prompts = f"{lake}/models/base", tmp_path / "job.yaml", tmp_path / "prompts.jsonl"
+    rows: list[dict[str, Any]] = [
+        {"prompt": "a small house by the sea"}, {"prompt": "ein kleines Haus am Meer", "language": "de_AT"},
+        {"prompt": " "}, {"prompt": ""}, {"prompt": "маленький будинок біля моря"}, {"prompt": "x", "seed": "?"},
+        {"id": "long", "prompt": " ".join(f"word{number}" for number in range(400))},
+    ]  # fmt: skip
+
+    def dry_run(**settings: Any) -> tuple[int, str, str]:
+        prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        file = {"file": str(prompts), "default_size": 16, **settings}
+        path.write_text(yaml.safe_dump({"lake": lake, "generate": {"model": {"folder": base}, "prompts": file}}))
+        status = main(generate.JOB, ["--config", str(path), "--dry-run"])
+        return (status, *capsys.readouterr())
+
+    status, out, _ = dry_run()
+    assert status == 0
+    assert "prompts  4 of 7 rows" in out and "languages  und 3, de-AT 1" in out
+    assert "reject prompt_blank  2, e.g. row 3, field prompt: ' ' is blank" in out
+    assert "reject prompt_seed  1, e.g. row 6, field seed: '?' is not a whole number of 64 bits" in out
+    positions = load_bundle(base).tokenizer.model_max_length
+    assert f"more than the text encoder's {positions} tokens; of row-0000001, which has " in out
+    assert "it does not read: '" in out and " sea'" in out
+    status, out, _ = dry_run(detect_language=True)  # by curation's own identifier
+    assert status == 0 and "en 1" in out and "de-AT 1" in out and "uk 1" in out, out
+    status, out, err = dry_run(default_size=12, size_multiple=4)
+    assert status == 2 and "asks for 12 x 12 pixels" in err and "prompts.size_multiple: 8" in err, err
+    rows[:] = rows[2:4]
+    status, out, err = dry_run()
+    assert status == 2 and "no usable row among 2 (prompt_blank 2); the first: row 3" not in out
+    assert "has no usable row among 2 (prompt_blank 2)" in err

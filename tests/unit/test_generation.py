@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from altdiffusion.diffusion.models import load_bundle
+from altdiffusion.diffusion.text_encoder import tokenize
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.generate_work import decode_images, images_folder
 from altdiffusion.generation.model import resolve_model
+from altdiffusion.generation.truncation import drawn_truncated, read_by
 from altdiffusion.records import PROMPT_ROW
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.verification import damages_of
@@ -27,8 +32,9 @@ def test_every_prompt_becomes_one_image(lake: str) -> None:
     version = generation_lake.generate(lake, generation_lake.config(lake))
     rows = version.read().to_pylist()
     prompts = Lake(lake).version("prompts").read().to_pylist()
-    assert [{field.name: row[field.name] for field in PROMPT_ROW} for row in rows] == [
-        {field.name: row[field.name] for field in PROMPT_ROW} for row in prompts
+    identity = [field.name for field in PROMPT_ROW]
+    assert [{name: row[name] for name in identity} for row in rows] == [
+        {name: prompt[name] for name in identity} for prompt in prompts
     ]
     assert version.manifest.rows_by_language == {"de": 10, "en": 10, "ja": 10}
     for row in rows:
@@ -101,8 +107,54 @@ def test_a_size_that_the_model_cannot_draw_is_named(tmp_path: Path) -> None:
     lake = generation_lake.make_lake(tmp_path, prompts=4)
     file = Path(lake) / "prompts.jsonl"
     file.write_text(file.read_text().replace('"width": 16', '"width": 20', 1))
+    loose = {"file": str(file), "size_multiple": 4, "default_size": 16}
     with pytest.raises(AltDiffusionError, match=r"prompt p1 of .*: requires 20 x 16 pixels.*multiples of 8"):
-        generation_lake.generate(lake, generation_lake.config(lake))
+        generation_lake.generate(lake, generation_lake.config(lake, prompts=loose))
+
+
+def test_what_the_encoder_does_not_read_is_recorded_and_named(tmp_path: Path) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=2)
+    tokenizer = load_bundle(f"{lake}/models/base").tokenizer
+    most = tokenizer.model_max_length
+    words = [f"word{number}" for number in range(400)]
+    texts = ["a cat", " ".join(words), ""]
+    reading = read_by(tokenizer, texts)
+    assert reading.truncated.tolist() == [False, True, False]
+    assert reading.tokens.tolist() == [len(tokenizer(text, verbose=False).input_ids) for text in texts]
+    assert texts[1].endswith(reading.unread[1])
+    read = texts[1].removesuffix(reading.unread[1])
+    assert tokenize(tokenizer, [read]).tolist() == tokenize(tokenizer, texts[1:2]).tolist()
+    assert len(tokenizer(read).input_ids) == most
+    exact = " ".join(words[:5])
+    room = len(tokenizer(exact).input_ids)
+    assert not read_by(tokenizer, [exact], room).truncated[0] and read_by(tokenizer, [exact], room - 1).truncated[0]
+    assert read_by(tokenizer, []).tokens.tolist() == []
+
+    file = Path(lake) / "prompts.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text(
+        "\n".join(json.dumps({**json.loads(line), "prompt": text}) for line, text in zip(lines, texts, strict=False))
+    )
+    version = generation_lake.generate(lake, generation_lake.config(lake))
+    rows = version.read(["prompt_tokens", "truncated"]).to_pylist()
+    assert [row["truncated"] for row in rows] == [False, True]
+    assert rows[1]["prompt_tokens"] == reading.tokens[1]
+    assert drawn_truncated(version) == (
+        f"1 prompt has more tokens than the text encoder reads, the first being p1 with {reading.tokens[1]} (column "
+        "truncated; a dry run shows what is not read)"
+    )
+
+
+def test_a_bad_prompt_is_a_reject_and_the_others_are_drawn(tmp_path: Path) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=4)
+    file = Path(lake) / "prompts.jsonl"
+    lines = file.read_text().replace('"width": 16', '"width": 20', 1).splitlines()
+    file.write_text("\n".join([*lines[:2], '{"id": "blank", "prompt": " "}', *lines[2:]]))
+    version = generation_lake.generate(lake, generation_lake.config(lake))
+    assert version.read(["id"])["id"].to_pylist() == ["p0", "p2", "p3"]
+    prompts = Lake(lake).version("prompts")
+    assert prompts.manifest.rejects_by_reason == {"prompt_blank": 1, "prompt_size": 1}
+    assert [reject["row"] for reject in pa.concat_tables(prompts.iter_rejects()).to_pylist()] == [1, 2]
 
 
 def test_images_survive_png(lake: str) -> None:

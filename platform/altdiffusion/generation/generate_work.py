@@ -70,6 +70,7 @@ class GenerateWork(RangeWork):
         self._config = config
         self._finished = finished
         self._sampler: Any = None
+        self._tokenizer: Any = None
 
     def setup(self) -> None:
         """Load the model, once its content is known to be what was planned with."""
@@ -81,8 +82,10 @@ class GenerateWork(RangeWork):
         check_content(self._model)
         config = self._config
         torch.set_num_threads(config.threads)
+        bundle = load_bundle(self._model.uri, config.device, getattr(torch, config.dtype))
+        self._tokenizer = bundle.tokenizer
         self._sampler = Sampler(
-            load_bundle(self._model.uri, config.device, getattr(torch, config.dtype)),
+            bundle,
             batch_rows=config.batch_rows,
             batch_shapes=config.batch_shapes,
             vae_fallback=config.vae_fallback,

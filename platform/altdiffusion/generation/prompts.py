@@ -1,173 +1,141 @@
-"""The prompts file: it is read, every row is checked, and the rows become a dataset of kind `prompts`."""
+"""The prompts file: it is read, every row is checked, and the rows become a dataset of kind `prompts`.
+
+prompt_presets.py   published lists by name
+prompt_files.py     formats -> columns of text
+prompt_checks.py    columns of text -> prompts and rejects
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from altdiffusion.errors import AltDiffusionError, first_line
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.units import Unit
+from altdiffusion.generation.prompt_checks import Detect, PromptChecker, with_seeds
+from altdiffusion.generation.prompt_files import read_bytes, read_chunks
 from altdiffusion.generation.settings import PromptsConfig
-from altdiffusion.records import PROMPTS
+from altdiffusion.records import PROMPTS, REJECTS
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.ledger import UnitRecord, count
 
 ROWS_PER_SHARD = 65_536
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._\-]{0,199}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-_WHOLE = re.compile(r"[-+]?\d{1,19}")
 
 
-def read_prompts(config: PromptsConfig) -> pa.Table:
-    """Return the prompts as a table of records.PROMPTS, in the file's order.
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """The rows of a prompts file."""
 
-    Unknown columns are left out, since a prompts file may have columns for its owner's use.
+    accepted: pa.Table
+    """What is drawn, as records.PROMPTS, in the file's order."""
+    rejects: pa.Table
+    """All other rows, as records.REJECTS."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the file, after lists of captions became one row each."""
+        return int(self.accepted.num_rows + self.rejects.num_rows)
+
+    @property
+    def by_reason(self) -> dict[str, int]:
+        """Number of rejects by reason."""
+        return count(self.rejects["reason"])
+
+    @property
+    def by_language(self) -> dict[str, int]:
+        """Number of accepted rows by language."""
+        return count(self.accepted["language"])
+
+    def shards(self) -> Iterator[pa.Table]:
+        """Yield the accepted rows in tables of at most ROWS_PER_SHARD rows."""
+        for start in range(0, self.accepted.num_rows, ROWS_PER_SHARD):
+            yield self.accepted.slice(start, ROWS_PER_SHARD)
+
+
+def read_prompts(config: PromptsConfig, detect: Detect | None = None, unit_id: str = "prompts") -> Prompts:
+    """Return the rows of a prompts file, good and bad.
+
+    Columns of other names are left out, since a prompts file may have columns for its owner's use.
+
+    Args:
+        detect: finds the languages of rows without one, where the config asks for that.
+        unit_id: the unit that the rejects name.
 
     Raises:
-        AltDiffusionError: the file or one of its rows is unusable; the error names the row, from 1, and the field.
+        AltDiffusionError: the file as a whole is unusable, no row of it is good, or one is not and `strict` is set.
     """
-    rows = list(_rows(config.file, _read(config.file)))
-    if not rows:
-        raise AltDiffusionError(f"prompts file {config.file}", "holds no rows", "write one row per image")
-    checked = []
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
-        checked.append(_check(config, number, row))
-        first = seen.setdefault(checked[-1]["id"], number)
-        if first != number:
-            raise _bad(config.file, number, "id", row["id"], f"is also the id of row {first}", "use one id per row")
-    return pa.Table.from_pylist(checked, schema=PROMPTS)
+    checker = PromptChecker(config, unit_id, detect if config.detect_language else None)
+    accepted, rejects = [PROMPTS_UNSEEDED.empty_table()], [REJECTS.empty_table()]
+    for raw in read_chunks(config):
+        good, bad = checker.check(raw)
+        accepted.append(good)
+        rejects.append(bad)
+        if config.strict and bad.num_rows:
+            break
+    table = pa.concat_tables(accepted)
+    prompts = Prompts(accepted=with_seeds(table).cast(PROMPTS), rejects=pa.concat_tables(rejects))
+    if not prompts.accepted.num_rows or (config.strict and prompts.rejects.num_rows):
+        raise _unusable(config, prompts)
+    return prompts
+
+
+def _unusable(config: PromptsConfig, prompts: Prompts) -> AltDiffusionError:
+    what = f"prompts file {config.file}"
+    if not prompts.rows:
+        return AltDiffusionError(what, "holds no rows", "write one row per image")
+    first = prompts.rejects.slice(0, 1).to_pylist()[0]
+    problem = f"has a bad row, and prompts.strict is set ({first['reason']}): {first['detail']}"
+    if not prompts.accepted.num_rows:
+        counts = ", ".join(f"{reason} {rows:,}" for reason, rows in prompts.by_reason.items())
+        problem = f"has no usable row among {prompts.rows:,} ({counts}); the first: {first['detail']}"
+    return AltDiffusionError(what, problem, "fix the rows, or the settings of prompts")
+
+
+PROMPTS_UNSEEDED = pa.schema([field.with_nullable(True) for field in PROMPTS]).remove_metadata()
 
 
 class PromptsWork(RangeWork):
-    """The work on a prompts file: one unit, which is the whole file, for one bad row stops all."""
+    """The work on a prompts file: one unit, which is the whole file, for an id may occur only once in it.
 
-    def __init__(self, lake_uri: str, dataset: str, config: PromptsConfig) -> None:
+    Args:
+        lake_uri: URI of the lake.
+        dataset: name of the dataset of prompts.
+        config: the file, and how it is read.
+        detector: makes, in the worker, what finds languages; None finds none.
+    """
+
+    def __init__(
+        self,
+        lake_uri: str,
+        dataset: str,
+        config: PromptsConfig,
+        detector: Callable[[], Detect] | None = None,
+    ) -> None:
         super().__init__(lake=lake_uri, dataset=dataset)
         self._config = config
+        self._detector = detector
 
     def run(self, unit: Unit) -> UnitRecord:
         """Read, check and write the prompts."""
-        table = read_prompts(self._config)
-        starts = range(0, table.num_rows, ROWS_PER_SHARD)
-        shards = [table.slice(start, ROWS_PER_SHARD) for start in starts]
-        return finish_unit(self.output, unit, rows_in=table.num_rows, accepted=shards)
+        detect = self._detector() if self._detector is not None and self._config.detect_language else None
+        prompts = read_prompts(self._config, detect, unit.id)
+        return finish_unit(
+            self.output, unit, rows_in=prompts.rows, accepted=prompts.shards(), rejects=[prompts.rejects]
+        )
 
 
 def prompts_source(config: PromptsConfig) -> Ref:
     """Return how lineage names the prompts file: by name and content."""
     name = re.sub(r"[^A-Za-z0-9._\-]", "-", config.file.rstrip("/").rsplit("/", 1)[-1])
-    return Ref("source", name, files.sha256_hex(_read(config.file)))
+    return Ref("source", name, files.sha256_hex(read_bytes(config.file)))
 
 
 def prompts_units(config: PromptsConfig) -> list[Unit]:
     """Return the one unit of `PromptsWork`."""
     digest = prompts_source(config).digest
     return [Unit(id=f"prompts-{digest[:32]}", index=0, payload={"input_digest": digest})]
-
-
-def _read(uri: str) -> bytes:
-    try:
-        return files.read_bytes(uri)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise AltDiffusionError(f"prompts file {uri}", "does not exist", "check the path") from error
-
-
-def _rows(uri: str, data: bytes) -> Iterator[Mapping[str, Any]]:
-    suffix = uri.rsplit(".", 1)[-1].lower()
-    if suffix == "parquet":
-        try:
-            yield from pq.read_table(pa.BufferReader(data)).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise AltDiffusionError(
-                f"prompts file {uri}", f"is not readable Parquet ({first_line(error)})", "write it again"
-            ) from error
-        return
-    if suffix not in ("jsonl", "ndjson", "csv"):
-        raise AltDiffusionError(f"prompts file {uri}", "has an unknown format", "name it .jsonl, .csv or .parquet")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = data[: error.start].count(b"\n") + 1
-        raise AltDiffusionError(f"prompts file {uri}, line {row}", "is not UTF-8", "save it as UTF-8") from error
-    if suffix == "csv":
-        for number, fields in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 1):
-            if None in fields or None in fields.values():
-                raise AltDiffusionError(
-                    f"prompts file {uri}, row {number}",
-                    "has another number of fields than the header",
-                    "put texts that hold a comma in double quotes",
-                )
-            yield {name: value if value != "" else None for name, value in fields.items()}
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise AltDiffusionError(
-                    f"prompts file {uri}, row {number}", f"is not JSON ({error.msg})", "write one JSON object per line"
-                ) from error
-            if not isinstance(row, dict):
-                raise AltDiffusionError(
-                    f"prompts file {uri}, row {number}", "is not an object", "write one object per line"
-                )
-            yield row
-
-
-def _check(config: PromptsConfig, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    def bad(field: str, problem: str, remedy: str) -> AltDiffusionError:
-        return _bad(config.file, number, field, row.get(field), problem, remedy)
-
-    name, language, prompt = row.get("id"), row.get("language"), row.get("prompt")
-    if not isinstance(name, str) or not _ID.fullmatch(name):
-        raise bad("id", "is not a usable name", "use 1 to 200 letters, digits, '.', '_' and '-'")
-    if language not in config.languages:
-        raise bad("language", "is not a known language", f"use one of {', '.join(config.languages)}")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise bad("prompt", "is not a text", "write what the image shows")
-    if _CONTROL.search(prompt):
-        raise bad("prompt", "holds control characters", "use plain text only")
-    if len(prompt.encode()) > config.max_prompt_bytes:
-        raise bad("prompt", f"is longer than {config.max_prompt_bytes} bytes", "shorten it")
-    numbers = {}
-    for field, default in (
-        ("seed", config.default_seed),
-        ("width", config.default_size),
-        ("height", config.default_size),
-    ):
-        value = row.get(field)
-        value = default if value is None else _whole(value)
-        if value is None:
-            missing = row.get(field) is None
-            raise bad(field, "is missing" if missing else "is not a whole number", "write a number like 512")
-        numbers[field] = value
-    if not -(2**63) <= numbers["seed"] < 2**63:
-        raise bad("seed", "does not fit 64 bits", "use a smaller number")
-    for field in ("width", "height"):
-        if not 8 <= numbers[field] <= config.max_side:
-            raise bad(field, f"is not between 8 and {config.max_side} pixels", "use e.g. 512")
-    return {"id": name, "language": language, "prompt": prompt, **numbers}
-
-
-def _whole(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    return int(value) if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) else None
-
-
-def _bad(uri: str, number: int, field: str, value: Any, problem: str, remedy: str) -> AltDiffusionError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return AltDiffusionError(f"prompts file {uri}, row {number}, field {field}", f"{shown} {problem}", remedy)

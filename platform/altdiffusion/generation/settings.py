@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from altdiffusion.config import added, operational
 from altdiffusion.constraints import (
     Checked,
+    Constraint,
     Invalid,
     at_least,
     between,
@@ -16,11 +18,10 @@ from altdiffusion.constraints import (
     exactly_one,
     from_below,
     matching,
-    not_empty,
-    one_of,
 )
 from altdiffusion.diffusion.hub import unpinned
-from altdiffusion.languages import CODES
+from altdiffusion.generation.prompt_presets import FIELDS, PRESETS, PromptPreset
+from altdiffusion.languages import normalised_tag
 from altdiffusion.storage.documents import NAME
 
 SamplerName = Literal["ddim", "dpmpp", "euler", "pndm", "unipc"]
@@ -28,6 +29,11 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 ShapeRule = Literal["proven", "any"]
 ImageFormat = Literal["png", "jpg", "webp"]
 _RUN = matching(NAME, "is not the name of a run", "give a plain name, or a path as folder")
+_TAG = Constraint(
+    lambda value: normalised_tag(value) == value,
+    "is not a BCP 47 tag in its usual case",
+    "write e.g. sv, zh-CN or pt-BR",
+)
 _DIGEST = matching(r"[0-9a-f]{8,64}", "is not 8 to 64 hex digits", "copy it from the lineage of the model")
 
 
@@ -57,22 +63,68 @@ class ModelConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptsConfig(Checked):
-    """The prompts file (.jsonl, .parquet, .csv): id, language, prompt and, unless given here, seed, width, height."""
+    """The prompts file: which of its columns are read, what is filled in, and which rows are refused.
+
+    Of the columns (FIELDS) only `prompt` is needed.
+    """
 
     file: str = operational()
-    """URI of the file, which is identified by its content."""
+    """URI of the file, which is identified by its content: .jsonl, .json, .csv, .tsv, .txt (also .gz), .parquet."""
+    preset: str | None = None
+    """Which published list it is: a name of PRESETS; null reads the columns that have our names."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our name (FIELDS) -> the file's column, where they differ."""
+    ignore: tuple[str, ...] = ()
+    """Our names of columns that are not read although the file has them."""
+    separator: str | None = None
+    """What separates the fields of a .csv; null finds out whether it is a comma, semicolon, tab or bar."""
+    comments: str | None = None
+    """Beginning of lines of a .txt that are not prompts, such as "#"; null takes every line."""
+    language: Annotated[str | None, _TAG] = None
+    """Language (BCP 47) of rows without one; null labels them `und`."""
+    detect_language: bool = False
+    """Whether curation's identifier finds the language of rows that have none."""
+    languages: Annotated[tuple[str, ...], each(_TAG)] = ()
+    """Languages that are drawn (`pt` includes `pt-BR`), all others being rejects; empty draws any."""
     default_seed: Annotated[int | None, from_below(-(2**63), 2**63)] = None
-    """Seed of rows without one; null makes the seed mandatory."""
-    default_size: int | None = None
-    """Width and height, in pixels, of rows without them; null makes them mandatory."""
-    max_prompt_bytes: Annotated[int, at_least(1)] = 4096
-    max_side: int = 2048
+    """Seed of rows without one; null takes a hash of the prompt, and another one for each repetition."""
+    default_size: Annotated[int, at_least(8)] = 512
+    """Width and height, in pixels, of rows without them."""
+    size_multiple: Annotated[int, at_least(1)] = 8
+    """Number of pixels that widths and heights must be a multiple of; the model may need a larger one."""
+    max_prompt_chars: Annotated[int, at_least(1)] = 4096
+    """Longest prompt, in Unicode characters: the same number for every script."""
+    max_side: Annotated[int, at_least(8)] = 2048
     """Largest width and height, in pixels."""
-    languages: Annotated[tuple[str, ...], not_empty("name at least one language"), each(one_of(CODES))] = CODES
+    strict: bool = operational(False)
+    """Whether a row that would be a reject stops the job, before anything is drawn."""
 
     def conflicts(self) -> Iterator[Invalid]:
-        if self.default_size is not None and not 8 <= self.default_size <= self.max_side:
-            yield Invalid("default_size", f"must be between 8 and max_side ({self.max_side})", "use e.g. 512")
+        if self.preset is not None and self.preset not in PRESETS:
+            close = difflib.get_close_matches(self.preset.lower(), PRESETS, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            yield Invalid("preset", "is not a known list", f"{hint}use one of {', '.join(PRESETS)}")
+        for name, column in self.columns.items():
+            if name not in FIELDS or not column:
+                yield Invalid("columns", f"cannot map {name!r}", f"use our names: {', '.join(FIELDS)}")
+        for name in self.ignore:
+            if name not in FIELDS or name == "prompt" or name in self.columns:
+                yield Invalid("ignore", f"cannot contain {name!r}", "use our names of other columns than mapped ones")
+        if self.columns and self.preset is not None and self.shape.layout != "rows":
+            yield Invalid("columns", f"are those of preset {self.preset} already", "leave columns out")
+        if self.separator is not None and len(self.separator) != 1:
+            yield Invalid("separator", "is not one character", 'give e.g. ";"')
+        if not 8 <= self.default_size <= self.max_side or self.default_size % self.size_multiple:
+            yield Invalid(
+                "default_size",
+                f"must be a multiple of {self.size_multiple} between 8 and max_side ({self.max_side})",
+                "use e.g. 512",
+            )
+
+    @property
+    def shape(self) -> PromptPreset:
+        """What the preset states."""
+        return PromptPreset() if self.preset is None else PRESETS[self.preset]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

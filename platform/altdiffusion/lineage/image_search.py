@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from altdiffusion.languages import UNDETERMINED, language_of
 from altdiffusion.lineage.graph import Direction, Graph, Node, Slice
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
@@ -163,7 +164,9 @@ def _seen_in_training(graph: Graph, checkpoint: str, prompt: str, language: str)
             if searched > SEARCHED_ROWS:
                 break
             table = version.read_shard(index, ("sample_id", "caption", "language", "image_sha256"))
-            same = pc.and_(pc.equal(table["caption"], prompt), pc.equal(table["language"], language))
+            same = pc.equal(table["caption"], prompt)
+            if language != UNDETERMINED:
+                same = pc.and_(same, pc.equal(table["language"], language_of(language)))
             for row in table.filter(same).to_pylist():
                 known = rows.setdefault(row["sample_id"], (row, []))
                 if ref not in known[1]:
