@@ -15,7 +15,7 @@ from altdiffusion.config import from_dict
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.prompts import prompts_source, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, PromptsConfig
-from altdiffusion.records import PROMPTS
+from altdiffusion.records import PROMPT_ROW, PROMPTS
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "language": "en", "prompt": "a red, ripe apple", "seed": 1, "width": 32, "height": 48},
@@ -27,7 +27,7 @@ ROWS: list[dict[str, Any]] = [
 def read(path: Path, **settings: Any) -> list[dict[str, Any]]:
     table = read_prompts(PromptsConfig(file=str(path), **settings))
     assert table.schema.equals(PROMPTS)
-    rows: list[dict[str, Any]] = table.to_pylist()
+    rows: list[dict[str, Any]] = table.select([field.name for field in PROMPT_ROW]).to_pylist()
     return rows
 
 
