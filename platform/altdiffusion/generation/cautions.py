@@ -41,7 +41,7 @@ def warnings_of(version: Version) -> list[str]:
 
 
 def _columns(version: Version) -> Iterator[pa.Table]:
-    """Yield the columns that tell, shard by shard; shards of earlier versions of this software lack them."""
+    """Yield the columns that warnings need, shard by shard; shards of earlier versions of this software lack them."""
     folder = files.join(version.folder_uri, "shards")
     names = ("id", "prompt", "prompt_tokens", "truncated", "vae_dtype")
     with ThreadPoolExecutor(THREADS) as pool:
