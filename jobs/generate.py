@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from altdiffusion.generation.cautions import warnings_of
 from altdiffusion.generation.sheet import write_sheet
-from altdiffusion.generation.truncation import drawn_truncated
 from altdiffusion.storage.dataset import Version
 from jobs.harness import job_of_steps, leave, main
 from jobs.session import Session
@@ -11,10 +11,9 @@ from pipelines.generate import GenerateJobConfig, check, pipeline_steps, plan, s
 
 
 def show(config: GenerateJobConfig, session: Session, generations: Version) -> None:
-    """Warn of prompts that were cut off; draw the contact sheet, where the config asks for one, and log it."""
-    warning = drawn_truncated(generations)
-    if warning is not None:
-        print(f"[generate] warning: {warning}", flush=True)
+    """Print what was cut off or refused; draw the contact sheet, where the config asks for one, and log it."""
+    for line in warnings_of(generations):
+        print(f"[generate] warning: {line}", flush=True)
     if config.sheet is None:
         return
     write_sheet(generations, config.sheet.file, config.sheet.fonts, cell=config.sheet.cell)

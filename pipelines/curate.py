@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from altdiffusion.config import fingerprint, operational, semantic
-from altdiffusion.constraints import Invalid
+from altdiffusion.constraints import DATASET_NAME, Invalid
 from altdiffusion.curation.config import (
     BalanceConfig,
     DistinctConfig,
@@ -67,13 +67,13 @@ class CurateConfig(JobConfig):
     """Later passes over links that failed for a temporary reason; null makes none."""
     distinct: DistinctConfig | None = None
     """Which downloaded images count as the same; null keeps all."""
-    candidates: str = "candidates"
+    candidates: Annotated[str, DATASET_NAME] = "candidates"
     """Name of the dataset of selected rows, before deduplication."""
-    links: str = "links"
+    links: Annotated[str, DATASET_NAME] = "links"
     """Name of the dataset of distinct links."""
-    balanced: str = "balanced"
+    balanced: Annotated[str, DATASET_NAME] = "balanced"
     """Name of the dataset of links that `balance` keeps."""
-    images: str = "images"
+    images: Annotated[str, DATASET_NAME] = "images"
     """Name of the dataset of downloaded images; `distinct` also makes `<images>-keys` and `<images>-drops`."""
     select_workers: Workers = operational(factory=Workers)
     download_workers: Workers = operational(factory=Workers)

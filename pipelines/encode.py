@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from altdiffusion.config import operational, semantic
-from altdiffusion.constraints import Checked, Invalid, multiple_of
+from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, multiple_of
 from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import bucket_sizes
@@ -51,7 +51,7 @@ class EncodeJobConfig(JobConfig):
     scores: str | None = None
     """Dataset of these images' scores, from which the latents' `aesthetic` comes and which `filter` reads."""
     filter: FilterConfig = FilterConfig()
-    latents: str = "latents"
+    latents: Annotated[str, DATASET_NAME] = "latents"
     """Name of the dataset that the job makes."""
     encode: EncodeConfig
     also: tuple[AlsoConfig, ...] = ()

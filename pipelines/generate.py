@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,12 +12,14 @@ import pyarrow.compute as pc
 import torch
 
 from altdiffusion.config import operational, semantic
-from altdiffusion.constraints import Checked, between, not_empty
+from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, between, not_empty
+from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
-from altdiffusion.generation.generate_work import GenerateWork, generation_units
-from altdiffusion.generation.model import Model, resolve_model, size_multiple
+from altdiffusion.generation.finished import Finished
+from altdiffusion.generation.generate_work import GenerateWork, describe_work, generation_units
+from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
 from altdiffusion.generation.prompts import Prompts, PromptsWork, prompts_source, prompts_units, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
@@ -50,13 +53,17 @@ class GenerateJobConfig(JobConfig):
 
     name: str = operational("generate")
     """Name of the run in MLflow."""
-    prompts: str = "prompts"
+    prompts: Annotated[str, DATASET_NAME] = "prompts"
     """Name of the dataset of prompts that the job makes from the file."""
-    generations: str = "generations"
+    generations: Annotated[str, DATASET_NAME] = "generations"
     """Name of the dataset of images."""
     generate: GenerateConfig
     sheet: SheetConfig | None = operational(None)
     workers: Workers = operational(factory=Workers)
+
+    def conflicts(self) -> Iterator[Invalid]:
+        if self.prompts == self.generations:
+            yield Invalid("generations", "is also the name of the prompts", "give the two datasets different names")
 
     @property
     def run_name(self) -> str:
@@ -103,8 +110,12 @@ def generation_pipeline_steps(
             noun="images",
             kind="generations",
             parents=lambda lake: [lake.version(prompts).ref, model(lake.uri).ref],
-            units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate),
-            work=lambda lake: GenerateWork(lake_uri, generations, model(lake.uri), generate),
+            units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate, workers.max),
+            work=lambda lake: GenerateWork(
+                lake_uri, generations, model(lake.uri), generate, Finished.of(lake.dataset(generations))
+            ),
+            spills=True,
+            when_empty="use dtype float32 or bfloat16, or look at the model's weights",
         ),
     )
 
@@ -181,6 +192,30 @@ def check(config: GenerateJobConfig) -> list[str]:
     return [] if sheet is None else sheet_lines(config.generate.prompts, sheet.fonts, sheet.file)
 
 
+def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None) -> list[str]:
+    """Return which model will draw and what it names that is not used, after every check of the model.
+
+    A model that would have to be fetched from the hub is only named.
+
+    Args:
+        prompts: rows to check against the model; None where they cannot be read.
+
+    Raises:
+        AltDiffusionError: the job would stop at it.
+    """
+    folder = generate.model.folder
+    if folder is not None and not at_hand(folder, lake_uri, "base"):
+        return [f"draws with  {folder} (it is fetched and checked when the job starts)"]
+    model, bundle = opened(generate.model, lake_uri, generate.dtype)
+    check_sampling(model, generate.sampler, generate.steps)
+    ignored = ignored_parts(model)
+    return [
+        f"draws with  {model.ref.short}",
+        *([f"not used  {', '.join(ignored)}, named in the model's model_index.json"] if ignored else []),
+        *(suits(prompts, model, bundle, generate.prompts.file) if prompts is not None else []),
+    ]
+
+
 def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
     """Return how many images are asked for and of which model, and whether prompts, model or fonts are missing."""
     settings = config.generate.prompts
@@ -188,11 +223,11 @@ def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
 
     def prompts_there(_: Lake) -> list[str]:
         found.append(read(settings))
-        return describe(found[0])
+        accepted = found[0].accepted
+        return [*describe(found[0]), describe_work(accepted, config.generate, config.workers.max)]
 
     def model_there(lake: Lake) -> list[str]:
-        model, bundle = opened(config.generate.model, lake.uri, config.generate.dtype)
-        return [f"draws with  {model.ref.short}", *(suits(found[0], model, bundle, settings.file) if found else ())]
+        return model_lines(config.generate, lake.uri, found[0] if found else None)
 
     return look_at(config.lake, remote, prompts_there, lambda _: check(config), model_there)
 
@@ -207,6 +242,7 @@ def plan(config: GenerateJobConfig) -> Plan:
         facts={
             "model": model,
             "sampler": f"{generate.sampler}, {generate.steps} steps, guidance {generate.guidance_scale:g}",
+            "batches": f"up to {generate.batch_rows:,} images of one size; units: up to {generate.rows_per_unit:,}",
             "sheet": config.sheet.file if config.sheet else "none",
         },
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from altdiffusion.config import operational, semantic
-from altdiffusion.constraints import Invalid
+from altdiffusion.constraints import DATASET_NAME, Invalid
 from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import CorpusConfig, IdsConfig, LanguageConfig, PairsConfig
 from altdiffusion.curation.parallel.corpus import Corpus, plan_corpora, scan_corpus
@@ -32,7 +33,7 @@ class ParallelConfig(JobConfig):
     filter: PairsConfig = PairsConfig()
     language: LanguageConfig = LanguageConfig()
     ids: IdsConfig
-    pairs: str = "pairs"
+    pairs: Annotated[str, DATASET_NAME] = "pairs"
     """Name of the dataset that the job makes, along with `<name>-candidates` and, if asked for, `<name>-held-out`."""
     workers: Workers = operational(factory=Workers)
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Annotated
 
 from altdiffusion.config import operational, semantic
-from altdiffusion.constraints import Invalid
+from altdiffusion.constraints import DATASET_NAME, Invalid
 from altdiffusion.curation.config import ScoreConfig
 from altdiffusion.curation.scoring.score_work import ScoreWork, plan_score
 from altdiffusion.execution.pipeline_step import PipelineStep
@@ -25,7 +26,7 @@ class ScoreJobConfig(JobConfig):
     """Name of the run in MLflow."""
     images: str = "images"
     """Dataset to read: `name`, or `name@digest` to pin a version."""
-    scores: str = "scores"
+    scores: Annotated[str, DATASET_NAME] = "scores"
     """Name of the dataset that the job makes."""
     score: ScoreConfig
     workers: Workers = operational(factory=Workers)

@@ -143,6 +143,11 @@ PROBABILITY = between(0, 1)
 PLAIN_NAME = matching(
     r"[A-Za-z0-9][A-Za-z0-9._\-]{0,99}", "is not a valid name", "use up to 100 letters, digits, '.', '_' and '-'"
 )
+DATASET_NAME = matching(
+    r"[a-z0-9][a-z0-9._\-]{0,99}",
+    "is not a valid name of a dataset",
+    "use up to 100 lower-case letters, digits, '.', '_' and '-', the first one a letter or digit",
+)
 
 
 class Checked:

@@ -158,14 +158,18 @@ PROMPTS = pa.schema(
 GENERATIONS = pa.schema(
     [
         *PROMPT_ROW,
-        _field("image", pa.binary(), "the picture, PNG"),
-        _field("image_sha256", pa.string(), "SHA-256 (hex) of the PNG bytes"),
+        _field("image", pa.binary(), "the picture, encoded"),
+        _field("image_sha256", pa.string(), "SHA-256 (hex) of the encoded bytes"),
         _field("checkpoint", pa.string(), "reference of the checkpoint or model that drew it"),
         _field("steps", pa.int32(), "sampler steps"),
         _field("guidance_scale", pa.float32(), "classifier-free guidance"),
         _field("sampler", pa.string(), "name of the sampler"),
         _field("prompt_tokens", pa.int32(), "tokens of the whole prompt, with those at its ends", nullable=True),
         _field("truncated", pa.bool_(), "whether the text encoder read only a part of the prompt", nullable=True),
+        _field("negative_prompt", pa.string(), "the text that guidance leads away from; null: none", nullable=True),
+        _field("row_key", pa.string(), "SHA-256 (hex) of everything that decides the image", nullable=True),
+        _field("image_format", pa.string(), "png, jpg or webp; null: png", nullable=True),
+        _field("vae_dtype", pa.string(), "type in which the VAE decoded, where not the model's", nullable=True),
     ]
 )
 

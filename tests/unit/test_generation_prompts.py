@@ -335,9 +335,9 @@ def test_the_source_is_named_by_content(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "between 1 and 1000"),
         ({"guidance_scale": -1.0}, "between 0 and 100"),
-        ({"rows_per_unit": 33}, "not a multiple of batch_rows"),
+        ({"rows_per_unit": 0}, "must be at least 1"),
         ({"dtype": "float16"}, "does not run on a CPU"),
-        ({"sampler": "euler"}, "not one of the choices"),
+        ({"sampler": "heun"}, "not one of the choices"),
         ({"model": {}}, "exactly one of folder and run"),
         ({"model": {"folder": "x", "run": "y"}}, "exactly one of folder and run"),
         ({"model": {"folder": "x", "digest": "xyz"}}, "8 to 64 hex digits"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from altdiffusion.diffusion.models import local_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
@@ -77,6 +78,32 @@ def load_autoencoder(folder: str | Path, **given: Any) -> Any:
         return load_network(
             AutoencoderKL, local, f"autoencoder {folder}", remedy="give an AutoencoderKL as published", **given
         )
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Return images, float32 [N, 3, H, W] around -1..1, computed in the VAE's own dtype.
+
+    Args:
+        vae: `AutoencoderKL`, in any dtype.
+        latents: float32 [N, C, h, w] as the UNet predicts them: scaled by `scaling_factor`.
+    """
+    dtype = next(vae.parameters()).dtype
+    decoded: Tensor = vae.decode((latents / vae.config.scaling_factor).to(dtype), return_dict=False)[0]
+    return decoded.float()
+
+
+def decode_in_float32(vae: Any, latents: Tensor) -> Tensor:
+    """Return what `decode` does, computed in float32 whatever the VAE's dtype is.
+
+    Activations of some published VAEs exceed float16's 65,504, which gives black images (diffusers' `force_upcast`).
+    Half-precision weights are converted for this call and back, which loses nothing, so no second copy stays in memory.
+    No other thread may use the VAE meanwhile.
+    """
+    dtype = next(vae.parameters()).dtype
+    try:
+        return decode(vae.float(), latents)
+    finally:
+        vae.to(dtype)
 
 
 def noted(lake: str, folder_digest: str) -> Autoencoder | None:

@@ -27,6 +27,14 @@ Part = Literal["base", "text_encoder"]
 
 _ID = re.compile(r"hf://(?P<repo>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)@(?P<revision>[0-9a-f]{40})")
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
+_VARIANTS = tuple(
+    re.compile(
+        rf"(?:diffusion_pytorch_model|model)(?:\.{name}(?:-\d{{5}}-of-\d{{5}})?\.safetensors"
+        rf"|-\d{{5}}-of-\d{{5}}\.{name}\.safetensors|\.safetensors\.index\.{name}\.json)"
+    )
+    for name in ("fp32", "bf16", "fp16")
+)
+"""Weights in one other precision, in one file or in shards with their index: of a part that has no other ones."""
 _PICKLED = re.compile(r"pytorch_model(?:-\d{5}-of-\d{5})?\.bin(?:\.index\.json)?")
 _HALF = re.compile(r"model\.fp16\.safetensors|pytorch_model\.fp16\.bin")
 """Files in half precision, which are used where a publisher gives nothing else."""
@@ -71,6 +79,68 @@ def is_hub_id(uri: str) -> bool:
     return uri.startswith(SCHEME)
 
 
+def located(uri: str, lake: str, part: Part) -> str:
+    """Return the URI of a model folder: `uri` itself, or what was fetched from the hub into `<lake>/models`.
+
+    Raises:
+        AltDiffusionError: as of `fetch`; or `uri` is a folder of huggingface_hub's cache that holds several models.
+    """
+    if is_hub_id(uri):
+        return fetch(HubId.parse(uri), files.within(lake, "models"), part)
+    return _snapshot(absolute(uri))
+
+
+def _snapshot(folder: str) -> str:
+    """Return the folder itself, or the one model in it where it is a folder of huggingface_hub's cache.
+
+    Such a cache holds `models--<owner>--<name>/snapshots/<commit>/`.
+    """
+    commits = files.list_folders(files.join(folder, "snapshots"))
+    if len(commits) == 1:
+        return files.join(folder, "snapshots", commits[0])
+    if commits:
+        raise AltDiffusionError(
+            f"model folder {folder}",
+            f"is of huggingface_hub's cache and holds {len(commits)} commits",
+            f"give one of {', '.join(f'{folder}/snapshots/{commit}' for commit in commits)}",
+        )
+    cached = [name for name in files.list_folders(folder) if name.startswith("models--")]
+    if cached:
+        raise AltDiffusionError(
+            f"model folder {folder}",
+            f"is huggingface_hub's cache, which holds {len(cached)} models",
+            f"give one of {', '.join(f'{folder}/{name}' for name in cached[:5])}",
+        )
+    return folder
+
+
+def at_hand(uri: str, lake: str, part: Part) -> bool:
+    """Return whether `located` has nothing to fetch."""
+    models = files.within(absolute(lake), "models")
+    return not is_hub_id(uri) or read_lineage(_place(HubId.parse(uri), models, part)) is not None
+
+
+def absolute(uri: str) -> str:
+    """Return a local path as an absolute one, since workers run in other folders; other URIs as they are."""
+    return str(Path(uri).expanduser().resolve()) if "://" not in uri else uri.rstrip("/")
+
+
+def unpinned(uri: str | None) -> tuple[str, str] | None:
+    """Return problem and remedy of a text that names a model of the hub without its commit, else None."""
+    if uri is None or not is_hub_id(uri):
+        return None
+    try:
+        HubId.parse(uri)
+    except ValueError as error:
+        problem, _, remedy = str(error).partition("; ")
+        return problem, remedy
+    return None
+
+
+def _place(hub_id: HubId, models: str, part: Part) -> str:
+    return files.join(models, hub_id.folder_name + ("" if part == "base" else "--text-encoder"))
+
+
 def fetch(hub_id: HubId, models: str, part: Part) -> str:
     """Return the folder of a hub model below `models` (a folder or URI); fetch the model if it is not there yet.
 
@@ -85,7 +155,7 @@ def fetch(hub_id: HubId, models: str, part: Part) -> str:
         AltDiffusionError: the hub cannot be reached, lacks the repository or commit, or requires a token; or the
             repository lacks a part.
     """
-    target = files.join(models, hub_id.folder_name + ("" if part == "base" else "--text-encoder"))
+    target = _place(hub_id, models, part)
     if read_lineage(target) is not None:
         return target
     listing = _listing(hub_id)
@@ -138,9 +208,14 @@ def _base_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
         raise _unfit(hub_id, "holds no model_index.json", "name a repository in diffusers' layout")
     chosen = ["model_index.json"]
     for part in _NETWORKS:
-        found = sorted(name for name in names if name.startswith(f"{part}/") and _WEIGHTS.fullmatch(_last(name)))
+        here = sorted(name for name in names if name.startswith(f"{part}/"))
+        choices = ([name for name in here if kind.fullmatch(_last(name))] for kind in (_WEIGHTS, *_VARIANTS))
+        found = next(filter(None, choices), [])
         if not found or f"{part}/config.json" not in names:
-            raise _unfit(hub_id, f"holds no {part} in safetensors", "use a mirror or a commit that has safetensors")
+            pickled = ", only pickles, which are never opened" if any(name.endswith(".bin") for name in here) else ""
+            raise _unfit(
+                hub_id, f"holds no {part} in safetensors{pickled}", "use a mirror or a commit that has safetensors"
+            )
         chosen += [f"{part}/config.json", *found]
     tokenizer = [name for name in names if name.startswith("tokenizer/") and _TOKENIZER.fullmatch(_last(name))]
     if not tokenizer or "scheduler/scheduler_config.json" not in names:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from altdiffusion.diffusion.parts_fit import PartConfigs, check_fit
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.diffusion.weight_files import load_network, open_tokenizer, read_settings
 from altdiffusion.errors import AltDiffusionError, first_line
@@ -27,7 +28,14 @@ Trains = Literal["kv", "attn2", "all"]
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 """The parts of a model folder."""
-_NEVER_READ = {"safety_checker", "feature_extractor", "image_encoder"}
+IGNORED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+"""Parts that a model_index.json may name and that are never read."""
+_PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",  # the same parts in other uses
+    "AltDiffusionPipeline",
+    "AltDiffusionImg2ImgPipeline",
+)
 _TRAINED: dict[Trains, tuple[str, ...]] = {
     "kv": (".attn2.to_k.", ".attn2.to_v."),  # the alignment stage as published: 32 tensors of the real UNet
     "attn2": (".attn2.",),  # what the released code really trains: 80 tensors
@@ -276,8 +284,8 @@ def load_bundle(
 
     Raises:
         AltDiffusionError: it is not a model folder of Stable Diffusion's kind, a part is missing or damaged, the
-            weights of a part are not exactly its network's (diffusion.weight_files), or tokenizer and text encoder do
-            not match.
+            weights of a part are not exactly its network's (diffusion.weight_files), or parts do not match; or the
+            device is not there.
     """
     quiet_libraries()
     from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
@@ -290,7 +298,7 @@ def load_bundle(
             for name, kind in (
                 ("unet", UNet2DConditionModel),
                 ("vae", AutoencoderKL),
-                ("text_encoder", _text_encoder_class(index, what)),
+                ("text_encoder", text_encoder_class(index, what)),
             )
         }
         parts["tokenizer"] = load_tokenizer(local, index, what)
@@ -316,6 +324,14 @@ def load_bundle(
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler,
     )
+    check_fit(
+        PartConfigs(unet=bundle.unet.config, vae=bundle.vae.config, text_encoder=bundle.text_encoder.config.to_dict()),
+        what,
+    )
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise AltDiffusionError(
+            f"device {device}", "is not there: PyTorch finds no GPU on this machine", "set device to cpu, or use a GPU"
+        )
     for network in (bundle.unet, bundle.vae, bundle.text_encoder):
         network.to(device).eval()
     return bundle
@@ -390,23 +406,49 @@ def read_index(local: Path, folder: str | Path) -> dict[str, Any]:
         raise AltDiffusionError(what, "holds no model_index.json", "give the folder of an export or of a base model")
     try:
         index = json.loads((local / "model_index.json").read_text())
-        parts = {name: value for name, value in index.items() if isinstance(value, list) and any(value)}
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise AltDiffusionError(
             f"{what}, file model_index.json", f"is not JSON ({first_line(error)})", "copy it again"
         ) from error
-    others = sorted(parts.keys() - set(PARTS) - _NEVER_READ)
-    lacking = [name for name in PARTS if name not in parts]
+    return check_index(index, what)
+
+
+def check_index(index: Any, what: str) -> dict[str, Any]:
+    """Return the content of a model_index.json if it describes a pipeline of Stable Diffusion's parts.
+
+    Args:
+        what: names the folder in errors.
+
+    Raises:
+        AltDiffusionError: it is not a mapping, or describes another pipeline or other parts.
+    """
+    place, layout = f"{what}, file model_index.json", f"Stable Diffusion 1's or 2's layout: {', '.join(PARTS)}"
+    if not isinstance(index, dict):
+        raise AltDiffusionError(place, "is not a mapping", "copy it again")
+    parts = {name for name, value in index.items() if isinstance(value, list) and any(value)}
+    others, lacking = sorted(parts - set(PARTS) - IGNORED), [name for name in PARTS if name not in parts]
+    kind = index.get("_class_name")
+    if kind not in _PIPELINES and (others or lacking or kind is not None):
+        raise AltDiffusionError(
+            place,
+            f"describes a {kind}" + (f" with {', '.join(others)}" if others else ""),
+            f"use a {_PIPELINES[0]}, a model of {layout}",
+        )
     if others or lacking:
         raise AltDiffusionError(
-            f"{what}, file model_index.json",
+            place,
             f"names {', '.join(others)}, which nothing here reads" if others else f"does not name {', '.join(lacking)}",
-            f"use a model of Stable Diffusion 1's or 2's layout: {', '.join(PARTS)}",
+            f"use a model of {layout}",
         )
     return dict(index)
 
 
-def _text_encoder_class(index: Mapping[str, Any], what: str) -> Any:
+def text_encoder_class(index: Mapping[str, Any], what: str) -> Any:
+    """Return transformers' class of the text encoder that a model_index.json names.
+
+    Raises:
+        AltDiffusionError: it names another one than the pipeline can use.
+    """
     import transformers
 
     library, name = (index["text_encoder"] + ["", ""])[:2]

@@ -8,6 +8,7 @@ one that no layer uses is silently dropped. A dropped head once gave users image
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from torch import Tensor
 from altdiffusion.errors import AltDiffusionError, first_line
 
 _STEMS = ("diffusion_pytorch_model", "model")
+_PRECISIONS = ("fp32", "bf16", "fp16")
+"""Variants that hold the same weights in another precision; others (`non_ema`) hold other weights."""
+_PICKLED = re.compile(r"(?:diffusion_pytorch_model|pytorch_model)[\w.\-]*\.(?:bin|ckpt|pt|pth)(?:\.index\.json)?")
 _BUFFERS = (".position_ids", ".token_type_ids")
 """Constant buffers that earlier versions of transformers wrote; every network computes its own."""
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
@@ -30,7 +34,8 @@ def load_network(kind: Any, folder: Path, what: str, *, remedy: str, unused: tup
 
     Args:
         kind: class with `from_pretrained`.
-        folder: holds config.json and the weights, in one file or in shards with their index.
+        folder: holds config.json and the weights, in one file or in shards with their index; in full precision or,
+            where there is nothing else, as a variant (`model.fp16.safetensors`).
         what: names the folder in errors.
         remedy: the errors' remedy where a key is missing or unused.
         unused: prefixes of keys in the file that belong to another network.
@@ -48,7 +53,12 @@ def load_network(kind: Any, folder: Path, what: str, *, remedy: str, unused: tup
         given["ignore_mismatched_sizes"] = True  # they are named below; the library's own error does not name them
     try:
         network, report = kind.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **given
+            folder,
+            use_safetensors=True,
+            variant=_variant(file),
+            local_files_only=True,
+            output_loading_info=True,
+            **given,
         )
     except Exception as error:  # every kind of damage raises its own class
         raise AltDiffusionError(
@@ -120,7 +130,7 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
 def _stored_types(file: Path, what: str) -> dict[str, str]:
     """Return the types of the tensors by name, from the headers; a file must hold all that its header lists."""
     files = [file]
-    if file.name.endswith(".index.json"):
+    if file.suffix == ".json":
         shards = read_settings(file, what).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise AltDiffusionError(f"{what}, file {file.name}", "has no weight_map", "copy it as published")
@@ -237,20 +247,49 @@ def check_keys(
 def weights_file(folder: Path, what: str) -> Path:
     """Return the safetensors file of a network's folder, or the index of its shards.
 
+    Weights in full precision come before variants in another one, as in the libraries.
+
     Raises:
         AltDiffusionError: there is none, or there are several, of which the libraries could take either.
     """
-    names = [f"{stem}.safetensors{suffix}" for stem in _STEMS for suffix in ("", ".index.json")]
-    present = [folder / name for name in names if (folder / name).is_file()]
-    if len(present) > 1:
+    for variants in ((None,), _PRECISIONS):
+        names = [name for variant in variants for stem in _STEMS for name in _weight_names(stem, variant)]
+        present = [folder / name for name in names if (folder / name).is_file()]
+        if len(present) > 1:
+            raise AltDiffusionError(
+                what,
+                f"holds {' and '.join(path.name for path in present)}",
+                "keep only one of them, the one that is meant",
+            )
+        if present:
+            return present[0]
+    pickled = sorted(path.name for path in folder.glob("*") if _PICKLED.fullmatch(path.name))
+    if pickled:
         raise AltDiffusionError(
-            what, f"holds {' and '.join(path.name for path in present)}", "keep only one of them, the one that is meant"
+            what,
+            f"holds its weights only as pickles ({_named(pickled)}), which are never opened: they can run any code",
+            "use a revision with safetensors, or convert the folder where its publisher is trusted: "
+            "DiffusionPipeline.from_pretrained(...).save_pretrained(..., safe_serialization=True)",
         )
-    if not present:
-        raise AltDiffusionError(
-            what, f"holds no weights in safetensors ({' or '.join(names[::2])})", "give a folder with its weights"
-        )
-    return present[0]
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    raise AltDiffusionError(
+        what,
+        f"holds no weights in safetensors ({' or '.join(f'{stem}.safetensors' for stem in _STEMS)})"
+        + (f", only {_named(others)}" if others else ""),
+        "give a folder with its weights",
+    )
+
+
+def _weight_names(stem: str, variant: str | None) -> list[str]:
+    """Return the names that the libraries give a file of weights or the index of its shards."""
+    if variant is None:
+        return [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
+    return [f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json"]
+
+
+def _variant(file: Path) -> str | None:
+    """Return the variant in the name of a file of weights; None for full precision."""
+    return next((part for part in file.name.split(".") if part in _PRECISIONS), None)
 
 
 def _keys(names: list[str]) -> str:

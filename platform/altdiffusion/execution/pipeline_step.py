@@ -11,6 +11,7 @@ from altdiffusion.config import fingerprint
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units
+from altdiffusion.execution.spill import Spill
 from altdiffusion.execution.units import Backend, Pool, Resources, Unit, Unsettled, Work
 from altdiffusion.records import Kind
 from altdiffusion.refs import Ref
@@ -73,6 +74,9 @@ class PipelineStep:
     reads_the_web: bool = False
     """Whether the same units may give other rows at another time. If then no row is accepted, no record is left, and
     the next start tries again."""
+    spills: bool = False
+    """Whether unfinished units keep spill files. Their rows are counted while units run, and leftovers of other units
+    are removed at the end."""
     when_unsettled: str = "run it again"
     """Remedy to print when units stay `Unsettled`."""
 
@@ -168,6 +172,9 @@ def _run_missing(
     """Run the units that some outputs lack."""
     for output in outputs:
         _forget_lost(lake.dataset(output.dataset), output.ledger(lake), units)
+    spills = [Spill(lake.dataset(output.dataset)) for output in outputs if pipeline_step.spills]
+    if spills:
+        progress.count_unfinished(spills[0].rows)  # a batch of rows is spilled for all outputs
     try:
         run_units(
             pipeline_step.work(lake),
@@ -180,6 +187,8 @@ def _run_missing(
         )
     except Unsettled as unsettled:
         raise _unsettled(pipeline_step, unsettled) from None
+    for spill in spills:
+        spill.clear()
 
 
 def _publish(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
+
+from altdiffusion.errors import AltDiffusionError
 
 LOG_EVERY_S = 5.0
 QUIET_EVERY_S = 30.0
 DRAW_EVERY_S = 0.5
+COUNT_EVERY_S = 5.0
+"""How often rows inside of unfinished units are counted."""
 
 
 def duration(seconds: float) -> str:
@@ -24,6 +29,8 @@ class Progress:
 
     Use it as a context manager around the work. A thread repeats the line, so that a log also shows that a job waits.
     The rate is that of this invocation: units found in the ledger count as done, and do not enter the rate.
+
+    Rows of unfinished units are part of the line where `count_unfinished` was called.
     """
 
     def __init__(self, label: str, *, rows_name: str = "rows", stream: TextIO | None = None) -> None:
@@ -41,10 +48,23 @@ class Progress:
         self._skipped = 0
         self._done = 0
         self._rows = self._kept = 0
+        self._count: Callable[[], int] | None = None
+        self._inside = self._found = 0
+        self._counted_at = 0.0
+
+    def count_unfinished(self, count: Callable[[], int]) -> None:
+        """Have the rows of unfinished units counted every few seconds.
+
+        Args:
+            count: returns their number; it is called in a thread.
+        """
+        self._count = count
 
     def begin(self, total_units: int, skipped_units: int = 0) -> None:
         """Set the number of units and of those that need no work, and start the clock."""
+        found = self._count() if self._count is not None else 0
         with self._lock:
+            self._inside = self._found = found
             self.total_units = total_units
             self._skipped, self._done, self._rows, self._kept = skipped_units, 0, 0, 0
             self._started = self._shown_at = time.monotonic()
@@ -67,17 +87,22 @@ class Progress:
             elapsed = max((time.monotonic() if now is None else now) - self._started, 1e-9)
             finished = self._skipped + self._done
             head = f"[{self.label}] {finished}/{self.total_units} units"
-            if not self._done:
+            inside = self._inside if finished < self.total_units else 0
+            seen = self._rows + inside
+            if not self._done and not inside:
                 if finished == self.total_units:
                     return f"{head}  nothing left to do"
                 return f"{head}  starting" + (f", {duration(elapsed)} so far" if elapsed >= 1 else "")
-            rows = f"{self._rows:,} {self.rows_name}  {self._rows / elapsed:,.1f} {self.rows_name}/s"
+            made = max(seen - self._found, 0)
+            rows = f"{seen:,} {self.rows_name}  {made / elapsed:,.1f} {self.rows_name}/s"
             if self._kept < self._rows:
                 rows += f"  {self._kept / self._rows:.1%} kept"
             if finished >= self.total_units:
                 return f"{head}  {rows}  in {duration(elapsed)}"
-            left = elapsed / self._done * (self.total_units - finished)
-            return f"{head}  {rows}  {duration(left)} left"
+            if not self._done:
+                return f"{head}  {rows}  {duration(elapsed)} so far"
+            left = elapsed / (self._done * seen / self._rows if self._rows else self._done)  # of one unit
+            return f"{head}  {rows}  {duration(left * (self.total_units - finished))} left"
 
     def __enter__(self) -> Progress:
         self._stop.clear()
@@ -96,8 +121,21 @@ class Progress:
 
     def _tick(self) -> None:
         while not self._stop.wait(DRAW_EVERY_S):
+            self._count_inside()
             if self._terminal or time.monotonic() - self._shown_at >= QUIET_EVERY_S:
                 self._show()
+
+    def _count_inside(self) -> None:
+        now = time.monotonic()
+        if self._count is None or now - self._counted_at < COUNT_EVERY_S:
+            return
+        self._counted_at = now
+        try:
+            inside = self._count()
+        except AltDiffusionError:  # storage that does not answer for a moment; the work itself reports a lasting fault
+            return
+        with self._lock:
+            self._inside = inside
 
     def _show(self, last: bool = False) -> None:
         text = self.line()

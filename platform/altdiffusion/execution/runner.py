@@ -13,7 +13,7 @@ from typing import Any
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution import cluster
 from altdiffusion.execution.progress import Progress
-from altdiffusion.execution.units import Backend, MultiOutputWork, Pool, Resources, Unit, Unsettled, Work
+from altdiffusion.execution.units import Backend, MultiOutputWork, Pool, Resources, SpillingWork, Unit, Unsettled, Work
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 
 MAX_RETRIES = 2
@@ -133,6 +133,8 @@ class Worker:
             self._ready = True
         for name, made in self._run(unit, missing).items():
             records[name] = self.ledgers[name].record(made)
+        if isinstance(self._work, SpillingWork):
+            self._work.recorded(unit)
         known = [record for record in records.values() if record is not None]
         return Finished(unit.id, known[0].rows_in, known[0].rows_out if len(known) == 1 else None)
 

@@ -88,6 +88,14 @@ class MultiOutputWork(Protocol):
 Work = UnitWork | MultiOutputWork
 
 
+@runtime_checkable
+class SpillingWork(Protocol):
+    """A work that keeps what it has made of a unit before the unit is finished, so that a stop does not lose it."""
+
+    def recorded(self, unit: Unit) -> None:
+        """Remove what was kept of a unit: every ledger has its record now. May be called again."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pool:
     """The number of workers, which grows from `min_size` towards `max_size` while units wait."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref, read_lineage
-from altdiffusion.diffusion.scheduler import read_noising
+from altdiffusion.diffusion.hub import located
+from altdiffusion.diffusion.models import IGNORED, check_index, text_encoder_class
+from altdiffusion.diffusion.parts_fit import PartConfigs, check_fit
+from altdiffusion.diffusion.scheduler import CONFIG, class_defaults, read_noising
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.settings import ModelConfig
+from altdiffusion.generation.schedulers import check_steps, make_scheduler
+from altdiffusion.generation.settings import ModelConfig, SamplerName
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
+
+_SINGLE_FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +32,16 @@ class Model:
 
 
 def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
-    """Locate the folder and read it once for its digest.
+    """Locate the folder, fetched from the hub first where its id is given, and read it once for its digest.
 
     Raises:
-        AltDiffusionError: it is missing, is not a model folder, or does not have the digest that the config or its own
-            lineage.json gives.
+        AltDiffusionError: it is missing, is not a model folder, has parts that do not draw together, or does not have
+            the digest that the config or its own lineage.json gives.
     """
-    uri = config.folder if config.folder is not None else _export(config, lake_uri)
-    if not files.exists(files.join(uri, "model_index.json")):
-        raise AltDiffusionError(
-            f"model folder {uri}", "holds no model_index.json", "give the folder of an export or of a base model"
-        )
-    _check_scheduler(uri)
+    uri = _export(config, lake_uri) if config.folder is None else _folder(config.folder, lake_uri)
+    index = read_index(uri)
+    _check_scheduler(uri, index)
+    _check_parts(uri, index)
     content = content_digest(uri)
     if config.digest is not None and not content.startswith(config.digest):
         raise AltDiffusionError(
@@ -55,24 +60,115 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
     return Model(uri=uri, content=content, ref=_origin(uri, content, document))
 
 
-def _check_scheduler(uri: str) -> None:
+def read_index(uri: str) -> dict[str, Any]:
+    """Return the model_index.json of a model folder.
+
+    Raises:
+        AltDiffusionError: there is none, or it describes something other than Stable Diffusion's pipeline.
+    """
+    what = f"model folder {uri}"
+    if not files.exists(files.join(uri, "model_index.json")):
+        inside = [name for name in files.list_folders(uri) if files.exists(files.join(uri, name, "model_index.json"))]
+        raise AltDiffusionError(
+            what,
+            "holds no model_index.json",
+            f"give one of the folders in it: {', '.join(inside[:5])}"
+            if inside
+            else "give the folder of an export or of a base model in diffusers' layout",
+        )
+    index = check_index(files.read_json(files.join(uri, "model_index.json")), what)
+    text_encoder_class(index, what)
+    return index
+
+
+def ignored_parts(model: Model) -> list[str]:
+    """Return the parts that a model's model_index.json names and that are not used, such as a safety checker."""
+    index = read_index(model.uri)
+    return sorted(name for name in IGNORED if any(index.get(name) or ()))
+
+
+def _check_parts(uri: str, index: dict[str, Any]) -> None:
+    """Refuse networks whose configs do not fit together."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    what = f"model folder {uri}"
+    configs = {}
+    for part in ("unet", "vae", "text_encoder"):
+        try:
+            config = files.read_json(files.join(uri, part, "config.json"))
+        except FileNotFoundError as error:
+            raise AltDiffusionError(
+                f"{what}, {part}", "holds no config.json", "copy the folder as published"
+            ) from error
+        if not isinstance(config, dict):
+            raise AltDiffusionError(f"{what}, file {part}/config.json", "is not a mapping", "copy it as published")
+        configs[part] = config
+    check_fit(
+        PartConfigs(
+            unet=class_defaults(UNet2DConditionModel) | configs["unet"],
+            vae=class_defaults(AutoencoderKL) | configs["vae"],
+            text_encoder=text_encoder_class(index, what).config_class(**configs["text_encoder"]).to_dict(),
+        ),
+        what,
+    )
+
+
+def check_sampling(model: Model, sampler: SamplerName, steps: int) -> None:
+    """Refuse a sampler or a number of steps that the noise schedule of a model does not support.
+
+    Raises:
+        AltDiffusionError: the error states the setting and the schedule's own value.
+    """
+    config, what = read_scheduler(model.uri)
+    check_steps(make_scheduler(sampler, config, what), steps, f"steps {steps} with sampler {sampler}, {what}")
+
+
+def _check_scheduler(uri: str, index: Mapping[str, Any]) -> None:
     """Refuse a scheduler whose first step divides by 0, so that every image would be black, and one without betas.
 
     Without betas, the samplers would use their own.
     """
-    path = files.join(uri, "scheduler", "scheduler_config.json")
-    config = files.read_json(path) if files.exists(path) else {}
-    if not isinstance(config, dict):
-        raise AltDiffusionError(f"file {path}", "is not a mapping", "copy the model folder as published")
+    config, path = read_scheduler(uri)
     if config.get("rescale_betas_zero_snr") is True and config.get("prediction_type", "epsilon") == "epsilon":
         raise AltDiffusionError(
-            f"file {path}",
+            path,
             "has rescale_betas_zero_snr with prediction_type epsilon: its last step has no signal, and the image that "
             "a UNet which predicts the noise gives there is not finite",
             "set rescale_betas_zero_snr to false, or prediction_type to what the UNet was trained for",
         )
     if config.get("prediction_type") != "sample":  # such a model can generate but cannot be trained
         read_noising(uri)
+    scheduler = make_scheduler("ddim", config, path)
+    loaded = str(index["scheduler"][-1])  # the class that is loaded; its defaults fill what the file leaves out
+    other = make_scheduler("ddim", {**config, "_class_name": loaded}, f"{path} as {loaded}")
+    if not other.alphas_cumprod.equal(scheduler.alphas_cumprod):
+        raise AltDiffusionError(
+            path,
+            f"is of a {config['_class_name']} and leaves out betas, and model_index.json names a {loaded}, which has "
+            "other ones",
+            "write the betas into the file, or name one class in both",
+        )
+    values, steps = len(scheduler.alphas_cumprod), scheduler.config.num_train_timesteps
+    if values != steps:
+        raise AltDiffusionError(
+            f"{path}, trained_betas",
+            f"has {values} values, and num_train_timesteps is {steps}",
+            f"set num_train_timesteps to {values} if the UNet was trained with these betas",
+        )
+
+
+def read_scheduler(uri: str) -> tuple[dict[str, Any], str]:
+    """Return the settings of a model folder's scheduler, and the file's name for errors."""
+    what = f"file {files.join(uri, *CONFIG.split('/'))}"
+    try:
+        config = files.read_json(files.join(uri, *CONFIG.split("/")))
+    except FileNotFoundError as error:
+        raise AltDiffusionError(what, "is missing", "give a model folder as published") from error
+    if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
+        raise AltDiffusionError(
+            what, "does not name a scheduler of diffusers in _class_name", "copy the model folder as published"
+        )
+    return config, what
 
 
 def check_content(model: Model) -> None:
@@ -90,6 +186,16 @@ def size_multiple(model: Model) -> int:
     """Return the number of pixels that widths and heights must be multiples of: the VAE's factor times the UNet's."""
     vae, unet = (files.read_json(files.join(model.uri, part, "config.json")) for part in ("vae", "unet"))
     return int(2 ** (len(vae["block_out_channels"]) - 1) * 2 ** (len(unet["block_out_channels"]) - 1))
+
+
+def _folder(folder: str, lake_uri: str) -> str:
+    if folder.endswith(_SINGLE_FILES):
+        raise AltDiffusionError(
+            f"model {folder}",
+            "is a single file, and models are folders in diffusers' layout",
+            "give such a folder; StableDiffusionPipeline.from_single_file(...).save_pretrained(...) writes one",
+        )
+    return located(folder, lake_uri, "base")
 
 
 def _export(config: ModelConfig, lake_uri: str) -> str:

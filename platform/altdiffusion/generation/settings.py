@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from altdiffusion.config import operational
+from altdiffusion.config import added, operational
 from altdiffusion.constraints import (
     Checked,
     Constraint,
@@ -19,12 +19,15 @@ from altdiffusion.constraints import (
     from_below,
     matching,
 )
+from altdiffusion.diffusion.hub import unpinned
 from altdiffusion.generation.prompt_presets import FIELDS, PRESETS, PromptPreset
 from altdiffusion.languages import normalised_tag
 from altdiffusion.storage.documents import NAME
 
-SamplerName = Literal["ddim", "dpmpp"]
+SamplerName = Literal["ddim", "dpmpp", "euler", "pndm", "unipc"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+ShapeRule = Literal["proven", "any"]
+ImageFormat = Literal["png", "jpg", "webp"]
 _RUN = matching(NAME, "is not the name of a run", "give a plain name, or a path as folder")
 _TAG = Constraint(
     lambda value: normalised_tag(value) == value,
@@ -39,7 +42,7 @@ class ModelConfig(Checked):
     """The generating model: exactly one of `folder` and `run`. Its content identifies it and is pinned by digest."""
 
     folder: str | None = operational(None)
-    """URI of a model folder (diffusers layout)."""
+    """URI of a model folder (diffusers layout), or a model of the hub at one commit (`hf://owner/name@<commit>`)."""
     run: Annotated[str | None, _RUN] = operational(None)
     """Name of a training run in the lake, whose newest export is used."""
     step: Annotated[int | None, at_least(0)] = operational(None)
@@ -49,6 +52,11 @@ class ModelConfig(Checked):
 
     def conflicts(self) -> Iterator[Invalid]:
         yield from exactly_one(self, "folder", "run", "name a model folder or a run")
+        if self.folder is not None and not self.folder.strip():
+            yield Invalid("folder", "is empty", "give the folder of an export or of a base model")
+        wrong = unpinned(self.folder)
+        if wrong is not None:
+            yield Invalid("folder", *wrong)
         if self.step is not None and self.run is None:
             yield Invalid("step", "is a step of a run, and none is given", "give run, or leave step out")
 
@@ -123,34 +131,45 @@ class PromptsConfig(Checked):
 class GenerateConfig(Checked):
     """One set of generated images.
 
-    `batch_rows`, `threads` and `device` affect the result too, because sums in another order round differently. So
-    every row is drawn in a batch of exactly that many rows, in every unit and pool.
+    A row of the prompts may have its own negative prompt, steps, guidance scale and sampler; what is given here holds
+    for the others. `batch_rows`, `threads` and `device` affect the result too, because sums in another order round
+    differently. So every row is drawn in a batch of exactly that many rows, or of fewer where that is proven to change
+    no bit, in every unit and pool.
     """
 
     model: ModelConfig
     prompts: PromptsConfig
     sampler: SamplerName = "ddim"
-    """`ddim`: DDIM with eta 0; `dpmpp`: DPM-Solver++ (2M), as good in about half the steps."""
+    """`ddim`: DDIM with eta 0; `dpmpp`: DPM-Solver++ (2M), as good in about half the steps; `euler`: Euler's method;
+    `pndm`: Stable Diffusion's own (PLMS), one call of the UNet more than `steps`; `unipc`: UniPC (bh2, order 2)."""
     steps: Annotated[int, between(1, 1000, "the noise schedule has 1000; give e.g. 50")] = 50
     guidance_scale: Annotated[float, between(0, 100, "the published evaluation has 9")] = 9.0
     """Classifier-free guidance; at 1 or below the unconditional half is not computed."""
+    negative_prompt: str = added("")
+    """The text that guidance leads away from."""
+    count: Annotated[int, at_least(1)] = added(1)
+    """Number of images per prompt; their seeds are the prompt's, that plus 1, and so on."""
     dtype: Dtype = "float32"
     """Type of the networks; latents and the sampler are float32."""
+    vae_fallback: bool = added(True)
+    """Whether an image that is not finite in the VAE at `dtype` is decoded again in float32, before it is a reject."""
     batch_rows: Annotated[int, at_least(1)] = 32
     """Number of images that are drawn at once."""
-    rows_per_unit: Annotated[int, at_least(1)] = 512
+    batch_shapes: ShapeRule = added("proven")
+    """How many rows the last batch of a size has: `proven`, as few as are measured to give the same bits on the device;
+    `any`, the next power of two, which may change a rare pixel by a grey level on a CPU, and more on a GPU."""
+    rows_per_unit: Annotated[int, at_least(1)] = operational(512)
+    """Largest number of images in a unit of work. Units are smaller where the pool has more workers."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, at_least(1)] = 1
     """CPU threads of one worker. More threads sum in another order, which changes a rare pixel; more workers do not."""
+    image_format: ImageFormat = added("png")
+    """Encoding of the images; `png` and lossless `webp` keep every pixel."""
+    image_quality: Annotated[int, between(1, 100, "give e.g. 95; WebP at 100 is lossless")] = added(95)
+    """Quality of `jpg` and `webp`; WebP at 100 is lossless."""
     image_files: bool = operational(True)
-    """Also write every image as images/<sha256>.png next to the dataset's shards."""
+    """Also write every image as images/<sha256>.<format> next to the dataset's shards."""
 
     def conflicts(self) -> Iterator[Invalid]:
-        if self.rows_per_unit % self.batch_rows:
-            yield Invalid(
-                "rows_per_unit",
-                "is not a multiple of batch_rows, which wastes a part of each last batch",
-                "use a multiple",
-            )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")

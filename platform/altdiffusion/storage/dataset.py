@@ -3,6 +3,7 @@
     <lake>/datasets/<name>/shards/<sha256>.parquet            content-addressed, never rewritten
     <lake>/datasets/<name>/rejects/<sha256>.parquet           dropped rows with a reason
     <lake>/datasets/<name>/ledger/<fingerprint>/<unit>.json   written after the unit's shards
+    <lake>/datasets/<name>/spill/<unit>,<rows>,<sha256>.parquet   rows of an unfinished unit
     <lake>/datasets/<name>/versions/<digest>/                 made_by.json and shards.parquet, then manifest.json, which
                                                               completes the version
     <lake>/datasets/<name>/head.json                          the digest that the bare name means

@@ -11,6 +11,9 @@ from altdiffusion.storage.documents import DIGEST
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
+IMAGE_FORMATS = ("png", "jpg", "webp")
+"""Endings that a separate image file may have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Erased:
@@ -42,7 +45,8 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     for role, info in gone:
         files.remove_tree(shards.shard_uri(files.join(below, role), info.sha256), below=below)
     for name in images:
-        files.remove_tree(files.join(below, "images", f"{name}.png"), below=below)
+        for image_format in IMAGE_FORMATS:
+            files.remove_tree(files.join(below, "images", f"{name}.{image_format}"), below=below)
     return Erased(files=len(gone) + len(images), bytes=sum(info.bytes for _, info in gone))
 
 

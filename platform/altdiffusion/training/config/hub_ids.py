@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from altdiffusion.constraints import Invalid
-from altdiffusion.diffusion.hub import HubId, is_hub_id
+from altdiffusion.diffusion import hub
 
 
 def unpinned(config: Any, *names: str) -> Iterator[Invalid]:
     """Yield the fields that name a model of the hub without its commit."""
     for name in names:
-        uri = getattr(config, name)
-        if uri is not None and is_hub_id(uri):
-            try:
-                HubId.parse(uri)
-            except ValueError as error:
-                problem, _, remedy = str(error).partition("; ")
-                yield Invalid(name, problem, remedy)
+        wrong = hub.unpinned(getattr(config, name))
+        if wrong is not None:
+            yield Invalid(name, *wrong)

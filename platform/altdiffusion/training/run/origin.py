@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.diffusion.folder import LINEAGE, model_ref
+from altdiffusion.diffusion.hub import located
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -14,7 +15,7 @@ from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.run.record import read_record
-from altdiffusion.training.run.starts import checked_digest, fetched, start_folder, unchanged_models
+from altdiffusion.training.run.starts import checked_digest, start_folder, unchanged_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def started_from(config: TrainConfig, lake: str) -> Mapping[str, Any]:
 
 def _own_teacher(config: TrainConfig, lake: str) -> str | None:
     given = config.distillation.teacher if config.distillation is not None else None
-    return fetched(given, lake, "text_encoder") if given else None
+    return located(given, lake, "text_encoder") if given else None
 
 
 def _start_checkpoint(
@@ -146,7 +147,7 @@ def _text_encoder(config: TrainConfig, lake: str, record: Mapping[str, Any] | No
     earlier = read_record(lake, given) if "/" not in given else None
     if earlier is None:
         # A student may begin with XLM-R, and keeps both heads of a published encoder: it is not converted.
-        find = fetched if config.stage == "distillation" else start_folder
+        find = located if config.stage == "distillation" else start_folder
         return find(given, lake, "text_encoder")
     what = f"run {given}, named by start.text_encoder of run {config.run}"
     if earlier["stage"] != "distillation" or given == config.run:

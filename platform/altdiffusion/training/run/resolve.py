@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from altdiffusion.diffusion.hub import absolute
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
@@ -21,7 +22,6 @@ from altdiffusion.training.run.meaning import fingerprint_of, meaning_of
 from altdiffusion.training.run.origin import origin_of_config, origin_of_run, started_from
 from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.run.run_name import check_checkpoint, key_of, own_record, refuse_another
-from altdiffusion.training.run.starts import absolute
 
 
 def resolve(config: TrainConfig, lake: str) -> ResolvedRun:

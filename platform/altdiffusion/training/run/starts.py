@@ -6,12 +6,12 @@ Both are done once, by the driver, into `<lake>/models`, where every worker reac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from altdiffusion.diffusion import hub
 from altdiffusion.diffusion.convert import is_published, publish_converted
 from altdiffusion.diffusion.folder import content_digest, model_ref, read_lineage
-from altdiffusion.diffusion.hub import HubId, Part, fetch, is_hub_id
+from altdiffusion.diffusion.hub import Part, absolute, located
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
@@ -23,31 +23,23 @@ def start_folder(uri: str, lake: str, part: Part) -> str:
     Raises:
         AltDiffusionError: the hub does not provide it, or it is published in a form that cannot be converted.
     """
-    folder = fetched(uri, lake, part)
+    folder = located(uri, lake, part)
     if part == "base" or not is_published(folder):
         return folder
     return converted(folder, files.within(lake, "models"))
 
 
 def at_hand(uri: str, lake: str, part: Part, *, as_published: bool = False) -> bool:
-    """Return whether `start_folder` (with `as_published`, `fetched`) has nothing to fetch or convert."""
-    models = files.within(absolute(lake), "models")
-    if is_hub_id(uri):
-        name = HubId.parse(uri).folder_name + ("" if part == "base" else "--text-encoder")
-        folder = files.join(models, name)
-        if read_lineage(folder) is None:
-            return False
-    else:
-        folder = absolute(uri)
-    if as_published or part == "base" or not is_published(folder):
+    """Return whether `start_folder` (with `as_published`, `located`) has nothing to fetch or convert."""
+    if not hub.at_hand(uri, lake, part):
+        return False
+    if as_published or part == "base":
+        return True
+    folder, models = located(uri, absolute(lake), part), files.within(absolute(lake), "models")
+    if not is_published(folder):
         return True
     digest = content_digest(folder)
     return read_lineage(_converted_place(folder, models, digest)) is not None
-
-
-def fetched(uri: str, lake: str, part: Part) -> str:
-    """Return the URI of the folder as it is published: `uri` itself, or what was fetched from the hub."""
-    return fetch(HubId.parse(uri), files.within(lake, "models"), part) if is_hub_id(uri) else absolute(uri)
 
 
 def converted(folder: str, models: str) -> str:
@@ -100,8 +92,3 @@ def unchanged_models(record: Mapping[str, Any]) -> tuple[Ref, ...]:
                 "restore it as it was, or start from an export of that run as start.base",
             )
     return models
-
-
-def absolute(uri: str) -> str:
-    """Return a local path as an absolute one, since workers run in other folders; other URIs as they are."""
-    return str(Path(uri).expanduser().resolve()) if "://" not in uri else uri.rstrip("/")

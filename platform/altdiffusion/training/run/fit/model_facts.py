@@ -6,21 +6,12 @@ from typing import Any
 
 from altdiffusion.diffusion import models
 from altdiffusion.diffusion.models import local_folder, read_index, text_positions
+from altdiffusion.diffusion.parts_fit import refuse_other_conditions, refuse_shift
 from altdiffusion.diffusion.scheduler import class_defaults
 from altdiffusion.diffusion.weight_files import open_tokenizer
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.training.run.fit.facts import Facts
-
-_OTHER_CONDITIONS = (
-    "class_embed_type",
-    "num_class_embeds",
-    "addition_embed_type",
-    "encoder_hid_dim",
-    "encoder_hid_dim_type",
-    "time_cond_proj_dim",
-)
-"""Settings of UNets that need more than a noised latent, a timestep and a text (SDXL, upscalers, distilled ones)."""
 
 
 def state_unet(base: str, facts: Facts) -> int:
@@ -29,13 +20,7 @@ def state_unet(base: str, facts: Facts) -> int:
 
     config = _config(base, "unet", UNet2DConditionModel)
     place = f"model folder {base}, file unet/config.json"
-    asked = [name for name in _OTHER_CONDITIONS if config.get(name) is not None]
-    if asked:
-        raise AltDiffusionError(
-            place,
-            f"sets {', '.join(asked)}: this UNet needs more than a latent, a timestep and a text",
-            "use a base of Stable Diffusion 1's or 2's kind",
-        )
+    refuse_other_conditions(config, place)
     for name in ("in_channels", "out_channels"):
         facts.state("latent channels", config[name], f"{place}, {name}", "use UNet, VAE and latents of one model")
     width = config["cross_attention_dim"]
@@ -53,13 +38,7 @@ def state_vae(base: str, facts: Facts) -> int:
     place, remedy = f"model folder {base}, file vae/config.json", "use UNet, VAE and latents of one model"
     facts.state("latent channels", config["latent_channels"], f"{place}, latent_channels", remedy)
     facts.state("scaling of latents", float(config["scaling_factor"]), f"{place}, scaling_factor", remedy)
-    if config.get("shift_factor"):
-        raise AltDiffusionError(
-            f"{place}, shift_factor",
-            f"is {config['shift_factor']:g}: stock StableDiffusionPipeline does not add it back, so it could not draw "
-            "with what is trained",
-            "use a base whose VAE has no shift",
-        )
+    refuse_shift(config, place)
     return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
