@@ -70,7 +70,6 @@ class GenerateWork(RangeWork):
         self._config = config
         self._finished = finished
         self._sampler: Any = None
-        self._tokenizer: Any = None
 
     def setup(self) -> None:
         """Load the model, once its content is known to be what was planned with."""
@@ -83,7 +82,6 @@ class GenerateWork(RangeWork):
         config = self._config
         torch.set_num_threads(config.threads)
         bundle = load_bundle(self._model.uri, config.device, getattr(torch, config.dtype))
-        self._tokenizer = bundle.tokenizer
         self._sampler = Sampler(
             bundle,
             batch_rows=config.batch_rows,

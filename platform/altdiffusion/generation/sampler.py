@@ -15,7 +15,6 @@ batch are not affected.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from altdiffusion.diffusion.autoencoder import decode, decode_in_float32
 from altdiffusion.diffusion.models import ModelBundle
 from altdiffusion.diffusion.noise import INITIAL_NOISE, keyed_normal
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
@@ -118,7 +118,6 @@ class Sampler:
         self._device = next(bundle.unet.parameters()).device
         self._dtype = next(bundle.unet.parameters()).dtype
         self._contexts: dict[str, Tensor] = {}
-        self._vae_float32: Any = None
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], width: int, height: int) -> NDArray[np.uint8]:
         """Return images of one size, uint8 [N, height, width, 3], for N prompts and N seeds.
@@ -219,17 +218,14 @@ class Sampler:
     ) -> tuple[NDArray[np.uint8], list[str | None], list[bool]]:
         """Return images, uint8 [n, height, width, 3], the other dtype of some, and which are finite."""
         vae = self._bundle.vae
-        scaled = latents / vae.config.scaling_factor
         dtype = next(vae.parameters()).dtype
-        decoded = vae.decode(scaled.to(dtype), return_dict=False)[0].float()
+        decoded = decode(vae, latents)
         finite = _finite(decoded)
         dtypes: list[str | None] = [None] * len(wanted)
         again = [place for place, good in enumerate(finite) if wanted[place] and not good]
         if again and self._vae_fallback and dtype != torch.float32:
-            if self._vae_float32 is None:
-                self._vae_float32 = copy.deepcopy(vae).float()
-            filling = scaled[-1:].expand(self._batch_rows - len(scaled), *scaled.shape[1:])
-            decoded[again] = self._vae_float32.decode(torch.cat((scaled, filling)), return_dict=False)[0][again]
+            filling = latents[-1:].expand(self._batch_rows - len(latents), *latents.shape[1:])
+            decoded[again] = decode_in_float32(vae, torch.cat((latents, filling)))[again]
             finite = _finite(decoded)
             dtypes = ["float32" if place in again else None for place in range(len(wanted))]
         pixels = (decoded.nan_to_num() / 2 + 0.5).clamp(0, 1).mul(255).round()

@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
-
-from altdiffusion.storage.dataset import Version
 
 _SHOWN = 120
 
@@ -69,21 +66,6 @@ def truncation_warning(ids: Sequence[str], reading: Reading, positions: int) -> 
     return (
         f"{_prompts(len(cut))} more than the text encoder's {positions} tokens; of {ids[first]}, which has "
         f"{reading.tokens[first]}, it does not read: {shown!r}"
-    )
-
-
-def drawn_truncated(generations: Version) -> str | None:
-    """Return one line on the images of a generations version whose prompts were cut off; None where there are none."""
-    table = generations.read(["id", "prompt_tokens", "truncated"])
-    if "truncated" not in table.column_names:  # drawn before this was recorded
-        return None
-    cut = table.filter(pc.fill_null(table["truncated"], False))
-    if not cut.num_rows:
-        return None
-    first = cut.slice(0, 1).to_pylist()[0]
-    return (
-        f"{_prompts(cut.num_rows)} more tokens than the text encoder reads, the first being {first['id']} with "
-        f"{first['prompt_tokens']} (column truncated; a dry run shows what is not read)"
     )
 
 
