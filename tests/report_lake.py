@@ -12,7 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from altdiffusion.curation.tally import tally
-from altdiffusion.execution.rejects import rejects_table
+from altdiffusion.execution.reject_reasons import rejects_table
 from altdiffusion.records import DROPS, IMAGES, LINKS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Dataset, Lake, Version

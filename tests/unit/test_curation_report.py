@@ -29,7 +29,7 @@ from altdiffusion.curation.report.view import render_report
 from altdiffusion.curation.report.write_report import report_html, write_report
 from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.rejects import rejects_table
+from altdiffusion.execution.reject_reasons import rejects_table
 from altdiffusion.html.page import BIDI, fit, plain
 from altdiffusion.records import IMAGES, SCORES
 from altdiffusion.refs import Ref

@@ -18,10 +18,10 @@ import torch
 from altdiffusion.config import fingerprint
 from altdiffusion.diffusion import models
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.batch_spill import Spill
 from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.range_work import finish_unit
-from altdiffusion.execution.spill import Spill
 from altdiffusion.execution.units import Unit
 from altdiffusion.generation import sampler as sampling
 from altdiffusion.generation.cautions import warnings_of

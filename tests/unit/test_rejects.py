@@ -18,8 +18,8 @@ from altdiffusion.curation import rejects
 from altdiffusion.curation.config import RetryConfig
 from altdiffusion.curation.download.outage import OWN, UNASKED
 from altdiffusion.curation.rejects import KNOWN, Refused, explain, find, http_status, withheld
-from altdiffusion.execution.rejects import Reason
-from altdiffusion.generation import rejects as generation_rejects
+from altdiffusion.execution.reject_reasons import Reason
+from altdiffusion.generation import drop_reasons as generation_rejects
 from altdiffusion.storage import removal
 
 PACKAGE = Path(altdiffusion.__file__).parent
@@ -144,7 +144,7 @@ def document() -> str:
         "neither their addresses nor their images. The table is `curation/rejects.py`, and a test keeps this\n"
         "page equal to it (renew it with `python -m tests.unit.test_rejects`).\n\n"
         "| reason | what is wrong | shown in reports |\n|---|---|---|\n" + "\n".join(lines) + "\n\n"
-        "Generation has reasons of its own (`generation/rejects.py`):\n\n"
+        "Generation has reasons of its own (`generation/drop_reasons.py`):\n\n"
         "| reason | what is wrong |\n|---|---|\n" + "\n".join(drawn) + "\n"
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from altdiffusion.execution.rejects import Reason, Reasons, rejects_table
+from altdiffusion.execution.reject_reasons import Reason, Reasons, rejects_table
 
 KNOWN = Reasons()
 """Every reason by its name, but for those of the open family `http_<status>`."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from altdiffusion.config import fingerprint
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.batch_spill import Spill
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.runner import run_units
-from altdiffusion.execution.spill import Spill
 from altdiffusion.execution.units import Backend, Pool, Resources, Unit, Unsettled, Work
 from altdiffusion.records import Kind
 from altdiffusion.refs import Ref

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.spill import Spill
+from altdiffusion.execution.batch_spill import Spill
 from altdiffusion.records import GENERATIONS
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.dataset import Dataset

@@ -19,16 +19,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.execution.batch_spill import Spill
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import new_unit
-from altdiffusion.execution.rejects import rejects_table
-from altdiffusion.execution.spill import Spill
+from altdiffusion.execution.reject_reasons import rejects_table
 from altdiffusion.execution.units import Unit
+from altdiffusion.generation.drop_reasons import NOT_FINITE
 from altdiffusion.generation.finished import IMAGES, Finished
 from altdiffusion.generation.image_rows import count_batches, image_counts, image_rows, requests_of
 from altdiffusion.generation.model import Model, check_content, check_sampling, size_multiple
 from altdiffusion.generation.prompts import ROWS_PER_SHARD
-from altdiffusion.generation.rejects import NOT_FINITE
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
 from altdiffusion.records import GENERATIONS
 from altdiffusion.storage import files

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.execution.rejects import Reason, rejects_table
-from altdiffusion.generation.rejects import (
+from altdiffusion.execution.reject_reasons import Reason, rejects_table
+from altdiffusion.generation.drop_reasons import (
     PROMPT_BLANK,
     PROMPT_CHARACTERS,
     PROMPT_DUPLICATE,

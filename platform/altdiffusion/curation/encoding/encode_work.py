@@ -32,7 +32,7 @@ from altdiffusion.diffusion.image_crop import Size, Unreadable, crop, offsets, o
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.range_work import RangeReader, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
-from altdiffusion.execution.rejects import Reason
+from altdiffusion.execution.reject_reasons import Reason
 from altdiffusion.execution.units import MultiOutputWork, Unit
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version

@@ -31,7 +31,7 @@ from altdiffusion.curation.rejects import (
     SIZE,
     URL_SCHEME,
 )
-from altdiffusion.execution.rejects import Reason
+from altdiffusion.execution.reject_reasons import Reason
 
 REASONS = (
     SIZE, ASPECT, SIMILARITY, PUNSAFE, PWATERMARK, AESTHETIC, URL_SCHEME, BLOCKLIST, CAPTION, LANGUAGE,

@@ -38,7 +38,7 @@ from altdiffusion.curation.rejects import ASPECT, BLOCKLIST, CAPTION, LANGUAGE, 
 from altdiffusion.curation.web.blocklist import Blocklist, source_blocklist
 from altdiffusion.curation.web.urls import AROUND, url_keys
 from altdiffusion.execution.range_work import RangeWork, finish_unit
-from altdiffusion.execution.rejects import rejects_table
+from altdiffusion.execution.reject_reasons import rejects_table
 from altdiffusion.execution.units import Unit, UnitWork
 from altdiffusion.records import LINKS
 from altdiffusion.storage.ledger import UnitRecord

@@ -19,7 +19,7 @@ from altdiffusion.curation.links.select_work import by_bucket
 from altdiffusion.curation.parallel.corpus import read_rows
 from altdiffusion.curation.rejects import CAPTION_LANGUAGE, IDENTICAL, LANGUAGE, LENGTH_RATIO, SCORE, TEXT, coded
 from altdiffusion.execution.range_work import RangeWork, finish_unit
-from altdiffusion.execution.rejects import Reason, rejects_table
+from altdiffusion.execution.reject_reasons import Reason, rejects_table
 from altdiffusion.execution.units import Unit
 from altdiffusion.records import PARALLEL
 from altdiffusion.storage.ledger import UnitRecord

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from altdiffusion.curation.rejects import OPT_OUT_CONTENT_USAGE, OPT_OUT_TDM, OPT_OUT_X_ROBOTS_TAG
-from altdiffusion.execution.rejects import Reason
+from altdiffusion.execution.reject_reasons import Reason
 
 HEADERS = frozenset({"x-robots-tag", "tdm-reservation", "content-usage"})
 """Names, in lower case, of the headers that hold such signals."""

@@ -5,7 +5,7 @@ The names are stored in rejects, ledgers and manifests and never change; the sen
 
 from __future__ import annotations
 
-from altdiffusion.execution.rejects import Reasons
+from altdiffusion.execution.reject_reasons import Reasons
 
 KNOWN = Reasons()
 """Every reason by its name."""
