@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -25,6 +26,7 @@ from altdiffusion.execution.range_work import finish_unit
 from altdiffusion.execution.units import Unit
 from altdiffusion.generation import sampler as sampling
 from altdiffusion.generation.cautions import warnings_of
+from altdiffusion.generation.finished import IMAGES
 from altdiffusion.generation.generate_work import (
     GenerateWork,
     decode_images,
@@ -201,6 +203,25 @@ def test_another_model_draws_again(tmp_path: Path, drawn_batches: list[list[str]
     after = generate(lake)
     assert len(drawn_batches) == 2  # two sizes
     assert not set(images(before).values()) & set(images(after).values())
+
+
+def test_forged_spill_files_are_not_taken_for_images(tmp_path: Path) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=4)
+    honest = generate(lake, dataset="honest")
+    keys = honest.read(["row_key"])["row_key"].to_pylist()
+    spill = Spill(Lake(lake).dataset("drawn"))
+    digest = hashlib.sha256(b"forged").hexdigest()
+    for image_sha256, image_format in (("0" * 64, "png"), (digest, "../png"), (digest, "exe")):
+        rows = [
+            {"row_key": key, "image": b"forged", "image_sha256": image_sha256, "image_format": image_format}
+            for key in keys
+        ]
+        spill.add(f"unit-{image_format.strip('./')}-{image_sha256[:4]}", pa.Table.from_pylist(rows, schema=IMAGES))
+    spill.add("unit-other", pa.table({"row_key": [1, 2], "image": ["a", "b"]}))
+    spill.add("unit-without", pa.table({"x": [1]}))
+    assert len(spill.names()) == 5
+    assert images(generate(lake)) == images(honest)
+    assert spill.names() == []
 
 
 def test_a_stop_loses_one_finished_batch_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

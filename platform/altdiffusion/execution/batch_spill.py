@@ -40,24 +40,26 @@ class Spill:
         """Return the number of rows in all files; this takes one listing."""
         return sum(int(name.split(",")[1]) for name in self.names())
 
-    def read(self, name: str) -> pa.Table | None:
+    def read(self, name: str, schema: pa.Schema) -> pa.Table | None:
         """Return the rows of a file; None if it is damaged or was removed meanwhile, since its rows can be made again.
 
         Args:
             name: as in `names`.
+            schema: of its rows; a file with any other one was not written by this work, and counts as damaged.
         """
         try:
             data = files.read_bytes(files.within(self._folder, name))
             if files.sha256_hex(data) != name.split(",")[2].removesuffix(".parquet"):
                 return None
-            return pq.read_table(pa.BufferReader(data))
+            table = pq.read_table(pa.BufferReader(data))
         except (FileNotFoundError, pa.ArrowException):
             return None
+        return table if table.schema.equals(schema) else None
 
-    def tables(self, unit_id: str) -> Iterator[pa.Table]:
+    def tables(self, unit_id: str, schema: pa.Schema) -> Iterator[pa.Table]:
         """Yield the rows that a unit has made before it was stopped, file by file."""
         for name in self.names(unit_id):
-            table = self.read(name)
+            table = self.read(name, schema)
             if table is not None:
                 yield table
 

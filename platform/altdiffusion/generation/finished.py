@@ -54,7 +54,7 @@ class Finished:
 
         def keys_of(name: str) -> NDArray[np.uint64]:
             if name in spilled:
-                table = spill.read(name)
+                table = spill.read(name, IMAGES)
             else:
                 try:
                     table = read_columns(folder, ShardInfo(sha256=name, rows=0, bytes=0, row_group_rows=1), ["row_key"])
@@ -82,7 +82,7 @@ class Finished:
             try:
                 if DIGEST.fullmatch(name):
                     yield shards.read_table(self.folder_uri, name, IMAGES)
-                elif (table := Spill(dataset).read(name)) is not None:
+                elif (table := Spill(dataset).read(name, IMAGES)) is not None:
                     yield table
             except AltDiffusionError:  # removed or damaged since the index was made: its images are drawn again
                 continue

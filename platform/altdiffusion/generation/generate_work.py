@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -116,19 +116,19 @@ class GenerateWork(RangeWork):
         Spill(self.output).remove(unit.id)
 
     def _finished_images(self, unit: Unit, rows: pa.Table) -> dict[str, Image]:
-        """Return the finished images of some rows by row key."""
+        """Return the finished images of some rows by row key; one with another hash than its bytes is not taken."""
         wanted = set(rows["row_key"].to_pylist())
         found: dict[str, Image] = {}
         for table in self._finished_tables(unit, sorted(wanted)):
             places = np.flatnonzero([key in wanted and key not in found for key in table["row_key"].to_pylist()])
             for row in table.take(pa.array(places)).to_pylist():
-                found[row["row_key"]] = Image(
-                    row["image"], row["image_sha256"], row["image_format"] or "png", row["vae_dtype"]
-                )
+                image = Image(row["image"], row["image_sha256"], row["image_format"] or "png", row["vae_dtype"])
+                if files.sha256_hex(image.data) == image.sha256 and image.format in get_args(ImageFormat):
+                    found[row["row_key"]] = image
         return found
 
     def _finished_tables(self, unit: Unit, keys: Sequence[str]) -> Iterator[pa.Table]:
-        yield from Spill(self.output).tables(unit.id)
+        yield from Spill(self.output).tables(unit.id, IMAGES)
         if self._finished is not None:
             yield from self._finished.tables(self.output, keys)
 
