@@ -36,7 +36,8 @@ from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
 
 if TYPE_CHECKING:
-    from altdiffusion.generation.sampler import Drawn, Sampler
+    from altdiffusion.generation.image_request import Drawn
+    from altdiffusion.generation.sampler import Sampler
 
 ENCODERS = 4
 """Threads that encode images while the next batch is drawn."""
@@ -181,7 +182,7 @@ class GenerateWork(RangeWork):
         sampler: Sampler = self._sampler
         rows = rows.filter(pa.array([key in images for key in rows["row_key"].to_pylist()], pa.bool_()))
         found = [images[key] for key in rows["row_key"].to_pylist()]
-        tokens = sampler.token_counts(rows["prompt"].to_pylist())
+        tokens = sampler.contexts.token_counts(rows["prompt"].to_pylist())
         columns: dict[str, Any] = {
             **{name: rows[name] for name in rows.column_names},
             "image": pa.array([one.data for one in found], pa.binary()),
@@ -189,7 +190,7 @@ class GenerateWork(RangeWork):
             "image_format": pa.array([one.format for one in found], pa.string()),
             "checkpoint": pa.array([str(self._model.ref)] * len(found), pa.string()),
             "prompt_tokens": pa.array(tokens, pa.int32()),
-            "truncated": pa.array([count > sampler.max_tokens for count in tokens], pa.bool_()),
+            "truncated": pa.array([count > sampler.contexts.max_tokens for count in tokens], pa.bool_()),
             "vae_dtype": pa.array([one.vae_dtype for one in found], pa.string()),
         }
         return pa.table([columns[field.name] for field in GENERATIONS], schema=GENERATIONS)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from altdiffusion.config import semantic
-from altdiffusion.generation.sampler import Request
+from altdiffusion.generation.image_request import Request
 from altdiffusion.generation.settings import GenerateConfig
 from altdiffusion.records import GENERATIONS, PROMPT_ROW
 from altdiffusion.storage import files
