@@ -141,7 +141,7 @@ def _draw(lake: Lake, config: GenerateConfig) -> Version:
 
 
 def _prompts(given: Sequence[str]) -> list[str]:
-    """Return the prompts; `-` stands for the lines of standard input.
+    """Return the prompts; `-` means the lines of standard input.
 
     Raises:
         AltDiffusionError: one of them is blank, or there is none.
