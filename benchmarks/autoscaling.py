@@ -4,7 +4,7 @@
     python -m benchmarks.autoscaling --out DIR --again       the table and the plot of the trace in DIR
 
 The generate job runs on a Ray cluster of this machine whose autoscaler starts and stops nodes (benchmarks.fake_nodes),
-with the demo's base model. Twice a second the nodes, the workers and the finished images are counted. Once two workers
+with the demo's base model. Every half second the nodes, the workers and the finished images are counted. Once two workers
 have drawn for a while, one node is killed. The same job with one worker in one process, undisturbed, must then have
 made the same version. DIR gets trace.json and autoscaling.png; the lakes are in a temporary folder.
 """

@@ -113,9 +113,8 @@ def figures(trace: Trace) -> list[tuple[str, str]]:
     """Return the rows of the table: what was measured, and the value."""
     started = list(trace.starts().values())
     back = trace.first(lambda sample: sample.s > trace.ended_s and sample.nodes == 0)
-    replaced = trace.first(
-        lambda sample: sample.s > trace.killed_s + 1 and sample.nodes == trace.max_nodes
-    )  # a killed node may still be seen alive for an instant
+    gone = trace.first(lambda sample: sample.s > trace.killed_s and sample.nodes < trace.max_nodes)
+    replaced = trace.first(lambda sample: sample.s > gone and sample.nodes == trace.max_nodes)
     return [
         ("images", f"{trace.images:,}"),
         ("first node after", seconds(trace.first(lambda sample: sample.nodes >= 1))),
@@ -123,7 +122,8 @@ def figures(trace: Trace) -> list[tuple[str, str]]:
         ("images/s, one worker", f"{trace.rate_between(started[0], started[1]):.2f}"),
         ("images/s, two workers until the kill", f"{trace.rate_between(started[1], trace.killed_s):.2f}"),
         ("a node killed after", seconds(trace.killed_s)),
-        ("its replacement there, after the kill", seconds(replaced - trace.killed_s)),
+        ("Ray has seen that, after the kill", seconds(gone - trace.killed_s)),
+        ("its replacement is there, after the kill", seconds(replaced - trace.killed_s)),
         ("images drawn twice", f"{trace.drawn_again:,} (batches have {trace.batch_rows:,})"),
         ("job done after", seconds(trace.ended_s)),
         ("0 nodes, after the job's end", seconds(back - trace.ended_s)),
@@ -154,7 +154,7 @@ def draw_plot(trace: Trace, file: Path) -> None:
     below.set_ylabel(f"images per second\n(over {RATE_WINDOW_S:g} s)")
     below.set_xlabel("seconds since the job was started")
     below.set_ylim(bottom=0)
-    below.set_xlim(0, s[-1])
+    below.set_xlim(0, 1.02 * s[-1])
     for axes in (above, below):
         axes.grid(axis="y", color="#dddddd", lw=0.6)
         axes.set_axisbelow(True)

@@ -38,7 +38,7 @@ def trace() -> Trace:
 
 
 def nodes(s: int) -> int:
-    return 0 if s < 5 or s >= 95 else 1 if s < 20 or 50 <= s < 60 else 2
+    return 0 if s < 5 or s >= 95 else 1 if s < 20 or 55 <= s < 60 else 2
 
 
 def test_the_figures_are_those_of_the_trace(trace: Trace) -> None:
@@ -46,10 +46,19 @@ def test_the_figures_are_those_of_the_trace(trace: Trace) -> None:
     assert rows["first node after"] == "5 s" and rows["2 nodes after"] == "20 s"
     assert rows["images/s, one worker"] == "2.00"  # 10 batches of 4 after the first one, in 20 s
     assert rows["images/s, two workers until the kill"] == "2.80"  # 9 and 5 batches of 4 in 20 s
-    assert rows["its replacement there, after the kill"] == "10 s"
+    assert rows["Ray has seen that, after the kill"] == "5 s"
+    assert rows["its replacement is there, after the kill"] == "10 s"
     assert rows["0 nodes, after the job's end"] == "15 s"
     assert rows["images drawn twice"] == "4 (batches have 4)"
     assert trace.rates()[30] == pytest.approx(2.0) and trace.rates()[80] == 0
+
+
+def test_the_table_of_the_docs_is_that_of_the_recorded_trace() -> None:
+    recorded = Trace.load(ROOT / "docs/images/autoscaling.json")
+    text = (ROOT / "docs/autoscaling.md").read_text()
+    for name, value in figures(recorded):
+        assert f"| {name} | {value} |" in text, name
+    autoscaling.check(recorded, expected=recorded.digest)
 
 
 def test_a_trace_is_what_was_saved_and_becomes_a_plot(trace: Trace, tmp_path: Path) -> None:
