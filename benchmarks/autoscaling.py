@@ -1,12 +1,12 @@
 """Generation on nodes that come and go: 0 to 2 nodes under load, a node killed, and 0 again, with nothing lost.
 
-    python -m benchmarks.autoscaling --out DIR [--images 600] [--steps 60]
+    python -m benchmarks.autoscaling --out DIR [--images 440] [--steps 16]
     python -m benchmarks.autoscaling --out DIR --again       the table and the plot of the trace in DIR
 
 The generate job runs on a Ray cluster of this machine whose autoscaler starts and stops nodes (benchmarks.fake_nodes),
-with the demo's base model. Every half second the nodes, the workers and the finished images are counted. Once two workers
-have drawn for a while, one node is killed. The same job with one worker in one process, undisturbed, must then have
-made the same version. DIR gets trace.json and autoscaling.png; the lakes are in a temporary folder.
+with the demo's base model. Every half second the nodes, the workers and the finished images are counted. Once two
+workers have drawn for a while, one node is killed. The same job with one worker in one process, undisturbed, must then
+have made the same version. DIR gets trace.json and autoscaling.png; the lakes are in a temporary folder.
 """
 
 from __future__ import annotations
@@ -241,11 +241,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "altdiffusion-autoscaling")
     parser.add_argument("--again", action="store_true", help="read the trace in --out, run nothing")
-    parser.add_argument("--images", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--images", type=int, default=440)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--batch-rows", type=int, default=8)
     parser.add_argument("--idle", type=float, default=10.0, help="seconds until an idle node is stopped")
-    parser.add_argument("--kill-after", type=float, default=20.0, help="seconds that two workers draw before the kill")
+    parser.add_argument("--kill-after", type=float, default=4.0, help="seconds that two workers draw before the kill")
     parser.add_argument("--timeout", type=float, default=900.0, help="longest time of the job in seconds")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)

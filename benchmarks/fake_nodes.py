@@ -14,7 +14,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,16 +179,3 @@ def _children(process: psutil.Process, recursive: bool = False) -> list[psutil.P
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.children(recursive=recursive)
     return []
-
-
-def wait_until(condition: Any, what: str, timeout_s: float) -> None:
-    """Wait until a condition holds.
-
-    Raises:
-        TimeoutError: it does not hold in time.
-    """
-    ends = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > ends:
-            raise TimeoutError(f"{what}: not within {timeout_s:g} s")
-        time.sleep(0.2)
