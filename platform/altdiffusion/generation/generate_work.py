@@ -26,10 +26,13 @@ from altdiffusion.execution.reject_reasons import rejects_table
 from altdiffusion.execution.units import Unit
 from altdiffusion.generation.drop_reasons import NOT_FINITE
 from altdiffusion.generation.finished import IMAGES, Finished
-from altdiffusion.generation.image_rows import count_batches, image_counts, image_rows, requests_of
+from altdiffusion.generation.image_rows import count_batches, file_records, image_counts, image_rows, requests_of
 from altdiffusion.generation.model import Model, check_content, check_sampling, size_multiple
 from altdiffusion.generation.prompts import ROWS_PER_SHARD
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
+from altdiffusion.image_files.embed import save_options
+from altdiffusion.image_files.phash import phash_rgb
+from altdiffusion.image_files.record import FileRecord
 from altdiffusion.records import GENERATIONS
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
@@ -53,6 +56,7 @@ class Image:
     sha256: str
     format: str
     vae_dtype: str | None
+    perceptual_hash: int | None
 
 
 class GenerateWork(RangeWork):
@@ -93,7 +97,7 @@ class GenerateWork(RangeWork):
         """Draw the images of one unit that are not finished yet, and write all of them."""
         start, stop = int(unit.payload["start"]), int(unit.payload["stop"])
         prompts = self.version_of(unit).read_shard(int(unit.payload["shard"]))
-        rows = image_rows(prompts, start, stop, self._config, self._model.content)
+        rows = image_rows(prompts, start, stop, self._config, self._model)
         images = self._finished_images(unit, rows)
         problems = self._draw(unit, rows, images)
         if self._config.image_files:
@@ -122,7 +126,8 @@ class GenerateWork(RangeWork):
         for table in self._finished_tables(unit, sorted(wanted)):
             places = np.flatnonzero([key in wanted and key not in found for key in table["row_key"].to_pylist()])
             for row in table.take(pa.array(places)).to_pylist():
-                image = Image(row["image"], row["image_sha256"], row["image_format"] or "png", row["vae_dtype"])
+                known = (row["vae_dtype"], row["perceptual_hash"])
+                image = Image(row["image"], row["image_sha256"], row["image_format"] or "png", *known)
                 if files.sha256_hex(image.data) == image.sha256 and image.format in get_args(ImageFormat):
                     found[row["row_key"]] = image
         return found
@@ -140,7 +145,9 @@ class GenerateWork(RangeWork):
         keys = rows["row_key"].to_pylist()
         first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in images}
         places = sorted(first.values())
-        requests = requests_of(rows.take(pa.array(places, pa.int64())))
+        chosen_rows = rows.take(pa.array(places, pa.int64()))
+        requests = requests_of(chosen_rows)
+        records = file_records(chosen_rows, self._config, self._model)
         problems: dict[str, str] = {}
         left = len(requests)
         with ThreadPoolExecutor(ENCODERS) as encoders, ThreadPoolExecutor(1) as writer:
@@ -148,7 +155,7 @@ class GenerateWork(RangeWork):
             for chosen, drawn in self._sampler.draw_rows(requests) if requests else ():
                 left -= len(chosen)
                 encoded = {
-                    keys[places[place]]: encoders.submit(self._encode, one)
+                    keys[places[place]]: encoders.submit(self._encode, one, records.get(keys[places[place]]))
                     for place, one in zip(chosen, drawn, strict=True)
                     if not one.problem
                 }
@@ -167,14 +174,16 @@ class GenerateWork(RangeWork):
         done = {key: future.result() for key, future in encoded.items()}
         images |= done
         if spilled and done:
-            values = [(key, one.data, one.sha256, one.format, one.vae_dtype) for key, one in done.items()]
+            values = [
+                (key, one.data, one.sha256, one.format, one.vae_dtype, one.perceptual_hash) for key, one in done.items()
+            ]
             table = pa.Table.from_pylist([dict(zip(IMAGES.names, row, strict=True)) for row in values], schema=IMAGES)
             Spill(self.output).add(unit.id, table)
 
-    def _encode(self, drawn: Drawn) -> Image:
+    def _encode(self, drawn: Drawn, record: FileRecord | None) -> Image:
         config = self._config
-        data = encode_image(drawn.image, config.image_format, config.image_quality)
-        return Image(data, files.sha256_hex(data), config.image_format, drawn.vae_dtype)
+        data = encode_image(drawn.image, config.image_format, config.image_quality, record)
+        return Image(data, files.sha256_hex(data), config.image_format, drawn.vae_dtype, phash_rgb(drawn.image))
 
     def _table(self, rows: pa.Table, images: dict[str, Image]) -> pa.Table:
         """Return those of some rows that have an image, as a table of records.GENERATIONS."""
@@ -191,6 +200,7 @@ class GenerateWork(RangeWork):
             "prompt_tokens": pa.array(tokens, pa.int32()),
             "truncated": pa.array([count > sampler.max_tokens for count in tokens], pa.bool_()),
             "vae_dtype": pa.array([one.vae_dtype for one in found], pa.string()),
+            "perceptual_hash": pa.array([one.perceptual_hash for one in found], pa.int64()),
         }
         return pa.table([columns[field.name] for field in GENERATIONS], schema=GENERATIONS)
 
@@ -228,7 +238,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         count = int(image_counts(table, config).sum())
         for start in range(0, count, size):
             stop = min(start + size, count)
-            rows = image_rows(table, start, stop, config, model.content)
+            rows = image_rows(table, start, stop, config, model)
             reads = [files.sha256_hex(files.canonical_json(rows.to_pylist())), shard_rows, str(model.ref)]
             payload = {
                 "version": str(prompts.ref), "shard": index, "start": start, "stop": stop, "shard_rows": shard_rows
@@ -317,8 +327,10 @@ def images_folder(lake_uri: str, dataset: str) -> str:
     return files.within(lake_uri, "datasets", dataset, "images")
 
 
-def encode_image(image: NDArray[np.uint8], image_format: ImageFormat, quality: int = 95) -> bytes:
-    """Return uint8 [H, W, 3] encoded; WebP of quality 100 is lossless, as PNG always is."""
+def encode_image(
+    image: NDArray[np.uint8], image_format: ImageFormat, quality: int = 95, record: FileRecord | None = None
+) -> bytes:
+    """Return uint8 [H, W, 3] encoded, with a record if there is one; WebP of quality 100 is lossless, as PNG is."""
     from PIL import Image as PillowImage
 
     options: dict[str, Any] = {
@@ -326,6 +338,7 @@ def encode_image(image: NDArray[np.uint8], image_format: ImageFormat, quality: i
         "jpg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
         "webp": {"lossless": quality == 100, "quality": quality},
     }[image_format]
+    options |= save_options(record, image_format) if record is not None else {}
     buffer = io.BytesIO()
     name = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[image_format]
     PillowImage.fromarray(image, "RGB").save(buffer, format=name, **options)

@@ -28,6 +28,8 @@ SamplerName = Literal["ddim", "dpmpp", "euler", "pndm", "unipc"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 ShapeRule = Literal["proven", "any"]
 ImageFormat = Literal["png", "jpg", "webp"]
+RECORD_CHARS: dict[ImageFormat, int] = {"png": 16_384, "jpg": 4_096, "webp": 16_384}
+"""Longest prompt or negative prompt that a file's record holds: a segment of JPEG has at most 64 KiB."""
 _RUN = matching(NAME, "is not the name of a run", "give a plain name, or a path as folder")
 _TAG = Constraint(
     lambda value: normalised_tag(value) == value,
@@ -169,7 +171,18 @@ class GenerateConfig(Checked):
     """Quality of `jpg` and `webp`; WebP at 100 is lossless."""
     image_files: bool = operational(True)
     """Also write every image as images/<sha256>.<format> next to the dataset's shards."""
+    file_record: bool = True
+    """Whether every image carries its record (prompt, seed, model, sampler, row key) and the IPTC mark of generated
+    media. It is part of the row keys, because it changes the files' bytes; pixels do not depend on it."""
 
     def conflicts(self) -> Iterator[Invalid]:
+        longest = max(self.prompts.max_prompt_chars, len(self.negative_prompt))
+        fits = RECORD_CHARS[self.image_format]
+        if self.file_record and longest > fits:
+            yield Invalid(
+                "file_record",
+                f"holds prompts of up to {fits:,} characters in a {self.image_format}, and {longest:,} are allowed",
+                "lower prompts.max_prompt_chars, shorten negative_prompt, or set file_record: false",
+            )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")
