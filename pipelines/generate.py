@@ -20,6 +20,7 @@ from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.finished import Finished
 from altdiffusion.generation.generate_work import GenerateWork, describe_work, generation_units
 from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
+from altdiffusion.generation.named_files import check_ids, write_named
 from altdiffusion.generation.prompts import Prompts, PromptsWork, prompts_source, prompts_units, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
@@ -187,9 +188,23 @@ def sheet_lines(prompts: PromptsConfig, fonts: str, file: str | None = None) -> 
 
 
 def check(config: GenerateJobConfig) -> list[str]:
-    """Return the notes on the contact sheet, if there is one, before any image is drawn; it raises as `sheet_lines`."""
+    """Return the notes on the contact sheet, if there is one, before any image is drawn; it raises as `sheet_lines`.
+
+    Raises:
+        AltDiffusionError: ids of the prompts cannot be the names of files next to each other.
+    """
+    if config.generate.file_naming == "by_name":
+        check_ids(read(config.generate.prompts).accepted["id"])
     sheet = config.sheet
     return [] if sheet is None else sheet_lines(config.generate.prompts, sheet.fonts, sheet.file)
+
+
+def write_files(config: GenerateJobConfig, lake: Lake) -> None:
+    """Write the image files with readable names of the job's newest version, where the config asks for them."""
+    if config.generate.file_naming == "by_name":
+        folder, written = write_named(lake.version(config.generations))
+        if written:
+            print(f"[generate] {written:,} image files in {folder}", flush=True)
 
 
 def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None) -> list[str]:

@@ -100,7 +100,7 @@ class GenerateWork(RangeWork):
         rows = image_rows(prompts, start, stop, self._config, self._model)
         images = self._finished_images(unit, rows)
         problems = self._draw(unit, rows, images)
-        if self._config.image_files:
+        if self._config.file_naming == "by_hash":
             folder = images_folder(self.lake, self.dataset)
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda image: _write_image(folder, image), images.values()))

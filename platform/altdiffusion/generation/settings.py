@@ -28,6 +28,7 @@ SamplerName = Literal["ddim", "dpmpp", "euler", "pndm", "unipc"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 ShapeRule = Literal["proven", "any"]
 ImageFormat = Literal["png", "jpg", "webp"]
+ImageFiles = Literal["none", "by_hash", "by_name"]
 RECORD_CHARS: dict[ImageFormat, int] = {"png": 16_384, "jpg": 4_096, "webp": 16_384}
 """Longest prompt or negative prompt that a file's record holds: a segment of JPEG has at most 64 KiB."""
 _RUN = matching(NAME, "is not the name of a run", "give a plain name, or a path as folder")
@@ -169,8 +170,10 @@ class GenerateConfig(Checked):
     """Encoding of the images; `png` and lossless `webp` keep every pixel."""
     image_quality: Annotated[int, between(1, 100, "give e.g. 95; WebP at 100 is lossless")] = added(95)
     """Quality of `jpg` and `webp`; WebP at 100 is lossless."""
-    image_files: bool = operational(True)
-    """Also write every image as images/<sha256>.<format> next to the dataset's shards."""
+    image_files: bool | ImageFiles = operational("by_hash")
+    """Also write every image as a file next to the dataset's shards: `by_hash`, while it is drawn, as
+    images/<sha256>.<format>; `by_name`, at the end, as named/<digest of the version>/<id>-<seed>.<format>; `none`.
+    true means `by_hash`, and false `none`."""
     file_record: bool = True
     """Whether every image carries its record (prompt, seed, model, sampler, row key) and the IPTC mark of generated
     media. It is part of the row keys, because it changes the files' bytes; pixels do not depend on it."""
@@ -186,3 +189,10 @@ class GenerateConfig(Checked):
             )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")
+
+    @property
+    def file_naming(self) -> ImageFiles:
+        """How image files are named, if any are written."""
+        if isinstance(self.image_files, bool):
+            return "by_hash" if self.image_files else "none"
+        return self.image_files
