@@ -21,7 +21,7 @@ from altdiffusion.generation.finished import Finished
 from altdiffusion.generation.generate_work import GenerateWork, describe_work, generation_units
 from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
 from altdiffusion.generation.named_files import check_ids, write_named
-from altdiffusion.generation.prompts import Prompts, PromptsWork, prompts_source, prompts_units, read_prompts
+from altdiffusion.generation.prompts import Prompts, PromptsWork, prompts_parents, prompts_units, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
 from altdiffusion.generation.truncation import read_by, truncation_warning
@@ -99,7 +99,7 @@ def generation_pipeline_steps(
             workers=Workers(max=1, cpus=workers.cpus),
             noun="prompts",
             kind="prompts",
-            parents=lambda _: [prompts_source(generate.prompts)],
+            parents=lambda _: prompts_parents(generate.prompts),
             units=lambda _: prompts_units(generate.prompts),
             work=lambda _: PromptsWork(lake_uri, prompts, generate.prompts, detector),
         ),

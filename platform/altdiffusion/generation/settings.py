@@ -101,6 +101,8 @@ class PromptsConfig(Checked):
     """Largest width and height, in pixels."""
     strict: bool = operational(False)
     """Whether a row that would be a reject stops the job, before anything is drawn."""
+    blocked_terms: str | None = operational(None)
+    """URI of a file of terms that no prompt may contain, per language; it is identified by its content."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.preset is not None and self.preset not in PRESETS:
