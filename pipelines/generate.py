@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from altdiffusion.config import operational, semantic
+from altdiffusion.config import added, operational, semantic
 from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, between, not_empty
 from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
@@ -26,6 +26,7 @@ from altdiffusion.generation.settings import GenerateConfig, ModelConfig, Prompt
 from altdiffusion.generation.sheet import check_sheet
 from altdiffusion.generation.truncation import read_by, truncation_warning
 from altdiffusion.storage.dataset import Lake
+from pipelines.check_images import ImageCheckConfig, ImageChecker
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
 from pipelines.detect_language import LanguageDetector
 
@@ -61,6 +62,8 @@ class GenerateJobConfig(JobConfig):
     generate: GenerateConfig
     sheet: SheetConfig | None = operational(None)
     workers: Workers = operational(factory=Workers)
+    image_check: ImageCheckConfig | None = added(None)
+    """What refuses images after they are drawn; null refuses none."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.prompts == self.generations:
@@ -73,17 +76,30 @@ class GenerateJobConfig(JobConfig):
 
 def pipeline_steps(config: GenerateJobConfig) -> tuple[PipelineStep, ...]:
     """Return both pipeline steps: prompts file -> prompts, prompts -> generations."""
-    return generation_pipeline_steps(config.lake, config.prompts, config.generations, config.generate, config.workers)
+    return generation_pipeline_steps(
+        config.lake, config.prompts, config.generations, config.generate, config.workers, image_checker(config)
+    )
+
+
+def image_checker(config: GenerateJobConfig) -> ImageChecker | None:
+    """Return what checks the images of a job, if anything does."""
+    return None if config.image_check is None else ImageChecker(config=config.image_check)
 
 
 def generation_pipeline_steps(
-    lake_uri: str, prompts: str, generations: str, generate: GenerateConfig, workers: Workers
+    lake_uri: str,
+    prompts: str,
+    generations: str,
+    generate: GenerateConfig,
+    workers: Workers,
+    checker: ImageChecker | None = None,
 ) -> tuple[PipelineStep, ...]:
     """Return the same two steps for any job that has a set of images drawn.
 
     Args:
         prompts: name of the dataset of prompts.
         generations: name of the dataset of images.
+        checker: refuses images after they are drawn.
     """
 
     @functools.cache  # reading a model folder for its digest takes time, and the folder must not change in between
@@ -106,17 +122,19 @@ def generation_pipeline_steps(
         make_pipeline_step(
             name="generate",
             output=generations,
-            settings={"generate": semantic(generate)},
+            settings={"generate": semantic(generate), **(checker.settings if checker is not None else {})},
             workers=workers,
             noun="images",
             kind="generations",
             parents=lambda lake: [lake.version(prompts).ref, model(lake.uri).ref],
             units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate, workers.max),
             work=lambda lake: GenerateWork(
-                lake_uri, generations, model(lake.uri), generate, Finished.of(lake.dataset(generations))
+                lake_uri, generations, model(lake.uri), generate, Finished.of(lake.dataset(generations)), checker
             ),
             spills=True,
-            when_empty="use dtype float32 or bfloat16, or look at the model's weights",
+            when_empty="use dtype float32 or bfloat16, or look at the model's weights"
+            if checker is None
+            else "look at the rejects: if they are image_blocked, check the thresholds of image_check.filter",
         ),
     )
 
@@ -191,10 +209,14 @@ def check(config: GenerateJobConfig) -> list[str]:
     """Return the notes on the contact sheet, if there is one, before any image is drawn; it raises as `sheet_lines`.
 
     Raises:
-        AltDiffusionError: ids of the prompts cannot be the names of files next to each other.
+        AltDiffusionError: ids of the prompts cannot be the names of files next to each other, or a model of the image
+            checker cannot be loaded.
     """
     if config.generate.file_naming == "by_name":
         check_ids(read(config.generate.prompts).accepted["id"])
+    checker = image_checker(config)
+    if checker is not None:
+        checker()
     sheet = config.sheet
     return [] if sheet is None else sheet_lines(config.generate.prompts, sheet.fonts, sheet.file)
 

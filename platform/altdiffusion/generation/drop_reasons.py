@@ -26,3 +26,4 @@ PROMPT_BLOCKED = _reason("prompt_blocked", "the prompt has a term that the job b
 
 # Drawing.
 NOT_FINITE = _reason("not_finite", "the networks gave NaN or infinity, so there is no image")
+IMAGE_BLOCKED = _reason("image_blocked", "the job's image checker refuses the image", withheld=True)

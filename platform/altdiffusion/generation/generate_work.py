@@ -8,7 +8,7 @@ drawn again, whatever prompts file, unit or config they were drawn for.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -22,9 +22,9 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.batch_spill import Spill
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import new_unit
-from altdiffusion.execution.reject_reasons import rejects_table
+from altdiffusion.execution.reject_reasons import Reason, rejects_table
 from altdiffusion.execution.units import Unit
-from altdiffusion.generation.drop_reasons import NOT_FINITE
+from altdiffusion.generation.drop_reasons import IMAGE_BLOCKED, NOT_FINITE
 from altdiffusion.generation.finished import IMAGES, Finished
 from altdiffusion.generation.image_rows import count_batches, file_records, image_counts, image_rows, requests_of
 from altdiffusion.generation.model import Model, check_content, check_sampling, size_multiple
@@ -41,6 +41,10 @@ from altdiffusion.storage.ledger import UnitRecord
 if TYPE_CHECKING:
     from altdiffusion.generation.sampler import Drawn, Sampler
 
+Check = Callable[[Sequence[bytes]], list[str]]
+"""Returns for each encoded image why it is refused, such as `nsfw 0.91`; an empty text for those that are not."""
+Problem = tuple[Reason, str]
+"""Why a row has no image: the reason of its reject, and the detail."""
 ENCODERS = 4
 """Threads that encode images while the next batch is drawn."""
 MAX_SHARD_ROWS = 256
@@ -64,19 +68,28 @@ class GenerateWork(RangeWork):
 
     Args:
         finished: index of images that are not drawn again.
+        checker: loads, in the worker, what refuses images; None refuses none.
     """
 
     def __init__(
-        self, lake_uri: str, dataset: str, model: Model, config: GenerateConfig, finished: Finished | None = None
+        self,
+        lake_uri: str,
+        dataset: str,
+        model: Model,
+        config: GenerateConfig,
+        finished: Finished | None = None,
+        checker: Callable[[], Check] | None = None,
     ) -> None:
         super().__init__(lake=lake_uri, dataset=dataset)
         self._model = model
         self._config = config
         self._finished = finished
+        self._checker = checker
+        self._check: Check | None = None
         self._sampler: Any = None
 
     def setup(self) -> None:
-        """Load the model, once its content is known to be what was planned with."""
+        """Load the image checker, and the model once its content is known to be what was planned with."""
         import torch
 
         from altdiffusion.diffusion.models import load_bundle
@@ -85,6 +98,7 @@ class GenerateWork(RangeWork):
         check_content(self._model)
         config = self._config
         torch.set_num_threads(config.threads)
+        self._check = self._checker() if self._checker is not None else None
         bundle = load_bundle(self._model.uri, config.device, getattr(torch, config.dtype))
         self._sampler = Sampler(
             bundle,
@@ -99,7 +113,8 @@ class GenerateWork(RangeWork):
         prompts = self.version_of(unit).read_shard(int(unit.payload["shard"]))
         rows = image_rows(prompts, start, stop, self._config, self._model)
         images = self._finished_images(unit, rows)
-        problems = self._draw(unit, rows, images)
+        problems = self._refused(images)
+        problems |= self._draw(unit, rows, images, {*images, *problems})
         if self._config.file_naming == "by_hash":
             folder = images_folder(self.lake, self.dataset)
             with ThreadPoolExecutor(8) as pool:
@@ -137,20 +152,33 @@ class GenerateWork(RangeWork):
         if self._finished is not None:
             yield from self._finished.tables(self.output, keys)
 
-    def _draw(self, unit: Unit, rows: pa.Table, images: dict[str, Image]) -> dict[str, str]:
-        """Draw the rows whose key has no image yet, add their images, and return the problems of others by key.
+    def _refused(self, images: dict[str, Image]) -> dict[str, Problem]:
+        """Remove the images that the checker refuses, before anything of them is written, and return why, by key."""
+        if self._check is None or not images:
+            return {}
+        details = self._check([one.data for one in images.values()])
+        refused = {key: detail for key, detail in zip(images, details, strict=True) if detail}
+        for key in refused:
+            del images[key]
+        return {key: (IMAGE_BLOCKED, detail) for key, detail in refused.items()}
+
+    def _draw(
+        self, unit: Unit, rows: pa.Table, images: dict[str, Image], settled: Collection[str]
+    ) -> dict[str, Problem]:
+        """Draw the rows whose key is not settled, add their images, and return the problems of others by key.
 
         A batch is encoded and spilled while the next one is drawn. So a stop loses one finished batch at most.
         """
         keys = rows["row_key"].to_pylist()
-        first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in images}
+        first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in settled}
         places = sorted(first.values())
         chosen_rows = rows.take(pa.array(places, pa.int64()))
         requests = requests_of(chosen_rows)
         records = file_records(chosen_rows, self._config, self._model)
-        problems: dict[str, str] = {}
+        problems: dict[str, Problem] = {}
+        refused: dict[str, Problem] = {}
         left = len(requests)
-        with ThreadPoolExecutor(ENCODERS) as encoders, ThreadPoolExecutor(1) as writer:
+        with ThreadPoolExecutor(ENCODERS) as encoders, self._writer() as writer:
             writing: Future[None] | None = None
             for chosen, drawn in self._sampler.draw_rows(requests) if requests else ():
                 left -= len(chosen)
@@ -160,18 +188,35 @@ class GenerateWork(RangeWork):
                     if not one.problem
                 }
                 problems |= {
-                    keys[places[place]]: one.problem for place, one in zip(chosen, drawn, strict=True) if one.problem
+                    keys[places[place]]: (NOT_FINITE, one.problem)
+                    for place, one in zip(chosen, drawn, strict=True)
+                    if one.problem
                 }
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(self._keep, unit, encoded, images, spilled=left > 0)
+                writing = writer.submit(self._keep, unit, encoded, images, refused, spilled=left > 0)
             if writing is not None:
                 writing.result()
-        return problems
+        return problems | refused
 
-    def _keep(self, unit: Unit, encoded: dict[str, Future[Image]], images: dict[str, Image], *, spilled: bool) -> None:
-        """Add a batch to the unit's images, and write a spill file of it if asked to."""
+    def _writer(self) -> ThreadPoolExecutor:
+        """Return the thread that checks and writes finished batches; sums are split there as in the main thread."""
+        import torch
+
+        return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(self._config.threads,))
+
+    def _keep(
+        self,
+        unit: Unit,
+        encoded: dict[str, Future[Image]],
+        images: dict[str, Image],
+        refused: dict[str, Problem],
+        *,
+        spilled: bool,
+    ) -> None:
+        """Add a batch to the unit's images, but for those that are refused; write a spill file of it if asked to."""
         done = {key: future.result() for key, future in encoded.items()}
+        refused |= self._refused(done)
         images |= done
         if spilled and done:
             values = [
@@ -309,16 +354,19 @@ def _check_sizes(prompts: Version, sizes: pa.Table, multiple: int) -> None:
         )
 
 
-def _rejects(unit: Unit, rows: pa.Table, problems: dict[str, str]) -> pa.Table:
+def _rejects(unit: Unit, rows: pa.Table, problems: dict[str, Problem]) -> pa.Table:
     """Return the rows that have a problem as a REJECTS table."""
     places = [place for place, key in enumerate(rows["row_key"].to_pylist()) if key in problems]
     gone = rows.take(pa.array(places, pa.int64())).to_pylist()
+    found = [problems[row["row_key"]] for row in gone]
     return rejects_table(
         unit.id,
         row=places,
         language=[row["language"] for row in gone],
-        reason=[NOT_FINITE] * len(places),
-        detail=[f"prompt {row['id']}, seed {row['seed']}: {problems[row['row_key']]}" for row in gone],
+        reason=[reason for reason, _ in found],
+        detail=[
+            f"prompt {row['id']}, seed {row['seed']}: {detail}" for row, (_, detail) in zip(gone, found, strict=True)
+        ],
     )
 
 
