@@ -5,6 +5,7 @@ An image is scored as it was encoded, so what is judged is what would be deliver
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,10 @@ class ImageChecker:
     def settings(self) -> dict[str, Any]:
         """What decides the result, for a step's fingerprint: thresholds, and models by their digests."""
         return {"image_check": semantic(self.config)}
+
+    def try_out(self) -> None:
+        """Load the models on the CPU, since a job's driver may have no GPU; it raises as a call does."""
+        ImageScorer(dataclasses.replace(self.config.score, device="cpu"))
 
     def __call__(self) -> Check:
         """Load the models.

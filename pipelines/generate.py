@@ -216,7 +216,7 @@ def check(config: GenerateJobConfig) -> list[str]:
         check_ids(read(config.generate.prompts).accepted["id"])
     checker = image_checker(config)
     if checker is not None:
-        checker()
+        checker.try_out()
     sheet = config.sheet
     return [] if sheet is None else sheet_lines(config.generate.prompts, sheet.fonts, sheet.file)
 

@@ -22,7 +22,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from tests import generation_lake
-from tests.lineage_lake import publish
+from tests.lineage_lake import SOURCE_IMAGE, SmallLake, publish
 
 MODEL = Ref("model", "base", "c" * 64)
 PROMPTS = ("a corgi", "一只柯基犬", "กำลังวิ่ง", "a red apple")
@@ -103,6 +103,13 @@ def test_the_bytes_are_found_in_the_lake(lake: str, tmp_path: Path, capsys: pyte
     found = json.loads(text)
     assert found["file"]["match"] == "bytes" and found["root"] == f"image:{files.sha256_hex(DRAWN[0])}"
     assert found["file"]["contradictions"] == [] and not found["file"]["record_edited"]
+
+
+def test_a_collected_image_is_found_by_its_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = SmallLake(tmp_path / "lake")
+    status, text = up(capsys, written(tmp_path, SOURCE_IMAGE), small.uri)
+    assert status == 0 and "by its SHA-256" in text and "the image was stored without one" in text
+    assert "http://pictures.example/ja.png" in text
 
 
 def test_a_file_that_was_saved_again_with_its_record_is_found_by_row_key(

@@ -117,7 +117,7 @@ def test_a_checker_that_refuses_all_or_cannot_be_loaded_stops_the_job(lake: str,
     with pytest.raises(AltDiffusionError, match=r"thresholds of image_check\.filter"):
         run(job(lake, "none", {"score": scorer, "filter": {"nsfw_below": -1.0}}))
     wrong = {**scorer, "nsfw": {"classifier": {**scorer["nsfw"]["classifier"], "label": "nsfw"}}}
-    config = job(lake, "wrong", {"score": wrong, "filter": {"nsfw_below": 0.5}})
+    config = job(lake, "wrong", {"score": {**wrong, "device": "cuda"}, "filter": {"nsfw_below": 0.5}})
     with pytest.raises(AltDiffusionError, match="its labels are: safe, unsafe"):
         check(config)
     assert any("its labels are: safe, unsafe" in str(line) for line in vars_of(survey(config)))

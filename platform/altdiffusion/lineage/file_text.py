@@ -79,7 +79,8 @@ def _record(origin: FileOrigin) -> list[str]:
         if carried.problem:
             return [f"holds a record that cannot be used: it {printable(carried.problem)}"]
         marked = ", though it has the IPTC mark of generated media" if carried.marked else ""
-        return [f"holds no record{marked}: it was stripped or made elsewhere"]
+        why = "the image was stored without one" if origin.match == "bytes" else "it was stripped or made elsewhere"
+        return [f"holds no record{marked}: {why}"]
     checked = "" if origin.match in ("bytes", "record") else ", which was not checked against a lake"
     image = record.image
     shown = {
