@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,23 +10,23 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from altdiffusion.config import added, operational, semantic
+from altdiffusion.config import added, operational
 from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, between, not_empty
 from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
-from altdiffusion.generation.finished import Finished
-from altdiffusion.generation.generate_work import GenerateWork, describe_work, generation_units
+from altdiffusion.generation.generate_work import describe_work
 from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
 from altdiffusion.generation.named_files import check_ids, write_named
-from altdiffusion.generation.prompts import Prompts, PromptsWork, prompts_parents, prompts_units, read_prompts
+from altdiffusion.generation.prompts import Prompts, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
+from altdiffusion.generation.steps import generation_steps
 from altdiffusion.generation.truncation import read_by, truncation_warning
 from altdiffusion.storage.dataset import Lake
 from pipelines.check_images import ImageCheckConfig, ImageChecker
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
 from pipelines.detect_language import LanguageDetector
 
 SHOWN_LANGUAGES = 20
@@ -101,41 +100,15 @@ def generation_pipeline_steps(
         generations: name of the dataset of images.
         checker: refuses images after they are drawn.
     """
-
-    @functools.cache  # reading a model folder for its digest takes time, and the folder must not change in between
-    def model(uri: str) -> Model:
-        return resolve_model(generate.model, uri)
-
-    detector = LanguageDetector(wanted=generate.prompts.detect_language)
-    return (
-        make_pipeline_step(
-            name="prompts",
-            output=prompts,
-            settings={"prompts": semantic(generate.prompts), **detector.settings},
-            workers=Workers(max=1, cpus=workers.cpus),
-            noun="prompts",
-            kind="prompts",
-            parents=lambda _: prompts_parents(generate.prompts),
-            units=lambda _: prompts_units(generate.prompts),
-            work=lambda _: PromptsWork(lake_uri, prompts, generate.prompts, detector),
-        ),
-        make_pipeline_step(
-            name="generate",
-            output=generations,
-            settings={"generate": semantic(generate), **(checker.settings if checker is not None else {})},
-            workers=workers,
-            noun="images",
-            kind="generations",
-            parents=lambda lake: [lake.version(prompts).ref, model(lake.uri).ref],
-            units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate, workers.max),
-            work=lambda lake: GenerateWork(
-                lake_uri, generations, model(lake.uri), generate, Finished.of(lake.dataset(generations)), checker
-            ),
-            spills=True,
-            when_empty="use dtype float32 or bfloat16, or look at the model's weights"
-            if checker is None
-            else "look at the rejects: if they are image_blocked, check the thresholds of image_check.filter",
-        ),
+    return generation_steps(
+        lake_uri,
+        prompts,
+        generations,
+        generate,
+        LanguageDetector(wanted=generate.prompts.detect_language),
+        checker,
+        pool=workers.pool,
+        resources=workers.resources,
     )
 
 

@@ -24,7 +24,7 @@ from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.range_work import finish_unit
 from altdiffusion.execution.units import Unit
-from altdiffusion.generation import sampler as sampling
+from altdiffusion.generation import contexts
 from altdiffusion.generation.cautions import warnings_of
 from altdiffusion.generation.finished import IMAGES
 from altdiffusion.generation.generate_work import (
@@ -35,9 +35,10 @@ from altdiffusion.generation.generate_work import (
     rows_per_shard,
     rows_per_unit,
 )
+from altdiffusion.generation.image_request import Drawn, Request
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.generation.prompts import prompts_source
-from altdiffusion.generation.sampler import Drawn, Request, Sampler
+from altdiffusion.generation.sampler import Sampler
 from altdiffusion.records import PROMPTS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.verification import damages_of
@@ -356,13 +357,13 @@ def test_every_text_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     lake = generation_lake.make_lake(tmp_path, prompts=30)
     write_lines(lake, [{**row, "prompt": "cat"} for row in lines_of(lake)])
     encoded: list[int] = []
-    original = sampling.encode_text
+    original = contexts.encode_text
 
     def encode(encoder: Any, ids: torch.Tensor, pad: int) -> torch.Tensor:
         encoded.append(len(ids))
         return original(encoder, ids, pad)
 
-    monkeypatch.setattr(sampling, "encode_text", encode)
+    monkeypatch.setattr(contexts, "encode_text", encode)
     generate(lake, rows_per_unit=30)
     assert encoded == [4]  # "cat" and the empty text, among four: one unit, whatever sizes
 

@@ -39,7 +39,8 @@ from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
 
 if TYPE_CHECKING:
-    from altdiffusion.generation.sampler import Drawn, Sampler
+    from altdiffusion.generation.image_request import Drawn
+    from altdiffusion.generation.sampler import Sampler
 
 Check = Callable[[Sequence[bytes]], list[str]]
 """Returns for each encoded image why it is refused, such as `nsfw 0.91`; an empty text for those that are not."""
@@ -235,7 +236,7 @@ class GenerateWork(RangeWork):
         sampler: Sampler = self._sampler
         rows = rows.filter(pa.array([key in images for key in rows["row_key"].to_pylist()], pa.bool_()))
         found = [images[key] for key in rows["row_key"].to_pylist()]
-        tokens = sampler.token_counts(rows["prompt"].to_pylist())
+        tokens = sampler.contexts.token_counts(rows["prompt"].to_pylist())
         columns: dict[str, Any] = {
             **{name: rows[name] for name in rows.column_names},
             "image": pa.array([one.data for one in found], pa.binary()),
@@ -243,7 +244,7 @@ class GenerateWork(RangeWork):
             "image_format": pa.array([one.format for one in found], pa.string()),
             "checkpoint": pa.array([str(self._model.ref)] * len(found), pa.string()),
             "prompt_tokens": pa.array(tokens, pa.int32()),
-            "truncated": pa.array([count > sampler.max_tokens for count in tokens], pa.bool_()),
+            "truncated": pa.array([count > sampler.contexts.max_tokens for count in tokens], pa.bool_()),
             "vae_dtype": pa.array([one.vae_dtype for one in found], pa.string()),
             "perceptual_hash": pa.array([one.perceptual_hash for one in found], pa.int64()),
         }

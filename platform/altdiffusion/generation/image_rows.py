@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from altdiffusion.config import semantic
+from altdiffusion.generation.image_request import Request
 from altdiffusion.generation.model import Model
-from altdiffusion.generation.sampler import Request
 from altdiffusion.generation.settings import GenerateConfig
 from altdiffusion.image_files.record import FileRecord, key_base, key_of
 from altdiffusion.records import GENERATIONS, PROMPT_ROW

@@ -1,0 +1,57 @@
+"""What is asked of the sampler for one image, and what it gives back; rows of one form can share a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altdiffusion.generation.settings import SamplerName
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """The description of one image."""
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: SamplerName
+
+    @property
+    def guided(self) -> bool:
+        """Whether the unconditional half is computed."""
+        return self.guidance_scale > 1.0
+
+    @property
+    def form(self) -> tuple[int, int, int, bool, SamplerName]:
+        """What the rows of a batch have in common: width, height, steps, whether guided, sampler."""
+        return self.width, self.height, self.steps, self.guided, self.sampler
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """One row's result."""
+
+    image: NDArray[np.uint8]
+    """uint8 [height, width, 3]; without meaning where there is a problem."""
+    problem: str = ""
+    """Where the numbers stopped being finite; empty for an image."""
+    vae_dtype: str | None = None
+    """Type in which the VAE decoded, where it is not the model's."""
+
+
+def batches(requests: Sequence[Request], batch_rows: int) -> Iterator[list[int]]:
+    """Yield the places of each batch: rows of one form, in the order of the forms' first rows."""
+    forms: dict[object, list[int]] = {}
+    for place, request in enumerate(requests):
+        forms.setdefault(request.form, []).append(place)
+    for places in forms.values():
+        for start in range(0, len(places), batch_rows):
+            yield places[start : start + batch_rows]
