@@ -15,9 +15,12 @@ from PIL import Image
 
 from altdiffusion.cli import main
 from altdiffusion.generation.generate_work import encode_image
+from altdiffusion.generation.model import resolve_model
+from altdiffusion.generation.settings import ModelConfig
 from altdiffusion.image_files.phash import distance, distances, is_plain, phash_rgb
 from altdiffusion.image_files.record import FileRecord, key_base, key_of
 from altdiffusion.lineage.file_search import NEAR
+from altdiffusion.play.drawing import Drawing
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
@@ -206,3 +209,17 @@ def test_a_job_writes_records_that_the_lake_confirms(tmp_path: Path, capsys: pyt
     found = json.loads(up(capsys, file, lake, "--json")[1])["file"]
     assert found["match"] == "bytes" and found["contradictions"] == [] and not found["record_edited"]
     assert tmp_path.name not in json.dumps(found["record"])
+
+
+def test_what_is_drawn_without_a_dataset_has_a_record_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=1)
+    model = resolve_model(ModelConfig(folder=f"{lake}/models/base"), lake)
+    drawing = Drawing(model, "cpu", "float32")
+    requests = drawing.requests(
+        ["a corgi"], negative_prompt="", seed=3, width=16, height=16, steps=2, guidance_scale=2.0, sampler="ddim"
+    )
+    for files_so_far in drawing.draw(requests):
+        (file,) = files_so_far
+    assert file is not None
+    status, text = up(capsys, file, None)
+    assert status == 0 and "a corgi" in text and model.content in text and "CONTRADICTION" not in text

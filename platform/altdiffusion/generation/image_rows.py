@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,17 @@ def file_records(rows: pa.Table, config: GenerateConfig, model: Model) -> dict[s
         key: FileRecord(model=str(model.ref), content=model.content, image=image, settings=settings, row_key=key)
         for key, image in zip(rows["row_key"].to_pylist(), _deciding(rows), strict=True)
     }
+
+
+def request_record(request: Request, settings: Mapping[str, Any], model: Model) -> FileRecord:
+    """Return the record of an image that is drawn without a dataset.
+
+    Args:
+        settings: what else decides its bytes.
+    """
+    image = {**dataclasses.asdict(request), "negative_prompt": request.negative_prompt or None}
+    key = key_of(key_base(model.content, settings, str(model.ref)), image)
+    return FileRecord(model=str(model.ref), content=model.content, image=image, settings=settings, row_key=key)
 
 
 def _deciding(rows: pa.Table) -> list[dict[str, Any]]:
