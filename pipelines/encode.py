@@ -22,7 +22,7 @@ from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pass, units_line
+from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pass, units_line
 
 MIRRORED = "-mirrored"
 """Suffix that a dataset of mirrored images adds to the name of the unmirrored one."""
@@ -75,6 +75,7 @@ class EncodeJobConfig(JobConfig):
                 "does not divide every resolution",
                 "choose a smaller step, such as 8, or other resolutions",
             )
+        yield from device_conflicts(self, self.workers, {"encode.device": self.encode.device})
 
     @property
     def run_name(self) -> str:

@@ -18,7 +18,7 @@ from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
+from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
 from pipelines.encode import model_name
 
 
@@ -48,6 +48,7 @@ class ParallelConfig(JobConfig):
                 f"does not contain {', '.join(unknown)}, the languages of corpora",
                 "add them, or set filter.check_languages to false",
             )
+        yield from device_conflicts(self, self.workers, {})
 
     @property
     def run_name(self) -> str:

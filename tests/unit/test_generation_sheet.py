@@ -26,10 +26,9 @@ from altdiffusion.generation.sheet import (
     arrange,
     check_sheet,
     contact_sheet,
-    in_order,
 )
 from altdiffusion.generation.typeface import Box, Glyph, Shaped, Typefaces
-from altdiffusion.languages import CODES, LANGUAGES
+from altdiffusion.languages import CODES, LANGUAGES, in_order
 
 pytest.importorskip("resvg_py", reason="drawing a sheet needs the demo's extra dependencies")
 

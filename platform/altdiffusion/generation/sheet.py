@@ -19,7 +19,8 @@ from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.typeface import BOLD, REGULAR, Box, Typefaces, named, plain, right_to_left
-from altdiffusion.languages import BY_CODE, CODES
+from altdiffusion.languages import BY_CODE, in_order
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 
 ZOOM = 2.0
@@ -101,13 +102,6 @@ def arrange(rows: Iterable[tuple[str, str | None]]) -> Arrangement:
     return Arrangement(True, tuple(p for p in by_place.values() if p.language in shown), tuple(notes))
 
 
-def in_order(languages: Iterable[str]) -> list[str]:
-    """Return the distinct languages in the project's order; those outside of it follow as they come."""
-    given = list(dict.fromkeys(languages))
-    project = {code: place for place, code in enumerate(CODES)}
-    return sorted(given, key=lambda language: project.get(language, len(project)))
-
-
 def check_sheet(
     fonts_dir: str | Path, prompts: Iterable[tuple[str, str | None, str]], *, file: str | None = None
 ) -> list[str]:
@@ -123,7 +117,7 @@ def check_sheet(
             cannot be written.
     """
     if file is not None:
-        _check_file(file)
+        files.check_local_output(f"contact sheet {file}", file)
     faces = Typefaces(fonts_dir)
     rows = list(prompts)
     arrangement = arrange((name, language) for name, language, _ in rows)
@@ -384,17 +378,6 @@ def _stand_in_notes(symbols: Sequence[str]) -> list[str]:
     if not symbols:
         return []
     return [f"not in the fonts, shown as boxes with code points: {named(symbols, shown=False)}"]
-
-
-def _check_file(file: str) -> None:
-    target = Path(file)
-    if "://" in file:
-        raise AltDiffusionError(f"contact sheet {file}", "is not a local file", "give a path on this machine")
-    if target.is_dir():
-        raise AltDiffusionError(f"contact sheet {file}", "is a folder", "give the path of a PNG file")
-    parent = next(folder for folder in (target.parent, *target.parent.parents, Path(".")) if folder.exists())
-    if not parent.is_dir():
-        raise AltDiffusionError(f"contact sheet {file}", f"cannot be written: {parent} is a file", "give another path")
 
 
 def _rows(version: Version, wanted: Sequence[int]) -> list[dict[str, Any]]:
