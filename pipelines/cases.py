@@ -28,7 +28,7 @@ class Cases:
     images: dict[str, int]
     """Number of images that are asked for, by the prompt's id."""
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file."""
 
     @property
     def languages(self) -> list[str]:

@@ -80,7 +80,7 @@ class Change:
     corrected: Mapping[str, float]
     """p value by language, after Holm's correction for the number of languages."""
     others: Difference | None
-    """Of the unweighted mean over the languages other than English; None where there are none."""
+    """Change of the unweighted mean over the languages other than English; None where there are none."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -176,7 +176,7 @@ def change(first: str, before: Outcomes, second: str, after: Outcomes) -> Change
 
 
 def no_worse(before: Outcomes, after: Outcomes, margin: float) -> dict[str, float]:
-    """Return by language the p value, corrected by Holm, of the test that `after` is no worse than `before`.
+    """Return by language the p value, corrected by Holm, of the test that `after` is not worse than `before`.
 
     Args:
         margin: loss, as a share, that is still accepted.

@@ -141,15 +141,15 @@ def _correlation(first: Share, second: Share) -> float:
     """Return the correlation of two shares on the same clusters, with Newcombe's continuity correction.
 
     With one case of 0 or 1 in each cluster it is the corrected phi of the 2 x 2 table: a d - b c is reduced by n / 2,
-    at most to 0.
+    at most to 0. For clustered cases n is the effective sample size.
     """
     scale = float(np.sqrt((first.parts @ first.parts) * (second.parts @ second.parts)))
     if scale < 1e-18:
         return 0.0
-    together = float(first.parts @ second.parts)
-    if together > 0:
-        together = max(together - 1 / (2 * len(first.parts) ** 2), 0.0)
-    return float(np.clip(together / scale, -1.0, 1.0))
+    rho = float(np.clip(first.parts @ second.parts / scale, -1.0, 1.0))
+    spread = np.sqrt(first.value * (1 - first.value) * second.value * (1 - second.value))
+    step = 1 / (2 * np.sqrt(first.n * second.n) * spread)
+    return max(rho - float(step), 0.0) if rho > 0 else rho
 
 
 def _difference_limits(first: Share, second: Share, z: float) -> tuple[float, float]:
@@ -184,7 +184,7 @@ def difference_of(first: Share, second: Share) -> Difference:
 
 
 def p_no_worse(first: Share, second: Share, margin: float) -> float:
-    """Return the one-sided p value of the test that `second` is no worse than `first` by a margin or more.
+    """Return the one-sided p value of the test that `second` is not worse than `first` by a margin or more.
 
     The null hypothesis is second - first <= -margin. The value is the level at which the lower limit of the paired
     interval (`_difference_limits`) reaches -margin, so the test and the interval never contradict each other.
