@@ -17,6 +17,7 @@ from altdiffusion.cli import (
     image_verbs,
     lineage_verbs,
     play_verb,
+    promote_verb,
     takedown_verbs,
     verify_verb,
 )
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     lineage_verbs.register(lineage_actions)
     takedown_verbs.register(dataset_actions, lineage_actions)
     checkpoint_verbs.register(verbs)
+    promote_verb.register(verbs)
     convert_verb.register(verbs)
     generate_verb.register(verbs)
     play_verb.register(verbs)
