@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import altdiffusion
 from altdiffusion.cli import (
+    ab_verbs,
     checkpoint_verbs,
     convert_verb,
     dataset_verbs,
@@ -44,10 +45,11 @@ def parser() -> argparse.ArgumentParser:
     lineage_verbs.register(lineage_actions)
     takedown_verbs.register(dataset_actions, lineage_actions)
     checkpoint_verbs.register(verbs)
-    promote_verb.register(verbs)
     convert_verb.register(verbs)
     generate_verb.register(verbs)
     play_verb.register(verbs)
+    promote_verb.register(verbs)
+    ab_verbs.register(verbs)
     return top
 
 

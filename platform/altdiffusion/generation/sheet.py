@@ -137,7 +137,8 @@ def write_sheet(
     """
     names = version.read(["id", "language"])
     arrangement = arrange(zip(names["id"].to_pylist(), names["language"].to_pylist(), strict=True))
-    rows = _rows(version, [place.row for place in arrangement.places])
+    columns = ["prompt", "image", "seed", "checkpoint", "steps", "guidance_scale", "sampler"]
+    rows = version.read_rows([place.row for place in arrangement.places], columns)
     cells = [
         Cell(concept=place.concept, language=place.language, caption=row["prompt"], image=row["image"])
         for place, row in zip(arrangement.places, rows, strict=True)
@@ -378,19 +379,6 @@ def _stand_in_notes(symbols: Sequence[str]) -> list[str]:
     if not symbols:
         return []
     return [f"not in the fonts, shown as boxes with code points: {named(symbols, shown=False)}"]
-
-
-def _rows(version: Version, wanted: Sequence[int]) -> list[dict[str, Any]]:
-    """Return rows by their numbers, reading only the shards that hold them."""
-    columns = ["prompt", "image", "seed", "checkpoint", "steps", "guidance_scale", "sampler"]
-    rows: dict[int, dict[str, Any]] = {}
-    starts = version.shard_starts
-    for shard, (start, stop) in enumerate(itertools.pairwise(starts)):
-        inside = [row - start for row in wanted if start <= row < stop]
-        if inside:
-            taken = version.read_shard(shard, columns).take(inside).to_pylist()
-            rows.update(zip((start + row for row in inside), taken, strict=True))
-    return [rows[row] for row in wanted]
 
 
 def _subtitle(rows: Sequence[dict[str, Any]], arrangement: Arrangement) -> str:
