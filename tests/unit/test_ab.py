@@ -94,7 +94,7 @@ def test_the_analysis_counts_wins_and_agreement(lake: str, tmp_path: Path, capsy
     assert main(["ab-result", one, two, "--lake", lake, "--json"]) == 0
     both = json.loads(capsys.readouterr().out)
     assert both["cohen_kappa"] == both["fleiss_kappa"] == pytest.approx(1.0)
-    assert both["wins_b"]["low"] == pytest.approx(low)  # two judges who agree are no more evidence than one
+    assert both["wins_b"]["low"] == pytest.approx(low)  # a second judge who agrees adds no evidence
     three = answers(lake, tmp_path, key, page, "Cy", "ab")
     assert main(["ab-result", one, two, three, "--lake", lake]) == 0
     shown = capsys.readouterr().out
