@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
@@ -20,10 +21,12 @@ from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.finished import Finished
 from altdiffusion.generation.generate_work import GenerateWork, describe_work, generation_units
 from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
+from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.generation.prompts import Prompts, PromptsWork, prompts_source, prompts_units, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
 from altdiffusion.generation.truncation import read_by, truncation_warning
+from altdiffusion.generation.window_plan import check_windows, describe_windows
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
 from pipelines.detect_language import LanguageDetector
@@ -161,12 +164,24 @@ def suits(prompts: Prompts, model: Model, bundle: ModelBundle, file: str) -> lis
     tokenizer = bundle.tokenizer
     positions = int(tokenizer.model_max_length)
     # A token is at least one byte of the text as tokenizers normalise it, but for one at its beginning.
-    texts = prompts.accepted.select(["id", "prompt"])
+    texts = _texts(prompts.accepted)
     most_tokens = pc.add(pc.binary_length(pc.utf8_normalize(texts["prompt"], "NFKC")), 1)
     long = texts.filter(pc.greater(most_tokens, positions - tokenizer.num_special_tokens_to_add()))
     reading = read_by(tokenizer, long["prompt"].to_pylist(), positions)
     warning = truncation_warning(long["id"].to_pylist(), reading, positions)
     return [f"warning  {warning}"] if warning is not None else []
+
+
+def _texts(prompts: pa.Table) -> pa.Table:
+    """Return the ids and texts of prompts and their regions, each as a row."""
+    texts = prompts.select(["id", "prompt"])
+    rows = prompts.select(["id", "regions"]).filter(pc.is_valid(prompts["regions"])).to_pylist()
+    regions = [
+        {"id": f"{row['id']}, region {number}", "prompt": region.prompt}
+        for row in rows
+        for number, region in enumerate(regions_of(row["regions"]), 1)
+    ]
+    return pa.concat_tables([texts, pa.Table.from_pylist(regions, schema=texts.schema)])
 
 
 def opened(config: ModelConfig, lake_uri: str, dtype: str) -> tuple[Model, ModelBundle]:
@@ -208,10 +223,12 @@ def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None
         return [f"draws with  {folder} (it is fetched and checked when the job starts)"]
     model, bundle = opened(generate.model, lake_uri, generate.dtype)
     check_sampling(model, generate.sampler, generate.steps)
+    check_windows(generate, model)
     ignored = ignored_parts(model)
     return [
         f"draws with  {model.ref.short}",
         *([f"not used  {', '.join(ignored)}, named in the model's model_index.json"] if ignored else []),
+        *(describe_windows(prompts.accepted, generate, model) if prompts is not None else []),
         *(suits(prompts, model, bundle, generate.prompts.file) if prompts is not None else []),
     ]
 

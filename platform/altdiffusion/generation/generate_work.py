@@ -28,8 +28,10 @@ from altdiffusion.generation.drop_reasons import NOT_FINITE
 from altdiffusion.generation.finished import IMAGES, Finished
 from altdiffusion.generation.image_rows import count_batches, image_counts, image_rows, requests_of
 from altdiffusion.generation.model import Model, check_content, check_sampling, size_multiple
+from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.generation.prompts import ROWS_PER_SHARD
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
+from altdiffusion.generation.window_plan import check_windows
 from altdiffusion.records import GENERATIONS
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
@@ -88,6 +90,8 @@ class GenerateWork(RangeWork):
             batch_rows=config.batch_rows,
             batch_shapes=config.batch_shapes,
             vae_fallback=config.vae_fallback,
+            windows=config.windows,
+            vae_tiling=config.vae_tiling,
         )
 
     def run(self, unit: Unit) -> UnitRecord:
@@ -183,6 +187,11 @@ class GenerateWork(RangeWork):
         rows = rows.filter(pa.array([key in images for key in rows["row_key"].to_pylist()], pa.bool_()))
         found = [images[key] for key in rows["row_key"].to_pylist()]
         tokens = sampler.contexts.token_counts(rows["prompt"].to_pylist())
+        of_regions = [
+            sampler.contexts.token_counts([one.prompt for one in regions_of(text)]) if text else None
+            for text in rows["regions"].to_pylist()
+        ]
+        longest = [max([count, *(others or ())]) for count, others in zip(tokens, of_regions, strict=True)]
         columns: dict[str, Any] = {
             **{name: rows[name] for name in rows.column_names},
             "image": pa.array([one.data for one in found], pa.binary()),
@@ -190,7 +199,8 @@ class GenerateWork(RangeWork):
             "image_format": pa.array([one.format for one in found], pa.string()),
             "checkpoint": pa.array([str(self._model.ref)] * len(found), pa.string()),
             "prompt_tokens": pa.array(tokens, pa.int32()),
-            "truncated": pa.array([count > sampler.contexts.max_tokens for count in tokens], pa.bool_()),
+            "truncated": pa.array([count > sampler.contexts.max_tokens for count in longest], pa.bool_()),
+            "region_tokens": pa.array(of_regions, pa.list_(pa.int32())),
             "vae_dtype": pa.array([one.vae_dtype for one in found], pa.string()),
         }
         return pa.table([columns[field.name] for field in GENERATIONS], schema=GENERATIONS)
@@ -210,6 +220,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
             the sampler or the number of steps.
     """
     multiple = size_multiple(model)
+    check_windows(config, model)
     samplings: set[tuple[SamplerName, int]] = set()
     total = 0
     for index in range(len(prompts.shards)):

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from altdiffusion.config import semantic
 from altdiffusion.generation.image_request import Request
+from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.generation.settings import GenerateConfig
 from altdiffusion.records import GENERATIONS, PROMPT_ROW
 from altdiffusion.storage import files
 
 OWN = ("negative_prompt", "steps", "guidance_scale", "sampler")
 """Settings that a row of the prompts may have; the job's hold where it has none."""
-ROWS = pa.schema([*PROMPT_ROW, *(GENERATIONS.field(name) for name in (*OWN, "row_key"))])
+ROWS = pa.schema([*PROMPT_ROW, *(GENERATIONS.field(name) for name in (*OWN, "regions", "row_key"))])
 _LABELS = ("id", "language", "row_key")
 """Columns that do not decide a pixel."""
 
@@ -49,6 +50,9 @@ def count_batches(prompts: pa.Table, start: int, stop: int, config: GenerateConf
     rows = _settled(prompts, start, stop, config)
     guided = pc.greater(rows["guidance_scale"], 1.0)
     forms = rows.select(["width", "height", "steps", "sampler"]).append_column("guided", guided)
+    places = {text: str([one.span for one in regions_of(text)]) for text in pc.unique(rows["regions"]).to_pylist()}
+    regions = pa.array([places[text] for text in rows["regions"].to_pylist()], pa.string())
+    forms = forms.append_column("regions", regions)
     counts = forms.group_by(forms.column_names).aggregate([([], "count_all")])["count_all"].to_pylist()
     return sum(-(-count // config.batch_rows) for count in counts)
 
@@ -72,9 +76,12 @@ def _settled(prompts: pa.Table, start: int, stop: int, config: GenerateConfig) -
 
 def requests_of(rows: pa.Table) -> list[Request]:
     """Return what the sampler draws, one request per row."""
-    names = ("prompt", "negative_prompt", "seed", "width", "height", "steps", "guidance_scale", "sampler")
+    names = ("prompt", "negative_prompt", "seed", "width", "height", "steps", "guidance_scale", "sampler", "regions")
     found = rows.select(names).to_pylist()
-    return [Request(**{**row, "negative_prompt": row["negative_prompt"] or ""}) for row in found]
+    return [
+        Request(**{**row, "negative_prompt": row["negative_prompt"] or "", "regions": regions_of(row["regions"])})
+        for row in found
+    ]
 
 
 def _with_default(prompts: pa.Table, name: str, default: Any) -> pa.ChunkedArray:
@@ -90,6 +97,8 @@ def _keys(deciding: pa.Table, config: GenerateConfig, model_content: str) -> lis
     keys = []
     for row in deciding.to_pylist():
         one = common.copy()
+        if row["regions"] is None:  # rows without them keep the keys that they had before there were regions
+            del row["regions"]
         one.update(files.canonical_json(row))
         keys.append(one.hexdigest())
     return keys

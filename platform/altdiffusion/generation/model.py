@@ -184,8 +184,14 @@ def check_content(model: Model) -> None:
 
 def size_multiple(model: Model) -> int:
     """Return the number of pixels that widths and heights must be multiples of: the VAE's factor times the UNet's."""
-    vae, unet = (files.read_json(files.join(model.uri, part, "config.json")) for part in ("vae", "unet"))
-    return int(2 ** (len(vae["block_out_channels"]) - 1) * 2 ** (len(unet["block_out_channels"]) - 1))
+    unet = files.read_json(files.join(model.uri, "unet", "config.json"))
+    return pixels_per_latent(model) * int(2 ** (len(unet["block_out_channels"]) - 1))
+
+
+def pixels_per_latent(model: Model) -> int:
+    """Return the number of pixels per latent along each side, the VAE's factor."""
+    vae = files.read_json(files.join(model.uri, "vae", "config.json"))
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
 
 
 def _folder(folder: str, lake_uri: str) -> str:

@@ -5,6 +5,7 @@ VAE's factor.
 
     contexts.py    texts -> contexts
     denoising.py   noise and contexts -> latents
+    windows.py     large images and regions: the loop's predictions, part by part
     decoding.py    latents -> pixels
 
 A test checks that the result equals `StableDiffusionPipeline`'s. The initial noise is keyed by the row's seed. Matrix
@@ -31,10 +32,11 @@ from altdiffusion.diffusion.noise import INITIAL_NOISE, keyed_normal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.batch_shapes import BatchShapes
 from altdiffusion.generation.contexts import Contexts
-from altdiffusion.generation.decoding import Decoder, finite
-from altdiffusion.generation.denoising import Denoiser
+from altdiffusion.generation.decoding import Decoder, finite, vae_factor
+from altdiffusion.generation.denoising import Denoiser, guidance_scales
 from altdiffusion.generation.image_request import Drawn, Request, batches
-from altdiffusion.generation.settings import SamplerName, ShapeRule
+from altdiffusion.generation.settings import SamplerName, ShapeRule, WindowsConfig
+from altdiffusion.generation.windows import Composer, Part, parts_of
 
 NOISE_KEY = 0
 """First half of the key of the initial noise; the row's seed is the other half."""
@@ -52,6 +54,8 @@ class Sampler:
         batch_shapes: `proven` fills the last batch of a form up to the least size that gives the bits of B rows; `any`
             up to the next power of two.
         vae_fallback: whether an image that is not finite in the VAE's own dtype is decoded again in float32.
+        windows: how images larger than the model draws are drawn; None draws any size in one pass.
+        vae_tiling: side in pixels of the tiles in which larger images are decoded; None decodes them as a whole.
     """
 
     def __init__(
@@ -64,17 +68,21 @@ class Sampler:
         batch_rows: int,
         batch_shapes: ShapeRule = "proven",
         vae_fallback: bool = True,
+        windows: WindowsConfig | None = None,
+        vae_tiling: int | None = None,
     ) -> None:
         self._bundle = bundle
         self._defaults: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale}
         self._batch_rows = batch_rows
         self._shape_rule = batch_shapes
         self._shapes = BatchShapes(batch_rows)
-        self._factor = 2 ** (len(bundle.vae.config.block_out_channels) - 1)
+        self._factor = vae_factor(bundle.vae)
+        self._windows = windows
         self._device = next(bundle.unet.parameters()).device
         self._dtype = next(bundle.unet.parameters()).dtype
         self._denoiser = Denoiser(bundle)
-        self._decoder = Decoder(bundle.vae, batch_rows, fallback=vae_fallback)
+        self._decoder = Decoder(bundle.vae, batch_rows, fallback=vae_fallback, tile=vae_tiling)
+        self._large_decoder = Decoder(bundle.vae, 1, fallback=vae_fallback, tile=vae_tiling)
         self.contexts = Contexts(bundle, batch_rows)
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], width: int, height: int) -> NDArray[np.uint8]:
@@ -99,7 +107,9 @@ class Sampler:
 
     def draw_rows(self, requests: Sequence[Request]) -> Iterator[tuple[list[int], list[Drawn]]]:
         """Yield the places and results of each batch; every distinct text is encoded once."""
-        texts = [one.prompt for one in requests] + [one.negative_prompt for one in requests if one.guided]
+        texts = [text for one in requests for text in one.texts] + [
+            one.negative_prompt for one in requests if one.guided
+        ]
         self.contexts.encode(texts)
         for places in batches(requests, self._batch_rows):
             chosen = [requests[place] for place in places]
@@ -115,28 +125,69 @@ class Sampler:
     def _batch(self, rows: Sequence[Request]) -> list[Drawn]:
         """Return the results of n rows of one form, at most B."""
         first = rows[0]
+        parts = self._parts_of(first)
         with torch.inference_mode():
-            context = self.contexts.of([row.prompt for row in rows])
+            contexts = torch.stack(
+                [self.contexts.of([row.texts[text] for row in rows]) for text in range(len(first.texts))], 1
+            )
             negative = self.contexts.of([row.negative_prompt for row in rows]) if first.guided else None
             noise = self.initial_latents([row.seed for row in rows], first.width, first.height)
-            latents, failed = self._denoiser.denoise(rows, context, negative, noise)
+            compose = self._composer(rows, parts, contexts, negative) if len(parts) > 1 else None
+            latents, failed = self._denoiser.denoise(rows, contexts[:, 0], negative, noise, compose)
             problems = [
                 step if good else "the text encoder's output"
-                for good, step in zip(finite(context), failed, strict=True)
+                for good, step in zip(finite(contexts), failed, strict=True)
             ]
-            return self._decoder.decode(latents, problems)
+            if compose is None:
+                return self._decoder.decode(latents, problems)
+            circular = len(set(parts[0].columns)) < noise.shape[-1] and self._circular
+            return [
+                drawn
+                for row, problem in enumerate(problems)
+                for drawn in self._large_decoder.decode(latents[row : row + 1], [problem], circular=circular)
+            ]
+
+    @property
+    def _circular(self) -> bool:
+        return self._windows is not None and self._windows.circular
+
+    def _parts_of(self, row: Request) -> list[Part]:
+        """Return what the UNet predicts one by one of a row's image: one part, the whole, of most images."""
+        windows, factor = self._windows, self._factor
+        sizes = row.height // factor, row.width // factor
+        if windows is None:
+            return parts_of(*sizes, row.spans, None)
+        return parts_of(*sizes, row.spans, windows.side // factor, windows.overlap // factor, windows.circular)
+
+    def _composer(
+        self, rows: Sequence[Request], parts: Sequence[Part], contexts: Tensor, negative: Tensor | None
+    ) -> Composer:
+        first, count = rows[0], len(rows) * len(parts)
+        height, width = parts[0].rows[1] - parts[0].rows[0], len(parts[0].columns)
+        last = (count - 1) % self._batch_rows + 1
+        size = self._size_for(last, first.steps, width * self._factor, height * self._factor, first.guided)
+        scale = guidance_scales(rows, self._device)
+        return Composer(
+            self._denoiser.predict, parts, contexts, negative, scale, call_rows=self._batch_rows, last_rows=size
+        )
 
     def _shape_of(self, rows: Sequence[Request]) -> int:
         """Return the size of the batch in which rows of one form are drawn."""
-        if self._shape_rule == "any":
-            return self._shapes.candidates(len(rows))[0]
         first = rows[0]
-        form = (first.width, first.height, first.guided)
+        if len(self._parts_of(first)) > 1:
+            return len(rows)  # the calls of the UNet have a size of their own, and images are decoded one by one
+        return self._size_for(len(rows), first.steps, first.width, first.height, first.guided)
+
+    def _size_for(self, count: int, steps: int, width: int, height: int, guided: bool) -> int:
+        """Return to how many images or windows of one size a call of the UNet is filled up."""
+        if self._shape_rule == "any":
+            return self._shapes.candidates(count)[0]
+        form = (width, height, guided)
 
         def probe(part: slice) -> Tensor:
             return self._probe(part, *form)
 
-        return self._shapes.smallest(len(rows), first.steps, form, probe)
+        return self._shapes.smallest(count, steps, form, probe)
 
     def _probe(self, part: slice, width: int, height: int, guided: bool) -> Tensor:
         """Return what UNet and VAE give for some of B random rows, [n, values]."""

@@ -95,7 +95,7 @@ class PromptsConfig(Checked):
     max_prompt_chars: Annotated[int, at_least(1)] = 4096
     """Longest prompt, in Unicode characters: the same number for every script."""
     max_side: Annotated[int, at_least(8)] = 2048
-    """Largest width and height, in pixels."""
+    """Largest width and height, in pixels. Raise it for long images."""
     strict: bool = operational(False)
     """Whether a row that would be a reject stops the job, before anything is drawn."""
 
@@ -125,6 +125,23 @@ class PromptsConfig(Checked):
     def shape(self) -> PromptPreset:
         """What the preset states."""
         return PromptPreset() if self.preset is None else PRESETS[self.preset]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowsConfig(Checked):
+    """Overlapping windows in which images larger than a window are drawn (MultiDiffusion); smaller ones are not
+    affected."""
+
+    side: Annotated[int, at_least(8)] = 512
+    """Largest width and height of a window, in pixels: the size that the model was trained at."""
+    overlap: Annotated[int, at_least(0)] = 256
+    """Pixels that neighbouring windows share, at least. More of them make more passes and fainter seams."""
+    circular: bool = False
+    """Whether the left edge of an image wider than a window continues its right one, as in a panorama."""
+
+    def conflicts(self) -> Iterator[Invalid]:
+        if self.overlap >= self.side:
+            yield Invalid("overlap", f"is not less than side ({self.side})", f"give e.g. {self.side // 2}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +186,11 @@ class GenerateConfig(Checked):
     """Quality of `jpg` and `webp`; WebP at 100 is lossless."""
     image_files: bool = operational(True)
     """Also write every image as images/<sha256>.<format> next to the dataset's shards."""
+    windows: WindowsConfig | None = added(None)
+    """Windows in which large images are drawn; null draws every image in one pass."""
+    vae_tiling: Annotated[int | None, at_least(32, "give e.g. 512, or null")] = added(None)
+    """Side, in pixels, of the tiles in which larger images are decoded, which bounds the memory; null decodes any
+    image as a whole."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.dtype == "float16" and self.device == "cpu":
