@@ -53,6 +53,16 @@ class Workers(Checked):
         if self.max < self.min:
             yield Invalid("max", f"is below min ({self.min})", "give at least as many")
 
+    @property
+    def pool(self) -> Pool:
+        """The size of the pool."""
+        return Pool(min_size=self.min, max_size=self.max)
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker needs."""
+        return Resources(num_cpus=self.cpus, num_gpus=self.gpus, memory_bytes=int(self.memory_gib * 2**30))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig(Checked):
@@ -143,9 +153,4 @@ def make_pipeline_step(
 
 def make_pass(*, outputs: Iterable[Output], workers: Workers, **given: Any) -> PipelineStep:
     """Return a pipeline step that makes several datasets, with the pool and resources that its config asks for."""
-    return PipelineStep(
-        outputs=tuple(outputs),
-        pool=Pool(min_size=workers.min, max_size=workers.max),
-        resources=Resources(num_cpus=workers.cpus, num_gpus=workers.gpus, memory_bytes=int(workers.memory_gib * 2**30)),
-        **given,
-    )
+    return PipelineStep(outputs=tuple(outputs), pool=workers.pool, resources=workers.resources, **given)

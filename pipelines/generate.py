@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,23 +11,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from altdiffusion.config import operational, semantic
+from altdiffusion.config import operational
 from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, between, not_empty
 from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
-from altdiffusion.generation.finished import Finished
-from altdiffusion.generation.generate_work import GenerateWork, describe_work, generation_units
+from altdiffusion.generation.generate_work import describe_work
 from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
 from altdiffusion.generation.prompt_regions import regions_of
-from altdiffusion.generation.prompts import Prompts, PromptsWork, prompts_source, prompts_units, read_prompts
+from altdiffusion.generation.prompts import Prompts, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
+from altdiffusion.generation.steps import generation_steps
 from altdiffusion.generation.truncation import read_by, truncation_warning
 from altdiffusion.generation.window_plan import check_windows, describe_windows
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
+from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
 from pipelines.detect_language import LanguageDetector
 
 SHOWN_LANGUAGES = 20
@@ -87,39 +86,14 @@ def generation_pipeline_steps(
         prompts: name of the dataset of prompts.
         generations: name of the dataset of images.
     """
-
-    @functools.cache  # reading a model folder for its digest takes time, and the folder must not change in between
-    def model(uri: str) -> Model:
-        return resolve_model(generate.model, uri)
-
-    detector = LanguageDetector(wanted=generate.prompts.detect_language)
-    return (
-        make_pipeline_step(
-            name="prompts",
-            output=prompts,
-            settings={"prompts": semantic(generate.prompts), **detector.settings},
-            workers=Workers(max=1, cpus=workers.cpus),
-            noun="prompts",
-            kind="prompts",
-            parents=lambda _: [prompts_source(generate.prompts)],
-            units=lambda _: prompts_units(generate.prompts),
-            work=lambda _: PromptsWork(lake_uri, prompts, generate.prompts, detector),
-        ),
-        make_pipeline_step(
-            name="generate",
-            output=generations,
-            settings={"generate": semantic(generate)},
-            workers=workers,
-            noun="images",
-            kind="generations",
-            parents=lambda lake: [lake.version(prompts).ref, model(lake.uri).ref],
-            units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate, workers.max),
-            work=lambda lake: GenerateWork(
-                lake_uri, generations, model(lake.uri), generate, Finished.of(lake.dataset(generations))
-            ),
-            spills=True,
-            when_empty="use dtype float32 or bfloat16, or look at the model's weights",
-        ),
+    return generation_steps(
+        lake_uri,
+        prompts,
+        generations,
+        generate,
+        LanguageDetector(wanted=generate.prompts.detect_language),
+        pool=workers.pool,
+        resources=workers.resources,
     )
 
 

@@ -31,7 +31,7 @@ def canonical_regions(text: str, narrowest: float, most_chars: int) -> str:
         most_chars: longest prompt.
 
     Raises:
-        BadRegions: the text is no such list, or a region cannot be drawn.
+        BadRegions: the text is not such a list, or a region cannot be drawn.
     """
     try:
         values = json.loads(text)
