@@ -20,11 +20,12 @@ from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.generate_work import describe_work
 from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
 from altdiffusion.generation.prompt_regions import regions_of
+from altdiffusion.generation.prompt_windows import PromptWindows
 from altdiffusion.generation.prompts import Prompts, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
 from altdiffusion.generation.steps import generation_steps
-from altdiffusion.generation.truncation import read_by, truncation_warning
+from altdiffusion.generation.truncation import truncation_warning
 from altdiffusion.generation.window_plan import check_windows, describe_windows
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
@@ -117,8 +118,11 @@ def describe(prompts: Prompts) -> list[str]:
     return [*lines, *(f"reject {reason}  {rows:,}, e.g. {first[reason]}" for reason, rows in prompts.by_reason.items())]
 
 
-def suits(prompts: Prompts, model: Model, bundle: ModelBundle, file: str) -> list[str]:
-    """Return a line on prompts that are too long for a model's text encoder.
+def suits(prompts: Prompts, model: Model, bundle: ModelBundle, file: str, windows: int = 1) -> list[str]:
+    """Return lines on prompts that take several windows of a model's text encoder, and on those that are too long.
+
+    Args:
+        windows: windows in which a prompt is read at most.
 
     Raises:
         AltDiffusionError: the model cannot draw a size that a prompt asks for.
@@ -141,9 +145,19 @@ def suits(prompts: Prompts, model: Model, bundle: ModelBundle, file: str) -> lis
     texts = _texts(prompts.accepted)
     most_tokens = pc.add(pc.binary_length(pc.utf8_normalize(texts["prompt"], "NFKC")), 1)
     long = texts.filter(pc.greater(most_tokens, positions - tokenizer.num_special_tokens_to_add()))
-    reading = read_by(tokenizer, long["prompt"].to_pylist(), positions)
-    warning = truncation_warning(long["id"].to_pylist(), reading, positions)
-    return [f"warning  {warning}"] if warning is not None else []
+    reader = PromptWindows(tokenizer, bundle.text_encoder, windows)
+    reading = reader.read(long["prompt"].to_pylist())
+    warning = truncation_warning(long["id"].to_pylist(), reading, reader.positions(windows))
+    lines = []
+    if windows > 1:
+        taken = [number for number in reader.of(long["prompt"].to_pylist()) if number > 1]
+        how = f"one sequence of the encoder's {reader.encoder_positions}" if reader.one_sequence else "separate windows"
+        most = reader.positions(max(taken, default=1))
+        lines.append(
+            f"prompt windows  {len(taken):,} prompts take 2 or more windows of {positions} tokens: up to {most} "
+            f"positions, in {how}"
+        )
+    return [*lines, *([f"warning  {warning}"] if warning is not None else [])]
 
 
 def _texts(prompts: pa.Table) -> pa.Table:
@@ -203,7 +217,7 @@ def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None
         f"draws with  {model.ref.short}",
         *([f"not used  {', '.join(ignored)}, named in the model's model_index.json"] if ignored else []),
         *(describe_windows(prompts.accepted, generate, model) if prompts is not None else []),
-        *(suits(prompts, model, bundle, generate.prompts.file) if prompts is not None else []),
+        *(suits(prompts, model, bundle, generate.prompts.file, generate.prompt_windows) if prompts is not None else []),
     ]
 
 

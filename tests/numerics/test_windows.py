@@ -152,6 +152,8 @@ def test_a_region_is_drawn_from_its_own_prompt(base: models.ModelBundle) -> None
         ],
     )  # fmt: skip
     np.testing.assert_array_equal(same, rainbow)
+    small = [request("tomato", 1, 32, regions=(Region(prompt="rainbow", span=(0.0, 1.0)),)), request("rainbow", 1, 32)]
+    np.testing.assert_array_equal(*draw(ours, small))
     # The VAE mixes the pixels near an edge, and all of them a little by its normalisation.
     assert np.abs(split[:, :24].astype(int) - rainbow[:, :24]).mean() < 3
     assert np.abs(split[:, 40:].astype(int) - tomato[:, 40:]).mean() < 3

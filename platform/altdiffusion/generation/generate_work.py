@@ -27,7 +27,7 @@ from altdiffusion.execution.units import Unit
 from altdiffusion.generation.drop_reasons import NOT_FINITE
 from altdiffusion.generation.finished import IMAGES, Finished
 from altdiffusion.generation.image_rows import count_batches, image_counts, image_rows, requests_of
-from altdiffusion.generation.model import Model, check_content, check_sampling, size_multiple
+from altdiffusion.generation.model import Model, check_content, check_prompt_windows, check_sampling, size_multiple
 from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.generation.prompts import ROWS_PER_SHARD
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
@@ -92,6 +92,7 @@ class GenerateWork(RangeWork):
             vae_fallback=config.vae_fallback,
             windows=config.windows,
             vae_tiling=config.vae_tiling,
+            prompt_windows=config.prompt_windows,
         )
 
     def run(self, unit: Unit) -> UnitRecord:
@@ -186,21 +187,17 @@ class GenerateWork(RangeWork):
         sampler: Sampler = self._sampler
         rows = rows.filter(pa.array([key in images for key in rows["row_key"].to_pylist()], pa.bool_()))
         found = [images[key] for key in rows["row_key"].to_pylist()]
-        tokens = sampler.contexts.token_counts(rows["prompt"].to_pylist())
-        of_regions = [
-            sampler.contexts.token_counts([one.prompt for one in regions_of(text)]) if text else None
-            for text in rows["regions"].to_pylist()
-        ]
-        longest = [max([count, *(others or ())]) for count, others in zip(tokens, of_regions, strict=True)]
+        texts = [[row["prompt"], *(one.prompt for one in regions_of(row["regions"]))] for row in rows.to_pylist()]
+        readings = [sampler.contexts.read(some) for some in texts]
         columns: dict[str, Any] = {
             **{name: rows[name] for name in rows.column_names},
             "image": pa.array([one.data for one in found], pa.binary()),
             "image_sha256": pa.array([one.sha256 for one in found], pa.string()),
             "image_format": pa.array([one.format for one in found], pa.string()),
             "checkpoint": pa.array([str(self._model.ref)] * len(found), pa.string()),
-            "prompt_tokens": pa.array(tokens, pa.int32()),
-            "truncated": pa.array([count > sampler.contexts.max_tokens for count in longest], pa.bool_()),
-            "region_tokens": pa.array(of_regions, pa.list_(pa.int32())),
+            "prompt_tokens": pa.array([one.tokens[0] for one in readings], pa.int32()),
+            "truncated": pa.array([bool(one.truncated.any()) for one in readings], pa.bool_()),
+            "region_tokens": pa.array([one.tokens[1:].tolist() or None for one in readings], pa.list_(pa.int32())),
             "vae_dtype": pa.array([one.vae_dtype for one in found], pa.string()),
         }
         return pa.table([columns[field.name] for field in GENERATIONS], schema=GENERATIONS)
@@ -221,6 +218,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
     """
     multiple = size_multiple(model)
     check_windows(config, model)
+    check_prompt_windows(model, config.prompt_windows)
     samplings: set[tuple[SamplerName, int]] = set()
     total = 0
     for index in range(len(prompts.shards)):
@@ -267,7 +265,8 @@ def describe_work(prompts: pa.Table, config: GenerateConfig, workers: int) -> st
         for start in range(0, count, size):
             units += 1
             batches += count_batches(part, start, min(start + size, count), config)
-    return f"draws  {images:,} images in {units:,} units, {batches:,} batches of up to {config.batch_rows:,}"
+    more = " or more" if config.prompt_windows > 1 else ""  # long prompts have batches of their own
+    return f"draws  {images:,} images in {units:,} units, {batches:,}{more} batches of up to {config.batch_rows:,}"
 
 
 def unit_rows(images: int, config: GenerateConfig, workers: int) -> int:

@@ -36,11 +36,18 @@ class Request:
     sampler: SamplerName
     regions: tuple[Region, ...] = ()
     """In their columns, their prompts replace that of the row."""
+    text_windows: int = 1
+    """Windows in which the longest of its texts is read (prompt_windows.py)."""
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The row's prompt and those of its regions."""
         return self.prompt, *(region.prompt for region in self.regions)
+
+    @property
+    def encoded(self) -> tuple[str, ...]:
+        """All texts that the image depends on: the negative prompt where it is guided, too."""
+        return (*self.texts, self.negative_prompt) if self.guided else self.texts
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -53,9 +60,9 @@ class Request:
         return self.guidance_scale > 1.0
 
     @property
-    def form(self) -> tuple[int, int, int, bool, SamplerName, tuple[Span, ...]]:
-        """What the rows of a batch have in common: width, height, steps, whether guided, sampler, regions' places."""
-        return self.width, self.height, self.steps, self.guided, self.sampler, self.spans
+    def form(self) -> tuple[object, ...]:
+        """What the rows of a batch have in common: sizes, steps, whether guided, sampler, regions, text windows."""
+        return self.width, self.height, self.steps, self.guided, self.sampler, self.spans, self.text_windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,10 +8,18 @@ from typing import Any
 
 from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref, read_lineage
 from altdiffusion.diffusion.hub import located
-from altdiffusion.diffusion.models import IGNORED, check_index, text_encoder_class
+from altdiffusion.diffusion.models import (
+    IGNORED,
+    check_index,
+    load_tokenizer,
+    local_folder,
+    text_encoder_class,
+    text_positions,
+)
 from altdiffusion.diffusion.parts_fit import PartConfigs, check_fit
 from altdiffusion.diffusion.scheduler import CONFIG, class_defaults, read_noising
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.prompt_windows import check_reach
 from altdiffusion.generation.schedulers import check_steps, make_scheduler
 from altdiffusion.generation.settings import ModelConfig, SamplerName
 from altdiffusion.refs import Ref
@@ -121,6 +129,18 @@ def check_sampling(model: Model, sampler: SamplerName, steps: int) -> None:
     """
     config, what = read_scheduler(model.uri)
     check_steps(make_scheduler(sampler, config, what), steps, f"steps {steps} with sampler {sampler}, {what}")
+
+
+def check_prompt_windows(model: Model, windows: int) -> None:
+    """Refuse more windows of a prompt than a model's text encoder has positions for; it raises as `check_reach`."""
+    if windows == 1:
+        return
+    with local_folder(model.uri) as local:
+        index = read_index(model.uri)
+        tokenizer = load_tokenizer(local, index, f"model folder {model.uri}")
+        config = files.read_json(files.join(str(local), "text_encoder", "config.json"))
+    positions = text_positions(text_encoder_class(index, f"model folder {model.uri}").config_class(**config))
+    check_reach(windows, int(tokenizer.model_max_length), positions)
 
 
 def _check_scheduler(uri: str, index: Mapping[str, Any]) -> None:

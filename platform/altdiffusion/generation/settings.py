@@ -191,6 +191,9 @@ class GenerateConfig(Checked):
     vae_tiling: Annotated[int | None, at_least(32, "give e.g. 512, or null")] = added(None)
     """Side, in pixels, of the tiles in which larger images are decoded, which bounds the memory; null decodes any
     image as a whole."""
+    prompt_windows: Annotated[int, between(1, 16)] = added(1)
+    """Windows of the tokenizer's length (77) in which a long prompt is read at most; what is longer is cut off. Prompts
+    of one window are read as with 1."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.dtype == "float16" and self.device == "cpu":

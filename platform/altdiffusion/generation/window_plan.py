@@ -9,7 +9,7 @@ from altdiffusion.generation.image_rows import image_counts
 from altdiffusion.generation.model import Model, pixels_per_latent, size_multiple
 from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.generation.settings import GenerateConfig
-from altdiffusion.generation.windows import parts_of
+from altdiffusion.generation.windows import is_whole, parts_of
 
 
 def check_windows(config: GenerateConfig, model: Model) -> None:
@@ -48,22 +48,22 @@ def describe_windows(prompts: pa.Table, config: GenerateConfig, model: Model) ->
         "images", pa.array(image_counts(prompts, config))
     )
     groups = counted.group_by(["width", "height", "regions"]).aggregate([("images", "sum")]).to_pylist()
-    images = parts = 0
+    images = passes = 0
     each: set[int] = set()
     for group in groups:
         sizes = group["height"] // factor, group["width"] // factor
         spans = [one.span for one in regions_of(group["regions"])]
         side, overlap = (None, 0) if windows is None else (windows.side // factor, windows.overlap // factor)
-        count = len(parts_of(*sizes, spans, side, overlap, windows is not None and windows.circular))
-        if count > 1:
+        parts = parts_of(*sizes, spans, side, overlap, windows is not None and windows.circular)
+        if not is_whole(parts):
             images += group["images_sum"]
-            parts += group["images_sum"] * count
-            each.add(count)
+            passes += group["images_sum"] * len(parts)
+            each.add(len(parts))
     if not images:
         return [] if windows is None else [f"windows  no image is larger than a window of {windows.side} pixels"]
     span = f"{min(each)}" if len(each) == 1 else f"{min(each)} to {max(each)}"
-    calls = -(-parts // config.batch_rows)
+    calls = -(-passes // config.batch_rows)
     return [
-        f"windows  {images:,} images of {span} windows or regions each: {parts:,} in {calls:,} or more calls of the "
+        f"windows  {images:,} images of {span} windows or regions each: {passes:,} in {calls:,} or more calls of the "
         f"UNet per sampler step, {config.batch_rows:,} at once"
     ]

@@ -64,6 +64,11 @@ def parts_of(
     return parts
 
 
+def is_whole(parts: Sequence[Part]) -> bool:
+    """Return whether the parts are one: the whole image under the row's prompt."""
+    return len(parts) == 1 and parts[0].text == 0
+
+
 def _starts(length: int, side: int, overlap: int, circular: bool = False) -> list[int]:
     """Return where windows of a side begin, evenly spread, so that neighbours share `overlap` or more."""
     if length <= side:
