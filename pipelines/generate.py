@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,12 +17,13 @@ from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.generation.adapters import merge
 from altdiffusion.generation.generate_work import describe_work
 from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
 from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.generation.prompt_windows import PromptWindows
 from altdiffusion.generation.prompts import Prompts, read_prompts
-from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
+from altdiffusion.generation.settings import AdapterConfig, GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
 from altdiffusion.generation.steps import generation_steps
 from altdiffusion.generation.truncation import truncation_warning
@@ -172,10 +173,14 @@ def _texts(prompts: pa.Table) -> pa.Table:
     return pa.concat_tables([texts, pa.Table.from_pylist(regions, schema=texts.schema)])
 
 
-def opened(config: ModelConfig, lake_uri: str, dtype: str) -> tuple[Model, ModelBundle]:
+def opened(
+    config: ModelConfig, lake_uri: str, dtype: str, lora: Sequence[AdapterConfig] = ()
+) -> tuple[Model, ModelBundle]:
     """Return a model after opening each of its parts in a dtype, so that drawing will not fail there."""
-    model = resolve_model(config, lake_uri)
-    return model, load_bundle(model.uri, dtype=getattr(torch, dtype))
+    model = resolve_model(config, lake_uri, lora)
+    bundle = load_bundle(model.uri, dtype=getattr(torch, dtype))
+    merge(bundle, model.adapters)
+    return model, bundle
 
 
 def sheet_lines(prompts: PromptsConfig, fonts: str, file: str | None = None) -> list[str]:
@@ -209,12 +214,21 @@ def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None
     folder = generate.model.folder
     if folder is not None and not at_hand(folder, lake_uri, "base"):
         return [f"draws with  {folder} (it is fetched and checked when the job starts)"]
-    model, bundle = opened(generate.model, lake_uri, generate.dtype)
+    remote = [one.folder for one in generate.lora if not at_hand(one.folder, lake_uri, "lora")]
+    if remote:
+        shown = generate.model.folder or f"the export of run {generate.model.run}"
+        return [f"draws with  {shown} and {', '.join(remote)} (fetched and checked when the job starts)"]
+    model, bundle = opened(generate.model, lake_uri, generate.dtype, generate.lora)
     check_sampling(model, generate.sampler, generate.steps)
     check_windows(generate, model)
     ignored = ignored_parts(model)
     return [
         f"draws with  {model.ref.short}",
+        *(
+            f"adapter  {one.ref.short}, scale {one.scale:g}: {one.layers:,} layers, rank {one.rank:,}, "
+            f"SHA-256 {one.content[:12]}"
+            for one in model.adapters
+        ),
         *([f"not used  {', '.join(ignored)}, named in the model's model_index.json"] if ignored else []),
         *(describe_windows(prompts.accepted, generate, model) if prompts is not None else []),
         *(suits(prompts, model, bundle, generate.prompts.file, generate.prompt_windows) if prompts is not None else []),

@@ -24,7 +24,7 @@ from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.range_work import finish_unit
 from altdiffusion.execution.units import Unit
-from altdiffusion.generation import contexts
+from altdiffusion.generation import prompt_windows
 from altdiffusion.generation.cautions import warnings_of
 from altdiffusion.generation.finished import IMAGES
 from altdiffusion.generation.generate_work import (
@@ -358,13 +358,13 @@ def test_every_text_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     lake = generation_lake.make_lake(tmp_path, prompts=30)
     write_lines(lake, [{**row, "prompt": "cat"} for row in lines_of(lake)])
     encoded: list[int] = []
-    original = contexts.encode_text
+    original = prompt_windows.encode_text
 
     def encode(encoder: Any, ids: torch.Tensor, pad: int) -> torch.Tensor:
         encoded.append(len(ids))
         return original(encoder, ids, pad)
 
-    monkeypatch.setattr(contexts, "encode_text", encode)
+    monkeypatch.setattr(prompt_windows, "encode_text", encode)
     generate(lake, rows_per_unit=30)
     assert encoded == [4]  # "cat" and the empty text, among four: one unit, whatever sizes
 

@@ -79,12 +79,14 @@ class GenerateWork(RangeWork):
         import torch
 
         from altdiffusion.diffusion.models import load_bundle
+        from altdiffusion.generation.adapters import merge
         from altdiffusion.generation.sampler import Sampler
 
         check_content(self._model)
         config = self._config
         torch.set_num_threads(config.threads)
         bundle = load_bundle(self._model.uri, config.device, getattr(torch, config.dtype))
+        merge(bundle, self._model.adapters)
         self._sampler = Sampler(
             bundle,
             batch_rows=config.batch_rows,
@@ -99,7 +101,7 @@ class GenerateWork(RangeWork):
         """Draw the images of one unit that are not finished yet, and write all of them."""
         start, stop = int(unit.payload["start"]), int(unit.payload["stop"])
         prompts = self.version_of(unit).read_shard(int(unit.payload["shard"]))
-        rows = image_rows(prompts, start, stop, self._config, self._model.content)
+        rows = image_rows(prompts, start, stop, self._config, self._model.identity)
         images = self._finished_images(unit, rows)
         problems = self._draw(unit, rows, images)
         if self._config.image_files:
@@ -238,7 +240,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         count = int(image_counts(table, config).sum())
         for start in range(0, count, size):
             stop = min(start + size, count)
-            rows = image_rows(table, start, stop, config, model.content)
+            rows = image_rows(table, start, stop, config, model.identity)
             reads = [files.sha256_hex(files.canonical_json(rows.to_pylist())), shard_rows, str(model.ref)]
             payload = {
                 "version": str(prompts.ref), "shard": index, "start": start, "stop": stop, "shard_rows": shard_rows

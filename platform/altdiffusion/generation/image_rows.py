@@ -37,7 +37,7 @@ def image_rows(prompts: pa.Table, start: int, stop: int, config: GenerateConfig,
     Args:
         prompts: with the columns of `records.PROMPTS`.
         config: its settings hold where a prompt has none of its own.
-        model_content: digest of the model's content, a part of the keys.
+        model_content: digest of the model's weights, adapters included, a part of the keys.
     """
     columns = _settled(prompts, start, stop, config)
     deciding = columns.drop_columns([name for name in _LABELS if name in columns.column_names])
@@ -91,7 +91,13 @@ def _with_default(prompts: pa.Table, name: str, default: Any) -> pa.ChunkedArray
 def _keys(deciding: pa.Table, config: GenerateConfig, model_content: str) -> list[str]:
     """Return the key of each row: SHA-256 (hex) over the model, the job's other settings, and the row's values."""
     settings = semantic(config)
-    for name in ("model", "prompts", "count", *OWN):  # the model is known by its content, the rest by the row
+    for name in (
+        "model",
+        "lora",
+        "prompts",
+        "count",
+        *OWN,
+    ):  # the weights are known by their content, the rest by the row
         settings.pop(name, None)
     common = hashlib.sha256(files.canonical_json({"model": model_content, **settings}))
     keys = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from altdiffusion.diffusion.models import (
 from altdiffusion.diffusion.parts_fit import PartConfigs, check_fit
 from altdiffusion.diffusion.scheduler import CONFIG, class_defaults, read_noising
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.adapters import Adapter, resolve_adapters
 from altdiffusion.generation.prompt_windows import check_reach
 from altdiffusion.generation.schedulers import check_steps, make_scheduler
-from altdiffusion.generation.settings import ModelConfig, SamplerName
+from altdiffusion.generation.settings import AdapterConfig, ModelConfig, SamplerName
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
@@ -37,9 +38,24 @@ class Model:
     """Content digest: SHA-256 (hex) over the folder's files."""
     ref: Ref
     """Its reference in lineage: the checkpoint that an export was made from, else the model folder."""
+    adapters: tuple[Adapter, ...] = ()
+    """What is added to its weights, in this order."""
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) of all that its weights are: the folder's content, or that with its adapters and scales."""
+        if not self.adapters:
+            return self.content
+        added = [[one.content, one.scale] for one in self.adapters]
+        return files.sha256_hex(files.canonical_json({"model": self.content, "lora": added}))
+
+    @property
+    def refs(self) -> list[Ref]:
+        """The references of the model and its adapters, for lineage."""
+        return list(dict.fromkeys([self.ref, *(one.ref for one in self.adapters)]))
 
 
-def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
+def resolve_model(config: ModelConfig, lake_uri: str, lora: Sequence[AdapterConfig] = ()) -> Model:
     """Locate the folder, fetched from the hub first where its id is given, and read it once for its digest.
 
     Raises:
@@ -65,7 +81,8 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
             f"was changed or damaged: its content is {content[:12]}, its {LINEAGE} records {str(recorded)[:12]}",
             "export it again from its checkpoint",
         )
-    return Model(uri=uri, content=content, ref=_origin(uri, content, document))
+    adapters = resolve_adapters(lora, lake_uri, uri)
+    return Model(uri=uri, content=content, ref=_origin(uri, content, document), adapters=adapters)
 
 
 def read_index(uri: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from altdiffusion.constraints import (
     exactly_one,
     from_below,
     matching,
+    not_empty,
 )
 from altdiffusion.diffusion.hub import unpinned
 from altdiffusion.generation.prompt_presets import FIELDS, PRESETS, PromptPreset
@@ -128,6 +130,25 @@ class PromptsConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterConfig(Checked):
+    """A low-rank adapter (LoRA) that is added to the model's weights. Its content identifies it."""
+
+    folder: Annotated[str, not_empty("give a file or folder")] = operational()
+    """URI of a .safetensors file, of a folder with one, or a repository of the hub (`hf://owner/name@<commit>`)."""
+    scale: float = 1.0
+    """How often it counts; 0 draws as without it."""
+    digest: Annotated[str | None, _DIGEST] = None
+    """SHA-256 of the file (at least 8 hex digits) that it must have; any other file is refused."""
+
+    def conflicts(self) -> Iterator[Invalid]:
+        wrong = unpinned(self.folder)
+        if wrong is not None:
+            yield Invalid("folder", *wrong)
+        if not math.isfinite(self.scale):
+            yield Invalid("scale", "is not a finite number", "give e.g. 1.0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WindowsConfig(Checked):
     """Overlapping windows in which images larger than a window are drawn (MultiDiffusion); smaller ones are not
     affected."""
@@ -194,6 +215,8 @@ class GenerateConfig(Checked):
     prompt_windows: Annotated[int, between(1, 16)] = added(1)
     """Windows of the tokenizer's length (77) in which a long prompt is read at most; what is longer is cut off. Prompts
     of one window are read as with 1."""
+    lora: tuple[AdapterConfig, ...] = added(())
+    """Adapters that are added to the model's weights, one after the other."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.dtype == "float16" and self.device == "cpu":
