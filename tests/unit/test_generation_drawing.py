@@ -416,7 +416,7 @@ def test_long_images_are_bit_equal_whatever_pool_unit_or_restart(tmp_path: Path)
     lake = generation_lake.make_lake(tmp_path, prompts=8)
     rows = lines_of(lake)
     for number, row in enumerate(rows):
-        row["width"] = 16 if number % 4 == 0 else 40
+        row["prompt"], row["width"] = "dogs", 16 if number % 4 == 0 else 40
         row["regions"] = ["cat", "word " * 40] if number % 4 == 1 else None
     write_lines(lake, rows)
     settings: dict[str, Any] = {
@@ -428,6 +428,8 @@ def test_long_images_are_bit_equal_whatever_pool_unit_or_restart(tmp_path: Path)
     found = {row["id"]: row for row in version.read().to_pylist()}
     assert found["p1"]["region_tokens"][1] > found["p1"]["prompt_tokens"] > found["p1"]["region_tokens"][0]
     assert found["p1"]["truncated"] and found["p2"]["region_tokens"] is None
+    (warning,) = warnings_of(version)
+    assert "p1 has" in warning and f"{found['p1']['region_tokens'][1]} tokens: 'word word" in warning
     assert json.loads(found["p1"]["regions"])[0] == {"from": 0.0, "prompt": "cat", "to": 0.5}
     plain = {row["id"]: row for row in generate(lake, dataset="plain", batch_rows=4).read().to_pylist()}
     assert found["p0"]["image"] == plain["p0"]["image"]  # no larger than a window

@@ -16,6 +16,7 @@ from altdiffusion.cli import (
     generate_verb,
     image_verbs,
     lineage_verbs,
+    play_verb,
     takedown_verbs,
     verify_verb,
 )
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     checkpoint_verbs.register(verbs)
     convert_verb.register(verbs)
     generate_verb.register(verbs)
+    play_verb.register(verbs)
     return top
 
 

@@ -17,12 +17,13 @@ import tempfile
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from altdiffusion.cli.arguments import Verbs, own_lake_argument
+from altdiffusion.cli.drawing_arguments import drawing_arguments, drawing_settings
 from altdiffusion.cli.model_argument import model_argument, model_settings
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
+from altdiffusion.generation.settings import GenerateConfig, ImageFormat
 
 if TYPE_CHECKING:
     from altdiffusion.storage.dataset import Lake, Version
@@ -59,32 +60,6 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--no-sheet", action="store_true", help="draw no contact sheet")
     own_lake_argument(parser)
     parser.set_defaults(run=generate)
-
-
-def drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add how images are drawn."""
-    parser.add_argument("--negative-prompt", metavar="TEXT", default="", help="what guidance leads away from")
-    parser.add_argument("--steps", metavar="N", type=int, default=50, help="sampler steps (default %(default)s)")
-    parser.add_argument("--guidance-scale", metavar="X", type=float, default=9.0, help="default %(default)s")
-    parser.add_argument("--sampler", choices=get_args(SamplerName), default="ddim", help="default %(default)s")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32; float16 on cuda")
-
-
-def drawing_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of `drawing_arguments`, with the device and dtype that this machine has."""
-    import torch
-
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return {
-        "negative_prompt": arguments.negative_prompt,
-        "steps": arguments.steps,
-        "guidance_scale": arguments.guidance_scale,
-        "sampler": arguments.sampler,
-        "device": device,
-        "dtype": arguments.dtype or ("float16" if device == "cuda" else "float32"),
-        "threads": os.cpu_count() or 1,
-    }
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -166,7 +141,7 @@ def _draw(lake: Lake, config: GenerateConfig) -> Version:
 
 
 def _prompts(given: Sequence[str]) -> list[str]:
-    """Return the prompts; `-` stands for the lines of standard input.
+    """Return the prompts; `-` means the lines of standard input.
 
     Raises:
         AltDiffusionError: one of them is blank, or there is none.

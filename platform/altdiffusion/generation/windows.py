@@ -90,6 +90,16 @@ def _owners(width: int, spans: Sequence[Span]) -> list[set[int]]:
     return [set(range(width)).difference(*owned), *owned]
 
 
+class _Call:
+    """One call of the UNet: (row, number of the part), filled up with the last one to a size."""
+
+    def __init__(self, jobs: list[tuple[int, int]], size: int, parts: Sequence[Part]) -> None:
+        self.jobs = jobs
+        self.filled = [*jobs, *jobs[-1:] * (size - len(jobs))]
+        self.rows = [row for row, _ in self.filled]
+        self.texts = [parts[number].text for _, number in self.filled]
+
+
 class Composer:
     """The prediction of whole images from that of their parts, in calls of one shape.
 
@@ -123,8 +133,10 @@ class Composer:
         self._counted = [torch.tensor(part.counted, device=contexts.device, dtype=torch.float32) for part in parts]
         self._parts = parts
         jobs = [(row, number) for row in range(len(contexts)) for number in range(len(parts))]
-        self._calls = [jobs[first : first + call_rows] for first in range(0, len(jobs), call_rows)]
-        self._fill = last_rows - len(self._calls[-1])
+        self._calls = [
+            _Call(jobs[first : first + call_rows], call_rows if first + call_rows < len(jobs) else last_rows, parts)
+            for first in range(0, len(jobs), call_rows)
+        ]
 
     def __call__(self, inputs: Tensor, timestep: Tensor) -> Tensor:
         """Return the noise of whole images, float32 [n, C, H, W], of what the UNet reads of them at a timestep."""
@@ -132,24 +144,21 @@ class Composer:
         weight = torch.zeros_like(total[:1, :1])
         for number, part in enumerate(self._parts):
             weight[:, :, part.rows[0] : part.rows[1], self._columns[number]] += self._counted[number]
-        for calls, jobs in enumerate(self._calls, 1):
-            filled = [*jobs, *jobs[-1:] * (self._fill if calls == len(self._calls) else 0)]
-            predicted = self._of(inputs, timestep, filled)
-            for (row, number), one in zip(jobs, predicted, strict=False):
+        for call in self._calls:
+            predicted = self._of(inputs, timestep, call)
+            for (row, number), one in zip(call.jobs, predicted, strict=False):
                 first, last = self._parts[number].rows
                 total[row][:, first:last, self._columns[number]] += one * self._counted[number]
         return total / weight
 
-    def _of(self, inputs: Tensor, timestep: Tensor, jobs: Sequence[tuple[int, int]]) -> Tensor:
-        """Return the predictions of some parts."""
+    def _of(self, inputs: Tensor, timestep: Tensor, call: _Call) -> Tensor:
+        """Return the predictions of the parts of one call."""
         crops = []
-        for row, number in jobs:
+        for row, number in call.filled:
             first, last = self._parts[number].rows
             crops.append(inputs[row][:, first:last, self._columns[number]])
-        rows = torch.tensor([row for row, _ in jobs], device=inputs.device)
-        numbers = torch.tensor([self._parts[number].text for _, number in jobs], device=inputs.device)
-        texts = self._contexts[rows, numbers]
+        texts = self._contexts[call.rows, call.texts]
         if self._negative is None:
             return self._predict(torch.stack(crops), timestep, texts, None)
-        texts = torch.cat((self._negative[rows], texts))
-        return self._predict(torch.stack(crops), timestep, texts, self._scale[rows])
+        texts = torch.cat((self._negative[call.rows], texts))
+        return self._predict(torch.stack(crops), timestep, texts, self._scale[call.rows])
