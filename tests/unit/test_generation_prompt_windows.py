@@ -78,7 +78,9 @@ def test_an_encoder_without_more_positions_reads_windows_cut_between_words() -> 
 
 def drawn(lake: str, **changes: Any) -> dict[str, dict[str, Any]]:
     name = "-".join(str(value) for value in changes.values()) or "plain"
-    version = generation_lake.generate(lake, generation_lake.config(lake, **changes), dataset=f"d{name}")
+    version = generation_lake.generate(
+        lake, generation_lake.config(lake, file_record=False, **changes), dataset=f"d{name}"
+    )
     return {row["id"]: row for row in version.read().to_pylist()}
 
 

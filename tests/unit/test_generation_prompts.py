@@ -388,6 +388,7 @@ def test_prompts_by_region_have_one_form_however_they_are_written(tmp_path: Path
         ([{"prompt": None, "from": 0, "to": 1}], "has no prompt in region 1"),
         (["a\u0000"], "has control or half characters, or more than 4096, in region 1"),
         ('["\\ud800"]', "has control or half characters, or more than 4096, in region 1"),
+        (["a" * 3000, "b" * 3000], "has more than 4096 characters in all regions together"),
         (["a"] * 9, "gives region 1 a share of 0.1111; the least is 0.125"),
     ],
 )

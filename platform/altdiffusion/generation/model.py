@@ -42,14 +42,6 @@ class Model:
     """What is added to its weights, in this order."""
 
     @property
-    def identity(self) -> str:
-        """SHA-256 (hex) of all that its weights are: the folder's content, or that with its adapters and scales."""
-        if not self.adapters:
-            return self.content
-        added = [[one.content, one.scale] for one in self.adapters]
-        return files.sha256_hex(files.canonical_json({"model": self.content, "lora": added}))
-
-    @property
     def refs(self) -> list[Ref]:
         """The references of the model and its adapters, for lineage."""
         return list(dict.fromkeys([self.ref, *(one.ref for one in self.adapters)]))

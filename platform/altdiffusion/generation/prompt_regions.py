@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from altdiffusion.generation.image_request import Region
@@ -28,7 +29,7 @@ def canonical_regions(text: str, narrowest: float, most_chars: int) -> str:
     Args:
         text: JSON of a list.
         narrowest: least share of the width.
-        most_chars: longest prompt.
+        most_chars: most characters of a prompt, and of all regions together.
 
     Raises:
         BadRegions: the text is not such a list, or a region cannot be drawn.
@@ -49,6 +50,8 @@ def canonical_regions(text: str, narrowest: float, most_chars: int) -> str:
         share = region["to"] - region["from"]
         if share < narrowest * (1 - 1e-9):
             raise BadRegions(f"gives region {number} a share of {share:.4g}; the least is {narrowest:.4g}")
+    if sum(len(region["prompt"]) for region in regions) > most_chars:  # the record in an image's file has limited room
+        raise BadRegions(f"has more than {most_chars} characters in all regions together")
     return files.canonical_json(regions).decode()
 
 
@@ -57,6 +60,12 @@ def regions_of(stored: str | None) -> tuple[Region, ...]:
     if stored is None:
         return ()
     return tuple(Region(prompt=one["prompt"], span=(one["from"], one["to"])) for one in json.loads(stored))
+
+
+def stored_regions(regions: Sequence[Region]) -> str:
+    """Return regions as they are stored, which `regions_of` reads."""
+    values = [{"prompt": one.prompt, "from": one.span[0], "to": one.span[1]} for one in regions]
+    return files.canonical_json(values).decode()
 
 
 def _region(value: Any, number: int, count: int) -> dict[str, Any]:
