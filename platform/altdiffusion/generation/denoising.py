@@ -13,6 +13,7 @@ from torch import Tensor
 
 from altdiffusion.diffusion.models import ModelBundle
 from altdiffusion.generation.image_request import Request
+from altdiffusion.generation.passes import Begin
 from altdiffusion.generation.schedulers import make_scheduler, settings_of
 from altdiffusion.generation.settings import SamplerName
 
@@ -22,10 +23,11 @@ class Denoiser:
 
     Args:
         bundle: the model, on its device and in its dtype.
+        begin: returns what is called in place of the UNet for one batch; None calls the UNet.
     """
 
-    def __init__(self, bundle: ModelBundle) -> None:
-        self._unet = bundle.unet
+    def __init__(self, bundle: ModelBundle, begin: Begin | None = None) -> None:
+        self._begin = begin or (lambda: bundle.unet)
         self._schedule = settings_of(bundle.scheduler)
         self._scheduler_name: SamplerName | None = None
         self._scheduler: Any = None
@@ -48,10 +50,11 @@ class Denoiser:
             context = torch.cat((negative, context))
         latents = noise * scheduler.init_noise_sigma
         failed = torch.zeros(len(rows), dtype=torch.int64, device=noise.device)
+        unet = self._begin()
         for number, timestep in enumerate(scheduler.timesteps, 1):
             doubled = latents if negative is None else torch.cat((latents, latents))
             inputs = scheduler.scale_model_input(doubled, timestep).to(context.dtype)
-            output = self._unet(inputs, timestep, encoder_hidden_states=context, return_dict=False)[0].float()
+            output = unet(inputs, timestep, encoder_hidden_states=context, return_dict=False)[0].float()
             if negative is not None:
                 without, with_text = output.chunk(2)
                 output = without + scale * (with_text - without)

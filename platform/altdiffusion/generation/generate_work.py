@@ -74,21 +74,10 @@ class GenerateWork(RangeWork):
 
     def setup(self) -> None:
         """Load the model, once its content is known to be what was planned with."""
-        import torch
-
-        from altdiffusion.diffusion.models import load_bundle
-        from altdiffusion.generation.sampler import Sampler
+        from altdiffusion.generation.loading import load_sampler
 
         check_content(self._model)
-        config = self._config
-        torch.set_num_threads(config.threads)
-        bundle = load_bundle(self._model.uri, config.device, getattr(torch, config.dtype))
-        self._sampler = Sampler(
-            bundle,
-            batch_rows=config.batch_rows,
-            batch_shapes=config.batch_shapes,
-            vae_fallback=config.vae_fallback,
-        )
+        self._sampler = load_sampler(self._model.uri, self._config)
 
     def run(self, unit: Unit) -> UnitRecord:
         """Draw the images of one unit that are not finished yet, and write all of them."""
@@ -222,6 +211,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         total += int(image_counts(table, config).sum())
     for sampler, steps in sorted(samplings):
         check_sampling(model, sampler, steps)
+        config.speed.check_steps(steps, "a prompt")
     shard_rows, size = rows_per_shard(total), unit_rows(total, config, workers)
     units: list[Unit] = []
     for index in range(len(prompts.shards)):

@@ -34,6 +34,7 @@ from altdiffusion.generation.contexts import Contexts
 from altdiffusion.generation.decoding import Decoder, finite
 from altdiffusion.generation.denoising import Denoiser
 from altdiffusion.generation.image_request import Drawn, Request, batches
+from altdiffusion.generation.passes import Begin
 from altdiffusion.generation.settings import SamplerName, ShapeRule
 
 NOISE_KEY = 0
@@ -52,6 +53,8 @@ class Sampler:
         batch_shapes: `proven` fills the last batch of a form up to the least size that gives the bits of B rows; `any`
             up to the next power of two.
         vae_fallback: whether an image that is not finite in the VAE's own dtype is decoded again in float32.
+        begin: returns what is called in place of the UNet for one batch; None calls the UNet.
+        full_batches: whether every batch has B rows, so that there is one shape per size.
     """
 
     def __init__(
@@ -64,16 +67,19 @@ class Sampler:
         batch_rows: int,
         batch_shapes: ShapeRule = "proven",
         vae_fallback: bool = True,
+        begin: Begin | None = None,
+        full_batches: bool = False,
     ) -> None:
         self._bundle = bundle
         self._defaults: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale}
         self._batch_rows = batch_rows
         self._shape_rule = batch_shapes
         self._shapes = BatchShapes(batch_rows)
+        self._full_batches = full_batches
         self._factor = 2 ** (len(bundle.vae.config.block_out_channels) - 1)
         self._device = next(bundle.unet.parameters()).device
         self._dtype = next(bundle.unet.parameters()).dtype
-        self._denoiser = Denoiser(bundle)
+        self._denoiser = Denoiser(bundle, begin)
         self._decoder = Decoder(bundle.vae, batch_rows, fallback=vae_fallback)
         self.contexts = Contexts(bundle, batch_rows)
 
@@ -128,6 +134,8 @@ class Sampler:
 
     def _shape_of(self, rows: Sequence[Request]) -> int:
         """Return the size of the batch in which rows of one form are drawn."""
+        if self._full_batches:
+            return self._batch_rows
         if self._shape_rule == "any":
             return self._shapes.candidates(len(rows))[0]
         first = rows[0]

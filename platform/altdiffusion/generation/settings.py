@@ -21,6 +21,7 @@ from altdiffusion.constraints import (
 )
 from altdiffusion.diffusion.hub import unpinned
 from altdiffusion.generation.prompt_presets import FIELDS, PRESETS, PromptPreset
+from altdiffusion.generation.speed import SpeedConfig
 from altdiffusion.languages import normalised_tag
 from altdiffusion.storage.documents import NAME
 
@@ -169,7 +170,12 @@ class GenerateConfig(Checked):
     """Quality of `jpg` and `webp`; WebP at 100 is lossless."""
     image_files: bool = operational(True)
     """Also write every image as images/<sha256>.<format> next to the dataset's shards."""
+    speed: SpeedConfig = added(SpeedConfig())
+    """How the networks are computed."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")
+        if self.speed.deep_cache > self.steps:
+            yield Invalid("speed.deep_cache", f"is more than steps ({self.steps})", f"use at most {self.steps}")
+        yield from self.speed.conflicts_on(self.device)
