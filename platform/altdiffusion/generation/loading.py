@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
+from altdiffusion.generation.even_rows import even_rows
 from altdiffusion.generation.passes import prepare
 from altdiffusion.generation.sampler import Sampler
 from altdiffusion.generation.settings import GenerateConfig
@@ -24,6 +25,8 @@ def load_sampler(folder: str, config: GenerateConfig) -> Sampler:
 def make_sampler(bundle: ModelBundle, config: GenerateConfig) -> Sampler:
     """Return the sampler of a model that is on its device and in its dtype; its networks are set up in place."""
     check_compiler(config.speed, config.device)
+    if config.device == "cpu" and config.batch_shapes == "proven" and not config.speed.compile:
+        even_rows(bundle.unet, bundle.vae, config.batch_rows)
     return Sampler(
         bundle,
         sampler=config.sampler,
