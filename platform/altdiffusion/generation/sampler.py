@@ -18,7 +18,7 @@ batch are not affected.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,10 @@ from altdiffusion.diffusion.noise import INITIAL_NOISE, keyed_normal
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.batch_shapes import BatchShapes
 from altdiffusion.generation.contexts import Contexts
-from altdiffusion.generation.decoding import Decoder, finite
+from altdiffusion.generation.decoding import Decoder, Decoding, finite
 from altdiffusion.generation.denoising import Denoiser
 from altdiffusion.generation.image_request import Drawn, Request, batches
+from altdiffusion.generation.on_host import to_device
 from altdiffusion.generation.passes import Begin
 from altdiffusion.generation.settings import SamplerName, ShapeRule
 
@@ -107,30 +108,33 @@ class Sampler:
         """Yield the places and results of each batch; every distinct text is encoded once."""
         texts = [one.prompt for one in requests] + [one.negative_prompt for one in requests if one.guided]
         self.contexts.encode(texts)
+        before: tuple[list[int], Decoding] | None = None
         for places in batches(requests, self._batch_rows):
             chosen = [requests[place] for place in places]
             filled = [*chosen, *[chosen[-1]] * (self._shape_of(chosen) - len(chosen))]
-            yield places, self._batch(filled)[: len(chosen)]
+            batch = self._batch(filled)
+            next(batch)
+            if before is not None:  # it is read while the device works on the first step of this batch
+                yield before[0], before[1].read()[: len(before[0])]
+            before = places, _result(batch)
+        if before is not None:
+            yield before[0], before[1].read()[: len(before[0])]
 
     def initial_latents(self, seeds: Sequence[int], width: int, height: int) -> Tensor:
         """Return the noise before the scheduler's scaling, float32 [n, C, H, W], a function of seed and size alone."""
         shape = (self._bundle.unet.config.in_channels, height // self._factor, width // self._factor)
-        keys = torch.tensor(list(seeds), dtype=torch.int64, device=self._device)
+        keys = to_device(torch.tensor(list(seeds), dtype=torch.int64), self._device)
         return keyed_normal(NOISE_KEY, keys, INITIAL_NOISE, shape)
 
-    def _batch(self, rows: Sequence[Request]) -> list[Drawn]:
-        """Return the results of n rows of one form, at most B."""
+    @torch.inference_mode()
+    def _batch(self, rows: Sequence[Request]) -> Generator[None, None, Decoding]:
+        """Return the results of n rows of one form, at most B, and yield once before: after the first step."""
         first = rows[0]
-        with torch.inference_mode():
-            context = self.contexts.of([row.prompt for row in rows])
-            negative = self.contexts.of([row.negative_prompt for row in rows]) if first.guided else None
-            noise = self.initial_latents([row.seed for row in rows], first.width, first.height)
-            latents, failed = self._denoiser.denoise(rows, context, negative, noise)
-            problems = [
-                step if good else "the text encoder's output"
-                for good, step in zip(finite(context), failed, strict=True)
-            ]
-            return self._decoder.decode(latents, problems)
+        context = self.contexts.of([row.prompt for row in rows])
+        negative = self.contexts.of([row.negative_prompt for row in rows]) if first.guided else None
+        noise = self.initial_latents([row.seed for row in rows], first.width, first.height)
+        denoised = yield from self._denoiser.denoise(rows, context, negative, noise)
+        return self._decoder.decode(denoised, finite(context))
 
     def _shape_of(self, rows: Sequence[Request]) -> int:
         """Return the size of the batch in which rows of one form are drawn."""
@@ -160,3 +164,13 @@ class Sampler:
             epsilon = unet(inputs, PROBED_TIMESTEP, encoder_hidden_states=contexts, return_dict=False)[0]
             decoded = vae.decode(noise.to(next(vae.parameters()).dtype), return_dict=False)[0]
         return torch.cat([*(one.flatten(1) for one in epsilon.chunk(times)), decoded.flatten(1)], 1)
+
+
+def _result(batch: Generator[None, None, Decoding]) -> Decoding:
+    """Return what a generator returns after its last yield."""
+    try:
+        next(batch)
+    except StopIteration as stop:
+        result: Decoding = stop.value
+        return result
+    raise AssertionError("a batch yields once")
