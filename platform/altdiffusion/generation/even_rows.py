@@ -42,7 +42,7 @@ def _filled(forward: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
         missing = rows - len(given)
         if missing <= 0:
             return forward(given, *others)
-        filling = given[-1:].expand(missing, *given.shape[1:])
-        return forward(torch.cat((given, filling)), *others)[: len(given)]
+        filling = [given[-1:]] * missing  # not `expand`: joined with that, channels-last rows lose their layout
+        return forward(torch.cat((given, *filling)), *others)[: len(given)]
 
     return call
