@@ -92,7 +92,8 @@ def in_turn(who: list[Contender], repeats: int, device: str) -> dict[str, list[S
 
 def measure(case: str, scale: Scale, rows: list[Row], arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     """Print the lines of one case."""
-    who = contenders(scale, rows, settings, arguments.also)
+    found = contenders(scale, rows, settings, arguments.also)
+    who = [one for one in found if one.name.split(",")[0] in arguments.who.split(",")]
     spent = in_turn(who, arguments.repeats, arguments.device)
     counted = {
         name: [one.wall if arguments.device == "cuda" else one.cpu for one in turns] for name, turns in spent.items()
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="20, or 25 with --real, or 3 with --tiny")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="float32; bfloat16 on a GPU")
     parser.add_argument("--also", action="append", default=[], help="the job with such settings of speed too")
+    parser.add_argument("--who", default="job,one per call,batches,bare", help="the contenders")
     parser.add_argument("--repeats", type=int, default=5, help="turns")
     parser.add_argument("--threads", type=int, default=1, help="threads of a CPU")
     parser.add_argument("--cases", default="mixed,equal")

@@ -17,7 +17,14 @@ from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.generate_work import describe_work
-from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
+from altdiffusion.generation.model import (
+    Model,
+    check_sampling,
+    check_speed,
+    ignored_parts,
+    resolve_model,
+    size_multiple,
+)
 from altdiffusion.generation.prompts import Prompts, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
@@ -182,6 +189,7 @@ def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None
         return [f"draws with  {folder} (it is fetched and checked when the job starts)"]
     model, bundle = opened(generate.model, lake_uri, generate.dtype)
     check_sampling(model, generate.sampler, generate.steps)
+    check_speed(model, generate)
     ignored = ignored_parts(model)
     return [
         f"draws with  {model.ref.short}",

@@ -27,7 +27,7 @@ from altdiffusion.execution.units import Unit
 from altdiffusion.generation.drop_reasons import NOT_FINITE
 from altdiffusion.generation.finished import IMAGES, Finished
 from altdiffusion.generation.image_rows import count_batches, image_counts, image_rows, requests_of
-from altdiffusion.generation.model import Model, check_content, check_sampling, size_multiple
+from altdiffusion.generation.model import Model, check_content, check_sampling, check_speed, size_multiple
 from altdiffusion.generation.prompts import ROWS_PER_SHARD
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
 from altdiffusion.records import GENERATIONS
@@ -198,6 +198,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         AltDiffusionError: a prompt requires a size that the model cannot draw, or its noise schedule does not support
             the sampler or the number of steps.
     """
+    check_speed(model, config)
     multiple = size_multiple(model)
     samplings: set[tuple[SamplerName, int]] = set()
     total = 0

@@ -13,7 +13,8 @@ from altdiffusion.diffusion.parts_fit import PartConfigs, check_fit
 from altdiffusion.diffusion.scheduler import CONFIG, class_defaults, read_noising
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.schedulers import check_steps, make_scheduler
-from altdiffusion.generation.settings import ModelConfig, SamplerName
+from altdiffusion.generation.settings import GenerateConfig, ModelConfig, SamplerName
+from altdiffusion.generation.speed import check_compiler
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
@@ -121,6 +122,22 @@ def check_sampling(model: Model, sampler: SamplerName, steps: int) -> None:
     """
     config, what = read_scheduler(model.uri)
     check_steps(make_scheduler(sampler, config, what), steps, f"steps {steps} with sampler {sampler}, {what}")
+
+
+def check_speed(model: Model, config: GenerateConfig) -> None:
+    """Refuse settings of speed that need another UNet or a compiler that is missing here.
+
+    Raises:
+        AltDiffusionError: the error states the setting and what the UNet or the machine has.
+    """
+    check_compiler(config.speed, config.device)
+    if config.speed.deep_cache > 1:
+        from diffusers import UNet2DConditionModel
+
+        from altdiffusion.generation.deep_cache import check_blocks
+
+        own = files.read_json(files.join(model.uri, "unet", "config.json"))
+        check_blocks(class_defaults(UNet2DConditionModel) | own)
 
 
 def _check_scheduler(uri: str, index: Mapping[str, Any]) -> None:
