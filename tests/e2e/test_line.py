@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from tests.e2e.conftest import CANARY, CONCEPTS, SMALL, Workspace, digests, make_workspace
 from tests.ports import free_port
 from tests.ray_folder import ray_folder
+from tests.readme import readme_commands
 
 BIN = Path(sys.executable).parent
 
@@ -56,6 +58,18 @@ def test_lineage_reaches_from_an_image_to_source_rows_and_back(line: Workspace) 
         assert part in up.stdout, f"{part} is not in\n{up.stdout}"
     down = line.run("-m", "altdiffusion.cli", "lineage", "down", "dataset:links", "--lake", str(line.lake))
     assert "dataset generations" in down.stdout, down.stdout + down.stderr
+
+
+def test_the_readmes_line_draws_with_a_run_and_prints_where_it_came_from(line: Workspace) -> None:
+    line_of_readme = next(one for one in readme_commands() if "altdiffusion generate" in one)
+    arguments = shlex.split(line_of_readme)[1:]
+    place = arguments.index("--lake")
+    arguments[place + 1] = str(line.lake)
+    done = line.run("-m", "altdiffusion.cli", *arguments, "--steps", "2", "--out", str(line.path / "drawn"))
+    assert done.returncode == 0, done.stderr
+    assert len(list((line.path / "drawn").glob("0?-*.png"))) == 2
+    for part in ("demo-guidance", "demo-alignment", "source laion2B"):
+        assert part in done.stdout, done.stdout
 
 
 def test_a_second_run_finds_everything_there(line: Workspace, images: str) -> None:

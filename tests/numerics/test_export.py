@@ -50,6 +50,19 @@ def test_non_ema_weights_and_any_step_can_be_exported(lake: str) -> None:
     assert json.loads((Path(folder) / "lineage.json").read_text())["weights"] == "raw"
 
 
+def test_one_line_draws_with_a_run_that_has_no_export_yet(lake: str, tmp_path: Path) -> None:
+    from altdiffusion.cli import main
+
+    run_local(config(lake, steps=3), lake, reporter=Recorder())
+    line = ["generate", "cat", "--steps", "1", "--size", "16", "--no-sheet", "--lake", lake, "--out", f"{tmp_path}/out"]
+    assert main([*line, "--model", "align"]) == 0
+    checkpoint = checkpoints.open_step(lake, "align", 3)
+    assert checkpoint is not None and Path(lake, "exports", "align", "step-00000003").is_dir()
+    assert str(checkpoint.ref) in Lake(lake).version("drawn").manifest.parents
+    assert main([*line, "--model", "align/step-3"]) == 0
+    assert main([*line, "--model", "align/step-4"]) == 2
+
+
 def test_an_export_is_made_once_and_repaired(lake: str) -> None:
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     folder = Path(export_checkpoint(lake, "align"))
@@ -118,7 +131,7 @@ def test_velocity_and_a_schedule_without_signal_reach_the_stock_pipeline(lake: s
     assert int(pipeline.scheduler.timesteps[0]) == 999  # it begins where there is no signal
     assert drawn.std() > 0
     other = Sampler(models.load_bundle(folder), sampler="dpmpp", steps=5, guidance_scale=3.0, batch_rows=2)
-    assert int(other._scheduler.timesteps[0] if other.draw(["cat"], [1], 16, 16).std() > 0 else 0) == 999
+    assert int(other._denoiser._scheduler.timesteps[0] if other.draw(["cat"], [1], 16, 16).std() > 0 else 0) == 999
 
 
 def test_a_run_without_checkpoints_is_named(lake: str) -> None:

@@ -186,7 +186,7 @@ def test_a_schedule_that_a_sampler_does_not_support_is_refused(
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_steps_that_a_schedule_cannot_draw_are_refused(name: SamplerName) -> None:
     config = {"_class_name": "DDIMScheduler", **models.scheduler_config()}
-    for steps in (1, 2, 20, 25, 30, 50, 100):
+    for steps in (1, 2, 20, 25, 30, 50, 100, 128, 150):
         check_steps(make_scheduler(name, config), steps, f"steps {steps}")
     for steps in (400, 600, 1000):  # the first timesteps would be 799, 600, and one beyond the last or none
         with pytest.raises(AltDiffusionError, match=rf"steps {steps}: .*(1000|999)"):

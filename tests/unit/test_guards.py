@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.readme import readme_commands
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 JOBS = ("curate", "score", "encode", "parallel", "train", "generate", "evaluate")
@@ -118,12 +120,6 @@ def test_cluster_yaml_passes_rays_validation() -> None:
     for start in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token" in start[-1]
     assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
-
-
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    joined = "\n".join(blocks).replace("\\\n", " ")
-    return [line.strip() for line in joined.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def test_every_command_of_the_readme_exists() -> None:

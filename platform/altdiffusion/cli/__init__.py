@@ -1,4 +1,4 @@
-"""The `altdiffusion` command: look at a lake from the terminal. Jobs are `python -m jobs.NAME`."""
+"""The `altdiffusion` command: draw images and look at a lake from the terminal. Jobs are `python -m jobs.NAME`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from altdiffusion.cli import (
     checkpoint_verbs,
     convert_verb,
     dataset_verbs,
+    generate_verb,
     image_verbs,
     lineage_verbs,
+    play_verb,
     takedown_verbs,
     verify_verb,
 )
@@ -42,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     takedown_verbs.register(dataset_actions, lineage_actions)
     checkpoint_verbs.register(verbs)
     convert_verb.register(verbs)
+    generate_verb.register(verbs)
+    play_verb.register(verbs)
     return top
 
 

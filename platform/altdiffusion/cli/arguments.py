@@ -22,6 +22,17 @@ def lake_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def own_lake_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--lake` for verbs that can work without a team's lake: in the folder of this user's data."""
+    data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    parser.add_argument(
+        "--lake",
+        metavar="URI",
+        default=os.environ.get("ALTDIFFUSION_LAKE") or os.path.join(data, "altdiffusion", "lake"),
+        help="where images are recorded (default: ALTDIFFUSION_LAKE if set, else a lake in your data folder)",
+    )
+
+
 def dataset_argument(parser: argparse.ArgumentParser, what: str = "a dataset") -> None:
     """Add `name`, the version that a verb is about."""
     parser.add_argument("name", metavar="NAME[@DIGEST]", help=f"{what}; without digest, its newest version")

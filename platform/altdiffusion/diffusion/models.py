@@ -328,13 +328,22 @@ def load_bundle(
         PartConfigs(unet=bundle.unet.config, vae=bundle.vae.config, text_encoder=bundle.text_encoder.config.to_dict()),
         what,
     )
+    check_device(device)
+    for network in (bundle.unet, bundle.vae, bundle.text_encoder):
+        network.to(device).eval()
+    return bundle
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        AltDiffusionError: it is `cuda`, and PyTorch finds no GPU.
+    """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise AltDiffusionError(
             f"device {device}", "is not there: PyTorch finds no GPU on this machine", "set device to cpu, or use a GPU"
         )
-    for network in (bundle.unet, bundle.vae, bundle.text_encoder):
-        network.to(device).eval()
-    return bundle
 
 
 def load_tokenizer(local: Path, index: Mapping[str, Any], what: str) -> Any:

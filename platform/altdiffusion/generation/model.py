@@ -205,6 +205,16 @@ def size_multiple(model: Model) -> int:
     return int(2 ** (len(vae["block_out_channels"]) - 1) * 2 ** (len(unet["block_out_channels"]) - 1))
 
 
+def native_side(model: Model) -> int:
+    """Return the side, in pixels, of the images that the UNet's config names: its `sample_size` times the VAE's factor.
+
+    A config with two sides, or without, gives Stable Diffusion's 512.
+    """
+    vae, unet = (files.read_json(files.join(model.uri, part, "config.json")) for part in ("vae", "unet"))
+    side = unet.get("sample_size")
+    return int(side) * 2 ** (len(vae["block_out_channels"]) - 1) if isinstance(side, int) else 512
+
+
 def _folder(folder: str, lake_uri: str) -> str:
     if folder.endswith(_SINGLE_FILES):
         raise AltDiffusionError(

@@ -56,8 +56,9 @@ _FOREIGN = {
     "snr_shift_scale": (1.0, "betas that are shifted afterwards"),
 }
 """Settings that change what the UNet expects: the value that means nothing special, and what another one means."""
-_COVERED = 0.9
-"""Share of the noise schedule that the first step must reach."""
+_COVERED = 0.85
+"""Share of the noise schedule that the first step must reach. At timestep 850 of Stable Diffusion's schedule, the noise
+is 0.988 of the standard deviation, and at the last one 0.998, so that pure noise is near enough to both."""
 
 
 def settings_of(scheduler: Any) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""`altdiffusion play` in a real browser: 18 languages side by side, several seeds, and what is wrong."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from altdiffusion.cli import main
+from altdiffusion.generation.model import resolve_model
+from altdiffusion.generation.settings import ModelConfig
+from altdiffusion.languages import CODES
+from altdiffusion.play.drawing import Drawing
+from altdiffusion.play.examples import examples
+from tests import generation_lake
+from tests.ports import free_port
+
+gradio = pytest.importorskip("gradio")
+sync_api = pytest.importorskip("playwright.sync_api")
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+WAIT_MS = 120_000
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> Drawing:
+    lake = generation_lake.make_lake(tmp_path_factory.mktemp("play"))
+    return Drawing(resolve_model(ModelConfig(folder=f"{lake}/models/base"), lake), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def address(drawing: Drawing) -> Iterator[str]:
+    from altdiffusion.play.page import build_page, serve
+
+    page = build_page(drawing, steps=2, guidance_scale=2.0, sampler="ddim")
+    yield serve(page, "127.0.0.1", free_port(), wait=False)
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("no chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def test_a_person_draws_in_18_languages_and_with_several_seeds(address: str, browser: Any, drawing: Drawing) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    hosts: set[str] = set()
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2]) if "://" in request.url else None)
+    page.goto(address, wait_until="networkidle", timeout=WAIT_MS)
+    page.click("#draw-languages")
+    page.wait_for_function("document.querySelectorAll('#languages img').length == 18", timeout=WAIT_MS)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390  # nothing runs out of a phone's screen
+    shown = page.inner_text("#languages")
+    assert all(f"{code}: {prompt}" in shown for code, prompt in examples()["a cat"].items())
+
+    page.fill("#seed input", "7")
+    page.get_by_role("tab", name="One prompt").click()
+    page.fill("#prompt textarea", "кошка")
+    page.fill("#count input[type=number]", "2")
+    page.click("#draw-prompt")
+    page.wait_for_function("document.querySelectorAll('#images img').length == 2", timeout=WAIT_MS)
+    assert "seed 7" in page.inner_text("#images") and "seed 8" in page.inner_text("#images")
+    source = page.eval_on_selector_all("#images img", "images => images.map(image => image.src)")[1]
+    body = page.request.get(source).body()
+    with Image.open(io.BytesIO(body)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    settings = {"negative_prompt": "", "width": 16, "height": 16, "steps": 2, "guidance_scale": 2.0, "sampler": "ddim"}
+    ((_, expected),) = drawing._sampler.draw_rows(drawing.requests(["кошка"], seed=7, count=2, **settings))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(pixels, expected[1].image)
+
+    page.fill("#prompt textarea", "  ")
+    page.click("#draw-prompt")
+    page.wait_for_selector("text=the prompt: is blank", timeout=WAIT_MS)
+    assert hosts == {address.split("/")[2]}  # the page works without the rest of the web
+    page.close()
+
+
+def test_every_language_has_every_example() -> None:
+    assert len(examples()) >= 5
+    for prompts in examples().values():
+        assert tuple(prompts) == CODES and all(prompts.values())
+        assert len(set(prompts.values())) > 12  # neighbours may share a word ("un gato")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"width": 17}, "not a multiple of 8"), ({"height": 4096}, "up to 2048"), ({"seed": -1}, "seed -1")],
+)
+def test_what_the_model_cannot_draw_is_refused(drawing: Drawing, change: dict[str, Any], message: str) -> None:
+    settings = {"negative_prompt": "", "seed": 1, "width": 16, "height": 16, "steps": 2, "guidance_scale": 2.0}
+    with pytest.raises(Exception, match=message):
+        drawing.requests(["cat"], sampler="ddim", **{**settings, **change})  # type: ignore[arg-type]
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    assert main(["play", "--model", "x"]) == 2
+    assert "pip install '.[play]'" in capsys.readouterr().err
