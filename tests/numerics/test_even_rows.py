@@ -37,9 +37,9 @@ def test_one_prompt_is_drawn_alone_with_the_bits_of_a_full_batch(
     own = dataclasses.replace(bundle, unet=copy.deepcopy(bundle.unet), vae=copy.deepcopy(bundle.vae))
     ours = make_sampler(own, from_dict(GenerateConfig, tree))
     np.testing.assert_array_equal(ours.draw(PROMPTS[:32], SEEDS[:32], 32, 32), full)
-    for count in (1, 2, 3, 8):
+    for count in (1, 3, 7, 11):
         np.testing.assert_array_equal(ours.draw(PROMPTS[:count], SEEDS[:count], 32, 32), full[:count])
     assert sizes[:2] == [32, 32]
     # Measured on x86-64 with oneDNN; elsewhere a proof may fail, and the size is larger then.
     if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        assert sizes[2:] == [1, 2, 4, 8]
+        assert sizes[2:] == [1, 3, 8, 12]

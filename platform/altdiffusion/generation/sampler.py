@@ -52,7 +52,7 @@ class Sampler:
         sampler, steps, guidance_scale: what `draw` draws with, as in `GenerateConfig`.
         batch_rows: B.
         batch_shapes: `proven` fills the last batch of a form up to the least size that gives the bits of B rows; `any`
-            up to the next power of two.
+            up to the next size (`BatchShapes.candidates`).
         vae_fallback: whether an image that is not finite in the VAE's own dtype is decoded again in float32.
         begin: returns what is called in place of the UNet for one batch; None calls the UNet.
         full_batches: whether every batch has B rows, so that there is one shape per size.

@@ -158,7 +158,7 @@ class GenerateConfig(Checked):
     """Number of images that are drawn at once."""
     batch_shapes: ShapeRule = added("proven")
     """How many rows the last batch of a size has: `proven`, as few as are measured to give the same bits on the device;
-    `any`, the next power of two, which may change a rare pixel by a grey level on a CPU, and more on a GPU."""
+    `any`, the next of 1, 2, 3, 4, 6, 8, 12 …, which may change a rare pixel by a grey level on a CPU, more on a GPU."""
     rows_per_unit: Annotated[int, at_least(1)] = operational(512)
     """Largest number of images in a unit of work. Units are smaller where the pool has more workers."""
     device: Literal["cpu", "cuda"] = "cpu"
