@@ -68,6 +68,7 @@ class Decoding:
         again = [place for place, problem in enumerate(problems) if not problem and not good[place]]
         second = self._decoder.again(self._denoised.latents) if again else None
         if second is not None:
+            pixels, good = pixels.clone(), good.clone()  # tensors made in inference mode cannot be changed here
             pixels[again], good[again] = second[0][again], second[1][again]
         return [
             Drawn(

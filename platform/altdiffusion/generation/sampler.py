@@ -126,7 +126,7 @@ class Sampler:
         keys = to_device(torch.tensor(list(seeds), dtype=torch.int64), self._device)
         return keyed_normal(NOISE_KEY, keys, INITIAL_NOISE, shape)
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # it leaves the mode at each yield, `with` would not
     def _batch(self, rows: Sequence[Request]) -> Generator[None, None, Decoding]:
         """Return the results of n rows of one form, at most B, and yield once before: after the first step."""
         first = rows[0]
