@@ -7,7 +7,7 @@ from altdiffusion.generation.sheet import write_sheet
 from altdiffusion.storage.dataset import Version
 from jobs.harness import job_of_steps, leave, main
 from jobs.session import Session
-from pipelines.generate import GenerateJobConfig, check, pipeline_steps, plan, survey
+from pipelines.generate import GenerateJobConfig, check, pipeline_steps, plan, survey, write_files
 
 
 def show(config: GenerateJobConfig, session: Session, generations: Version) -> None:
@@ -30,6 +30,7 @@ JOB = job_of_steps(
     steps=pipeline_steps,
     check=check,
     finish=show,
+    settle=write_files,
 )
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from altdiffusion.config import operational
+from altdiffusion.config import added, operational
 from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, between, not_empty
 from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
@@ -25,12 +25,14 @@ from altdiffusion.generation.model import (
     resolve_model,
     size_multiple,
 )
+from altdiffusion.generation.named_files import check_ids, write_named
 from altdiffusion.generation.prompts import Prompts, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
 from altdiffusion.generation.steps import generation_steps
 from altdiffusion.generation.truncation import read_by, truncation_warning
 from altdiffusion.storage.dataset import Lake
+from pipelines.check_images import ImageCheckConfig, ImageChecker
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
 from pipelines.detect_language import LanguageDetector
 
@@ -66,6 +68,8 @@ class GenerateJobConfig(JobConfig):
     generate: GenerateConfig
     sheet: SheetConfig | None = operational(None)
     workers: Workers = operational(factory=Workers)
+    image_check: ImageCheckConfig | None = added(None)
+    """What refuses images after they are drawn; null refuses none."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.prompts == self.generations:
@@ -78,17 +82,30 @@ class GenerateJobConfig(JobConfig):
 
 def pipeline_steps(config: GenerateJobConfig) -> tuple[PipelineStep, ...]:
     """Return both pipeline steps: prompts file -> prompts, prompts -> generations."""
-    return generation_pipeline_steps(config.lake, config.prompts, config.generations, config.generate, config.workers)
+    return generation_pipeline_steps(
+        config.lake, config.prompts, config.generations, config.generate, config.workers, image_checker(config)
+    )
+
+
+def image_checker(config: GenerateJobConfig) -> ImageChecker | None:
+    """Return what checks the images of a job, if anything does."""
+    return None if config.image_check is None else ImageChecker(config=config.image_check)
 
 
 def generation_pipeline_steps(
-    lake_uri: str, prompts: str, generations: str, generate: GenerateConfig, workers: Workers
+    lake_uri: str,
+    prompts: str,
+    generations: str,
+    generate: GenerateConfig,
+    workers: Workers,
+    checker: ImageChecker | None = None,
 ) -> tuple[PipelineStep, ...]:
     """Return the same two steps for any job that has a set of images drawn.
 
     Args:
         prompts: name of the dataset of prompts.
         generations: name of the dataset of images.
+        checker: refuses images after they are drawn.
     """
     return generation_steps(
         lake_uri,
@@ -96,6 +113,7 @@ def generation_pipeline_steps(
         generations,
         generate,
         LanguageDetector(wanted=generate.prompts.detect_language),
+        checker,
         pool=workers.pool,
         resources=workers.resources,
     )
@@ -168,9 +186,27 @@ def sheet_lines(prompts: PromptsConfig, fonts: str, file: str | None = None) -> 
 
 
 def check(config: GenerateJobConfig) -> list[str]:
-    """Return the notes on the contact sheet, if there is one, before any image is drawn; it raises as `sheet_lines`."""
+    """Return the notes on the contact sheet, if there is one, before any image is drawn; it raises as `sheet_lines`.
+
+    Raises:
+        AltDiffusionError: ids of the prompts cannot be the names of files next to each other, or a model of the image
+            checker cannot be loaded.
+    """
+    if config.generate.file_naming == "by_name":
+        check_ids(read(config.generate.prompts).accepted["id"])
+    checker = image_checker(config)
+    if checker is not None:
+        checker.try_out()
     sheet = config.sheet
     return [] if sheet is None else sheet_lines(config.generate.prompts, sheet.fonts, sheet.file)
+
+
+def write_files(config: GenerateJobConfig, lake: Lake) -> None:
+    """Write the image files with readable names of the job's newest version, where the config asks for them."""
+    if config.generate.file_naming == "by_name":
+        folder, written = write_named(lake.version(config.generations))
+        if written:
+            print(f"[generate] {written:,} image files in {folder}", flush=True)
 
 
 def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None) -> list[str]:

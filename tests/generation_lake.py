@@ -15,7 +15,7 @@ from altdiffusion.execution.runner import run_units
 from altdiffusion.execution.units import Backend, Pool, Unit
 from altdiffusion.generation.generate_work import GenerateWork, generation_units
 from altdiffusion.generation.model import Model, resolve_model
-from altdiffusion.generation.prompts import PromptsWork, prompts_source, prompts_units
+from altdiffusion.generation.prompts import PromptsWork, prompts_parents, prompts_units
 from altdiffusion.generation.settings import GenerateConfig
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
@@ -59,7 +59,7 @@ def import_prompts(lake: str, settings: GenerateConfig) -> Version:
     run_units(work, units, {"prompts": ledger}, backend="inline", progress=quiet("prompts"))
     records = ledger.of_units([unit.id for unit in units])
     return dataset.publish(
-        kind="prompts", records=records, parents=[prompts_source(settings.prompts)],
+        kind="prompts", records=records, parents=prompts_parents(settings.prompts),
         config=semantic(settings.prompts), fingerprint=fingerprint(settings.prompts),
     )  # fmt: skip
 

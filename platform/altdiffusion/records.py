@@ -170,6 +170,7 @@ GENERATIONS = pa.schema(
         _field("row_key", pa.string(), "SHA-256 (hex) of everything that decides the image", nullable=True),
         _field("image_format", pa.string(), "png, jpg or webp; null: png", nullable=True),
         _field("vae_dtype", pa.string(), "type in which the VAE decoded, where not the model's", nullable=True),
+        _field("perceptual_hash", pa.int64(), "DCT hash of the image as drawn, 64 bits", nullable=True),
     ]
 )
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from altdiffusion.cli import main
-from altdiffusion.curation.images.image_export import export_images
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.image_files.image_export import export_images
 from altdiffusion.records import IMAGES
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord

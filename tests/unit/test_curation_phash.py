@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from altdiffusion.curation.images.phash import distance, phash
 from altdiffusion.curation.images.source_hash import judge
+from altdiffusion.image_files.phash import distance, phash
 
 
 def scene(number: int, width: int = 400, height: int = 300) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

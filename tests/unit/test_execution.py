@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -142,6 +143,29 @@ def test_the_line_shows_what_is_left() -> None:
     progress.begin(3, 3)
     assert progress.line() == "[download] 3/3 units  nothing left to do"
     assert duration(3 * 3600 + 62) == "3:01:02"
+
+
+def test_the_line_states_what_a_pool_waits_for_until_it_is_there() -> None:
+    waits_for = ["waits for a node with CPU 1"]
+    stream = io.StringIO()
+    progress = Progress("generate", rows_name="images", stream=stream)
+    progress.explain_start(lambda: waits_for[0])
+    progress.begin(5)
+    with progress:
+        wait_for(lambda: "waits for" in progress.line())
+        assert progress.line(progress._started + 9) == (
+            "[generate] 0/5 units  starting, waits for a node with CPU 1, 0:00:09 so far"
+        )
+        waits_for[0] = ""
+        wait_for(lambda: "waits for" not in progress.line())
+    assert progress.line(progress._started + 9) == "[generate] 0/5 units  starting, 0:00:09 so far"
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
 
 
 class Terminal(io.StringIO):

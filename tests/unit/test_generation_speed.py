@@ -45,10 +45,10 @@ def test_what_cannot_be_done_is_refused_with_the_config(changes: dict[str, Any],
 def test_the_defaults_leave_fingerprints_and_row_keys_as_they_were_and_others_change_both(tmp_path: Path) -> None:
     lake = generation_lake.make_lake(tmp_path, prompts=2)
     plain = generation_lake.config(lake)
-    prompts = generation_lake.import_prompts(lake, plain).read_shard(0)
+    prompts, model = generation_lake.import_prompts(lake, plain).read_shard(0), resolve_model(plain.model, lake)
 
     def keys(settings: GenerateConfig) -> list[str]:
-        return list(image_rows(prompts, 0, 2, settings, "content")["row_key"].to_pylist())
+        return list(image_rows(prompts, 0, 2, settings, model)["row_key"].to_pylist())
 
     same = generation_lake.config(lake, speed={"deep_cache": 1, "tf32": "convolutions"})
     assert (fingerprint(same), keys(same)) == (fingerprint(plain), keys(plain))

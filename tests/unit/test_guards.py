@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from altdiffusion.execution.capacity import fits
+from altdiffusion.execution.units import Resources
+from pipelines.common import Workers
 from tests.readme import readme_commands
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +123,21 @@ def test_cluster_yaml_passes_rays_validation() -> None:
     for start in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token" in start[-1]
     assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
+
+
+def test_the_cluster_starts_nodes_for_generation_and_stops_them() -> None:
+    """A worker of jobs/configs/m18/generate.yaml fits on a node type that grows from 0 to its whole pool."""
+    settings = yaml.safe_load((ROOT / "jobs/configs/m18/generate.yaml").read_text())["workers"]
+    workers = Workers(**settings)
+    one = Resources(num_cpus=workers.cpus, num_gpus=workers.gpus)
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    suited = {name: t for name, t in cluster["available_node_types"].items() if fits(one, [t["resources"]])}
+    assert list(suited) == ["a100"] and suited["a100"]["min_workers"] == 0
+    has = suited["a100"]["resources"]
+    per_node = int(min(has["GPU"] // workers.gpus, has["CPU"] // workers.cpus))
+    assert suited["a100"]["max_workers"] * per_node == workers.max
+    assert cluster["max_workers"] >= suited["a100"]["max_workers"]
+    assert 0 < cluster["idle_timeout_minutes"] <= 30
 
 
 def test_every_command_of_the_readme_exists() -> None:

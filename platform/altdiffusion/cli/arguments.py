@@ -10,14 +10,14 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """The verbs of a command, to which a module adds its own: what ArgumentParser.add_subparsers returns."""
 
 
-def lake_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--lake`, which is required where ALTDIFFUSION_LAKE is not set."""
+def lake_argument(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add `--lake`, which is required where ALTDIFFUSION_LAKE is not set, unless a verb can work without a lake."""
     default = os.environ.get("ALTDIFFUSION_LAKE")
     parser.add_argument(
         "--lake",
         metavar="URI",
         default=default,
-        required=default is None,
+        required=required and default is None,
         help="folder or address that the jobs write to (or set ALTDIFFUSION_LAKE)",
     )
 

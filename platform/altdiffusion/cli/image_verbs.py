@@ -12,7 +12,7 @@ from altdiffusion.errors import AltDiffusionError
 def register(verbs: Verbs) -> None:
     """Add `export` and `report` to the verbs of `dataset`."""
     parser = verbs.add_parser("export", help="write images as img2dataset does, for its readers")
-    dataset_argument(parser, "a dataset of images")
+    dataset_argument(parser, "a dataset of images or generations")
     parser.add_argument("--format", choices=("webdataset", "files", "parquet"), required=True)
     parser.add_argument("--output", metavar="FOLDER", required=True, help="a new or empty folder, or an address of one")
     parser.add_argument("--rows-per-shard", metavar="N", type=int, default=10_000, help="default: %(default)s")
@@ -45,12 +45,12 @@ def register(verbs: Verbs) -> None:
 
 
 def export_images(arguments: argparse.Namespace) -> int:
-    """Write an images version in one of img2dataset's output formats, and print how many rows were written.
+    """Write a version's images in one of img2dataset's output formats, and print how many rows were written.
 
     Raises:
         AltDiffusionError: there is no such version, it does not hold images, or the folder is not empty.
     """
-    from altdiffusion.curation.images.image_export import export_images
+    from altdiffusion.image_files.image_export import export_images
     from altdiffusion.storage.dataset import Lake
 
     version = Lake(arguments.lake).version(arguments.name)

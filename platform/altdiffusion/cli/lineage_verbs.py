@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from typing import TYPE_CHECKING
 
 from altdiffusion.cli.arguments import Verbs, json_argument, lake_argument
+from altdiffusion.errors import AltDiffusionError
+
+if TYPE_CHECKING:
+    from altdiffusion.lineage.graph import Graph
 
 _REF = (
     "kind:name@digest, name, name@prefix, a run's name (its newest checkpoint), 8 or more digits of a digest, "
@@ -21,7 +27,7 @@ def register(verbs: Verbs) -> None:
     ):
         parser = verbs.add_parser(action, help=text)
         parser.add_argument("ref", metavar="REF", help=_REF)
-        lake_argument(parser)
+        lake_argument(parser, required=action == "down")
         json_argument(parser, "nodes and edges as JSON")
         parser.set_defaults(run=show_direction)
     parser = verbs.add_parser("page", help="write both directions as one HTML page")
@@ -39,18 +45,43 @@ def register(verbs: Verbs) -> None:
 def show_direction(arguments: argparse.Namespace) -> int:
     """Print what a thing was made from (`up`), or what was made from it (`down`).
 
+    Returns:
+        0; 1 for an image file whose origin is unknown or contradicted.
+
     Raises:
         AltDiffusionError: the lake or the reference is not usable.
     """
     from altdiffusion.lineage import graph as graphs
     from altdiffusion.lineage import image_search, tree
 
-    part = image_search.lineage(graphs.scan(arguments.lake), arguments.ref, arguments.action)
+    is_file = arguments.action == "up" and os.path.isfile(arguments.ref)
+    if arguments.lake is None and not is_file:
+        raise AltDiffusionError(
+            f"reference {arguments.ref!r}",
+            "is not a file here, and anything else is looked up in a lake",
+            "give --lake (or set ALTDIFFUSION_LAKE), or the path of an image file",
+        )
+    graph = graphs.scan(arguments.lake) if arguments.lake is not None else None
+    if is_file and (graph is None or not graph.find(arguments.ref)):
+        return _show_file(arguments, graph)
+    assert graph is not None
+    part = image_search.lineage(graph, arguments.ref, arguments.action)
     if arguments.json:
         print(json.dumps(part.to_json(), ensure_ascii=False, indent=2))
     else:
         print(tree.render(part), end="")
     return 0
+
+
+def _show_file(arguments: argparse.Namespace, graph: Graph | None) -> int:
+    from altdiffusion.lineage import file_search, file_text
+
+    origin = file_search.trace(arguments.ref, graph)
+    if arguments.json:
+        print(json.dumps(file_text.to_json(origin), indent=2))  # ASCII: a terminal is not controlled by a file
+    else:
+        print(file_text.to_text(origin), end="")
+    return 0 if origin.is_explained else 1
 
 
 def write_page(arguments: argparse.Namespace) -> int:

@@ -34,6 +34,12 @@ _SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
 }
+_CLUSTER_SETTINGS = {"RAY_timeout_ms_task_wait_for_death_info": "20000"}
+"""Settings where nodes can go away.
+
+Ray needs about 15 s to see that a node is gone. A unit on that node has to wait this long for its next try: otherwise
+its tries are used up within seconds, and the whole pool is started again.
+"""
 _EMBEDDED: set[str] = set()
 """Addresses of the Ray instances that this process started."""
 _REMEDY = (
@@ -54,9 +60,9 @@ def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus
     Raises:
         AltDiffusionError: nothing answers at that address within about 20 s, or the cluster refuses this process.
     """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
     where = address or os.environ.get("RAY_ADDRESS")
+    for name, value in (_SETTINGS if where is None else _SETTINGS | _CLUSTER_SETTINGS).items():
+        os.environ.setdefault(name, value)
     check_token_file()
     if where is None:
         _embedded_settings()

@@ -51,6 +51,8 @@ class Progress:
         self._count: Callable[[], int] | None = None
         self._inside = self._found = 0
         self._counted_at = 0.0
+        self._explain: Callable[[], str] | None = None
+        self._waits_for = ""
 
     def count_unfinished(self, count: Callable[[], int]) -> None:
         """Have the rows of unfinished units counted every few seconds.
@@ -59,6 +61,14 @@ class Progress:
             count: returns their number; it is called in a thread.
         """
         self._count = count
+
+    def explain_start(self, explain: Callable[[], str]) -> None:
+        """Have the line state what the work waits for until its first unit is finished.
+
+        Args:
+            explain: returns it, empty where nothing is missing; it is called in a thread.
+        """
+        self._explain = explain
 
     def begin(self, total_units: int, skipped_units: int = 0) -> None:
         """Set the number of units and of those that need no work, and start the clock."""
@@ -92,7 +102,8 @@ class Progress:
             if not self._done and not inside:
                 if finished == self.total_units:
                     return f"{head}  nothing left to do"
-                return f"{head}  starting" + (f", {duration(elapsed)} so far" if elapsed >= 1 else "")
+                waits = f", {self._waits_for}" if self._waits_for else ""
+                return f"{head}  starting{waits}" + (f", {duration(elapsed)} so far" if elapsed >= 1 else "")
             made = max(seen - self._found, 0)
             rows = f"{seen:,} {self.rows_name}  {made / elapsed:,.1f} {self.rows_name}/s"
             if self._kept < self._rows:
@@ -122,6 +133,7 @@ class Progress:
     def _tick(self) -> None:
         while not self._stop.wait(DRAW_EVERY_S):
             self._count_inside()
+            self._look_at_start()
             if self._terminal or time.monotonic() - self._shown_at >= QUIET_EVERY_S:
                 self._show()
 
@@ -136,6 +148,12 @@ class Progress:
             return
         with self._lock:
             self._inside = inside
+
+    def _look_at_start(self) -> None:
+        if self._explain is not None and not self._done and not self._inside:
+            waits_for = self._explain()
+            with self._lock:
+                self._waits_for = waits_for
 
     def _show(self, last: bool = False) -> None:
         text = self.line()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import traceback
@@ -12,6 +13,7 @@ from typing import Any
 
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution import cluster
+from altdiffusion.execution.capacity import check_capacity, lacking, named
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.units import Backend, MultiOutputWork, Pool, Resources, SpillingWork, Unit, Unsettled, Work
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
@@ -77,15 +79,13 @@ def run_units(
     done = set.intersection(*(ledger.done_ids() for ledger in ledgers.values()))
     pending = [unit for unit in units if unit.id not in done]
     progress.begin(len(units), len(units) - len(pending))
-    pool = pool or Pool()
+    pool, resources = pool or Pool(), resources or Resources()
     in_a_row = max(UNSETTLED_UNITS, 2 * pool.max_size if backend == "ray" else 0)
     worker = Worker(work, ledgers)
+    if backend == "ray":
+        progress.explain_start(functools.partial(lacking, resources))
     while pending:
-        results = (
-            _inline(worker, pending)
-            if backend == "inline"
-            else _on_ray(worker, pending, pool, resources or Resources())
-        )
+        results = _inline(worker, pending) if backend == "inline" else _on_ray(worker, pending, pool, resources)
         unsettled: list[Unsettled] = []
         since: list[Unsettled] = []
         with progress:
@@ -188,7 +188,7 @@ def _on_ray(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resour
             )
     from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
-    _check_capacity(resources)
+    check_capacity(resources)
     waiting = {unit.id: unit for unit in units}
     barren = 0
     while waiting:
@@ -199,7 +199,7 @@ def _on_ray(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resour
                 yield result
         except GetTimeoutError:
             raise AltDiffusionError(
-                f"the pool's {pool.min_size} workers",
+                f"the pool's {pool.min_size} workers with {named(resources)} each",
                 f"did not start within {cluster.START_TIMEOUT_S} s",
                 "look at the cluster's free resources (`ray status`), or ask for a smaller pool",
             ) from None
@@ -241,23 +241,6 @@ def _round(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resourc
             yield _unpack(row["error"])
         else:
             yield Finished(**json.loads(row["finished"]))
-
-
-def _check_capacity(resources: Resources) -> None:
-    """Refuse a worker that does not fit into the embedded Ray, which does not scale up: it would never start."""
-    import ray
-
-    if not cluster.is_embedded():
-        return
-    has = ray.cluster_resources()
-    wanted = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": float(resources.memory_bytes)}
-    for name, amount in wanted.items():
-        if amount > has.get(name, 0.0):
-            raise AltDiffusionError(
-                f"a worker with {name} {amount:g}",
-                f"does not fit on this machine, which has {has.get(name, 0.0):g}",
-                "ask for less in the config's resources, or give the address of a cluster",
-            )
 
 
 def _pack(error: Exception) -> bytes:

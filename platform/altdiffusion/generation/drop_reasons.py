@@ -22,6 +22,8 @@ PROMPT_SEED = _reason("prompt_seed", "the seed is not a whole number of 64 bits"
 PROMPT_SIZE = _reason("prompt_size", "a side is not a whole number, out of range, or not a multiple")
 PROMPT_SETTING = _reason("prompt_setting", "a sampler setting of the row cannot be used")
 PROMPT_DUPLICATE = _reason("prompt_duplicate", "an earlier row has the same id")
+PROMPT_BLOCKED = _reason("prompt_blocked", "the prompt has a term that the job blocks", withheld=True)
 
 # Drawing.
 NOT_FINITE = _reason("not_finite", "the networks gave NaN or infinity, so there is no image")
+IMAGE_BLOCKED = _reason("image_blocked", "the job's image checker refuses the image", withheld=True)

@@ -23,7 +23,7 @@ from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
 THREADS = 16
-IMAGE_COLUMNS = ("row_key", "image", "image_sha256", "image_format", "vae_dtype")
+IMAGE_COLUMNS = ("row_key", "image", "image_sha256", "image_format", "vae_dtype", "perceptual_hash")
 IMAGES = pa.schema([GENERATIONS.field(name) for name in IMAGE_COLUMNS])
 """What is taken over of a finished image; all other columns come from the prompts."""
 

@@ -8,7 +8,7 @@ drawn again, whatever prompts file, unit or config they were drawn for.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -22,14 +22,17 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.batch_spill import Spill
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import new_unit
-from altdiffusion.execution.reject_reasons import rejects_table
+from altdiffusion.execution.reject_reasons import Reason, rejects_table
 from altdiffusion.execution.units import Unit
-from altdiffusion.generation.drop_reasons import NOT_FINITE
+from altdiffusion.generation.drop_reasons import IMAGE_BLOCKED, NOT_FINITE
 from altdiffusion.generation.finished import IMAGES, Finished
-from altdiffusion.generation.image_rows import count_batches, image_counts, image_rows, requests_of
+from altdiffusion.generation.image_rows import count_batches, file_records, image_counts, image_rows, requests_of
 from altdiffusion.generation.model import Model, check_content, check_sampling, check_speed, size_multiple
 from altdiffusion.generation.prompts import ROWS_PER_SHARD
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
+from altdiffusion.image_files.embed import save_options
+from altdiffusion.image_files.phash import phash_rgb
+from altdiffusion.image_files.record import FileRecord
 from altdiffusion.records import GENERATIONS
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
     from altdiffusion.generation.image_request import Drawn
     from altdiffusion.generation.sampler import Sampler
 
+Check = Callable[[Sequence[bytes]], list[str]]
+"""Returns for each encoded image why it is refused, such as `nsfw 0.91`; an empty text for those that are not."""
+Problem = tuple[Reason, str]
+"""Why a row has no image: the reason of its reject, and the detail."""
 ENCODERS = 4
 """Threads that encode images while the next batch is drawn."""
 MAX_SHARD_ROWS = 256
@@ -54,6 +61,7 @@ class Image:
     sha256: str
     format: str
     vae_dtype: str | None
+    perceptual_hash: int | None
 
 
 class GenerateWork(RangeWork):
@@ -61,32 +69,43 @@ class GenerateWork(RangeWork):
 
     Args:
         finished: index of images that are not drawn again.
+        checker: loads, in the worker, what refuses images; None refuses none.
     """
 
     def __init__(
-        self, lake_uri: str, dataset: str, model: Model, config: GenerateConfig, finished: Finished | None = None
+        self,
+        lake_uri: str,
+        dataset: str,
+        model: Model,
+        config: GenerateConfig,
+        finished: Finished | None = None,
+        checker: Callable[[], Check] | None = None,
     ) -> None:
         super().__init__(lake=lake_uri, dataset=dataset)
         self._model = model
         self._config = config
         self._finished = finished
+        self._checker = checker
+        self._check: Check | None = None
         self._sampler: Any = None
 
     def setup(self) -> None:
-        """Load the model, once its content is known to be what was planned with."""
+        """Load the image checker, and the model once its content is known to be what was planned with."""
         from altdiffusion.generation.loading import load_sampler
 
         check_content(self._model)
+        self._check = self._checker() if self._checker is not None else None
         self._sampler = load_sampler(self._model.uri, self._config)
 
     def run(self, unit: Unit) -> UnitRecord:
         """Draw the images of one unit that are not finished yet, and write all of them."""
         start, stop = int(unit.payload["start"]), int(unit.payload["stop"])
         prompts = self.version_of(unit).read_shard(int(unit.payload["shard"]))
-        rows = image_rows(prompts, start, stop, self._config, self._model.content)
+        rows = image_rows(prompts, start, stop, self._config, self._model)
         images = self._finished_images(unit, rows)
-        problems = self._draw(unit, rows, images)
-        if self._config.image_files:
+        problems = self._refused(images)
+        problems |= self._draw(unit, rows, images, {*images, *problems})
+        if self._config.file_naming == "by_hash":
             folder = images_folder(self.lake, self.dataset)
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda image: _write_image(folder, image), images.values()))
@@ -112,7 +131,8 @@ class GenerateWork(RangeWork):
         for table in self._finished_tables(unit, sorted(wanted)):
             places = np.flatnonzero([key in wanted and key not in found for key in table["row_key"].to_pylist()])
             for row in table.take(pa.array(places)).to_pylist():
-                image = Image(row["image"], row["image_sha256"], row["image_format"] or "png", row["vae_dtype"])
+                known = (row["vae_dtype"], row["perceptual_hash"])
+                image = Image(row["image"], row["image_sha256"], row["image_format"] or "png", *known)
                 if files.sha256_hex(image.data) == image.sha256 and image.format in get_args(ImageFormat):
                     found[row["row_key"]] = image
         return found
@@ -122,49 +142,83 @@ class GenerateWork(RangeWork):
         if self._finished is not None:
             yield from self._finished.tables(self.output, keys)
 
-    def _draw(self, unit: Unit, rows: pa.Table, images: dict[str, Image]) -> dict[str, str]:
-        """Draw the rows whose key has no image yet, add their images, and return the problems of others by key.
+    def _refused(self, images: dict[str, Image]) -> dict[str, Problem]:
+        """Remove the images that the checker refuses, before anything of them is written, and return why, by key."""
+        if self._check is None or not images:
+            return {}
+        details = self._check([one.data for one in images.values()])
+        refused = {key: detail for key, detail in zip(images, details, strict=True) if detail}
+        for key in refused:
+            del images[key]
+        return {key: (IMAGE_BLOCKED, detail) for key, detail in refused.items()}
+
+    def _draw(
+        self, unit: Unit, rows: pa.Table, images: dict[str, Image], settled: Collection[str]
+    ) -> dict[str, Problem]:
+        """Draw the rows whose key is not settled, add their images, and return the problems of others by key.
 
         A batch is encoded and spilled while the next one is drawn. So a stop loses one finished batch at most.
         """
         keys = rows["row_key"].to_pylist()
-        first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in images}
+        first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in settled}
         places = sorted(first.values())
-        requests = requests_of(rows.take(pa.array(places, pa.int64())))
-        problems: dict[str, str] = {}
+        chosen_rows = rows.take(pa.array(places, pa.int64()))
+        requests = requests_of(chosen_rows)
+        records = file_records(chosen_rows, self._config, self._model)
+        problems: dict[str, Problem] = {}
+        refused: dict[str, Problem] = {}
         left = len(requests)
-        with ThreadPoolExecutor(ENCODERS) as encoders, ThreadPoolExecutor(1) as writer:
+        with ThreadPoolExecutor(ENCODERS) as encoders, self._writer() as writer:
             writing: Future[None] | None = None
             for chosen, drawn in self._sampler.draw_rows(requests) if requests else ():
                 left -= len(chosen)
                 encoded = {
-                    keys[places[place]]: encoders.submit(self._encode, one)
+                    keys[places[place]]: encoders.submit(self._encode, one, records.get(keys[places[place]]))
                     for place, one in zip(chosen, drawn, strict=True)
                     if not one.problem
                 }
                 problems |= {
-                    keys[places[place]]: one.problem for place, one in zip(chosen, drawn, strict=True) if one.problem
+                    keys[places[place]]: (NOT_FINITE, one.problem)
+                    for place, one in zip(chosen, drawn, strict=True)
+                    if one.problem
                 }
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(self._keep, unit, encoded, images, spilled=left > 0)
+                writing = writer.submit(self._keep, unit, encoded, images, refused, spilled=left > 0)
             if writing is not None:
                 writing.result()
-        return problems
+        return problems | refused
 
-    def _keep(self, unit: Unit, encoded: dict[str, Future[Image]], images: dict[str, Image], *, spilled: bool) -> None:
-        """Add a batch to the unit's images, and write a spill file of it if asked to."""
+    def _writer(self) -> ThreadPoolExecutor:
+        """Return the thread that checks and writes finished batches; sums are split there as in the main thread."""
+        import torch
+
+        return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(self._config.threads,))
+
+    def _keep(
+        self,
+        unit: Unit,
+        encoded: dict[str, Future[Image]],
+        images: dict[str, Image],
+        refused: dict[str, Problem],
+        *,
+        spilled: bool,
+    ) -> None:
+        """Add a batch to the unit's images, but for those that are refused; write a spill file of it if asked to."""
         done = {key: future.result() for key, future in encoded.items()}
+        refused |= self._refused(done)
         images |= done
         if spilled and done:
-            values = [(key, one.data, one.sha256, one.format, one.vae_dtype) for key, one in done.items()]
+            values = [
+                (key, one.data, one.sha256, one.format, one.vae_dtype, one.perceptual_hash) for key, one in done.items()
+            ]
             table = pa.Table.from_pylist([dict(zip(IMAGES.names, row, strict=True)) for row in values], schema=IMAGES)
             Spill(self.output).add(unit.id, table)
 
-    def _encode(self, drawn: Drawn) -> Image:
+    def _encode(self, drawn: Drawn, record: FileRecord | None) -> Image:
         config = self._config
-        data = encode_image(drawn.image, config.image_format, config.image_quality)
-        return Image(data, files.sha256_hex(data), config.image_format, drawn.vae_dtype)
+        data = encode_image(drawn.image, config.image_format, config.image_quality, record)
+        return Image(data, files.sha256_hex(data), config.image_format, drawn.vae_dtype, phash_rgb(drawn.image))
 
     def _table(self, rows: pa.Table, images: dict[str, Image]) -> pa.Table:
         """Return those of some rows that have an image, as a table of records.GENERATIONS."""
@@ -181,6 +235,7 @@ class GenerateWork(RangeWork):
             "prompt_tokens": pa.array(tokens, pa.int32()),
             "truncated": pa.array([count > sampler.contexts.max_tokens for count in tokens], pa.bool_()),
             "vae_dtype": pa.array([one.vae_dtype for one in found], pa.string()),
+            "perceptual_hash": pa.array([one.perceptual_hash for one in found], pa.int64()),
         }
         return pa.table([columns[field.name] for field in GENERATIONS], schema=GENERATIONS)
 
@@ -220,7 +275,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         count = int(image_counts(table, config).sum())
         for start in range(0, count, size):
             stop = min(start + size, count)
-            rows = image_rows(table, start, stop, config, model.content)
+            rows = image_rows(table, start, stop, config, model)
             reads = [files.sha256_hex(files.canonical_json(rows.to_pylist())), shard_rows, str(model.ref)]
             payload = {
                 "version": str(prompts.ref), "shard": index, "start": start, "stop": stop, "shard_rows": shard_rows
@@ -291,16 +346,19 @@ def _check_sizes(prompts: Version, sizes: pa.Table, multiple: int) -> None:
         )
 
 
-def _rejects(unit: Unit, rows: pa.Table, problems: dict[str, str]) -> pa.Table:
+def _rejects(unit: Unit, rows: pa.Table, problems: dict[str, Problem]) -> pa.Table:
     """Return the rows that have a problem as a REJECTS table."""
     places = [place for place, key in enumerate(rows["row_key"].to_pylist()) if key in problems]
     gone = rows.take(pa.array(places, pa.int64())).to_pylist()
+    found = [problems[row["row_key"]] for row in gone]
     return rejects_table(
         unit.id,
         row=places,
         language=[row["language"] for row in gone],
-        reason=[NOT_FINITE] * len(places),
-        detail=[f"prompt {row['id']}, seed {row['seed']}: {problems[row['row_key']]}" for row in gone],
+        reason=[reason for reason, _ in found],
+        detail=[
+            f"prompt {row['id']}, seed {row['seed']}: {detail}" for row, (_, detail) in zip(gone, found, strict=True)
+        ],
     )
 
 
@@ -309,8 +367,10 @@ def images_folder(lake_uri: str, dataset: str) -> str:
     return files.within(lake_uri, "datasets", dataset, "images")
 
 
-def encode_image(image: NDArray[np.uint8], image_format: ImageFormat, quality: int = 95) -> bytes:
-    """Return uint8 [H, W, 3] encoded; WebP of quality 100 is lossless, as PNG always is."""
+def encode_image(
+    image: NDArray[np.uint8], image_format: ImageFormat, quality: int = 95, record: FileRecord | None = None
+) -> bytes:
+    """Return uint8 [H, W, 3] encoded, with a record if there is one; WebP of quality 100 is lossless, as PNG is."""
     from PIL import Image as PillowImage
 
     options: dict[str, Any] = {
@@ -318,6 +378,7 @@ def encode_image(image: NDArray[np.uint8], image_format: ImageFormat, quality: i
         "jpg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
         "webp": {"lossless": quality == 100, "quality": quality},
     }[image_format]
+    options |= save_options(record, image_format) if record is not None else {}
     buffer = io.BytesIO()
     name = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[image_format]
     PillowImage.fromarray(image, "RGB").save(buffer, format=name, **options)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from altdiffusion.config import semantic
 from altdiffusion.generation.image_request import Request
+from altdiffusion.generation.model import Model
 from altdiffusion.generation.settings import GenerateConfig
+from altdiffusion.image_files.record import FileRecord, key_base, key_of
 from altdiffusion.records import GENERATIONS, PROMPT_ROW
-from altdiffusion.storage import files
 
 OWN = ("negative_prompt", "steps", "guidance_scale", "sampler")
 """Settings that a row of the prompts may have; the job's hold where it has none."""
@@ -28,7 +30,7 @@ def image_counts(prompts: pa.Table, config: GenerateConfig) -> NDArray[np.int64]
     return np.asarray(pc.fill_null(prompts["count"], config.count).to_numpy(), np.int64)
 
 
-def image_rows(prompts: pa.Table, start: int, stop: int, config: GenerateConfig, model_content: str) -> pa.Table:
+def image_rows(prompts: pa.Table, start: int, stop: int, config: GenerateConfig, model: Model) -> pa.Table:
     """Return images `start` to `stop` of a table of prompts as a table of `ROWS`.
 
     The images of one prompt follow each other, and their seeds are its seed, that plus 1, and so on.
@@ -36,11 +38,12 @@ def image_rows(prompts: pa.Table, start: int, stop: int, config: GenerateConfig,
     Args:
         prompts: with the columns of `records.PROMPTS`.
         config: its settings hold where a prompt has none of its own.
-        model_content: digest of the model's content, a part of the keys.
+        model: its content is a part of the keys, and so is its reference where files state that.
     """
     columns = _settled(prompts, start, stop, config)
-    deciding = columns.drop_columns([name for name in _LABELS if name in columns.column_names])
-    columns = columns.append_column("row_key", pa.array(_keys(deciding, config, model_content), pa.string()))
+    base = key_base(model.content, _settings(config), str(model.ref) if config.file_record else None)
+    keys = [key_of(base, row) for row in _deciding(columns)]
+    columns = columns.append_column("row_key", pa.array(keys, pa.string()))
     return pa.table([columns[field.name] for field in ROWS], schema=ROWS)
 
 
@@ -81,15 +84,34 @@ def _with_default(prompts: pa.Table, name: str, default: Any) -> pa.ChunkedArray
     return pc.fill_null(prompts[name], pa.scalar(default, ROWS.field(name).type))
 
 
-def _keys(deciding: pa.Table, config: GenerateConfig, model_content: str) -> list[str]:
-    """Return the key of each row: SHA-256 (hex) over the model, the job's other settings, and the row's values."""
-    settings = semantic(config)
-    for name in ("model", "prompts", "count", *OWN):  # the model is known by its content, the rest by the row
-        settings.pop(name, None)
-    common = hashlib.sha256(files.canonical_json({"model": model_content, **settings}))
-    keys = []
-    for row in deciding.to_pylist():
-        one = common.copy()
-        one.update(files.canonical_json(row))
-        keys.append(one.hexdigest())
-    return keys
+def file_records(rows: pa.Table, config: GenerateConfig, model: Model) -> dict[str, FileRecord]:
+    """Return the records of a table of `ROWS` by row key; none where files carry no record."""
+    if not config.file_record:
+        return {}
+    settings = _settings(config)
+    return {
+        key: FileRecord(model=str(model.ref), content=model.content, image=image, settings=settings, row_key=key)
+        for key, image in zip(rows["row_key"].to_pylist(), _deciding(rows), strict=True)
+    }
+
+
+def request_record(request: Request, settings: Mapping[str, Any], model: Model) -> FileRecord:
+    """Return the record of an image that is drawn without a dataset.
+
+    Args:
+        settings: what else decides its bytes.
+    """
+    image = {**dataclasses.asdict(request), "negative_prompt": request.negative_prompt or None}
+    key = key_of(key_base(model.content, settings, str(model.ref)), image)
+    return FileRecord(model=str(model.ref), content=model.content, image=image, settings=settings, row_key=key)
+
+
+def _deciding(rows: pa.Table) -> list[dict[str, Any]]:
+    """Return the values of each row that decide its image."""
+    return list(rows.drop_columns([name for name in _LABELS if name in rows.column_names]).to_pylist())
+
+
+def _settings(config: GenerateConfig) -> dict[str, Any]:
+    """Return the settings of a job that decide bytes, but for the model, known by its content, and what rows have."""
+    apart = ("model", "prompts", "count", *OWN)
+    return {name: value for name, value in semantic(config).items() if name not in apart}

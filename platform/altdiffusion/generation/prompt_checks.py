@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.execution.reject_reasons import Reason, rejects_table
+from altdiffusion.generation.blocked_terms import BlockedTerms
 from altdiffusion.generation.drop_reasons import (
     PROMPT_BLANK,
+    PROMPT_BLOCKED,
     PROMPT_CHARACTERS,
     PROMPT_DUPLICATE,
     PROMPT_ID,
@@ -52,16 +54,20 @@ _SHOWN = 80
 class PromptChecker:
     """Checks the chunks of one file, in order: an id may occur once in all of them."""
 
-    def __init__(self, config: PromptsConfig, unit_id: str, detect: Detect | None = None) -> None:
+    def __init__(
+        self, config: PromptsConfig, unit_id: str, detect: Detect | None = None, blocked: BlockedTerms | None = None
+    ) -> None:
         """Keep the settings.
 
         Args:
             unit_id: the unit that the rejects name.
             detect: finds the language of rows without one; None leaves them `und`.
+            blocked: terms that no prompt may contain.
         """
         self._config = config
         self._unit_id = unit_id
         self._detect = detect
+        self._blocked = blocked
         self._ids: list[pa.Array] = []
         self._first = 0
 
@@ -75,6 +81,7 @@ class PromptChecker:
         columns |= {side: self._side(chunk, side) for side in ("width", "height")}
         columns |= self._settings(chunk)
         columns["language"] = self._detected(chunk, columns["prompt"], columns["language"])
+        self._refuse_blocked(chunk, columns["prompt"], columns["language"])
         self._refuse_repeated(chunk, columns["id"])
         good = pa.array(~chunk.refused)
         accepted = pa.table([columns[field.name].cast(field.type) for field in PROMPTS], names=PROMPTS.names)
@@ -168,6 +175,16 @@ class PromptChecker:
             unknown = chunk.has("sampler") & ~_true(pc.is_valid(sampler))
             chunk.refuse(unknown, PROMPT_SETTING, "sampler", f"is not one of {', '.join(ours)}")
         return sampler
+
+    def _refuse_blocked(self, chunk: _Chunk, prompts: pa.Array, tags: pa.Array) -> None:
+        """Refuse prompts with a blocked term; the reject states where the file has it, and repeats neither."""
+        if self._blocked is None:
+            return
+        found: list[str | None] = [None] * len(prompts)
+        for place in np.flatnonzero(~chunk.refused):
+            found[place] = self._blocked.match(prompts[int(place)].as_py(), tags[int(place)].as_py())
+        terms = pa.array(found, pa.string())
+        chunk.refuse(_true(pc.is_valid(terms)), PROMPT_BLOCKED, "prompt", "of blocked_terms is in it", terms)
 
     def _refuse_repeated(self, chunk: _Chunk, ids: pa.Array) -> None:
         """Refuse ids of earlier good rows, of this chunk or another."""

@@ -16,11 +16,12 @@ import pyarrow as pa
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.units import Unit
+from altdiffusion.generation.blocked_terms import read_terms, terms_bytes
 from altdiffusion.generation.prompt_checks import Detect, PromptChecker, with_seeds
 from altdiffusion.generation.prompt_files import read_bytes, read_chunks
 from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.records import PROMPTS, REJECTS
-from altdiffusion.refs import Ref
+from altdiffusion.refs import Ref, RefKind
 from altdiffusion.storage import files
 from altdiffusion.storage.ledger import UnitRecord, count
 
@@ -67,9 +68,11 @@ def read_prompts(config: PromptsConfig, detect: Detect | None = None, unit_id: s
         unit_id: the unit that the rejects name.
 
     Raises:
-        AltDiffusionError: the file as a whole is unusable, no row of it is good, or one is not and `strict` is set.
+        AltDiffusionError: the file as a whole is unusable, no row of it is good, or one is not and `strict` is set; or
+            the file of blocked terms is unusable.
     """
-    checker = PromptChecker(config, unit_id, detect if config.detect_language else None)
+    blocked = read_terms(config.blocked_terms) if config.blocked_terms is not None else None
+    checker = PromptChecker(config, unit_id, detect if config.detect_language else None, blocked)
     accepted, rejects = [PROMPTS_UNSEEDED.empty_table()], [REJECTS.empty_table()]
     for raw in read_chunks(config):
         good, bad = checker.check(raw)
@@ -131,11 +134,23 @@ class PromptsWork(RangeWork):
 
 def prompts_source(config: PromptsConfig) -> Ref:
     """Return how lineage names the prompts file: by name and content."""
-    name = re.sub(r"[^A-Za-z0-9._\-]", "-", config.file.rstrip("/").rsplit("/", 1)[-1])
-    return Ref("source", name, files.sha256_hex(read_bytes(config.file)))
+    return _file_ref("source", config.file, read_bytes(config.file))
+
+
+def prompts_parents(config: PromptsConfig) -> list[Ref]:
+    """Return what prompts are made from: the file, and the blocked terms if there are any."""
+    if config.blocked_terms is None:
+        return [prompts_source(config)]
+    return [prompts_source(config), _file_ref("blocklist", config.blocked_terms, terms_bytes(config.blocked_terms))]
+
+
+def _file_ref(kind: RefKind, uri: str, data: bytes) -> Ref:
+    name = re.sub(r"[^A-Za-z0-9._\-]", "-", uri.rstrip("/").rsplit("/", 1)[-1])
+    return Ref(kind, name, files.sha256_hex(data))
 
 
 def prompts_units(config: PromptsConfig) -> list[Unit]:
-    """Return the one unit of `PromptsWork`."""
-    digest = prompts_source(config).digest
+    """Return the one unit of `PromptsWork`; another content of a file that it reads is another unit."""
+    digests = [ref.digest for ref in prompts_parents(config)]
+    digest = digests[0] if len(digests) == 1 else files.sha256_hex(files.canonical_json(digests))
     return [Unit(id=f"prompts-{digest[:32]}", index=0, payload={"input_digest": digest})]

@@ -29,6 +29,9 @@ SamplerName = Literal["ddim", "dpmpp", "euler", "pndm", "unipc"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 ShapeRule = Literal["proven", "any"]
 ImageFormat = Literal["png", "jpg", "webp"]
+ImageFiles = Literal["none", "by_hash", "by_name"]
+RECORD_CHARS: dict[ImageFormat, int] = {"png": 16_384, "jpg": 4_096, "webp": 16_384}
+"""Longest prompt or negative prompt that a file's record holds: a segment of JPEG has at most 64 KiB."""
 _RUN = matching(NAME, "is not the name of a run", "give a plain name, or a path as folder")
 _TAG = Constraint(
     lambda value: normalised_tag(value) == value,
@@ -99,6 +102,8 @@ class PromptsConfig(Checked):
     """Largest width and height, in pixels."""
     strict: bool = operational(False)
     """Whether a row that would be a reject stops the job, before anything is drawn."""
+    blocked_terms: str | None = operational(None)
+    """URI of a file of terms that no prompt may contain, per language; it is identified by its content."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.preset is not None and self.preset not in PRESETS:
@@ -168,14 +173,34 @@ class GenerateConfig(Checked):
     """Encoding of the images; `png` and lossless `webp` keep every pixel."""
     image_quality: Annotated[int, between(1, 100, "give e.g. 95; WebP at 100 is lossless")] = added(95)
     """Quality of `jpg` and `webp`; WebP at 100 is lossless."""
-    image_files: bool = operational(True)
-    """Also write every image as images/<sha256>.<format> next to the dataset's shards."""
+    image_files: bool | ImageFiles = operational("by_hash")
+    """Also write every image as a file next to the dataset's shards: `by_hash`, while it is drawn, as
+    images/<sha256>.<format>; `by_name`, at the end, as named/<digest of the version>/<id>-<seed>.<format>; `none`.
+    true means `by_hash`, and false `none`."""
+    file_record: bool = True
+    """Whether every image carries its record (prompt, seed, model, sampler, row key) and the IPTC mark of generated
+    media. It is part of the row keys, because it changes the files' bytes; pixels do not depend on it."""
     speed: SpeedConfig = added(SpeedConfig())
     """How the networks are computed."""
 
     def conflicts(self) -> Iterator[Invalid]:
+        longest = max(self.prompts.max_prompt_chars, len(self.negative_prompt))
+        fits = RECORD_CHARS[self.image_format]
+        if self.file_record and longest > fits:
+            yield Invalid(
+                "file_record",
+                f"holds prompts of up to {fits:,} characters in a {self.image_format}, and {longest:,} are allowed",
+                "lower prompts.max_prompt_chars, shorten negative_prompt, or set file_record: false",
+            )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")
         if self.speed.deep_cache > self.steps:
             yield Invalid("speed.deep_cache", f"is more than steps ({self.steps})", f"use at most {self.steps}")
         yield from self.speed.conflicts_on(self.device)
+
+    @property
+    def file_naming(self) -> ImageFiles:
+        """How image files are named, if any are written."""
+        if isinstance(self.image_files, bool):
+            return "by_hash" if self.image_files else "none"
+        return self.image_files

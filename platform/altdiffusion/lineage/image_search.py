@@ -50,7 +50,7 @@ def lineage(graph: Graph, text: str, direction: Direction) -> Slice:
     prefix, tried = _image(text)
     if prefix is None:
         raise graph.unknown(text, tried)
-    hits = _holding(graph, prefix)
+    hits = holding(graph, prefix)
     images = sorted({str(row["image_sha256"]) for hit in hits for row in hit.rows})
     if not images:
         raise graph.unknown(text, " (no digest starts like this, and no row holds such an image)")
@@ -72,7 +72,8 @@ def _image(text: str) -> tuple[str | None, str]:
     return None, " and is not a file here" if "/" in text or "." in text else ""
 
 
-def _versions(graph: Graph, *kinds: str) -> Iterator[Version]:
+def versions_of(graph: Graph, *kinds: str) -> Iterator[Version]:
+    """Yield the versions of a lake that hold rows of some kinds."""
     lake = Lake(graph.lake_uri)
     for ref in sorted(graph.nodes):
         node = graph.nodes[ref]
@@ -80,9 +81,10 @@ def _versions(graph: Graph, *kinds: str) -> Iterator[Version]:
             yield lake.version(ref)
 
 
-def _holding(graph: Graph, prefix: str) -> list[Found]:
+def holding(graph: Graph, prefix: str) -> list[Found]:
+    """Return the rows whose image's SHA-256 begins so, by version."""
     hits = []
-    for version in _versions(graph, "generations", "images"):
+    for version in versions_of(graph, "generations", "images"):
         columns = _GENERATION_COLUMNS if version.manifest.kind == "generations" else _IMAGE_COLUMNS
         rows: list[Mapping[str, Any]] = []
         for table in version.iter_tables(columns):

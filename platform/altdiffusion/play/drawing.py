@@ -13,6 +13,7 @@ from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.generate_work import encode_image
 from altdiffusion.generation.image_request import Drawn, Request
+from altdiffusion.generation.image_rows import request_record
 from altdiffusion.generation.model import Model, check_sampling, native_side, size_multiple
 from altdiffusion.generation.sampler import Sampler
 from altdiffusion.generation.settings import SamplerName
@@ -39,6 +40,10 @@ class Drawing:
         self._sampler = Sampler(
             load_bundle(model.uri, device, getattr(torch, dtype)), batch_rows=BATCH_ROWS, batch_shapes="any"
         )
+        self._settings = {
+            "device": device, "dtype": dtype, "threads": threads, "batch_rows": BATCH_ROWS, "batch_shapes": "any",
+            "image_format": "png",
+        }  # fmt: skip
         self._lock = threading.Lock()
         self._folder = Path(tempfile.mkdtemp(prefix="altdiffusion-play-"))
 
@@ -107,5 +112,6 @@ class Drawing:
             )
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         path = folder / f"image-{request.seed}.png"
-        path.write_bytes(encode_image(drawn.image, "png"))
+        record = request_record(request, self._settings, self.model)
+        path.write_bytes(encode_image(drawn.image, "png", record=record))
         return path

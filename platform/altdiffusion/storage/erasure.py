@@ -42,12 +42,18 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     images = _image_files(version, [info for role, info in gone if role == "shards"], others)
     below = dataset.folder_uri
     files.remove_tree(version.uri, below=below)
+    files.remove_tree(named_folder(below, version.ref.digest), below=below)
     for role, info in gone:
         files.remove_tree(shards.shard_uri(files.join(below, role), info.sha256), below=below)
     for name in images:
         for image_format in IMAGE_FORMATS:
             files.remove_tree(files.join(below, "images", f"{name}.{image_format}"), below=below)
     return Erased(files=len(gone) + len(images), bytes=sum(info.bytes for _, info in gone))
+
+
+def named_folder(folder_uri: str, digest: str) -> str:
+    """Return the URI of the folder of a version's image files with readable names."""
+    return files.within(folder_uri, "named", digest)
 
 
 def _image_files(version: Version, gone: list[ShardInfo], others: list[Version]) -> set[str]:

@@ -32,9 +32,9 @@ import numpy as np
 from altdiffusion.curation.images.color import PROFILED, Converter, Converters, Mode, lab_to_srgb
 from altdiffusion.curation.images.decode_guard import read_header
 from altdiffusion.curation.images.header import Header
-from altdiffusion.curation.images.phash import phash
 from altdiffusion.curation.images.resizer import PixelResizer, Pixels
 from altdiffusion.curation.rejects import DECODE, MEMORY_LIMIT, Refused
+from altdiffusion.image_files.phash import phash
 
 Choose = Callable[[Mode], Converter | None]
 

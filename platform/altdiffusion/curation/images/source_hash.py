@@ -14,7 +14,7 @@ import hashlib
 import re
 from typing import Literal
 
-from altdiffusion.curation.images.phash import distance
+from altdiffusion.image_files.phash import distance
 
 Verdict = Literal["match", "drift", "mismatch"]
 VERDICTS: tuple[Verdict, ...] = ("match", "drift", "mismatch")

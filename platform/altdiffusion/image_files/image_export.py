@@ -4,8 +4,9 @@
     files        00000/ (the same three files per image), 00000.parquet, 00000_stats.json
     parquet      00000.parquet (with the images), 00000_stats.json
 
-Columns have img2dataset's names where it has the same column (`_NAMES`); all others of IMAGES keep theirs. As with
-img2dataset, a shard's statistics are written last: a shard without them is not complete.
+Columns have img2dataset's names where it has the same column (`_Layout.names`); all others keep theirs. The caption of
+a generated image is its prompt, its key is readable, and its JSON has the image's own record. As with img2dataset, a
+shard's statistics are written last: a shard without them is not complete.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.records import IMAGES
+from altdiffusion.image_files.extract import read_carried
+from altdiffusion.image_files.names import sample_key
+from altdiffusion.records import GENERATIONS, IMAGES
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 
@@ -31,20 +34,45 @@ ROWS_PER_SHARD = 10_000
 _SHARD_DIGITS = 5
 _BATCH_ROWS = 100
 _APART = ("image", "image_format")
-_NAMES = {
+_STATUS = ("key", "status", "error_message")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """How the rows of a kind are written."""
+
+    columns: pa.Schema
+    names: Mapping[str, str]
+    """img2dataset's names of our columns, where they differ."""
+    row_name: str
+    """Column that names a row in errors."""
+    is_generated: bool
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the metadata."""
+        ours = [
+            pa.field(self.names.get(field.name, field.name), field.type)
+            for field in self.columns
+            if field.name not in _APART
+        ]
+        added = ["record"] if self.is_generated else []
+        return pa.schema([*ours, *(pa.field(name, pa.string()) for name in (*added, *_STATUS))])
+
+
+_COLLECTED = {
     "width": "source_width",
     "height": "source_height",
     "stored_width": "width",
     "stored_height": "height",
     "image_sha256": "sha256",
 }
-_STATUS = ("key", "status", "error_message")
-_SCHEMA = pa.schema(
-    [
-        *(pa.field(_NAMES.get(field.name, field.name), field.type) for field in IMAGES if field.name not in _APART),
-        *(pa.field(name, pa.string()) for name in _STATUS),
-    ]
-)
+_LAYOUTS = {
+    "images": _Layout(columns=IMAGES, names=_COLLECTED, row_name="sample_id", is_generated=False),
+    "generations": _Layout(
+        columns=GENERATIONS, names={"prompt": "caption", "image_sha256": "sha256"}, row_name="id", is_generated=True
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +86,7 @@ class Exported:
 def export_images(
     version: Version, output: str, format: ExportFormat, *, rows_per_shard: int = ROWS_PER_SHARD
 ) -> Exported:
-    """Write every row of an images version into an empty or new folder.
+    """Write every row of a version of images or generations into an empty or new folder.
 
     Memory holds one shard of the version, and 100 rows more.
 
@@ -70,11 +98,12 @@ def export_images(
         AltDiffusionError: the version does not hold images, or images of several formats; the folder is not empty or
             cannot be written; a shard is damaged, or does not hold as many rows as the manifest states.
     """
-    if version.manifest.kind != "images":
+    layout = _LAYOUTS.get(version.manifest.kind)
+    if layout is None:
         raise AltDiffusionError(
             version.ref.short,
             f"is of kind {version.manifest.kind}",
-            "name a dataset of kind images: `altdiffusion dataset list` prints the kind of each",
+            "name a dataset of kind images or generations: `altdiffusion dataset list` prints the kind of each",
         )
     if rows_per_shard < 1:
         raise AltDiffusionError("--rows-per-shard", f"is {rows_per_shard}", "give a number from 1 on")
@@ -87,7 +116,7 @@ def export_images(
     fs, path = files.filesystem(output)
     with files.naming(output, "writing"):
         fs.makedirs(path, exist_ok=True)
-        exported = _export(version, output.rstrip("/"), format, rows_per_shard)
+        exported = _export(version, layout, output.rstrip("/"), format, rows_per_shard)
     if exported.rows != version.rows:
         raise AltDiffusionError(
             version.ref.short,
@@ -97,27 +126,29 @@ def export_images(
     return exported
 
 
-def _export(version: Version, output: str, format: ExportFormat, rows_per_shard: int) -> Exported:
+def _export(version: Version, layout: _Layout, output: str, format: ExportFormat, rows_per_shard: int) -> Exported:
     rows, total = _rows(version), 0
     for number in itertools.count():
         first = next(rows, None)
         if first is None:
             return Exported(rows=total, shards=number)
         shard = itertools.chain([first], itertools.islice(rows, rows_per_shard - 1))
-        total += _write_shard(number, shard, first["image_format"], output, format, rows_per_shard)
+        total += _write_shard(number, shard, first["image_format"], layout, output, format, rows_per_shard)
     raise AssertionError("unreachable")
 
 
 def _rows(version: Version) -> Iterator[dict[str, Any]]:
     for index in range(len(version.shards)):
         for batch in version.read_shard(index).to_batches(max_chunksize=_BATCH_ROWS):
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                yield {**row, "image_format": row["image_format"] or "png"}
 
 
 def _write_shard(
     number: int,
     rows: Iterable[dict[str, Any]],
     encode_format: str,
+    layout: _Layout,
     output: str,
     format: ExportFormat,
     rows_per_shard: int,
@@ -130,21 +161,27 @@ def _write_shard(
 
     writers = {"webdataset": WebDatasetSampleWriter, "files": FilesSampleWriter, "parquet": ParquetSampleWriter}
     start, count = time.time(), 0
-    writer = writers[format](number, output, True, _SHARD_DIGITS, _SCHEMA, encode_format)
+    writer = writers[format](number, output, True, _SHARD_DIGITS, layout.schema, encode_format)
     key_digits = math.ceil(math.log10(rows_per_shard))
     for row in rows:
         image, image_format = row.pop("image"), row.pop("image_format")
         if image_format != encode_format:
             raise AltDiffusionError(
-                f"image {row['sample_id']}",
+                f"image {row[layout.row_name]}",
                 f"is {image_format}, the first one of its shard is {encode_format}",
-                "export datasets of one image format: download them with one `encode_format`",
+                "export datasets of one image format: download them with one `encode_format`, or draw them with one "
+                "`image_format`",
             )
-        key = compute_key(count, number, key_digits, _SHARD_DIGITS)
-        meta = {_NAMES.get(name, name): value for name, value in row.items()}
-        writer.write(image, key, row["caption"], {**meta, **dict(zip(_STATUS, (key, "success", None), strict=True))})
+        meta = {layout.names.get(name, name): value for name, value in row.items()}
+        if layout.is_generated:
+            record = read_carried(image).record
+            key, meta["record"] = sample_key(row), None if record is None else record.to_json()
+        else:
+            key = compute_key(count, number, key_digits, _SHARD_DIGITS)
+        status = dict(zip(_STATUS, (key, "success", None), strict=True))
+        writer.write(image, key, meta["caption"], {**meta, **status})
         count += 1
     writer.close()
-    status = CappedCounter.load({"success": count})
-    write_stats(output, number, count, count, 0, 0, start, time.time(), status, _SHARD_DIGITS)
+    successes = CappedCounter.load({"success": count})
+    write_stats(output, number, count, count, 0, 0, start, time.time(), successes, _SHARD_DIGITS)
     return count

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 _SIDE, _KEPT = 32, 8
+_LEAST_BITS = 24
 _NOISE = 6  # decimals: what is left of a flat image's frequencies must not decide bits
 
 
@@ -43,6 +44,25 @@ def phash(image: npt.NDArray[np.uint8]) -> int:
     return int.from_bytes(bits.tobytes(), "big", signed=True)
 
 
+def phash_rgb(image: npt.NDArray[np.uint8]) -> int:
+    """Return the same hash of uint8 [H, W, 3] RGB."""
+    return phash(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8))
+
+
+def is_plain(value: int) -> bool:
+    """Return whether a hash has too few bits set to recognise an image by: it has one colour, or hardly any structure.
+
+    Half of the bits are above the median of 64 different frequencies; frequencies that are all 0 are not.
+    """
+    return (value & 0xFFFF_FFFF_FFFF_FFFF).bit_count() < _LEAST_BITS
+
+
 def distance(one: int, other: int) -> int:
     """Return in how many of the 64 bits two hashes differ; each may be signed or unsigned."""
     return ((one ^ other) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
+
+
+def distances(one: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Return in how many bits a hash differs from each of [N] others, uint8 [N]."""
+    differing = others.view(np.uint64) ^ np.uint64(one & 0xFFFF_FFFF_FFFF_FFFF)
+    return np.asarray(np.bitwise_count(differing), np.uint8)
