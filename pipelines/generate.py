@@ -19,7 +19,14 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.adapters import merge
 from altdiffusion.generation.generate_work import describe_work
-from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
+from altdiffusion.generation.model import (
+    Model,
+    check_sampling,
+    check_speed,
+    ignored_parts,
+    resolve_model,
+    size_multiple,
+)
 from altdiffusion.generation.named_files import check_ids, write_named
 from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.generation.prompt_windows import PromptWindows
@@ -257,6 +264,7 @@ def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None
     model, bundle = opened(generate.model, lake_uri, generate.dtype, generate.lora)
     check_sampling(model, generate.sampler, generate.steps)
     check_windows(generate, model)
+    check_speed(model, generate)
     ignored = ignored_parts(model)
     return [
         f"draws with  {model.ref.short}",

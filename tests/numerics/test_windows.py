@@ -12,9 +12,11 @@ import torch
 
 from altdiffusion.diffusion import models
 from altdiffusion.generation.image_request import Drawn, Region, Request
+from altdiffusion.generation.passes import prepare
 from altdiffusion.generation.sampler import Sampler
 from altdiffusion.generation.schedulers import make_scheduler
 from altdiffusion.generation.settings import WindowsConfig
+from altdiffusion.generation.speed import SpeedConfig
 from altdiffusion.generation.windows import parts_of
 from demo.base import unpack
 from tests import training_lake
@@ -140,6 +142,17 @@ def test_the_bits_of_an_image_do_not_depend_on_the_others(bundle: models.ModelBu
     alone = Sampler(bundle, batch_rows=4)
     np.testing.assert_array_equal(draw(alone, [rows[2]])[0], together[2])  # no larger than a window
     assert not np.array_equal(draw(alone, [rows[0]])[0], together[0])
+
+
+def test_deep_cache_keeps_the_features_of_each_call_apart(bundle: models.ModelBundle) -> None:
+    rows = [request("cat", 1), request("dog", 2, 160), request("sun", 3)]
+    cached = Sampler(bundle, batch_rows=2, windows=windows(), begin=prepare(bundle, SpeedConfig(deep_cache=2)))
+    together = draw(cached, rows)
+    for row, image in zip(rows, together, strict=True):  # alone, a row's windows are in other calls
+        np.testing.assert_array_equal(draw(cached, [row])[0], image)
+    exact = draw(Sampler(bundle, batch_rows=2, windows=windows()), rows)
+    for image, whole in zip(together, exact, strict=True):
+        assert 0 < np.abs(image.astype(int) - whole).mean() < 0.5 * whole.std()
 
 
 def test_a_region_is_drawn_from_its_own_prompt(base: models.ModelBundle) -> None:

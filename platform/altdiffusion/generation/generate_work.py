@@ -27,7 +27,14 @@ from altdiffusion.execution.units import Unit
 from altdiffusion.generation.drop_reasons import IMAGE_BLOCKED, NOT_FINITE
 from altdiffusion.generation.finished import IMAGES, Finished
 from altdiffusion.generation.image_rows import count_batches, file_records, image_counts, image_rows, requests_of
-from altdiffusion.generation.model import Model, check_content, check_prompt_windows, check_sampling, size_multiple
+from altdiffusion.generation.model import (
+    Model,
+    check_content,
+    check_prompt_windows,
+    check_sampling,
+    check_speed,
+    size_multiple,
+)
 from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.generation.prompts import ROWS_PER_SHARD
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
@@ -93,27 +100,11 @@ class GenerateWork(RangeWork):
 
     def setup(self) -> None:
         """Load the image checker, and the model once its content is known to be what was planned with."""
-        import torch
-
-        from altdiffusion.diffusion.models import load_bundle
-        from altdiffusion.generation.adapters import merge
-        from altdiffusion.generation.sampler import Sampler
+        from altdiffusion.generation.loading import load_sampler
 
         check_content(self._model)
-        config = self._config
-        torch.set_num_threads(config.threads)
         self._check = self._checker() if self._checker is not None else None
-        bundle = load_bundle(self._model.uri, config.device, getattr(torch, config.dtype))
-        merge(bundle, self._model.adapters)
-        self._sampler = Sampler(
-            bundle,
-            batch_rows=config.batch_rows,
-            batch_shapes=config.batch_shapes,
-            vae_fallback=config.vae_fallback,
-            windows=config.windows,
-            vae_tiling=config.vae_tiling,
-            prompt_windows=config.prompt_windows,
-        )
+        self._sampler = load_sampler(self._model, self._config)
 
     def run(self, unit: Unit) -> UnitRecord:
         """Draw the images of one unit that are not finished yet, and write all of them."""
@@ -273,6 +264,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         AltDiffusionError: a prompt requires a size that the model cannot draw, or its noise schedule does not support
             the sampler or the number of steps.
     """
+    check_speed(model, config)
     multiple = size_multiple(model)
     check_windows(config, model)
     check_prompt_windows(model, config.prompt_windows)
@@ -288,6 +280,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         total += int(image_counts(table, config).sum())
     for sampler, steps in sorted(samplings):
         check_sampling(model, sampler, steps)
+        config.speed.check_steps(steps, "a prompt")
     shard_rows, size = rows_per_shard(total), unit_rows(total, config, workers)
     units: list[Unit] = []
     for index in range(len(prompts.shards)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -102,12 +101,9 @@ def file_records(rows: pa.Table, config: GenerateConfig, model: Model) -> dict[s
     }
 
 
-def request_record(request: Request, settings: Mapping[str, Any], model: Model) -> FileRecord:
-    """Return the record of an image that is drawn without a dataset.
-
-    Args:
-        settings: what else decides its bytes.
-    """
+def request_record(request: Request, config: GenerateConfig, model: Model) -> FileRecord:
+    """Return the record of an image that is drawn without a dataset."""
+    settings = _settings(config, model)
     image = {**dataclasses.asdict(request), "negative_prompt": request.negative_prompt or None}
     del image["text_windows"]  # follows from the texts and the settings
     image.pop("regions")

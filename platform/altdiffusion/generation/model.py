@@ -22,7 +22,8 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.adapters import Adapter, resolve_adapters
 from altdiffusion.generation.prompt_windows import check_reach
 from altdiffusion.generation.schedulers import check_steps, make_scheduler
-from altdiffusion.generation.settings import AdapterConfig, ModelConfig, SamplerName
+from altdiffusion.generation.settings import AdapterConfig, GenerateConfig, ModelConfig, SamplerName
+from altdiffusion.generation.speed import check_compiler
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
@@ -150,6 +151,22 @@ def check_prompt_windows(model: Model, windows: int) -> None:
         config = files.read_json(files.join(str(local), "text_encoder", "config.json"))
     positions = text_positions(text_encoder_class(index, f"model folder {model.uri}").config_class(**config))
     check_reach(windows, int(tokenizer.model_max_length), positions)
+
+
+def check_speed(model: Model, config: GenerateConfig) -> None:
+    """Refuse settings of speed that need another UNet or a compiler that is missing here.
+
+    Raises:
+        AltDiffusionError: the error states the setting and what the UNet or the machine has.
+    """
+    check_compiler(config.speed, config.device)
+    if config.speed.deep_cache > 1:
+        from diffusers import UNet2DConditionModel
+
+        from altdiffusion.generation.deep_cache import check_blocks
+
+        own = files.read_json(files.join(model.uri, "unet", "config.json"))
+        check_blocks(class_defaults(UNet2DConditionModel) | own)
 
 
 def _check_scheduler(uri: str, index: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from altdiffusion.constraints import (
 )
 from altdiffusion.diffusion.hub import unpinned
 from altdiffusion.generation.prompt_presets import FIELDS, PRESETS, PromptPreset
+from altdiffusion.generation.speed import SpeedConfig
 from altdiffusion.languages import normalised_tag
 from altdiffusion.storage.documents import NAME
 
@@ -200,7 +201,7 @@ class GenerateConfig(Checked):
     """Number of images that are drawn at once."""
     batch_shapes: ShapeRule = added("proven")
     """How many rows the last batch of a size has: `proven`, as few as are measured to give the same bits on the device;
-    `any`, the next power of two, which may change a rare pixel by a grey level on a CPU, and more on a GPU."""
+    `any`, the next of 1, 2, 3, 4, 6, 8, 12 …, which may change a rare pixel by a grey level on a CPU, more on a GPU."""
     rows_per_unit: Annotated[int, at_least(1)] = operational(512)
     """Largest number of images in a unit of work. Units are smaller where the pool has more workers."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -227,6 +228,8 @@ class GenerateConfig(Checked):
     of one window are read as with 1."""
     lora: tuple[AdapterConfig, ...] = added(())
     """Adapters that are added to the model's weights, one after the other."""
+    speed: SpeedConfig = added(SpeedConfig())
+    """How the networks are computed."""
 
     def conflicts(self) -> Iterator[Invalid]:
         longest = max(self.prompts.max_prompt_chars, len(self.negative_prompt))
@@ -239,6 +242,9 @@ class GenerateConfig(Checked):
             )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")
+        if self.speed.deep_cache > self.steps:
+            yield Invalid("speed.deep_cache", f"is more than steps ({self.steps})", f"use at most {self.steps}")
+        yield from self.speed.conflicts_on(self.device)
 
     @property
     def file_naming(self) -> ImageFiles:

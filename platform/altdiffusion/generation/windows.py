@@ -20,10 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from altdiffusion.generation.denoising import Predict
 from altdiffusion.generation.image_request import Span
-
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Returns the guided noise, float32 [m, C, h, w], of m latents at a timestep, from texts [m or 2 m, T, D], scales."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +105,7 @@ class Composer:
     memory is bounded by the size of a window, and the bits of an image do not depend on the other images.
 
     Args:
-        predict: the UNet with guidance.
+        begin: returns the UNet with guidance for all steps of one call.
         parts: P parts, the same for all rows.
         contexts: [n, R, T, D].
         negative: [n, T, D]; None where the rows are not guided.
@@ -118,7 +116,7 @@ class Composer:
 
     def __init__(
         self,
-        predict: Predict,
+        begin: Callable[[], Predict],
         parts: Sequence[Part],
         contexts: Tensor,
         negative: Tensor | None,
@@ -127,7 +125,6 @@ class Composer:
         call_rows: int,
         last_rows: int,
     ) -> None:
-        self._predict = predict
         self._contexts, self._negative, self._scale = contexts, negative, scale
         self._columns = [torch.tensor(part.columns, device=contexts.device) for part in parts]
         self._counted = [torch.tensor(part.counted, device=contexts.device, dtype=torch.float32) for part in parts]
@@ -137,6 +134,9 @@ class Composer:
             _Call(jobs[first : first + call_rows], call_rows if first + call_rows < len(jobs) else last_rows, parts)
             for first in range(0, len(jobs), call_rows)
         ]
+        self._predicts = [
+            begin() for _ in self._calls
+        ]  # DeepCache keeps features of the same windows from step to step
 
     def __call__(self, inputs: Tensor, timestep: Tensor) -> Tensor:
         """Return the noise of whole images, float32 [n, C, H, W], of what the UNet reads of them at a timestep."""
@@ -144,14 +144,14 @@ class Composer:
         weight = torch.zeros_like(total[:1, :1])
         for number, part in enumerate(self._parts):
             weight[:, :, part.rows[0] : part.rows[1], self._columns[number]] += self._counted[number]
-        for call in self._calls:
-            predicted = self._of(inputs, timestep, call)
+        for call, predict in zip(self._calls, self._predicts, strict=True):
+            predicted = self._of(inputs, timestep, call, predict)
             for (row, number), one in zip(call.jobs, predicted, strict=False):
                 first, last = self._parts[number].rows
                 total[row][:, first:last, self._columns[number]] += one * self._counted[number]
         return total / weight
 
-    def _of(self, inputs: Tensor, timestep: Tensor, call: _Call) -> Tensor:
+    def _of(self, inputs: Tensor, timestep: Tensor, call: _Call, predict: Predict) -> Tensor:
         """Return the predictions of the parts of one call."""
         crops = []
         for row, number in call.filled:
@@ -159,6 +159,6 @@ class Composer:
             crops.append(inputs[row][:, first:last, self._columns[number]])
         texts = self._contexts[call.rows, call.texts]
         if self._negative is None:
-            return self._predict(torch.stack(crops), timestep, texts, None)
+            return predict(torch.stack(crops), timestep, texts, None)
         texts = torch.cat((self._negative[call.rows], texts))
-        return self._predict(torch.stack(crops), timestep, texts, self._scale[call.rows])
+        return predict(torch.stack(crops), timestep, texts, self._scale[call.rows])
