@@ -385,6 +385,12 @@ def test_images_inside_of_a_unit_are_counted() -> None:
     progress._counted_at = -1e9
     progress._count_inside()
     assert progress.line(progress._started + 8.0) == "[generate] 1/5 units  512 images  60.0 images/s  0:00:32 left"
+    made[0] = 600  # of two units, the first of which is finished before the next count
+    progress._counted_at = -1e9
+    progress._count_inside()
+    before = progress.line(progress._started + 8.0)
+    progress.advance(512)
+    assert "1/5 units  1,112 images" in before and "2/5 units  1,112 images" in progress.line(progress._started + 8.0)
 
 
 def test_cut_prompts_and_rejects_are_reported_with_an_example(tmp_path: Path) -> None:
