@@ -96,6 +96,10 @@ class EvaluateConfig(JobConfig):
                 yield Invalid(f"states.{place}.name", "is that of the dataset of prompts", "give another name")
         for name in ("prompts", *names):
             yield from DATASET_NAME.check("name", f"{self.name}-{name}")
+        try:
+            drawing(self, self.states[0])
+        except Invalid as wrong:
+            yield Invalid(f"sampling.{wrong.key}", wrong.problem, wrong.remedy)
         yield from device_conflicts(self, self.workers, {"sampling.device": self.sampling.device})
 
     @property

@@ -114,6 +114,8 @@ def test_cases_are_read_as_prompts_are(lake: str, tmp_path: Path) -> None:
         ({"states": []}, "name at least one state"),
         ({"name": "Night"}, "key name: value 'Night' is not a valid name of a dataset"),
         ({"judge": {"seeds": 0}}, "must be at least 1"),
+        ({"sampling": {"dtype": "float16"}}, "float16 does not run on a CPU"),
+        ({"sampling": {"negative_prompt": "x" * 20_000}}, "key sampling.file_record"),
     ],
 )
 def test_names_that_no_dataset_can_have_are_refused_at_once(lake: str, changes: dict[str, Any], part: str) -> None:

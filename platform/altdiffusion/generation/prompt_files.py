@@ -220,7 +220,7 @@ class _Reader:
             values = batch.column(column)
             if pa.types.is_boolean(values.type) and name in self._others:
                 values = values.cast(pa.string())
-            text = _column_text(values)
+            text = _column_text(_as_json(values) if name == "regions" else values)
             if text is None:
                 raise self._error(
                     f"has the type {values.type} in column {column}",
@@ -308,6 +308,8 @@ def _chunk(rows: list[Row], columns: Mapping[str, str], others: Sequence[str]) -
 
 def _as_text(name: str, value: Any) -> str | None:
     """Return a value that is not a text as one; the text is empty for NaN, as pandas writes a missing number."""
+    if name == "regions" and isinstance(value, list):
+        return json.dumps(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or name in ("prompt", "negative_prompt"):
         return None
     if isinstance(value, float):
@@ -333,6 +335,13 @@ def _is_unicode(text: str) -> bool:
 
 def _plain(text: str | None) -> str | None:
     return text if text is None else text.encode(errors="replace").decode()
+
+
+def _as_json(values: pa.Array) -> pa.Array:
+    """Return a column of lists as one of JSON; others as they are."""
+    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+        return values
+    return pa.array([None if one is None else json.dumps(one) for one in values.to_pylist()], pa.string())
 
 
 def _column_text(values: pa.Array) -> pa.Array | None:
