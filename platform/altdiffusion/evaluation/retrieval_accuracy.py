@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.outcomes import Case, Outcomes
 from altdiffusion.evaluation.statistics import (
-    LEVEL,
     Difference,
     Rate,
     Share,
@@ -26,8 +25,6 @@ from altdiffusion.evaluation.statistics import (
     ratio_of,
     share_of,
 )
-
-__all__ = ["ENGLISH", "LEVEL", "NAMES", "Case", "Difference", "Names", "Outcomes", "Rate", "StateScore"]
 
 ENGLISH = "en"
 Names = Literal["all", "seen", "held out"]
