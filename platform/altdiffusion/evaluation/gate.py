@@ -64,10 +64,11 @@ class Decision:
         out = []
         for code, p in self.p_values.items():
             one = self.change.languages[code]
+            shown = "< 0.001" if p < 0.001 else f"{p:.3f}"
             verdict = "" if p <= self.alpha else "   below the floor, or not shown to hold it"
             out.append(
                 f"{named_language(code):<16} {100 * one.value:+6.1f} points [{100 * one.low:+.1f}, "
-                f"{100 * one.high:+.1f}]   p {p:.3f}{verdict}"
+                f"{100 * one.high:+.1f}]   p {shown}{verdict}"
             )
         return out
 
