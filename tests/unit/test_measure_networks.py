@@ -13,6 +13,7 @@ from PIL import Image
 from altdiffusion.config import from_dict
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.measures.judge import Judge
+from altdiffusion.evaluation.measures.judge_tokens import JudgeTokens
 from altdiffusion.evaluation.measures.network import FeatureNetwork
 from altdiffusion.evaluation.measures.resize import Resize, resized
 from altdiffusion.evaluation.measures.settings import JudgeConfig, MeasuresConfig, NetworkConfig
@@ -130,8 +131,8 @@ def test_a_judge_embeds_as_its_own_model_does(kind: str, tmp_path: Path) -> None
 
 
 def test_a_judge_knows_which_texts_it_cannot_read(tmp_path: Path) -> None:
-    judge = Judge(from_dict(JudgeConfig, save_judge(tmp_path, ["a", "cat"])), device="cpu", dtype="float32")
-    assert judge.unread(["a cat", "une chat", "cat", "猫"]) == [1, 3]
+    tokens = JudgeTokens(from_dict(JudgeConfig, save_judge(tmp_path, ["a", "cat"])))
+    assert tokens.unread(["a cat", "une chat", "cat", "猫"]) == [1, 3]
 
 
 def test_wrong_judges_are_refused(tmp_path: Path) -> None:

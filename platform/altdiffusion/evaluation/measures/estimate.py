@@ -60,15 +60,19 @@ def of_jackknife(value: float, without: Array, rows: int) -> Estimate:
     return _student(value, error, groups - 1, rows)
 
 
-def of_groups(values: Array, groups: Sequence[str], *, seed: int = 0) -> Estimate:
+def of_groups(values: Array, groups: Sequence[str], *, weights: Array | None = None, seed: int = 0) -> Estimate:
     """Return the mean of values [n] with its bootstrap interval over the groups [n] that the rows belong to.
 
     Rows of one group, such as the same prompt in several languages or with several seeds, are drawn together. A single
     group has no interval.
+
+    Args:
+        weights: weight of each row, [n]; None weighs all the same.
     """
     names, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    totals = np.bincount(group_of, weights=values, minlength=len(names))
-    counts = np.bincount(group_of, minlength=len(names)).astype(np.float64)
+    weights = np.ones(len(values)) if weights is None else weights
+    totals = np.bincount(group_of, weights=values * weights, minlength=len(names))
+    counts = np.bincount(group_of, weights=weights, minlength=len(names))
     mean = float(totals.sum() / counts.sum())
     if len(names) < 2:
         return Estimate(value=mean, low=None, high=None, rows=len(values))

@@ -9,24 +9,21 @@ Shapes: B images or texts, S side of the image input, L tokens, D width of the e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from altdiffusion.diffusion.clip_square import MEAN, STD, clip_square
-from altdiffusion.diffusion.pinned_files import check_folder
-from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weight_files import load_network, open_tokenizer, read_settings
+from altdiffusion.diffusion.weight_files import load_network
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.evaluation.measures.judge_tokens import REMEDY, JudgeTokens
 from altdiffusion.evaluation.measures.settings import Dtype, JudgeConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Floats = NDArray[np.float32]
-_REMEDY = "give the folder of a CLIPModel or AltCLIPModel with its tokenizer, as save_pretrained writes it"
 
 
 class Judge:
@@ -42,22 +39,11 @@ class Judge:
         import torch
         import transformers
 
-        quiet_libraries()
         self._torch, self._config = torch, config
         self._device, self._dtype = torch.device(device), getattr(torch, dtype)
-        folder = Path(check_folder(config.folder, config.digest))
-        what = f"judge {config.folder}"
-        kind = read_settings(folder / "config.json", what).get("model_type")
-        classes = {"clip": transformers.CLIPModel, "altclip": transformers.AltCLIPModel}
-        if kind not in classes:
-            raise AltDiffusionError(what, f"is a model of type {kind}, not clip or altclip", _REMEDY)
-        self._tokenizer: Any = open_tokenizer(transformers.AutoTokenizer, folder, what, remedy=_REMEDY)
-        model: Any = load_network(classes[kind], folder, what, remedy=_REMEDY)
-        positions = int(model.config.text_config.max_position_embeddings)
-        if config.text_tokens > positions:
-            raise AltDiffusionError(
-                what, f"has {positions} token positions, and text_tokens is {config.text_tokens}", "lower text_tokens"
-            )
+        self._tokens = JudgeTokens(config)
+        kind = {"clip": transformers.CLIPModel, "altclip": transformers.AltCLIPModel}[self._tokens.kind]
+        model: Any = load_network(kind, self._tokens.folder, self._tokens.what, remedy=REMEDY)
         self._model = model.to(self._device, self._dtype).eval().requires_grad_(False)
         self.side = int(model.config.vision_config.image_size)
         self._mean, self._std = (torch.tensor(v, device=self._device).view(1, 3, 1, 1) for v in (MEAN, STD))
@@ -88,28 +74,6 @@ class Judge:
         with self._torch.inference_mode():
             made = self._model.get_text_features(**{name: ids.to(self._device) for name, ids in tokens.items()})
             return self._of_length_1(made.pooler_output)
-
-    def unread(self, texts: Sequence[str]) -> list[int]:
-        """Return the places of texts that hold a word that the tokenizer does not know.
-
-        A tokenizer of bytes, such as CLIP's, knows every word.
-        """
-        unknown = self._tokenizer.unk_token_id
-        if unknown is None or unknown == self._tokenizer.eos_token_id:
-            return []
-        ids = self._tokens(texts)["input_ids"]
-        return [int(place) for place in (ids == unknown).any(dim=1).nonzero()[:, 0]]
-
-    def _tokens(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Return token ids and mask, [B, L] each, all of the same length whatever the texts."""
-        made = self._tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self._config.text_tokens,
-            return_tensors="pt",
-        )
-        return {name: made[name] for name in ("input_ids", "attention_mask")}
 
     def _of_length_1(self, embeddings: Any) -> Floats:
         embeddings = embeddings.float()

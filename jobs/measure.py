@@ -1,0 +1,82 @@
+"""Measure: FID, KID, CMMD, IS, CLIP-Sim and retrieval of images that were drawn, per language and in the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from altdiffusion.evaluation.measures import tables
+from altdiffusion.evaluation.measures.checks import check_measures
+from altdiffusion.evaluation.measures.measure import MEAN, Measured, measure
+from altdiffusion.evaluation.measures.settings import MeasuresConfig
+from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import Lake, Version
+from jobs.harness import Job, leave, main
+from jobs.session import Session, already_published
+from pipelines.measures import REFERENCE, MeasureJobConfig, about, check_drawn, pipeline_steps, plan, survey
+
+
+def result(config: MeasureJobConfig, lake: Lake) -> str | None:
+    made = already_published(lake, list(pipeline_steps(config).values()))
+    written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md"))
+    return f"{config.output}.md of {made}" if made and written else None
+
+
+def run(config: MeasureJobConfig, session: Session) -> None:
+    """Make the features of every state, measure, write the tables and record the metrics."""
+    check_drawn(session.lake, config.states)
+    check_measures(config.measures, session.lake, config.cases)
+    drawn = {state: session.lake.version(name) for state, name in config.states.items()}
+    states = measure_states(session, pipeline_steps(config), drawn, config.measures)
+    write_measures(session, states, config.measures, config.output)
+
+
+def measure_states(
+    session: Session, steps: Mapping[str, PipelineStep], drawn: Mapping[str, Version], config: MeasuresConfig
+) -> dict[str, dict[str, Measured]]:
+    """Make the features of every state and of the real images, and return the measured values by state.
+
+    Each value becomes a metric linked to the state's checkpoint and to the datasets.
+
+    Args:
+        steps: of `pipelines.measures.feature_steps`.
+        drawn: generations of each state.
+    """
+    made = {name: session.complete(step)[0] for name, step in steps.items()}
+    found = {}
+    for state, version in drawn.items():
+        codes = [code for code, count in version.manifest.rows_by_language.items() if count]
+        found[state] = measure(made[state], made.get(REFERENCE), codes, config)
+        _record(session, state, version, found[state], made.get(REFERENCE))
+    return found
+
+
+def write_measures(
+    session: Session, states: Mapping[str, Mapping[str, Measured]], config: MeasuresConfig, output: str
+) -> None:
+    """Write the values as JSON and Markdown, print them, and attach the files to the run."""
+    facts = about(config)
+    text = tables.to_markdown(states, facts)
+    for suffix, data in (("json", files.canonical_json(tables.to_json(states, facts))), ("md", text.encode())):
+        files.write_atomic(f"{output}.{suffix}", data)
+        session.run.artifact(f"{output}.{suffix}")
+    print(text, flush=True)
+
+
+def _record(
+    session: Session, state: str, version: Version, measured: Mapping[str, Measured], reference: Version | None
+) -> None:
+    metrics = {}
+    for name, one in measured.items():
+        for code, value in {**one.languages, MEAN: one.mean}.items():
+            metrics[f"{state}/{name}/{code}"] = value.value
+    datasets = [version, *([reference] if reference is not None else [])]
+    for origin in version.manifest.parent_refs:
+        if origin.kind in ("checkpoint", "model"):
+            session.run.measured(origin, metrics, datasets=datasets)
+
+
+JOB = Job(name="measure", summary=__doc__, config=MeasureJobConfig, plan=plan, result=result, run=run, survey=survey)
+
+if __name__ == "__main__":
+    leave(main(JOB))
