@@ -157,7 +157,7 @@ def test_intervals_of_shares_are_wilsons() -> None:
 
 
 def test_intervals_cover_what_they_state() -> None:
-    """Of 300 samples about 95 % of the intervals hold the true value; bounds are four standard deviations away."""
+    """About 95 % of the intervals of 300 samples hold the true value; bounds are four standard deviations away."""
     random = np.random.default_rng(3)
     held = {"parts": 0, "groups": 0, "jackknife": 0}
     for seed in range(300):

@@ -17,6 +17,7 @@ from altdiffusion.cli import (
     image_verbs,
     lineage_verbs,
     play_verb,
+    prompt_set_verb,
     takedown_verbs,
     verify_verb,
 )
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     convert_verb.register(verbs)
     generate_verb.register(verbs)
     play_verb.register(verbs)
+    prompt_set_verb.register(verbs)
     return top
 
 
