@@ -10,15 +10,18 @@ from altdiffusion.evaluation import judge_images, retrieval_accuracy, table
 from altdiffusion.evaluation.judge import train_judge
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
+from jobs import measure
 from jobs.cards import record_scores, write_table
 from jobs.harness import Job, leave, main
 from jobs.session import Session, already_published
-from pipelines.evaluate import EvaluateConfig, pipeline_steps, plan, survey
+from pipelines.evaluate import EvaluateConfig, measure_config, pipeline_steps, plan, survey
 
 
 def result(config: EvaluateConfig, lake: Lake) -> str | None:
     drawn = already_published(lake, [step for state in config.states for step in pipeline_steps(config, state)])
     written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
+    measured = measure_config(config)
+    written &= measured is None or measure.result(measured, lake) is not None
     kept = files.exists(evaluations.uri_of(lake.uri, config.name))
     return f"{config.output}.md of {drawn}" if drawn and written and kept else None
 
@@ -45,6 +48,9 @@ def run(config: EvaluateConfig, session: Session) -> None:
     write_table(config, session, report)
     record_scores(config, session, report)
     print(report.to_text(), flush=True)
+    measured = measure_config(config)
+    if measured is not None:
+        evaluations.extend(session.lake.uri, config.name, {"measures": measure.measure_states(measured, session)})
     if config.require is not None:
         table.require(
             report,

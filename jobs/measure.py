@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from altdiffusion.evaluation.measures import tables
 from altdiffusion.evaluation.measures.checks import check_measures
 from altdiffusion.evaluation.measures.measure import MEAN, Measured, measure
-from altdiffusion.evaluation.measures.settings import MeasuresConfig
-from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.languages import CODES
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from jobs.harness import Job, leave, main
@@ -24,43 +24,39 @@ def result(config: MeasureJobConfig, lake: Lake) -> str | None:
 
 def run(config: MeasureJobConfig, session: Session) -> None:
     """Make the features of every state, measure, write the tables and record the metrics."""
-    check_drawn(session.lake, config.states)
-    check_measures(config.measures, session.lake, config.cases)
-    drawn = {state: session.lake.version(name) for state, name in config.states.items()}
-    states = measure_states(session, pipeline_steps(config), drawn, config.measures)
-    write_measures(session, states, config.measures, config.output)
+    measure_states(config, session)
 
 
-def measure_states(
-    session: Session, steps: Mapping[str, PipelineStep], drawn: Mapping[str, Version], config: MeasuresConfig
-) -> dict[str, dict[str, Measured]]:
-    """Make the features of every state and of the real images, and return the measured values by state.
+def measure_states(config: MeasureJobConfig, session: Session) -> dict[str, Any]:
+    """Do the job, and return what OUTPUT.json holds.
 
     Each value becomes a metric linked to the state's checkpoint and to the datasets.
-
-    Args:
-        steps: of `pipelines.measures.feature_steps`.
-        drawn: generations of each state.
     """
-    made = {name: session.complete(step)[0] for name, step in steps.items()}
+    for line in (
+        *check_drawn(session.lake, config.states),
+        *check_measures(config.measures, session.lake, config.cases),
+    ):
+        print(f"[measure] {line}", flush=True)
+    drawn = {state: session.lake.version(name) for state, name in config.states.items()}
+    made = {name: session.complete(step)[0] for name, step in pipeline_steps(config).items()}
     found = {}
     for state, version in drawn.items():
         codes = [code for code, count in version.manifest.rows_by_language.items() if count]
-        found[state] = measure(made[state], made.get(REFERENCE), codes, config)
+        ordered = sorted(codes, key=lambda code: (CODES.index(code) if code in CODES else len(CODES), code))
+        found[state] = measure(made[state], made.get(REFERENCE), ordered, config.measures)
         _record(session, state, version, found[state], made.get(REFERENCE))
-    return found
+    return _write(config, session, found)
 
 
-def write_measures(
-    session: Session, states: Mapping[str, Mapping[str, Measured]], config: MeasuresConfig, output: str
-) -> None:
+def _write(config: MeasureJobConfig, session: Session, states: tables.States) -> dict[str, Any]:
     """Write the values as JSON and Markdown, print them, and attach the files to the run."""
-    facts = about(config)
-    text = tables.to_markdown(states, facts)
-    for suffix, data in (("json", files.canonical_json(tables.to_json(states, facts))), ("md", text.encode())):
-        files.write_atomic(f"{output}.{suffix}", data)
-        session.run.artifact(f"{output}.{suffix}")
+    facts = about(config.measures)
+    report, text = tables.to_json(states, facts), tables.to_markdown(states, facts)
+    for suffix, data in (("json", files.canonical_json(report)), ("md", text.encode())):
+        files.write_atomic(f"{config.output}.{suffix}", data)
+        session.run.artifact(f"{config.output}.{suffix}")
     print(text, flush=True)
+    return report
 
 
 def _record(

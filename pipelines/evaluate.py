@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from altdiffusion.config import operational
+from altdiffusion.config import added, operational
 from altdiffusion.constraints import Invalid
 from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.evaluation.measures.checks import check_measures
+from altdiffusion.evaluation.measures.settings import MeasuresConfig
 from altdiffusion.evaluation.retrieval_accuracy import read_cases, select_cases
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.prompts import read_prompts
@@ -18,6 +20,7 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
 from pipelines.generate import generation_pipeline_steps, opened
+from pipelines.measures import MeasureJobConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,11 +87,14 @@ class EvaluateConfig(JobConfig):
     output: str = operational()
     """Local path without suffix: OUTPUT.json, OUTPUT.md and OUTPUT.txt are written."""
     workers: Workers = operational(factory=Workers)
+    measures: MeasuresConfig | None = added(None)
+    """What is measured besides; OUTPUT-measures.json and OUTPUT-measures.md are written. Null measures nothing."""
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [state.name for state in self.states]
         if not names or len(set(names)) != len(names):
             yield Invalid("states", "must be at least one, each with its own name", "name each once")
+        measure_config(self)  # raises what does not fit
 
     @property
     def run_name(self) -> str:
@@ -112,6 +118,21 @@ def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[Pipel
     )
 
 
+def measure_config(config: EvaluateConfig) -> MeasureJobConfig | None:
+    """Return the measures of an evaluation as the job that makes them; None if there are none."""
+    if config.measures is None:
+        return None
+    return MeasureJobConfig(
+        lake=config.lake,
+        name=config.name,
+        cases=config.cases,
+        states={state.name: f"{config.name}-{state.name}" for state in config.states},
+        measures=config.measures,
+        output=f"{config.output}-measures",
+        workers=config.workers,
+    )
+
+
 def _cases(config: EvaluateConfig) -> PromptsConfig:
     """Return the cases as prompts: all of them are drawn, because a table of fewer would be another table."""
     return PromptsConfig(file=config.cases, languages=config.languages, strict=True)
@@ -132,7 +153,9 @@ def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
     def model_there(state: StateConfig) -> Callable[[Lake], list[str]]:
         return lambda lake: [f"{state.name}  {opened(state.model, lake.uri, 'float32')[0].ref.short}"]
 
-    return look_at(config.lake, remote, files_there, *(model_there(state) for state in config.states))
+    measures = config.measures
+    measured = [lambda lake: check_measures(measures, lake, config.cases)] if measures is not None else []
+    return look_at(config.lake, remote, files_there, *(model_there(state) for state in config.states), *measured)
 
 
 def plan(config: EvaluateConfig) -> Plan:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Annotated
 
 from altdiffusion.config import operational
-from altdiffusion.constraints import Invalid, not_empty
+from altdiffusion.constraints import DATASET_NAME, Invalid, not_empty
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.measures.checks import check_measures
 from altdiffusion.evaluation.measures.feature_work import FeatureWork, columns, feature_settings
@@ -20,6 +20,9 @@ from altdiffusion.refs import Ref, RefKind
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step
+
+REFERENCE = "reference"
+"""What the step of the real images is called; no state may have this name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +41,10 @@ class MeasureJobConfig(JobConfig):
     workers: Workers = operational(factory=Workers)
 
     def conflicts(self) -> Iterator[Invalid]:
+        if REFERENCE in self.states:
+            yield Invalid(f"states.{REFERENCE}", "is the name of the real images", "give the state another name")
+        for name in (*self.states, REFERENCE):
+            yield from DATASET_NAME.check("states", f"{self.name}-{name}-features")
         yield from device_conflicts(self.measures, self.workers)
 
     @property
@@ -53,33 +60,17 @@ def device_conflicts(measures: MeasuresConfig, workers: Workers) -> Iterator[Inv
         yield Invalid("measures.device", f"is cpu, and each worker reserves {workers.gpus:g} GPU", "set it to cuda")
 
 
-def feature_steps(
-    *, lake_uri: str, name: str, states: Mapping[str, str], cases: str, measures: MeasuresConfig, workers: Workers
-) -> dict[str, PipelineStep]:
-    """Return the pipeline step of each state by its name, and that of the real images as `reference`.
-
-    Args:
-        name: prefix of the names of the datasets of features.
-        states: state -> dataset of its generations.
-        cases: URI of the cases file.
-    """
-    steps = {
-        state: _step(lake_uri, f"{name}-{state}-features", dataset, cases, measures, workers)
-        for state, dataset in states.items()
-    }
-    if measures.reference is not None:
-        steps[REFERENCE] = _step(lake_uri, f"{name}-{REFERENCE}-features", measures.reference, None, measures, workers)
+def pipeline_steps(config: MeasureJobConfig) -> dict[str, PipelineStep]:
+    """Return the pipeline step of each state by its name, and that of the real images as `reference`."""
+    steps = {state: _step(config, state, dataset, config.cases) for state, dataset in config.states.items()}
+    if config.measures.reference is not None:
+        steps[REFERENCE] = _step(config, REFERENCE, config.measures.reference, None)
     return steps
 
 
-REFERENCE = "reference"
-"""What the step of the real images is called; no state may have this name."""
-
-
-def _step(
-    lake_uri: str, output: str, images: str, cases: str | None, measures: MeasuresConfig, workers: Workers
-) -> PipelineStep:
+def _step(config: MeasureJobConfig, state: str, images: str, cases: str | None) -> PipelineStep:
     """Return the step images -> features; the networks and the cases are its parents."""
+    measures, output = config.measures, f"{config.name}-{state}-features"
 
     def others() -> list[Ref]:
         wanted = columns(measures, generated=cases is not None)
@@ -97,11 +88,11 @@ def _step(
         output=output,
         kind="features",
         settings={"features": feature_settings(measures, generated=cases is not None)},
-        workers=workers,
+        workers=config.workers,
         noun="images",
         parents=lambda lake: [lake.version(images).ref, *others()],
         units=lambda lake: plan_ranges(lake.version(images), measures.rows_per_unit, *(str(ref) for ref in others())),
-        work=lambda _: FeatureWork(lake=lake_uri, dataset=output, config=measures, cases=cases),
+        work=lambda _: FeatureWork(lake=config.lake, dataset=output, config=measures, cases=cases),
         when_empty="give a dataset with images",
     )
 
@@ -116,18 +107,6 @@ def _bytes(cases: str) -> bytes:
 def _ref(kind: RefKind, uri: str, digest: str) -> Ref:
     name = re.sub(r"[^A-Za-z0-9._\-]", "-", PurePosixPath(uri.rstrip("/")).name)
     return Ref(kind, name or kind, digest)
-
-
-def pipeline_steps(config: MeasureJobConfig) -> dict[str, PipelineStep]:
-    """Return the job's pipeline steps by state."""
-    return feature_steps(
-        lake_uri=config.lake,
-        name=config.name,
-        states=config.states,
-        cases=config.cases,
-        measures=config.measures,
-        workers=config.workers,
-    )
 
 
 def about(measures: MeasuresConfig) -> dict[str, str]:

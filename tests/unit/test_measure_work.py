@@ -194,6 +194,10 @@ def test_a_dry_run_finds_what_would_stop_the_job(root: Path, tmp_path: Path) -> 
     ):
         assert re.search(problem, found := problems(root, measures=measures)), found
     assert "holds images, not generations" in problems(root, states={"quality": "real"})
+    with pytest.raises(AltDiffusionError, match="is the name of the real images"):
+        config(root, states={"reference": "drawn"})
+    with pytest.raises(AltDiffusionError, match="is not a valid name of a dataset"):
+        config(root, states={"Quality": "drawn"})
     with pytest.raises(AltDiffusionError, match=r"workers.gpus.* is 0, and measures.device is cuda"):
         config(root, measures=settings(root, device="cuda"))
     with pytest.raises(AltDiffusionError, match=r"each worker reserves 1 GPU"):
