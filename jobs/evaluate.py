@@ -8,6 +8,7 @@ import numpy as np
 
 from altdiffusion.evaluation import judge_images, retrieval_accuracy, table
 from altdiffusion.evaluation.judge import train_judge
+from altdiffusion.evaluation.measures.checks import check_measures
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
 from jobs import measure
@@ -29,6 +30,8 @@ def result(config: EvaluateConfig, lake: Lake) -> str | None:
 def run(config: EvaluateConfig, session: Session) -> None:
     """Draw the cases with every state, judge the images, and write the table."""
     cases = retrieval_accuracy.read_cases(config.cases)  # before anything is drawn
+    if config.measures is not None:
+        check_measures(config.measures, session.lake, config.cases)
     drawn = {
         state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1][-1]
         for state in config.states

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from altdiffusion.evaluation.measures import tables
-from altdiffusion.evaluation.measures.checks import check_measures
 from altdiffusion.evaluation.measures.measure import MEAN, Measured, measure
 from altdiffusion.languages import CODES
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from jobs.harness import Job, leave, main
 from jobs.session import Session, already_published
-from pipelines.measures import REFERENCE, MeasureJobConfig, about, check_drawn, pipeline_steps, plan, survey
+from pipelines.measures import REFERENCE, MeasureJobConfig, about, pipeline_steps, plan, survey
 
 
 def result(config: MeasureJobConfig, lake: Lake) -> str | None:
@@ -32,10 +31,7 @@ def measure_states(config: MeasureJobConfig, session: Session) -> dict[str, Any]
 
     Each value becomes a metric linked to the state's checkpoint and to the datasets.
     """
-    for line in (
-        *check_drawn(session.lake, config.states),
-        *check_measures(config.measures, session.lake, config.cases),
-    ):
+    for line in check(config, session.lake):
         print(f"[measure] {line}", flush=True)
     drawn = {state: session.lake.version(name) for state, name in config.states.items()}
     made = {name: session.complete(step)[0] for name, step in pipeline_steps(config).items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -123,31 +123,29 @@ def about(measures: MeasuresConfig) -> dict[str, str]:
     return facts
 
 
-def check_drawn(lake: Lake, states: Mapping[str, str]) -> list[str]:
-    """Return a line per state on its images.
+def check(config: MeasureJobConfig, lake: Lake) -> list[str]:
+    """Return lines on the images of each state and on what will be measured.
 
     Raises:
-        AltDiffusionError: a dataset is missing, or holds something other than generations.
+        AltDiffusionError: a dataset is missing, or holds something other than generations; or as `check_measures`.
     """
     lines = []
-    for state, name in states.items():
+    images: dict[str, int] = {}
+    for state, name in config.states.items():
         version = lake.version(name)
         if version.manifest.kind != "generations":
             raise AltDiffusionError(
                 version.ref.short, f"holds {version.manifest.kind}, not generations", "name a dataset of drawn images"
             )
         lines.append(f"{state}  {version.ref.short}, {version.rows:,} images")
-    return lines
+        for code, count in version.manifest.rows_by_language.items():
+            images[code] = min(count, images.get(code, count))
+    return [*lines, *check_measures(config.measures, lake, config.cases, images)]
 
 
 def survey(config: MeasureJobConfig, remote: bool = False) -> Survey:
     """Return the inputs, and what is wrong with the images, the cases, the networks or the reference."""
-    return look_at(
-        config.lake,
-        remote,
-        lambda lake: check_drawn(lake, config.states),
-        lambda lake: check_measures(config.measures, lake, config.cases),
-    )
+    return look_at(config.lake, remote, lambda lake: check(config, lake))
 
 
 def plan(config: MeasureJobConfig) -> Plan:

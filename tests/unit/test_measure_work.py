@@ -17,11 +17,13 @@ from PIL import Image
 from altdiffusion.config import from_dict
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.measures import estimate, kernels
+from altdiffusion.evaluation.measures.checks import check_measures
 from altdiffusion.evaluation.measures.frechet import frechet_distance
 from altdiffusion.evaluation.measures.gather import gather
 from altdiffusion.evaluation.measures.measure import measure
 from altdiffusion.evaluation.measures.moments import Moments
 from altdiffusion.evaluation.measures.resize import resized
+from altdiffusion.evaluation.measures.settings import MeasuresConfig
 from altdiffusion.evaluation.measures.texts import read_texts
 from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.storage.binary_columns import binary_rows, rows_of_binary
@@ -205,17 +207,32 @@ def test_a_dry_run_finds_what_would_stop_the_job(root: Path, tmp_path: Path) -> 
 
 
 def test_too_few_images_and_unknown_words_are_found_before_the_work(root: Path, tmp_path: Path) -> None:
+    lake, path = Lake(str(root / "lake")), tmp_path / "few.jsonl"
     few = [row for row in measure_lake.prompts() if row["language"] != "de" or row["concept"] in ("c1", "c2")]
-    path = tmp_path / "few.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in few))
-    assert "in de: has 2 images, and FID over 6 features needs more than 6" in problems(root, cases=str(path))
-    path.write_text("".join(json.dumps(row | {"prompt": "strange"}) + "\n" for row in few))
-    only = settings(root, measures=["retrieval"], network=None, reference=None)
-    assert "does not know a word in 1 of 1 texts, e.g. 'strange'" in problems(root, cases=str(path), measures=only)
-    path.write_text("".join(json.dumps(row) + "\n" for row in few if row["language"] != "en"))
-    assert "has no English text for" in problems(root, cases=str(path), measures=settings(
-        root, measures=["clip_sim_english"], network=None, reference=None
-    ))  # fmt: skip
+
+    def found(rows: list[dict[str, Any]], **changes: Any) -> str:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(AltDiffusionError) as error:
+            check_measures(from_dict(MeasuresConfig, settings(root, **changes)), lake, str(path))
+        return str(error.value)
+
+    judged = {"network": None, "reference": None}
+    assert "images in de: has 2 images, and FID over 6 features needs more than 6" in found(few)
+    assert "retrieval@5 in de: would be 1 whatever is drawn, because it compares 2 images" in found(
+        few, measures=["retrieval"], **judged
+    )
+    strange = [row | {"prompt": "strange"} for row in few]
+    assert "does not know a word in 1 of 1 texts, e.g. 'strange'" in found(strange, measures=["retrieval"], **judged)
+    foreign = [row for row in few if row["language"] != "en"]
+    assert "has no English text for 18 of 18 prompts" in found(foreign, measures=["clip_sim_english"], **judged)
+
+
+def test_images_that_are_drawn_count_and_not_prompts(root: Path) -> None:
+    chosen = from_dict(MeasuresConfig, settings(root, measures=["fid"], judge=None))
+    lake, cases = Lake(str(root / "lake")), str(root / "cases.jsonl")
+    assert "7 images or more" in check_measures(chosen, lake, cases, {"en": 7, "de": 90})[0]
+    with pytest.raises(AltDiffusionError, match="images in en: has 6 images"):
+        check_measures(chosen, lake, cases, {"en": 6, "de": 90})
 
 
 def test_an_unknown_prompt_is_named(root: Path, tmp_path: Path) -> None:

@@ -18,11 +18,14 @@ from altdiffusion.storage.dataset import Lake, Version
 _NATIVE = ("clip_sim_native", "retrieval")
 
 
-def check_measures(config: MeasuresConfig, lake: Lake, cases: str) -> list[str]:
+def check_measures(
+    config: MeasuresConfig, lake: Lake, cases: str, images: Mapping[str, int] | None = None
+) -> list[str]:
     """Return lines on what will be measured.
 
     Args:
         cases: URI of the cases file, which every state draws.
+        images: number of images by language, where they are drawn already; None expects one image per prompt.
 
     Raises:
         AltDiffusionError: the first of these that does not hold: files are there and have the pinned digests, the
@@ -30,8 +33,8 @@ def check_measures(config: MeasuresConfig, lake: Lake, cases: str) -> list[str]:
             reads, the reference holds images, and there are enough images per language.
     """
     texts = read_texts(cases)
-    rows = _rows_by_language(text.language for text in texts.values())
-    lines = [f"measures  {', '.join(config.measures)}; {min(rows.values()):,} prompts or more per language"]
+    rows = dict(images) if images is not None else _rows_by_language(text.language for text in texts.values())
+    lines = [f"measures  {', '.join(config.measures)}; {min(rows.values()):,} images or more per language"]
     if config.network is not None:
         network = FeatureNetwork(config.network, device="cpu")
         network.features(np.zeros((1, 3, config.network.side, config.network.side), np.float32))
@@ -40,10 +43,12 @@ def check_measures(config: MeasuresConfig, lake: Lake, cases: str) -> list[str]:
         )
         if "fid" in config.measures:
             for code, count in rows.items():
-                check_rows(f"{cases} in {code}", count, config.network.width)
+                check_rows(f"images in {code}", count, config.network.width)
     if config.judge is not None:
         _check_texts(config, config.judge, cases, texts)
         lines.append(f"judge  {config.judge.digest[:12]}, reads {', '.join(config.judge.languages)}")
+    if "retrieval" in config.measures:
+        _check_ranks(config, texts, rows)
     if config.reference is not None:
         lines.append(_check_reference(config, lake.version(config.reference), rows))
     return lines
@@ -72,6 +77,19 @@ def _check_texts(config: MeasuresConfig, judge: JudgeConfig, cases: str, texts: 
             f"judge {judge.folder}",
             f"does not know a word in {len(strange):,} of {len(distinct):,} texts, e.g. {distinct[strange[0]]!r}",
             "give a judge whose tokenizer reads these languages",
+        )
+
+
+def _check_ranks(config: MeasuresConfig, texts: Mapping[str, Text], rows: Mapping[str, int]) -> None:
+    """Refuse ranks that every image reaches."""
+    prompts = _rows_by_language(text.language for text in texts.values() if text.language in rows)
+    code = min(prompts, key=lambda code: prompts[code])
+    compared = min(prompts[code], config.sample)
+    if compared <= max(config.recall_at):
+        raise AltDiffusionError(
+            f"retrieval@{max(config.recall_at)} in {code}",
+            f"would be 1 whatever is drawn, because it compares {compared:,} images",
+            "lower recall_at, raise sample, or give more prompts",
         )
 
 
