@@ -46,7 +46,9 @@ class JudgeConfig(Checked):
     """Local folder of a CLIPModel or AltCLIPModel with its tokenizer (safetensors)."""
     digest: Annotated[str, FOLDER_DIGEST]
     """Its `folder_digest`: checked before loading."""
-    languages: Annotated[tuple[str, ...], not_empty("name them"), unique("language"), each(one_of(tuple(BY_CODE)))]
+    languages: Annotated[tuple[str, ...], not_empty("name them"), unique("language"), each(one_of(tuple(BY_CODE)))] = (
+        operational()
+    )
     """Languages that its text encoder reads: [en] for OpenAI's CLIP, the eighteen for AltCLIP-m18."""
     text_tokens: Annotated[int, at_least(3)] = 77
     """Tokens of a text; longer texts are cut."""
