@@ -12,7 +12,7 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from jobs.harness import Job, leave, main
 from jobs.session import Session, already_published
-from pipelines.measures import REFERENCE, MeasureJobConfig, about, pipeline_steps, plan, survey
+from pipelines.measures import REFERENCE, MeasureJobConfig, about, check, pipeline_steps, plan, survey
 
 
 def result(config: MeasureJobConfig, lake: Lake) -> str | None:

@@ -17,6 +17,7 @@ REFERENCE_MEASURES = ("fid", "kid", "cmmd")
 """The measures that compare with real images."""
 MEASURES = (*NETWORK_MEASURES, *JUDGE_MEASURES)
 Dtype = Literal["float32", "bfloat16", "float16"]
+Languages = Annotated[tuple[str, ...], not_empty("name them"), unique("language"), each(one_of(tuple(BY_CODE)))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
