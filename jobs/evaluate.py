@@ -8,21 +8,19 @@ import numpy as np
 
 from altdiffusion.evaluation import judge_images, retrieval_accuracy, table
 from altdiffusion.evaluation.judge import train_judge
-from altdiffusion.evaluation.measures.checks import check_measures
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
-from jobs import measure
+from jobs import evaluation_measures
 from jobs.cards import record_scores, write_table
 from jobs.harness import Job, leave, main
 from jobs.session import Session, already_published
-from pipelines.evaluate import EvaluateConfig, measure_config, pipeline_steps, plan, survey
+from pipelines.evaluate import EvaluateConfig, pipeline_steps, plan, survey
 
 
 def result(config: EvaluateConfig, lake: Lake) -> str | None:
     drawn = already_published(lake, [step for state in config.states for step in pipeline_steps(config, state)])
     written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
-    measured = measure_config(config)
-    written &= measured is None or measure.result(measured, lake) is not None
+    written &= evaluation_measures.done(config, lake)
     kept = files.exists(evaluations.uri_of(lake.uri, config.name))
     return f"{config.output}.md of {drawn}" if drawn and written and kept else None
 
@@ -30,8 +28,7 @@ def result(config: EvaluateConfig, lake: Lake) -> str | None:
 def run(config: EvaluateConfig, session: Session) -> None:
     """Draw the cases with every state, judge the images, and write the table."""
     cases = retrieval_accuracy.read_cases(config.cases)  # before anything is drawn
-    if config.measures is not None:
-        check_measures(config.measures, session.lake, config.cases)
+    evaluation_measures.check(config, session)
     drawn = {
         state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1][-1]
         for state in config.states
@@ -51,9 +48,7 @@ def run(config: EvaluateConfig, session: Session) -> None:
     write_table(config, session, report)
     record_scores(config, session, report)
     print(report.to_text(), flush=True)
-    measured = measure_config(config)
-    if measured is not None:
-        evaluations.extend(session.lake.uri, config.name, {"measures": measure.measure_states(measured, session)})
+    evaluation_measures.add(config, session)
     if config.require is not None:
         table.require(
             report,
