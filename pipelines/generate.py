@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
@@ -16,14 +17,25 @@ from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.generation.adapters import merge
 from altdiffusion.generation.generate_work import describe_work
-from altdiffusion.generation.model import Model, check_sampling, ignored_parts, resolve_model, size_multiple
+from altdiffusion.generation.model import (
+    Model,
+    check_sampling,
+    check_speed,
+    ignored_parts,
+    resolve_model,
+    size_multiple,
+)
 from altdiffusion.generation.named_files import check_ids, write_named
+from altdiffusion.generation.prompt_regions import regions_of
+from altdiffusion.generation.prompt_windows import PromptWindows
 from altdiffusion.generation.prompts import Prompts, read_prompts
-from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
+from altdiffusion.generation.settings import AdapterConfig, GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.generation.sheet import check_sheet
 from altdiffusion.generation.steps import generation_steps
-from altdiffusion.generation.truncation import read_by, truncation_warning
+from altdiffusion.generation.truncation import truncation_warning
+from altdiffusion.generation.window_plan import check_windows, describe_windows
 from altdiffusion.storage.dataset import Lake
 from pipelines.check_images import ImageCheckConfig, ImageChecker
 from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
@@ -132,8 +144,11 @@ def describe(prompts: Prompts) -> list[str]:
     return [*lines, *(f"reject {reason}  {rows:,}, e.g. {first[reason]}" for reason, rows in prompts.by_reason.items())]
 
 
-def suits(prompts: Prompts, model: Model, bundle: ModelBundle, file: str) -> list[str]:
-    """Return a line on prompts that are too long for a model's text encoder.
+def suits(prompts: Prompts, model: Model, bundle: ModelBundle, file: str, windows: int = 1) -> list[str]:
+    """Return lines on prompts that take several windows of a model's text encoder, and on those that are too long.
+
+    Args:
+        windows: windows in which a prompt is read at most.
 
     Raises:
         AltDiffusionError: the model cannot draw a size that a prompt asks for.
@@ -153,18 +168,44 @@ def suits(prompts: Prompts, model: Model, bundle: ModelBundle, file: str) -> lis
     tokenizer = bundle.tokenizer
     positions = int(tokenizer.model_max_length)
     # A token is at least one byte of the text as tokenizers normalise it, but for one at its beginning.
-    texts = prompts.accepted.select(["id", "prompt"])
+    texts = _texts(prompts.accepted)
     most_tokens = pc.add(pc.binary_length(pc.utf8_normalize(texts["prompt"], "NFKC")), 1)
     long = texts.filter(pc.greater(most_tokens, positions - tokenizer.num_special_tokens_to_add()))
-    reading = read_by(tokenizer, long["prompt"].to_pylist(), positions)
-    warning = truncation_warning(long["id"].to_pylist(), reading, positions)
-    return [f"warning  {warning}"] if warning is not None else []
+    reader = PromptWindows(tokenizer, bundle.text_encoder, windows)
+    reading = reader.read(long["prompt"].to_pylist())
+    warning = truncation_warning(long["id"].to_pylist(), reading, reader.positions(windows))
+    lines = []
+    if windows > 1:
+        taken = [number for number in reader.of(long["prompt"].to_pylist()) if number > 1]
+        how = f"one sequence of the encoder's {reader.encoder_positions}" if reader.one_sequence else "separate windows"
+        most = reader.positions(max(taken, default=1))
+        lines.append(
+            f"prompt windows  {len(taken):,} prompts take 2 or more windows of {positions} tokens: up to {most} "
+            f"positions, in {how}"
+        )
+    return [*lines, *([f"warning  {warning}"] if warning is not None else [])]
 
 
-def opened(config: ModelConfig, lake_uri: str, dtype: str) -> tuple[Model, ModelBundle]:
+def _texts(prompts: pa.Table) -> pa.Table:
+    """Return the ids and texts of prompts and their regions, each as a row."""
+    texts = prompts.select(["id", "prompt"])
+    rows = prompts.select(["id", "regions"]).filter(pc.is_valid(prompts["regions"])).to_pylist()
+    regions = [
+        {"id": f"{row['id']}, region {number}", "prompt": region.prompt}
+        for row in rows
+        for number, region in enumerate(regions_of(row["regions"]), 1)
+    ]
+    return pa.concat_tables([texts, pa.Table.from_pylist(regions, schema=texts.schema)])
+
+
+def opened(
+    config: ModelConfig, lake_uri: str, dtype: str, lora: Sequence[AdapterConfig] = ()
+) -> tuple[Model, ModelBundle]:
     """Return a model after opening each of its parts in a dtype, so that drawing will not fail there."""
-    model = resolve_model(config, lake_uri)
-    return model, load_bundle(model.uri, dtype=getattr(torch, dtype))
+    model = resolve_model(config, lake_uri, lora)
+    bundle = load_bundle(model.uri, dtype=getattr(torch, dtype))
+    merge(bundle, model.adapters)
+    return model, bundle
 
 
 def sheet_lines(prompts: PromptsConfig, fonts: str, file: str | None = None) -> list[str]:
@@ -216,13 +257,25 @@ def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None
     folder = generate.model.folder
     if folder is not None and not at_hand(folder, lake_uri, "base"):
         return [f"draws with  {folder} (it is fetched and checked when the job starts)"]
-    model, bundle = opened(generate.model, lake_uri, generate.dtype)
+    remote = [one.folder for one in generate.lora if not at_hand(one.folder, lake_uri, "lora")]
+    if remote:
+        shown = generate.model.folder or f"the export of run {generate.model.run}"
+        return [f"draws with  {shown} and {', '.join(remote)} (fetched and checked when the job starts)"]
+    model, bundle = opened(generate.model, lake_uri, generate.dtype, generate.lora)
     check_sampling(model, generate.sampler, generate.steps)
+    check_windows(generate, model)
+    check_speed(model, generate)
     ignored = ignored_parts(model)
     return [
         f"draws with  {model.ref.short}",
+        *(
+            f"adapter  {one.ref.short}, scale {one.scale:g}: {one.layers:,} layers, rank {one.rank:,}, "
+            f"SHA-256 {one.content[:12]}"
+            for one in model.adapters
+        ),
         *([f"not used  {', '.join(ignored)}, named in the model's model_index.json"] if ignored else []),
-        *(suits(prompts, model, bundle, generate.prompts.file) if prompts is not None else []),
+        *(describe_windows(prompts.accepted, generate, model) if prompts is not None else []),
+        *(suits(prompts, model, bundle, generate.prompts.file, generate.prompt_windows) if prompts is not None else []),
     ]
 
 

@@ -86,7 +86,7 @@ def generate(
 ) -> Version:  # fmt: skip
     """Make published generations from a prompts file, as the job does."""
     prompts = import_prompts(lake, settings)
-    model = resolve_model(settings.model, lake)
+    model = resolve_model(settings.model, lake, settings.lora)
     work = (
         DyingWork(lake, dataset, model, settings, deaths)
         if deaths is not None
@@ -97,6 +97,6 @@ def generate(
     run_units(work, units, {dataset: ledger}, backend=backend, pool=pool, progress=quiet())
     records = ledger.of_units([unit.id for unit in units])
     return made.publish(
-        kind="generations", records=records, parents=[prompts.ref, model.ref], config=semantic(settings),
+        kind="generations", records=records, parents=[prompts.ref, *model.refs], config=semantic(settings),
         fingerprint=fingerprint(settings),
     )  # fmt: skip

@@ -154,6 +154,7 @@ PROMPTS = pa.schema(
         _field("guidance_scale", pa.float32(), "classifier-free guidance; null: the job's", nullable=True),
         _field("sampler", pa.string(), "name of the sampler; null: the job's", nullable=True),
         _field("count", pa.int32(), "images to draw of the row; null: the job's", nullable=True),
+        _field("regions", pa.string(), "JSON: prompts of ranges of the width, [{from, prompt, to}]", nullable=True),
     ]
 )
 
@@ -173,6 +174,8 @@ GENERATIONS = pa.schema(
         _field("image_format", pa.string(), "png, jpg or webp; null: png", nullable=True),
         _field("vae_dtype", pa.string(), "type in which the VAE decoded, where not the model's", nullable=True),
         _field("perceptual_hash", pa.int64(), "DCT hash of the image as drawn, 64 bits", nullable=True),
+        _field("regions", pa.string(), "JSON: prompts of ranges of the width, [{from, prompt, to}]", nullable=True),
+        _field("region_tokens", pa.list_(pa.int32()), "tokens of each region's whole prompt", nullable=True),
     ]
 )
 

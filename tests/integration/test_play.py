@@ -13,7 +13,6 @@ from PIL import Image
 
 from altdiffusion.cli import main
 from altdiffusion.generation.model import resolve_model
-from altdiffusion.generation.settings import ModelConfig
 from altdiffusion.languages import CODES
 from altdiffusion.play.drawing import Drawing
 from altdiffusion.play.examples import examples
@@ -31,7 +30,8 @@ WAIT_MS = 120_000
 @pytest.fixture(scope="module")
 def drawing(tmp_path_factory: pytest.TempPathFactory) -> Drawing:
     lake = generation_lake.make_lake(tmp_path_factory.mktemp("play"))
-    return Drawing(resolve_model(ModelConfig(folder=f"{lake}/models/base"), lake), "cpu", "float32")
+    config = generation_lake.config(lake)
+    return Drawing(resolve_model(config.model, lake), config)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from PIL import Image
 from altdiffusion.cli import main
 from altdiffusion.generation.generate_work import encode_image
 from altdiffusion.generation.model import resolve_model
-from altdiffusion.generation.settings import ModelConfig
 from altdiffusion.image_files.phash import distance, distances, is_plain, phash_rgb
 from altdiffusion.image_files.record import FileRecord, key_base, key_of
 from altdiffusion.lineage.file_search import NEAR
@@ -213,8 +212,9 @@ def test_a_job_writes_records_that_the_lake_confirms(tmp_path: Path, capsys: pyt
 
 def test_what_is_drawn_without_a_dataset_has_a_record_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lake = generation_lake.make_lake(tmp_path, prompts=1)
-    model = resolve_model(ModelConfig(folder=f"{lake}/models/base"), lake)
-    drawing = Drawing(model, "cpu", "float32")
+    settings = generation_lake.config(lake)
+    model = resolve_model(settings.model, lake)
+    drawing = Drawing(model, settings)
     requests = drawing.requests(
         ["a corgi"], negative_prompt="", seed=3, width=16, height=16, steps=2, guidance_scale=2.0, sampler="ddim"
     )

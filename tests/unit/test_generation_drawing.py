@@ -24,7 +24,7 @@ from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.range_work import finish_unit
 from altdiffusion.execution.units import Unit
-from altdiffusion.generation import contexts
+from altdiffusion.generation import prompt_windows
 from altdiffusion.generation.cautions import warnings_of
 from altdiffusion.generation.finished import IMAGES
 from altdiffusion.generation.generate_work import (
@@ -39,6 +39,7 @@ from altdiffusion.generation.image_request import Drawn, Request
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.generation.prompts import prompts_source
 from altdiffusion.generation.sampler import Sampler
+from altdiffusion.generation.window_plan import describe_windows
 from altdiffusion.records import PROMPTS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.verification import damages_of
@@ -357,13 +358,13 @@ def test_every_text_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     lake = generation_lake.make_lake(tmp_path, prompts=30)
     write_lines(lake, [{**row, "prompt": "cat"} for row in lines_of(lake)])
     encoded: list[int] = []
-    original = contexts.encode_text
+    original = prompt_windows.encode_text
 
     def encode(encoder: Any, ids: torch.Tensor, pad: int) -> torch.Tensor:
         encoded.append(len(ids))
         return original(encoder, ids, pad)
 
-    monkeypatch.setattr(contexts, "encode_text", encode)
+    monkeypatch.setattr(prompt_windows, "encode_text", encode)
     generate(lake, rows_per_unit=30)
     assert encoded == [4]  # "cat" and the empty text, among four: one unit, whatever sizes
 
@@ -384,6 +385,12 @@ def test_images_inside_of_a_unit_are_counted() -> None:
     progress._counted_at = -1e9
     progress._count_inside()
     assert progress.line(progress._started + 8.0) == "[generate] 1/5 units  512 images  60.0 images/s  0:00:32 left"
+    made[0] = 600  # of two units, the first of which is finished before the next count
+    progress._counted_at = -1e9
+    progress._count_inside()
+    before = progress.line(progress._started + 8.0)
+    progress.advance(512)
+    assert "1/5 units  1,112 images" in before and "2/5 units  1,112 images" in progress.line(progress._started + 8.0)
 
 
 def test_cut_prompts_and_rejects_are_reported_with_an_example(tmp_path: Path) -> None:
@@ -409,3 +416,52 @@ def test_a_dry_run_counts_images_units_and_batches(tmp_path: Path) -> None:
         assert f"30 images in {len(units)} units" in line
     twice = generation_lake.config(lake, batch_rows=4, rows_per_unit=512, count=2)
     assert describe_work(prompts.read(), twice, 1) == "draws  60 images in 1 units, 15 batches of up to 4"
+
+
+def test_long_images_are_bit_equal_whatever_pool_unit_or_restart(tmp_path: Path) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=8)
+    rows = lines_of(lake)
+    for number, row in enumerate(rows):
+        row["prompt"], row["width"] = "dogs", 16 if number % 4 == 0 else 40
+        row["regions"] = ["cat", "word " * 40] if number % 4 == 1 else None
+    write_lines(lake, rows)
+    settings: dict[str, Any] = {
+        "windows": {"side": 16, "overlap": 8, "circular": True}, "vae_tiling": 32, "batch_rows": 4,
+        "file_record": False,
+    }  # fmt: skip
+    version = generate(lake, rows_per_unit=8, **settings)
+    other = generate(lake, dataset="other", workers=3, rows_per_unit=1, **settings)
+    assert version.shards == other.shards
+    found = {row["id"]: row for row in version.read().to_pylist()}
+    assert found["p1"]["region_tokens"][1] > found["p1"]["prompt_tokens"] > found["p1"]["region_tokens"][0]
+    assert found["p1"]["truncated"] and found["p2"]["region_tokens"] is None
+    (warning,) = warnings_of(version)
+    assert "p1 has" in warning and f"{found['p1']['region_tokens'][1]} tokens: 'word word" in warning
+    assert json.loads(found["p1"]["regions"])[0] == {"from": 0.0, "prompt": "cat", "to": 0.5}
+    plain = {
+        row["id"]: row for row in generate(lake, dataset="plain", batch_rows=4, file_record=False).read().to_pylist()
+    }
+    assert found["p0"]["image"] == plain["p0"]["image"]  # no larger than a window
+    assert found["p2"]["image"] != plain["p2"]["image"]
+    assert plain["p1"]["image"] != plain["p5"]["image"]
+    config = generation_lake.config(lake, **settings)
+    model = resolve_model(config.model, lake)
+    (line,) = describe_windows(Lake(lake).version("prompts").read(), config, model)
+    assert line == (
+        "windows  6 images of 5 to 8 windows or regions each: 36 in 9 or more calls of the UNet per sampler step, "
+        "4 at once"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"windows": {"side": 20, "overlap": 8}}, r"windows\.side 20: is not a multiple of 8 pixels.* give e\.g\. 16"),
+        ({"windows": {"side": 16, "overlap": 4}}, r"windows\.overlap 4: is not a multiple of 8 pixels"),
+        ({"vae_tiling": 40}, r"vae_tiling 40: is not a multiple of 16 pixels.* give e\.g\. 32"),
+    ],
+)
+def test_windows_that_the_model_cannot_draw_are_refused(tmp_path: Path, settings: dict[str, Any], problem: str) -> None:
+    lake = generation_lake.make_lake(tmp_path, prompts=2)
+    with pytest.raises(AltDiffusionError, match=problem):
+        generate(lake, **settings)

@@ -25,7 +25,7 @@ ROWS: list[dict[str, Any]] = [
     {"id": "b.2", "language": "ar", "prompt": "تفاحة حمراء", "seed": -5, "width": 32, "height": 32},
     {"id": "c_3", "language": "zh", "prompt": "红苹果 🍎", "seed": 2**62, "width": 64, "height": 32},
 ]
-UNSET = dict.fromkeys(("negative_prompt", "steps", "guidance_scale", "sampler", "count"))
+UNSET = dict.fromkeys(("negative_prompt", "steps", "guidance_scale", "sampler", "count", "regions"))
 
 
 def read_all(path: Path, **settings: Any) -> Prompts:
@@ -267,7 +267,7 @@ def test_settings_of_a_row_are_kept_with_null_for_the_jobs(tmp_path: Path) -> No
     given = {"negative_prompt": "fog", "steps": 20, "guidance_scale": 7.5, "sampler": "DPMPP", "count": 4}
     path = jsonl(tmp_path / "p.jsonl", [{"prompt": "a", **given}, {"prompt": "b", "guidance_scale": "1e1"}])
     first, second = read_all(path).accepted.to_pylist()
-    assert {name: first[name] for name in UNSET} == {**given, "sampler": "dpmpp"}
+    assert {name: first[name] for name in UNSET} == {**given, "sampler": "dpmpp", "regions": None}
     assert {name: second[name] for name in UNSET} == {**UNSET, "guidance_scale": 10.0}
     assert read(path, ignore=("steps", "count", "sampler", "negative_prompt", "guidance_scale", "seed", "id")) == [
         {name: row[name] for name in row if name not in UNSET} for row in (first, second)
@@ -357,3 +357,43 @@ def test_invalid_settings_are_refused(change: dict[str, Any], problem: str) -> N
     from_dict(GenerateConfig, good)
     with pytest.raises(AltDiffusionError, match=problem):
         from_dict(GenerateConfig, good | change)
+
+
+def test_prompts_by_region_have_one_form_however_they_are_written(tmp_path: Path) -> None:
+    shares = [{"prompt": "sea", "from": 0, "to": 0.5}, {"prompt": "海", "from": 0.5, "to": 1}]
+    rows = [
+        {"prompt": "a", "width": 64, "regions": regions}
+        for regions in (["sea", "海"], shares, json.dumps(shares), None, "")
+    ]
+    wanted = '[{"from":0.0,"prompt":"sea","to":0.5},{"from":0.5,"prompt":"海","to":1.0}]'
+    found = read_all(jsonl(tmp_path / "p.jsonl", rows)).accepted["regions"].to_pylist()
+    assert found == [wanted] * 3 + [None] * 2
+    pq.write_table(pa.Table.from_pylist([rows[0], rows[3]]), tmp_path / "p.parquet")
+    assert read_all(tmp_path / "p.parquet").accepted["regions"].to_pylist() == [wanted, None]
+
+
+@pytest.mark.parametrize(
+    ("regions", "problem"),
+    [
+        ("[", "is not JSON"),
+        (7, "is not a list of 1 to 64 regions"),
+        ([], "is not a list of 1 to 64 regions"),
+        (["a"] * 65, "is not a list of 1 to 64 regions"),
+        (["a", 3], "has a region 2 that is neither a text nor {prompt, from, to}"),
+        ([{"prompt": "a", "from": 0}], "has a region 1 that is neither a text nor {prompt, from, to}"),
+        ([{"prompt": "a", "from": 0.5, "to": 0.5}], "has a region 1 that is not 0 <= from < to <= 1"),
+        ([{"prompt": "a", "from": 0, "to": 1.5}], "has a region 1 that is not 0 <= from < to <= 1"),
+        ([{"prompt": "a", "from": True, "to": 1}], "has a region 1 that is not 0 <= from < to <= 1"),
+        (["a", " "], "has no prompt in region 2"),
+        ([{"prompt": None, "from": 0, "to": 1}], "has no prompt in region 1"),
+        (["a\u0000"], "has control or half characters, or more than 4096, in region 1"),
+        ('["\\ud800"]', "has control or half characters, or more than 4096, in region 1"),
+        (["a" * 3000, "b" * 3000], "has more than 4096 characters in all regions together"),
+        (["a"] * 9, "gives region 1 a share of 0.1111; the least is 0.125"),
+    ],
+)
+def test_regions_that_cannot_be_drawn_are_rejects(tmp_path: Path, regions: Any, problem: str) -> None:
+    rows = [{"prompt": "a"}, {"prompt": "b", "width": 64, "regions": regions}]
+    (reject,) = read_all(jsonl(tmp_path / "p.jsonl", rows)).rejects.to_pylist()
+    assert reject["reason"] == "prompt_regions"
+    assert reject["detail"].startswith("row 2, field regions: ") and reject["detail"].endswith(problem)

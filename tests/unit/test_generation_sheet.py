@@ -15,19 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation import sheet as sheet_module
+from altdiffusion.generation import sheet_page
 from altdiffusion.generation.bidi import directional_runs
 from altdiffusion.generation.generate_work import encode_png
 from altdiffusion.generation.line_breaks import clusters, line_ends
-from altdiffusion.generation.sheet import (
-    MOST_COLUMNS,
-    MOST_ROWS,
-    Cell,
-    arrange,
-    check_sheet,
-    contact_sheet,
-    in_order,
-)
+from altdiffusion.generation.sheet import check_sheet, contact_sheet
+from altdiffusion.generation.sheet_arrangement import MOST_COLUMNS, MOST_ROWS, arrange, in_order
+from altdiffusion.generation.sheet_page import Cell
 from altdiffusion.generation.typeface import Box, Glyph, Shaped, Typefaces
 from altdiffusion.languages import CODES, LANGUAGES
 
@@ -340,7 +334,7 @@ def test_a_sheet_is_bounded_and_states_what_it_leaves_out() -> None:
 
 
 def test_thousands_of_images_with_long_prompts_are_one_sheet(fonts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sheet_module, "MOST_PIXELS", 1_000_000)
+    monkeypatch.setattr(sheet_page, "MOST_PIXELS", 1_000_000)
     cells = cells_of(*(f"{i} " + "cat " * 400 for i in range(2000)))
     sheet = Image.open(io.BytesIO(contact_sheet(cells, fonts, grid=False, cell=512)))
     assert 900_000 < sheet.width * sheet.height <= 1_010_000

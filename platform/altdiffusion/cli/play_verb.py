@@ -45,7 +45,7 @@ def play(arguments: argparse.Namespace) -> int:
     model = resolve_model(config.model, arguments.lake)
     check_sampling(model, config.sampler, config.steps)
     print(f"draws with {model.ref.short}", flush=True)
-    drawing = Drawing(model, config.device, config.dtype, threads=config.threads)
+    drawing = Drawing(model, config)
     page = build_page(drawing, steps=config.steps, guidance_scale=config.guidance_scale, sampler=config.sampler)
     serve(page, arguments.host, arguments.port)
     return 0

@@ -23,7 +23,7 @@ from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
 
 SCHEME = "hf://"
-Part = Literal["base", "text_encoder"]
+Part = Literal["base", "text_encoder", "lora"]
 
 _ID = re.compile(r"hf://(?P<repo>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)@(?P<revision>[0-9a-f]{40})")
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
@@ -39,6 +39,10 @@ _PICKLED = re.compile(r"pytorch_model(?:-\d{5}-of-\d{5})?\.bin(?:\.index\.json)?
 _HALF = re.compile(r"model\.fp16\.safetensors|pytorch_model\.fp16\.bin")
 """Files in half precision, which are used where a publisher gives nothing else."""
 _TOKENIZER = re.compile(r"[\w.\-]+\.(?:json|txt|model)")
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers names the file of an adapter."""
+_SUFFIXES: dict[Part, str] = {"base": "", "text_encoder": "--text-encoder", "lora": "--lora"}
+"""What follows a model's name in the name of its folder, by the part that was fetched."""
 _NETWORKS = ("unet", "vae", "text_encoder")
 
 
@@ -87,7 +91,7 @@ def located(uri: str, lake: str, part: Part) -> str:
     """
     if is_hub_id(uri):
         return fetch(HubId.parse(uri), files.within(lake, "models"), part)
-    return _snapshot(absolute(uri))
+    return absolute(uri) if uri.endswith(".safetensors") else _snapshot(absolute(uri))
 
 
 def _snapshot(folder: str) -> str:
@@ -138,7 +142,7 @@ def unpinned(uri: str | None) -> tuple[str, str] | None:
 
 
 def _place(hub_id: HubId, models: str, part: Part) -> str:
-    return files.join(models, hub_id.folder_name + ("" if part == "base" else "--text-encoder"))
+    return files.join(models, hub_id.folder_name + _SUFFIXES[part])
 
 
 def fetch(hub_id: HubId, models: str, part: Part) -> str:
@@ -149,7 +153,8 @@ def fetch(hub_id: HubId, models: str, part: Part) -> str:
     there.
 
     Args:
-        part: a whole pipeline, or a text encoder with its tokenizer (also as published: see diffusion.convert).
+        part: a whole pipeline, a text encoder with its tokenizer (also as published: see diffusion.convert), or the
+            file of an adapter.
 
     Raises:
         AltDiffusionError: the hub cannot be reached, lacks the repository or commit, or requires a token; or the
@@ -159,7 +164,7 @@ def fetch(hub_id: HubId, models: str, part: Part) -> str:
     if read_lineage(target) is not None:
         return target
     listing = _listing(hub_id)
-    wanted = (_base_files if part == "base" else _text_encoder_files)(hub_id, listing)
+    wanted = {"base": _base_files, "text_encoder": _text_encoder_files, "lora": _lora_files}[part](hub_id, listing)
     snapshot = _download(hub_id, [*wanted, *(["README.md"] if "README.md" in listing else [])])
 
     def write(folder: Path) -> None:
@@ -221,6 +226,19 @@ def _base_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
     if not tokenizer or "scheduler/scheduler_config.json" not in names:
         raise _unfit(hub_id, "lacks tokenizer or scheduler", "name a repository in diffusers' layout")
     return sorted([*chosen, *tokenizer, "scheduler/scheduler_config.json"])
+
+
+def _lora_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
+    """Return the one file of an adapter: of diffusers' name, or the only safetensors at the top."""
+    found = sorted(name for name in listing if name.endswith(".safetensors") and "/" not in name)
+    if ADAPTER_FILE in found:
+        return [ADAPTER_FILE]
+    if len(found) != 1:
+        shown = f" ({', '.join(found[:5])})" if found else ""
+        raise _unfit(
+            hub_id, f"holds {len(found)} files in safetensors{shown}", f"use a repository with one, or {ADAPTER_FILE}"
+        )
+    return found
 
 
 def _text_encoder_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:

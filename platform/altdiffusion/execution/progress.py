@@ -86,6 +86,7 @@ class Progress:
         with self._lock:
             self._done += units
             self._rows += rows
+            self._inside = max(self._inside - rows, 0)  # the next count no longer has these units' rows
             self._kept += rows if kept is None else kept
         now = time.monotonic()
         if now - self._shown_at >= (DRAW_EVERY_S if self._terminal else LOG_EVERY_S):

@@ -1,9 +1,8 @@
 """Sizes of batches in which a row gets the bits that it gets in a full batch; measured, never assumed.
 
 The kernels of a device split their sums by the shape of the batch, so that a row may round differently in a smaller
-one. On a CPU, 1 to 8 rows often differ from 32 (the timestep's linear layers and 1 x 1 convolutions), and 16 rows do
-not. Which kernel runs depends on the shapes alone, never on the values. So a size is proven by comparing every bit of
-the networks' output on random rows.
+one; on a CPU few layers do, and `even_rows` fills those up. Which kernel runs depends on the shapes alone, never on the
+values. So a size is proven by comparing every bit of the networks' output on random rows.
 """
 
 from __future__ import annotations
@@ -33,9 +32,10 @@ class BatchShapes:
         self._proven: dict[tuple[Hashable, int], bool] = {}
 
     def candidates(self, count: int) -> list[int]:
-        """Return the powers of two below B that hold `count` rows, then B."""
+        """Return 1, 2, 3, 4, 6, 8, 12 … below B that hold `count` rows, then B: at most a third is filling."""
         powers = [1 << power for power in range(self._batch_rows.bit_length())]
-        return [*(rows for rows in powers if count <= rows < self._batch_rows), self._batch_rows]
+        sizes = sorted({*powers, *(3 * power for power in powers)})
+        return [*(rows for rows in sizes if count <= rows < self._batch_rows), self._batch_rows]
 
     def smallest(self, count: int, steps: int, form: Hashable, probe: Probe) -> int:
         """Return the least size that holds `count` rows and gives them the bits of a full batch.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shard_columns import read_columns
 
 THREADS = 16
+REGIONS = ("regions", "region_tokens")
 _SHOWN = 80
 
 
@@ -25,9 +28,7 @@ def warnings_of(version: Version) -> list[str]:
         cut += truncated.num_rows
         float32 += table.num_rows - table["vae_dtype"].null_count
         if truncated.num_rows and not example:
-            row = truncated.slice(0, 1).to_pylist()[0]
-            shown = row["prompt"] if len(row["prompt"]) <= _SHOWN else row["prompt"][: _SHOWN - 1] + "…"
-            example = f"{row['id']} has {row['prompt_tokens']:,} tokens: {shown!r}"
+            example = _longest(truncated.slice(0, 1).to_pylist()[0])
     lines = []
     if cut:
         lines.append(f"{cut:,} prompts are longer than the text encoder reads, and their ends are cut off; {example}")
@@ -40,11 +41,19 @@ def warnings_of(version: Version) -> list[str]:
     return lines
 
 
+def _longest(row: dict[str, Any]) -> str:
+    """Return the longest text of a row, that of a region among them, with its number of tokens."""
+    texts = [row["prompt"], *(region.prompt for region in regions_of(row.get("regions")))]
+    tokens, text = max(zip([row["prompt_tokens"], *(row.get("region_tokens") or ())], texts, strict=True))
+    shown = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return f"{row['id']} has {tokens:,} tokens: {shown!r}"
+
+
 def _columns(version: Version) -> Iterator[pa.Table]:
     """Yield the columns that warnings need, shard by shard; shards of earlier versions of this software lack them."""
     folder = files.join(version.folder_uri, "shards")
     names = ("id", "prompt", "prompt_tokens", "truncated", "vae_dtype")
     with ThreadPoolExecutor(THREADS) as pool:
-        for table in pool.map(lambda info: read_columns(folder, info, names), version.shards):
+        for table in pool.map(lambda info: read_columns(folder, info, (*names, *REGIONS)), version.shards):
             if set(names) <= set(table.column_names):
                 yield table

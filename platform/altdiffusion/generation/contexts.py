@@ -1,6 +1,6 @@
 """The contexts of texts: what the text encoder gives the UNet, computed once per distinct text.
 
-Shapes: n texts, B rows of a batch, T text positions, D context width.
+Shapes: n texts, B rows of a batch, T text positions, D context width. T grows with the windows in which a text is read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from altdiffusion.diffusion.models import ModelBundle
-from altdiffusion.diffusion.text_encoder import encode_text, tokenize
+from altdiffusion.generation.prompt_windows import PromptWindows
+from altdiffusion.generation.truncation import Reading
 
 
 class Contexts:
@@ -22,47 +23,40 @@ class Contexts:
     Args:
         bundle: the model, on its device and in its dtype.
         batch_rows: B.
+        prompt_windows: windows in which a text is read at most.
     """
 
-    def __init__(self, bundle: ModelBundle, batch_rows: int) -> None:
+    def __init__(self, bundle: ModelBundle, batch_rows: int, prompt_windows: int = 1) -> None:
         self._bundle = bundle
         self._batch_rows = batch_rows
-        self._contexts: dict[str, Tensor] = {}
+        self.windows = PromptWindows(bundle.tokenizer, bundle.text_encoder, prompt_windows)
+        self._contexts: dict[tuple[str, int], Tensor] = {}
 
-    def encode(self, texts: Sequence[str]) -> None:
-        """Encode the distinct ones of some texts, in place of those that were encoded before."""
+    def encode(self, texts: Sequence[tuple[str, int]]) -> None:
+        """Encode the distinct ones of some texts, each with its number of windows, in place of earlier ones."""
         self._contexts = {}
-        distinct = list(dict.fromkeys(texts))
-        for start in range(0, len(distinct), self._batch_rows):
-            some = distinct[start : start + self._batch_rows]
-            filled = [*some, *[""] * (self._batch_rows - len(some))]
-            self._contexts |= dict(zip(some, self._encode(filled), strict=False))
+        for windows in sorted({number for _, number in texts}):
+            distinct = list(dict.fromkeys(text for text, number in texts if number == windows))
+            for start in range(0, len(distinct), self._batch_rows):
+                some = distinct[start : start + self._batch_rows]
+                filled = [*some, *[""] * (self._batch_rows - len(some))]
+                for text, context in zip(some, self._encode(filled, windows), strict=False):
+                    self._contexts[text, windows] = context
 
-    def of(self, texts: Sequence[str]) -> Tensor:
-        """Return the context [n, T, D] of n texts that are encoded, in the UNet's dtype."""
-        return torch.stack([self._contexts[text] for text in texts])
+    def of(self, texts: Sequence[str], windows: int = 1) -> Tensor:
+        """Return the context [n, T, D] of n texts that are encoded with as many windows, in the UNet's dtype."""
+        return torch.stack([self._contexts[text, windows] for text in texts])
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one text's context, (T, D)."""
-        return tuple(next(iter(self._contexts.values())).shape)
+    def shape(self, windows: int = 1) -> tuple[int, ...]:
+        """Return the shape of one text's context, (T, D)."""
+        return self.windows.positions(windows), int(next(iter(self._contexts.values())).shape[1])
 
-    def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Return the length of each text in tokens, start and end included, before anything is cut off."""
-        if not texts:
-            return []
-        ids = self._bundle.tokenizer(list(texts), truncation=False, padding=False, verbose=False).input_ids
-        return [len(one) for one in ids]
+    def read(self, texts: Sequence[str]) -> Reading:
+        """Return how long each text is, and whether the encoder reads only a part of it."""
+        return self.windows.read(texts)
 
-    @property
-    def max_tokens(self) -> int:
-        """T, the number of tokens that the text encoder reads."""
-        return int(self._bundle.tokenizer.model_max_length)
-
-    def _encode(self, texts: Sequence[str]) -> Tensor:
+    def _encode(self, texts: Sequence[str], windows: int) -> Tensor:
         """Return the context [B, T, D] of B texts."""
-        bundle = self._bundle
-        unet = next(bundle.unet.parameters())
-        ids = tokenize(bundle.tokenizer, texts).to(unet.device)
+        unet = next(self._bundle.unet.parameters())
         with torch.inference_mode():
-            return encode_text(bundle.text_encoder, ids, bundle.tokenizer.pad_token_id).to(unet.dtype)
+            return self.windows.encode(texts, windows, unet.device).to(unet.dtype)

@@ -21,6 +21,7 @@ PROMPT_LANGUAGE = _reason("prompt_language", "the language is not a BCP 47 tag, 
 PROMPT_SEED = _reason("prompt_seed", "the seed is not a whole number of 64 bits")
 PROMPT_SIZE = _reason("prompt_size", "a side is not a whole number, out of range, or not a multiple")
 PROMPT_SETTING = _reason("prompt_setting", "a sampler setting of the row cannot be used")
+PROMPT_REGIONS = _reason("prompt_regions", "the prompts by region cannot be used")
 PROMPT_DUPLICATE = _reason("prompt_duplicate", "an earlier row has the same id")
 PROMPT_BLOCKED = _reason("prompt_blocked", "the prompt has a term that the job blocks", withheld=True)
 

@@ -27,9 +27,18 @@ from altdiffusion.execution.units import Unit
 from altdiffusion.generation.drop_reasons import IMAGE_BLOCKED, NOT_FINITE
 from altdiffusion.generation.finished import IMAGES, Finished
 from altdiffusion.generation.image_rows import count_batches, file_records, image_counts, image_rows, requests_of
-from altdiffusion.generation.model import Model, check_content, check_sampling, size_multiple
+from altdiffusion.generation.model import (
+    Model,
+    check_content,
+    check_prompt_windows,
+    check_sampling,
+    check_speed,
+    size_multiple,
+)
+from altdiffusion.generation.prompt_regions import regions_of
 from altdiffusion.generation.prompts import ROWS_PER_SHARD
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat, SamplerName
+from altdiffusion.generation.window_plan import check_windows
 from altdiffusion.image_files.embed import save_options
 from altdiffusion.image_files.phash import phash_rgb
 from altdiffusion.image_files.record import FileRecord
@@ -91,22 +100,11 @@ class GenerateWork(RangeWork):
 
     def setup(self) -> None:
         """Load the image checker, and the model once its content is known to be what was planned with."""
-        import torch
-
-        from altdiffusion.diffusion.models import load_bundle
-        from altdiffusion.generation.sampler import Sampler
+        from altdiffusion.generation.loading import load_sampler
 
         check_content(self._model)
-        config = self._config
-        torch.set_num_threads(config.threads)
         self._check = self._checker() if self._checker is not None else None
-        bundle = load_bundle(self._model.uri, config.device, getattr(torch, config.dtype))
-        self._sampler = Sampler(
-            bundle,
-            batch_rows=config.batch_rows,
-            batch_shapes=config.batch_shapes,
-            vae_fallback=config.vae_fallback,
-        )
+        self._sampler = load_sampler(self._model, self._config)
 
     def run(self, unit: Unit) -> UnitRecord:
         """Draw the images of one unit that are not finished yet, and write all of them."""
@@ -236,15 +234,17 @@ class GenerateWork(RangeWork):
         sampler: Sampler = self._sampler
         rows = rows.filter(pa.array([key in images for key in rows["row_key"].to_pylist()], pa.bool_()))
         found = [images[key] for key in rows["row_key"].to_pylist()]
-        tokens = sampler.contexts.token_counts(rows["prompt"].to_pylist())
+        texts = [[row["prompt"], *(one.prompt for one in regions_of(row["regions"]))] for row in rows.to_pylist()]
+        readings = [sampler.contexts.read(some) for some in texts]
         columns: dict[str, Any] = {
             **{name: rows[name] for name in rows.column_names},
             "image": pa.array([one.data for one in found], pa.binary()),
             "image_sha256": pa.array([one.sha256 for one in found], pa.string()),
             "image_format": pa.array([one.format for one in found], pa.string()),
             "checkpoint": pa.array([str(self._model.ref)] * len(found), pa.string()),
-            "prompt_tokens": pa.array(tokens, pa.int32()),
-            "truncated": pa.array([count > sampler.contexts.max_tokens for count in tokens], pa.bool_()),
+            "prompt_tokens": pa.array([one.tokens[0] for one in readings], pa.int32()),
+            "truncated": pa.array([bool(one.truncated.any()) for one in readings], pa.bool_()),
+            "region_tokens": pa.array([one.tokens[1:].tolist() or None for one in readings], pa.list_(pa.int32())),
             "vae_dtype": pa.array([one.vae_dtype for one in found], pa.string()),
             "perceptual_hash": pa.array([one.perceptual_hash for one in found], pa.int64()),
         }
@@ -264,7 +264,10 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         AltDiffusionError: a prompt requires a size that the model cannot draw, or its noise schedule does not support
             the sampler or the number of steps.
     """
+    check_speed(model, config)
     multiple = size_multiple(model)
+    check_windows(config, model)
+    check_prompt_windows(model, config.prompt_windows)
     samplings: set[tuple[SamplerName, int]] = set()
     total = 0
     for index in range(len(prompts.shards)):
@@ -277,6 +280,7 @@ def generation_units(prompts: Version, model: Model, config: GenerateConfig, wor
         total += int(image_counts(table, config).sum())
     for sampler, steps in sorted(samplings):
         check_sampling(model, sampler, steps)
+        config.speed.check_steps(steps, "a prompt")
     shard_rows, size = rows_per_shard(total), unit_rows(total, config, workers)
     units: list[Unit] = []
     for index in range(len(prompts.shards)):
@@ -311,7 +315,8 @@ def describe_work(prompts: pa.Table, config: GenerateConfig, workers: int) -> st
         for start in range(0, count, size):
             units += 1
             batches += count_batches(part, start, min(start + size, count), config)
-    return f"draws  {images:,} images in {units:,} units, {batches:,} batches of up to {config.batch_rows:,}"
+    more = " or more" if config.prompt_windows > 1 else ""  # long prompts have batches of their own
+    return f"draws  {images:,} images in {units:,} units, {batches:,}{more} batches of up to {config.batch_rows:,}"
 
 
 def unit_rows(images: int, config: GenerateConfig, workers: int) -> int:

@@ -10,6 +10,17 @@ from numpy.typing import NDArray
 
 from altdiffusion.generation.settings import SamplerName
 
+Span = tuple[float, float]
+"""A range of the width, as shares of it from the left."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """A range of the width with a prompt of its own."""
+
+    prompt: str
+    span: Span
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
@@ -23,6 +34,25 @@ class Request:
     steps: int
     guidance_scale: float
     sampler: SamplerName
+    regions: tuple[Region, ...] = ()
+    """In their columns, their prompts replace that of the row."""
+    text_windows: int = 1
+    """Windows in which the longest of its texts is read (prompt_windows.py)."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The row's prompt and those of its regions."""
+        return self.prompt, *(region.prompt for region in self.regions)
+
+    @property
+    def encoded(self) -> tuple[str, ...]:
+        """All texts that the image depends on: the negative prompt where it is guided, too."""
+        return (*self.texts, self.negative_prompt) if self.guided else self.texts
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The regions without their prompts."""
+        return tuple(region.span for region in self.regions)
 
     @property
     def guided(self) -> bool:
@@ -30,9 +60,9 @@ class Request:
         return self.guidance_scale > 1.0
 
     @property
-    def form(self) -> tuple[int, int, int, bool, SamplerName]:
-        """What the rows of a batch have in common: width, height, steps, whether guided, sampler."""
-        return self.width, self.height, self.steps, self.guided, self.sampler
+    def form(self) -> tuple[object, ...]:
+        """What the rows of a batch have in common: sizes, steps, whether guided, sampler, regions, text windows."""
+        return self.width, self.height, self.steps, self.guided, self.sampler, self.spans, self.text_windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref, read_lineage
 from altdiffusion.diffusion.hub import located
-from altdiffusion.diffusion.models import IGNORED, check_index, text_encoder_class
+from altdiffusion.diffusion.models import (
+    IGNORED,
+    check_index,
+    load_tokenizer,
+    local_folder,
+    text_encoder_class,
+    text_positions,
+)
 from altdiffusion.diffusion.parts_fit import PartConfigs, check_fit
 from altdiffusion.diffusion.scheduler import CONFIG, class_defaults, read_noising
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.generation.adapters import Adapter, resolve_adapters
+from altdiffusion.generation.prompt_windows import check_reach
 from altdiffusion.generation.schedulers import check_steps, make_scheduler
-from altdiffusion.generation.settings import ModelConfig, SamplerName
+from altdiffusion.generation.settings import AdapterConfig, GenerateConfig, ModelConfig, SamplerName
+from altdiffusion.generation.speed import check_compiler
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
@@ -29,9 +39,16 @@ class Model:
     """Content digest: SHA-256 (hex) over the folder's files."""
     ref: Ref
     """Its reference in lineage: the checkpoint that an export was made from, else the model folder."""
+    adapters: tuple[Adapter, ...] = ()
+    """What is added to its weights, in this order."""
+
+    @property
+    def refs(self) -> list[Ref]:
+        """The references of the model and its adapters, for lineage."""
+        return list(dict.fromkeys([self.ref, *(one.ref for one in self.adapters)]))
 
 
-def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
+def resolve_model(config: ModelConfig, lake_uri: str, lora: Sequence[AdapterConfig] = ()) -> Model:
     """Locate the folder, fetched from the hub first where its id is given, and read it once for its digest.
 
     Raises:
@@ -57,7 +74,8 @@ def resolve_model(config: ModelConfig, lake_uri: str) -> Model:
             f"was changed or damaged: its content is {content[:12]}, its {LINEAGE} records {str(recorded)[:12]}",
             "export it again from its checkpoint",
         )
-    return Model(uri=uri, content=content, ref=_origin(uri, content, document))
+    adapters = resolve_adapters(lora, lake_uri, uri)
+    return Model(uri=uri, content=content, ref=_origin(uri, content, document), adapters=adapters)
 
 
 def read_index(uri: str) -> dict[str, Any]:
@@ -123,6 +141,34 @@ def check_sampling(model: Model, sampler: SamplerName, steps: int) -> None:
     check_steps(make_scheduler(sampler, config, what), steps, f"steps {steps} with sampler {sampler}, {what}")
 
 
+def check_prompt_windows(model: Model, windows: int) -> None:
+    """Refuse more windows of a prompt than a model's text encoder has positions for; it raises as `check_reach`."""
+    if windows == 1:
+        return
+    with local_folder(model.uri) as local:
+        index = read_index(model.uri)
+        tokenizer = load_tokenizer(local, index, f"model folder {model.uri}")
+        config = files.read_json(files.join(str(local), "text_encoder", "config.json"))
+    positions = text_positions(text_encoder_class(index, f"model folder {model.uri}").config_class(**config))
+    check_reach(windows, int(tokenizer.model_max_length), positions)
+
+
+def check_speed(model: Model, config: GenerateConfig) -> None:
+    """Refuse settings of speed that need another UNet or a compiler that is missing here.
+
+    Raises:
+        AltDiffusionError: the error states the setting and what the UNet or the machine has.
+    """
+    check_compiler(config.speed, config.device)
+    if config.speed.deep_cache > 1:
+        from diffusers import UNet2DConditionModel
+
+        from altdiffusion.generation.deep_cache import check_blocks
+
+        own = files.read_json(files.join(model.uri, "unet", "config.json"))
+        check_blocks(class_defaults(UNet2DConditionModel) | own)
+
+
 def _check_scheduler(uri: str, index: Mapping[str, Any]) -> None:
     """Refuse a scheduler whose first step divides by 0, so that every image would be black, and one without betas.
 
@@ -184,8 +230,14 @@ def check_content(model: Model) -> None:
 
 def size_multiple(model: Model) -> int:
     """Return the number of pixels that widths and heights must be multiples of: the VAE's factor times the UNet's."""
-    vae, unet = (files.read_json(files.join(model.uri, part, "config.json")) for part in ("vae", "unet"))
-    return int(2 ** (len(vae["block_out_channels"]) - 1) * 2 ** (len(unet["block_out_channels"]) - 1))
+    unet = files.read_json(files.join(model.uri, "unet", "config.json"))
+    return pixels_per_latent(model) * int(2 ** (len(unet["block_out_channels"]) - 1))
+
+
+def pixels_per_latent(model: Model) -> int:
+    """Return the number of pixels per latent along each side, the VAE's factor."""
+    vae = files.read_json(files.join(model.uri, "vae", "config.json"))
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
 
 
 def native_side(model: Model) -> int:

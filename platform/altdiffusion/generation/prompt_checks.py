@@ -25,11 +25,13 @@ from altdiffusion.generation.drop_reasons import (
     PROMPT_ID,
     PROMPT_LANGUAGE,
     PROMPT_LENGTH,
+    PROMPT_REGIONS,
     PROMPT_ROW,
     PROMPT_SEED,
     PROMPT_SETTING,
     PROMPT_SIZE,
 )
+from altdiffusion.generation.prompt_regions import BadRegions, canonical_regions
 from altdiffusion.generation.settings import PromptsConfig, SamplerName
 from altdiffusion.languages import UNDETERMINED, language_of, normalised_tag
 from altdiffusion.records import PROMPTS
@@ -80,6 +82,7 @@ class PromptChecker:
         columns["seed"] = self._seed(chunk)
         columns |= {side: self._side(chunk, side) for side in ("width", "height")}
         columns |= self._settings(chunk)
+        columns["regions"] = self._regions(chunk, columns["width"])
         columns["language"] = self._detected(chunk, columns["prompt"], columns["language"])
         self._refuse_blocked(chunk, columns["prompt"], columns["language"])
         self._refuse_repeated(chunk, columns["id"])
@@ -142,7 +145,7 @@ class PromptChecker:
         chunk.refuse(wrong, PROMPT_SIZE, name, "is not a whole number")
         side = pc.fill_null(side, config.default_size)
         outside = ~_between(side, 8, config.max_side)
-        chunk.refuse(outside, PROMPT_SIZE, name, f"is not between 8 and {config.max_side} pixels")
+        chunk.refuse(outside, PROMPT_SIZE, name, f"is not between 8 and {config.max_side} pixels (prompts.max_side)")
         number = side.to_numpy(zero_copy_only=False)
         chunk.refuse(
             number % config.size_multiple != 0, PROMPT_SIZE, name, f"is not a multiple of {config.size_multiple}"
@@ -164,6 +167,21 @@ class PromptChecker:
             chunk.refuse(wrong, PROMPT_SETTING, name, f"is not a whole number from 1 to {highest}")
             found[name] = pc.if_else(pa.array(wrong), None, number)
         return found
+
+    def _regions(self, chunk: _Chunk, width: pa.Array) -> pa.Array:
+        """Return the regions in one form, as JSON."""
+        texts = chunk.text("regions").to_pylist()
+        found: list[str | None] = [None] * len(texts)
+        for place in np.flatnonzero(chunk.has("regions") & ~chunk.refused):
+            pixels = width[int(place)].as_py()
+            narrowest = self._config.size_multiple / pixels
+            try:
+                found[place] = canonical_regions(texts[place], narrowest, self._config.max_prompt_chars)
+            except BadRegions as error:
+                mask = np.zeros(len(texts), bool)
+                mask[place] = True
+                chunk.refuse(mask, PROMPT_REGIONS, "regions", str(error))
+        return pa.array(found, pa.string())
 
     def _sampler(self, chunk: _Chunk) -> pa.Array:
         """Return our name of each row's sampler; a preset's samplers that are not ours are null."""

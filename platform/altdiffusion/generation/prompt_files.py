@@ -211,7 +211,7 @@ class _Reader:
     def _columns_of(self, batch: pa.RecordBatch, present: Mapping[str, str], first: int) -> pa.Table:
         arrays = {"number": pa.array(range(first, first + batch.num_rows), pa.int64())}
         for name, column in present.items():
-            text = _column_text(batch.column(column))
+            text = _column_text(_as_json(batch.column(column)) if name == "regions" else batch.column(column))
             if text is None:
                 raise self._error(
                     f"has the type {batch.column(column).type} in column {column}",
@@ -297,6 +297,8 @@ def _chunk(rows: list[Row], columns: Mapping[str, str]) -> pa.Table:
 
 def _as_text(name: str, value: Any) -> str | None:
     """Return a value that is not a text as one; the text is empty for NaN, as pandas writes a missing number."""
+    if name == "regions" and isinstance(value, list):
+        return json.dumps(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or name in ("prompt", "negative_prompt"):
         return None
     if isinstance(value, float):
@@ -322,6 +324,13 @@ def _is_unicode(text: str) -> bool:
 
 def _plain(text: str | None) -> str | None:
     return text if text is None else text.encode(errors="replace").decode()
+
+
+def _as_json(values: pa.Array) -> pa.Array:
+    """Return a column of lists as one of JSON; others as they are."""
+    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+        return values
+    return pa.array([None if one is None else json.dumps(one) for one in values.to_pylist()], pa.string())
 
 
 def _column_text(values: pa.Array) -> pa.Array | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 FIELDS = (
     "id", "language", "prompt", "seed", "width", "height", "negative_prompt", "steps", "guidance_scale", "sampler",
-    "count",
+    "count", "regions",
 )  # fmt: skip
 """What a prompts file may hold, by our names; of these only `prompt` is needed."""
 OWN_COLUMNS = {name: name for name in FIELDS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -18,9 +19,11 @@ from altdiffusion.constraints import (
     exactly_one,
     from_below,
     matching,
+    not_empty,
 )
 from altdiffusion.diffusion.hub import unpinned
 from altdiffusion.generation.prompt_presets import FIELDS, PRESETS, PromptPreset
+from altdiffusion.generation.speed import SpeedConfig
 from altdiffusion.languages import normalised_tag
 from altdiffusion.storage.documents import NAME
 
@@ -98,7 +101,7 @@ class PromptsConfig(Checked):
     max_prompt_chars: Annotated[int, at_least(1)] = 4096
     """Longest prompt, in Unicode characters: the same number for every script."""
     max_side: Annotated[int, at_least(8)] = 2048
-    """Largest width and height, in pixels."""
+    """Largest width and height, in pixels. Raise it for long images."""
     strict: bool = operational(False)
     """Whether a row that would be a reject stops the job, before anything is drawn."""
     blocked_terms: str | None = operational(None)
@@ -133,6 +136,42 @@ class PromptsConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterConfig(Checked):
+    """A low-rank adapter (LoRA) that is added to the model's weights. Its content identifies it."""
+
+    folder: Annotated[str, not_empty("give a file or folder")] = operational()
+    """URI of a .safetensors file, of a folder with one, or a repository of the hub (`hf://owner/name@<commit>`)."""
+    scale: float = 1.0
+    """How often it counts; 0 draws as without it."""
+    digest: Annotated[str | None, _DIGEST] = None
+    """SHA-256 of the file (at least 8 hex digits) that it must have; any other file is refused."""
+
+    def conflicts(self) -> Iterator[Invalid]:
+        wrong = unpinned(self.folder)
+        if wrong is not None:
+            yield Invalid("folder", *wrong)
+        if not math.isfinite(self.scale):
+            yield Invalid("scale", "is not a finite number", "give e.g. 1.0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowsConfig(Checked):
+    """Overlapping windows in which images larger than a window are drawn (MultiDiffusion); smaller ones are not
+    affected."""
+
+    side: Annotated[int, at_least(8)] = 512
+    """Largest width and height of a window, in pixels: the size that the model was trained at."""
+    overlap: Annotated[int, at_least(0)] = 256
+    """Pixels that neighbouring windows share, at least. More of them make more passes and fainter seams."""
+    circular: bool = False
+    """Whether the left edge of an image wider than a window continues its right one, as in a panorama."""
+
+    def conflicts(self) -> Iterator[Invalid]:
+        if self.overlap >= self.side:
+            yield Invalid("overlap", f"is not less than side ({self.side})", f"give e.g. {self.side // 2}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateConfig(Checked):
     """One set of generated images.
 
@@ -162,7 +201,7 @@ class GenerateConfig(Checked):
     """Number of images that are drawn at once."""
     batch_shapes: ShapeRule = added("proven")
     """How many rows the last batch of a size has: `proven`, as few as are measured to give the same bits on the device;
-    `any`, the next power of two, which may change a rare pixel by a grey level on a CPU, and more on a GPU."""
+    `any`, the next of 1, 2, 3, 4, 6, 8, 12 …, which may change a rare pixel by a grey level on a CPU, more on a GPU."""
     rows_per_unit: Annotated[int, at_least(1)] = operational(512)
     """Largest number of images in a unit of work. Units are smaller where the pool has more workers."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -179,6 +218,18 @@ class GenerateConfig(Checked):
     file_record: bool = True
     """Whether every image carries its record (prompt, seed, model, sampler, row key) and the IPTC mark of generated
     media. It is part of the row keys, because it changes the files' bytes; pixels do not depend on it."""
+    windows: WindowsConfig | None = added(None)
+    """Windows in which large images are drawn; null draws every image in one pass."""
+    vae_tiling: Annotated[int | None, at_least(32, "give e.g. 512, or null")] = added(None)
+    """Side, in pixels, of the tiles in which larger images are decoded, which bounds the memory; null decodes any
+    image as a whole."""
+    prompt_windows: Annotated[int, between(1, 16)] = added(1)
+    """Windows of the tokenizer's length (77) in which a long prompt is read at most; what is longer is cut off. Prompts
+    of one window are read as with 1."""
+    lora: tuple[AdapterConfig, ...] = added(())
+    """Adapters that are added to the model's weights, one after the other."""
+    speed: SpeedConfig = added(SpeedConfig())
+    """How the networks are computed."""
 
     def conflicts(self) -> Iterator[Invalid]:
         longest = max(self.prompts.max_prompt_chars, len(self.negative_prompt))
@@ -191,6 +242,9 @@ class GenerateConfig(Checked):
             )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")
+        if self.speed.deep_cache > self.steps:
+            yield Invalid("speed.deep_cache", f"is more than steps ({self.steps})", f"use at most {self.steps}")
+        yield from self.speed.conflicts_on(self.device)
 
     @property
     def file_naming(self) -> ImageFiles:

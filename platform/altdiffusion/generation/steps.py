@@ -65,7 +65,7 @@ def generation_steps(
 
     @functools.cache  # reading a model folder for its digest takes time, and the folder must not change in between
     def model(uri: str) -> Model:
-        return resolve_model(generate.model, uri)
+        return resolve_model(generate.model, uri, generate.lora)
 
     settings = {"prompts": semantic(generate.prompts), **(detector.settings if detector is not None else {})}
     drawing = {"generate": semantic(generate), **(checker.settings if checker is not None else {})}
@@ -86,7 +86,7 @@ def generation_steps(
             pool=pool,
             resources=resources,
             noun="images",
-            parents=lambda lake: [lake.version(prompts).ref, model(lake.uri).ref],
+            parents=lambda lake: [lake.version(prompts).ref, *model(lake.uri).refs],
             units=lambda lake: generation_units(lake.version(prompts), model(lake.uri), generate, pool.max_size),
             work=lambda lake: GenerateWork(
                 lake_uri, generations, model(lake.uri), generate, Finished.of(lake.dataset(generations)), checker

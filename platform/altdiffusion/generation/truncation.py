@@ -43,15 +43,15 @@ def read_by(tokenizer: Any, prompts: Sequence[str], positions: int | None = None
         return Reading(tokens=np.zeros(0, np.int32), unread=())
     ids = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
     unread = [
-        _unread(tokenizer, prompt, room) if len(one) > room else "" for prompt, one in zip(prompts, ids, strict=True)
+        text_from(tokenizer, prompt, room) if len(one) > room else "" for prompt, one in zip(prompts, ids, strict=True)
     ]
     return Reading(tokens=np.array([len(one) + ends for one in ids], np.int32), unread=unread)
 
 
-def _unread(tokenizer: Any, prompt: str, room: int) -> str:
-    """Return a prompt from the first token on that has no room."""
+def text_from(tokenizer: Any, prompt: str, token: int) -> str:
+    """Return a prompt from one of its tokens on."""
     whole = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
-    text = prompt[whole.offset_mapping[room][0] :] if tokenizer.is_fast else tokenizer.decode(whole.input_ids[room:])
+    text = prompt[whole.offset_mapping[token][0] :] if tokenizer.is_fast else tokenizer.decode(whole.input_ids[token:])
     return text.strip() or "…"  # a token without a text is cut off too
 
 

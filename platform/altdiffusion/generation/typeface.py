@@ -1,15 +1,12 @@
 """Text in any script as outlines: the font of each character, its shape among its neighbours, and the text's width.
 
-A folder of fonts may hold whole fonts or slices of them (a Chinese web font consists of a hundred files), static or
-variable. HarfBuzz shapes each run with its whole font and the context around the run, and the result is drawn as plain
+HarfBuzz shapes each run with its whole font and the context around the run, and the result is drawn as plain
 outlines. A renderer's own text layout is never used: it would draw an empty box where a character is missing, Chinese
 characters where Japanese ones are meant, and half letters where two fonts meet.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,57 +16,24 @@ from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.bidi import directional_runs, reads_right_to_left
+from altdiffusion.generation.font_files import Font, load_fonts, require_packages, sfnt_of
 from altdiffusion.generation.line_breaks import clusters, last_fitting, line_ends
 from altdiffusion.languages import BY_CODE
 
 REGULAR, BOLD = 400, 600
-_SUFFIXES = (".ttf", ".otf", ".ttc", ".otc", ".woff", ".woff2")
-_COLLECTIONS = (".ttc", ".otc")
 _HAN_FAMILY = {"zh": " SC", "ja": " JP", "ko": " KR", "yue": " HK"}
 """Part of the name of a font family that draws Han characters as this language writes them (as in Noto's names)."""
 _TRADITIONAL = {"Hant": " TC", "TW": " TC", "HK": " HK", "MO": " HK"}
 _RIGHT_TO_LEFT = frozenset(
-    [
-        "ar",
-        "arc",
-        "arz",
-        "ckb",
-        "dv",
-        "fa",
-        "he",
-        "iw",
-        "ks",
-        "lrc",
-        "mzn",
-        "nqo",
-        "pnb",
-        "ps",
-        "sd",
-        "syr",
-        "ug",
-        "ur",
-        "yi",
-        "ji",
-    ]
-)
+    ["ar", "arc", "arz", "ckb", "dv", "fa", "he", "iw", "ks", "lrc",
+     "mzn", "nqo", "pnb", "ps", "sd", "syr", "ug", "ur", "yi", "ji"]
+)  # fmt: skip
 _RIGHT_TO_LEFT_SCRIPTS = frozenset(["Adlm", "Arab", "Aran", "Hebr", "Mand", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa"])
 _LETTERS = ("L", "Mn", "Mc", "N")
 _LONE_JAMO = re.compile(r"(?<![\u1100-\u11ff])[\u1100-\u1112\u1161-\u1175\u11a8-\u11c2](?![\u1100-\u11ff])")
 _BOX = 1.0
 """Width of the box drawn for a symbol without a font, in parts of the font size."""
 _NAMED = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Font:
-    path: Path
-    number: int
-    family: str
-    code_points: frozenset[int]
-    weight: int
-    variable: bool
-    plain: bool
-    """Upright and of normal width."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +74,7 @@ class _Item:
 class _Face:
     """One font at one weight, open in HarfBuzz."""
 
-    def __init__(self, font: _Font, sfnt: bytes, weight: int) -> None:
+    def __init__(self, font: Font, sfnt: bytes, weight: int) -> None:
         import uharfbuzz as hb
 
         face = hb.Face(sfnt, font.number)
@@ -152,7 +116,7 @@ class Typefaces:
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
         require_packages()
-        self._fonts = _load(self._folder)
+        self._fonts = load_fonts(self._folder)
         self._files: dict[int, bytes] = {}
         self._faces: dict[tuple[int, int], _Face] = {}
         self._orders: dict[tuple[str | None, int], Sequence[int]] = {}
@@ -332,7 +296,7 @@ class Typefaces:
         weight = weight if self._fonts[font].variable else REGULAR
         if (font, weight) not in self._faces:
             if font not in self._files:
-                self._files[font] = _sfnt(self._fonts[font].path)
+                self._files[font] = sfnt_of(self._fonts[font].path)
             self._faces[font, weight] = _Face(self._fonts[font], self._files[font], weight)
         return self._faces[font, weight]
 
@@ -389,80 +353,6 @@ def named(characters: Sequence[str], *, shown: bool = True) -> str:
         texts = [f"{code} {name}" for code, name in names]
     more = len(characters) - len(names)
     return ", ".join(texts) + (f" and {more} more" if more else "")
-
-
-def require_packages() -> None:
-    """Import what shapes and draws text.
-
-    Raises:
-        AltDiffusionError: a package is missing.
-    """
-    try:
-        for package in ("fontTools", "resvg_py", "uharfbuzz"):
-            importlib.import_module(package)
-    except ImportError as error:
-        raise AltDiffusionError(
-            "the contact sheet",
-            f"needs the package {error.name}, which cannot be imported ({error})",
-            "install the extra `sheet` (pip install '.[sheet]'), or leave the sheet out of the config",
-        ) from error
-
-
-def _load(folder: Path) -> list[_Font]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
-    fonts = [font for path in paths for font in _fonts_of(path)]
-    if not fonts:
-        raise AltDiffusionError(
-            f"fonts folder {folder}",
-            "holds no fonts with outlines" if paths else "holds no fonts" if folder.is_dir() else "does not exist",
-            f"put files ending in {', '.join(_SUFFIXES)} there",
-        )
-    return fonts
-
-
-def _fonts_of(path: Path) -> list[_Font]:
-    """Return the fonts of a file that have outlines: fonts of coloured bitmaps only are left out."""
-    from fontTools.ttLib import TTCollection, TTFont, TTLibError
-
-    try:
-        if path.suffix.lower() in _COLLECTIONS:
-            with TTCollection(path, lazy=True) as collection:
-                opened = [_font_of(path, number, font) for number, font in enumerate(collection.fonts)]
-        else:
-            with TTFont(path, lazy=True) as font:
-                opened = [_font_of(path, 0, font)]
-    except (TTLibError, OSError, KeyError, ImportError) as error:
-        remedy = "install brotli" if isinstance(error, ImportError) else "replace it"
-        raise AltDiffusionError(f"font {path}", f"cannot be read ({error})", remedy) from error
-    return [font for font in opened if font is not None]
-
-
-def _font_of(path: Path, number: int, font: Any) -> _Font | None:
-    if not {"glyf", "CFF ", "CFF2"} & set(font.keys()):
-        return None
-    names, style = font["name"], font["OS/2"]
-    return _Font(
-        path=path,
-        number=number,
-        family=str(names.getDebugName(16) or names.getDebugName(1) or path.stem),
-        code_points=frozenset(font.getBestCmap() or ()),
-        weight=int(style.usWeightClass),
-        variable="fvar" in font and any(axis.axisTag == "wght" for axis in font["fvar"].axes),
-        plain=not style.fsSelection & 1 and style.usWidthClass == 5,
-    )
-
-
-def _sfnt(path: Path) -> bytes:
-    """Return a font file's tables as HarfBuzz reads them, which knows nothing of the web's compression."""
-    from fontTools.ttLib import TTFont
-
-    if path.suffix.lower() not in (".woff", ".woff2"):
-        return path.read_bytes()
-    with TTFont(path, lazy=True) as font:
-        font.flavor = None
-        data = io.BytesIO()
-        font.save(data, reorderTables=False)
-    return data.getvalue()
 
 
 def _han_ending(language: str) -> str | None:

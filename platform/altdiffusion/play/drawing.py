@@ -5,18 +5,16 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from altdiffusion.diffusion.models import load_bundle
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.generate_work import encode_image
 from altdiffusion.generation.image_request import Drawn, Request
 from altdiffusion.generation.image_rows import request_record
+from altdiffusion.generation.loading import load_sampler
 from altdiffusion.generation.model import Model, check_sampling, native_side, size_multiple
-from altdiffusion.generation.sampler import Sampler
-from altdiffusion.generation.settings import SamplerName
+from altdiffusion.generation.settings import GenerateConfig, SamplerName
 
 BATCH_ROWS = 6
 """Images per batch: the page shows each batch when it is drawn, so that 18 languages appear in three parts."""
@@ -29,21 +27,15 @@ class Drawing:
 
     Args:
         model: what is loaded.
-        device, dtype, threads: as in `GenerateConfig`.
+        config: device, dtype, adapters and all else that a person does not choose on the page.
     """
 
-    def __init__(self, model: Model, device: str, dtype: str, *, threads: int = 1) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, model: Model, config: GenerateConfig) -> None:
         self.model = model
         self.side = native_side(model)
         self.multiple = size_multiple(model)
-        self._sampler = Sampler(
-            load_bundle(model.uri, device, getattr(torch, dtype)), batch_rows=BATCH_ROWS, batch_shapes="any"
-        )
-        self._settings = {
-            "device": device, "dtype": dtype, "threads": threads, "batch_rows": BATCH_ROWS, "batch_shapes": "any",
-            "image_format": "png",
-        }  # fmt: skip
+        self._config = replace(config, batch_rows=BATCH_ROWS, batch_shapes="any", image_format="png")
+        self._sampler = load_sampler(model, self._config)
         self._lock = threading.Lock()
         self._folder = Path(tempfile.mkdtemp(prefix="altdiffusion-play-"))
 
@@ -112,6 +104,6 @@ class Drawing:
             )
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         path = folder / f"image-{request.seed}.png"
-        record = request_record(request, self._settings, self.model)
+        record = request_record(request, self._config, self.model)
         path.write_bytes(encode_image(drawn.image, "png", record=record))
         return path
