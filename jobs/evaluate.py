@@ -6,6 +6,7 @@ from altdiffusion.evaluation import table
 from altdiffusion.evaluation.judging import Panel, judged
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake
+from jobs import evaluation_measures
 from jobs.cards import record_scores, write_table
 from jobs.harness import Job, leave, main
 from jobs.session import Session, already_published
@@ -15,6 +16,7 @@ from pipelines.evaluate import EvaluateConfig, cases_of, looks, pipeline_steps, 
 def result(config: EvaluateConfig, lake: Lake) -> str | None:
     drawn = already_published(lake, [step for state in config.states for step in pipeline_steps(config, state)])
     written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
+    written &= evaluation_measures.done(config, lake)
     kept = files.exists(evaluations.uri_of(lake.uri, config.name))
     return f"{config.output}.md of {drawn}" if drawn and written and kept else None
 
@@ -37,6 +39,7 @@ def run(config: EvaluateConfig, session: Session) -> None:
     write_table(config, session, report)
     record_scores(config, session, report, protocol(config, session.lake, cases), outcomes)
     print(report.to_text(), flush=True)
+    evaluation_measures.add(config, session)
     if config.require is not None:
         table.require(
             report,

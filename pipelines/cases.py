@@ -36,6 +36,14 @@ class Cases:
         return in_order(case.language for case in self.by_id.values())
 
     @property
+    def images_by_language(self) -> dict[str, int]:
+        """Number of images that are asked for, by language."""
+        counts = dict.fromkeys(self.languages, 0)
+        for name, images in self.images.items():
+            counts[self.by_id[name].language] += images
+        return counts
+
+    @property
     def concepts(self) -> list[str]:
         """The concepts, in the file's order."""
         return list(dict.fromkeys(case.concept for case in self.by_id.values()))

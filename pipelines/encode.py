@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 from altdiffusion.config import operational, semantic
 from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, multiple_of
-from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import bucket_sizes
 from altdiffusion.curation.encoding.caption_tokens import open_tokenizer
 from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, check_stored_size, plan_encode
 from altdiffusion.curation.scoring.scored import check_scores
 from altdiffusion.diffusion.autoencoder import Autoencoder, load_autoencoder, noted
+from altdiffusion.diffusion.pinned_files import check_folder, folder_digest
 from altdiffusion.execution.pipeline_step import Output, PipelineStep
 from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref

@@ -12,6 +12,8 @@ from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, at_least, n
 from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.judge_images import count_labelled
+from altdiffusion.evaluation.measures.checks import check_measures
+from altdiffusion.evaluation.measures.settings import MeasuresConfig
 from altdiffusion.evaluation.retrieval_accuracy import ENGLISH
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.settings import DrawingConfig, GenerateConfig, ImageFiles, ModelConfig, PromptsConfig
@@ -20,6 +22,7 @@ from altdiffusion.storage.dataset import Lake
 from pipelines.cases import Cases, read_cases
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at
 from pipelines.generate import describe, generation_pipeline_steps, model_lines
+from pipelines.measures import MeasureJobConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +89,8 @@ class EvaluateConfig(JobConfig):
     output: str = operational()
     """Local path without suffix: OUTPUT.json, OUTPUT.md and OUTPUT.txt are written."""
     workers: Workers = operational(factory=Workers)
+    measures: MeasuresConfig | None = added(None)
+    """What is measured besides; OUTPUT-measures.json and OUTPUT-measures.md are written. Null measures nothing."""
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [state.name for state in self.states]
@@ -101,6 +106,7 @@ class EvaluateConfig(JobConfig):
         except Invalid as wrong:
             yield Invalid(f"sampling.{wrong.key}", wrong.problem, wrong.remedy)
         yield from device_conflicts(self, self.workers, {"sampling.device": self.sampling.device})
+        measure_config(self)  # raises what does not fit
 
     @property
     def run_name(self) -> str:
@@ -117,6 +123,23 @@ def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[Pipel
     """Return the pipeline steps that draw the cases with one state."""
     return generation_pipeline_steps(
         config.lake, f"{config.name}-prompts", f"{config.name}-{state.name}", drawing(config, state), config.workers
+    )
+
+
+def measure_config(config: EvaluateConfig) -> MeasureJobConfig | None:
+    """Return the measures of an evaluation as the job that makes them; None if there are none."""
+    if config.measures is None:
+        return None
+    return MeasureJobConfig(
+        lake=config.lake,
+        execution=config.execution,
+        tracking=config.tracking,
+        name=config.name,
+        cases=config.cases,
+        states={state.name: f"{config.name}-{state.name}" for state in config.states},
+        measures=config.measures,
+        output=f"{config.output}-measures",
+        workers=config.workers,
     )
 
 
@@ -197,7 +220,13 @@ def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
 
         return there
 
-    return [cases_there, judge_there, autoencoder_there, output_there, *map(model_there, config.states)]
+    def measures_there(lake: Lake) -> list[str]:
+        if config.measures is None:
+            return []
+        return check_measures(config.measures, lake, config.cases, found[0].images_by_language if found else None)
+
+    models_there = map(model_there, config.states)
+    return [cases_there, judge_there, autoencoder_there, output_there, *models_there, measures_there]
 
 
 def survey(config: EvaluateConfig, remote: bool = False) -> Survey:

@@ -9,11 +9,11 @@ from typing import Annotated
 
 from altdiffusion.config import operational, semantic
 from altdiffusion.constraints import DATASET_NAME, Invalid
-from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import CorpusConfig, IdsConfig, LanguageConfig, PairsConfig
 from altdiffusion.curation.parallel.corpus import Corpus, plan_corpora, scan_corpus
 from altdiffusion.curation.parallel.pair_tokens import EncodePairsWork
 from altdiffusion.curation.parallel.pair_work import PairsWork
+from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.refs import Ref

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from altdiffusion.config import from_dict
-from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import ScoreConfig
 from altdiffusion.curation.scoring.score_work import ImageScorer
+from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.batch_spill import Spill
 from altdiffusion.execution.pipeline_step import run_pipeline_step

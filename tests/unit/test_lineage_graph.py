@@ -268,4 +268,6 @@ def test_dataset_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_bare_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([])
-    assert "{dataset,lineage,seen,export,convert,generate,play,promote,ab,ab-result}" in capsys.readouterr().err
+    assert (
+        "{dataset,lineage,seen,export,convert,generate,play,promote,ab,ab-result,prompt-set}" in capsys.readouterr().err
+    )

@@ -19,6 +19,7 @@ from altdiffusion.cli import (
     lineage_verbs,
     play_verb,
     promote_verb,
+    prompt_set_verb,
     takedown_verbs,
     verify_verb,
 )
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     play_verb.register(verbs)
     promote_verb.register(verbs)
     ab_verbs.register(verbs)
+    prompt_set_verb.register(verbs)
     return top
 
 

@@ -78,6 +78,12 @@ def read_outcomes(lake: str, name: str, sha256: str) -> pa.Table:
     return pq.read_table(pa.BufferReader(data))
 
 
+def extend(lake: str, name: str, part: Mapping[str, Any]) -> None:
+    """Add keys to the report of an evaluation that was written before; equal keys are replaced."""
+    uri = uri_of(lake, name)
+    files.write_atomic(uri, files.canonical_json({**read_document(uri).value, **part}))
+
+
 def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """Yield (name, report, state) of every evaluation of a model folder with this content digest, ordered by name."""
     for name in files.list_names(files.join(lake, FOLDER)):

@@ -21,11 +21,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.assets import read_pinned
 from altdiffusion.curation.config import SourceConfig
 from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.web.addresses import may_be_asked
 from altdiffusion.curation.web.urls import AROUND, Target, keys_and_links, parse, target_key
+from altdiffusion.diffusion.pinned_files import read_pinned
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 
