@@ -21,6 +21,8 @@ def register(dataset_verbs: Verbs, lineage_verbs: Verbs) -> None:
     parser = dataset_verbs.add_parser("remove", help="takedown: the next version, without the listed rows")
     dataset_argument(parser)
     parser.add_argument("--hashes", metavar="FILE", required=True, help=_LIST)
+    parser.add_argument("--reason", metavar="TEXT", default="", help="why, for the record of the takedown")
+    parser.add_argument("--by", metavar="TEXT", default="", help="who asked, for the record of the takedown")
     parser.add_argument("--blocklist-out", metavar="FILE", help="write the lines that keep the rows from coming back")
     lake_argument(parser)
     parser.set_defaults(run=remove_rows)
@@ -52,10 +54,11 @@ def remove_rows(arguments: argparse.Namespace) -> int:
 
     lake = Lake(arguments.lake)
     wanted = takedown.read_list(arguments.hashes)
-    removal, holdings = takedown.take_down(lake, lake.version(arguments.name), wanted)
+    before = lake.version(arguments.name)
+    removal, holdings = takedown.take_down(lake, before, wanted, reason=arguments.reason, by=arguments.by)
     print(f"list {arguments.hashes}: {takedown.described(wanted.lines)} (sha256 {wanted.sha256[:12]})")
     print(_summary(removal))
-    found = impacts.impact(graphs.scan(lake.uri), holdings)
+    found = takedown.impact_of(lake, wanted, holdings, graphs.scan(lake.uri))
     print(impacts.render(found), end="")
     steps = impacts.renewal(found, lake.uri, arguments.hashes)
     if steps:
@@ -129,7 +132,8 @@ def show_impact(arguments: argparse.Namespace) -> int:
 
     wanted = takedown.read_list(arguments.hashes) if arguments.hashes else takedown.read_urls(arguments.urls)
     graph = graphs.scan(arguments.lake)
-    found = impacts.impact(graph, search(Lake(arguments.lake), wanted))
+    lake = Lake(arguments.lake)
+    found = takedown.impact_of(lake, wanted, search(lake, wanted), graph)
     if arguments.json:
         print(json.dumps({"list_sha256": wanted.sha256, **found.to_json()}, ensure_ascii=False, indent=2))
     else:

@@ -80,8 +80,11 @@ class Slice:
 class Graph:
     """All nodes of a lake; `scan` creates it."""
 
-    def __init__(self, lake_uri: str, nodes: Iterable[Node], heads: Mapping[str, str]) -> None:
+    def __init__(
+        self, lake_uri: str, nodes: Iterable[Node], heads: Mapping[str, str], damaged: Sequence[AltDiffusionError] = ()
+    ) -> None:
         self.lake_uri = lake_uri
+        self.damaged = tuple(damaged)  # what could not be read: the rest is here
         self.heads = dict(heads)  # dataset name -> digest that the bare name means
         self.nodes: dict[str, Node] = {node.ref: node for node in nodes}
         exports = {node.digest: node.ref for node in self.nodes.values() if node.kind == "export"}
@@ -96,7 +99,7 @@ class Graph:
 
     def with_nodes(self, extra: Sequence[Node]) -> Graph:
         """Return the same graph with `extra` nodes (rows and images, which manifests do not name)."""
-        return Graph(self.lake_uri, [*self.nodes.values(), *extra], self.heads)
+        return Graph(self.lake_uri, [*self.nodes.values(), *extra], self.heads, self.damaged)
 
     def parents(self, ref: str) -> tuple[str, ...]:
         """Return the things that `ref` was made from, in the order of its manifest."""
