@@ -30,6 +30,7 @@ from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.documents import read_document
 from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.seals import seal
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.faults import failures, goodput
 from altdiffusion.training.order.language_rows import language_rows
@@ -248,7 +249,7 @@ def a_checkpoint(lake: Path, listing: dict[str, Any]) -> Path:
         "format": checkpoints.FORMAT, "run": "r", "step": 1, "stage": "quality", "config_fingerprint": "0" * 64,
         "parents": [], "files": listing,
     }  # fmt: skip
-    (folder / "COMPLETE.json").write_bytes(files.canonical_json(checkpoints.seal(head)))
+    (folder / "COMPLETE.json").write_bytes(files.canonical_json(seal(head)))
     return folder
 
 

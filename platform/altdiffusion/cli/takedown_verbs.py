@@ -113,13 +113,17 @@ def erase_version(arguments: argparse.Namespace) -> int:
     if not at:
         raise AltDiffusionError(f"version {text}", "has no digest", f"write {text}@DIGEST; `dataset list` shows them")
     version = lake.version(text)
+    if version.manifest.kind in ("latents", "parallel"):  # what is trained on: `seen` counts by language for ever
+        from altdiffusion.training.order.language_rows import language_rows
+
+        language_rows(version)
     erased = erase(lake.dataset(name), version)
     print(f"{version.ref.short}: erased, {erased.files:,} files, {erased.bytes / 1e6:,.1f} MB")
     return 0
 
 
 def show_impact(arguments: argparse.Namespace) -> int:
-    """Print what holds the listed rows and what was made from them.
+    """Print what holds the listed rows and what was made from them; return 3 if something is damaged.
 
     Raises:
         AltDiffusionError: the lake or the list is not usable.
@@ -133,9 +137,10 @@ def show_impact(arguments: argparse.Namespace) -> int:
     wanted = takedown.read_list(arguments.hashes) if arguments.hashes else takedown.read_urls(arguments.urls)
     graph = graphs.scan(arguments.lake)
     lake = Lake(arguments.lake)
-    found = takedown.impact_of(lake, wanted, search(lake, wanted), graph)
+    holdings = search(lake, wanted)
+    found = takedown.impact_of(lake, wanted, holdings, graph)
     if arguments.json:
         print(json.dumps({"list_sha256": wanted.sha256, **found.to_json()}, ensure_ascii=False, indent=2))
     else:
         print(impacts.render(found), end="")
-    return 0
+    return 3 if graph.damaged or holdings.damaged or holdings.unreadable else 0

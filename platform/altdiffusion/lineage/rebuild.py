@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS
 from altdiffusion.lineage.kept import Kept
@@ -29,6 +30,8 @@ class Rebuilt:
     journals: int
     versions: int
     checkpoints: int
+    damaged: tuple[AltDiffusionError, ...] = ()
+    """What of the lake could not be read, and was not added."""
 
     def __str__(self) -> str:
         return (
@@ -62,7 +65,9 @@ def _rebuild(tracking: Tracking, lake: str, whole: graphs.Graph) -> Rebuilt:
         elif node.kind == "checkpoint" and not node.missing and find_model(tracking, node.ref) is None:
             _add(tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=_state(node).get("config"))
             checkpoints += 1
-    return Rebuilt(tracking_uri=tracking.uri, journals=journals, versions=versions, checkpoints=checkpoints)
+    return Rebuilt(
+        tracking_uri=tracking.uri, journals=journals, versions=versions, checkpoints=checkpoints, damaged=whole.damaged
+    )
 
 
 def _replay(tracking: Tracking, lake: str) -> int:

@@ -8,6 +8,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.dataset import ROLES, Dataset, Version
 from altdiffusion.storage.documents import DIGEST
+from altdiffusion.storage.erased import keep_counts
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
@@ -39,6 +40,7 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     others = [dataset.open(digest) for digest in dataset.digests() if digest != version.ref.digest]
     kept = {(role, info.sha256) for other in others for role in ROLES for info in other.infos(role)}
     gone = [(role, info) for role in ROLES for info in version.infos(role) if (role, info.sha256) not in kept]
+    keep_counts(version)
     images = _image_files(version, [info for role, info in gone if role == "shards"], others)
     below = dataset.folder_uri
     files.remove_tree(version.uri, below=below)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from altdiffusion.curation.web.blocklist import Blocklist, parse_list, parse_urls, read_lines
+from altdiffusion.curation.web.blocklist import KINDS, Blocklist, parse_list, parse_urls, read_lines
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.graph import Graph, scan
 from altdiffusion.lineage.impact import Impact, impact
@@ -156,6 +156,18 @@ def blocklist_lines(wanted: TakedownList, holdings: Holdings) -> list[str]:
 
 
 def _text(uri: str) -> bytes:
+    """Return the content of a list.
+
+    Raises:
+        AltDiffusionError: there is no such file, or a link or an entry was given in place of a file.
+    """
+    if uri.startswith(("http://", "https://")) or uri.partition(":")[0] in KINDS:
+        entry = uri if uri.partition(":")[0] in KINDS else f"url:{uri}"
+        raise AltDiffusionError(
+            f"list {uri}",
+            "is an entry itself, where the path of a text file that lists entries is needed",
+            f"write it into a file and name that: echo '{entry}' > list.txt, then --hashes list.txt",
+        )
     try:
         return files.read_bytes(uri)
     except FileNotFoundError as error:
