@@ -10,6 +10,7 @@ from altdiffusion.cli.arguments import Verbs, dataset_argument, json_argument, l
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
+    from altdiffusion.storage.dataset import Lake
     from altdiffusion.storage.removal import Removal
 
 _SHOWN_LINES = 20
@@ -61,12 +62,28 @@ def remove_rows(arguments: argparse.Namespace) -> int:
     found = takedown.impact_of(lake, wanted, holdings, graphs.scan(lake.uri))
     print(impacts.render(found), end="")
     steps = impacts.renewal(found, lake.uri, arguments.hashes)
+    steps += _leftovers(lake)
     if steps:
         print("what to do about it:")
     for label, step in steps:
         print(f"  {label}\n    {step}")
     _print_blocklist(takedown.blocklist_lines(wanted, holdings), arguments.blocklist_out)
     return 0
+
+
+def _leftovers(lake: Lake) -> list[tuple[str, str]]:
+    """Return what to do about files that no manifest names and that hold rows that were taken down."""
+    from altdiffusion.storage.garbage import holds_taken_down, leftovers
+    from altdiffusion.storage.tombstones import read_tombstones
+
+    tombstones, steps = read_tombstones(lake.uri), []
+    for name in lake.names():
+        held = [file for file in leftovers(lake.dataset(name)) if holds_taken_down(file, tombstones)]
+        if held:
+            label = f"{len(held):,} files of {name} that no manifest names, {held[0].uri} among them"
+            command = f"altdiffusion gc --older-than 0s --yes --lake {lake.uri}"
+            steps.append((label, f"when no job is running: {command}"))
+    return steps
 
 
 def _summary(removal: Removal) -> str:

@@ -71,7 +71,7 @@ def prove(lake: Lake) -> Proof:
     with ThreadPoolExecutor(THREADS) as pool:
         tasks = _parquet_files(lake)
         while batch := list(islice(tasks, 64 * THREADS)):
-            for uri, found in zip(batch, pool.map(lambda uri: _rows(uri, tombstones), batch), strict=True):
+            for uri, found in zip(batch, pool.map(lambda uri: rows_taken_down(uri, tombstones), batch), strict=True):
                 if isinstance(found, AltDiffusionError):
                     unreadable.append(found)
                     continue
@@ -87,7 +87,7 @@ def _parquet_files(lake: Lake) -> Iterator[str]:
             yield from (files.join(folder, file) for file in files.list_names(folder) if file.endswith(".parquet"))
 
 
-def _rows(uri: str, tombstones: Tombstones) -> tuple[int, int] | AltDiffusionError:
+def rows_taken_down(uri: str, tombstones: Tombstones) -> tuple[int, int] | AltDiffusionError:
     """Return the number of rows of a file, and of those that were taken down; a rejected one counts with its link."""
     fs, path = files.filesystem(uri)
     try:
