@@ -565,3 +565,37 @@ def test_marks_line_ends_blank_lines_and_comments_do_not_matter(tmp_path: Path, 
     assert wanted.sample_ids.to_pylist() == [5] and wanted.images.to_pylist() == ["a" * 64]
     path.write_bytes(end.join([f"{mark}http://a.example/x", "", "# why", "http://b.example/"]).encode())
     assert read_urls(str(path)).lines == ("url:http://a.example/x", "url:http://b.example/")
+
+
+def test_a_removal_is_widened_to_the_same_bytes_and_to_what_looks_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    draw = random.Random(0)
+    hashed = draw.getrandbits(62) | (1 << 40) - 1  # enough bits to recognise an image by
+    rows = [
+        {**_row(n, draw), "sample_id": n, "url": f"http://h.example/{n}", "final_url": None, "image_sha256": image(n)}
+        for n in range(40)
+    ]
+    for n, row in enumerate(rows):
+        row["phash"] = draw.getrandbits(63)
+        if n < 21:  # one file under 21 links
+            row |= {"image_sha256": image(0), "phash": hashed}
+        elif n < 24:
+            row |= {"phash": hashed ^ sum(1 << bit for bit in draw.sample(range(63), n - 20))}
+    publish(lake, "images", "images", rows, [], [SOURCE], 9)
+    publish(lake, "scores", "scores", rows, [], [SOURCE], 9)
+    listed = _file(tmp_path / "list.txt", ["url:http://h.example/5"])
+    printed = run(capsys, "lineage", "impact", "--hashes", listed, "--lake", lake.uri)
+    assert "20 other rows hold the same bytes, 3 look alike (perceptual hash)" in printed
+    for options, removed in (
+        ([], 1), (["--same-bytes"], 21), (["--alike", "1"], 22), (["--alike", "2", "--same-bytes"], 23),
+        (["--alike", "4"], 24),
+    ):  # fmt: skip
+        command = ["lineage", "impact", "--hashes", listed, "--json", "--lake", lake.uri, *options]
+        document = json.loads(run(capsys, *command))
+        assert {held["rows"] for held in document["held"]} == {removed}, options
+        assert document["other_rows_of_same_bytes"] == (0 if options else 20)
+    printed = run(capsys, "dataset", "remove", "images", "--hashes", listed, "--alike", "4", "--lake", lake.uri)
+    assert "24 rows removed" in printed and "other rows" not in printed
+    assert lake.version("images").read(["sample_id"])["sample_id"].to_pylist() == list(range(24, 40))

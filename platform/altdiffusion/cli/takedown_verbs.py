@@ -10,7 +10,10 @@ from altdiffusion.cli.arguments import Verbs, dataset_argument, json_argument, l
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
+    from altdiffusion.curation.links.takedown import TakedownList
     from altdiffusion.storage.dataset import Lake
+    from altdiffusion.storage.holdings import Holdings
+    from altdiffusion.storage.likeness import Likeness
     from altdiffusion.storage.removal import Removal
 
 _SHOWN_LINES = 20
@@ -22,6 +25,7 @@ def register(dataset_verbs: Verbs, lineage_verbs: Verbs) -> None:
     parser = dataset_verbs.add_parser("remove", help="takedown: the next version, without the listed rows")
     dataset_argument(parser)
     parser.add_argument("--hashes", metavar="FILE", required=True, help=_LIST)
+    _likeness_arguments(parser)
     parser.add_argument("--reason", metavar="TEXT", default="", help="why, for the record of the takedown")
     parser.add_argument("--by", metavar="TEXT", default="", help="who asked, for the record of the takedown")
     parser.add_argument("--blocklist-out", metavar="FILE", help="write the lines that keep the rows from coming back")
@@ -37,9 +41,49 @@ def register(dataset_verbs: Verbs, lineage_verbs: Verbs) -> None:
     lists = parser.add_mutually_exclusive_group(required=True)
     lists.add_argument("--hashes", metavar="FILE", help=_LIST)
     lists.add_argument("--urls", metavar="FILE", help="text file of one link per line")
+    _likeness_arguments(parser)
     json_argument(parser)
     lake_argument(parser)
     parser.set_defaults(run=show_impact)
+
+
+def _likeness_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--same-bytes", action="store_true", help="also mean all other rows whose image has the same bytes"
+    )
+    parser.add_argument(
+        "--alike",
+        type=int,
+        choices=range(17),
+        metavar="BITS",
+        help="also mean rows whose image looks alike: its perceptual hash differs in at most BITS of 64 (0 to 16)",
+    )
+
+
+def _widened(
+    arguments: argparse.Namespace, lake: Lake, wanted: TakedownList
+) -> tuple[TakedownList, Holdings, Likeness]:
+    """Return the list as the arguments widen it, what it finds, and what it could be widened by yet."""
+    from altdiffusion.curation.links import takedown
+    from altdiffusion.storage.holdings import search
+    from altdiffusion.storage.likeness import ALIKE_BITS, find_likeness
+
+    holdings = search(lake, wanted)
+    if arguments.same_bytes or arguments.alike is not None:
+        likeness = find_likeness(lake, holdings, arguments.alike or 0)
+        alike = arguments.alike is not None
+        wanted = takedown.widened(wanted, likeness, same_bytes=arguments.same_bytes, alike=alike)
+        holdings = search(lake, wanted)
+    return wanted, holdings, find_likeness(lake, holdings, arguments.alike or ALIKE_BITS)
+
+
+def _likeness_json(likeness: Likeness) -> dict[str, int]:
+    return {"other_rows_of_same_bytes": likeness.same_bytes, "other_rows_alike": likeness.alike}
+
+
+def _print_likeness(likeness: Likeness) -> None:
+    if likeness.same_bytes or likeness.alike:
+        print(f"{likeness}; --same-bytes and --alike BITS mean them too")
 
 
 def remove_rows(arguments: argparse.Namespace) -> int:
@@ -54,11 +98,12 @@ def remove_rows(arguments: argparse.Namespace) -> int:
     from altdiffusion.storage.dataset import Lake
 
     lake = Lake(arguments.lake)
-    wanted = takedown.read_list(arguments.hashes)
     before = lake.version(arguments.name)
+    wanted, _, likeness = _widened(arguments, lake, takedown.read_list(arguments.hashes))
     removal, holdings = takedown.take_down(lake, before, wanted, reason=arguments.reason, by=arguments.by)
     print(f"list {arguments.hashes}: {takedown.described(wanted.lines)} (sha256 {wanted.sha256[:12]})")
     print(_summary(removal))
+    _print_likeness(likeness)
     found = takedown.impact_of(lake, wanted, holdings, graphs.scan(lake.uri))
     print(impacts.render(found), end="")
     steps = impacts.renewal(found, lake.uri, arguments.hashes)
@@ -149,15 +194,21 @@ def show_impact(arguments: argparse.Namespace) -> int:
     from altdiffusion.lineage import graph as graphs
     from altdiffusion.lineage import impact as impacts
     from altdiffusion.storage.dataset import Lake
-    from altdiffusion.storage.holdings import search
 
     wanted = takedown.read_list(arguments.hashes) if arguments.hashes else takedown.read_urls(arguments.urls)
     graph = graphs.scan(arguments.lake)
     lake = Lake(arguments.lake)
-    holdings = search(lake, wanted)
+    wanted, holdings, likeness = _widened(arguments, lake, wanted)
     found = takedown.impact_of(lake, wanted, holdings, graph)
     if arguments.json:
-        print(json.dumps({"list_sha256": wanted.sha256, **found.to_json()}, ensure_ascii=False, indent=2))
+        print(
+            json.dumps(
+                {"list_sha256": wanted.sha256, **found.to_json(), **_likeness_json(likeness)},
+                ensure_ascii=False,
+                indent=2,
+            )
+        )
     else:
         print(impacts.render(found), end="")
+        _print_likeness(likeness)
     return 3 if graph.damaged or holdings.damaged or holdings.unreadable else 0

@@ -22,6 +22,7 @@ from altdiffusion.lineage.takedown_record import Request, past_of, write_record
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.holdings import Holdings, Mask, search
+from altdiffusion.storage.likeness import Likeness
 from altdiffusion.storage.removal import Removal, remove
 from altdiffusion.storage.takedown_rows import write_rows
 from altdiffusion.storage.tombstones import Tombstones, add_tombstones, digests_of, digests_of_hex
@@ -85,6 +86,21 @@ def read_urls(uri: str) -> TakedownList:
     blocklist, lines = parse_urls(text, f"list {uri}")
     listed = tuple(f"url:{line}" for line in lines)
     return _checked(TakedownList(blocklist=blocklist, lines=listed, sha256=files.sha256_hex(text)), uri)
+
+
+def widened(wanted: TakedownList, likeness: Likeness, *, same_bytes: bool, alike: bool) -> TakedownList:
+    """Return a list that also names the images of the rows that it names, or those that look alike.
+
+    Its SHA-256 is that of its lines.
+    """
+    images = [*(likeness.images if same_bytes or alike else ()), *(likeness.alike_images if alike else ())]
+    added = sorted({f"sha256:{image}" for image in images} - {line.lower() for line in wanted.lines})
+    if not added:
+        return wanted
+    lines = (*wanted.lines, *added)
+    text = "".join(f"{line}\n" for line in lines).encode()
+    more = parse_list("".join(f"{line}\n" for line in added).encode(), "images of the listed rows")
+    return TakedownList(blocklist=Blocklist.union([wanted.blocklist, more]), lines=lines, sha256=files.sha256_hex(text))
 
 
 def take_down(
