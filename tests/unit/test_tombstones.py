@@ -19,11 +19,11 @@ from altdiffusion.execution.range_work import finish_unit
 from altdiffusion.execution.units import Unit
 from altdiffusion.image_files.image_export import export_images
 from altdiffusion.records import LINKS, REJECTS
-from altdiffusion.storage import files
+from altdiffusion.storage import files, shards
 from altdiffusion.storage.cleansing import cleansed
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.erasure import erase
-from altdiffusion.storage.tombstones import FOLDER, Tombstones, add_tombstones, read_tombstones
+from altdiffusion.storage.tombstones import FOLDER, TOMBSTONES, Tombstones, add_tombstones, read_tombstones
 from altdiffusion.storage.verification import verify
 from altdiffusion.urls import url_keys
 from pipelines.common import Workers
@@ -167,8 +167,15 @@ def test_damaged_tombstones_stop_what_writes(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     name = add_tombstones(lake.uri, sample_ids=np.array([1]), of_images=NOTHING, of_final_urls=NOTHING)
     path = tmp_path / FOLDER / name
-    path.write_bytes(path.read_bytes()[:-1])
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
     with pytest.raises(AltDiffusionError, match=r"are damaged.*could come back"):
+        toys(lake, 1)
+    path.unlink()
+    forged = pa.table([["image"], [None], [b"short"]], schema=TOMBSTONES)
+    data = shards.encode(forged)
+    (tmp_path / FOLDER / f"{files.sha256_hex(data)}.tombstones.parquet").write_bytes(data)
+    with pytest.raises(AltDiffusionError, match="missing or cut"):
         toys(lake, 1)
 
 

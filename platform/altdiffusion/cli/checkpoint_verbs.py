@@ -91,6 +91,7 @@ def show_seen(arguments: argparse.Namespace) -> int:
 
 
 def _facts(part: Seen, taken: list[int]) -> dict[str, Any]:
+    taken = [row for row in taken if row < len(part.times)]
     times = part.times[taken]
     return {
         "run": part.run,

@@ -224,7 +224,10 @@ def scan(lake_uri: str) -> Graph:
         )
     damaged: list[AltDiffusionError] = []
 
-    def tried(read: Callable[..., T], *what: str) -> T | None:
+    def at(read: Callable[..., Node | None], parts: Sequence[str], *more: str) -> Node | None:
+        return read(files.within(lake, *parts), *more)
+
+    def tried(read: Callable[..., T], *what: Any) -> T | None:
         try:
             return read(*what)
         except AltDiffusionError as error:
@@ -244,9 +247,9 @@ def scan(lake_uri: str) -> Graph:
     for folder, read in (("checkpoints", read_checkpoint), ("exports", read_export)):
         for run in files.list_folders(files.join(lake, folder)):
             for step in files.list_folders(files.join(lake, folder, run)):
-                nodes.append(tried(read, files.join(lake, folder, run, step)))
+                nodes.append(tried(at, read, (folder, run, step)))
     for name in files.list_folders(files.join(lake, "models")):
-        nodes.append(tried(read_model, files.join(lake, "models", name), name))
+        nodes.append(tried(at, read_model, ("models", name), name))
     graph = Graph(lake, [node for node in nodes if node is not None], heads, damaged)
     _refuse_cycle(graph)
     return graph

@@ -257,11 +257,21 @@ def _read(lake_uri: str, names: tuple[str, ...]) -> Tombstones:
         return table.filter(pc.equal(table["kind"], kind))
 
     ids = [np.unique(of_kind(kind)["sample_id"].to_numpy()) for kind in _IDS]
-    digests = [np.unique(np.array(of_kind(kind)["sha256"].to_pylist(), "S32")) for kind in _DIGESTS]
+    digests = [np.unique(_fixed(of_kind(kind)["sha256"])) for kind in _DIGESTS]
     return Tombstones(
         sample_ids=ids[0], of_images=ids[1], of_final_urls=ids[2],
         links=digests[0], domains=digests[1], images=digests[2],
     )  # fmt: skip
+
+
+def _fixed(column: pa.ChunkedArray) -> Digests:
+    """Return a column of digests, of 32 bytes each, as S32 without a pass over its values."""
+    parts = [np.zeros(0, "S32")]
+    for chunk in column.chunks:
+        fixed = chunk.cast(pa.binary(32))
+        values = fixed.buffers()[1]
+        parts.append(np.frombuffer(values, "S32")[fixed.offset : fixed.offset + len(fixed)] if len(fixed) else parts[0])
+    return np.concatenate(parts)
 
 
 def _table(lake_uri: str, name: str) -> pa.Table:
@@ -278,4 +288,8 @@ def _table(lake_uri: str, name: str) -> pa.Table:
         raise AltDiffusionError(f"tombstones {uri}", f"are damaged: {first_line(error)}", REMEDY) from error
     if not table.schema.equals(TOMBSTONES):
         raise AltDiffusionError(f"tombstones {uri}", "are damaged: their columns are not those of tombstones", REMEDY)
+    is_id = pc.is_in(table["kind"], value_set=pa.array(_IDS))
+    whole = pc.if_else(is_id, table["sample_id"].is_valid(), pc.equal(pc.binary_length(table["sha256"]), 32))
+    if table.num_rows and not pc.all(pc.fill_null(whole, False)).as_py():
+        raise AltDiffusionError(f"tombstones {uri}", "are damaged: an id or a digest is missing or cut", REMEDY)
     return table
