@@ -515,6 +515,7 @@ def test_a_damaged_manifest_is_named_and_the_rest_is_answered(
         ["lineage", "up", "latents"],
         ["lineage", "down", "images"],
         ["lineage", "page", "latents", "--out", str(tmp_path / "page.html")],
+        ["dataset", "remove", "latents", "--hashes", listed],
     ):
         assert main([*command, "--lake", lake]) == 3, command
         printed = capsys.readouterr()

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from altdiffusion.cli.arguments import Verbs, dataset_argument, json_argument, lake_argument
+from altdiffusion.cli.arguments import Verbs, dataset_argument, json_argument, lake_argument, report_damaged
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _print_likeness(likeness: Likeness) -> None:
 
 
 def remove_rows(arguments: argparse.Namespace) -> int:
-    """Take rows down, and print what is left to do.
+    """Take rows down, and print what is left to do; return 3 if another dataset is damaged.
 
     Raises:
         AltDiffusionError: there is no such version, the list is unusable, or a shard cannot be read.
@@ -107,28 +107,39 @@ def remove_rows(arguments: argparse.Namespace) -> int:
     found = takedown.impact_of(lake, wanted, holdings, graphs.scan(lake.uri))
     print(impacts.render(found), end="")
     steps = impacts.renewal(found, lake.uri, arguments.hashes)
-    steps += _leftovers(lake)
+    leftover_steps, wrong = _leftovers(lake)
+    steps += leftover_steps
     if steps:
         print("what to do about it:")
     for label, step in steps:
         print(f"  {label}\n    {step}")
     _print_blocklist(takedown.blocklist_lines(wanted, holdings), arguments.blocklist_out)
-    return 0
+    return report_damaged(wrong)
 
 
-def _leftovers(lake: Lake) -> list[tuple[str, str]]:
-    """Return what to do about files that no manifest names and that hold rows that were taken down."""
+def _leftovers(lake: Lake) -> tuple[list[tuple[str, str]], list[AltDiffusionError]]:
+    """Return what to do about files that no manifest names and that hold rows that were taken down.
+
+    Returns:
+        As (their label, an instruction); and what kept datasets from being looked at.
+    """
     from altdiffusion.storage.garbage import holds_taken_down, leftovers
     from altdiffusion.storage.tombstones import read_tombstones
 
-    tombstones, steps = read_tombstones(lake.uri), []
+    tombstones = read_tombstones(lake.uri)
+    steps: list[tuple[str, str]] = []
+    wrong: list[AltDiffusionError] = []
     for name in lake.names():
-        held = [file for file in leftovers(lake.dataset(name)) if holds_taken_down(file, tombstones)]
+        try:
+            held = [file for file in leftovers(lake.dataset(name)) if holds_taken_down(file, tombstones)]
+        except AltDiffusionError as error:
+            wrong.append(error)
+            continue
         if held:
             label = f"{len(held):,} files of {name} that no manifest names, {held[0].uri} among them"
             command = f"altdiffusion gc --older-than 0s --yes --lake {lake.uri}"
             steps.append((label, f"when no job is running: {command}"))
-    return steps
+    return steps, wrong
 
 
 def _summary(removal: Removal) -> str:

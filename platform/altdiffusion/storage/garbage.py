@@ -142,6 +142,8 @@ def remove_taken_down(dataset: Dataset, tombstones: Tombstones) -> list[Leftover
 
     No job may write to the dataset meanwhile.
     """
+    if not len(tombstones):
+        return []
     held = [file for file in leftovers(dataset) if holds_taken_down(file, tombstones)]
     for file in held:
         file.remove(dataset)
