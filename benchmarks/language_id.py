@@ -35,10 +35,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.config import load_config
-from altdiffusion.curation.assets import local_pinned
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language.identify import LanguageIdentifier
 from altdiffusion.curation.language.vectorised_engine import VectorisedEngine, Weights
+from altdiffusion.diffusion.pinned_files import local_pinned
 from altdiffusion.languages import CODES
 from benchmarks.brand_titles import LATIN, LONG, SHORT, titles
 from demo.concepts import OFF_TARGET, annotations

@@ -32,10 +32,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from altdiffusion.curation.assets import local_pinned
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
 from altdiffusion.curation.links.select_work import SelectWork
 from altdiffusion.curation.links.sources import plan_sources, scan_source
+from altdiffusion.diffusion.pinned_files import local_pinned
 from altdiffusion.execution.units import Unit
 from altdiffusion.languages import CODES
 from demo.concepts import OFF_TARGET, annotations

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from altdiffusion.evaluation.outcomes import Outcomes
 from altdiffusion.evaluation.table import Report
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.storage import evaluations, files
@@ -21,11 +27,18 @@ def write_table(config: EvaluateConfig, session: Session, report: Report) -> Non
         session.run.artifact(f"{config.output}.{suffix}")
 
 
-def record_scores(config: EvaluateConfig, session: Session, report: Report) -> None:
-    """Store the report under the evaluation's name, and renew the card of each state's model."""
+def record_scores(
+    config: EvaluateConfig,
+    session: Session,
+    report: Report,
+    protocol: Mapping[str, Any] | None = None,
+    outcomes: Mapping[str, Outcomes] | None = None,
+) -> None:
+    """Store the report and the outcomes under the evaluation's name, and renew the card of each state's model."""
     lake = session.lake.uri
     models = {state.name: resolve_model(state.model, lake) for state in config.states}
     contents = {name: model.content for name, model in models.items()}
-    evaluations.write(lake, config.name, report.to_json(), contents)
+    table = pa.concat_tables([one.table(name) for name, one in outcomes.items()]) if outcomes else None
+    evaluations.write(lake, config.name, report.to_json(), contents, protocol=protocol, outcomes=table)
     for model in models.values():
         renew_card(lake, model.uri)

@@ -1,50 +1,45 @@
-"""Evaluate: measure per language how often a judge finds the requested concept in what each state draws."""
+"""Evaluate: measure per language how often judges find the requested concept in what each state draws."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from altdiffusion.evaluation import judge_images, retrieval_accuracy, table
-from altdiffusion.evaluation.judge import train_judge
+from altdiffusion.evaluation import table
+from altdiffusion.evaluation.judging import Panel, judged
 from altdiffusion.storage import evaluations, files
-from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.dataset import Lake
+from jobs import evaluation_measures
 from jobs.cards import record_scores, write_table
 from jobs.harness import Job, leave, main
 from jobs.session import Session, already_published
-from pipelines.evaluate import EvaluateConfig, pipeline_steps, plan, survey
+from pipelines.evaluate import EvaluateConfig, cases_of, looks, pipeline_steps, plan, protocol, survey
 
 
 def result(config: EvaluateConfig, lake: Lake) -> str | None:
     drawn = already_published(lake, [step for state in config.states for step in pipeline_steps(config, state)])
     written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
+    written &= evaluation_measures.done(config, lake)
     kept = files.exists(evaluations.uri_of(lake.uri, config.name))
     return f"{config.output}.md of {drawn}" if drawn and written and kept else None
 
 
 def run(config: EvaluateConfig, session: Session) -> None:
     """Draw the cases with every state, judge the images, and write the table."""
-    cases = retrieval_accuracy.read_cases(config.cases)  # before anything is drawn
+    for look in looks(config):  # before anything is drawn
+        for line in look(session.lake):
+            print(f"[evaluate] {line}", flush=True)
+    cases = cases_of(config)
     drawn = {
         state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1][-1]
         for state in config.states
     }
     images = session.lake.version(config.images)
     session.run.input(images, context="judge")
-    real, shown = judge_images.labelled_images(images, config.labels)
-    name_images = _judge(config, real, shown)
-    scores, controls = [], {}
-    codec = name_images(judge_images.through_autoencoder(config.autoencoder, real))
-    controls["real pictures through the autoencoder"] = retrieval_accuracy.rate_of(codec == shown, shown)
-    for state, version in drawn.items():
-        asked, named = _named(version, cases, name_images)
-        scores.append(retrieval_accuracy.score(state, named, asked))
-    controls["last state, captions shuffled"] = retrieval_accuracy.shuffled(named, asked)
-    report = table.Report(states=scores, controls=controls)
+    seeds = range(config.judge.seed, config.judge.seed + config.judge.seeds)
+    panel = Panel.train(images, config.labels, seeds, config.judge.steps)
+    report, outcomes = judged(panel, drawn, cases.by_id, cases.images, config.autoencoder)
     write_table(config, session, report)
-    record_scores(config, session, report)
+    record_scores(config, session, report, protocol(config, session.lake, cases), outcomes)
     print(report.to_text(), flush=True)
+    evaluation_measures.add(config, session)
     if config.require is not None:
         table.require(
             report,
@@ -53,19 +48,6 @@ def run(config: EvaluateConfig, session: Session) -> None:
             min_lowest_ratio=config.require.lowest_to_english_at_least,
             min_concepts=config.require.concepts_at_least,
         )
-
-
-def _judge(config: EvaluateConfig, real: Any, shown: Any) -> Any:
-    names, labels = np.unique(shown, return_inverse=True)
-    print(f"[judge] trained on {len(real)} real images of {len(names)} concepts", flush=True)
-    judge = train_judge(real, labels.astype(np.int64), config.judge.seed, steps=config.judge.steps)
-    return lambda images: names[judge.predict(images)]
-
-
-def _named(version: Version, cases: Any, name_images: Any) -> tuple[list[retrieval_accuracy.Case], Any]:
-    rows = version.read(["id", "image"])
-    named = name_images(judge_images.small_images(rows["image"].to_pylist()))
-    return retrieval_accuracy.select_cases(cases, rows["id"].to_pylist()), named
 
 
 JOB = Job(name="evaluate", summary=__doc__, config=EvaluateConfig, plan=plan, result=result, run=run, survey=survey)

@@ -79,6 +79,35 @@ class JobConfig(Checked):
         raise TypeError(f"{type(self).__name__} does not name its run")
 
 
+def device_conflicts(
+    config: JobConfig, workers: Workers, devices: Mapping[str, str], section: str = "workers"
+) -> Iterator[Invalid]:
+    """Yield what is wrong where the workers of a pool reserve GPUs and compute without them, or the reverse.
+
+    A worker of Ray sees the GPUs that it reserves and no others. An inline job has no pool.
+
+    Args:
+        devices: the settings of devices that the workers compute on, by key; without any, no work has use for a GPU.
+        section: the key of the pool.
+    """
+    if config.execution.backend != "ray":
+        return
+    on_gpu = [key for key, device in devices.items() if device.startswith("cuda")]
+    key = next(iter(on_gpu or devices), f"{section}.gpus")
+    if workers.gpus and not on_gpu:
+        yield Invalid(
+            key,
+            f"leaves the GPUs idle that {section}.gpus: {workers.gpus:g} reserves for each worker",
+            f"set {section}.gpus: 0" + (f", or {key}: cuda" if devices else ""),
+        )
+    if on_gpu and not workers.gpus:
+        yield Invalid(
+            key,
+            f"needs a GPU, and {section}.gpus: 0 reserves none, so that Ray hides all GPUs from the workers",
+            f"set {section}.gpus: 1, or {key}: cpu",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a job is about to do, as readable lines; `--dry-run` prints it."""

@@ -40,7 +40,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.removal import after_takedowns
-from pipelines.common import JobConfig, Plan, Survey, Workers, make_pipeline_step
+from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, make_pipeline_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +86,10 @@ class CurateConfig(JobConfig):
             yield Invalid("sources", "must be at least one, each with its own name", "name each once")
         if len({entry.select.buckets for entry in self.sources}) != 1:
             yield Invalid("sources", "differ in select.buckets", "give all of them the same number")
+        yield from device_conflicts(self, self.select_workers, {}, "select_workers")
+        yield from device_conflicts(
+            self, self.download_workers, {"score.device": self.score.device}, "download_workers"
+        )
 
     @property
     def run_name(self) -> str:

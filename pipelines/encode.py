@@ -10,19 +10,19 @@ from typing import Annotated, Any
 
 from altdiffusion.config import operational, semantic
 from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, multiple_of
-from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import bucket_sizes
 from altdiffusion.curation.encoding.caption_tokens import open_tokenizer
 from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, check_stored_size, plan_encode
 from altdiffusion.curation.scoring.scored import check_scores
 from altdiffusion.diffusion.autoencoder import Autoencoder, load_autoencoder, noted
+from altdiffusion.diffusion.pinned_files import check_folder, folder_digest
 from altdiffusion.execution.pipeline_step import Output, PipelineStep
 from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pass, units_line
+from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pass, units_line
 
 MIRRORED = "-mirrored"
 """Suffix that a dataset of mirrored images adds to the name of the unmirrored one."""
@@ -75,6 +75,7 @@ class EncodeJobConfig(JobConfig):
                 "does not divide every resolution",
                 "choose a smaller step, such as 8, or other resolutions",
             )
+        yield from device_conflicts(self, self.workers, {"encode.device": self.encode.device})
 
     @property
     def run_name(self) -> str:

@@ -1,50 +1,54 @@
-"""Evaluation: each state of the model draws the same prompts, and a judge names the images, as a table per language."""
+"""Evaluation: each state of the model draws the same prompts, and judges name the images, as a table per language."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
-from altdiffusion.config import operational
-from altdiffusion.constraints import Invalid
+from altdiffusion.config import added, operational, semantic
+from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, at_least, not_empty
 from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.retrieval_accuracy import read_cases, select_cases
+from altdiffusion.evaluation.judge_images import count_labelled
+from altdiffusion.evaluation.measures.checks import check_measures
+from altdiffusion.evaluation.measures.settings import MeasuresConfig
+from altdiffusion.evaluation.retrieval_accuracy import ENGLISH
 from altdiffusion.execution.pipeline_step import PipelineStep
-from altdiffusion.generation.prompts import read_prompts
-from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig, SamplerName
-from altdiffusion.languages import CODES
+from altdiffusion.generation.settings import DrawingConfig, GenerateConfig, ImageFiles, ModelConfig, PromptsConfig
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
-from pipelines.generate import generation_pipeline_steps, opened
+from pipelines.cases import Cases, read_cases
+from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at
+from pipelines.generate import describe, generation_pipeline_steps, model_lines
+from pipelines.measures import MeasureJobConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StateConfig:
+class StateConfig(Checked):
     """A state of the model, which is one row of the table."""
 
-    name: str
+    name: Annotated[str, DATASET_NAME]
+    """Part of the name of the dataset of its images, `<name of the job>-<name>`."""
     model: ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingConfig:
-    """How all states draw."""
+class SamplingConfig(DrawingConfig):
+    """How all states draw, with the settings of generation; `count` is the number of seeds per prompt."""
 
-    sampler: SamplerName = "ddim"
-    steps: int = 20
-    guidance_scale: float = 3.0
-    batch_rows: int = 64
-    rows_per_unit: int = 512
+    image_files: bool | ImageFiles = operational("none")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JudgeConfig:
+class JudgeConfig(Checked):
     """The classifier that names images. It is trained on the curated images; the generator never sees it."""
 
     seed: int = 0
-    steps: int = 700
+    seeds: Annotated[int, at_least(1)] = added(1)
+    """Number of judges, of the seeds `seed`, that plus 1, and so on; a case's outcome is the mean over them."""
+    steps: Annotated[int, at_least(1)] = 700
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,71 +72,166 @@ class EvaluateConfig(JobConfig):
     name: str = operational("evaluate")
     """Name of the run in MLflow, and prefix of the names of the datasets that the job makes."""
     cases: str = operational()
-    """JSON lines: a prompts file whose rows also hold `concept` and `seen`. Its content matters, not its path."""
+    """A prompts file whose rows also hold `concept` and `seen`. Its content matters, not its path."""
     labels: str = operational()
     """Parquet (sample_id, concept) of what the curated images show."""
     images: str = "images"
     """Dataset of curated images."""
     autoencoder: str = operational()
     """Folder of the VAE through which a control shows real images to the judge."""
-    states: tuple[StateConfig, ...]
+    states: Annotated[tuple[StateConfig, ...], not_empty("name at least one state")]
     """States in the order of the table; `require` applies to the last one."""
     sampling: SamplingConfig = SamplingConfig()
     judge: JudgeConfig = JudgeConfig()
     require: RequireConfig | None = None
-    languages: tuple[str, ...] = CODES
+    languages: tuple[str, ...] = ()
+    """Languages (BCP 47) that the cases may have; empty takes any."""
     output: str = operational()
     """Local path without suffix: OUTPUT.json, OUTPUT.md and OUTPUT.txt are written."""
     workers: Workers = operational(factory=Workers)
+    measures: MeasuresConfig | None = added(None)
+    """What is measured besides; OUTPUT-measures.json and OUTPUT-measures.md are written. Null measures nothing."""
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [state.name for state in self.states]
-        if not names or len(set(names)) != len(names):
-            yield Invalid("states", "must be at least one, each with its own name", "name each once")
+        if len(set(names)) != len(names):
+            yield Invalid("states", "must have a name of its own each", "name each once")
+        for place, name in enumerate(names):
+            if name == "prompts":
+                yield Invalid(f"states.{place}.name", "is that of the dataset of prompts", "give another name")
+        for name in ("prompts", *names):
+            yield from DATASET_NAME.check("name", f"{self.name}-{name}")
+        try:
+            drawing(self, self.states[0])
+        except Invalid as wrong:
+            yield Invalid(f"sampling.{wrong.key}", wrong.problem, wrong.remedy)
+        yield from device_conflicts(self, self.workers, {"sampling.device": self.sampling.device})
+        measure_config(self)  # raises what does not fit
 
     @property
     def run_name(self) -> str:
         return self.name
 
 
+def drawing(config: EvaluateConfig, state: StateConfig) -> GenerateConfig:
+    """Return how one state draws the cases."""
+    settings = {field.name: getattr(config.sampling, field.name) for field in dataclasses.fields(DrawingConfig)}
+    return GenerateConfig(model=state.model, prompts=cases_as_prompts(config), **settings)
+
+
 def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[PipelineStep]:
     """Return the pipeline steps that draw the cases with one state."""
-    generate = GenerateConfig(
-        model=state.model,
-        prompts=_cases(config),
-        sampler=config.sampling.sampler,
-        steps=config.sampling.steps,
-        guidance_scale=config.sampling.guidance_scale,
-        batch_rows=config.sampling.batch_rows,
-        rows_per_unit=config.sampling.rows_per_unit,
-        image_files=False,
-    )
     return generation_pipeline_steps(
-        config.lake, f"{config.name}-prompts", f"{config.name}-{state.name}", generate, config.workers
+        config.lake, f"{config.name}-prompts", f"{config.name}-{state.name}", drawing(config, state), config.workers
     )
 
 
-def _cases(config: EvaluateConfig) -> PromptsConfig:
+def measure_config(config: EvaluateConfig) -> MeasureJobConfig | None:
+    """Return the measures of an evaluation as the job that makes them; None if there are none."""
+    if config.measures is None:
+        return None
+    return MeasureJobConfig(
+        lake=config.lake,
+        execution=config.execution,
+        tracking=config.tracking,
+        name=config.name,
+        cases=config.cases,
+        states={state.name: f"{config.name}-{state.name}" for state in config.states},
+        measures=config.measures,
+        output=f"{config.output}-measures",
+        workers=config.workers,
+    )
+
+
+def cases_as_prompts(config: EvaluateConfig) -> PromptsConfig:
     """Return the cases as prompts: all of them are drawn, because a table of fewer would be another table."""
     return PromptsConfig(file=config.cases, languages=config.languages, strict=True)
 
 
-def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
-    """Return the inputs, and which of cases, labels, images, autoencoder and models of the states are missing."""
+def cases_of(config: EvaluateConfig) -> Cases:
+    """Return the cases of a job; it raises as `read_cases`."""
+    return read_cases(cases_as_prompts(config), config.sampling.count)
 
-    def files_there(lake: Lake) -> list[str]:
-        prompts = read_prompts(_cases(config)).accepted
-        select_cases(read_cases(config.cases), prompts["id"].to_pylist())
-        for uri in (config.labels, files.join(config.autoencoder, "config.json")):
-            if not files.exists(uri):
-                raise AltDiffusionError(f"file {uri}", "is not there", "check labels and autoencoder in the config")
+
+def protocol(config: EvaluateConfig, lake: Lake, cases: Cases) -> dict[str, Any]:
+    """Return what decides an outcome besides the model. Evaluations with equal protocols can be compared."""
+    return {
+        "cases": cases.sha256,
+        "sampling": semantic(config.sampling),
+        "judge": semantic(config.judge),
+        "images": str(lake.version(config.images).ref),
+        "labels": files.sha256_hex(files.read_bytes(config.labels)),
+    }
+
+
+def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
+    """Return the checks of everything that the job needs; each returns lines on it, or raises what would stop the job.
+
+    `--dry-run` prints all that they find, and the job itself makes the same checks before anything is drawn.
+    """
+    found: list[Cases] = []
+
+    def cases_there(_: Lake) -> list[str]:
+        cases = cases_of(config)
+        found.append(cases)
+        if config.require is not None and (ENGLISH not in cases.languages or len(cases.languages) < 2):
+            raise AltDiffusionError(
+                f"cases file {config.cases}",
+                f"has the languages {', '.join(cases.languages)}, and `require` compares others with English",
+                "add cases in English and another language, or set require: null",
+            )
+        if config.require is not None and len(cases.concepts) < config.require.concepts_at_least:
+            raise AltDiffusionError(
+                f"cases file {config.cases}",
+                f"has {len(cases.concepts):,} concepts, and require.concepts_at_least is "
+                f"{config.require.concepts_at_least:,}",
+                "add concepts, or lower require.concepts_at_least",
+            )
+        return describe(cases.prompts)
+
+    def judge_there(lake: Lake) -> list[str]:
+        version = lake.version(config.images)
+        shown = count_labelled(version, config.labels)
+        missing = [concept for concept in (found[0].concepts if found else ()) if concept not in shown]
+        if missing:
+            raise AltDiffusionError(
+                f"labels {config.labels}",
+                f"name no image of {', '.join(missing[:5])} in {version.ref.short}, nor of {len(missing) - 1:,} other "
+                "concepts of the cases, which no judge could name"
+                if len(missing) > 1
+                else f"name no image of {missing[0]} in {version.ref.short}, which no judge could name",
+                "label images of each concept, or take its cases out",
+            )
+        rows = sum(shown.values())
+        return [f"judge  learns from {rows:,} rows of {version.ref.short} that show {len(shown):,} concepts"]
+
+    def autoencoder_there(_: Lake) -> list[str]:
         load_autoencoder(config.autoencoder)
-        return [f"cases  {prompts.num_rows:,}", f"judge  learns from {lake.version(config.images).ref.short}"]
+        return []
+
+    def output_there(_: Lake) -> list[str]:
+        files.check_local_output(f"evaluation's output {config.output}", f"{config.output}.json")
+        return []
 
     def model_there(state: StateConfig) -> Callable[[Lake], list[str]]:
-        return lambda lake: [f"{state.name}  {opened(state.model, lake.uri, 'float32')[0].ref.short}"]
+        def there(lake: Lake) -> list[str]:
+            lines = model_lines(drawing(config, state), lake.uri, found[0].prompts if found else None)
+            return [f"{state.name}  {line}" for line in lines]
 
-    return look_at(config.lake, remote, files_there, *(model_there(state) for state in config.states))
+        return there
+
+    def measures_there(lake: Lake) -> list[str]:
+        if config.measures is None:
+            return []
+        return check_measures(config.measures, lake, config.cases, found[0].images_by_language if found else None)
+
+    models_there = map(model_there, config.states)
+    return [cases_there, judge_there, autoencoder_there, output_there, *models_there, measures_there]
+
+
+def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
+    """Return the inputs, and which of cases, labels, images, autoencoder, output and models are missing or wrong."""
+    return look_at(config.lake, remote, *looks(config))
 
 
 def plan(config: EvaluateConfig) -> Plan:
@@ -141,16 +240,18 @@ def plan(config: EvaluateConfig) -> Plan:
         f"{state.name}: {pipeline_steps(config, state)[-1].describe()}, model {state.model.folder or state.model.run}"
         for state in config.states
     )
+    sampling, required = config.sampling, config.require
+    judges = "the judge" if config.judge.seeds == 1 else f"{config.judge.seeds} judges"
     return Plan(
         title=f"evaluate {len(config.states)} states on {config.cases}",
-        steps=(*steps, "train the judge on the curated images, name every drawn image, write the table"),
+        steps=(*steps, f"train {judges} on the curated images, name every drawn image, write the table"),
         facts={
-            "sampler": f"{config.sampling.sampler}, {config.sampling.steps} steps, "
-            f"guidance {config.sampling.guidance_scale:g}",
+            "sampler": f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance_scale:g}, "
+            f"{sampling.count} per prompt",
+            "draws on": f"{sampling.device}, {sampling.dtype}",
             "required": "nothing"
-            if config.require is None
-            else f"others {config.require.others_at_least:g}, "
-            f"to English {config.require.others_to_english_at_least:g}, "
-            f"lowest {config.require.lowest_to_english_at_least:g}",
+            if required is None
+            else f"others {required.others_at_least:g}, to English {required.others_to_english_at_least:g}, "
+            f"lowest {required.lowest_to_english_at_least:g}",
         },
     )

@@ -38,7 +38,7 @@ from altdiffusion.generation.truncation import truncation_warning
 from altdiffusion.generation.window_plan import check_windows, describe_windows
 from altdiffusion.storage.dataset import Lake
 from pipelines.check_images import ImageCheckConfig, ImageChecker
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
+from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at
 from pipelines.detect_language import LanguageDetector
 
 SHOWN_LANGUAGES = 20
@@ -79,6 +79,10 @@ class GenerateJobConfig(JobConfig):
     def conflicts(self) -> Iterator[Invalid]:
         if self.prompts == self.generations:
             yield Invalid("generations", "is also the name of the prompts", "give the two datasets different names")
+        devices: dict[str, str] = {"generate.device": self.generate.device}
+        if self.image_check is not None:
+            devices["image_check.score.device"] = self.image_check.score.device
+        yield from device_conflicts(self, self.workers, devices)
 
     @property
     def run_name(self) -> str:

@@ -9,16 +9,16 @@ from typing import Annotated
 
 from altdiffusion.config import operational, semantic
 from altdiffusion.constraints import DATASET_NAME, Invalid
-from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import CorpusConfig, IdsConfig, LanguageConfig, PairsConfig
 from altdiffusion.curation.parallel.corpus import Corpus, plan_corpora, scan_corpus
 from altdiffusion.curation.parallel.pair_tokens import EncodePairsWork
 from altdiffusion.curation.parallel.pair_work import PairsWork
+from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
+from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
 from pipelines.encode import model_name
 
 
@@ -48,6 +48,7 @@ class ParallelConfig(JobConfig):
                 f"does not contain {', '.join(unknown)}, the languages of corpora",
                 "add them, or set filter.check_languages to false",
             )
+        yield from device_conflicts(self, self.workers, {})
 
     @property
     def run_name(self) -> str:

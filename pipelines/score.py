@@ -15,7 +15,7 @@ from altdiffusion.curation.scoring.score_work import ScoreWork, plan_score
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at, make_pipeline_step, units_line
+from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +34,7 @@ class ScoreJobConfig(JobConfig):
     def conflicts(self) -> Iterator[Invalid]:
         if self.score.clip is None and not self.score.classifiers:
             yield Invalid("score", "names no model", "give score.clip with its digest, or a classifier")
+        yield from device_conflicts(self, self.workers, {"score.device": self.score.device})
 
     @property
     def run_name(self) -> str:

@@ -22,7 +22,7 @@ from altdiffusion.training.estimate.cost import (
 )
 from altdiffusion.training.estimate.student_cost import estimate_student
 from altdiffusion.training.rehearse import rehearse
-from pipelines.common import JobConfig, Plan, Survey, Workers, look_at
+from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at
 from pipelines.generate import generation_pipeline_steps, sheet_lines
 
 
@@ -62,6 +62,11 @@ class TrainJobConfig(JobConfig):
                 "train.optimizer.warmup_steps",
                 f"is more than the run's {steps:,} steps, which would never reach its learning rate",
                 f"give at most {steps}, or more train.steps",
+            )
+        samples = self.samples
+        if samples is not None and samples.workers is not None:
+            yield from device_conflicts(
+                self, samples.workers, {"samples.device": samples.device}, section="samples.workers"
             )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -68,3 +69,15 @@ def normalised_tag(text: str) -> str | None:
 def language_of(tag: str) -> str:
     """Return the language of a normalised tag, without script and region."""
     return tag.partition("-")[0]
+
+
+def in_order(languages: Iterable[str]) -> list[str]:
+    """Return the distinct languages in the project's order; those outside of it follow as they come."""
+    given = list(dict.fromkeys(languages))
+    project = {code: place for place, code in enumerate(CODES)}
+    return sorted(given, key=lambda language: project.get(language, len(project)))
+
+
+def named_language(code: str) -> str:
+    """Return a language's code with its English name, where it is one of the project's: `th Thai`, `sv`."""
+    return f"{code} {BY_CODE[code].name}" if code in BY_CODE else code

@@ -7,7 +7,9 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-Kind = Literal["links", "images", "keys", "drops", "scores", "latents", "parallel", "prompts", "generations"]
+Kind = Literal[
+    "links", "images", "keys", "drops", "scores", "latents", "parallel", "prompts", "generations", "features"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -177,6 +179,21 @@ GENERATIONS = pa.schema(
     ]
 )
 
+FEATURES = pa.schema(
+    [
+        _field("id", pa.string(), "the prompt's name, or the row id of a real image"),
+        _field("seed", pa.int64(), "key of the initial noise; null: a real image", nullable=True),
+        _field("language", pa.string(), "language of the prompt or caption"),
+        _field("image_sha256", pa.string(), "identity of the image"),
+        _field("concept", pa.string(), "what prompts in several languages share; null: a real image", nullable=True),
+        _field("features", pa.binary(), "of the feature network, float32 little-endian", nullable=True),
+        _field("probabilities", pa.binary(), "of its classes, float32 little-endian", nullable=True),
+        _field("image_embedding", pa.binary(), "the judge's, L2-normalised, float32 little-endian", nullable=True),
+        _field("text_embedding", pa.binary(), "the same of the prompt", nullable=True),
+        _field("english_embedding", pa.binary(), "the same of the prompt's English text", nullable=True),
+    ]
+)
+
 REJECTS = pa.schema(
     [
         _field("unit_id", pa.string(), "the unit that dropped the row"),
@@ -199,6 +216,7 @@ SCHEMAS: dict[Kind, pa.Schema] = {
     "parallel": PARALLEL,
     "prompts": PROMPTS,
     "generations": GENERATIONS,
+    "features": FEATURES,
 }
 
 TYPES: dict[str, tuple[pa.DataType, ...]] = {}

@@ -18,6 +18,7 @@ from PIL import Image
 
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.lineage.alias_view import show_aliases_in
 from altdiffusion.lineage.job_run import JobRun
 from altdiffusion.lineage.mlflow_view import RunView, find_model, flatten, key_name
 from altdiffusion.lineage.outbox import MetricOutbox, OutboxReader
@@ -25,6 +26,7 @@ from altdiffusion.lineage.rebuild import rebuild
 from altdiffusion.lineage.tracking import connect
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
+from altdiffusion.storage.aliases import Alias, write_alias
 from tests.lineage_lake import BASE, DRAWN, SmallLake
 from tests.ports import free_port
 
@@ -397,3 +399,19 @@ def test_an_emptied_mlflow_gets_the_job_again_at_its_next_start(small: SmallLake
         run.ship(run.metrics_path)
     assert len(history(run, "train/loss")) == 101
     assert len(run.tracking.client.get_run(run.run_id).outputs.model_outputs) == 1
+
+
+def test_an_alias_moves_from_one_model_to_another_and_survives_a_rebuild(small: SmallLake) -> None:
+    def holders() -> list[str]:
+        tracking = connect(None, small.uri)
+        models = (find_model(tracking, str(ref)) for ref in (small.quality_50, small.quality))
+        tags = [tracking.client.get_logged_model(model).tags for model in models]
+        return [tag.get("altdiffusion.alias.champion", "") for tag in tags]
+
+    write_alias(small.uri, "champion", Alias(ref=small.quality_50, content="a" * 64), {"first": True})
+    rebuild(small.uri)
+    assert holders() == ["true", ""]
+    write_alias(small.uri, "champion", Alias(ref=small.quality, content="b" * 64), {})
+    assert show_aliases_in(small.uri, None)
+    assert holders() == ["", "true"]
+    assert not show_aliases_in(f"{small.uri}/elsewhere", None)

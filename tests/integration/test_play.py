@@ -62,7 +62,7 @@ def test_a_person_draws_in_18_languages_and_with_several_seeds(address: str, bro
     page.wait_for_function("document.querySelectorAll('#languages img').length == 18", timeout=WAIT_MS)
     assert page.evaluate("document.documentElement.scrollWidth") == 390  # nothing runs out of a phone's screen
     shown = page.inner_text("#languages")
-    assert all(f"{code}: {prompt}" in shown for code, prompt in examples()["a cat"].items())
+    assert all(f"{code}: {prompt}" in shown for code, prompt in next(iter(examples().values())).items())
 
     page.fill("#seed input", "7")
     page.get_by_role("tab", name="One prompt").click()

@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard
 
 from altdiffusion.cli import main
 from altdiffusion.diffusion.folder import content_digest
-from altdiffusion.evaluation.retrieval_accuracy import Rate, StateScore
+from altdiffusion.evaluation.retrieval_accuracy import StateScore
+from altdiffusion.evaluation.statistics import Rate
 from altdiffusion.evaluation.table import Report
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.generation.settings import ModelConfig

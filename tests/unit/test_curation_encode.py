@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import EncodeConfig
 from altdiffusion.curation.encoding.caption_tokens import token_ids
 from altdiffusion.curation.encoding.encode_work import EncodeWork, Target, check_stored_size, plan_encode
 from altdiffusion.diffusion.image_crop import crop, open_rgb
 from altdiffusion.diffusion.noise import LATENT_SAMPLE, keyed_normal
+from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.dataset import Lake, Version

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from altdiffusion.config import from_dict
-from altdiffusion.curation.assets import load_tensors
 from altdiffusion.curation.config import HeadConfig
 from altdiffusion.curation.scoring.heads import Head
+from altdiffusion.diffusion.pinned_files import load_tensors
 from altdiffusion.errors import AltDiffusionError
 from tests.curation_lake import sha256_of
 

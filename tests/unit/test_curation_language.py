@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altdiffusion.config import fingerprint, resolved, semantic
-from altdiffusion.curation.assets import local_pinned, read_pinned
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language import scripts
 from altdiffusion.curation.language import vectorised_engine as language_module
@@ -29,6 +28,7 @@ from altdiffusion.curation.language.guess import UNKNOWN
 from altdiffusion.curation.language.identify import LanguageIdentifier
 from altdiffusion.curation.language.markers import MARKERS
 from altdiffusion.curation.language.word_lists import FLOOR, LISTS, UNIT, WordLists, nearest, own_list
+from altdiffusion.diffusion.pinned_files import local_pinned, read_pinned
 from altdiffusion.errors import AltDiffusionError
 from benchmarks.brand_titles import LATIN, LONG, SHORT, titles
 

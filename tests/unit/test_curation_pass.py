@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pytest
 
 from altdiffusion.config import from_dict
-from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.encoding import encode_work as encoding
 from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
 from altdiffusion.curation.scoring.score_work import ScoreWork
+from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from altdiffusion.config import fingerprint, from_dict
-from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import HeadConfig, ScoreConfig
-from altdiffusion.curation.scoring.embedding import ClipEmbedder, clip_square
+from altdiffusion.curation.scoring.embedding import ClipEmbedder
 from altdiffusion.curation.scoring.score_work import ScoreWork, SourceAestheticScorer, make_scorer, plan_score
+from altdiffusion.diffusion.clip_square import clip_square
+from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCORES
 from altdiffusion.storage.dataset import Lake, Version

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.retrieval_accuracy import Case, Rate, rate_of, read_cases, score, select_cases, shuffled
+from altdiffusion.evaluation.outcomes import Case, Outcomes, outcomes_of
+from altdiffusion.evaluation.retrieval_accuracy import change, no_worse, rate_of, score, shuffled
+from altdiffusion.evaluation.statistics import Rate
 from altdiffusion.evaluation.table import Report, require
 
 CONCEPTS = [f"c{i:03d}" for i in range(100)]
@@ -25,18 +26,24 @@ def cases(held_out_every: int = 10) -> list[Case]:
     ]
 
 
-def named(wrong: dict[str, set[int]]) -> np.ndarray:
+def answers(wrong: dict[str, set[int]]) -> np.ndarray:
     """Return the answers of a judge that errs at these concepts of a language."""
     return np.array([
         "c999" if i in wrong.get(code, ()) else concept for i, concept in enumerate(CONCEPTS) for code in CODES
     ])  # fmt: skip
 
 
+def named(*wrong: dict[str, set[int]], asked: list[Case] | None = None) -> Outcomes:
+    """Return the outcomes by one judge per set of errors."""
+    by_id = {str(place): case for place, case in enumerate(asked or cases())}
+    return outcomes_of(by_id, dict.fromkeys(by_id, 1), list(by_id), np.stack([answers(one) for one in wrong]))
+
+
 WRONG = {"en": set(range(10)), "de": set(range(0, 40, 2)), "ja": set(range(60))}  # 90 %, 80 %, 40 %
 
 
 def test_rates_are_the_counted_ones() -> None:
-    result = score("final", named(WRONG), cases())
+    result = score("final", named(WRONG))
     rates = {code: rate.value for code, rate in result.languages["all"].items()}
     assert rates == {"en": 0.9, "de": 0.8, "ja": 0.4}
     assert result.concepts == 100
@@ -55,27 +62,59 @@ def test_rates_are_the_counted_ones() -> None:
 
 
 def test_the_interval_is_that_of_a_binomial() -> None:
-    rate = score("final", named(WRONG), cases()).languages["all"]["de"]
-    half = 1.96 * math.sqrt(0.8 * 0.2 / 100)
-    assert rate.low == pytest.approx(0.8 - half, abs=0.025)
-    assert rate.high == pytest.approx(0.8 + half, abs=0.025)
+    rate = score("final", named(WRONG)).languages["all"]["de"]
+    # Wilson 1927 in its usual form, for 80 of 100.
+    z, n = 1.959963984540054, 100
+    middle, half = 0.8 + z**2 / (2 * n), z * math.sqrt(0.8 * 0.2 / n + z**2 / (4 * n**2))
+    assert rate.low == pytest.approx((middle - half) / (1 + z**2 / n))
+    assert rate.high == pytest.approx((middle + half) / (1 + z**2 / n))
 
 
 def test_languages_that_fail_together_leave_the_mean_as_uncertain_as_one() -> None:
-    """Concepts are resampled for all languages at once: agreeing languages add no evidence."""
-    together = score("x", named({"de": set(range(50)), "ja": set(range(50))}), cases()).others["all"]
-    apart = score("x", named({"de": set(range(50)), "ja": set(range(50, 100))}), cases()).others["all"]
-    assert together.high - together.low > 0.15
-    assert apart.high - apart.low < 0.01
+    """Concepts are the independent observations: agreeing languages add no evidence."""
+    together = score("x", named({"de": set(range(50)), "ja": set(range(50))})).others["all"]
+    apart = score("x", named({"de": set(range(50)), "ja": set(range(50, 100))})).others["all"]
+    alone = score("x", named({"de": set(range(50)), "ja": set(range(50))})).languages["all"]["de"]
+    assert (together.low, together.high) == (alone.low, alone.high)
+    assert apart.high - apart.low == pytest.approx(0.137, abs=0.001)  # no less than that of 200 independent images
 
 
-def test_the_report_is_the_same_each_time() -> None:
-    assert score("x", named(WRONG), cases()) == score("x", named(WRONG), cases())
-    assert score("x", named(WRONG), cases(), seed=1) != score("x", named(WRONG), cases(), seed=2)
+def test_all_right_is_not_certain() -> None:
+    rate = score("x", named({})).languages["all"]["de"]
+    assert (rate.value, rate.high) == (1.0, 1.0) and rate.low == pytest.approx(100 / (100 + 1.959964**2))
+    others = score("x", named({})).others["all"]
+    assert others.low == rate.low  # two languages that are all right show no more than one does
+
+
+def test_the_outcome_of_a_case_is_the_mean_over_judges_and_images() -> None:
+    by_id = {"a": Case(concept="cat", language="en", seen=True), "b": Case(concept="dog", language="en", seen=True)}
+    named_by = np.array([["cat", "cat", "dog"], ["cat", "dog", "dog"]])
+    found = outcomes_of(by_id, {"a": 2, "b": 2}, ["a", "a", "b"], named_by)
+    assert found.right.tolist() == [0.75, 0.5]  # of two images of b one was not drawn, which counts as wrong
+    again = Outcomes.of_table(found.table("x"), "x")
+    assert again.cases == found.cases and (again.right == found.right).all()
+    with pytest.raises(AltDiffusionError, match="hold no rows of state y"):
+        Outcomes.of_table(found.table("x"), "y")
+
+
+def test_a_change_is_counted_on_the_same_prompts() -> None:
+    worse = {"en": {0}, "de": set(range(12)), "ja": set()}
+    found = change("before", named({}), "after", named(worse))
+    assert found.languages["de"].value == pytest.approx(-0.12)
+    assert found.languages["de"].p == pytest.approx(2 * 0.5**12)  # McNemar: 12 of 12 that differ
+    assert found.corrected["de"] == pytest.approx(3 * 2 * 0.5**12)
+    assert (found.languages["ja"].value, found.languages["ja"].p) == (0.0, 1.0)
+    assert found.languages["ja"].low < 0 < found.languages["ja"].high
+    assert found.others is not None and found.others.value == pytest.approx(-0.06)
+    tests = no_worse(named({}), named(worse), 0.05)
+    assert tests["de"] == 1.0 and tests["ja"] < 0.05
+    fewer = named({}, asked=[Case(concept=case.concept, language=case.language, seen=True) for case in cases()])
+    with pytest.raises(AltDiffusionError, match="states before and after: were measured on other cases"):
+        change("before", named({}), "after", fewer)
 
 
 def test_shuffled_captions_leave_chance() -> None:
-    assert shuffled(named({}), cases()).value == 0.0  # no caption keeps its image
+    assert shuffled(answers({}), cases()).value == 0.0  # no caption keeps its image
     blind = np.full(300, CONCEPTS[7])
     assert shuffled(blind, cases()).value == pytest.approx(0.01)  # one concept in a hundred, whatever the order
 
@@ -90,8 +129,10 @@ def test_a_plain_rate_counts_images_but_resamples_concepts() -> None:
 def report() -> Report:
     weak = {"en": set(range(20)), "de": set(range(95)), "ja": set(range(100))}
     return Report(
-        states=[score("base", named(weak), cases()), score("after guidance", named(WRONG), cases())],
+        states=[score("base", named(weak)), score("after guidance", named(WRONG))],
         controls={"real pictures through the codec": Rate(value=0.995, low=0.99, high=1.0, total=400)},
+        changes=[change("base", named(weak), "after guidance", named(WRONG))],
+        judges={3: {"base": rate_of(np.array([1, 0]), np.array(["a", "b"]))}},
     )
 
 
@@ -99,7 +140,8 @@ def test_the_tables_show_every_number() -> None:
     markdown, text = report().to_markdown(), report().to_text()
     for shown in (markdown, text):
         for part in ("90.0 %", "80.0 %", "40.0 %", "60.0 %", "0.67 [", "40.0 % ja", "99.5 %", "held-out names",
-                     "after guidance", "ja Japanese", "chance 1.0 %", "60.0 % of 10"):  # fmt: skip
+                     "after guidance", "ja Japanese", "chance 1.0 %", "60.0 % of 10", "+10.0 [", "< 0.001",
+                     "p after Holm", "judge seed", "50.0 %"):  # fmt: skip
             assert part in shown
     assert "| base |" in markdown
     lines = text.splitlines()
@@ -114,7 +156,7 @@ def test_thresholds() -> None:
     for missed, problem in (
         ({"min_mean": 0.61}, "a mean of 60.0 % over the other languages, required at least 61.0 %"),
         ({"min_ratio": 0.7}, "English at 90.0 %, required at least 0.70 of English"),
-        ({"min_lowest_ratio": 0.5}, "Japanese at 40.0 % with English at 90.0 %, required at least 0.50"),
+        ({"min_lowest_ratio": 0.5}, "ja Japanese at 40.0 % with English at 90.0 %, required at least 0.50"),
         ({"min_concepts": 101}, "100 concepts, required at least 101"),
     ):
         with pytest.raises(AltDiffusionError, match="evaluation of after guidance") as caught:
@@ -123,7 +165,7 @@ def test_thresholds() -> None:
 
 
 def test_a_model_that_never_draws_right_is_reported_too() -> None:
-    nothing = score("x", np.full(300, "none"), cases())
+    nothing = score("x", named({code: set(range(100)) for code in CODES}))
     assert nothing.ratio is None
     assert nothing.others["all"].value == 0.0
     assert "-" in Report(states=[nothing]).to_text()
@@ -131,17 +173,11 @@ def test_a_model_that_never_draws_right_is_reported_too() -> None:
         require(Report(states=[nothing]), min_mean=0.1)
 
 
-def test_cases_file(tmp_path: Path) -> None:
-    path = tmp_path / "cases.jsonl"
-    row = {"id": "a-en", "language": "en", "concept": "a", "seen": True, "prompt": "x"}
-    path.write_text(json.dumps(row) + "\n")
-    found = read_cases(str(path))
-    assert select_cases(found, ["a-en"]) == [Case(concept="a", language="en", seen=True)]
-    with pytest.raises(AltDiffusionError, match="prompt b-en: is not in the cases file"):
-        select_cases(found, ["b-en"])
-    for bad in ("{", json.dumps(row | {"seen": "yes"}), json.dumps(row | {"language": "xx"}), "[]", json.dumps(row)):
-        path.write_text(json.dumps(row) + "\n" + bad + "\n")
-        with pytest.raises(AltDiffusionError, match="row 2"):
-            read_cases(str(path))
-    with pytest.raises(AltDiffusionError, match="does not exist"):
-        read_cases(str(tmp_path / "none.jsonl"))
+@pytest.mark.parametrize("language", ["en", "ja", "sv"])
+def test_cases_in_one_language_make_a_table(language: str) -> None:
+    asked = [Case(concept=concept, language=language, seen=True) for concept in CONCEPTS for _ in CODES]
+    report = Report(states=[score("x", named(WRONG, asked=asked))])
+    shown = report.to_markdown() + report.to_text() + json.dumps(report.to_json(), allow_nan=False)
+    assert "70.0 %" in shown and "nan" not in shown
+    with pytest.raises(AltDiffusionError, match="lacks English or another language"):
+        require(report, min_mean=0.1)

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from altdiffusion.config import from_dict
-from altdiffusion.curation.assets import folder_digest
 from altdiffusion.curation.config import ScoreConfig
 from altdiffusion.curation.scoring.score_work import ImageScorer
+from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.batch_spill import Spill
 from altdiffusion.execution.pipeline_step import run_pipeline_step
@@ -41,7 +41,8 @@ def job(lake: str, generations: str, image_check: dict[str, Any] | None = None, 
         "model": {"folder": f"{lake}/models/base"}, "prompts": {"file": f"{lake}/prompts.jsonl"}, "steps": 2,
         "guidance_scale": 2.0, "batch_rows": 4, "rows_per_unit": 64, "image_format": "jpg",
     }  # fmt: skip
-    tree = {"lake": lake, "generations": generations, "generate": {**generate, **changes}, "workers": {"max": 1}}
+    workers = {"max": 1, "gpus": int("'device': 'cuda'" in str(image_check))}
+    tree = {"lake": lake, "generations": generations, "generate": {**generate, **changes}, "workers": workers}
     return from_dict(GenerateJobConfig, {**tree, **({"image_check": image_check} if image_check else {})})
 
 

@@ -20,10 +20,10 @@ from altdiffusion.generation.bidi import directional_runs
 from altdiffusion.generation.generate_work import encode_png
 from altdiffusion.generation.line_breaks import clusters, line_ends
 from altdiffusion.generation.sheet import check_sheet, contact_sheet
-from altdiffusion.generation.sheet_arrangement import MOST_COLUMNS, MOST_ROWS, arrange, in_order
+from altdiffusion.generation.sheet_arrangement import MOST_COLUMNS, MOST_ROWS, arrange
 from altdiffusion.generation.sheet_page import Cell
 from altdiffusion.generation.typeface import Box, Glyph, Shaped, Typefaces
-from altdiffusion.languages import CODES, LANGUAGES
+from altdiffusion.languages import CODES, LANGUAGES, in_order
 
 pytest.importorskip("resvg_py", reason="drawing a sheet needs the demo's extra dependencies")
 

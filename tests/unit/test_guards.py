@@ -18,7 +18,7 @@ from tests.readme import readme_commands
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-JOBS = ("curate", "score", "encode", "parallel", "train", "generate", "evaluate")
+JOBS = ("curate", "score", "encode", "parallel", "train", "generate", "evaluate", "measure")
 
 
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -269,4 +269,5 @@ def test_dataset_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_bare_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([])
-    assert "{dataset,lineage,seen,export,convert,gc,generate,play}" in capsys.readouterr().err
+    listed = "{dataset,lineage,seen,export,convert,gc,generate,play,promote,ab,ab-result,prompt-set}"
+    assert listed in capsys.readouterr().err

@@ -36,7 +36,7 @@ def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digest(folder: Path) -> str:
-    from altdiffusion.curation.assets import folder_digest
+    from altdiffusion.diffusion.pinned_files import folder_digest
 
     return folder_digest(str(folder))
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import altdiffusion
 from altdiffusion.cli import (
+    ab_verbs,
     checkpoint_verbs,
     convert_verb,
     dataset_verbs,
@@ -18,6 +19,8 @@ from altdiffusion.cli import (
     image_verbs,
     lineage_verbs,
     play_verb,
+    promote_verb,
+    prompt_set_verb,
     takedown_verbs,
     verify_verb,
 )
@@ -48,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     gc_verb.register(verbs)
     generate_verb.register(verbs)
     play_verb.register(verbs)
+    promote_verb.register(verbs)
+    ab_verbs.register(verbs)
+    prompt_set_verb.register(verbs)
     return top
 
 

@@ -18,10 +18,15 @@ _NAME = re.compile(r"(?:checkpoint:)?(?P<run>[^@/]+)(?:/step-(?P<step>\d+))?(?:@
 _CHECKPOINT = "a run (its newest checkpoint), or run/step-NNNNNNNN"
 
 
+def checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `checkpoint`, which `checkpoint_name` reads."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
+
+
 def register(verbs: Verbs) -> None:
     """Add `seen` and `export`."""
     parser = verbs.add_parser("seen", help="count or list exactly the samples that a checkpoint has seen")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
+    checkpoint_argument(parser)
     lake_argument(parser)
     parser.add_argument(
         "--out", metavar="FILE", help="write every sample with the number of times it was seen (Parquet)"
@@ -38,7 +43,7 @@ def register(verbs: Verbs) -> None:
     parser.set_defaults(run=export)
 
 
-def _checkpoint_name(text: str) -> tuple[str, int | None, str]:
+def checkpoint_name(text: str) -> tuple[str, int | None, str]:
     """Return (run, step or None for the newest, beginning of the digest or "") for what a person typed.
 
     Raises:
@@ -59,7 +64,7 @@ def show_seen(arguments: argparse.Namespace) -> int:
     from altdiffusion.lineage.takedown_record import read_records, rows_taken_from
     from altdiffusion.training.seen import seen, write_seen
 
-    run, step, digest = _checkpoint_name(arguments.checkpoint)
+    run, step, digest = checkpoint_name(arguments.checkpoint)
     parts = seen(arguments.lake, run, step, digest=digest)
     if arguments.out:
         write_seen(parts, arguments.out)
@@ -119,7 +124,7 @@ def export(arguments: argparse.Namespace) -> int:
     """
     from altdiffusion.training.exports.export import export_checkpoint
 
-    run, step, digest = _checkpoint_name(arguments.checkpoint)
+    run, step, digest = checkpoint_name(arguments.checkpoint)
     if step is not None and arguments.step not in (None, step):
         raise AltDiffusionError(
             f"checkpoint {arguments.checkpoint!r}", f"is not of step {arguments.step}", "give the step once"

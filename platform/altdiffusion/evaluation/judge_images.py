@@ -46,10 +46,31 @@ def labelled_images(images: Version, labels_uri: str) -> tuple[NDArray[np.uint8]
                 bodies.append(_small(body.as_py()))
                 concepts.append(name)
     if not bodies:
-        raise AltDiffusionError(
-            f"labels {labels_uri}", f"do not name an image of {images.ref.short}", "give the labels of this dataset"
-        )
+        raise _no_labels(images, labels_uri)
     return np.stack(bodies), np.array(concepts)
+
+
+def count_labelled(images: Version, labels_uri: str) -> dict[str, int]:
+    """Return the number of rows of an images version that show each concept, without reading an image.
+
+    Raises:
+        AltDiffusionError: the labels are not readable, or do not name any of the images.
+    """
+    labels = _read_labels(labels_uri)
+    counts: dict[str, int] = {}
+    for table in images.iter_tables(["sample_id"]):
+        shown = labels["concept"].take(pc.index_in(table["sample_id"], value_set=labels["sample_id"]))
+        for entry in pc.value_counts(shown.drop_null()).to_pylist():
+            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+    if not counts:
+        raise _no_labels(images, labels_uri)
+    return counts
+
+
+def _no_labels(images: Version, labels_uri: str) -> AltDiffusionError:
+    return AltDiffusionError(
+        f"labels {labels_uri}", f"do not name an image of {images.ref.short}", "give the labels of this dataset"
+    )
 
 
 def through_autoencoder(folder: str, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.retrieval_accuracy import ENGLISH, LEVEL, NAMES, Rate, StateScore
-from altdiffusion.languages import BY_CODE, CODES
+from altdiffusion.evaluation.retrieval_accuracy import ENGLISH, NAMES, Change, StateScore
+from altdiffusion.evaluation.statistics import LEVEL, Difference, Rate
+from altdiffusion.languages import in_order, named_language
 
 Rows = list[list[str]]
 
@@ -22,6 +23,10 @@ class Report:
     """The states in the order of the recipe; the last one is the evaluated model."""
     controls: Mapping[str, Rate] = field(default_factory=dict)
     """Rates by name that the measure gives where the answer is known."""
+    changes: Sequence[Change] = ()
+    """What each state gained or lost against the one before it."""
+    judges: Mapping[int, Mapping[str, Rate]] = field(default_factory=dict)
+    """Where there are several judges: by a judge's seed, the share of all images of each state that it found right."""
 
     @property
     def final(self) -> StateScore:
@@ -37,6 +42,11 @@ class Report:
             "chance": self.chance,
             "states": [state.to_json() for state in self.states],
             "controls": {name: rate.to_json() for name, rate in self.controls.items()},
+            "changes": [change.to_json() for change in self.changes],
+            "judges": {
+                str(seed): {state: rate.to_json() for state, rate in rates.items()}
+                for seed, rates in self.judges.items()
+            },
         }
 
     def to_markdown(self) -> str:
@@ -50,8 +60,14 @@ class Report:
 
     def _about(self) -> str:
         return (
-            f"{self.final.concepts} concepts, chance {_percent(self.chance)}; in brackets: {LEVEL:.0%} interval, "
-            "bootstrap over concepts. Held out: this name was not in the training data."
+            f"{self.final.concepts} concepts, chance {_percent(self.chance)}; in brackets: {LEVEL:.0%} interval "
+            "(Wilson; concepts are the independent observations). Held out: this name was not in the training data."
+            + (
+                " Changes are paired: the same prompts and noise; p by the exact sign test over concepts, "
+                "by language after Holm's correction."
+                if self.changes
+                else ""
+            )
         )
 
     def _tables(self) -> list[tuple[str, Rows]]:
@@ -60,6 +76,12 @@ class Report:
             ("By language", self._by_language()),
             (f"Names seen and held out, {self.final.state}", self._by_names()),
         ]
+        if self.changes:
+            last = self.changes[-1]
+            tables.append(("Change from state to state", self._by_change()))
+            tables.append((f"Change by language, {last.first} to {last.second}", _change_by_language(last)))
+        if self.judges:
+            tables.append(("By judge", self._by_judge()))
         if self.controls:
             controls = [[name, _interval(rate), f"{rate.total:,}"] for name, rate in self.controls.items()]
             tables.append(("Controls", [["control", "named right", "images"], *controls]))
@@ -70,14 +92,14 @@ class Report:
         others = f"mean of {count} others"
         rows = [["state", "English", others, "of English", "lowest", "seen names", "held-out names"]]
         for state in self.states:
-            code, lowest = state.lowest
+            lowest = state.lowest
             rows.append(
                 [
                     state.state,
                     _interval(state.english),
                     _interval(state.others.get("all")),
                     _factor(state.ratio),
-                    f"{_percent(lowest.value)} {code}",
+                    "-" if lowest is None else f"{_percent(lowest[1].value)} {lowest[0]}",
                     _share(state.others.get("seen")),
                     _share(state.others.get("held out")),
                 ]
@@ -86,21 +108,45 @@ class Report:
 
     def _by_language(self) -> Rows:
         rows = [["language", *(state.state for state in self.states)]]
-        for code in CODES:
+        for code in self._languages:
             rates = [state.languages["all"].get(code) for state in self.states]
-            if any(rates):
-                shown = [_share(rate) for rate in rates[:-1]] + [_interval(rates[-1])]
-                rows.append([f"{code} {BY_CODE[code].name}", *shown])
+            shown = [_share(rate) for rate in rates[:-1]] + [_interval(rates[-1])]
+            rows.append([named_language(code), *shown])
         return rows
 
     def _by_names(self) -> Rows:
         rows = [["language", *NAMES]]
-        for code in CODES:
+        for code in self._languages:
             rates = [self.final.languages[names].get(code) for names in NAMES]
-            if rates[0] is not None:
-                shown = [f"{_share(rate)} of {rate.total}" if rate is not None else "-" for rate in rates]
-                rows.append([f"{code} {BY_CODE[code].name}", *shown])
+            shown = [f"{_share(rate)} of {rate.total}" if rate is not None else "-" for rate in rates]
+            rows.append([named_language(code), *shown])
         return rows
+
+    def _by_change(self) -> Rows:
+        rows = [["from", "to", "English", "p", "mean of others", "p"]]
+        for one in self.changes:
+            english = one.languages.get(ENGLISH)
+            rows.append(
+                [one.first, one.second, _points(english), _p_of(english), _points(one.others), _p_of(one.others)]
+            )
+        return rows
+
+    def _by_judge(self) -> Rows:
+        rows = [["judge seed", *(state.state for state in self.states)]]
+        for seed, rates in self.judges.items():
+            rows.append([str(seed), *(_interval(rates.get(state.state)) for state in self.states)])
+        return rows
+
+    @property
+    def _languages(self) -> list[str]:
+        return in_order(code for state in self.states for code in state.languages["all"])
+
+
+def _change_by_language(change: Change) -> Rows:
+    rows = [["language", "change in points", "p", "p after Holm"]]
+    for code, difference in change.languages.items():
+        rows.append([named_language(code), _points(difference), _p_of(difference), _p(change.corrected[code])])
+    return rows
 
 
 def require(
@@ -123,14 +169,13 @@ def require(
         AltDiffusionError: a threshold is missed; the error names all that are.
     """
     state = report.final
-    english = state.english
-    if english is None or "all" not in state.others:
+    english, lowest = state.english, state.lowest
+    if english is None or lowest is None:
         raise AltDiffusionError(
             f"evaluation of {state.state}",
             "lacks English or another language",
             "evaluate prompts in several languages",
         )
-    code, lowest = state.lowest
     mean = state.others["all"].value
     reference = f"with English at {_percent(english.value)}"
     missed = []
@@ -140,10 +185,11 @@ def require(
         missed.append(f"a mean of {_percent(mean)} over the other languages, required at least {_percent(min_mean)}")
     if mean < min_ratio * english.value:
         missed.append(f"a mean of {_percent(mean)} {reference}, required at least {min_ratio:.2f} of English")
-    if lowest.value < min_lowest_ratio * english.value:
-        name = BY_CODE[code].name
+    code, rate = lowest
+    if rate.value < min_lowest_ratio * english.value:
         missed.append(
-            f"{name} at {_percent(lowest.value)} {reference}, required at least {min_lowest_ratio:.2f} of English"
+            f"{named_language(code)} at {_percent(rate.value)} {reference}, "
+            f"required at least {min_lowest_ratio:.2f} of English"
         )
     if missed:
         raise AltDiffusionError(
@@ -167,6 +213,20 @@ def _interval(rate: Rate | None) -> str:
 
 def _factor(rate: Rate | None) -> str:
     return "-" if rate is None else f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def _points(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def _p_of(difference: Difference | None) -> str:
+    return "-" if difference is None else _p(difference.p)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _markdown(rows: Rows) -> str:

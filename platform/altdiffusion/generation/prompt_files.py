@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
@@ -48,20 +48,24 @@ def read_bytes(uri: str) -> bytes:
         raise AltDiffusionError(f"prompts file {uri}", "does not exist", "check the path") from error
 
 
-def read_chunks(config: PromptsConfig) -> Iterator[pa.Table]:
+def read_chunks(config: PromptsConfig, others: Sequence[str] = ()) -> Iterator[pa.Table]:
     """Yield the rows of the file as RAW tables of at most CHUNK_ROWS rows.
+
+    Args:
+        others: further columns to read, as text with nulls, which follow those of RAW; a switch is `true` or `false`.
 
     Raises:
         AltDiffusionError: the file as a whole is unreadable, or has no column of prompts.
     """
-    return _Reader(config).chunks()
+    return _Reader(config, others).chunks()
 
 
 class _Reader:
     """The reading of one file."""
 
-    def __init__(self, config: PromptsConfig) -> None:
+    def __init__(self, config: PromptsConfig, others: Sequence[str]) -> None:
         self._config = config
+        self._others = others
         name, dot, ending = config.file.lower().rpartition(".")
         self._packed = ending == "gz"
         self._format = name.rpartition(".")[2] if self._packed else ending if dot else ""
@@ -72,6 +76,7 @@ class _Reader:
         own = self._format == "txt" or config.shape.layout != "rows"
         columns = {**OWN_COLUMNS} if own else {**config.shape.columns, **config.columns}
         self._columns = {name: column for name, column in columns.items() if name not in config.ignore}
+        self._columns |= {name: name for name in others}
 
     def chunks(self) -> Iterator[pa.Table]:
         data = read_bytes(self._config.file)
@@ -90,7 +95,8 @@ class _Reader:
             if names and not checked:
                 self._check_columns(names)
                 checked = True
-            yield _chunk(some, {name: column for name, column in self._columns.items() if column in names})
+            present = {name: column for name, column in self._columns.items() if column in names}
+            yield _chunk(some, present, self._others)
 
     def _rows(self, data: bytes) -> Iterator[Row]:
         stream: IO[bytes] = io.BytesIO(data)
@@ -211,14 +217,17 @@ class _Reader:
     def _columns_of(self, batch: pa.RecordBatch, present: Mapping[str, str], first: int) -> pa.Table:
         arrays = {"number": pa.array(range(first, first + batch.num_rows), pa.int64())}
         for name, column in present.items():
-            text = _column_text(_as_json(batch.column(column)) if name == "regions" else batch.column(column))
+            values = batch.column(column)
+            if pa.types.is_boolean(values.type) and name in self._others:
+                values = values.cast(pa.string())
+            text = _column_text(_as_json(values) if name == "regions" else values)
             if text is None:
                 raise self._error(
-                    f"has the type {batch.column(column).type} in column {column}",
+                    f"has the type {values.type} in column {column}",
                     f"write texts or numbers, or add {name} to prompts.ignore",
                 )
             arrays[name] = text
-        return _filled(arrays, batch.num_rows)
+        return _filled(arrays, batch.num_rows, self._others)
 
     def _check_columns(self, names: set[str]) -> None:
         """Refuse a file without prompts, or without a column that the config names."""
@@ -270,15 +279,17 @@ def _captions(number: int, values: Mapping[str, Any]) -> Iterator[Row]:
             yield number, {"id": f"{concept}-{language}", "prompt": caption, "language": tag}, None
 
 
-def _chunk(rows: list[Row], columns: Mapping[str, str]) -> pa.Table:
-    """Return rows of plain values as a RAW table."""
+def _chunk(rows: list[Row], columns: Mapping[str, str], others: Sequence[str]) -> pa.Table:
+    """Return rows of plain values as a RAW table with the other columns behind it."""
     problems = [problem for _, _, problem in rows]
     arrays = {"number": pa.array([number for number, _, _ in rows], pa.int64())}
     for name, column in columns.items():
         texts: list[str | None] = []
         for place, (_, values, _) in enumerate(rows):
             value = None if values is None else values.get(column)
-            if value is not None and value.__class__ is not str:
+            if isinstance(value, bool) and name in others:
+                value = "true" if value else "false"
+            elif value is not None and value.__class__ is not str:
                 value = _as_text(name, value)
                 if value is None and problems[place] is None:
                     problems[place] = _wrong_type(name, values[column] if values is not None else None)
@@ -292,7 +303,7 @@ def _chunk(rows: list[Row], columns: Mapping[str, str]) -> pa.Table:
                     problems[place] = problems[place] or f"field {name}: {_NOT_UTF8}"
             arrays[name] = pa.array(texts, pa.string())
     arrays["problem"] = pa.array([_plain(problem) for problem in problems], pa.string())
-    return _filled(arrays, len(rows))
+    return _filled(arrays, len(rows), others)
 
 
 def _as_text(name: str, value: Any) -> str | None:
@@ -353,5 +364,6 @@ def _column_text(values: pa.Array) -> pa.Array | None:
     return values if pa.types.is_string(dtype) else None
 
 
-def _filled(arrays: Mapping[str, pa.Array], rows: int) -> pa.Table:
-    return pa.table([arrays.get(field.name, pa.nulls(rows, field.type)) for field in RAW], schema=RAW)
+def _filled(arrays: Mapping[str, pa.Array], rows: int, others: Sequence[str]) -> pa.Table:
+    schema = pa.schema([*RAW, *((name, pa.string()) for name in others)])
+    return pa.table([arrays.get(field.name, pa.nulls(rows, field.type)) for field in schema], schema=schema)

@@ -172,8 +172,8 @@ class WindowsConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GenerateConfig(Checked):
-    """One set of generated images.
+class DrawingConfig(Checked):
+    """How images are drawn, whatever the model and the prompts are; evaluation has the same settings.
 
     A row of the prompts may have its own negative prompt, steps, guidance scale and sampler; what is given here holds
     for the others. `batch_rows`, `threads` and `device` affect the result too, because sums in another order round
@@ -181,8 +181,6 @@ class GenerateConfig(Checked):
     no bit, in every unit and pool.
     """
 
-    model: ModelConfig
-    prompts: PromptsConfig
     sampler: SamplerName = "ddim"
     """`ddim`: DDIM with eta 0; `dpmpp`: DPM-Solver++ (2M), as good in about half the steps; `euler`: Euler's method;
     `pndm`: Stable Diffusion's own (PLMS), one call of the UNet more than `steps`; `unipc`: UniPC (bh2, order 2)."""
@@ -232,14 +230,6 @@ class GenerateConfig(Checked):
     """How the networks are computed."""
 
     def conflicts(self) -> Iterator[Invalid]:
-        longest = max(self.prompts.max_prompt_chars, len(self.negative_prompt))
-        fits = RECORD_CHARS[self.image_format]
-        if self.file_record and longest > fits:
-            yield Invalid(
-                "file_record",
-                f"holds prompts of up to {fits:,} characters in a {self.image_format}, and {longest:,} are allowed",
-                "lower prompts.max_prompt_chars, shorten negative_prompt, or set file_record: false",
-            )
         if self.dtype == "float16" and self.device == "cpu":
             yield Invalid("dtype", "float16 does not run on a CPU", "use float32 or bfloat16")
         if self.speed.deep_cache > self.steps:
@@ -252,3 +242,22 @@ class GenerateConfig(Checked):
         if isinstance(self.image_files, bool):
             return "by_hash" if self.image_files else "none"
         return self.image_files
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateConfig(DrawingConfig):
+    """One set of generated images: a model, prompts, and how they are drawn."""
+
+    model: ModelConfig
+    prompts: PromptsConfig
+
+    def conflicts(self) -> Iterator[Invalid]:
+        longest = max(self.prompts.max_prompt_chars, len(self.negative_prompt))
+        fits = RECORD_CHARS[self.image_format]
+        if self.file_record and longest > fits:
+            yield Invalid(
+                "file_record",
+                f"holds prompts of up to {fits:,} characters in a {self.image_format}, and {longest:,} are allowed",
+                "lower prompts.max_prompt_chars, shorten negative_prompt, or set file_record: false",
+            )
+        yield from DrawingConfig.conflicts(self)  # a class with slots has no super() without arguments

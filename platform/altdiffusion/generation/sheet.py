@@ -7,7 +7,6 @@ states on itself what it leaves out.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.sheet_arrangement import MOST_COLUMNS, Arrangement, arrange, in_order
+from altdiffusion.generation.sheet_arrangement import MOST_COLUMNS, Arrangement, arrange
 from altdiffusion.generation.sheet_page import Band, Cell, Page, row_labels
 from altdiffusion.generation.typeface import Typefaces, named, plain
+from altdiffusion.languages import in_order
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 
 ZOOM = 2.0
@@ -40,7 +41,7 @@ def check_sheet(
             cannot be written.
     """
     if file is not None:
-        _check_file(file)
+        files.check_local_output(f"contact sheet {file}", file)
     faces = Typefaces(fonts_dir)
     rows = list(prompts)
     arrangement = arrange((name, language) for name, language, _ in rows)
@@ -60,7 +61,8 @@ def write_sheet(
     """
     names = version.read(["id", "language"])
     arrangement = arrange(zip(names["id"].to_pylist(), names["language"].to_pylist(), strict=True))
-    rows = _rows(version, [place.row for place in arrangement.places])
+    columns = ["prompt", "image", "seed", "checkpoint", "steps", "guidance_scale", "sampler"]
+    rows = version.read_rows([place.row for place in arrangement.places], columns)
     cells = [
         Cell(concept=place.concept, language=place.language, caption=row["prompt"], image=row["image"])
         for place, row in zip(arrangement.places, rows, strict=True)
@@ -142,30 +144,6 @@ def _stand_in_notes(symbols: Sequence[str]) -> list[str]:
     if not symbols:
         return []
     return [f"not in the fonts, shown as boxes with code points: {named(symbols, shown=False)}"]
-
-
-def _check_file(file: str) -> None:
-    target = Path(file)
-    if "://" in file:
-        raise AltDiffusionError(f"contact sheet {file}", "is not a local file", "give a path on this machine")
-    if target.is_dir():
-        raise AltDiffusionError(f"contact sheet {file}", "is a folder", "give the path of a PNG file")
-    parent = next(folder for folder in (target.parent, *target.parent.parents, Path(".")) if folder.exists())
-    if not parent.is_dir():
-        raise AltDiffusionError(f"contact sheet {file}", f"cannot be written: {parent} is a file", "give another path")
-
-
-def _rows(version: Version, wanted: Sequence[int]) -> list[dict[str, Any]]:
-    """Return rows by their numbers, reading only the shards that hold them."""
-    columns = ["prompt", "image", "seed", "checkpoint", "steps", "guidance_scale", "sampler"]
-    rows: dict[int, dict[str, Any]] = {}
-    starts = version.shard_starts
-    for shard, (start, stop) in enumerate(itertools.pairwise(starts)):
-        inside = [row - start for row in wanted if start <= row < stop]
-        if inside:
-            taken = version.read_shard(shard, columns).take(inside).to_pylist()
-            rows.update(zip((start + row for row in inside), taken, strict=True))
-    return [rows[row] for row in wanted]
 
 
 def _subtitle(rows: Sequence[dict[str, Any]], arrangement: Arrangement) -> str:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from altdiffusion.languages import CODES
+from altdiffusion.languages import in_order
 
 MOST_COLUMNS = 16
 MOST_ROWS = 32
@@ -62,10 +62,3 @@ def arrange(rows: Iterable[tuple[str, str | None]]) -> Arrangement:
         notes.append(f"the first {MOST_ROWS} of {len(languages):,} languages")
     shown = set(languages[:MOST_ROWS])
     return Arrangement(True, tuple(p for p in by_place.values() if p.language in shown), tuple(notes))
-
-
-def in_order(languages: Iterable[str]) -> list[str]:
-    """Return the distinct languages in the project's order; those outside of it follow as they come."""
-    given = list(dict.fromkeys(languages))
-    project = {code: place for place, code in enumerate(CODES)}
-    return sorted(given, key=lambda language: project.get(language, len(project)))

@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -123,6 +123,25 @@ class JobRun:
             step=step,
             metrics={key: float(value) for key, value in (metrics or {}).items()},
             datasets=list(self._training),
+        )
+
+    def measured(
+        self, ref: Ref | str, metrics: Mapping[str, float], *, datasets: Sequence[Version | Ref | str]
+    ) -> None:
+        """Record what was measured of a checkpoint or model after its training.
+
+        Args:
+            metrics: linked to the checkpoint, and to the first of the datasets that they were measured on.
+            datasets: these, and the checkpoint, become inputs of the run.
+        """
+        self.input(ref, context="measure")
+        for dataset in datasets:
+            self.input(dataset, context="measure")
+        self._note(
+            "measured",
+            ref=str(ref),
+            metrics={key: float(value) for key, value in metrics.items()},
+            datasets=[_ref(dataset) for dataset in datasets],
         )
 
     def image(self, key: str, image: Any, *, step: int) -> None:

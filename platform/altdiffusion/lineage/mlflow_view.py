@@ -112,6 +112,7 @@ class RunView:
             "input": self._input,
             "output": self._output,
             "checkpoint": self._checkpoint,
+            "measured": self._measured,
             "image": self._image,
             "artifact": self._artifact,
             "picture": self._page,
@@ -224,7 +225,7 @@ class RunView:
         return str(model.model_id)
 
     def _checkpoint(self, record: Record) -> None:
-        from mlflow.entities import LoggedModelOutput, Metric
+        from mlflow.entities import LoggedModelOutput
 
         node = graphs.read_node(self._lake, record["ref"])  # by its name, since a journal could hold any folder
         if node.missing:
@@ -235,12 +236,25 @@ class RunView:
         step = int(record["step"])
         if model_id not in linked:
             self._client.log_outputs(self._run_id, [LoggedModelOutput(model_id=model_id, step=step)])
-        # MLflow keeps one dataset per point of a model: the first one trained on. Closure tags name them all.
+        self._model_metrics(record, model_id, step, "checkpoint")
+
+    def _measured(self, record: Record) -> None:
+        node = graphs.read_node(self._lake, record["ref"])
+        model_id = self._model(node, source_run=None)
+        self._model_metrics(record, model_id, int(node.facts.get("step", 0)), "measured")
+
+    def _model_metrics(self, record: Record, model_id: str, step: int, prefix: str) -> None:
+        """Log a record's metrics, linked to a model.
+
+        MLflow keeps one dataset per point of a model, which is the record's first one. Closure tags name them all.
+        """
+        from mlflow.entities import Metric
+
         dataset = graphs.read_node(self._lake, record["datasets"][0]) if record["datasets"] else None
         self._log_metrics(
             [
                 Metric(
-                    key=key_name(f"checkpoint/{key}"),
+                    key=key_name(f"{prefix}/{key}"),
                     value=float(value),
                     timestamp=int(record["time_ms"]),
                     step=step,

@@ -11,6 +11,7 @@ from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
+from altdiffusion.lineage.alias_view import show_aliases
 from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
@@ -65,6 +66,7 @@ def _rebuild(tracking: Tracking, lake: str, whole: graphs.Graph) -> Rebuilt:
         elif node.kind == "checkpoint" and not node.missing and find_model(tracking, node.ref) is None:
             _add(tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=_state(node).get("config"))
             checkpoints += 1
+    show_aliases(tracking, lake)
     return Rebuilt(
         tracking_uri=tracking.uri, journals=journals, versions=versions, checkpoints=checkpoints, damaged=whole.damaged
     )

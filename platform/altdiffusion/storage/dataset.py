@@ -15,6 +15,7 @@ The same inputs and config give the same digest, whatever was killed, retried, r
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -204,6 +205,16 @@ class Version:
     def schema_names(self) -> list[str]:
         """Names of the columns that rows of its kind have."""
         return list(SCHEMAS[self.manifest.kind].names)
+
+    def read_rows(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return rows by their numbers, in that order, reading only the shards that hold them."""
+        found: dict[int, dict[str, Any]] = {}
+        for shard, (start, stop) in enumerate(itertools.pairwise(self.shard_starts)):
+            inside = [row - start for row in rows if start <= row < stop]
+            if inside:
+                taken = self.read_shard(shard, columns).take(inside).to_pylist()
+                found.update(zip((start + row for row in inside), taken, strict=True))
+        return [found[row] for row in rows]
 
     def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
         schema = SCHEMAS[self.manifest.kind]

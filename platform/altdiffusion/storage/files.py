@@ -276,6 +276,25 @@ def write_atomic(uri: str, data: bytes) -> None:
         sync_folder(os.path.dirname(path))
 
 
+def check_local_output(what: str, path: str) -> None:
+    """Refuse a path of this machine where no file can be written, before work is done for it; nothing is written.
+
+    Raises:
+        AltDiffusionError: it is not a local path, is a folder, or is below a file or a folder that is not writable.
+    """
+    if "://" in path:
+        raise AltDiffusionError(what, "is not a local file", "give a path on this machine")
+    if os.path.isdir(path):
+        raise AltDiffusionError(what, "is a folder", "give the path of a file")
+    parent = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    if not os.path.isdir(parent):
+        raise AltDiffusionError(what, f"cannot be written: {parent} is a file", "give another path")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise AltDiffusionError(what, f"cannot be written: {parent} is not writable", "give another path")
+
+
 def put_if_absent(uri: str, data: bytes) -> bool:
     """Write a file only if it does not exist, and return whether it was; exactly one of several writers succeeds."""
     fs, path = filesystem(uri)

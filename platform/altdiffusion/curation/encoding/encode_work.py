@@ -20,21 +20,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.ahead import ahead
-from altdiffusion.curation.assets import check_folder, folder_digest
 from altdiffusion.curation.config import EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import nearest
 from altdiffusion.curation.encoding.caption_tokens import open_tokenizer, token_ids
 from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
-from altdiffusion.curation.images.binary_columns import binary_rows
 from altdiffusion.curation.rejects import BUCKET, DECODE, RESOLUTION, rejected
 from altdiffusion.curation.scoring.scored import REASONS, Scored, failing, row_detail
 from altdiffusion.diffusion.image_crop import Size, Unreadable, crop, offsets, open_rgb
+from altdiffusion.diffusion.pinned_files import check_folder, folder_digest
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.range_work import RangeReader, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.reject_reasons import Reason
 from altdiffusion.execution.units import MultiOutputWork, Unit
 from altdiffusion.records import LATENTS
+from altdiffusion.storage.binary_columns import binary_rows
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
 

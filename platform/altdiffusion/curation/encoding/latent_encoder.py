@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from altdiffusion.curation.assets import check_folder
 from altdiffusion.curation.config import EncodeConfig
+from altdiffusion.diffusion.pinned_files import check_folder
 from altdiffusion.errors import AltDiffusionError
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.assets import local_pinned
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language.guess import UNKNOWN, Guess
 from altdiffusion.curation.language.vectorised_engine import count_letters
+from altdiffusion.diffusion.pinned_files import local_pinned
 from altdiffusion.errors import AltDiffusionError
 
 _LABEL = "__label__"

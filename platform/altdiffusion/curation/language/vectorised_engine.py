@@ -24,13 +24,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.assets import read_pinned
 from altdiffusion.curation.config import LanguageConfig
 from altdiffusion.curation.language import scripts, word_lists
 from altdiffusion.curation.language.caption_words import Tokens, spans, tokens, totals
 from altdiffusion.curation.language.fasttext_model import MAX_LETTERS, FastTextModel
 from altdiffusion.curation.language.guess import UNKNOWN, Guess
 from altdiffusion.curation.language.word_lists import WordLists
+from altdiffusion.diffusion.pinned_files import read_pinned
 
 _AT_ONCE = 65536  # captions; bounds the memory
 _COLUMNS = 1024  # captions whose [L, T] arrays fit a core's cache

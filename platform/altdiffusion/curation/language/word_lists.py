@@ -17,10 +17,10 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
-from altdiffusion.curation.assets import resolve_uri
 from altdiffusion.curation.language.caption_words import Words, WordTable, words_of
 from altdiffusion.curation.language.ideographs import Ideographs
 from altdiffusion.curation.language.markers import MARKERS
+from altdiffusion.diffusion.pinned_files import resolve_uri
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 

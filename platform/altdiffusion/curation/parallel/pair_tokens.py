@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from altdiffusion.curation.assets import check_folder
 from altdiffusion.curation.config import IdsConfig
 from altdiffusion.curation.encoding.caption_tokens import open_tokenizer, token_ids
 from altdiffusion.curation.rejects import DUPLICATE, rejected
+from altdiffusion.diffusion.pinned_files import check_folder
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.units import Unit
 from altdiffusion.records import PARALLEL

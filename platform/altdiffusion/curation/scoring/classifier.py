@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from altdiffusion.curation.assets import check_folder
 from altdiffusion.curation.config import ClassifierConfig
 from altdiffusion.curation.scoring.embedding import Dtype
+from altdiffusion.diffusion.pinned_files import check_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.diffusion.weight_files import load_network, open_stock
 from altdiffusion.errors import AltDiffusionError

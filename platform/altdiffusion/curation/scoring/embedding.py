@@ -1,8 +1,7 @@
 """CLIP's image embedding of an image.
 
-Preprocessing is that of openai/CLIP (`clip.py`, `_transform`) as transformers' `CLIPImageProcessor` computes it:
-shorter side to S (bicubic), centre square, values 0 to 1, normalised per channel. Only the image's tower is
-loaded: the text's would be half the memory.
+Preprocessing is that of `diffusion/clip_square.py`. Only the image's tower is loaded: the text's would be half the
+memory.
 
 Shapes: B images, S side of CLIP's input in pixels, D width of the embedding (ViT-L/14: S = 224, D = 768).
 """
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from altdiffusion.curation.assets import check_folder
+from altdiffusion.diffusion.clip_square import MEAN, STD, clip_square
+from altdiffusion.diffusion.pinned_files import check_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.diffusion.weight_files import load_network, open_stock
 from altdiffusion.errors import AltDiffusionError
@@ -23,22 +23,7 @@ from altdiffusion.errors import AltDiffusionError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Mean and standard deviation of CLIP's training images (openai/CLIP, clip.py), RGB, of values 0 to 1.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 Dtype = Literal["float32", "bfloat16", "float16"]
-
-
-def clip_square(rgb: Image, side: int) -> npt.NDArray[np.uint8]:
-    """Return the square that CLIP sees: uint8 [S, S, 3]."""
-    from PIL import Image as Pillow
-
-    short = min(rgb.size)
-    wide, high = (side if length == short else side * length // short for length in rgb.size)
-    if (wide, high) != rgb.size:
-        rgb = rgb.resize((wide, high), Pillow.Resampling.BICUBIC)
-    left, top = (wide - side) // 2, (high - side) // 2
-    return np.asarray(rgb.crop((left, top, left + side, top + side)))
 
 
 class ClipEmbedder:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from altdiffusion.curation.assets import load_tensors
 from altdiffusion.curation.config import HeadConfig
+from altdiffusion.diffusion.pinned_files import load_tensors
 from altdiffusion.errors import AltDiffusionError
 
 _EPSILON = 1e-7  # Keras' backend epsilon

@@ -21,7 +21,6 @@ import pyarrow as pa
 
 from altdiffusion.curation.ahead import ahead
 from altdiffusion.curation.config import SCORE_NAMES, ScoreConfig
-from altdiffusion.curation.images.binary_columns import binary_rows, bodies_of
 from altdiffusion.curation.rejects import DECODE, rejected
 from altdiffusion.curation.scoring.classifier import Classifier
 from altdiffusion.curation.scoring.embedding import ClipEmbedder
@@ -32,6 +31,7 @@ from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.units import Unit
 from altdiffusion.records import SCORES
+from altdiffusion.storage.binary_columns import binary_rows, bodies_of
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
 

@@ -21,9 +21,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.assets import read_pinned
 from altdiffusion.curation.config import SourceConfig
 from altdiffusion.curation.web.addresses import may_be_asked
+from altdiffusion.diffusion.pinned_files import read_pinned
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.hashing import hash64
 from altdiffusion.refs import Ref

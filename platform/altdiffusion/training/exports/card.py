@@ -17,7 +17,7 @@ from altdiffusion.diffusion.folder import read_lineage
 from altdiffusion.diffusion.hub import HubId, is_hub_id
 from altdiffusion.diffusion.licence import licence_of
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.languages import BY_CODE, CODES
+from altdiffusion.languages import in_order, named_language
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake, Version
@@ -116,7 +116,7 @@ def _languages(versions: Any) -> list[str]:
     codes = {
         code for version in versions if version for code, rows in version.manifest.rows_by_language.items() if rows
     }
-    return [code for code in CODES if code in codes] + sorted(codes - set(CODES))
+    return in_order(sorted(codes))
 
 
 def _front(origins: Sequence[_Origin], languages: Sequence[str]) -> str:
@@ -209,8 +209,9 @@ def _data(stages: Sequence[_Stage], versions: Mapping[str, Version | None]) -> s
     if languages:
         rows = [["language", *(version.ref.name for version in here)]]
         for code in languages:
-            name = f"{code} {BY_CODE[code].name}" if code in BY_CODE else code
-            rows.append([name, *(f"{version.manifest.rows_by_language.get(code, 0):,}" for version in here)])
+            rows.append(
+                [named_language(code), *(f"{version.manifest.rows_by_language.get(code, 0):,}" for version in here)]
+            )
         lines += ["", "Rows by language:", "", _table(rows)]
     return "\n".join(lines)
 
@@ -220,12 +221,10 @@ def _scores(lake: str, content: str) -> str:
     for name, report, state in evaluations.of_model(lake, content):
         rates = state["languages"]["all"]
         rows = [["language", "images named correctly", f"{report['level']:.0%} interval", "images"]]
-        for code in [code for code in CODES if code in rates]:
+        for code in in_order(rates):
             rate = rates[code]
             interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
-            rows.append(
-                [f"{code} {BY_CODE[code].name}", f"{100 * rate['value']:.1f} %", interval, f"{rate['total']:,}"]
-            )
+            rows.append([named_language(code), f"{100 * rate['value']:.1f} %", interval, f"{rate['total']:,}"])
         about = (
             f"{name}, state {state['state']}: a judge names the concept that an image was requested for; "
             f"{state['concepts']} concepts, chance {100 * report['chance']:.1f} %."
