@@ -16,6 +16,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.seals import seal
 
 WORDS = {"en": "red apple", "de": "roter Apfel", "ja": "赤いリンゴ"}
 SOURCE = Ref("source", "crawl", "5" * 64)
@@ -90,7 +91,7 @@ def checkpoint(
         "stage": stage,
         "config_fingerprint": files.sha256_hex(run.encode()),
     }
-    complete["digest"] = files.sha256_hex(files.canonical_json(complete))
+    complete = seal(complete)
     files.write_atomic(files.join(folder, "COMPLETE.json"), files.canonical_json(complete))
     return Ref("checkpoint", f"{run}/step-{step:08d}", complete["digest"])
 

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from altdiffusion.curation.tally import tally
 from altdiffusion.execution.reject_reasons import rejects_table
 from altdiffusion.records import DROPS, IMAGES, LINKS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Dataset, Lake, Version
 from altdiffusion.storage.ledger import UnitRecord, count
+from altdiffusion.tally import tally
 
 LANGUAGES = ("en", "ar", "th")
 NASTY = (

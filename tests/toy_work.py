@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from altdiffusion.execution.pipeline_step import Output, PipelineStep, run_pipeline_step
 from altdiffusion.execution.progress import Progress
+from altdiffusion.execution.range_work import finish_unit
 from altdiffusion.execution.units import Unit
 from altdiffusion.records import REJECTS, SCORES
 from altdiffusion.refs import Ref
@@ -62,18 +63,14 @@ class Toy:
             }
             for n in range(ROWS)
         ]
-        shard = dataset.write_shard(pa.Table.from_pylist(rows, schema=SCORES))
         time.sleep(random.random() * self.pause_s)
         reject = {"unit_id": unit.id, "row": ROWS, "reason": "bad"}
-        return UnitRecord(
-            unit_id=unit.id,
-            index=unit.index,
-            input_digest="0" * 64,
+        return finish_unit(
+            dataset,
+            unit,
             rows_in=ROWS + 1,
-            shards=(shard,),
-            rejects=(dataset.write_rejects(pa.Table.from_pylist([reject], schema=REJECTS)),),
-            rejects_by_reason={"bad": 1},
-            rows_by_language={"en": ROWS},
+            accepted=[pa.Table.from_pylist(rows, schema=SCORES)],
+            rejects=[pa.Table.from_pylist([reject], schema=REJECTS)],
         )
 
 
@@ -84,7 +81,9 @@ def pipeline_step(settings: Mapping[str, Any], *, own: bool = False, pause_s: fl
         outputs=(Output(dataset=NAME, kind="scores", settings=settings),),
         noun="rows",
         parents=lambda _: [Ref("source", "toys", "5" * 64)],
-        units=lambda _: [Unit(id=f"u{index}", index=index) for index in range(UNITS)],
+        units=lambda _: [
+            Unit(id=f"u{index}", index=index, payload={"input_digest": "0" * 64}) for index in range(UNITS)
+        ],
         work=lambda lake: Toy(lake.uri, settings, own=own, pause_s=pause_s),
     )
 

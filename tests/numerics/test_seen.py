@@ -11,6 +11,8 @@ import pytest
 
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage.dataset import Lake
+from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop.loop import open_data
 from altdiffusion.training.run.resolve import resolve
@@ -87,3 +89,40 @@ def test_a_record_of_an_earlier_version_is_named(lake: str) -> None:
     uri.write_text(json.dumps(record))
     with pytest.raises(AltDiffusionError, match=r'run\.json of run older.*earlier version.*add "student"'):
         seen(lake, "older")
+
+
+def test_counts_stay_exact_when_the_rows_were_erased(
+    tmp_path: Path, lake: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training_lake.write_latents(lake, "gone", 40, seed=2)
+    config = training_lake.config(lake, run="erased", datasets=[{"name": "gone"}])
+    run_local(config, lake)
+    before = Lake(lake).version("gone")
+    wanted = {part.version.ref: (part.times.tolist(), part.by_language()) for part in seen(lake, "erased")}
+    ids = before.read(["sample_id"])["sample_id"].to_pylist()[3:6]
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"hash:{sample_id}\n" for sample_id in ids))
+    assert main(["dataset", "remove", "gone", "--hashes", str(listed), "--lake", lake]) == 0
+    assert main(["dataset", "erase", f"gone@{before.ref.digest}", "--lake", lake]) == 0
+    found = {part.version.ref: (part.times.tolist(), part.by_language()) for part in seen(lake, "erased")}
+    assert found == wanted
+    capsys.readouterr()
+    assert main(["seen", "erased", "--lake", lake, "--json"]) == 0
+    (fact,) = json.loads(capsys.readouterr().out)
+    times = wanted[before.ref][0][3:6]
+    assert fact["erased"] and fact["taken_down"] == {
+        "rows": 3, "distinct": sum(n > 0 for n in times), "samples": sum(times)
+    }  # fmt: skip
+    assert main(["seen", "erased", "--lake", lake, "--out", str(tmp_path / "seen.parquet")]) == 2
+    assert "was erased" in capsys.readouterr().err
+
+
+def test_another_digest_than_the_checkpoints_is_refused(lake: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = training_lake.config(lake, run="named", steps=6)
+    run_local(config, lake)
+    digest = checkpoints.open_step(lake, "named", 6).digest
+    assert main(["seen", f"named/step-00000006@{digest[:12]}", "--lake", lake]) == 0
+    for verb in ("seen", "export"):
+        assert main([verb, f"checkpoint:named/step-00000006@{'0' * 64}", "--lake", lake]) == 2
+        error = capsys.readouterr().err
+        assert f"has the digest {digest[:12]}" in error and "@000" in error

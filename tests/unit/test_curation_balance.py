@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from altdiffusion.config import fingerprint, from_dict
 from altdiffusion.curation.config import BalanceConfig
 from altdiffusion.curation.links.balance_work import BalanceWork, plan_balance, shares, targets
-from altdiffusion.curation.tally import tally
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import LINKS
 from altdiffusion.splitmix import splitmix64
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.tally import tally
 
 LAKE = "memory://balance"
 

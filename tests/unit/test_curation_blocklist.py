@@ -27,8 +27,8 @@ from altdiffusion.curation.web.blocklist import (
     parse_list,
     source_blocklist,
 )
-from altdiffusion.curation.web.urls import url_keys
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.urls import url_keys
 from tests.source_rows import believing, reasons
 
 EMPTY = hashlib.sha256(b"").hexdigest()

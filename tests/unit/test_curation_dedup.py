@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from altdiffusion.curation.links import dedup
 from altdiffusion.curation.links.dedup import DedupWork, duplicates
 from altdiffusion.curation.links.select_work import buckets_of, by_bucket
-from altdiffusion.curation.tally import histogram
-from altdiffusion.curation.web.urls import url_key, url_keys
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.records import LINKS
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.tally import histogram
+from altdiffusion.urls import url_key, url_keys
 
 LAKE = "memory://dedup"
 SOURCES = ("first", "second")

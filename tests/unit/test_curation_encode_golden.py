@@ -19,10 +19,12 @@ import pytest
 import altdiffusion
 from altdiffusion.config import from_dict
 from altdiffusion.curation.encoding import encode_work
+from altdiffusion.curation.links.takedown import read_list, take_down
 from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.erasure import erase
 from jobs.session import Session, already_published
 from pipelines.common import ExecutionConfig
 from pipelines.encode import EncodeJobConfig, pipeline_steps
@@ -142,3 +144,24 @@ def test_a_session_records_and_prints_all_outputs(config: EncodeJobConfig, capsy
         f"[encode] {small}: 7 rows; rejected: decode 1",
     ]
     assert already_published(lake, steps) == f"{large}, {small}"  # what jobs have always left in runs/
+
+
+@pytest.mark.parametrize("erased", [True, False])
+def test_what_was_taken_down_is_not_encoded_again(config: EncodeJobConfig, tmp_path: Path, erased: bool) -> None:
+    """Neither from images that still hold it, nor from units that were recorded before."""
+    run(config)
+    lake, listed = Lake(config.lake), tmp_path / "list.txt"
+    gone = lake.version("latents").read(["sample_id"])["sample_id"][1].as_py()
+    listed.write_text(f"hash:{gone}\n")
+    before = {name: lake.version(name) for name in DIGESTS}
+    take_down(lake, before["latents"], read_list(str(listed)))  # and from no other dataset
+    if erased:
+        erase(lake.dataset("latents"), before["latents"])
+    run(config)
+    for name, version in before.items():
+        head = lake.version(name)
+        assert gone in lake.version("images").read(["sample_id"])["sample_id"].to_pylist()
+        assert gone not in head.read(["sample_id"])["sample_id"].to_pylist()
+        assert head.rows == version.rows - 1 and head.manifest.rejects_by_reason["takedown"] == 1
+    heads = run(config)
+    assert heads == {name: str(lake.dataset(name).head_digest()) for name in DIGESTS}

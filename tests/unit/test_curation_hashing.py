@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altdiffusion.curation.hashing import hash64, murmur64, rows_with, uniform
+from altdiffusion.hashing import hash64, murmur64, rows_with, uniform
 from altdiffusion.splitmix import splitmix64
 
 TEXTS = st.lists(

@@ -27,13 +27,13 @@ from altdiffusion.curation.report.hosts import count_hosts, host_of
 from altdiffusion.curation.report.sample import accepted, draw_groups, read_sample
 from altdiffusion.curation.report.view import render_report
 from altdiffusion.curation.report.write_report import report_html, write_report
-from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.reject_reasons import rejects_table
 from altdiffusion.html.page import BIDI, fit, plain
 from altdiffusion.records import IMAGES, SCORES
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
+from altdiffusion.tally import MEASURES
 from tests.report_lake import (
     LANGUAGES,
     NASTY,
@@ -297,7 +297,7 @@ def test_duplicates_are_next_to_what_they_duplicate(made: Made, facts: Facts, pa
 
 
 def test_after_a_takedown_nothing_of_it_is_in_the_page(tmp_path: Path) -> None:
-    from altdiffusion.storage.removal import REASON
+    from altdiffusion.storage.cleansing import REASON
 
     made = make(str(tmp_path))
     dataset = made.lake.dataset("images")

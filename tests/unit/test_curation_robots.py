@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from altdiffusion.curation.web import urls
+from altdiffusion import urls
 from altdiffusion.curation.web.robots import parse, product_token
 
 # RFC 9309, 5.1

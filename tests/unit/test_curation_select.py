@@ -16,9 +16,9 @@ from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceCon
 from altdiffusion.curation.links.filters import REASONS
 from altdiffusion.curation.links.select_work import SelectWork, buckets_of, by_bucket
 from altdiffusion.curation.links.sources import plan_sources, scan_source
-from altdiffusion.curation.web.urls import url_keys
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage.dataset import Lake
+from altdiffusion.urls import url_keys
 from tests.source_rows import GOOD, reasons, split, table
 
 V1 = SelectConfig(similarity_above=0.28, aesthetic_above=7.0)

@@ -7,8 +7,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altdiffusion.curation.tally import MEASURES, bins, histogram, quantile, tally
 from altdiffusion.storage.ledger import total
+from altdiffusion.tally import MEASURES, bins, histogram, quantile, tally
 
 
 def table(rows: int, seed: int) -> pa.Table:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from altdiffusion.curation.rejects import Refused
 from altdiffusion.curation.web.addresses import parse_url
-from altdiffusion.curation.web.urls import TRACKING, keys_and_links, parse, url_key, url_keys
+from altdiffusion.urls import TRACKING, keys_and_links, parse, url_key, url_keys
 
 
 def keys(*urls: str | None) -> list[str | None]:

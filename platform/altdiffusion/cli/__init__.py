@@ -14,6 +14,7 @@ from altdiffusion.cli import (
     checkpoint_verbs,
     convert_verb,
     dataset_verbs,
+    gc_verb,
     generate_verb,
     image_verbs,
     lineage_verbs,
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     takedown_verbs.register(dataset_actions, lineage_actions)
     checkpoint_verbs.register(verbs)
     convert_verb.register(verbs)
+    gc_verb.register(verbs)
     generate_verb.register(verbs)
     play_verb.register(verbs)
     promote_verb.register(verbs)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 from typing import TypeAlias
+
+from altdiffusion.errors import AltDiffusionError
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """The verbs of a command, to which a module adds its own: what ArgumentParser.add_subparsers returns."""
@@ -36,6 +40,13 @@ def own_lake_argument(parser: argparse.ArgumentParser) -> None:
 def dataset_argument(parser: argparse.ArgumentParser, what: str = "a dataset") -> None:
     """Add `name`, the version that a verb is about."""
     parser.add_argument("name", metavar="NAME[@DIGEST]", help=f"{what}; without digest, its newest version")
+
+
+def report_damaged(damaged: Sequence[AltDiffusionError]) -> int:
+    """Print what of a lake could not be read, and return the status: 3 if there is any, else 0."""
+    for error in damaged:
+        print(f"not answered for: {error}", file=sys.stderr)
+    return 3 if damaged else 0
 
 
 def json_argument(parser: argparse.ArgumentParser, what: str = "JSON") -> None:

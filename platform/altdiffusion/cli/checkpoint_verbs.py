@@ -14,7 +14,7 @@ from altdiffusion.errors import AltDiffusionError
 if TYPE_CHECKING:
     from altdiffusion.training.seen import Seen
 
-_NAME = re.compile(r"(?:checkpoint:)?(?P<run>[^@/]+)(?:/step-(?P<step>\d+))?(?:@[0-9a-f]+)?")
+_NAME = re.compile(r"(?:checkpoint:)?(?P<run>[^@/]+)(?:/step-(?P<step>\d+))?(?:@(?P<digest>[0-9a-f]+))?")
 _CHECKPOINT = "a run (its newest checkpoint), or run/step-NNNNNNNN"
 
 
@@ -43,8 +43,8 @@ def register(verbs: Verbs) -> None:
     parser.set_defaults(run=export)
 
 
-def checkpoint_name(text: str) -> tuple[str, int | None]:
-    """Return (run, step or None for the newest) for what a person typed.
+def checkpoint_name(text: str) -> tuple[str, int | None, str]:
+    """Return (run, step or None for the newest, beginning of the digest or "") for what a person typed.
 
     Raises:
         AltDiffusionError: it is not the name of a checkpoint.
@@ -52,7 +52,7 @@ def checkpoint_name(text: str) -> tuple[str, int | None]:
     match = _NAME.fullmatch(text)
     if match is None:
         raise AltDiffusionError(f"checkpoint {text!r}", "is not a name of one", "write a run, or run/step-00001000")
-    return match["run"], int(match["step"]) if match["step"] else None
+    return match["run"], int(match["step"]) if match["step"] else None, match["digest"] or ""
 
 
 def show_seen(arguments: argparse.Namespace) -> int:
@@ -61,12 +61,15 @@ def show_seen(arguments: argparse.Namespace) -> int:
     Raises:
         AltDiffusionError: there is no such checkpoint, or the file cannot be written.
     """
+    from altdiffusion.lineage.takedown_record import read_records, rows_taken_from
     from altdiffusion.training.seen import seen, write_seen
 
-    parts = seen(arguments.lake, *checkpoint_name(arguments.checkpoint))
+    run, step, digest = checkpoint_name(arguments.checkpoint)
+    parts = seen(arguments.lake, run, step, digest=digest)
     if arguments.out:
         write_seen(parts, arguments.out)
-    facts = [_facts(part) for part in parts]
+    records = read_records(arguments.lake)
+    facts = [_facts(part, rows_taken_from(arguments.lake, records, str(part.version.ref))) for part in parts]
     if arguments.json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
         return 0
@@ -76,6 +79,14 @@ def show_seen(arguments: argparse.Namespace) -> int:
             f"{fact['distinct']:,} of {fact['rows']:,} rows ({fact['epochs']:.4g} epochs)"
         )
         print("  by language: " + _counts(fact["by_language"]))
+        gone = fact["taken_down"]
+        if gone["rows"]:
+            print(
+                f"  of {gone['rows']:,} rows that were taken down it has seen {gone['distinct']:,}, "
+                f"{gone['samples']:,} times"
+            )
+        if fact["erased"]:
+            print("  the rows of this dataset were erased; the counts are exact")
     if len(facts) > 1:
         whole = sum((Counter(fact["by_language"]) for fact in facts), Counter[str]())
         print("in all: " + _counts(dict(sorted(whole.items()))))
@@ -84,7 +95,9 @@ def show_seen(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(part: Seen) -> dict[str, Any]:
+def _facts(part: Seen, taken: list[int]) -> dict[str, Any]:
+    taken = [row for row in taken if row < len(part.times)]
+    times = part.times[taken]
     return {
         "run": part.run,
         "steps": part.steps,
@@ -94,6 +107,8 @@ def _facts(part: Seen) -> dict[str, Any]:
         "rows": part.version.rows,
         "epochs": part.samples / part.version.rows,
         "by_language": part.by_language(),
+        "taken_down": {"rows": len(taken), "distinct": int((times > 0).sum()), "samples": int(times.sum())},
+        "erased": part.is_erased,
     }
 
 
@@ -109,11 +124,11 @@ def export(arguments: argparse.Namespace) -> int:
     """
     from altdiffusion.training.exports.export import export_checkpoint
 
-    run, step = checkpoint_name(arguments.checkpoint)
+    run, step, digest = checkpoint_name(arguments.checkpoint)
     if step is not None and arguments.step not in (None, step):
         raise AltDiffusionError(
             f"checkpoint {arguments.checkpoint!r}", f"is not of step {arguments.step}", "give the step once"
         )
     chosen = arguments.step if step is None else step
-    print(export_checkpoint(arguments.lake, run, step=chosen, weights=arguments.weights))
+    print(export_checkpoint(arguments.lake, run, step=chosen, weights=arguments.weights, digest=digest))
     return 0

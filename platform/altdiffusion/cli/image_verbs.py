@@ -56,6 +56,8 @@ def export_images(arguments: argparse.Namespace) -> int:
     version = Lake(arguments.lake).version(arguments.name)
     exported = export_images(version, arguments.output, arguments.format, rows_per_shard=arguments.rows_per_shard)
     written = f"{exported.rows:,} rows, {exported.shards:,} shards of {arguments.format}"
+    if exported.taken_down:
+        written += f"; {exported.taken_down:,} rows that were taken down are left out"
     print(f"{version.ref.short} -> {arguments.output}: {written}")
     return 0
 

@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from altdiffusion.cli.arguments import Verbs, json_argument, lake_argument
+from altdiffusion.cli.arguments import Verbs, json_argument, lake_argument, report_damaged
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def show_direction(arguments: argparse.Namespace) -> int:
     """Print what a thing was made from (`up`), or what was made from it (`down`).
 
     Returns:
-        0; 1 for an image file whose origin is unknown or contradicted.
+        0; 1 for an image file whose origin is unknown or contradicted; 3 if a part of the lake could not be read.
 
     Raises:
         AltDiffusionError: the lake or the reference is not usable.
@@ -70,7 +70,7 @@ def show_direction(arguments: argparse.Namespace) -> int:
         print(json.dumps(part.to_json(), ensure_ascii=False, indent=2))
     else:
         print(tree.render(part), end="")
-    return 0
+    return report_damaged(graph.damaged)
 
 
 def _show_file(arguments: argparse.Namespace, graph: Graph | None) -> int:
@@ -81,7 +81,8 @@ def _show_file(arguments: argparse.Namespace, graph: Graph | None) -> int:
         print(json.dumps(file_text.to_json(origin), indent=2))  # ASCII: a terminal is not controlled by a file
     else:
         print(file_text.to_text(origin), end="")
-    return 0 if origin.is_explained else 1
+    status = report_damaged(graph.damaged) if graph is not None else 0
+    return status if origin.is_explained else 1
 
 
 def write_page(arguments: argparse.Namespace) -> int:
@@ -99,7 +100,7 @@ def write_page(arguments: argparse.Namespace) -> int:
     extra = [node for ref, node in root.nodes.items() if ref not in graph.nodes]
     files.write_atomic(arguments.out, lineage_page.render(graph.with_nodes(extra), root.root).encode())
     print(arguments.out)
-    return 0
+    return report_damaged(graph.damaged)
 
 
 def rebuild_mlflow(arguments: argparse.Namespace) -> int:
@@ -110,5 +111,6 @@ def rebuild_mlflow(arguments: argparse.Namespace) -> int:
     """
     from altdiffusion.lineage.rebuild import rebuild
 
-    print(rebuild(arguments.lake, arguments.tracking_uri, arguments.experiment))
-    return 0
+    rebuilt = rebuild(arguments.lake, arguments.tracking_uri, arguments.experiment)
+    print(rebuilt)
+    return report_damaged(rebuilt.damaged)

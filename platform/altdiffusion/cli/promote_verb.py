@@ -57,8 +57,14 @@ def promote(arguments: argparse.Namespace) -> int:
 
     _check_options(arguments)
     lake, alias = arguments.lake, arguments.to
-    run, step = checkpoint_name(arguments.checkpoint)
+    run, step, digest = checkpoint_name(arguments.checkpoint)
     model = resolve_model(ModelConfig(run=run, step=step), lake)
+    if not model.ref.digest.startswith(digest):
+        raise AltDiffusionError(
+            f"checkpoint {arguments.checkpoint}",
+            f"is not in the lake: {model.ref.name} has the digest {model.ref.digest[:12]}",
+            "write that digest, or leave it out",
+        )
     named, present = Alias(ref=model.ref, content=model.content), read_alias(lake, alias)
     if present is not None and present.content == model.content:
         print(f"{model.ref.short} is {alias} already")

@@ -6,10 +6,14 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from altdiffusion.cli.arguments import Verbs, dataset_argument, json_argument, lake_argument
+from altdiffusion.cli.arguments import Verbs, dataset_argument, json_argument, lake_argument, report_damaged
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
+    from altdiffusion.curation.links.takedown import TakedownList
+    from altdiffusion.storage.dataset import Lake
+    from altdiffusion.storage.holdings import Holdings
+    from altdiffusion.storage.likeness import Likeness
     from altdiffusion.storage.removal import Removal
 
 _SHOWN_LINES = 20
@@ -21,6 +25,9 @@ def register(dataset_verbs: Verbs, lineage_verbs: Verbs) -> None:
     parser = dataset_verbs.add_parser("remove", help="takedown: the next version, without the listed rows")
     dataset_argument(parser)
     parser.add_argument("--hashes", metavar="FILE", required=True, help=_LIST)
+    _likeness_arguments(parser)
+    parser.add_argument("--reason", metavar="TEXT", default="", help="why, for the record of the takedown")
+    parser.add_argument("--by", metavar="TEXT", default="", help="who asked, for the record of the takedown")
     parser.add_argument("--blocklist-out", metavar="FILE", help="write the lines that keep the rows from coming back")
     lake_argument(parser)
     parser.set_defaults(run=remove_rows)
@@ -34,13 +41,53 @@ def register(dataset_verbs: Verbs, lineage_verbs: Verbs) -> None:
     lists = parser.add_mutually_exclusive_group(required=True)
     lists.add_argument("--hashes", metavar="FILE", help=_LIST)
     lists.add_argument("--urls", metavar="FILE", help="text file of one link per line")
+    _likeness_arguments(parser)
     json_argument(parser)
     lake_argument(parser)
     parser.set_defaults(run=show_impact)
 
 
+def _likeness_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--same-bytes", action="store_true", help="also mean all other rows whose image has the same bytes"
+    )
+    parser.add_argument(
+        "--alike",
+        type=int,
+        choices=range(17),
+        metavar="BITS",
+        help="also mean rows whose image looks alike: its perceptual hash differs in at most BITS of 64 (0 to 16)",
+    )
+
+
+def _widened(
+    arguments: argparse.Namespace, lake: Lake, wanted: TakedownList
+) -> tuple[TakedownList, Holdings, Likeness]:
+    """Return the list as the arguments widen it, what it finds, and what it could be widened by yet."""
+    from altdiffusion.curation.links import takedown
+    from altdiffusion.storage.holdings import search
+    from altdiffusion.storage.likeness import ALIKE_BITS, find_likeness
+
+    holdings = search(lake, wanted)
+    if arguments.same_bytes or arguments.alike is not None:
+        likeness = find_likeness(lake, holdings, arguments.alike or 0)
+        alike = arguments.alike is not None
+        wanted = takedown.widened(wanted, likeness, same_bytes=arguments.same_bytes, alike=alike)
+        holdings = search(lake, wanted)
+    return wanted, holdings, find_likeness(lake, holdings, arguments.alike or ALIKE_BITS)
+
+
+def _likeness_json(likeness: Likeness) -> dict[str, int]:
+    return {"other_rows_of_same_bytes": likeness.same_bytes, "other_rows_alike": likeness.alike}
+
+
+def _print_likeness(likeness: Likeness) -> None:
+    if likeness.same_bytes or likeness.alike:
+        print(f"{likeness}; --same-bytes and --alike BITS mean them too")
+
+
 def remove_rows(arguments: argparse.Namespace) -> int:
-    """Take rows down, and print what is left to do.
+    """Take rows down, and print what is left to do; return 3 if another dataset is damaged.
 
     Raises:
         AltDiffusionError: there is no such version, the list is unusable, or a shard cannot be read.
@@ -51,19 +98,48 @@ def remove_rows(arguments: argparse.Namespace) -> int:
     from altdiffusion.storage.dataset import Lake
 
     lake = Lake(arguments.lake)
-    wanted = takedown.read_list(arguments.hashes)
-    removal, holdings = takedown.take_down(lake, lake.version(arguments.name), wanted)
+    before = lake.version(arguments.name)
+    wanted, _, likeness = _widened(arguments, lake, takedown.read_list(arguments.hashes))
+    removal, holdings = takedown.take_down(lake, before, wanted, reason=arguments.reason, by=arguments.by)
     print(f"list {arguments.hashes}: {takedown.described(wanted.lines)} (sha256 {wanted.sha256[:12]})")
     print(_summary(removal))
-    found = impacts.impact(graphs.scan(lake.uri), holdings)
+    _print_likeness(likeness)
+    found = takedown.impact_of(lake, wanted, holdings, graphs.scan(lake.uri))
     print(impacts.render(found), end="")
     steps = impacts.renewal(found, lake.uri, arguments.hashes)
+    leftover_steps, wrong = _leftovers(lake)
+    steps += leftover_steps
     if steps:
         print("what to do about it:")
     for label, step in steps:
         print(f"  {label}\n    {step}")
     _print_blocklist(takedown.blocklist_lines(wanted, holdings), arguments.blocklist_out)
-    return 0
+    return report_damaged(wrong)
+
+
+def _leftovers(lake: Lake) -> tuple[list[tuple[str, str]], list[AltDiffusionError]]:
+    """Return what to do about files that no manifest names and that hold rows that were taken down.
+
+    Returns:
+        As (their label, an instruction); and what kept datasets from being looked at.
+    """
+    from altdiffusion.storage.garbage import holds_taken_down, leftovers
+    from altdiffusion.storage.tombstones import read_tombstones
+
+    tombstones = read_tombstones(lake.uri)
+    steps: list[tuple[str, str]] = []
+    wrong: list[AltDiffusionError] = []
+    for name in lake.names():
+        try:
+            held = [file for file in leftovers(lake.dataset(name)) if holds_taken_down(file, tombstones)]
+        except AltDiffusionError as error:
+            wrong.append(error)
+            continue
+        if held:
+            label = f"{len(held):,} files of {name} that no manifest names, {held[0].uri} among them"
+            command = f"altdiffusion gc --older-than 0s --yes --lake {lake.uri}"
+            steps.append((label, f"when no job is running: {command}"))
+    return steps, wrong
 
 
 def _summary(removal: Removal) -> str:
@@ -110,13 +186,17 @@ def erase_version(arguments: argparse.Namespace) -> int:
     if not at:
         raise AltDiffusionError(f"version {text}", "has no digest", f"write {text}@DIGEST; `dataset list` shows them")
     version = lake.version(text)
+    if version.manifest.kind in ("latents", "parallel"):  # what is trained on: `seen` counts by language for ever
+        from altdiffusion.training.order.language_rows import language_rows
+
+        language_rows(version)
     erased = erase(lake.dataset(name), version)
     print(f"{version.ref.short}: erased, {erased.files:,} files, {erased.bytes / 1e6:,.1f} MB")
     return 0
 
 
 def show_impact(arguments: argparse.Namespace) -> int:
-    """Print what holds the listed rows and what was made from them.
+    """Print what holds the listed rows and what was made from them; return 3 if something is damaged.
 
     Raises:
         AltDiffusionError: the lake or the list is not usable.
@@ -125,13 +205,21 @@ def show_impact(arguments: argparse.Namespace) -> int:
     from altdiffusion.lineage import graph as graphs
     from altdiffusion.lineage import impact as impacts
     from altdiffusion.storage.dataset import Lake
-    from altdiffusion.storage.holdings import search
 
     wanted = takedown.read_list(arguments.hashes) if arguments.hashes else takedown.read_urls(arguments.urls)
     graph = graphs.scan(arguments.lake)
-    found = impacts.impact(graph, search(Lake(arguments.lake), wanted))
+    lake = Lake(arguments.lake)
+    wanted, holdings, likeness = _widened(arguments, lake, wanted)
+    found = takedown.impact_of(lake, wanted, holdings, graph)
     if arguments.json:
-        print(json.dumps({"list_sha256": wanted.sha256, **found.to_json()}, ensure_ascii=False, indent=2))
+        print(
+            json.dumps(
+                {"list_sha256": wanted.sha256, **found.to_json(), **_likeness_json(likeness)},
+                ensure_ascii=False,
+                indent=2,
+            )
+        )
     else:
         print(impacts.render(found), end="")
-    return 0
+        _print_likeness(likeness)
+    return 3 if graph.damaged or holdings.damaged or holdings.unreadable else 0

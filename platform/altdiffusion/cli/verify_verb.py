@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from altdiffusion.cli.arguments import Verbs, dataset_argument, lake_argument
+from altdiffusion.cli.arguments import Verbs, lake_argument
+from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
     from altdiffusion.storage.dataset import Lake
@@ -18,8 +19,15 @@ def register(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "verify", help="read every file of a version and compare it with its manifest; status 1 if one is damaged"
     )
-    dataset_argument(parser)
+    parser.add_argument(
+        "name", metavar="NAME[@DIGEST]", nargs="?", help="a dataset; without digest, its newest version"
+    )
     lake_argument(parser)
+    parser.add_argument(
+        "--takedowns",
+        action="store_true",
+        help="instead, read every shard in the lake and prove that none holds a row that was taken down",
+    )
     parser.add_argument(
         "--forget",
         action="store_true",
@@ -38,6 +46,12 @@ def verify_version(arguments: argparse.Namespace) -> int:
     from altdiffusion.storage.verification import forget, verify
 
     lake, text = Lake(arguments.lake), arguments.name
+    if arguments.takedowns:
+        return _verify_takedowns(lake, text)
+    if text is None:
+        raise AltDiffusionError(
+            "dataset verify", "names no dataset", "give NAME or NAME@DIGEST, or --takedowns for the whole lake"
+        )
     name, _, prefix = text.removeprefix("dataset:").partition("@")
     check = verify(lake.dataset(name), prefix)
     if not check.damages:
@@ -59,9 +73,35 @@ def verify_version(arguments: argparse.Namespace) -> int:
     return 1
 
 
+def _verify_takedowns(lake: Lake, name: str | None) -> int:
+    """Print every file that holds a row that was taken down, and return 1 if there is any."""
+    from altdiffusion.storage.takedown_proof import prove
+
+    if name is not None:
+        raise AltDiffusionError(
+            f"dataset verify {name} --takedowns", "names a dataset", "leave the name out: the whole lake is read"
+        )
+    proof = prove(lake)
+    for held in proof.held:
+        print(held, file=sys.stderr)
+    for error in proof.unreadable:
+        print(f"could not be read: {error}", file=sys.stderr)
+    counts = f"{proof.tombstones:,} tombstones, {proof.files:,} files with {proof.rows:,} rows read"
+    if proof.is_clean:
+        print(f"{lake.uri}: {counts}; none holds a row that was taken down")
+        return 0
+    print(
+        f"error: {lake.uri}: {counts}; {len(proof.held):,} hold rows that were taken down, {len(proof.unreadable):,} "
+        "could not be read. Remedy: `altdiffusion dataset remove` takes rows from the version that is a head, "
+        "`dataset erase` deletes an older version, and `altdiffusion gc` deletes what no manifest names",
+        file=sys.stderr,
+    )
+    return 1
+
+
 def _next_command(lake: Lake, name: str, check: Check) -> str:
     """Return the description of what to run to make missing files of this version again."""
-    from altdiffusion.storage.removal import REASON
+    from altdiffusion.storage.cleansing import REASON
     from altdiffusion.storage.verification import finished_jobs
 
     version = check.version

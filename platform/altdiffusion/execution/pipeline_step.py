@@ -16,6 +16,7 @@ from altdiffusion.execution.units import Backend, Pool, Resources, Unit, Unsettl
 from altdiffusion.records import Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
+from altdiffusion.storage.cleansing import cleansed_records, is_clean
 from altdiffusion.storage.dataset import Dataset, Lake, Version, check_name
 from altdiffusion.storage.documents import NAME
 from altdiffusion.storage.ledger import Ledger, UnitRecord
@@ -154,9 +155,10 @@ def _published(lake: Lake, output: Output, parents: Sequence[Ref]) -> Version | 
     for digest in dataset.digests():
         version = dataset.open(digest)
         manifest = version.manifest
-        if (manifest.parents, manifest.fingerprint) == (texts, output.fingerprint) and not _missing(
-            dataset, (*version.shards, *version.rejects)
-        ):
+        if (manifest.parents, manifest.fingerprint) != (texts, output.fingerprint):
+            continue
+        counting = after_takedowns(dataset, version)  # files that only an earlier version had are not made again
+        if not _missing(dataset, (*counting.shards, *counting.rejects)) and is_clean(counting):
             return version
     return None
 
@@ -196,12 +198,15 @@ def _publish(
 ) -> Version:
     """Publish the version of one output from its ledger: only one output's records are in memory at a time."""
     ledger = output.ledger(lake)
-    records = [*output.carried(lake), *ledger.of_units([unit.id for unit in units])]
+    dataset = lake.dataset(output.dataset)
+    carried = cleansed_records(dataset, output.kind, output.carried(lake))
+    finished = ledger.of_units([unit.id for unit in units])
+    records = [*carried, *cleansed_records(dataset, output.kind, finished, ledger)]
     if not pipeline_step.may_be_empty and not any(record.rows_out for record in records):
         for unit in units if pipeline_step.reads_the_web else ():
             ledger.forget(unit.id)
         raise _nothing_accepted(output, records, pipeline_step.when_empty)
-    return lake.dataset(output.dataset).publish(
+    return dataset.publish(
         kind=output.kind,
         records=records,
         parents=parents,

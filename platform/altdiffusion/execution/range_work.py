@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from altdiffusion.execution.units import Unit, UnitWork
 from altdiffusion.records import REJECTS
+from altdiffusion.storage.cleansing import linked, taken_down, without_links
 from altdiffusion.storage.dataset import Dataset, Lake, Version
 from altdiffusion.storage.ledger import UnitRecord, count, total
 from altdiffusion.storage.shards import ROW_GROUP_ROWS
+from altdiffusion.storage.tombstones import read_tombstones
 
 
 class RangeReader:
@@ -80,6 +83,9 @@ def finish_unit(
 ) -> UnitRecord:
     """Write the shards of a finished unit and return its record; the runner writes that into the ledger.
 
+    What was taken down from the lake is not written, whatever brought it: such a row becomes a reject of reason
+    `takedown`, and a rejected one loses its link.
+
     Args:
         accepted: one table per shard, in order; each is released before the next one is requested. An empty table
             leaves no shard unless `keep_empty` is set.
@@ -87,16 +93,25 @@ def finish_unit(
             while `accepted` is consumed.
         keep_empty: whether to write empty shards too, for pipeline steps where a shard's place carries meaning.
         row_group_rows: rows per row group of the shards; `NARROW_GROUP_ROWS` suits rows without images.
-        tally: counts the accepted rows of a table (`curation.tally`); only for pipeline steps of few units.
+        tally: counts the accepted rows of a table (`tally`); only for pipeline steps of few units.
     """
-    shards, languages, tallies = [], [], []
+    tombstones = read_tombstones(dataset.lake_uri)
+    shards, languages, tallies, removed = [], [], [], []
+    first = 0
     for table in accepted:
         if not (keep_empty or table.num_rows):
             continue
+        listed = tombstones.names(table)
+        if listed.any():
+            removed.append(taken_down(table, np.flatnonzero(listed), unit.id, first))
+            table = table.filter(pa.array(~listed))
+        first += len(listed)
         shards.append(dataset.write_shard(table, row_group_rows))
         languages.append(count(table["language"]))
         tallies.append(tally(table) if tally is not None else {})
-    gone = pa.concat_tables([REJECTS.empty_table(), *rejects])
+    dropped = pa.concat_tables([REJECTS.empty_table(), *rejects])
+    named = linked(dropped, tombstones)
+    gone = pa.concat_tables([without_links(dropped, named) if named.any() else dropped, *removed])
     return UnitRecord(
         unit_id=unit.id,
         index=unit.index,

@@ -44,8 +44,10 @@ from altdiffusion.image_files.phash import phash_rgb
 from altdiffusion.image_files.record import FileRecord
 from altdiffusion.records import GENERATIONS
 from altdiffusion.storage import files
+from altdiffusion.storage.cleansing import IMAGE, REASON
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.tombstones import read_tombstones
 
 if TYPE_CHECKING:
     from altdiffusion.generation.image_request import Drawn
@@ -152,14 +154,24 @@ class GenerateWork(RangeWork):
             yield from self._finished.tables(self.output, keys)
 
     def _refused(self, images: dict[str, Image]) -> dict[str, Problem]:
-        """Remove the images that the checker refuses, before anything of them is written, and return why, by key."""
+        """Remove the images that were taken down or that the checker refuses, and return why, by key.
+
+        Nothing of them has been written yet.
+        """
+        gone = self._taken_down(images)
         if self._check is None or not images:
-            return {}
+            return gone
         details = self._check([one.data for one in images.values()])
         refused = {key: detail for key, detail in zip(images, details, strict=True) if detail}
         for key in refused:
             del images[key]
-        return {key: (IMAGE_BLOCKED, detail) for key, detail in refused.items()}
+        return gone | {key: (IMAGE_BLOCKED, detail) for key, detail in refused.items()}
+
+    def _taken_down(self, images: dict[str, Image]) -> dict[str, Problem]:
+        digests = pa.array([one.sha256 for one in images.values()], pa.string())
+        listed = read_tombstones(self.lake).holds_images(digests).tolist()
+        gone = [key for key, named in zip(images, listed, strict=True) if named]
+        return {key: (Reason(REASON), f"{IMAGE}{images.pop(key).sha256}") for key in gone}
 
     def _draw(
         self, unit: Unit, rows: pa.Table, images: dict[str, Image], settled: Collection[str]

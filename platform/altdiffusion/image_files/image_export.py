@@ -27,6 +27,7 @@ from altdiffusion.image_files.names import sample_key
 from altdiffusion.records import GENERATIONS, IMAGES
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.tombstones import Tombstones, read_tombstones
 
 ExportFormat = Literal["webdataset", "files", "parquet"]
 ROWS_PER_SHARD = 10_000
@@ -81,12 +82,14 @@ class Exported:
 
     rows: int
     shards: int
+    taken_down: int
+    """Rows that the version holds and that were left out, because they were taken down."""
 
 
 def export_images(
     version: Version, output: str, format: ExportFormat, *, rows_per_shard: int = ROWS_PER_SHARD
 ) -> Exported:
-    """Write every row of a version of images or generations into an empty or new folder.
+    """Write every row of a version of images or generations into an empty or new folder, but none that was taken down.
 
     Memory holds one shard of the version, and 100 rows more.
 
@@ -117,29 +120,37 @@ def export_images(
     with files.naming(output, "writing"):
         fs.makedirs(path, exist_ok=True)
         exported = _export(version, layout, output.rstrip("/"), format, rows_per_shard)
-    if exported.rows != version.rows:
+    found = exported.rows + exported.taken_down
+    if found != version.rows:
         raise AltDiffusionError(
             version.ref.short,
-            f"holds {exported.rows:,} rows, its manifest states {version.rows:,}",
+            f"holds {found:,} rows, its manifest states {version.rows:,}",
             "run `altdiffusion dataset verify` on it, and remove the exported folder",
         )
     return exported
 
 
 def _export(version: Version, layout: _Layout, output: str, format: ExportFormat, rows_per_shard: int) -> Exported:
-    rows, total = _rows(version), 0
+    tombstones = read_tombstones(version.lake_uri)
+    gone: list[int] = []
+    rows, total = _rows(version, tombstones, gone), 0
     for number in itertools.count():
         first = next(rows, None)
         if first is None:
-            return Exported(rows=total, shards=number)
+            return Exported(rows=total, shards=number, taken_down=sum(gone))
         shard = itertools.chain([first], itertools.islice(rows, rows_per_shard - 1))
         total += _write_shard(number, shard, first["image_format"], layout, output, format, rows_per_shard)
     raise AssertionError("unreachable")
 
 
-def _rows(version: Version) -> Iterator[dict[str, Any]]:
+def _rows(version: Version, tombstones: Tombstones, gone: list[int]) -> Iterator[dict[str, Any]]:
+    """Yield the rows that were not taken down; the number of the others is added to `gone`, shard by shard."""
     for index in range(len(version.shards)):
-        for batch in version.read_shard(index).to_batches(max_chunksize=_BATCH_ROWS):
+        table = version.read_shard(index)
+        listed = tombstones.names(table)
+        gone.append(int(listed.sum()))
+        kept = table.filter(pa.array(~listed)) if listed.any() else table
+        for batch in kept.to_batches(max_chunksize=_BATCH_ROWS):
             for row in batch.to_pylist():
                 yield {**row, "image_format": row["image_format"] or "png"}
 

@@ -12,17 +12,19 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake
 from altdiffusion.storage.documents import Document, optional_document
+from altdiffusion.storage.seals import check_seal
 
 Direction = Literal["up", "down"]
 NODE_KINDS = ("dataset", "checkpoint", "model", "export", "source", "blocklist", "image", "prompt", "row")
 MIN_DIGITS = 8
+T = TypeVar("T")
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -80,8 +82,11 @@ class Slice:
 class Graph:
     """All nodes of a lake; `scan` creates it."""
 
-    def __init__(self, lake_uri: str, nodes: Iterable[Node], heads: Mapping[str, str]) -> None:
+    def __init__(
+        self, lake_uri: str, nodes: Iterable[Node], heads: Mapping[str, str], damaged: Sequence[AltDiffusionError] = ()
+    ) -> None:
         self.lake_uri = lake_uri
+        self.damaged = tuple(damaged)  # what could not be read: the rest is here
         self.heads = dict(heads)  # dataset name -> digest that the bare name means
         self.nodes: dict[str, Node] = {node.ref: node for node in nodes}
         exports = {node.digest: node.ref for node in self.nodes.values() if node.kind == "export"}
@@ -96,7 +101,7 @@ class Graph:
 
     def with_nodes(self, extra: Sequence[Node]) -> Graph:
         """Return the same graph with `extra` nodes (rows and images, which manifests do not name)."""
-        return Graph(self.lake_uri, [*self.nodes.values(), *extra], self.heads)
+        return Graph(self.lake_uri, [*self.nodes.values(), *extra], self.heads, self.damaged)
 
     def parents(self, ref: str) -> tuple[str, ...]:
         """Return the things that `ref` was made from, in the order of its manifest."""
@@ -207,33 +212,45 @@ def _named_only(ref: str, exports: Mapping[str, str] | None = None) -> Node:
 
 
 def scan(lake_uri: str) -> Graph:
-    """Read every manifest of a lake.
+    """Read every manifest of a lake; one that is damaged is left out, and named in `Graph.damaged`.
 
     Raises:
-        AltDiffusionError: there is no such lake, or a manifest is damaged; the error names its file.
+        AltDiffusionError: there is no such lake, or a manifest states that a thing was made from itself.
     """
     lake = lake_uri.rstrip("/")
     if not files.exists(lake):
         raise AltDiffusionError(
             f"lake {lake_uri}", "does not exist", "give the address that the jobs write to (--lake)"
         )
-    nodes: list[Node] = []
+    damaged: list[AltDiffusionError] = []
+
+    def at(read: Callable[..., Node | None], parts: Sequence[str], *more: str) -> Node | None:
+        return read(files.within(lake, *parts), *more)
+
+    def tried(read: Callable[..., T], *what: Any) -> T | None:
+        try:
+            return read(*what)
+        except AltDiffusionError as error:
+            damaged.append(error)
+            return None
+
+    nodes: list[Node | None] = []
     heads: dict[str, str] = {}
     for name in Lake(lake).names():
-        dataset = Dataset(lake, name)
-        nodes += [read_version(lake, name, digest) for digest in dataset.digests()]
-        head = dataset.head_digest()
+        dataset = tried(Dataset, lake, name)
+        if dataset is None:
+            continue
+        nodes += [tried(read_version, lake, name, digest) for digest in tried(dataset.digests) or ()]
+        head = tried(dataset.head_digest)
         if head is not None:
             heads[name] = head
     for folder, read in (("checkpoints", read_checkpoint), ("exports", read_export)):
         for run in files.list_folders(files.join(lake, folder)):
             for step in files.list_folders(files.join(lake, folder, run)):
-                node = read(files.within(lake, folder, run, step))
-                nodes += [node] if node is not None else []
+                nodes.append(tried(at, read, (folder, run, step)))
     for name in files.list_folders(files.join(lake, "models")):
-        node = read_model(files.within(lake, "models", name), name)
-        nodes += [node] if node is not None else []
-    graph = Graph(lake, nodes, heads)
+        nodes.append(tried(at, read_model, ("models", name), name))
+    graph = Graph(lake, [node for node in nodes if node is not None], heads, damaged)
     _refuse_cycle(graph)
     return graph
 
@@ -290,10 +307,15 @@ def read_version(lake_uri: str, name: str, digest: str) -> Node:
 
 
 def read_checkpoint(folder_uri: str) -> Node | None:
-    """Return the node of a checkpoint folder; None while it is not complete."""
+    """Return the node of a checkpoint folder; None while it is not complete.
+
+    Raises:
+        AltDiffusionError: COMPLETE.json is damaged, or was changed by hand.
+    """
     complete = optional_document(files.within(folder_uri, "COMPLETE.json"))
     if complete is None:
         return None
+    check_seal(complete)
     run, step = folder_uri.rstrip("/").split("/")[-2:]
     ref = Ref("checkpoint", f"{run}/{step}", complete.digest("digest"))
     listing = complete.object("files")

@@ -7,6 +7,7 @@ rows; it was made from them if one of its parents holds them or was itself made 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,10 @@ class Impact:
 
     held: tuple[Held, ...]
     made: tuple[Made, ...]
+    erased: tuple[Held, ...] = ()
+    """Versions that held some of the rows and are gone from the lake, as the records of takedowns know them."""
+    requests: tuple[str, ...] = ()
+    """One line per recorded takedown of such rows."""
     unknown: tuple[str, ...]
     """What could not be searched: damaged files, and versions that a manifest names but the lake does not hold."""
 
@@ -63,24 +68,40 @@ class Impact:
         return {
             "held": [held.to_json() for held in self.held],
             "made": [made.to_json() for made in self.made],
+            "erased": [held.to_json() for held in self.erased],
+            "takedowns": list(self.requests),
             "unknown": list(self.unknown),
         }
 
 
-def impact(graph: Graph, holdings: Holdings) -> Impact:
+def impact(
+    graph: Graph,
+    holdings: Holdings,
+    *,
+    past: Mapping[str, int] | None = None,
+    covered: Set[str] = frozenset(),
+    requests: Sequence[str] = (),
+) -> Impact:
     """Return what holds the rows and, by walking down from there, what was made from them.
 
     Args:
-        graph: the graph of the lake that was searched.
+        graph: the graph of the lake that was searched, with what records know to be gone from it.
+        past: rows by the version that held them, as records of takedowns know it.
+        covered: references of versions that such a takedown has searched for all of the rows.
+        requests: one line per such takedown.
     """
-    lake = Lake(graph.lake_uri)
+    lake, past = Lake(graph.lake_uri), past or {}
     held: list[Held] = []
-    unknown = [str(error) for error in holdings.unreadable.values()]
+    erased: list[Held] = []
+    unknown = [str(error) for error in (*holdings.damaged, *holdings.unreadable.values(), *graph.damaged)]
     for node in _ordered(graph):
         if node.kind != "dataset":
             continue
         if node.missing:
-            unknown.append(f"{node.label}: not in this lake")
+            if past.get(node.ref):
+                erased.append(Held(node=node, rows=past[node.ref], shards=0, rejected=0, is_head=False))
+            elif node.ref not in covered:
+                unknown.append(f"{node.label}: not in this lake")
             continue
         version = lake.version(node.ref)
         rows, rejected = holdings.readable(version), holdings.readable(version, "rejects")
@@ -94,8 +115,13 @@ def impact(graph: Graph, holdings: Holdings) -> Impact:
                     is_head=graph.heads.get(node.name) == node.digest,
                 )
             )
+    holding = {one.node.ref for one in held if one.rows} | {ref for ref in past if ref in graph.nodes}
     return Impact(
-        held=tuple(held), made=_made(graph, [one.node.ref for one in held if one.rows]), unknown=tuple(unknown)
+        held=tuple(held),
+        erased=tuple(erased),
+        made=_made(graph, sorted(holding)),
+        requests=tuple(requests),
+        unknown=tuple(dict.fromkeys(unknown)),
     )
 
 
@@ -137,13 +163,19 @@ def render(result: Impact) -> str:
         parts = [f"{_count(held.rows, 'row')} in {_count(held.shards, 'shard')}"] if held.rows else []
         parts += [f"{_count(held.rejected, 'rejected row')} with link"] if held.rejected else []
         lines.append(f"  {title(held.node)}{' head' if held.is_head else ''}: {', '.join(parts)}")
+    if result.erased:
+        lines.append("held the rows, and was erased:")
+    lines += [f"  {title(held.node)}: {_count(held.rows, 'row')}" for held in result.erased]
     if result.made:
         lines.append("was made from them:")
     lines += [f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}" for made in result.made]
+    if result.requests:
+        lines.append("was taken down before:")
+    lines += [f"  {text}" for text in result.requests]
     if result.unknown:
         lines.append("could not be searched:")
     lines += [f"  {text}" for text in result.unknown]
-    if not result.held and not result.unknown:
+    if not result.held and not result.erased and not result.unknown:
         lines.append("nothing in this lake holds these rows, and nothing was made from them")
     return "\n".join(lines) + "\n"
 

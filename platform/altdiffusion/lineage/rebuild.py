@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.alias_view import show_aliases
 from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS
@@ -30,6 +31,8 @@ class Rebuilt:
     journals: int
     versions: int
     checkpoints: int
+    damaged: tuple[AltDiffusionError, ...] = ()
+    """What of the lake could not be read, and was not added."""
 
     def __str__(self) -> str:
         return (
@@ -64,7 +67,9 @@ def _rebuild(tracking: Tracking, lake: str, whole: graphs.Graph) -> Rebuilt:
             _add(tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=_state(node).get("config"))
             checkpoints += 1
     show_aliases(tracking, lake)
-    return Rebuilt(tracking_uri=tracking.uri, journals=journals, versions=versions, checkpoints=checkpoints)
+    return Rebuilt(
+        tracking_uri=tracking.uri, journals=journals, versions=versions, checkpoints=checkpoints, damaged=whole.damaged
+    )
 
 
 def _replay(tracking: Tracking, lake: str) -> int:

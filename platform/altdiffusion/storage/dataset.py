@@ -6,6 +6,7 @@
     <lake>/datasets/<name>/spill/<unit>,<rows>,<sha256>.parquet   rows of an unfinished unit
     <lake>/datasets/<name>/versions/<digest>/                 made_by.json and shards.parquet, then manifest.json, which
                                                               completes the version
+    <lake>/datasets/<name>/versions/<digest>/takedowns.json   the tombstones of which the version holds none
     <lake>/datasets/<name>/head.json                          the digest that the bare name means
 
 The same inputs and config give the same digest, whatever was killed, retried, reordered or resized on the way.
@@ -127,6 +128,11 @@ class Version:
         """Folder of this version's manifest."""
         return files.within(self.folder_uri, "versions", self.ref.digest)
 
+    @property
+    def lake_uri(self) -> str:
+        """URI of the lake that holds the version."""
+        return self.folder_uri.removesuffix(f"/datasets/{self.manifest.name}")
+
     @functools.cached_property
     def made_by(self) -> str | None:
         """Name of the pipeline step that published the version, or "takedown"; None where no name was kept.
@@ -195,6 +201,11 @@ class Version:
         tables = list(self.iter_tables(columns))
         return pa.concat_tables(tables) if tables else self._schema(columns).empty_table()
 
+    @property
+    def schema_names(self) -> list[str]:
+        """Names of the columns that rows of its kind have."""
+        return list(SCHEMAS[self.manifest.kind].names)
+
     def read_rows(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         """Return rows by their numbers, in that order, reading only the shards that hold them."""
         found: dict[int, dict[str, Any]] = {}
@@ -259,7 +270,7 @@ class Dataset:
         check_name(name)
         self.name = name
         self.folder_uri = files.within(lake_uri, "datasets", name)
-        self._lake_uri = lake_uri
+        self.lake_uri = lake_uri
         for part in ("shards", "rejects", "ledger", "versions"):
             files.within(self.folder_uri, part)
 
@@ -362,10 +373,10 @@ class Dataset:
 
     def absent(self) -> AltDiffusionError:
         """Return the error for a dataset that has no version."""
-        names = ", ".join(Lake(self._lake_uri).names()) or "none"
+        names = ", ".join(Lake(self.lake_uri).names()) or "none"
         return AltDiffusionError(
             f"dataset {self.name}",
-            f"has no version in {self._lake_uri}",
+            f"has no version in {self.lake_uri}",
             f"run the job that makes it first; datasets here: {names}",
         )
 

@@ -8,8 +8,11 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.dataset import ROLES, Dataset, Version
 from altdiffusion.storage.documents import DIGEST
+from altdiffusion.storage.erased import keep_counts
+from altdiffusion.storage.garbage import remove_taken_down
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
+from altdiffusion.storage.tombstones import read_tombstones
 
 IMAGE_FORMATS = ("png", "jpg", "webp")
 """Endings that a separate image file may have."""
@@ -26,6 +29,8 @@ class Erased:
 def erase(dataset: Dataset, version: Version) -> Erased:
     """Delete a version that is not the head: first its manifest, then the shards that only it had.
 
+    Files that no manifest names are deleted too, of any age, where they hold rows that were taken down.
+
     No job may write to the dataset meanwhile. Units whose shards were deleted are done again if their job runs again.
 
     Raises:
@@ -39,6 +44,7 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     others = [dataset.open(digest) for digest in dataset.digests() if digest != version.ref.digest]
     kept = {(role, info.sha256) for other in others for role in ROLES for info in other.infos(role)}
     gone = [(role, info) for role in ROLES for info in version.infos(role) if (role, info.sha256) not in kept]
+    keep_counts(version)
     images = _image_files(version, [info for role, info in gone if role == "shards"], others)
     below = dataset.folder_uri
     files.remove_tree(version.uri, below=below)
@@ -48,7 +54,11 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     for name in images:
         for image_format in IMAGE_FORMATS:
             files.remove_tree(files.join(below, "images", f"{name}.{image_format}"), below=below)
-    return Erased(files=len(gone) + len(images), bytes=sum(info.bytes for _, info in gone))
+    left = remove_taken_down(dataset, read_tombstones(dataset.lake_uri))
+    return Erased(
+        files=len(gone) + len(images) + len(left),
+        bytes=sum(info.bytes for _, info in gone) + sum(file.bytes for file in left),
+    )
 
 
 def named_folder(folder_uri: str, digest: str) -> str:

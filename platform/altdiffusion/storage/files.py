@@ -248,6 +248,11 @@ def list_folders(uri: str) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
+def list_details(uri: str) -> list[dict[str, Any]]:
+    """Return what the storage states of each entry directly below a folder: `name`, `type`, `size`, a time."""
+    return sorted(_entries(uri, detail=True), key=lambda entry: str(entry["name"]))
+
+
 def _entries(uri: str, *, detail: bool) -> list[Any]:
     fs, path = filesystem(uri)
     fs.invalidate_cache()

@@ -72,10 +72,21 @@ class Holdings:
 
     rows: Mapping[tuple[str, str], Rows]
     """Row numbers by file; files without any are left out."""
-    pictured: Rows
-    """Ids, ascending, of the rows whose image is listed, or whose image a listed link led to."""
+    linked: Rows
+    """Ids, ascending, of the rows whose link is listed."""
+    led: Rows
+    """Ids, ascending, of the rows whose link was redirected to a listed one."""
+    imaged: Rows
+    """Ids, ascending, of the rows whose image is listed."""
     unreadable: Mapping[tuple[str, str], AltDiffusionError]
     """Files that are missing or damaged, so that their rows are not known."""
+    damaged: tuple[AltDiffusionError, ...] = ()
+    """Manifests that cannot be read, so that the rows of their versions are not known."""
+
+    @property
+    def pictured(self) -> Rows:
+        """Ids, ascending, of the rows whose image is listed, or whose image a listed link led to."""
+        return np.union1d(self.imaged, self.led)
 
     def of(self, version: Version, role: Role = "shards") -> list[tuple[int, Rows]]:
         """Return (number of the shard, row numbers in it) for every shard that holds wanted rows.
@@ -94,12 +105,23 @@ class Holdings:
         return [(index, rows) for index, rows in found if rows is not None]
 
 
-def all_versions(lake: Lake) -> Iterator[Version]:
-    """Yield every version of every dataset of a lake."""
+def all_versions(lake: Lake, damaged: list[AltDiffusionError]) -> Iterator[Version]:
+    """Yield every version of every dataset of a lake; what cannot be read is added to `damaged`, and not yielded."""
     for name in lake.names():
-        dataset = lake.dataset(name)
-        for digest in dataset.digests():
-            yield dataset.open(digest)
+        try:
+            dataset = lake.dataset(name)
+            digests = dataset.digests()
+        except AltDiffusionError as error:
+            damaged.append(error)
+            continue
+        for digest in digests:
+            try:
+                version = dataset.open(digest)
+                _ = version.shards
+            except AltDiffusionError as error:
+                damaged.append(error)
+                continue
+            yield version
 
 
 def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
@@ -108,7 +130,8 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
     Memory holds those columns of `threads` shards, and the rows found.
     """
     distinct: dict[tuple[str, str], File] = {}
-    for version in all_versions(lake):
+    damaged: list[AltDiffusionError] = []
+    for version in all_versions(lake, damaged):
         for role in ROLES:
             distinct.update((file.key, file) for file in _files(version, role))
     rows: dict[tuple[str, str], Rows] = {}
@@ -145,7 +168,9 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
                 unreadable[file.key] = found
             else:
                 keep(file, found)
-    return Holdings(rows=rows, pictured=np.union1d(by_image, by_final), unreadable=unreadable)
+    return Holdings(
+        rows=rows, linked=by_link, led=by_final, imaged=by_image, unreadable=unreadable, damaged=tuple(damaged)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

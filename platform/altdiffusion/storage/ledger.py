@@ -34,7 +34,7 @@ class UnitRecord:
     rejects_by_reason: Mapping[str, int] = field(default_factory=dict)
     rows_by_language: Mapping[str, int] = field(default_factory=dict)
     tally: Mapping[str, int] = field(default_factory=dict)
-    """Counts of accepted rows by measure, language and bin, for pipeline steps that count them (`curation.tally`)."""
+    """Counts of accepted rows by measure, language and bin, for pipeline steps that count them (`tally`)."""
 
     def __post_init__(self) -> None:
         rejected = sum(self.rejects_by_reason.values())
@@ -95,6 +95,12 @@ def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sorted(result.items()))
 
 
+def _sealed(record: UnitRecord) -> bytes:
+    """Return the content of a record's file: its values and their SHA-256."""
+    value = record.to_json()
+    return files.canonical_json({**value, "sha256": files.sha256_hex(files.canonical_json(value))})
+
+
 class Ledger:
     """The records of one dataset under one config fingerprint: `<dataset>/ledger/<fingerprint>/<unit>.json`."""
 
@@ -113,13 +119,16 @@ class Ledger:
 
     def record(self, record: UnitRecord) -> UnitRecord:
         """Record a unit whose shards are written. The first record of a unit stays; return the valid one."""
-        value = record.to_json()
-        data = files.canonical_json({**value, "sha256": files.sha256_hex(files.canonical_json(value))})
+        data = _sealed(record)
         while not files.put_if_absent(self._uri(record.unit_id), data):
             known = self.get(record.unit_id)
             if known is not None:  # None: another job has just removed it
                 return known
         return record
+
+    def replace(self, record: UnitRecord) -> None:
+        """Record a finished unit in place of its earlier record, because rows of it were taken down."""
+        files.write_atomic(self._uri(record.unit_id), _sealed(record))
 
     def forget(self, unit_id: str) -> None:
         """Remove a record so that the unit is done again (a shard of it was damaged)."""

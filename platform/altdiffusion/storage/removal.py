@@ -9,25 +9,20 @@ are kept, but the links of the rows in question are erased there too. The remove
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from altdiffusion.records import REJECTS
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.cleansing import REASON, taken_down, without_links
 from altdiffusion.storage.dataset import Dataset, Version
 from altdiffusion.storage.holdings import Holdings, Rows
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import ShardInfo
-
-REASON = "takedown"
-IMAGE = "sha256:"
-"""Prefix of the image's digest in the detail of a reject that was taken down."""
-Tally = Callable[[pa.Table], Mapping[str, int]]
+from altdiffusion.tally import TALLIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +43,7 @@ class Removal:
     """Whether the dataset's bare name means `after`."""
 
 
-def remove(
-    dataset: Dataset, before: Version, holdings: Holdings, list_sha256: str, *, tally: Tally | None = None
-) -> Removal:
+def remove(dataset: Dataset, before: Version, holdings: Holdings, list_sha256: str) -> Removal:
     """Publish the version after `before`; the head moves there if `before` is the head.
 
     The same version and the same list give the same version after, whether it exists already or not.
@@ -58,7 +51,6 @@ def remove(
     Args:
         holdings: the positions of the rows (`holdings.search`).
         list_sha256: SHA-256 (hex) of the file that lists the rows.
-        tally: counts rows as the tally of this kind does, where its manifest has one.
 
     Raises:
         AltDiffusionError: a shard that may hold such rows is missing or damaged.
@@ -77,9 +69,9 @@ def remove(
         infos[index] = dataset.write_shard(table.filter(pa.array(stays)), infos[index].row_group_rows)
         removed = table.take(pa.array(rows))
         languages.subtract(Counter(removed["language"].to_pylist()))
-        if before.manifest.tally and tally is not None:
-            counts.subtract(tally(removed))
-        gone.append(_rejects(removed, before.shard_starts[index] + rows))
+        if before.manifest.tally and before.manifest.kind in TALLIES:
+            counts.subtract(TALLIES[before.manifest.kind](removed))
+        gone.append(taken_down(table, rows, REASON, before.shard_starts[index]))
     for index, rows in rejected.items():
         rejects[index] = _without_links(dataset, before.rejects[index], rows)
     count = sum(table.num_rows for table in gone)
@@ -146,29 +138,9 @@ def after_takedowns(dataset: Dataset, version: Version) -> Version:
     )
 
 
-def _rejects(removed: pa.Table, rows: Rows) -> pa.Table:
-    """Return the REJECTS rows of removed rows, with their identity but without their content."""
-    count = removed.num_rows
-    names = removed.column_names
-    hashed = pc.binary_join_element_wise(IMAGE, removed["image_sha256"], "") if "image_sha256" in names else None
-    columns = {
-        "unit_id": pa.array([REASON] * count, pa.string()),
-        "row": pa.array(rows),
-        "sample_id": removed["sample_id"] if "sample_id" in names else pa.nulls(count, pa.int64()),
-        "url": pa.nulls(count, pa.string()),
-        "language": removed["language"],
-        "reason": pa.array([REASON] * count, pa.string()),
-        "detail": hashed if hashed is not None else pa.nulls(count, pa.string()),
-    }
-    return pa.table([columns[field.name] for field in REJECTS], schema=REJECTS)
-
-
 def _without_links(dataset: Dataset, info: ShardInfo, rows: Rows) -> ShardInfo:
-    """Write the same rejects without link and detail (which may quote the caption) in these rows."""
+    """Write the same rejects without link and detail in these rows."""
     table = shards.read_table(files.join(dataset.folder_uri, "rejects"), info.sha256, REJECTS)
     listed = np.zeros(table.num_rows, bool)
     listed[rows] = True
-    for name in ("url", "detail"):
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, table.schema.field(at), pc.if_else(pa.array(listed), None, table[name]))
-    return dataset.write_rejects(table)
+    return dataset.write_rejects(without_links(table, listed))

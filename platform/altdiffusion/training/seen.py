@@ -19,6 +19,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import SCHEMAS
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.erased import ErasedVersion, open_or_erased
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
@@ -63,6 +64,11 @@ class Seen:
     def distinct(self) -> int:
         return int(np.count_nonzero(self.times))
 
+    @property
+    def is_erased(self) -> bool:
+        """Whether the rows of the dataset were erased, so that only counts are left."""
+        return isinstance(self.version, ErasedVersion)
+
     def tables(self) -> Iterator[pa.Table]:
         """Yield SEEN rows, shard by shard."""
         starts = self.version.shard_starts
@@ -81,6 +87,10 @@ class Seen:
 
     def by_language(self) -> dict[str, int]:
         """Return the samples of each language, repetitions counted."""
+        if self.is_erased:
+            known = language_rows(self.version).items()
+            counts = {language: int(self.times[rows].sum()) for language, rows in known}
+            return {language: count for language, count in sorted(counts.items()) if count}
         found: Counter[str] = Counter()
         for table in self.tables():
             sums = table.group_by("language").aggregate([("times", "sum")])
@@ -88,12 +98,13 @@ class Seen:
         return dict(sorted(found.items()))
 
 
-def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
+def seen(lake: str, run: str, step: int | None = None, *, digest: str = "") -> list[Seen]:
     """Return what a checkpoint's run has seen, then what the runs before it had seen, nearest first: those whose
     checkpoints it was started from, and the distillation whose student it reads.
 
     Args:
         step: the checkpoint's step; None is the newest verified one.
+        digest: beginning of the checkpoint's digest, which is compared; empty is any.
 
     Raises:
         AltDiffusionError: there is no such run or checkpoint, or a dataset of it is not in the lake.
@@ -103,6 +114,7 @@ def seen(lake: str, run: str, step: int | None = None) -> list[Seen]:
         raise AltDiffusionError(
             f"run {run}", f"has no checkpoint in {lake}", f"runs here: {checkpoints.known_runs(lake)}"
         )
+    found.check_digest(digest)
     result: list[Seen] = []
     waiting, known_refs = [found], {found.ref}
     while waiting:
@@ -128,12 +140,15 @@ def _starts(lake: str, record: Mapping[str, Any]) -> Iterator[Checkpoint]:
     """Yield the checkpoints that a run began with: that of an earlier stage, and that of an exported student."""
     for text in (record["start"], record["student"]):
         if text is not None:
-            yield checkpoints.open_step(lake, *checkpoints.run_and_step(Ref.parse(text)))
+            ref = Ref.parse(text)
+            found = checkpoints.open_step(lake, *checkpoints.run_and_step(ref))
+            found.check_digest(ref.digest)
+            yield found
 
 
 def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
     config, key = config_of(record), RunKey.read(record, f"run.json of run {at.run}")
-    versions = [Lake(lake).version(ref) for ref in record["datasets"]]
+    versions = [open_or_erased(Lake(lake), ref) for ref in record["datasets"]]
     opened = {version.ref: version for version in versions}  # a dataset may be named twice
     found = {ref: np.zeros(version.rows, np.int64) for ref, version in opened.items()}
     for source, counts in zip(sources_of(config, versions), _times(config, versions, key, at), strict=True):
@@ -173,6 +188,13 @@ def write_seen(parts: Sequence[Seen], path: str) -> None:
     Raises:
         AltDiffusionError: the file cannot be written.
     """
+    for part in parts:
+        if part.is_erased:
+            raise AltDiffusionError(
+                part.version.ref.short,
+                "was erased: how often its rows were seen is known, but not which rows they were",
+                "leave --out out; what was taken down is in the counts",
+            )
     try:
         with pa.OSFile(path, "wb") as sink, pq.ParquetWriter(sink, SEEN) as writer:
             for part in parts:

@@ -24,8 +24,8 @@ from altdiffusion.curation.web.blocklist import Blocklist, load_blocklist
 from altdiffusion.curation.web.fetch import Fetcher
 from altdiffusion.curation.web.robots import RobotsCache
 from altdiffusion.curation.web.schedule import Paces, Schedule
-from altdiffusion.curation.web.urls import url_keys
 from altdiffusion.records import IMAGES
+from altdiffusion.urls import url_keys
 
 Pinned = tuple[str, str]
 """URI of a file and its SHA-256 (hex)."""

@@ -9,7 +9,6 @@ from altdiffusion.curation.config import DownloadConfig, ScoreConfig
 from altdiffusion.curation.download.crawler import Controls, Crawler, Pinned
 from altdiffusion.curation.download.outage import Outage, controls_of, recorded_shards
 from altdiffusion.curation.rejects import rejected
-from altdiffusion.curation.tally import tally_images
 from altdiffusion.curation.web.addresses import Resolver
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
@@ -17,6 +16,7 @@ from altdiffusion.execution.units import Unit, Unsettled
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import Ledger, UnitRecord
+from altdiffusion.tally import tally_images
 
 
 def plan_download(links: Version, rows_per_unit: int) -> list[Unit]:

@@ -36,10 +36,10 @@ from altdiffusion.curation.rejects import (
     TLS,
     http_status,
 )
-from altdiffusion.curation.web.urls import parse
 from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
+from altdiffusion.urls import parse
 
 OWN = frozenset(
     {

@@ -21,7 +21,6 @@ from altdiffusion.curation.download.crawler import Controls, Crawler, Pinned
 from altdiffusion.curation.download.download_work import plan_download, unsettled
 from altdiffusion.curation.download.outage import controls_of
 from altdiffusion.curation.download.spill import Rows
-from altdiffusion.curation.tally import tally_images
 from altdiffusion.curation.web.addresses import Resolver
 from altdiffusion.curation.web.blocklist import DigestSet
 from altdiffusion.errors import AltDiffusionError
@@ -30,11 +29,12 @@ from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit
 from altdiffusion.records import LINKS, REJECTS
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.cleansing import IMAGE
+from altdiffusion.storage.cleansing import REASON as TAKEDOWN
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
-from altdiffusion.storage.removal import IMAGE
-from altdiffusion.storage.removal import REASON as TAKEDOWN
 from altdiffusion.storage.shard_columns import read_columns
+from altdiffusion.tally import tally_images
 
 
 def plan_retry(links: Version, images: Version, download: DownloadConfig) -> list[Unit]:

@@ -27,13 +27,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import DistinctConfig
-from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.images import near_hashes
 from altdiffusion.curation.rejects import DUPLICATE_IMAGE, NEAR_DUPLICATE, rejected
-from altdiffusion.curation.tally import tally_images
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit
+from altdiffusion.hashing import hash64
 from altdiffusion.records import DROPS, KEYS
 from altdiffusion.splitmix import splitmix64
 from altdiffusion.storage import files
@@ -41,6 +40,7 @@ from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord, count
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
+from altdiffusion.tally import tally_images
 
 EXACT = -1
 """Band of the SHA-256; the bands of the perceptual hash count from 0."""

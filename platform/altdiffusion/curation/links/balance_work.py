@@ -28,16 +28,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import BalanceConfig
-from altdiffusion.curation.hashing import uniform
 from altdiffusion.curation.rejects import BALANCE, SIMILARITY_QUANTILE, coded, rejected
-from altdiffusion.curation.tally import MEASURES, bins, quantile, tally
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.units import Unit
+from altdiffusion.hashing import uniform
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
+from altdiffusion.tally import MEASURES, bins, quantile, tally
 
 REASONS = (SIMILARITY_QUANTILE, BALANCE)
 

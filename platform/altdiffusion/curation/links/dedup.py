@@ -20,16 +20,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.rejects import DUPLICATE_HASH, DUPLICATE_URL, coded, rejected
-from altdiffusion.curation.tally import tally
-from altdiffusion.curation.web.urls import url_keys
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.units import Unit
+from altdiffusion.hashing import hash64
 from altdiffusion.splitmix import Words
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
+from altdiffusion.tally import tally
+from altdiffusion.urls import url_keys
 
 SHARD_ROWS = 65536
 REASONS = (DUPLICATE_HASH, DUPLICATE_URL)

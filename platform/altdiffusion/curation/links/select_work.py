@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
-from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.language import clean
 from altdiffusion.curation.language.clean import clean_captions, tidy_captions
 from altdiffusion.curation.language.identify import LanguageIdentifier
@@ -36,13 +35,14 @@ from altdiffusion.curation.links.reader import RowGroup, Rows, UnitReader, open_
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.rejects import ASPECT, BLOCKLIST, CAPTION, LANGUAGE, SIZE, URL_SCHEME, coded
 from altdiffusion.curation.web.blocklist import Blocklist, source_blocklist
-from altdiffusion.curation.web.urls import AROUND, url_keys
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.reject_reasons import rejects_table
 from altdiffusion.execution.units import Unit, UnitWork
+from altdiffusion.hashing import hash64
 from altdiffusion.records import LINKS
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import NARROW_GROUP_ROWS
+from altdiffusion.urls import AROUND, url_keys
 
 _AROUND = "".join(f"\\x{{{ord(character):x}}}" for character in AROUND)
 _LINK = rf"^[{_AROUND}]*(?i:https?)://[^/?#\s]"

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import SourceConfig
-from altdiffusion.curation.hashing import murmur64
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.hashing import murmur64
 
 # Spellings of each column, lower case. Of several the first counts: a set that was downloaded once holds the sizes of
 # its own, shrunken images next to the original ones.

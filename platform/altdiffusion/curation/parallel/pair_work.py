@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import CorpusConfig, LanguageConfig, PairsConfig
-from altdiffusion.curation.hashing import hash64, murmur64
 from altdiffusion.curation.language import clean
 from altdiffusion.curation.language.clean import clean_captions, tidy_captions
 from altdiffusion.curation.language.identify import LanguageIdentifier
@@ -21,6 +20,7 @@ from altdiffusion.curation.rejects import CAPTION_LANGUAGE, IDENTICAL, LANGUAGE,
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.reject_reasons import Reason, rejects_table
 from altdiffusion.execution.units import Unit
+from altdiffusion.hashing import hash64, murmur64
 from altdiffusion.records import PARALLEL
 from altdiffusion.storage.ledger import UnitRecord
 

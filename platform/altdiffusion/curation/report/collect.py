@@ -20,11 +20,11 @@ from altdiffusion.curation.report.hosts import Hosts, count_hosts
 from altdiffusion.curation.report.measures import Distribution
 from altdiffusion.curation.report.sample import Sample, accepted, keyed_order, read_sample, rejected
 from altdiffusion.curation.scoring.scored import check_scores, measured
-from altdiffusion.curation.tally import MEASURES
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.languages import BY_CODE, CODES
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.removal import after_takedowns
+from altdiffusion.tally import MEASURES
 
 OTHER = "other"
 UNLABELLED = "none"

@@ -17,8 +17,8 @@ from altdiffusion.curation.config.report import ReportConfig
 from altdiffusion.curation.report.chain import Step
 from altdiffusion.curation.report.gallery import Place, ShownImage, image_columns, may_be_shown, read_images
 from altdiffusion.curation.report.sample import Group, accepted, draw_groups, keyed_order, read_groups, read_sample
+from altdiffusion.storage.cleansing import REASON
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.removal import REASON
 
 _SPARE = 3  # pairs looked at per pair that is shown: some may be unsafe
 

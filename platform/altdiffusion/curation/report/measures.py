@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.tally import MEASURES, Measure, bins
+from altdiffusion.tally import MEASURES, Measure, bins
 
 QUANTILES = (0.05, 0.5, 0.95)
 _SHARES = frozenset({"punsafe", "pwatermark", "language_score"})  # measures that end at 1

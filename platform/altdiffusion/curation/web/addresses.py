@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from altdiffusion.curation.rejects import BAD_URL, BLOCKED_ADDRESS, BLOCKED_PORT, BLOCKED_SCHEME, DNS, TIMEOUT, Refused
-from altdiffusion.curation.web.urls import AROUND, PORTS, Target, parse
+from altdiffusion.urls import AROUND, PORTS, Target, parse
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

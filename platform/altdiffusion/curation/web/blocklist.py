@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.curation.config import SourceConfig
-from altdiffusion.curation.hashing import hash64
 from altdiffusion.curation.web.addresses import may_be_asked
-from altdiffusion.curation.web.urls import AROUND, Target, keys_and_links, parse, target_key
 from altdiffusion.diffusion.pinned_files import read_pinned
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.hashing import hash64
 from altdiffusion.refs import Ref
+from altdiffusion.urls import AROUND, Target, keys_and_links, parse, target_key
 
 KINDS = ("url", "domain", "hash", "sha256")
 _HASH, _SHA256 = re.compile(r"-?[0-9]{1,19}"), r"^[0-9a-fA-F]{64}$"

@@ -41,9 +41,9 @@ from altdiffusion.curation.web.answers import Answer
 from altdiffusion.curation.web.connections import Connection, Deadline, IdleConnections
 from altdiffusion.curation.web.contents import decoded
 from altdiffusion.curation.web.optout import HEADERS, opt_out
-from altdiffusion.curation.web.urls import AROUND, Target, join
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.reject_reasons import Reason
+from altdiffusion.urls import AROUND, Target, join
 
 _WHOLE = frozenset({200, 201, 203})
 """Statuses whose body is the image (RFC 9110, 15.3); a 206 is taken where its range is the whole."""

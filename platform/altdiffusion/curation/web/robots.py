@@ -28,8 +28,8 @@ from altdiffusion.curation.rejects import (
 )
 from altdiffusion.curation.web.connections import Deadline, Key
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Moved, Want
-from altdiffusion.curation.web.urls import Target
 from altdiffusion.execution.reject_reasons import Reason
+from altdiffusion.urls import Target
 
 MAX_BYTES = 500 << 10
 _LASTS_S = 24 * 3600.0  # RFC 9309, 2.4: not longer

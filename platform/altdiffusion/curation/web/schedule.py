@@ -39,8 +39,8 @@ from altdiffusion.curation.web.blocklist import Blocklist
 from altdiffusion.curation.web.connections import Deadline
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Later, Moved
 from altdiffusion.curation.web.robots import Robots, RobotsCache
-from altdiffusion.curation.web.urls import Target
 from altdiffusion.execution.reject_reasons import Reason
+from altdiffusion.urls import Target
 
 _AGAIN = frozenset({TIMEOUT, CONNECT, RESET, http_status(429), http_status(503)})
 _ROBOTS_AGAIN = frozenset({CONNECT, ROBOTS_UNREACHABLE})

@@ -25,7 +25,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import MAX_COUNT, NAME, Document, read_document
+from altdiffusion.storage.seals import check_seal
 
 FORMAT = "altdiffusion-checkpoint-2"
 COMPLETE = "COMPLETE.json"
@@ -73,6 +74,22 @@ class Checkpoint:
     @property
     def ref(self) -> Ref:
         return Ref("checkpoint", f"{self.run}/{step_name(self.step)}", self.digest)
+
+    def check_digest(self, prefix: str) -> None:
+        """Refuse a checkpoint that is not the one that was asked for.
+
+        Args:
+            prefix: beginning of the digest; empty is any.
+
+        Raises:
+            AltDiffusionError: the digest begins otherwise.
+        """
+        if not self.digest.startswith(prefix):
+            raise AltDiffusionError(
+                f"checkpoint {self.run}/{step_name(self.step)}@{prefix}",
+                f"is not in the lake: that step of the run has the digest {self.digest[:12]}",
+                "write that digest, or leave it out",
+            )
 
     def state(self) -> dict[str, Any]:
         """Return state.json.
@@ -178,16 +195,6 @@ def steps(lake: str, run: str) -> list[int]:
     return sorted(int(name.removeprefix(_STEP)) for name in names if name.startswith(_STEP) and name[5:].isdigit())
 
 
-def seal(head: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of COMPLETE.json: `head` with the checkpoint's digest and a checksum of the document itself.
-
-    The digest leaves out `files`, which depend on how the tensors were split up.
-    """
-    digest = files.sha256_hex(files.canonical_json({key: value for key, value in head.items() if key != "files"}))
-    document = {**head, "digest": digest}
-    return {**document, "checksum": files.sha256_hex(files.canonical_json(document))}
-
-
 def verify(folder: str) -> list[str]:
     """Read every file of a checkpoint folder and return what is wrong with it; an empty list if it is whole.
 
@@ -204,9 +211,10 @@ def verify(folder: str) -> list[str]:
             )
         of_document(folder, document)
         listing = dict(_files(document))
-        head = {key: value for key, value in document.value.items() if key not in ("digest", "checksum")}
-        if seal(head) != document.value:
-            return [f"{COMPLETE} is damaged: its checksum is not that of its content"]
+        try:
+            check_seal(document)
+        except AltDiffusionError as error:
+            return [f"{COMPLETE} {error.problem}"]
     except FileNotFoundError:
         return [f"{COMPLETE} is missing"]
     except _OtherFormat:

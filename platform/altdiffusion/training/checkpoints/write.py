@@ -17,6 +17,7 @@ from torch import Tensor
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import of_mapping, read_document
+from altdiffusion.storage.seals import seal
 from altdiffusion.training.checkpoints.format import (
     COMPLETE,
     FORMAT,
@@ -26,7 +27,6 @@ from altdiffusion.training.checkpoints.format import (
     Checkpoint,
     folder_of,
     of_document,
-    seal,
     shard_name,
     verify,
     whole_name,

@@ -28,7 +28,13 @@ Weights = Literal["ema", "raw"]
 
 
 def export_checkpoint(
-    lake: str, run: str, *, step: int | None = None, weights: Weights = "ema", warn: Warn = lambda text: None
+    lake: str,
+    run: str,
+    *,
+    step: int | None = None,
+    weights: Weights = "ema",
+    warn: Warn = lambda text: None,
+    digest: str = "",
 ) -> str:
     """Write `<lake>/exports/<run>/step-<n>/`, or `step-<n>-raw/` for non-EMA weights; a whole export is left alone.
 
@@ -40,6 +46,7 @@ def export_checkpoint(
     Args:
         step: a checkpoint's step; by default that of the newest verified one.
         weights: the averages (`ema`), or the non-EMA weights (`raw`).
+        digest: beginning of the checkpoint's digest, which is compared; empty is any.
 
     Returns:
         URI of the folder.
@@ -50,6 +57,7 @@ def export_checkpoint(
         raise AltDiffusionError(
             f"run {run}", f"has no checkpoint in {lake}", f"train it first; runs here: {checkpoints.known_runs(lake)}"
         )
+    found.check_digest(digest)
     name = checkpoints.step_name(found.step) + ("" if weights == "ema" else f"-{weights}")
     target = files.within(lake, "exports", run, name)
     lineage = _lineage(lake, found, weights)

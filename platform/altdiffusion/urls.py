@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from altdiffusion.curation.hashing import rows_with
+from altdiffusion.hashing import rows_with
 
 TRACKING = frozenset(
     {

@@ -147,3 +147,7 @@ def quantile(tally: Mapping[str, int], measure: str, language: str, q: float) ->
         if below > wanted:
             return MEASURES[measure].edge(bin)
     return MEASURES[measure].edge(max(counts)) if counts else None
+
+
+TALLIES: Mapping[str, Callable[[pa.Table], dict[str, int]]] = {"links": tally, "images": tally_images}
+"""What counts the rows of a kind, for the kinds whose manifests may have a tally."""
