@@ -14,9 +14,10 @@ from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import pipelines.generate
 from altdiffusion.execution.units import Unit
+from altdiffusion.generation import steps
 from altdiffusion.generation.generate_work import GenerateWork, Image
 from altdiffusion.storage import files
 from jobs.generate import JOB
@@ -40,14 +41,14 @@ class Batch:
 class LoggedWork(GenerateWork):
     """Appends each batch to the log once it is drawn, before it is encoded and kept."""
 
-    def _keep(self, unit: Unit, encoded: dict[str, Future[Image]], images: dict[str, Image], *, spilled: bool) -> None:
+    def _keep(self, unit: Unit, encoded: dict[str, Future[Image]], *others: Any, spilled: bool) -> None:
         line = json.dumps({"time": time.time(), "worker": os.getpid(), "keys": list(encoded)}) + "\n"
         log = os.open(Path(files.local_path(self.lake)) / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             os.write(log, line.encode())
         finally:
             os.close(log)
-        super()._keep(unit, encoded, images, spilled=spilled)
+        super()._keep(unit, encoded, *others, spilled=spilled)
 
 
 def read_log(lake: Path) -> list[Batch]:
@@ -66,5 +67,5 @@ def drawn_again(batches: list[Batch]) -> int:
 if __name__ == "__main__":
     from benchmarks import logged_draws  # workers find the class by this name, not in __main__
 
-    pipelines.generate.GenerateWork = logged_draws.LoggedWork  # type: ignore[misc]
+    steps.GenerateWork = logged_draws.LoggedWork  # type: ignore[misc]
     leave(main(JOB))
