@@ -28,10 +28,13 @@ WAIT_MS = 120_000
 
 
 @pytest.fixture(scope="module")
-def drawing(tmp_path_factory: pytest.TempPathFactory) -> Drawing:
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drawing]:
     lake = generation_lake.make_lake(tmp_path_factory.mktemp("play"))
     config = generation_lake.config(lake)
-    return Drawing(resolve_model(config.model, lake), config)
+    drawing = Drawing(resolve_model(config.model, lake), config)
+    yield drawing
+    drawing.close()
+    assert not drawing.folder.exists()
 
 
 @pytest.fixture(scope="module")

@@ -223,3 +223,4 @@ def test_what_is_drawn_without_a_dataset_has_a_record_too(tmp_path: Path, capsys
     assert file is not None
     status, text = up(capsys, file, None)
     assert status == 0 and "a corgi" in text and model.content in text and "CONTRADICTION" not in text
+    drawing.close()

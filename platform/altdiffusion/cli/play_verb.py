@@ -46,6 +46,9 @@ def play(arguments: argparse.Namespace) -> int:
     check_sampling(model, config.sampler, config.steps)
     print(f"draws with {model.ref.short}", flush=True)
     drawing = Drawing(model, config)
-    page = build_page(drawing, steps=config.steps, guidance_scale=config.guidance_scale, sampler=config.sampler)
-    serve(page, arguments.host, arguments.port)
+    try:
+        page = build_page(drawing, steps=config.steps, guidance_scale=config.guidance_scale, sampler=config.sampler)
+        serve(page, arguments.host, arguments.port)
+    finally:
+        drawing.close()
     return 0

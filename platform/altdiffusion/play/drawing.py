@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,12 @@ class Drawing:
         self._config = replace(config, batch_rows=BATCH_ROWS, batch_shapes="any", image_format="png")
         self._sampler = load_sampler(model, self._config)
         self._lock = threading.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix="altdiffusion-play-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="altdiffusion-play-"))
+        """What was drawn; `close` removes it."""
+
+    def close(self) -> None:
+        """Remove the files of all images."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def requests(
         self,
@@ -102,7 +108,7 @@ class Drawing:
             raise AltDiffusionError(
                 f"image of {request.prompt[:80]!r}", f"is not finite: {drawn.problem}", "use float32"
             )
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         path = folder / f"image-{request.seed}.png"
         record = request_record(request, self._config, self.model)
         path.write_bytes(encode_image(drawn.image, "png", record=record))

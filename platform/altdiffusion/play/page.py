@@ -45,6 +45,7 @@ def require_gradio() -> Any:
 def build_page(drawing: Drawing, *, steps: int, guidance_scale: float, sampler: SamplerName) -> Any:
     """Return the page (`gradio.Blocks`) of a loaded model; the arguments are the values it begins with."""
     gradio = require_gradio()
+    os.environ["GRADIO_TEMP_DIR"] = str(drawing.folder / "served")  # its copies go with the drawing
     title = f"AltDiffusion: {drawing.model.ref.name}"
     with gradio.Blocks(title=title) as page:
         gradio.Markdown(f"## {drawing.model.ref.name}\n{drawing.model.ref.short}")
