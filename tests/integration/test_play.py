@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,10 +19,6 @@ from tests import generation_lake
 from tests.ports import free_port
 
 gradio = pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api")
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 WAIT_MS = 120_000
 
 
@@ -44,16 +39,6 @@ def address(drawing: Drawing) -> Iterator[str]:
     page = build_page(drawing, steps=2, guidance_scale=2.0, sampler="ddim")
     yield serve(page, "127.0.0.1", free_port(), wait=False)
     page.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        pytest.skip("no chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def test_a_person_draws_in_18_languages_and_with_several_seeds(address: str, browser: Any, drawing: Drawing) -> None:
