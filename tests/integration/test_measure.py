@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from altdiffusion.execution import cluster
 from altdiffusion.lineage.mlflow_view import find_model
 from altdiffusion.lineage.tracking import connect
 from altdiffusion.storage import evaluations, files
@@ -19,6 +18,7 @@ from jobs.evaluate import JOB as EVALUATE
 from jobs.harness import main
 from jobs.measure import JOB
 from tests import generation_lake, lineage_lake, measure_lake
+from tests.ray_folder import embedded_ray
 
 
 def run(root: Path, lake: str, name: str, **changes: object) -> dict[str, object]:
@@ -35,10 +35,8 @@ def test_one_process_and_two_workers_give_the_same_version_values_and_linked_met
 ) -> None:
     lake = measure_lake.make_lake(tmp_path)
     alone = run(tmp_path, lake, "alone")
-    try:
+    with embedded_ray():
         pool = run(tmp_path, lake, "pool", execution={"backend": "ray", "num_cpus": 2}, workers={"min": 2, "max": 2})
-    finally:
-        cluster.shutdown()
     assert alone == pool
     for state in ("quality", "reference"):
         one, other = (measure_lake.published(lake, f"{name}-{state}-features") for name in ("alone", "pool"))
