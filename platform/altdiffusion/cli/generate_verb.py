@@ -231,15 +231,16 @@ def _font_folders() -> list[str]:
 
 def _write_images(generations: Version, folder: Path) -> list[Path]:
     """Write each image as <id>-<seed>.<format>, and return the paths; a file with other content is never replaced."""
+    from altdiffusion.image_files.names import file_stem
     from altdiffusion.storage import files
 
     written = []
     for table in generations.iter_tables(("id", "seed", "image", "image_sha256", "image_format")):
         for row in table.to_pylist():
-            ending = row["image_format"] or "png"
-            path = folder / f"{row['id']}-{row['seed']}.{ending}"
+            stem, ending = file_stem(row), row["image_format"] or "png"
+            path = folder / f"{stem}.{ending}"
             if path.exists() and path.read_bytes() != row["image"]:
-                path = folder / f"{row['id']}-{row['seed']}-{row['image_sha256'][:8]}.{ending}"
+                path = folder / f"{stem}-{row['image_sha256'][:8]}.{ending}"
             files.write_atomic(str(path), row["image"])
             written.append(path)
     return written

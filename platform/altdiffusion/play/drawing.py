@@ -106,7 +106,9 @@ class Drawing:
     def _write(self, request: Request, drawn: Drawn) -> Path:
         if drawn.problem:
             raise AltDiffusionError(
-                f"image of {request.prompt[:80]!r}", f"is not finite: {drawn.problem}", "use float32"
+                f"image of {request.prompt[:80]!r}",
+                f"is not finite: {drawn.problem}",
+                "start play with --dtype float32",
             )
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         path = folder / f"image-{request.seed}.png"
