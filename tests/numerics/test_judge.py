@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.judge import load_judge, train_judge
+from altdiffusion.evaluation.judge import load_judge
+from altdiffusion.evaluation.judge_training import train_judge
 
 IDS = np.array([7, 11, 30, 42], dtype=np.int64)
 
@@ -72,7 +73,7 @@ def test_wrong_input_is_named() -> None:
     images, labels = shapes()
     with pytest.raises(AltDiffusionError, match="labels"):
         train_judge(images, labels[:-1], 0, steps=1)
-    with pytest.raises(AltDiffusionError, match=r"\[N, 32, 32, 3\]"):
+    with pytest.raises(AltDiffusionError, match=r"are not uint8 \[N, 16, 16, 3\]"):
         train_judge(images[:, :16], labels, 0, steps=1)
     judge = train_judge(images, labels, 0, steps=1, batch=4)
     assert judge.predict(images[:0]).shape == (0,)
