@@ -11,7 +11,7 @@ import pytest
 
 from altdiffusion.constraints import Invalid
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.outcomes import Case, Outcomes, outcomes_of
+from altdiffusion.evaluation.outcomes import Case, Group, Outcomes, outcomes_of
 from altdiffusion.evaluation.retrieval_accuracy import change, no_worse, rate_of, score, shuffled
 from altdiffusion.evaluation.statistics import Rate
 from altdiffusion.evaluation.table import Report
@@ -207,3 +207,38 @@ def test_cases_in_one_language_make_a_table(language: str) -> None:
     assert "70.0 %" in shown and "nan" not in shown
     with pytest.raises(AltDiffusionError, match="lacks English or another language"):
         require(report, required(others_at_least=0.1))
+
+
+def test_groups_of_names_are_told_apart() -> None:
+    """Every second German name is known from text alone; the Japanese ones of concepts 90 to 99 are unseen."""
+
+    def group(code: str, place: int) -> Group:
+        if code == "de" and place % 2:
+            return "text"
+        return "unseen" if code == "ja" and place >= 90 else "pictures"
+
+    pairs = [(i, concept, code) for i, concept in enumerate(CONCEPTS) for code in CODES]
+    asked = [Case(concept=concept, language=code, group=group(code, i)) for i, concept, code in pairs]
+    outcomes = named({"de": {1, 3, 5, 7, 9, 0}, "ja": {99, 10}}, asked=asked)
+    found = score("x", outcomes)
+    assert found.languages["text"]["de"].value == pytest.approx(45 / 50) and "ja" not in found.languages["text"]
+    assert found.others["seen"].value == pytest.approx((49 / 50 + 89 / 90) / 2)
+    assert found.others["held out"].value == pytest.approx(9 / 10)
+    assert found.text_to_pictures is not None
+    assert found.text_to_pictures.value == pytest.approx(0.9 / found.others["seen"].value)
+    assert found.text_to_pictures.low < found.text_to_pictures.value < found.text_to_pictures.high
+    assert found.languages["seen"]["en"].value == 1.0  # English is apart from the mean of the others
+    shown = Report(states=[found]).to_markdown()
+    for part in ("| names known from text | of seen names | held-out names |", "90.0 % of 50", "0.91 ["):
+        assert part in shown
+    require(Report(states=[found]), required(text_to_pictures_at_least=0.9))
+    with pytest.raises(
+        AltDiffusionError, match=r"known from text at 0\.91 of those with images, required at least 0\.95"
+    ):
+        require(Report(states=[found]), required(text_to_pictures_at_least=0.95))
+    table = outcomes.table("x")
+    assert table["seen"].to_pylist() == [case.group == "pictures" for case in asked]
+    assert Outcomes.of_table(table, "x").cases == asked
+    before = Outcomes.of_table(table.drop_columns("group"), "x")  # as an earlier version wrote it
+    assert {case.group for case in before.cases} == {"pictures", "unseen"}
+    assert "known from text" not in Report(states=[score("x", before)]).to_markdown()
