@@ -181,7 +181,12 @@ def shared_warnings(
             known[key] = find_shared(images, data, bits=judge.near_bits, at_most=judge.compared_at_most)
         found[name] = known[key]
     files_only = [name for name, one in found.items() if one.files_only and judge.near_bits is not None]
-    warnings = []
+    warnings = [
+        f"Of {name}, {one.without_hash:,} training images are not in this lake, so that images that look like them "
+        "were not looked for."
+        for name, one in found.items()
+        if one.without_hash
+    ]
     if files_only:
         warnings.append(
             f"Of {', '.join(files_only)}, images that look alike were not looked for, because there are more than "

@@ -15,8 +15,10 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.judge_images import read_images
 from altdiffusion.evaluation.labels import find_labelled
 from altdiffusion.evaluation.shared_images import near
-from altdiffusion.evaluation.training_data import training_data
+from altdiffusion.evaluation.training_data import hashes_of, training_data
 from altdiffusion.lineage.graph import scan
+from altdiffusion.lineage.mlflow_view import find_model
+from altdiffusion.lineage.tracking import connect
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake
 from jobs.evaluate import JOB
@@ -104,7 +106,9 @@ def test_hashes_are_near_within_some_bits(monkeypatch: pytest.MonkeyPatch) -> No
     assert near(mine, random, 5)[:60].all()
 
 
-def test_images_that_a_state_has_learned_from_are_refused(lake: str, tmp_path: Path) -> None:
+def test_images_that_a_state_has_learned_from_are_refused(
+    lake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def found(rows: list[tuple[int, str, str | None]], **judge: Any) -> tuple[str, str]:
         labels = write_labels(tmp_path / "l.parquet", rows)
         result = survey(config(lake, **settings(lake, labels, judge=judge)))
@@ -133,6 +137,9 @@ def test_images_that_a_state_has_learned_from_are_refused(lake: str, tmp_path: P
     assert "look alike" not in found(shared, near_bits=None)[1]
     lines, problems = found([*JUDGE, (15, "dog", "judge")], compared_at_most=3)
     assert problems == "" and "warning  Of trained, images that look alike were not looked for" in lines
+    with monkeypatch.context() as patch:  # an image that was taken down since
+        patch.setattr("altdiffusion.evaluation.shared_images.hashes_of", lambda *given: hashes_of(*given).slice(1))
+        assert "warning  Of trained, 1 training images are not in this lake" in found([*JUDGE])[0]
     lines, problems = found(shared, shared="allow")
     assert problems == "" and "warning  Judge or control images are among those" in lines
 
@@ -172,6 +179,13 @@ def test_the_job_reports_controls_memorisation_and_diversity(lake: str, tmp_path
     assert base["near_copies"] is None and "lineage names no dataset" in base["absent"][0]
     assert trained["near_copies"]["total"] == 8 and trained["nearest"] > 0 and trained["absent"] == []
     assert trained["seeds"]["total"] == 4 and trained["languages"]["total"] == 2
+    tracking = connect(None, lake, "altdiffusion")
+    checkpoint = next(ref for ref in Lake(lake).version("honest-trained").manifest.parents if "checkpoint:" in ref)
+    model = find_model(tracking, checkpoint)
+    assert model is not None
+    metrics = {metric.key: metric.value for metric in tracking.client.get_logged_model(model).metrics}
+    assert metrics["measured/trained/near_copies"] == trained["near_copies"]["value"]
+    assert metrics["measured/trained/diversity_seeds"] == trained["seeds"]["value"]
     text = Path(f"{lake}/out/table.md").read_text()
     for part in ("learned 3 concepts from 3 real images at 16 pixels and answer with 2", "Memorisation and diversity"):
         assert part in text

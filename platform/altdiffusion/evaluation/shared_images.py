@@ -33,7 +33,9 @@ class Shared:
     alike: tuple[int, ...]
     """Sample ids of the other labelled images that look like one that was trained on."""
     files_only: bool
-    """Whether looks were not compared."""
+    """Whether looks were not compared, because there are too many training images."""
+    without_hash: int = 0
+    """Training images whose looks were not compared, because the lake does not hold them."""
 
     def __str__(self) -> str:
         parts = [
@@ -56,11 +58,16 @@ def find_shared(labelled: pa.Table, data: TrainingData, *, bits: int | None, at_
     ids = labelled["sample_id"].to_numpy()
     same = _same_files(labelled["image_sha256"], data.latents)
     known = distinct_images(data.latents, at_most) if bits is not None else None
-    alike = np.zeros(len(ids), np.bool_)
+    alike, without_hash = np.zeros(len(ids), np.bool_), 0
     if known is not None and bits is not None:
         learned = hashes_of(data.images, known)["phash"].to_numpy()
-        alike = near(labelled["phash"].to_numpy(), learned, bits) & ~same
-    return Shared(same=tuple(ids[same].tolist()), alike=tuple(ids[alike].tolist()), files_only=known is None)
+        alike, without_hash = near(labelled["phash"].to_numpy(), learned, bits) & ~same, len(known) - len(learned)
+    return Shared(
+        same=tuple(ids[same].tolist()),
+        alike=tuple(ids[alike].tolist()),
+        files_only=known is None,
+        without_hash=without_hash,
+    )
 
 
 def _same_files(images: pa.ChunkedArray, versions: Sequence[Version]) -> NDArray[np.bool_]:
