@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from altdiffusion.config import semantic
 from altdiffusion.evaluation.judging import Panel, judged
 from altdiffusion.evaluation.outcomes import Outcomes
-from altdiffusion.evaluation.state_variety import Training
 from altdiffusion.evaluation.table import Report
 from altdiffusion.evaluation.thresholds import require
 from altdiffusion.storage import evaluations, files
@@ -59,7 +58,8 @@ def judge(
         cases.by_id,
         cases.images,
         config.autoencoder,
-        {state: Training(data=data, at_most=settings.compared_at_most) for state, data in training.items()},
+        training,
+        settings.compared_at_most,
         shared_warnings(settings, config.labels, labelled, training),
     )
 

@@ -55,7 +55,7 @@ class JudgeConfig(Checked):
         ALIKE_BITS
     )
     """Bits of 64 in which the perceptual hashes of two such images may differ; null compares files alone."""
-    compared_at_most: Annotated[int, at_least(1)] = operational(200_000)
+    compared_at_most: Annotated[int, at_least(1)] = operational(50_000)
     """Distinct images of a state's training data that are compared one by one. If there are more, files alone are
     compared (by SHA-256), and memorisation is not measured."""
 

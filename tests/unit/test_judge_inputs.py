@@ -12,15 +12,19 @@ import yaml
 
 from altdiffusion.config import fingerprint
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.judge_images import read_images
+from altdiffusion.evaluation.judge_images import Codec, RealImages, read_images, small_images
+from altdiffusion.evaluation.judge_training import train_judge
 from altdiffusion.evaluation.labels import find_labelled
+from altdiffusion.evaluation.outcomes import Case
 from altdiffusion.evaluation.shared_images import near
+from altdiffusion.evaluation.state_variety import Read, SpaceOfImages
 from altdiffusion.evaluation.training_data import hashes_of, training_data
+from altdiffusion.evaluation.variety import Variety
 from altdiffusion.lineage.graph import scan
 from altdiffusion.lineage.mlflow_view import find_model
 from altdiffusion.lineage.tracking import connect
 from altdiffusion.storage import evaluations
-from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.dataset import Lake, Version
 from jobs.evaluate import JOB
 from jobs.harness import main
 from pipelines.evaluate import survey
@@ -190,6 +194,39 @@ def test_the_job_reports_controls_memorisation_and_diversity(lake: str, tmp_path
     for part in ("learned 3 concepts from 3 real images at 16 pixels and answer with 2", "Memorisation and diversity"):
         assert part in text
     assert len(list(Path(lake, "judges").glob("*.safetensors"))) == 1
+
+
+def test_a_table_of_training_images_is_found_out(lake: str) -> None:
+    """A model that returns its training images, as the VAE leaves them, draws near copies only."""
+    versions = [Lake(lake).version(name) for name in ("judges", "generators")]
+    codec, side = Codec(f"{lake}/models/base/vae"), 32
+
+    def pixels(version: Version) -> np.ndarray:
+        return small_images(version.read(["image"])["image"].to_pylist(), side)
+
+    judges, learned = map(pixels, versions)
+    judge = train_judge(judges[[0, 1, 5]], np.arange(3), 0, steps=5)
+    control = RealImages(pixels=judges[2:4], shown=np.array(["cat", "dog"]))
+    real = {"judge": RealImages(pixels=judges[:2], shown=np.array(["cat", "dog"])), "control": control}
+    graph = scan(lake)
+    checkpoint = next(ref for ref, node in graph.nodes.items() if node.kind == "checkpoint")
+    data = training_data(graph, [checkpoint])
+    cases = [Case(concept=concept, language="en", group="pictures") for concept in ("cat", "dog", "owl", "sun")]
+
+    def near_copies(images: np.ndarray, at_most: int = 4) -> Variety:
+        space = SpaceOfImages(lambda images: judge.read(codec(images))[1], side, real, at_most)
+        features = judge.read(codec(images))[1]
+        named = np.full((1, len(images)), "cat")
+        return space.variety(Read(ids=list("abcd")[: len(images)], named=named, features=features), cases, data)
+
+    found = near_copies(learned)
+    assert found.near_copies is not None and found.near_copies.value == 1.0
+    assert found.nearest == pytest.approx(0, abs=1e-5)
+    unseen = near_copies(np.tile(control.pixels, (2, 1, 1, 1))).near_copies
+    assert unseen is not None and unseen.value == 0.0
+    assert near_copies(learned, at_most=3).absent[0] == (
+        "memorisation: it learned from more than 3 images (judge.compared_at_most)"
+    )
 
 
 def test_other_judges_are_another_evaluation(lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from altdiffusion.evaluation.judge_images import RealImages
 from altdiffusion.evaluation.outcomes import Case
-from altdiffusion.evaluation.state_variety import Read, SpaceOfImages, Training
+from altdiffusion.evaluation.state_variety import Read, SpaceOfImages
 from altdiffusion.evaluation.training_data import TrainingData
 from altdiffusion.evaluation.variety import (
     copies,
@@ -80,10 +80,10 @@ def test_what_cannot_be_measured_is_absent_with_its_reason() -> None:
         pixels[:, 0, 0, 0] = degrees
         return RealImages(pixels=pixels, shown=np.array(["cat"] * len(degrees)))
 
-    unknown = Training(data=TrainingData(latents=(), images=(), unknown=("model:base@1",)), at_most=10)
+    unknown = TrainingData(latents=(), images=(), unknown=("model:base@1",))
     cases = [Case(concept="cat", language=code, group="pictures") for code in ("en", "de")]
     read = Read(ids=["a", "b"], named=np.array([["cat", "cat"]]), features=at(0, 60))
-    space = SpaceOfImages(features, 1, {"judge": real(0, 1), "control": real(90)})
+    space = SpaceOfImages(features, 1, {"judge": real(0, 1), "control": real(90)}, at_most=10)
     found = space.variety(read, cases, unknown)
     assert found.near_copies is None and found.nearest is None and found.seeds is None
     pairs = 1 - np.cos(np.deg2rad([90, 89])).mean()

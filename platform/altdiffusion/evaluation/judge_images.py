@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.evaluation.judge import signed
 from altdiffusion.evaluation.labels import LabelledImages, Use
+
+_PIXELS = 64 * 32**2  # per pass of the VAE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,19 +56,27 @@ def read_images(labelled: LabelledImages, side: int) -> Mapping[Use, RealImages]
     return {use: RealImages(pixels=np.stack(pixels), shown=np.array(shown)) for use, (pixels, shown) in found.items()}
 
 
-def through_autoencoder(folder: str, images: NDArray[np.uint8], device: str = "cpu") -> NDArray[np.uint8]:
-    """Return real images [N, S, S, 3], encoded (mode) and decoded by the generator's VAE."""
-    import torch
+class Codec:
+    """The generator's VAE, through which real images become like drawn ones: encoded (mode) and decoded.
 
-    from altdiffusion.diffusion.autoencoder import load_autoencoder
+    Args:
+        folder: of the VAE.
+        device: `cpu` or `cuda`.
+    """
 
-    vae: Any = load_autoencoder(folder).to(device)
-    parts = []
-    with torch.no_grad():
-        for part in torch.from_numpy(images).split(max(1, 64 * 32**2 // images.shape[1] ** 2)):
-            decoded = vae.decode(vae.encode(signed(part.to(device))).latent_dist.mode()).sample
-            parts.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu())
-    return np.asarray(torch.cat(parts).permute(0, 2, 3, 1).numpy())
+    def __init__(self, folder: str, device: str = "cpu") -> None:
+        self._vae: Any = load_autoencoder(folder).to(device)
+        self._device = device
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return images [N, S, S, 3], S a multiple of 8, as they come out of the VAE."""
+        parts = [torch.zeros(0, 3, *images.shape[1:3], dtype=torch.uint8)]
+        with torch.no_grad():
+            for part in torch.from_numpy(images).split(max(1, _PIXELS // images.shape[1] ** 2)) if len(images) else ():
+                latents = self._vae.encode(signed(part.to(self._device))).latent_dist.mode()
+                decoded = self._vae.decode(latents).sample.clamp(-1, 1)
+                parts.append(((decoded + 1) * 127.5).round().to(torch.uint8).cpu())
+        return np.asarray(torch.cat(parts).permute(0, 2, 3, 1).numpy())
 
 
 def small_images(bodies: list[bytes], side: int) -> NDArray[np.uint8]:

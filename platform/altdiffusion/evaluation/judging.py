@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from altdiffusion.evaluation import retrieval_accuracy
 from altdiffusion.evaluation.judge import Judge
-from altdiffusion.evaluation.judge_images import RealImages, read_images, small_images, through_autoencoder
+from altdiffusion.evaluation.judge_images import Codec, RealImages, read_images, small_images
 from altdiffusion.evaluation.judge_training import kept_judge
 from altdiffusion.evaluation.labels import USES, LabelledImages, Use
 from altdiffusion.evaluation.outcomes import Case, Outcomes, outcomes_of
-from altdiffusion.evaluation.state_variety import Read, SpaceOfImages, Training
+from altdiffusion.evaluation.state_variety import Read, SpaceOfImages
 from altdiffusion.evaluation.statistics import Rate
 from altdiffusion.evaluation.table import JudgeFacts, Report
+from altdiffusion.evaluation.training_data import TrainingData
 from altdiffusion.storage.dataset import Version
 
 UNSEEN = "images that neither model nor judge saw"
@@ -130,7 +131,8 @@ def judged(
     cases: Mapping[str, Case],
     images: Mapping[str, int],
     autoencoder: str,
-    training: Mapping[str, Training],
+    training: Mapping[str, TrainingData],
+    compared_at_most: int,
     warnings: Sequence[str] = (),
 ) -> tuple[Report, dict[str, Outcomes]]:
     """Return the report on all states, and the outcomes of each.
@@ -141,11 +143,13 @@ def judged(
         images: number of images that were asked for, by the prompt's id.
         autoencoder: folder of the VAE through which controls show real images.
         training: what each state has learned from.
+        compared_at_most: distinct training images of a state; if there are more, memorisation is not measured.
         warnings: what the report must state besides.
     """
-    controls = real_controls(panel, autoencoder)
+    codec = Codec(autoencoder, panel.device)
+    controls = real_controls(panel, codec)
     real = {use: one for use in USES if (one := panel.of_answers(use)) is not None}
-    space = SpaceOfImages(lambda pixels: panel.read(pixels)[1], panel.side, real)
+    space = SpaceOfImages(lambda pixels: panel.read(codec(pixels))[1], panel.side, real, compared_at_most)
     outcomes: dict[str, Outcomes] = {}
     variety = {}
     by_judge: dict[int, dict[str, Rate]] = {seed: {} for seed in panel.judges}
@@ -173,12 +177,12 @@ def judged(
     return report, outcomes
 
 
-def real_controls(panel: Panel, autoencoder: str) -> dict[str, Rate]:
+def real_controls(panel: Panel, codec: Codec) -> dict[str, Rate]:
     """Return how often the judges name real images of the cases' concepts right: images that they have not seen if
     there are any, else their own training images."""
 
     def rate(real: RealImages, coded: bool) -> Rate:
-        pixels = through_autoencoder(autoencoder, real.pixels, panel.device) if coded else real.pixels
+        pixels = codec(real.pixels) if coded else real.pixels
         return retrieval_accuracy.rate_of((panel.read(pixels)[0] == real.shown).mean(axis=0), real.shown)
 
     rates: dict[str, Rate] = {}

@@ -39,22 +39,15 @@ class Read:
     """[M, D] of the first judge."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What a state has learned from, and how much of it may be read."""
-
-    data: TrainingData
-    at_most: int
-    """Distinct training images; if there are more, memorisation is not measured."""
-
-
 class SpaceOfImages:
     """The real images in the space of a judge's features; those of each set of training data are read once.
 
     Args:
-        features: returns the features [N, D] of pixels [N, S, S, 3].
+        features: returns the features [N, D] of pixels [N, S, S, 3] as they come out of the generator's VAE, since
+            drawn images have come out of it too.
         side: S.
         real: the judge's images and the controls.
+        at_most: distinct training images of a state; if there are more, memorisation is not measured.
     """
 
     def __init__(
@@ -62,9 +55,11 @@ class SpaceOfImages:
         features: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
         side: int,
         real: Mapping[Use, RealImages],
+        at_most: int,
     ) -> None:
         self._features = features
         self._side = side
+        self._at_most = at_most
         self._control = features(real["control"].pixels) if "control" in real else None
         self._real = _distances_of_real(
             {use: features(real[use].pixels) for use in ("judge", "control") if use in real},
@@ -72,11 +67,12 @@ class SpaceOfImages:
         )
         self._known: dict[tuple[str, ...], NDArray[np.float32] | str] = {}
 
-    def variety(self, read: Read, asked: Sequence[Case], training: Training) -> Variety:
+    def variety(self, read: Read, asked: Sequence[Case], data: TrainingData) -> Variety:
         """Return memorisation and diversity of one state.
 
         Args:
             asked: [M] what each image was requested for.
+            data: what the state has learned from.
         """
         if not len(read.ids):
             return Variety(near_copies=None, nearest=None, seeds=None, languages=None, absent=("it drew no image",))
@@ -84,7 +80,7 @@ class SpaceOfImages:
         languages = np.array([case.language for case in asked])
         absent: list[str] = []
         near_copies, nearest = None, None
-        learned = self._training(training)
+        learned = self._training(data)
         if isinstance(learned, str):
             absent.append(f"memorisation: {learned}")
         else:
@@ -109,20 +105,19 @@ class SpaceOfImages:
             absent=tuple(absent),
         )
 
-    def _training(self, training: Training) -> NDArray[np.float32] | str:
+    def _training(self, data: TrainingData) -> NDArray[np.float32] | str:
         """Return the features [N, D] of the training images, or why there are none."""
-        key = tuple(str(version.ref) for version in training.data.latents)
+        key = tuple(str(version.ref) for version in data.latents)
         if key not in self._known:
-            self._known[key] = self._read(training)
+            self._known[key] = self._read(data)
         return self._known[key]
 
-    def _read(self, training: Training) -> NDArray[np.float32] | str:
-        data = training.data
+    def _read(self, data: TrainingData) -> NDArray[np.float32] | str:
         if not data.latents:
             return "lineage names no dataset that it learned from"
-        known = distinct_images(data.latents, training.at_most)
+        known = distinct_images(data.latents, self._at_most)
         if known is None:
-            return f"it learned from more than {training.at_most:,} images (judge.compared_at_most)"
+            return f"it learned from more than {self._at_most:,} images (judge.compared_at_most)"
         waiting = set(known.to_pylist())
         parts = [part for version in data.images for part in self._of_version(version, waiting)]
         if waiting:

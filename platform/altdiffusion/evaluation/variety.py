@@ -1,7 +1,8 @@
 """Memorisation and diversity of what a state draws, in the space of a judge's features.
 
 Features are those of the judge's layer before the last, of length 1; the distance of two images is 1 minus their
-cosine. Shapes: M drawn images, N training images, R control images, D features.
+cosine. Real images go through the generator's VAE first, as drawn ones have, so that what the VAE loses sets no image
+apart. Shapes: M drawn images, N training images, R control images, D features.
 
 **Near copy**: a drawn image that is nearer to its nearest training image than all but 1 % of the control images are to
 theirs. Control images show the same concepts and neither the model nor the judge saw them, so at most 1 % of them count
