@@ -20,7 +20,9 @@ RIGHT, MOVED = 0.9, 0.05
 
 
 def _outcomes(right: np.ndarray) -> Outcomes:
-    cases = [Case(concept=str(place), language=code, seen=True) for code in CODES for place in range(right.shape[1])]
+    cases = [
+        Case(concept=str(place), language=code, group="pictures") for code in CODES for place in range(right.shape[1])
+    ]
     ids = [f"{case.concept}-{case.language}" for case in cases]
     return Outcomes(
         ids=ids, cases=cases, images=np.ones(len(ids), np.int64), right=right.reshape(-1).astype(np.float64)

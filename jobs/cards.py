@@ -11,6 +11,7 @@ from altdiffusion.evaluation.outcomes import Outcomes
 from altdiffusion.evaluation.table import Report
 from altdiffusion.generation.model import resolve_model
 from altdiffusion.storage import evaluations, files
+from altdiffusion.storage.dataset import Version
 from altdiffusion.training.exports.export import renew_card
 from jobs.session import Session
 from pipelines.evaluate import EvaluateConfig
@@ -42,3 +43,12 @@ def record_scores(
     evaluations.write(lake, config.name, report.to_json(), contents, protocol=protocol, outcomes=table)
     for model in models.values():
         renew_card(lake, model.uri)
+
+
+def record_variety(session: Session, report: Report, drawn: Mapping[str, Version]) -> None:
+    """Record memorisation and diversity of each state as metrics, linked to its checkpoint and its images."""
+    for state, version in drawn.items():
+        metrics = {f"{state}/{name}": value for name, value in report.variety[state].metrics().items()}
+        for origin in version.manifest.parent_refs if metrics else ():
+            if origin.kind in ("checkpoint", "model"):
+                session.run.measured(origin, metrics, datasets=[version])

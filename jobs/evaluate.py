@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from altdiffusion.evaluation import table
-from altdiffusion.evaluation.judging import Panel, judged
-from altdiffusion.storage import evaluations, files
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from jobs import evaluation_measures
-from jobs.cards import record_scores, write_table
+from jobs.cards import record_scores, record_variety, write_table
 from jobs.harness import Job, leave, main
+from jobs.judging import check_required, is_kept, judge
 from jobs.session import Session, already_published
 from pipelines.evaluate import EvaluateConfig, cases_of, looks, pipeline_steps, plan, protocol, survey
 
@@ -17,8 +16,7 @@ def result(config: EvaluateConfig, lake: Lake) -> str | None:
     drawn = already_published(lake, [step for state in config.states for step in pipeline_steps(config, state)])
     written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
     written &= evaluation_measures.done(config, lake)
-    kept = files.exists(evaluations.uri_of(lake.uri, config.name))
-    return f"{config.output}.md of {drawn}" if drawn and written and kept else None
+    return f"{config.output}.md of {drawn}" if drawn and written and is_kept(config, lake) else None
 
 
 def run(config: EvaluateConfig, session: Session) -> None:
@@ -31,23 +29,13 @@ def run(config: EvaluateConfig, session: Session) -> None:
         state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1][-1]
         for state in config.states
     }
-    images = session.lake.version(config.images)
-    session.run.input(images, context="judge")
-    seeds = range(config.judge.seed, config.judge.seed + config.judge.seeds)
-    panel = Panel.train(images, config.labels, seeds, config.judge.steps)
-    report, outcomes = judged(panel, drawn, cases.by_id, cases.images, config.autoencoder)
+    report, outcomes = judge(config, session, cases, drawn)
     write_table(config, session, report)
     record_scores(config, session, report, protocol(config, session.lake, cases), outcomes)
     print(report.to_text(), flush=True)
     evaluation_measures.add(config, session)
-    if config.require is not None:
-        table.require(
-            report,
-            min_mean=config.require.others_at_least,
-            min_ratio=config.require.others_to_english_at_least,
-            min_lowest_ratio=config.require.lowest_to_english_at_least,
-            min_concepts=config.require.concepts_at_least,
-        )
+    record_variety(session, report, drawn)
+    check_required(config, session.lake, report)
 
 
 JOB = Job(name="evaluate", summary=__doc__, config=EvaluateConfig, plan=plan, result=result, run=run, survey=survey)

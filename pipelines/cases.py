@@ -1,4 +1,7 @@
-"""The cases of an evaluation: a prompts file, read as generation reads it, whose rows also state concept and seen."""
+"""The cases of an evaluation: a prompts file, read as generation reads it, whose rows also state concept and group.
+
+A file may state `seen` (true or false) instead of `group`: true is the group `pictures`, false is `unseen`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.outcomes import Case
+from altdiffusion.evaluation.outcomes import GROUPS, Case, Group, group_of
 from altdiffusion.generation.prompt_files import read_bytes, read_chunks
 from altdiffusion.generation.prompts import Prompts, read_prompts
 from altdiffusion.generation.settings import PromptsConfig
@@ -15,7 +18,9 @@ from altdiffusion.languages import in_order
 from altdiffusion.storage import files
 
 _SWITCHES = {"true": True, "false": False, "1": True, "0": False}
-_REMEDY = "give each row its concept (what the judge should name) and seen (true or false)"
+_REMEDY = (
+    f"give each row its concept (what the judge should name), and seen (true or false) or group ({', '.join(GROUPS)})"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +67,42 @@ def read_cases(config: PromptsConfig, count: int) -> Cases:
     if not config.strict:
         raise ValueError("cases are read with `strict`")
     prompts = read_prompts(config)
-    raw = pa.concat_tables(read_chunks(config, ("concept", "seen")))
+    raw = pa.concat_tables(read_chunks(config, ("concept", "seen", "group")))
     rows = zip(
         *(prompts.accepted[name].to_pylist() for name in ("id", "language", "count")),
-        *(raw[name].to_pylist() for name in ("number", "concept", "seen")),
+        *(raw[name].to_pylist() for name in ("number", "concept", "seen", "group")),
         strict=True,  # no row is a reject
     )
     by_id: dict[str, Case] = {}
     images: dict[str, int] = {}
-    for name, language, own_count, number, concept, seen in rows:
-        switch = _SWITCHES.get((seen or "").strip().lower())
-        for field, value, right in (("concept", concept, bool(concept)), ("seen", seen, switch is not None)):
-            if not right:
-                problem = "is missing" if value is None else f"{value!r} is neither true nor false"
-                raise AltDiffusionError(f"cases file {config.file}, row {number}, field {field}", problem, _REMEDY)
-        by_id[name] = Case(concept=concept, language=language, seen=bool(switch))
+    for name, language, own_count, number, concept, seen, group in rows:
+        at = f"cases file {config.file}, row {number}, field"
+        if not concept:
+            raise AltDiffusionError(f"{at} concept", "is missing" if concept is None else "is empty", _REMEDY)
+        by_id[name] = Case(concept=concept, language=language, group=_group(at, seen, group))
         images[name] = own_count or count
     return Cases(prompts=prompts, by_id=by_id, images=images, sha256=files.sha256_hex(read_bytes(config.file)))
+
+
+def _group(at: str, seen: str | None, group: str | None) -> Group:
+    """Return the group of a row's name.
+
+    Args:
+        at: the row, for errors.
+    """
+    of_seen = None
+    if seen is not None:
+        switch = _SWITCHES.get(seen.strip().lower())
+        if switch is None:
+            raise AltDiffusionError(f"{at} seen", f"{seen!r} is neither true nor false", _REMEDY)
+        of_seen = group_of(switch)
+    if group is None:
+        if of_seen is None:
+            raise AltDiffusionError(f"{at} seen", "is missing, and so is group", _REMEDY)
+        return of_seen
+    named = next((one for one in GROUPS if one == group.strip()), None)
+    if named is None:
+        raise AltDiffusionError(f"{at} group", f"{group!r} is none of {', '.join(GROUPS)}", _REMEDY)
+    if of_seen is not None and (of_seen == "pictures") != (named == "pictures"):
+        raise AltDiffusionError(f"{at} group", f"is {named}, and seen is {seen}", "let them agree, or leave seen out")
+    return named

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from altdiffusion.config import added, operational, semantic
-from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, at_least, not_empty
+from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, not_empty
 from altdiffusion.diffusion.autoencoder import load_autoencoder
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.judge_images import count_labelled
+from altdiffusion.evaluation.labels import LabelledImages
 from altdiffusion.evaluation.measures.checks import check_measures
 from altdiffusion.evaluation.measures.settings import MeasuresConfig
 from altdiffusion.evaluation.retrieval_accuracy import ENGLISH
+from altdiffusion.evaluation.thresholds import RequireConfig
+from altdiffusion.evaluation.training_data import TrainingData
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.settings import DrawingConfig, GenerateConfig, ImageFiles, ModelConfig, PromptsConfig
 from altdiffusion.storage import files
@@ -22,6 +24,16 @@ from altdiffusion.storage.dataset import Lake
 from pipelines.cases import Cases, read_cases
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at
 from pipelines.generate import describe, generation_pipeline_steps, model_lines
+from pipelines.judge_inputs import (
+    JudgeConfig,
+    check_device,
+    judge_lines,
+    judge_side,
+    labelled_images,
+    learned_from,
+    shared_warnings,
+    training_lines,
+)
 from pipelines.measures import MeasureJobConfig
 
 
@@ -42,41 +54,19 @@ class SamplingConfig(DrawingConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JudgeConfig(Checked):
-    """The classifier that names images. It is trained on the curated images; the generator never sees it."""
-
-    seed: int = 0
-    seeds: Annotated[int, at_least(1)] = added(1)
-    """Number of judges, of the seeds `seed`, that plus 1, and so on; a case's outcome is the mean over them."""
-    steps: Annotated[int, at_least(1)] = 700
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RequireConfig:
-    """What the last state must reach; otherwise the job fails."""
-
-    others_at_least: float
-    """Mean accuracy over the languages other than English."""
-    others_to_english_at_least: float
-    """That mean divided by the same state's English accuracy."""
-    lowest_to_english_at_least: float
-    """The lowest language's accuracy divided by English."""
-    concepts_at_least: int = 100
-    """Number of concepts below which the result proves nothing."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig(JobConfig):
     """`jobs/evaluate.py`."""
 
     name: str = operational("evaluate")
     """Name of the run in MLflow, and prefix of the names of the datasets that the job makes."""
     cases: str = operational()
-    """A prompts file whose rows also hold `concept` and `seen`. Its content matters, not its path."""
+    """A prompts file whose rows also hold `concept` and `seen` or `group`. Its content matters, not its path."""
     labels: str = operational()
-    """Parquet (sample_id, concept) of what the curated images show."""
-    images: str = "images"
-    """Dataset of curated images."""
+    """Parquet (sample_id, concept and, optionally, use) of what the images show and are for: `judge`, which teaches the
+    judge (a file without `use`, or null); `control`, which neither model nor judge sees; `generator`, which the model
+    has learned from."""
+    images: str | tuple[str, ...] = "images"
+    """Dataset of the labelled images, or several."""
     autoencoder: str = operational()
     """Folder of the VAE through which a control shows real images to the judge."""
     states: Annotated[tuple[StateConfig, ...], not_empty("name at least one state")]
@@ -92,8 +82,18 @@ class EvaluateConfig(JobConfig):
     measures: MeasuresConfig | None = added(None)
     """What is measured besides; OUTPUT-measures.json and OUTPUT-measures.md are written. Null measures nothing."""
 
+    @property
+    def image_datasets(self) -> tuple[str, ...]:
+        """The datasets of the labelled images."""
+        return (self.images,) if isinstance(self.images, str) else self.images
+
     def conflicts(self) -> Iterator[Invalid]:
+        if not self.image_datasets or len(set(self.image_datasets)) != len(self.image_datasets):
+            yield Invalid("images", "is empty, or names a dataset twice", "name each dataset once")
         names = [state.name for state in self.states]
+        for name in (self.require.states or {}) if self.require is not None else ():
+            if name not in names:
+                yield Invalid(f"require.states.{name}", "is not a state", f"name one of {', '.join(names)}")
         if len(set(names)) != len(names):
             yield Invalid("states", "must have a name of its own each", "name each once")
         for place, name in enumerate(names):
@@ -154,14 +154,47 @@ def cases_of(config: EvaluateConfig) -> Cases:
 
 
 def protocol(config: EvaluateConfig, lake: Lake, cases: Cases) -> dict[str, Any]:
-    """Return what decides an outcome besides the model. Evaluations with equal protocols can be compared."""
+    """Return what decides an outcome besides the model. Evaluations with equal protocols can be compared.
+
+    One of an earlier version, whose judge answered with all concepts that it had learned, is equal only where these are
+    the cases' concepts.
+    """
+    images = [str(lake.version(name).ref) for name in config.image_datasets]
+    learned = labelled_of(config, lake, cases).concepts("judge")
     return {
         "cases": cases.sha256,
         "sampling": semantic(config.sampling),
         "judge": semantic(config.judge),
-        "images": str(lake.version(config.images).ref),
+        "images": images[0] if len(images) == 1 else images,
         "labels": files.sha256_hex(files.read_bytes(config.labels)),
+        **({"answers": len(cases.concepts)} if learned.keys() != set(cases.concepts) else {}),
     }
+
+
+def check_groups(config: EvaluateConfig, cases: Cases) -> None:
+    """Refuse thresholds on names of which the cases have none in a language other than English.
+
+    Raises:
+        AltDiffusionError: there is such a threshold.
+    """
+    there = {case.group for case in cases.by_id.values() if case.language != ENGLISH}
+    for group in config.require.groups if config.require is not None else ():
+        if group not in there:
+            raise AltDiffusionError(
+                f"cases file {config.cases}",
+                f"has no case of group {group} in a language other than English, and `require` compares them",
+                "add such cases, or take that threshold out",
+            )
+
+
+def labelled_of(config: EvaluateConfig, lake: Lake, cases: Cases | None) -> LabelledImages:
+    """Return the labelled images of a job; it raises as `labelled_images`, for the concepts of the cases if given."""
+    return labelled_images(config.image_datasets, config.labels, lake, cases.concepts if cases is not None else ())
+
+
+def training_of(config: EvaluateConfig, lake: Lake) -> dict[str, TrainingData]:
+    """Return by state what it has learned from; it raises as `learned_from`."""
+    return learned_from(lake, {state.name: drawing(config, state) for state in config.states})
 
 
 def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
@@ -170,6 +203,8 @@ def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
     `--dry-run` prints all that they find, and the job itself makes the same checks before anything is drawn.
     """
     found: list[Cases] = []
+    labelled: list[LabelledImages] = []
+    models: list[str] = []
 
     def cases_there(_: Lake) -> list[str]:
         cases = cases_of(config)
@@ -187,23 +222,17 @@ def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
                 f"{config.require.concepts_at_least:,}",
                 "add concepts, or lower require.concepts_at_least",
             )
+        if config.require is not None:
+            check_groups(config, cases)
         return describe(cases.prompts)
 
     def judge_there(lake: Lake) -> list[str]:
-        version = lake.version(config.images)
-        shown = count_labelled(version, config.labels)
-        missing = [concept for concept in (found[0].concepts if found else ()) if concept not in shown]
-        if missing:
-            raise AltDiffusionError(
-                f"labels {config.labels}",
-                f"name no image of {', '.join(missing[:5])} in {version.ref.short}, nor of {len(missing) - 1:,} other "
-                "concepts of the cases, which no judge could name"
-                if len(missing) > 1
-                else f"name no image of {missing[0]} in {version.ref.short}, which no judge could name",
-                "label images of each concept, or take its cases out",
-            )
-        rows = sum(shown.values())
-        return [f"judge  learns from {rows:,} rows of {version.ref.short} that show {len(shown):,} concepts"]
+        check_device(config.judge)
+        cases = found[0] if found else None
+        images = labelled_of(config, lake, cases)
+        labelled.append(images)
+        concepts = cases.concepts if cases is not None else sorted(images.concepts("judge"))
+        return judge_lines(images, judge_side(config.judge, images, cases), concepts)
 
     def autoencoder_there(_: Lake) -> list[str]:
         load_autoencoder(config.autoencoder)
@@ -216,6 +245,7 @@ def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
     def model_there(state: StateConfig) -> Callable[[Lake], list[str]]:
         def there(lake: Lake) -> list[str]:
             lines = model_lines(drawing(config, state), lake.uri, found[0].prompts if found else None)
+            models.append(state.name)
             return [f"{state.name}  {line}" for line in lines]
 
         return there
@@ -225,8 +255,15 @@ def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
             return []
         return check_measures(config.measures, lake, config.cases, found[0].images_by_language if found else None)
 
+    def nothing_shared(lake: Lake) -> list[str]:
+        if not labelled or len(models) < len(config.states):  # which was reported
+            return []
+        states = training_of(config, lake)
+        warnings = shared_warnings(config.judge, config.labels, labelled[0], states)
+        return [*training_lines(states), *(f"warning  {text}" for text in warnings)]
+
     models_there = map(model_there, config.states)
-    return [cases_there, judge_there, autoencoder_there, output_there, *models_there, measures_there]
+    return [cases_there, judge_there, autoencoder_there, output_there, *models_there, nothing_shared, measures_there]
 
 
 def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
@@ -244,7 +281,7 @@ def plan(config: EvaluateConfig) -> Plan:
     judges = "the judge" if config.judge.seeds == 1 else f"{config.judge.seeds} judges"
     return Plan(
         title=f"evaluate {len(config.states)} states on {config.cases}",
-        steps=(*steps, f"train {judges} on the curated images, name every drawn image, write the table"),
+        steps=(*steps, f"train {judges} on the labelled images, name every drawn image, write the table"),
         facts={
             "sampler": f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance_scale:g}, "
             f"{sampling.count} per prompt",

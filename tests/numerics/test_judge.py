@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.judge import load_judge, train_judge
+from altdiffusion.evaluation.judge import Judge, load_judge
+from altdiffusion.evaluation.judge_training import kept_judge, train_judge
 
 IDS = np.array([7, 11, 30, 42], dtype=np.int64)
 
@@ -72,7 +73,7 @@ def test_wrong_input_is_named() -> None:
     images, labels = shapes()
     with pytest.raises(AltDiffusionError, match="labels"):
         train_judge(images, labels[:-1], 0, steps=1)
-    with pytest.raises(AltDiffusionError, match=r"\[N, 32, 32, 3\]"):
+    with pytest.raises(AltDiffusionError, match=r"are not uint8 \[N, 16, 16, 3\]"):
         train_judge(images[:, :16], labels, 0, steps=1)
     judge = train_judge(images, labels, 0, steps=1, batch=4)
     assert judge.predict(images[:0]).shape == (0,)
@@ -95,3 +96,42 @@ def test_a_key_that_is_missing_or_left_over_is_named(tmp_path: Path) -> None:
     save_file(weights, path, metadata)
     with pytest.raises(AltDiffusionError, match=r"judge .*lacks the key head\.bias"):
         load_judge(str(path))
+
+
+@pytest.mark.parametrize(("side", "stages", "features"), [(16, 4, 256), (32, 4, 256), (64, 5, 512), (96, 5, 512)])
+def test_each_doubling_of_the_side_adds_a_stage(side: int, stages: int, features: int) -> None:
+    images, labels = shapes()
+    place = np.arange(side) * 32 // side
+    judge = train_judge(images[:, place][:, :, place], labels, 1, steps=2, batch=4)
+    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in judge.features) == stages
+    chances, found = judge.read(images[:, place][:, :, place])
+    assert chances.shape == (8, 4) and found.shape == (8, features)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert judge.read(images[:0, place][:, :, place])[1].shape == (0, features)
+
+
+def test_a_judge_of_the_same_inputs_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = shapes()
+    shown = np.array([f"c{label}" for label in labels])
+    lines: list[str] = []
+
+    def kept(seed: int = 1, steps: int = 3, names: npt.NDArray[np.str_] = shown) -> Judge:
+        return kept_judge(str(tmp_path), images, names, seed, steps=steps, report=lines.append)
+
+    first = kept()
+    (file,) = (tmp_path / "judges").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("altdiffusion.evaluation.judge_training.train_judge", None)  # which must not be called
+        assert np.array_equal(kept().read(images)[0], first.read(images)[0]) and not lines
+    kept(seed=2), kept(steps=4), kept(names=shown[::-1])
+    assert len(list((tmp_path / "judges").iterdir())) == 4
+
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
+        lines.clear()
+        file.write_bytes(damaged)
+        assert np.array_equal(kept().read(images)[0], first.read(images)[0])
+        assert len(lines) == 1 and file.name in lines[0] and lines[0].endswith("it is trained again")
+        load_judge(str(file))  # which is whole again
+    with pytest.raises(AltDiffusionError, match="it was trained with other inputs"):
+        load_judge(str(file), "0" * 64)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
+from altdiffusion.constraints import Invalid
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.outcomes import Case, Outcomes, outcomes_of
+from altdiffusion.evaluation.outcomes import Case, Group, Outcomes, outcomes_of
 from altdiffusion.evaluation.retrieval_accuracy import change, no_worse, rate_of, score, shuffled
 from altdiffusion.evaluation.statistics import Rate
-from altdiffusion.evaluation.table import Report, require
+from altdiffusion.evaluation.table import Report
+from altdiffusion.evaluation.thresholds import RequireConfig, StateThresholds, require
 
 CONCEPTS = [f"c{i:03d}" for i in range(100)]
 CODES = ("en", "de", "ja")
@@ -20,7 +23,7 @@ CODES = ("en", "de", "ja")
 
 def cases(held_out_every: int = 10) -> list[Case]:
     return [
-        Case(concept=concept, language=code, seen=code == "en" or i % held_out_every != 0)
+        Case(concept=concept, language=code, group="pictures" if code == "en" or i % held_out_every else "unseen")
         for i, concept in enumerate(CONCEPTS)
         for code in CODES
     ]
@@ -87,7 +90,10 @@ def test_all_right_is_not_certain() -> None:
 
 
 def test_the_outcome_of_a_case_is_the_mean_over_judges_and_images() -> None:
-    by_id = {"a": Case(concept="cat", language="en", seen=True), "b": Case(concept="dog", language="en", seen=True)}
+    by_id = {
+        "a": Case(concept="cat", language="en", group="pictures"),
+        "b": Case(concept="dog", language="en", group="pictures"),
+    }
     named_by = np.array([["cat", "cat", "dog"], ["cat", "dog", "dog"]])
     found = outcomes_of(by_id, {"a": 2, "b": 2}, ["a", "a", "b"], named_by)
     assert found.right.tolist() == [0.75, 0.5]  # of two images of b one was not drawn, which counts as wrong
@@ -108,7 +114,7 @@ def test_a_change_is_counted_on_the_same_prompts() -> None:
     assert found.others is not None and found.others.value == pytest.approx(-0.06)
     tests = no_worse(named({}), named(worse), 0.05)
     assert tests["de"] == 1.0 and tests["ja"] < 0.05
-    fewer = named({}, asked=[Case(concept=case.concept, language=case.language, seen=True) for case in cases()])
+    fewer = named({}, asked=[Case(concept=case.concept, language=case.language, group="pictures") for case in cases()])
     with pytest.raises(AltDiffusionError, match="states before and after: were measured on other cases"):
         change("before", named({}), "after", fewer)
 
@@ -151,17 +157,37 @@ def test_the_tables_show_every_number() -> None:
     assert loaded["states"][1]["languages"]["all"]["de"]["value"] == 0.8
 
 
+def required(**settings: Any) -> RequireConfig:
+    none = {"others_at_least": 0.0, "others_to_english_at_least": 0.0, "lowest_to_english_at_least": 0.0}
+    return RequireConfig(**{**none, **settings})
+
+
 def test_thresholds() -> None:
-    require(report(), min_mean=0.6, min_ratio=0.66, min_lowest_ratio=0.44, min_concepts=100)
+    require(report(), required(others_at_least=0.6, others_to_english_at_least=0.66, lowest_to_english_at_least=0.44))
+    states = {"base": StateThresholds(at_most=0.1, group="unseen"), "after guidance": StateThresholds(at_least=0.6)}
+    require(report(), required(states=states))
     for missed, problem in (
-        ({"min_mean": 0.61}, "a mean of 60.0 % over the other languages, required at least 61.0 %"),
-        ({"min_ratio": 0.7}, "English at 90.0 %, required at least 0.70 of English"),
-        ({"min_lowest_ratio": 0.5}, "ja Japanese at 40.0 % with English at 90.0 %, required at least 0.50"),
-        ({"min_concepts": 101}, "100 concepts, required at least 101"),
+        ({"others_at_least": 0.61}, "a mean of 60.0 % over the other languages, required at least 61.0 %"),
+        ({"others_to_english_at_least": 0.7}, "English at 90.0 %, required at least 0.70 of English"),
+        ({"lowest_to_english_at_least": 0.5}, "ja Japanese at 40.0 % with English at 90.0 %, required at least 0.50"),
+        ({"concepts_at_least": 101}, "100 concepts, required at least 101"),
+        ({"states": {"after guidance": StateThresholds(at_least=0.7)}}, "a mean of 60.0 %, required at least 70.0 %"),
+        (
+            {"states": {"after guidance": StateThresholds(at_most=0.4, group="unseen")}},
+            "a mean of 50.0 % over names of group unseen, required at most 40.0 %",
+        ),
+        (
+            {"states": {"after guidance": StateThresholds(to_english_at_least=0.7, group="pictures")}},
+            "group pictures with English at 90.0 %, required at least 0.70 of English",
+        ),
     ):
         with pytest.raises(AltDiffusionError, match="evaluation of after guidance") as caught:
-            require(report(), **missed)  # type: ignore[arg-type]
+            require(report(), required(**missed))
         assert problem in caught.value.problem
+    with pytest.raises(AltDiffusionError, match=r"evaluation of base: a mean of 2\.5 %, required at least 60\.0 %"):
+        require(report(), required(states={"base": StateThresholds(at_least=0.6)}))
+    with pytest.raises(Invalid, match="is missing, and so are the other thresholds"):
+        StateThresholds()
 
 
 def test_a_model_that_never_draws_right_is_reported_too() -> None:
@@ -170,14 +196,49 @@ def test_a_model_that_never_draws_right_is_reported_too() -> None:
     assert nothing.others["all"].value == 0.0
     assert "-" in Report(states=[nothing]).to_text()
     with pytest.raises(AltDiffusionError):
-        require(Report(states=[nothing]), min_mean=0.1)
+        require(Report(states=[nothing]), required(others_at_least=0.1))
 
 
 @pytest.mark.parametrize("language", ["en", "ja", "sv"])
 def test_cases_in_one_language_make_a_table(language: str) -> None:
-    asked = [Case(concept=concept, language=language, seen=True) for concept in CONCEPTS for _ in CODES]
+    asked = [Case(concept=concept, language=language, group="pictures") for concept in CONCEPTS for _ in CODES]
     report = Report(states=[score("x", named(WRONG, asked=asked))])
     shown = report.to_markdown() + report.to_text() + json.dumps(report.to_json(), allow_nan=False)
     assert "70.0 %" in shown and "nan" not in shown
     with pytest.raises(AltDiffusionError, match="lacks English or another language"):
-        require(report, min_mean=0.1)
+        require(report, required(others_at_least=0.1))
+
+
+def test_groups_of_names_are_told_apart() -> None:
+    """Every second German name is known from text alone; the Japanese ones of concepts 90 to 99 are unseen."""
+
+    def group(code: str, place: int) -> Group:
+        if code == "de" and place % 2:
+            return "text"
+        return "unseen" if code == "ja" and place >= 90 else "pictures"
+
+    pairs = [(i, concept, code) for i, concept in enumerate(CONCEPTS) for code in CODES]
+    asked = [Case(concept=concept, language=code, group=group(code, i)) for i, concept, code in pairs]
+    outcomes = named({"de": {1, 3, 5, 7, 9, 0}, "ja": {99, 10}}, asked=asked)
+    found = score("x", outcomes)
+    assert found.languages["text"]["de"].value == pytest.approx(45 / 50) and "ja" not in found.languages["text"]
+    assert found.others["seen"].value == pytest.approx((49 / 50 + 89 / 90) / 2)
+    assert found.others["held out"].value == pytest.approx(9 / 10)
+    assert found.text_to_pictures is not None
+    assert found.text_to_pictures.value == pytest.approx(0.9 / found.others["seen"].value)
+    assert found.text_to_pictures.low < found.text_to_pictures.value < found.text_to_pictures.high
+    assert found.languages["seen"]["en"].value == 1.0  # English is apart from the mean of the others
+    shown = Report(states=[found]).to_markdown()
+    for part in ("| names known from text | of seen names | held-out names |", "90.0 % of 50", "0.91 ["):
+        assert part in shown
+    require(Report(states=[found]), required(text_to_pictures_at_least=0.9))
+    with pytest.raises(
+        AltDiffusionError, match=r"known from text at 0\.91 of those with images, required at least 0\.95"
+    ):
+        require(Report(states=[found]), required(text_to_pictures_at_least=0.95))
+    table = outcomes.table("x")
+    assert table["seen"].to_pylist() == [case.group == "pictures" for case in asked]
+    assert Outcomes.of_table(table, "x").cases == asked
+    before = Outcomes.of_table(table.drop_columns("group"), "x")  # as an earlier version wrote it
+    assert {case.group for case in before.cases} == {"pictures", "unseen"}
+    assert "known from text" not in Report(states=[score("x", before)]).to_markdown()

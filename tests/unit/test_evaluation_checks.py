@@ -74,6 +74,8 @@ def test_what_the_job_would_stop_at_is_found_before_it_draws(lake: str, changes:
         (lambda row: row.pop("seen"), "row 1, field seen: is missing"),
         (lambda row: row.pop("concept"), "row 1, field concept: is missing"),
         (lambda row: row.update(seen="perhaps"), "row 1, field seen: 'perhaps' is neither true nor false"),
+        (lambda row: row.update(group="pictured"), "row 1, field group: 'pictured' is none of pictures, text, unseen"),
+        (lambda row: row.update(group="text"), "row 1, field group: is text, and seen is true"),
         (lambda row: row.update(width=17), "width: '17' is not a multiple of 8"),
         (lambda row: row.update(id="dog-en"), "is also the id of an earlier row"),
     ],
@@ -84,6 +86,22 @@ def test_a_bad_case_is_named_by_its_row(
     cases = rows()
     change(cases[0])
     assert part in problems(lake, cases=write_cases(tmp_path / "cases.jsonl", cases))
+
+
+def test_cases_state_how_a_name_was_learned(lake: str, tmp_path: Path) -> None:
+    cases = rows()
+    for row, group in zip(cases, ("pictures", "text", None, "unseen"), strict=True):
+        row.pop("seen")
+        row |= {"group": group} if group else {"seen": False}
+    path = write_cases(tmp_path / "cases.jsonl", cases)
+    groups = [case.group for case in cases_of(config(lake, cases=path)).by_id.values()]
+    assert groups == ["pictures", "text", "unseen", "unseen"]
+    required = {"others_at_least": 0, "others_to_english_at_least": 0, "lowest_to_english_at_least": 0,
+                "concepts_at_least": 2, "text_to_pictures_at_least": 0.8}  # fmt: skip
+    assert "has no case of group pictures in a language other than English" in problems(
+        lake, cases=path, require=required
+    )
+    assert problems(lake, cases=path, require={**required, "text_to_pictures_at_least": None}) == ""
 
 
 def test_cases_are_read_as_prompts_are(lake: str, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def lake(tmp_path: Path) -> str:
 
 def store(lake: str, run: str, name: str, wrong: dict[str, int], concepts: int = 400, **protocol: Any) -> None:
     """Store an evaluation in which the first so many concepts of a language were drawn wrong."""
-    cases = [Case(concept=f"c{k}", language=code, seen=True) for k in range(concepts) for code in CODES]
+    cases = [Case(concept=f"c{k}", language=code, group="pictures") for k in range(concepts) for code in CODES]
     right = [float(k >= wrong.get(code, 0)) for k in range(concepts) for code in CODES]
     found = Outcomes(
         ids=[f"{case.concept}-{case.language}" for case in cases],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.languages import in_order
+
+Group = Literal["pictures", "text", "unseen"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""How a name was learned: with images; by the text encoder alone, from parallel text, and never with an image in that
+language; or not at all."""
 
 COLUMNS = pa.schema(
     [
@@ -25,9 +30,15 @@ COLUMNS = pa.schema(
         ("seen", pa.bool_()),
         ("images", pa.int64()),
         ("right", pa.float64()),
+        ("group", pa.string()),
     ]
 )
-"""Columns of the file of an evaluation's outcomes, with one row per state and case."""
+"""Columns of the file of an evaluation's outcomes, with one row per state and case.
+
+`seen` is whether the group is `pictures`. Files of earlier versions have no column `group`; there, a name that is not
+seen is `unseen`.
+"""
+_BEFORE_GROUPS = COLUMNS.remove(COLUMNS.get_field_index("group"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +47,13 @@ class Case:
 
     concept: str
     language: str
-    seen: bool
-    """Whether this concept's name in this language was in the training data."""
+    group: Group
+    """How the concept's name in this language was learned."""
+
+    @property
+    def seen(self) -> bool:
+        """Whether this concept's name in this language was in the training data of the images."""
+        return self.group == "pictures"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,18 +85,19 @@ class Outcomes:
                 "seen": [case.seen for case in self.cases],
                 "images": self.images,
                 "right": self.right,
+                "group": [case.group for case in self.cases],
             },
             schema=COLUMNS,
         )
 
     @classmethod
     def of_table(cls, table: pa.Table, state: str) -> Outcomes:
-        """Return the outcomes of one state from a table of COLUMNS.
+        """Return the outcomes of one state from a table of COLUMNS, with or without groups.
 
         Raises:
             AltDiffusionError: the table has other columns, or no row of that state.
         """
-        if not table.schema.equals(COLUMNS):
+        if not table.schema.equals(COLUMNS) and not table.schema.equals(_BEFORE_GROUPS):
             raise AltDiffusionError(
                 "outcomes of an evaluation",
                 f"have the columns {', '.join(table.schema.names)}",
@@ -93,10 +110,22 @@ class Outcomes:
             )
         return cls(
             ids=[row["id"] for row in rows],
-            cases=[Case(concept=row["concept"], language=row["language"], seen=row["seen"]) for row in rows],
+            cases=[
+                Case(
+                    concept=row["concept"],
+                    language=row["language"],
+                    group=row.get("group") or group_of(row["seen"]),
+                )
+                for row in rows
+            ],
             images=np.array([row["images"] for row in rows], np.int64),
             right=np.array([row["right"] for row in rows], np.float64),
         )
+
+
+def group_of(seen: bool) -> Group:
+    """Return the group of a name of which only this is known."""
+    return "pictures" if seen else "unseen"
 
 
 def outcomes_of(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.outcomes import Case, Outcomes
+from altdiffusion.evaluation.outcomes import Case, Group, Outcomes
 from altdiffusion.evaluation.statistics import (
     Difference,
     Rate,
@@ -27,9 +27,10 @@ from altdiffusion.evaluation.statistics import (
 )
 
 ENGLISH = "en"
-Names = Literal["all", "seen", "held out"]
-NAMES: tuple[Names, ...] = ("all", "seen", "held out")
-"""Groups of (concept, language) pairs: all, those whose name was in the training data, and those that were held out."""
+Names = Literal["all", "seen", "text", "held out"]
+NAMES: tuple[Names, ...] = ("all", "seen", "text", "held out")
+"""(concept, language) pairs: all, and those of each group; these are the keys of a stored evaluation."""
+NAMES_OF: Mapping[Group, Names] = {"pictures": "seen", "text": "text", "unseen": "held out"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,9 @@ class StateScore:
     """Unweighted mean of the other languages' rates; a group without such a language is left out."""
     ratio: Rate | None
     """`others` over English, for all names; None where English was never right or not asked for."""
+    text_to_pictures: Rate | None = None
+    """`others` of names known from text over that of names learned with images; None without either, or where the
+    latter were never right."""
 
     @property
     def english(self) -> Rate | None:
@@ -60,10 +64,13 @@ class StateScore:
             "state": self.state,
             "concepts": self.concepts,
             "languages": {
-                names: {code: rate.to_json() for code, rate in rates.items()} for names, rates in self.languages.items()
+                names: {code: rate.to_json() for code, rate in rates.items()}
+                for names, rates in self.languages.items()
+                if rates or names != "text"
             },
             "others": {names: rate.to_json() for names, rate in self.others.items()},
             "ratio": self.ratio.to_json() if self.ratio is not None else None,
+            "text_to_pictures": self.text_to_pictures.to_json() if self.text_to_pictures is not None else None,
         }
 
 
@@ -103,13 +110,13 @@ class _Measured:
         self._count = len(clusters)
         self._clusters = np.array([clusters[case.concept] for case in outcomes.cases], np.int64)
         self._languages = np.array([case.language for case in outcomes.cases], dtype=object)
-        self._seen = np.array([case.seen for case in outcomes.cases], np.bool_)
+        self._names = np.array([NAMES_OF[case.group] for case in outcomes.cases], dtype=object)
 
     def of(self, languages: Sequence[str], names: Names = "all") -> Share | None:
         """Return the mean of the languages' shares, of those that have a case in the group; None without any."""
         chosen = np.isin(self._languages, list(languages))
         if names != "all":
-            chosen &= self._seen == (names == "seen")
+            chosen &= self._names == names
         if not chosen.any():
             return None
         codes = {code: place for place, code in enumerate(languages)}
@@ -135,16 +142,27 @@ def score(state: str, outcomes: Outcomes) -> StateScore:
     foreign = [code for code in outcomes.languages if code != ENGLISH]
     languages: dict[Names, dict[str, Rate]] = {}
     others: dict[Names, Rate] = {}
+    means: dict[Names, Share] = {}
     for names in NAMES:
         shares = {code: measured.of([code], names) for code in outcomes.languages}
         languages[names] = {code: share.rate for code, share in shares.items() if share is not None}
         mean = measured.of(foreign, names)
         if mean is not None:
-            others[names] = mean.rate
-    english, mean = measured.of([ENGLISH]), measured.of(foreign)
-    ratio = ratio_of(mean, english) if english is not None and english.value > 0 and mean is not None else None
+            means[names], others[names] = mean, mean.rate
     concepts = len({case.concept for case in outcomes.cases})
-    return StateScore(state=state, concepts=concepts, languages=languages, others=others, ratio=ratio)
+    return StateScore(
+        state=state,
+        concepts=concepts,
+        languages=languages,
+        others=others,
+        ratio=_over(means.get("all"), measured.of([ENGLISH])),
+        text_to_pictures=_over(means.get("text"), means.get("seen")),
+    )
+
+
+def _over(first: Share | None, second: Share | None) -> Rate | None:
+    """Return the first share over the second one; None without either, or where the second is 0."""
+    return ratio_of(first, second) if first is not None and second is not None and second.value > 0 else None
 
 
 def change(first: str, before: Outcomes, second: str, after: Outcomes) -> Change:

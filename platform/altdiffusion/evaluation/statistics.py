@@ -24,7 +24,7 @@ _FEW = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """A share of `total` images, or a ratio of two shares, with its interval."""
+    """A share of `total` images, or a ratio, with its interval."""
 
     value: float
     low: float

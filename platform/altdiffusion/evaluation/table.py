@@ -1,18 +1,50 @@
-"""The table of retrieval accuracy by state and language, as Markdown, text and JSON, and its thresholds."""
+"""The report of an evaluation: its tables by state and language, as Markdown, text and JSON."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from altdiffusion.errors import AltDiffusionError
-from altdiffusion.evaluation.retrieval_accuracy import ENGLISH, NAMES, Change, StateScore
-from altdiffusion.evaluation.statistics import LEVEL, Difference, Rate
+from altdiffusion.evaluation.cells import (
+    Rows,
+    aligned,
+    factor,
+    interval,
+    markdown,
+    p_of,
+    p_value,
+    percent,
+    points,
+    share,
+)
+from altdiffusion.evaluation.retrieval_accuracy import ENGLISH, NAMES, Change, Names, StateScore
+from altdiffusion.evaluation.statistics import LEVEL, Rate
+from altdiffusion.evaluation.variety import Variety
 from altdiffusion.languages import in_order, named_language
 
-Rows = list[list[str]]
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeFacts:
+    """What the judges learned from, and what they answer with."""
+
+    images: int
+    """Distinct real images."""
+    learned: int
+    """Classes: concepts that these images show."""
+    answers: int
+    """Classes that are answers: concepts of the cases."""
+    side: int
+    """Height and width of the images that the judges read, in pixels."""
+
+    def to_json(self) -> dict[str, int]:
+        return {"images": self.images, "learned": self.learned, "answers": self.answers, "side": self.side}
+
+    def __str__(self) -> str:
+        return (
+            f"The judges learned {self.learned:,} concepts from {self.images:,} real images at {self.side} pixels and "
+            f"answer with {self.answers:,} of them, the cases'"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +59,11 @@ class Report:
     """What each state gained or lost against the one before it."""
     judges: Mapping[int, Mapping[str, Rate]] = field(default_factory=dict)
     """Where there are several judges: by a judge's seed, the share of all images of each state that it found right."""
+    judge: JudgeFacts | None = None
+    variety: Mapping[str, Variety] = field(default_factory=dict)
+    """Memorisation and diversity, by state."""
+    warnings: Sequence[str] = ()
+    """What limits the meaning of the figures."""
 
     @property
     def final(self) -> StateScore:
@@ -34,7 +71,7 @@ class Report:
 
     @property
     def chance(self) -> float:
-        return 1 / self.final.concepts
+        return 1 / (self.final.concepts if self.judge is None else self.judge.answers)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -47,21 +84,35 @@ class Report:
                 str(seed): {state: rate.to_json() for state, rate in rates.items()}
                 for seed, rates in self.judges.items()
             },
+            "judge": None if self.judge is None else self.judge.to_json(),
+            "variety": {state: one.to_json() for state, one in self.variety.items()},
+            "warnings": list(self.warnings),
         }
 
     def to_markdown(self) -> str:
         """Return all tables with intervals as Markdown."""
-        tables = [f"### {title}\n\n{_markdown(rows)}" for title, rows in self._tables()]
-        return "\n\n".join(["## Retrieval accuracy", self._about(), *tables]) + "\n"
+        tables = [f"### {title}\n\n{markdown(rows)}" for title, rows in self._tables()]
+        return "\n\n".join(["## Retrieval accuracy", self._about(), *self._warned("**Warning.**"), *tables]) + "\n"
 
     def to_text(self) -> str:
         """Return all tables with intervals as text for a terminal."""
-        return "\n\n".join([self._about(), *(f"{title}\n{_aligned(rows)}" for title, rows in self._tables())]) + "\n"
+        tables = [f"{title}\n{aligned(rows)}" for title, rows in self._tables()]
+        return "\n\n".join([self._about(), *self._warned("Warning."), *tables]) + "\n"
+
+    def _warned(self, mark: str) -> list[str]:
+        return [f"{mark} {text}" for text in self.warnings]
 
     def _about(self) -> str:
         return (
-            f"{self.final.concepts} concepts, chance {_percent(self.chance)}; in brackets: {LEVEL:.0%} interval "
+            f"{self.final.concepts} concepts, chance {percent(self.chance)}; in brackets: {LEVEL:.0%} interval "
             "(Wilson; concepts are the independent observations). Held out: this name was not in the training data."
+            + (f" {self.judge}." if self.judge is not None else "")
+            + (
+                " Known from text: the text encoder learned this name from parallel text, and no image was learned "
+                "with it in that language."
+                if self._has_text
+                else ""
+            )
             + (
                 " Changes are paired: the same prompts and noise; p by the exact sign test over concepts, "
                 "by language after Holm's correction."
@@ -74,7 +125,7 @@ class Report:
         tables = [
             ("By state", self._by_state()),
             ("By language", self._by_language()),
-            (f"Names seen and held out, {self.final.state}", self._by_names()),
+            (f"Names {', '.join(self._shown_names[1:-1])} and held out, {self.final.state}", self._by_names()),
         ]
         if self.changes:
             last = self.changes[-1]
@@ -83,25 +134,37 @@ class Report:
         if self.judges:
             tables.append(("By judge", self._by_judge()))
         if self.controls:
-            controls = [[name, _interval(rate), f"{rate.total:,}"] for name, rate in self.controls.items()]
+            controls = [[name, interval(rate), f"{rate.total:,}"] for name, rate in self.controls.items()]
             tables.append(("Controls", [["control", "named right", "images"], *controls]))
+        if self.variety:
+            tables.append(("Memorisation and diversity", self._by_variety()))
         return tables
+
+    @property
+    def _has_text(self) -> bool:
+        return any(state.languages.get("text") for state in self.states)
+
+    @property
+    def _shown_names(self) -> list[Names]:
+        return [names for names in NAMES if names != "text" or self._has_text]
 
     def _by_state(self) -> Rows:
         count = len([code for code in self.final.languages["all"] if code != ENGLISH])
         others = f"mean of {count} others"
-        rows = [["state", "English", others, "of English", "lowest", "seen names", "held-out names"]]
+        text = ["names known from text", "of seen names"] if self._has_text else []
+        rows = [["state", "English", others, "of English", "lowest", "seen names", *text, "held-out names"]]
         for state in self.states:
             lowest = state.lowest
             rows.append(
                 [
                     state.state,
-                    _interval(state.english),
-                    _interval(state.others.get("all")),
-                    _factor(state.ratio),
-                    "-" if lowest is None else f"{_percent(lowest[1].value)} {lowest[0]}",
-                    _share(state.others.get("seen")),
-                    _share(state.others.get("held out")),
+                    interval(state.english),
+                    interval(state.others.get("all")),
+                    factor(state.ratio),
+                    "-" if lowest is None else f"{percent(lowest[1].value)} {lowest[0]}",
+                    interval(state.others.get("seen")),
+                    *([interval(state.others.get("text")), factor(state.text_to_pictures)] if text else []),
+                    interval(state.others.get("held out")),
                 ]
             )
         return rows
@@ -110,15 +173,15 @@ class Report:
         rows = [["language", *(state.state for state in self.states)]]
         for code in self._languages:
             rates = [state.languages["all"].get(code) for state in self.states]
-            shown = [_share(rate) for rate in rates[:-1]] + [_interval(rates[-1])]
+            shown = [share(rate) for rate in rates[:-1]] + [interval(rates[-1])]
             rows.append([named_language(code), *shown])
         return rows
 
     def _by_names(self) -> Rows:
-        rows = [["language", *NAMES]]
+        rows = [["language", *self._shown_names]]
         for code in self._languages:
-            rates = [self.final.languages[names].get(code) for names in NAMES]
-            shown = [f"{_share(rate)} of {rate.total}" if rate is not None else "-" for rate in rates]
+            rates = [self.final.languages[names].get(code) for names in self._shown_names]
+            shown = [f"{share(rate)} of {rate.total}" if rate is not None else "-" for rate in rates]
             rows.append([named_language(code), *shown])
         return rows
 
@@ -126,15 +189,22 @@ class Report:
         rows = [["from", "to", "English", "p", "mean of others", "p"]]
         for one in self.changes:
             english = one.languages.get(ENGLISH)
-            rows.append(
-                [one.first, one.second, _points(english), _p_of(english), _points(one.others), _p_of(one.others)]
-            )
+            rows.append([one.first, one.second, points(english), p_of(english), points(one.others), p_of(one.others)])
         return rows
 
     def _by_judge(self) -> Rows:
         rows = [["judge seed", *(state.state for state in self.states)]]
         for seed, rates in self.judges.items():
-            rows.append([str(seed), *(_interval(rates.get(state.state)) for state in self.states)])
+            rows.append([str(seed), *(interval(rates.get(state.state)) for state in self.states)])
+        return rows
+
+    def _by_variety(self) -> Rows:
+        title = ["near copies", "nearest training image", "over seeds", "over languages", "absent"]
+        rows = [["state", *title]]
+        for state, one in self.variety.items():
+            nearest = "-" if one.nearest is None else f"{one.nearest:.3f}"
+            figures = [interval(one.near_copies), nearest, factor(one.seeds), factor(one.languages)]
+            rows.append([state, *figures, "; ".join(one.absent) or "-"])
         return rows
 
     @property
@@ -145,111 +215,5 @@ class Report:
 def _change_by_language(change: Change) -> Rows:
     rows = [["language", "change in points", "p", "p after Holm"]]
     for code, difference in change.languages.items():
-        rows.append([named_language(code), _points(difference), _p_of(difference), _p(change.corrected[code])])
+        rows.append([named_language(code), points(difference), p_of(difference), p_value(change.corrected[code])])
     return rows
-
-
-def require(
-    report: Report,
-    *,
-    min_mean: float = 0.0,
-    min_ratio: float = 0.0,
-    min_lowest_ratio: float = 0.0,
-    min_concepts: int = 1,
-) -> None:
-    """Check the last state against thresholds.
-
-    Args:
-        min_mean: least mean over the other languages.
-        min_ratio: least ratio of that mean to English.
-        min_lowest_ratio: least ratio of the lowest language to English.
-        min_concepts: least number of concepts; fewer do not prove anything.
-
-    Raises:
-        AltDiffusionError: a threshold is missed; the error names all that are.
-    """
-    state = report.final
-    english, lowest = state.english, state.lowest
-    if english is None or lowest is None:
-        raise AltDiffusionError(
-            f"evaluation of {state.state}",
-            "lacks English or another language",
-            "evaluate prompts in several languages",
-        )
-    mean = state.others["all"].value
-    reference = f"with English at {_percent(english.value)}"
-    missed = []
-    if state.concepts < min_concepts:
-        missed.append(f"{state.concepts} concepts, required at least {min_concepts}")
-    if mean < min_mean:
-        missed.append(f"a mean of {_percent(mean)} over the other languages, required at least {_percent(min_mean)}")
-    if mean < min_ratio * english.value:
-        missed.append(f"a mean of {_percent(mean)} {reference}, required at least {min_ratio:.2f} of English")
-    code, rate = lowest
-    if rate.value < min_lowest_ratio * english.value:
-        missed.append(
-            f"{named_language(code)} at {_percent(rate.value)} {reference}, "
-            f"required at least {min_lowest_ratio:.2f} of English"
-        )
-    if missed:
-        raise AltDiffusionError(
-            f"evaluation of {state.state}",
-            "; ".join(missed),
-            "train longer, or check the table for what is missing",
-        )
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _share(rate: Rate | None) -> str:
-    return "-" if rate is None else _percent(rate.value)
-
-
-def _interval(rate: Rate | None) -> str:
-    return "-" if rate is None else f"{_percent(rate.value)} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-
-
-def _factor(rate: Rate | None) -> str:
-    return "-" if rate is None else f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
-
-
-def _points(difference: Difference | None) -> str:
-    if difference is None:
-        return "-"
-    return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-
-
-def _p_of(difference: Difference | None) -> str:
-    return "-" if difference is None else _p(difference.p)
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _markdown(rows: Rows) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    marks = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join([lines[0], f"| {' | '.join(marks)} |", *lines[1:]])
-
-
-def _aligned(rows: Rows) -> str:
-    widths = [max(_columns(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [_pad(cell, width, left=i == 0) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  " + "  ".join(cells).rstrip())
-    lines.insert(1, "  " + "  ".join("─" * width for width in widths))
-    return "\n".join(lines)
-
-
-def _columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
-
-
-def _pad(text: str, width: int, *, left: bool) -> str:
-    space = " " * (width - _columns(text))
-    return text + space if left else space + text
