@@ -14,6 +14,7 @@ from altdiffusion.cli import (
     checkpoint_verbs,
     convert_verb,
     dataset_verbs,
+    document_verbs,
     gc_verb,
     generate_verb,
     image_verbs,
@@ -34,13 +35,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"altdiffusion {altdiffusion.__version__}")
     verbs = top.add_subparsers(dest="command", required=True)
     dataset = verbs.add_parser(
-        "dataset", help="list, show, verify, export, report on, remove from and erase dataset versions"
+        "dataset", help="list, show, describe, verify, export, report on, remove from and erase dataset versions"
     )
     dataset_actions = dataset.add_subparsers(
-        dest="action", required=True, metavar="list|show|verify|export|report|remove|erase"
+        dest="action", required=True, metavar="list|show|card|verify|export|report|remove|erase"
     )
     lineage = verbs.add_parser("lineage", help="show what a thing was made from, and what was made from it")
-    lineage_actions = lineage.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild|impact")
+    lineage_actions = lineage.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild|export|impact")
     dataset_verbs.register(dataset_actions)
     verify_verb.register(dataset_actions)
     image_verbs.register(dataset_actions)
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     promote_verb.register(verbs)
     ab_verbs.register(verbs)
     prompt_set_verb.register(verbs)
+    document_verbs.register(verbs, dataset_actions, lineage_actions)
     return top
 
 

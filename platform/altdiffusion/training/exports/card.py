@@ -17,6 +17,7 @@ from altdiffusion.diffusion.folder import read_lineage
 from altdiffusion.diffusion.hub import HubId, is_hub_id
 from altdiffusion.diffusion.licence import licence_of
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.html.markdown import table
 from altdiffusion.languages import in_order, named_language
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations
@@ -194,7 +195,7 @@ def _made_from(origins: Sequence[_Origin], stages: Sequence[_Stage]) -> str:
                 ("continued from " if stage.first else "") + Ref.parse(origin).short if origin else "the models above",
             ]
         )
-    return "\n".join([*lines, "", _table(rows)])
+    return "\n".join([*lines, "", table(rows)])
 
 
 def _data(stages: Sequence[_Stage], versions: Mapping[str, Version | None]) -> str:
@@ -212,7 +213,7 @@ def _data(stages: Sequence[_Stage], versions: Mapping[str, Version | None]) -> s
             rows.append(
                 [named_language(code), *(f"{version.manifest.rows_by_language.get(code, 0):,}" for version in here)]
             )
-        lines += ["", "Rows by language:", "", _table(rows)]
+        lines += ["", "Rows by language:", "", table(rows)]
     return "\n".join(lines)
 
 
@@ -229,7 +230,7 @@ def _scores(lake: str, content: str) -> str:
             f"{name}, state {state['state']}: a judge names the concept that an image was requested for; "
             f"{state['concepts']} concepts, chance {100 * report['chance']:.1f} %."
         )
-        lines += [about, _table(rows)]
+        lines += [about, table(rows)]
     if len(lines) == 1:
         lines.append("No evaluation of this model was run.")
     return "\n\n".join(lines)
@@ -254,9 +255,3 @@ def _settings(stages: Sequence[_Stage]) -> str:
 
 def _identity(lineage: Mapping[str, Any]) -> str:
     return f"## Identity\n\n- checkpoint: `{lineage['checkpoint']}`\n- content of this folder: `{lineage['content']}`"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    marks = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join([lines[0], f"| {' | '.join(marks)} |", *lines[1:]])
