@@ -6,12 +6,15 @@ import argparse
 import json
 import sys
 
-from altdiffusion.cli.arguments import Verbs, dataset_argument, lake_argument
+from altdiffusion.cli.arguments import Verbs, dataset_argument, lake_argument, report_damaged
+from altdiffusion.errors import AltDiffusionError
 
 
 def register(verbs: Verbs, dataset: Verbs, lineage: Verbs) -> None:
     """Add `summary` and `sign`, `card` to the verbs of `dataset`, and `export` to those of `lineage`."""
     _register_card(dataset)
+    _register_summary(verbs)
+    _register_export(lineage)
 
 
 def _register_card(verbs: Verbs) -> None:
@@ -62,6 +65,96 @@ def write_card(arguments: argparse.Namespace) -> int:
     if missing:
         print(f"not stated, because manifests do not hold it: give {missing}", file=sys.stderr)
     return 0
+
+
+def _register_summary(verbs: Verbs) -> None:
+    text = "draft the European Union's public summary of the content that a checkpoint was trained on"
+    parser = verbs.add_parser("summary", help=text, description=text)
+    parser.add_argument(
+        "checkpoint", metavar="RUN[/step-N]", help="a run (its newest checkpoint), or run/step-NNNNNNNN"
+    )
+    lake_argument(parser)
+    parser.add_argument("--out", metavar="FILE", help="file to write (default: print it)")
+    parser.add_argument("--date", metavar="YYYY-MM-DD", help="date of the summary's last update")
+    parser.add_argument("--domains", metavar="FILE", help="write the list of domains here instead of into the summary")
+    parser.add_argument(
+        "--small-provider", action="store_true", help="list the domains that small and medium-sized enterprises list"
+    )
+    parser.set_defaults(run=write_summary)
+
+
+def write_summary(arguments: argparse.Namespace) -> int:
+    """Write or print the draft, and its list of domains if asked to.
+
+    Returns:
+        0; 3 if a part of the lake could not be read.
+
+    Raises:
+        AltDiffusionError: there is no such checkpoint, or something that it was made from is damaged.
+    """
+    import os
+
+    from altdiffusion.documents.public_summary import domain_lines, public_summary
+    from altdiffusion.documents.statements import check_date
+    from altdiffusion.documents.training_content import training_content
+    from altdiffusion.lineage.graph import scan
+    from altdiffusion.storage import files
+    from altdiffusion.storage.dataset import Lake
+
+    if arguments.date is not None:
+        check_date(arguments.date)
+    graph = scan(arguments.lake)
+    content = training_content(Lake(arguments.lake), arguments.checkpoint, graph)
+    listed = None if arguments.domains is None else os.path.basename(arguments.domains)
+    small = arguments.small_provider
+    text = public_summary(content, date=arguments.date, small_provider=small, domains_file=listed)
+    if arguments.domains is not None:
+        lines = domain_lines(content, small_provider=small)
+        files.write_atomic(arguments.domains, "".join(f"{line}\n" for line in lines).encode())
+    _write(text, arguments.out)
+    return report_damaged(graph.damaged)
+
+
+def _register_export(verbs: Verbs) -> None:
+    text = "write or send the lineage of a lake for other tools: OpenLineage events"
+    parser = verbs.add_parser("export", help=text, description=text)
+    parser.add_argument("--format", choices=("openlineage",), required=True)
+    lake_argument(parser)
+    parser.add_argument("--out", metavar="FILE", help="file to write, one event per line")
+    parser.add_argument("--url", metavar="URL", help="server to post the events to")
+    parser.add_argument("--namespace", default="altdiffusion", help="of jobs and datasets (default: %(default)s)")
+    parser.add_argument(
+        "--time", metavar="ISO", help="time of all events (default: when each thing's last file was written)"
+    )
+    parser.set_defaults(run=export_lineage)
+
+
+def export_lineage(arguments: argparse.Namespace) -> int:
+    """Write the events of a lake to a file, or send them to a server, or both; print how many.
+
+    Returns:
+        0; 3 if a part of the lake could not be read.
+
+    Raises:
+        AltDiffusionError: neither file nor server is named, the time has another form, or the server does not take
+            the events.
+    """
+    from altdiffusion.documents import event_post, open_lineage
+    from altdiffusion.lineage.graph import scan
+    from altdiffusion.storage import files
+
+    if arguments.out is None and arguments.url is None:
+        raise AltDiffusionError("lineage export", "has no destination", "give --out FILE, --url URL, or both")
+    clock = open_lineage.completed_at if arguments.time is None else open_lineage.fixed(arguments.time)
+    graph = scan(arguments.lake)
+    events = list(open_lineage.events(graph, namespace=arguments.namespace, clock=clock))
+    if arguments.out is not None:
+        lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in events]
+        files.write_atomic(arguments.out, "".join(lines).encode())
+        print(f"{arguments.out}: {len(events):,} events of {len(events) // 2:,} runs")
+    if arguments.url is not None:
+        print(f"{arguments.url}: {event_post.post_events(arguments.url, events):,} events were taken")
+    return report_damaged(graph.damaged)
 
 
 def _write(text: str, path: str | None) -> None:

@@ -175,7 +175,7 @@ def _responsible(history: History, version: Version, stated: Statements) -> dict
     """Return the fields of the Responsible AI extension, as far as manifests hold them."""
     manifest = version.manifest
     kinds = {made.kind for made in history.made}
-    lost = [f"{made.step}: {line}" for made in history.made for line in reasons(made.rejects)]
+    lost = [f"{made.step}: {line}" for made in history.latest for line in reasons(made.rejects)]
     origins = [node.label for node in history.nodes("source", "blocklist", "model")]
     shares = ", ".join(f"{code} {rows:,}" for code, rows in sorted(manifest.rows_by_language.items()))
     found: dict[str, Any] = {

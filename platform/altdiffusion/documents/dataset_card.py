@@ -108,12 +108,12 @@ def _origin(history: History) -> str:
 
 def _funnel(history: History) -> str:
     rows = [["pipeline step", "dataset", "rows in", "rejected", "rows out"]]
-    lost: list[str] = []
+    lost = [f"- {made.step}: {line}" for made in history.latest for line in reasons(made.rejects)]
     for made in history.made:
         gone = made.rows_in - made.rows
         rows.append([made.step, made.node.label, f"{made.rows_in:,}", f"{gone:,}", f"{made.rows:,}"])
-        lost += [f"- {made.step}: {line}" for line in reasons(made.rejects)]
-    text = "## From source to dataset\n\nEvery row that a step reads is accepted or rejected with a reason.\n\n"
+    text = "## From source to dataset\n\nEvery row is accepted or rejected with a reason. "
+    text += "A later version of a dataset counts the rejects of the earlier one too.\n\n"
     return text + table(rows) + ("\n\nRejected rows by reason:\n\n" + "\n".join(lost) if lost else "")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import graphlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from altdiffusion.languages import in_order
 from altdiffusion.lineage.graph import Graph, Node, ancestors
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage.erased import open_or_erased
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,16 +63,26 @@ class History:
 
     graph: Graph
     made: tuple[Made, ...]
-    """The dataset versions that the lake holds, parents first."""
+    """The dataset versions that the lake holds or that were erased from it, parents first."""
 
     def nodes(self, *kinds: str) -> list[Node]:
         """Return the nodes of these kinds, by name."""
         return sorted((node for node in self.graph.nodes.values() if node.kind in kinds), key=lambda node: node.ref)
 
     @property
+    def latest(self) -> list[Made]:
+        """The versions that no later one of their dataset was made from: a later one counts the rejects again."""
+        earlier = {parent for made in self.made for parent in made.node.parents if _name(parent) == made.node.name}
+        return [made for made in self.made if made.node.ref not in earlier]
+
+    @property
     def absent(self) -> list[Node]:
-        """The dataset versions that a manifest names and the lake no longer holds."""
-        return [node for node in self.nodes("dataset") if node.missing]
+        """The dataset versions that a manifest names and of which the lake holds nothing."""
+        return [node for node in self.nodes("dataset") if not node.facts]
+
+
+def _name(ref: str) -> str:
+    return Ref.parse(ref).name
 
 
 def history_of(lake: Lake, refs: Sequence[Ref | str]) -> History:
@@ -78,13 +91,43 @@ def history_of(lake: Lake, refs: Sequence[Ref | str]) -> History:
     Raises:
         AltDiffusionError: a manifest on the way is damaged.
     """
-    graph = ancestors(lake.uri, refs)
+    graph = _ancestors(lake, refs)
     made = [
         Made(node=node, step=step_name(lake, node))
         for node in in_order_of_making(graph)
-        if node.kind == "dataset" and not node.missing
+        if node.kind == "dataset" and node.facts
     ]
     return History(graph=graph, made=tuple(made))
+
+
+def _ancestors(lake: Lake, refs: Sequence[Ref | str]) -> Graph:
+    """Return the graph of `refs` and what they were made from, with what is left of versions that were erased."""
+    graph = ancestors(lake.uri, refs)
+    erased = [node for node in map(functools.partial(_kept, lake), graph.nodes.values()) if node is not None]
+    if not erased:
+        return graph
+    above = _ancestors(lake, [parent for node in erased for parent in node.parents])
+    return Graph(lake.uri, [*above.nodes.values(), *graph.nodes.values(), *erased], {})
+
+
+def _kept(lake: Lake, node: Node) -> Node | None:
+    """Return the node of an erased version, from the counts that erasing keeps; None for any other node."""
+    if node.kind != "dataset" or not node.missing:
+        return None
+    try:
+        manifest = open_or_erased(lake, node.ref).manifest
+    except AltDiffusionError:  # there is nothing left of it: it stays a node that is only named
+        return None
+    facts = {
+        "holds": manifest.kind,
+        "rows": manifest.rows,
+        "rows_by_language": dict(manifest.rows_by_language),
+        "rejects_by_reason": dict(manifest.rejects_by_reason),
+        "fingerprint": manifest.fingerprint,
+        "config": dict(manifest.config),
+        "code_version": manifest.code_version,
+    }
+    return dataclasses.replace(node, parents=manifest.parents, facts=facts)
 
 
 def in_order_of_making(graph: Graph) -> list[Node]:
