@@ -15,6 +15,7 @@ def register(verbs: Verbs, dataset: Verbs, lineage: Verbs) -> None:
     _register_card(dataset)
     _register_summary(verbs)
     _register_export(lineage)
+    _register_sign(verbs)
 
 
 def _register_card(verbs: Verbs) -> None:
@@ -155,6 +156,47 @@ def export_lineage(arguments: argparse.Namespace) -> int:
     if arguments.url is not None:
         print(f"{arguments.url}: {event_post.post_events(arguments.url, events):,} events were taken")
     return report_damaged(graph.damaged)
+
+
+def _register_sign(verbs: Verbs) -> None:
+    text = "write copies of generated images with signed Content Credentials (C2PA)"
+    parser = verbs.add_parser("sign", help=text, description=text)
+    parser.add_argument(
+        "images", metavar="FILE|NAME[@DIGEST]", nargs="+", help="image files, or one dataset of kind generations"
+    )
+    parser.add_argument("--cert", metavar="FILE", required=True, help="certificate chain in PEM, the signing one first")
+    parser.add_argument("--key", metavar="FILE", required=True, help="private key of the certificate in PEM")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="where signed copies are written")
+    lake_argument(parser, required=False)
+    parser.set_defaults(run=sign_images)
+
+
+def sign_images(arguments: argparse.Namespace) -> int:
+    """Write signed copies of image files, or of the images of a dataset; print how many.
+
+    Raises:
+        AltDiffusionError: c2pa-python is not installed, the certificate cannot be used, or an image cannot be signed.
+    """
+    import os
+
+    from altdiffusion.documents.signed_copies import sign_files, sign_version
+    from altdiffusion.documents.signing import Signer
+    from altdiffusion.storage.dataset import Lake
+
+    are_files = [os.path.isfile(image) for image in arguments.images]
+    if not all(are_files) and (len(are_files) > 1 or arguments.lake is None):
+        missing = arguments.images[are_files.index(False)]
+        raise AltDiffusionError(
+            f"file {missing}", "is not there", "give image files, or one dataset and --lake (or set ALTDIFFUSION_LAKE)"
+        )
+    signer = Signer(arguments.cert, arguments.key)
+    if all(are_files):
+        signed = sign_files(signer, arguments.images, arguments.output)
+    else:
+        signed = sign_version(signer, Lake(arguments.lake).version(arguments.images[0]), arguments.output)
+    left_out = f"; {signed.taken_down:,} that were taken down are left out" if signed.taken_down else ""
+    print(f"{arguments.output}: {signed.images:,} signed images{left_out}")
+    return 0
 
 
 def _write(text: str, path: str | None) -> None:
