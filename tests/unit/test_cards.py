@@ -152,6 +152,42 @@ def test_the_command_names_what_nobody_stated(
     assert "write it as YYYY-MM-DD" in capsys.readouterr().err
 
 
+def test_a_folder_to_publish_is_made_in_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With rows that lack values: mlcroissant reads null where the version has null."""
+    import mlcroissant
+
+    made = report_lake.make(str(tmp_path / "lake"))
+    out = tmp_path / "public" / "croissant.json"
+    command = ["dataset", "card", "links", "--lake", str(tmp_path / "lake"), "--out", str(out), "--with-shards"]
+    assert main([*command, "--format", "croissant"]) == 0
+    assert capsys.readouterr().out.startswith(f"{len(made.links.shards)} shards, ")
+    names = sorted(path.stem for path in (out.parent / "shards").iterdir())
+    assert names == sorted(shard.sha256 for shard in made.links.shards)
+    rows = {row["sample_id"]: row for row in made.links.read().to_pylist()}
+    read = list(mlcroissant.Dataset(str(out)).records("rows"))
+    assert len(read) == len(rows)
+    for found in read:
+        row = rows[int(found["rows/sample_id"])]
+        assert {f"rows/{name}": ours(value) for name, value in row.items()} == {k: plain(v) for k, v in found.items()}
+    assert main([*command[:-3], "--with-shards", "--format", "huggingface"]) == 2
+    assert "give --out FILE" in capsys.readouterr().err
+
+
+def test_a_version_with_rows_that_were_taken_down_has_no_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = SmallLake(tmp_path / "lake")
+    listed = tmp_path / "list"
+    listed.write_text("url:http://pictures.example/de.png\n")
+    assert main(["dataset", "remove", "links", "--hashes", str(listed), "--lake", small.uri]) == 0
+    capsys.readouterr()
+    command = ["--format", "huggingface", "--lake", small.uri]
+    assert main(["dataset", "card", f"links@{small.links.ref.digest}", *command]) == 2
+    assert "holds rows that were taken down" in capsys.readouterr().err
+    assert main(["dataset", "card", "links", *command]) == 0
+    assert "takedown: 1 row (the row was removed on request)" in capsys.readouterr().out
+
+
 def test_a_version_without_rows_is_refused_by_name(small: SmallLake) -> None:
     empty = small.lake.dataset("empty").publish(kind="links", records=[], parents=[], config={}, fingerprint="0" * 64)
     with pytest.raises(AltDiffusionError, match="holds no rows"):

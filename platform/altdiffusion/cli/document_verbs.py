@@ -25,6 +25,7 @@ def _register_card(verbs: Verbs) -> None:
     parser.add_argument("--format", choices=("croissant", "huggingface"), required=True)
     lake_argument(parser)
     parser.add_argument("--out", metavar="FILE", help="file to write (default: print it)")
+    parser.add_argument("--with-shards", action="store_true", help="copy the shards to the folder of --out as well")
     parser.add_argument("--licence", metavar="NAME|URL", help="licence of the dataset, like cc-by-4.0, or its address")
     parser.add_argument("--url", metavar="URL", help="page where the dataset is published")
     parser.add_argument("--creator", metavar="NAME", help="organisation that made the dataset")
@@ -37,14 +38,19 @@ def write_card(arguments: argparse.Namespace) -> int:
     """Write or print the card of a version; what only people can state and nobody stated is named.
 
     Raises:
-        AltDiffusionError: there is no such version, a manifest that it was made from is damaged, or an option has
-            another form.
+        AltDiffusionError: there is no such version, it holds rows that were taken down, a manifest that it was made
+            from is damaged, or an option has another form.
     """
+    import os
+
     from altdiffusion.documents import croissant, dataset_card
     from altdiffusion.documents.history import history_of
+    from altdiffusion.documents.published_shards import copy_shards, refuse_taken_down
     from altdiffusion.documents.statements import Statements
     from altdiffusion.storage.dataset import Lake
 
+    if arguments.with_shards and arguments.out is None:
+        raise AltDiffusionError("--with-shards", "has no folder", "give --out FILE: shards are copied next to it")
     stated = Statements(
         licence=arguments.licence,
         url=arguments.url,
@@ -54,6 +60,7 @@ def write_card(arguments: argparse.Namespace) -> int:
     )
     lake = Lake(arguments.lake)
     version = lake.version(arguments.name)
+    refuse_taken_down(version)
     history = history_of(lake, [version.ref])
     needed: tuple[str, ...] = dataset_card.EXPECTED
     if arguments.format == "croissant":
@@ -61,6 +68,9 @@ def write_card(arguments: argparse.Namespace) -> int:
         text = json.dumps(croissant.croissant(version, history, stated), ensure_ascii=False, indent=2) + "\n"
     else:
         text = dataset_card.dataset_card(version, history, stated)
+    if arguments.with_shards:
+        copied = copy_shards(version, os.path.dirname(arguments.out) or ".")
+        print(f"{len(version.shards):,} shards, {copied / 1e6:,.1f} MB")
     _write(text, arguments.out)
     missing = ", ".join(stated.missing(*needed))
     if missing:

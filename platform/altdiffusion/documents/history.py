@@ -15,7 +15,9 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.languages import in_order
 from altdiffusion.lineage.graph import Graph, Node, ancestors
 from altdiffusion.refs import Ref
-from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.storage import files
+from altdiffusion.storage.dataset import MADE_BY, Lake, Version
+from altdiffusion.storage.documents import optional_document
 from altdiffusion.storage.erased import open_or_erased
 
 
@@ -93,7 +95,7 @@ def history_of(lake: Lake, refs: Sequence[Ref | str]) -> History:
     """
     graph = _ancestors(lake, refs)
     made = [
-        Made(node=node, step=step_name(lake, node))
+        Made(node=node, step=step_name(node))
         for node in in_order_of_making(graph)
         if node.kind == "dataset" and node.facts
     ]
@@ -147,18 +149,23 @@ def in_order_of_making(graph: Graph) -> list[Node]:
         ) from error
 
 
-def step_name(lake: Lake, node: Node) -> str:
-    """Return the name of the pipeline step that made a dataset version; the dataset's name where none was kept."""
-    try:
-        return lake.version(node.ref).made_by or node.name
-    except AltDiffusionError:  # the name is for people: a version without a readable one has its dataset's
-        return node.name
+def step_name(node: Node) -> str:
+    """Return the name of the pipeline step that made a dataset version; the dataset's name where none was kept.
+
+    Raises:
+        AltDiffusionError: the file that keeps the name is damaged.
+    """
+    document = optional_document(files.within(node.uri, MADE_BY)) if node.uri else None
+    return node.name if document is None else document.name("pipeline_step")
 
 
 def reasons(counts: Mapping[str, int]) -> list[str]:
     """Return one line per reject reason, the most frequent first: the name, its rows, its sentence."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [f"{name}: {rows:,} rows" + (f" ({explain(name)})" if explain(name) else "") for name, rows in ordered]
+    return [
+        f"{name}: {rows:,} row{'' if rows == 1 else 's'}" + (f" ({explain(name)})" if explain(name) else "")
+        for name, rows in ordered
+    ]
 
 
 def languages_of(version: Version) -> list[str]:

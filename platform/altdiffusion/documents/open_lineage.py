@@ -94,7 +94,7 @@ def events(graph: Graph, *, namespace: str = NAMESPACE, clock: Clock = completed
         if node.kind not in _COMPLETED_BY or node.missing or not node.uri:
             continue
         run = {"runId": run_id(node.ref), "facets": _run_facets(node, namespace)}
-        job = _job(lake, node, namespace)
+        job = _job(node, namespace)
         inputs = [_dataset(graph.nodes[parent], namespace) for parent in graph.parents(node.ref)]
         common = {"eventTime": clock(node), "producer": PRODUCER, "schemaURL": EVENT}
         yield {"eventType": "START", **common, "run": run, "job": job, "inputs": inputs, "outputs": []}
@@ -124,9 +124,9 @@ def _run_facets(node: Node, namespace: str) -> dict[str, Any]:
     return facets
 
 
-def _job(lake: Lake, node: Node, namespace: str) -> dict[str, Any]:
+def _job(node: Node, namespace: str) -> dict[str, Any]:
     if node.kind == "dataset":
-        name = step_name(lake, node)
+        name = step_name(node)
     elif node.kind == "checkpoint":
         name = f"train.{node.facts['run']}.checkpoint"
     else:
