@@ -14,6 +14,7 @@ from altdiffusion.lineage.graph import scan
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.erasure import erase
+from tests import report_lake
 from tests.lineage_lake import BASE, SOURCE, SmallLake, checkpoint, publish
 
 HEADINGS = (
@@ -28,7 +29,7 @@ HEADINGS = (
     "### 3.1. Respect of reservation of rights from text and data mining exception or limitation",
     "### 3.2. Removal of illegal content", "### 3.3. Other information (optional)",
 )  # fmt: skip
-"""Of the template in the Annex of C(2025) 8311 final."""
+"""Headings of the template in the Annex of C(2025) 8311 final."""
 
 
 def content_of(lake: Lake, name: str) -> TrainingContent:
@@ -102,10 +103,17 @@ def test_opt_outs_and_published_sets_are_taken_from_configs_and_rejects(tmp_path
         config={"sources": [{"source": {"name": "crawl", "preset": "relaion2b-en-research-safe",
                                         "blocklist_sha256": "9" * 64}}]},
     )  # fmt: skip
-    images = publish(lake, "pics", "images", [{"url": "http://a.example/1", "language": "en"}], [links.ref])
+    reasons = {"opt_out:tdm-reservation": range(3), "punsafe": range(3, 5), "too_large": range(5, 14)}
+    images = report_lake.publish(
+        lake.dataset("pics"), "images", [report_lake.images([1, 2])], report_lake.reject_rows("u", reasons),
+        parents=[links.ref], config={"download": {"honor_robots": True, "honor_opt_out": True, "min_side": 64}},
+    )  # fmt: skip
     checkpoint(lake, "laion", 1, "alignment", [publish(lake, "lats", "latents", [], [images.ref]).ref], {})
     text = public_summary(content_of(lake, "laion"))
     assert "Used: yes\n- crawl, preset relaion2b-en-research-safe: https://laion.ai/blog/relaion-5b/" in text
+    reserved, illegal = text.split("### 3.1.")[1].split("### 3.2.")
+    assert "opt_out:tdm-reservation: 3 rows" in reserved and "honor_opt_out: True, honor_robots: True" in reserved
+    assert "punsafe: 2 rows" in illegal and "too_large" not in text
     assert f"- blocklist of source crawl, SHA-256 `{'9' * 64}`" in text
 
 

@@ -136,7 +136,7 @@ def _filters(history: History) -> str:
     lines = [
         "## Filters and settings",
         "",
-        "What decides which rows a step keeps, as its manifest states it.",
+        "What decides which rows are kept, as the manifests state it.",
     ]
     for made in history.made:
         text = yaml.safe_dump(dict(made.config), sort_keys=True, allow_unicode=True, width=110)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from altdiffusion.credentials import redact
+from altdiffusion.curation import rejects
 from altdiffusion.curation.config.presets import PRESETS
 from altdiffusion.documents.history import Made, reasons
 from altdiffusion.documents.training_content import Sizes, TrainingContent
@@ -25,8 +26,14 @@ _IMAGES = ((10**6, "Less than 1 million images"), (10**9, "1 million to 1 billio
 _MORE_IMAGES = "More than 1 billion images"
 _TOKENS = ((10**9, "Less than 1 billion tokens"), (10**13, "1 billion to 10 trillion tokens"))
 _MORE_TOKENS = "More than 10 trillion tokens"
-_OPT_OUT = ("opt_out:", "robots_unreachable")
-_ILLEGAL = ("punsafe", "nsfw", "blocklist", "takedown")
+_RESERVED = (
+    rejects.OPT_OUT_ROBOTS,
+    rejects.OPT_OUT_X_ROBOTS_TAG,
+    rejects.OPT_OUT_TDM,
+    rejects.OPT_OUT_CONTENT_USAGE,
+    rejects.ROBOTS_UNREACHABLE,
+)
+_ILLEGAL = (rejects.PUNSAFE, rejects.NSFW, rejects.BLOCKLIST, rejects.TAKEDOWN)
 _PAGES = {"relaion": "https://laion.ai/blog/relaion-5b/", "laion": "https://laion.ai/blog/laion-5b/"}
 """Pages of published sets, by the beginning of their preset's name."""
 
@@ -228,8 +235,8 @@ def _synthetic(content: TrainingContent) -> str:
 
 
 def _processing(content: TrainingContent) -> str:
-    opted = reasons(content.rejects(*_OPT_OUT))
-    illegal = reasons(content.rejects(*_ILLEGAL))
+    opted = reasons(content.rejects(_RESERVED))
+    illegal = reasons(content.rejects(_ILLEGAL))
     lists = [f"- blocklist `{node.ref}`" for node in content.history.nodes("blocklist")]
     lists += [f"- blocklist of source {name}, SHA-256 `{digest}`" for name, digest in _blocklists(content)]
     return "\n".join(

@@ -7,7 +7,7 @@ from. What nobody recorded stays unknown.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,11 +81,11 @@ class TrainingContent:
         settings = {str(one.get("name")): one for made in self.curation for one in _source_settings(made.config)}
         return [(node, settings.get(node.name, {})) for node in self.history.nodes("source")]
 
-    def rejects(self, *beginnings: str) -> dict[str, int]:
-        """Return the rows that were rejected for reasons that begin with one of these texts, over all steps."""
+    def rejects(self, reasons: Collection[str]) -> dict[str, int]:
+        """Return the rows that were rejected for some reasons, by reason, over all steps."""
         found: Counter[str] = Counter()
         for made in self.history.latest:
-            found.update({name: n for name, n in made.rejects.items() if name.startswith(beginnings)})
+            found.update({name: rows for name, rows in made.rejects.items() if name in reasons})
         return dict(sorted(found.items()))
 
     def languages(self) -> dict[str, int]:
