@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from altdiffusion.documents.public_summary import MARK, public_summary
 from altdiffusion.documents.training_content import Domains, TrainingContent, training_content
 from altdiffusion.lineage.graph import scan
 from altdiffusion.refs import Ref
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.erasure import erase
 from tests import report_lake
@@ -126,6 +128,17 @@ def test_an_erased_version_is_named_and_its_links_are_not_guessed(small: SmallLa
     assert "erased, so that their links are not known" in text
     assert f"`{small.images.ref}`: 3 rows, erased since then" in text
     assert str(small.links.ref) in text and str(SOURCE) in text, "what it was made from is still known"
+
+
+def test_what_a_models_folder_states_cannot_become_markup(tmp_path: Path) -> None:
+    hub = "a`\n# heading"
+    document = {"hub": hub, "licence": "openrail++", "digest": "d" * 64, "parents": []}
+    files.write_atomic(str(tmp_path / "models" / "sd" / "lineage.json"), json.dumps(document).encode())
+    lake = Lake(str(tmp_path))
+    latents = publish(lake, "lats", "latents", [], [])
+    checkpoint(lake, "run", 1, "alignment", [Ref("model", "sd", "d" * 64), latents.ref], {})
+    text = public_summary(content_of(lake, "run"))
+    assert "- sd, digest" in text and r"from `a\n# heading`; licence `openrail++`" in text and "\n# heading" not in text
 
 
 def test_what_is_not_a_checkpoint_is_refused(small: SmallLake, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,11 @@ def _register_card(verbs: Verbs) -> None:
     lake_argument(parser)
     parser.add_argument("--out", metavar="FILE", help="file to write (default: print it)")
     parser.add_argument("--with-shards", action="store_true", help="copy the shards to the folder of --out as well")
-    parser.add_argument("--licence", metavar="NAME|URL", help="licence of the dataset, like cc-by-4.0, or its address")
+    parser.add_argument(
+        "--licence",
+        metavar="ID|URL",
+        help="SPDX identifier of the licence, like CC-BY-4.0, or its address",
+    )
     parser.add_argument("--url", metavar="URL", help="page where the dataset is published")
     parser.add_argument("--creator", metavar="NAME", help="organisation that made the dataset")
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="date of publication")

@@ -25,7 +25,7 @@ REQUIRED = ("licence", "url", "creator", "date")
 CONFORMS_TO = ("http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0")
 PARQUET = "application/x-parquet"
 RECORD_SET, FILE_SET = "rows", "shards"
-NO_SEARCH = "No pipeline step searches for personal or sensitive data. Rows are removed on request (takedown)."
+NO_SEARCH = "No pipeline step searches for personal data. Rows are removed on request (takedown)."
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -198,12 +198,12 @@ def _responsible(history: History, version: Version, stated: Statements) -> dict
 
 def _limits(kinds: set[str]) -> Iterator[str]:
     if "links" in kinds:
-        yield "Captions are texts that were published next to images on the web; nobody has checked them."
+        yield "Captions are texts that were published next to images; no pipeline step checks that they are true."
         yield "Images and captions stay under their owners' terms; manifests record no licence per row."
     if "generations" in kinds:
         yield "The images were drawn by a model (IPTC digital source type trainedAlgorithmicMedia)."
     if "parallel" in kinds:
-        yield "Translations are those of the source; nobody has checked them."
+        yield "Translations are those of the source."
 
 
 def _record_set(version: Version) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _funnel(history: History) -> str:
         rows.append([made.step, made.node.label, f"{made.rows_in:,}", f"{gone:,}", f"{made.rows:,}"])
     text = "## From source to dataset\n\nEvery row is accepted or rejected with a reason. "
     text += "A later version of a dataset counts the rejects of the earlier one too.\n\n"
-    return text + table(rows) + ("\n\nRejected rows by reason:\n\n" + "\n".join(lost) if lost else "")
+    return text + table(rows, texts=2) + ("\n\nRejected rows by reason:\n\n" + "\n".join(lost) if lost else "")
 
 
 def _languages(version: Version) -> str:

@@ -17,6 +17,7 @@ from altdiffusion.curation.config.presets import PRESETS
 from altdiffusion.documents.history import Made, reasons
 from altdiffusion.documents.training_content import Sizes, TrainingContent
 from altdiffusion.html.markdown import table
+from altdiffusion.image_files.printable import printable
 from altdiffusion.languages import in_order, named_language
 from altdiffusion.lineage.graph import Node
 
@@ -97,7 +98,7 @@ def _general(content: TrainingContent) -> str:
         "- Model dependencies:\n" + "\n".join(f"  {line}" for line in bases) + "\n"
         f"- Date of placement of the model on the Union market: {ask('date')}",
         "### 1.3. Modalities, overall training data size and other characteristics",
-        "\n".join([f"| {' | '.join(sizes[0])} |", "| --- | --- | --- |", *(f"| {' | '.join(r)} |" for r in sizes[1:])]),
+        table(sizes, texts=3),
         f"- Latest date of data acquisition: {ask('month and year; manifests hold no dates, the jobs in MLflow do')}\n"
         f"- Is the model continuously trained on new data: {ask('yes or no')}\n"
         "- Linguistic characteristics: rows by language over all datasets that training read:",
@@ -114,9 +115,14 @@ def _with_parallel(content: TrainingContent) -> str:
 def _model(node: Node, facts: Mapping[str, Any]) -> str:
     hub = facts.get("hub")
     licence = facts.get("licence")
-    more = [f"from {hub}" if isinstance(hub, str) else "", f"licence {licence}" if isinstance(licence, str) else ""]
+    more = [f"from {_code(hub)}" if hub is not None else "", f"licence {_code(licence)}" if licence is not None else ""]
     text = "; ".join(part for part in more if part)
     return f"- {node.name}, digest `{node.digest}`{'; ' + text if text else ''}. {ask('link to its own summary')}"
+
+
+def _code(value: object) -> str:
+    """Return a value of a file that others may have written as code, so that it cannot become markup."""
+    return f"`{printable(value).replace('`', '')}`"
 
 
 def _range(sizes: Sizes, bins: Sequence[tuple[int, str]], above: str, unit: str) -> str:

@@ -21,7 +21,7 @@ class Statements:
     """
 
     licence: str | None = None
-    """Address of the licence, or its short name at the Hugging Face hub (`cc-by-4.0`)."""
+    """Address of the licence, or its SPDX identifier (`CC-BY-4.0`), which the hub has in lower case."""
     url: str | None = None
     """Address of the page where the dataset is published."""
     creator: str | None = None

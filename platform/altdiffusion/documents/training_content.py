@@ -120,7 +120,7 @@ def training_content(lake: Lake, name: str, graph: Graph) -> TrainingContent:
         domains=count_domains(lake, _images_of(read, history)),
         images=_images(read, len(refs) - len(read)),
         tokens=_tokens(lake, read, len(refs) - len(read)),
-        models=tuple((node, _model_facts(lake, node)) for node in history.nodes("model")),
+        models=tuple((node, _model_facts(node)) for node in history.nodes("model")),
     )
 
 
@@ -198,8 +198,8 @@ def _padded_to(version: Version) -> int:
     return max((len(table[name][0].as_py() or ()) for name in columns if table.num_rows), default=0)
 
 
-def _model_facts(lake: Lake, node: Node) -> Mapping[str, Any]:
-    document = optional_document(files.within(lake.uri, "models", node.name, "lineage.json"))
+def _model_facts(node: Node) -> Mapping[str, Any]:
+    document = optional_document(files.within(node.uri, "lineage.json")) if node.uri else None
     return {} if document is None else document.value
 
 
