@@ -17,7 +17,7 @@ from PIL import Image
 from altdiffusion.cli import main
 from altdiffusion.documents.croissant import croissant
 from altdiffusion.documents.dataset_card import dataset_card, size_category
-from altdiffusion.documents.history import history_of
+from altdiffusion.documents.history import data_history
 from altdiffusion.documents.statements import Statements
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
@@ -40,7 +40,7 @@ def loaded(folder: Path, version: Version, stated: Statements = STATED) -> Any:
     import mlcroissant
 
     files.copy_tree(f"{version.folder_uri}/shards", str(folder / "shards"))
-    document = croissant(version, history_of(Lake(version.lake_uri), [version.ref]), stated)
+    document = croissant(version, data_history(Lake(version.lake_uri), version), stated)
     (folder / "croissant.json").write_text(json.dumps(document), encoding="utf-8")
     return mlcroissant.Dataset(str(folder / "croissant.json"))
 
@@ -86,7 +86,7 @@ def test_croissant_describes_only_the_shards_of_its_version(tmp_path: Path) -> N
 
 def test_croissant_states_digests_provenance_and_rejects_and_no_place_or_time(small: SmallLake) -> None:
     version = small.images
-    document = croissant(version, history_of(small.lake, [version.ref]), Statements())
+    document = croissant(version, data_history(small.lake, version), Statements())
     shard = version.shards[0]
     assert document["distribution"][0]["sha256"] == shard.sha256
     assert document["distribution"][0]["contentSize"] == f"{shard.bytes} B"
@@ -96,7 +96,16 @@ def test_croissant_states_digests_provenance_and_rejects_and_no_place_or_time(sm
     assert document["rai:dataCollectionType"] == ["Web Scraping", "Secondary Data Analysis"]
     assert not {"license", "url", "creator", "datePublished"} & set(document), "nobody stated these"
     assert small.uri not in json.dumps(document)
-    assert document == croissant(version, history_of(Lake(small.uri), [version.ref]), Statements())
+    assert document == croissant(version, data_history(Lake(small.uri), version), Statements())
+
+
+def test_generated_images_are_not_described_as_what_their_model_was_trained_on(small: SmallLake) -> None:
+    version = small.generations
+    document = croissant(version, data_history(small.lake, version), Statements())
+    assert "rai:dataCollectionType" not in document and "links" not in document["rai:dataCollection"]
+    assert "trainedAlgorithmicMedia" in document["rai:dataLimitations"][0]
+    card = dataset_card(version, data_history(small.lake, version), Statements())
+    assert f"- checkpoint `{small.quality}`" in card and "dataset:images@" not in card
 
 
 def front(card: str) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def test_the_hub_reads_the_dataset_card_and_its_files_are_the_version(small: Sma
     from huggingface_hub import DatasetCard
 
     for version in (small.links, small.images, small.latents, small.prompts, small.generations):
-        card = dataset_card(version, history_of(small.lake, [version.ref]), STATED)
+        card = dataset_card(version, data_history(small.lake, version), STATED)
         data = DatasetCard(card).data
         assert data.to_dict() == front(card)
         assert data.language == ["en", "ja", "de"] and data.size_categories == ["n<1K"] and data.license == "cc-by-4.0"
@@ -122,7 +131,7 @@ def test_the_hub_reads_the_dataset_card_and_its_files_are_the_version(small: Sma
 
 def test_a_dataset_card_shows_the_whole_funnel_with_sentences(tmp_path: Path) -> None:
     made = report_lake.make(str(tmp_path))
-    card = dataset_card(made.distinct, history_of(Lake(str(tmp_path)), [made.distinct.ref]), Statements())
+    card = dataset_card(made.distinct, data_history(Lake(str(tmp_path)), made.distinct), Statements())
     assert front(card)["license"] == "unknown" and "licence of this dataset: not stated" in card
     assert f"| candidates | {made.candidates.ref.short} | 447 | 47 | 400 |" in card
     assert (
@@ -191,4 +200,4 @@ def test_a_version_with_rows_that_were_taken_down_has_no_card(
 def test_a_version_without_rows_is_refused_by_name(small: SmallLake) -> None:
     empty = small.lake.dataset("empty").publish(kind="links", records=[], parents=[], config={}, fingerprint="0" * 64)
     with pytest.raises(AltDiffusionError, match="holds no rows"):
-        croissant(empty, history_of(small.lake, [empty.ref]), Statements())
+        croissant(empty, data_history(small.lake, empty), Statements())

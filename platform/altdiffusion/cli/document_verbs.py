@@ -48,7 +48,7 @@ def write_card(arguments: argparse.Namespace) -> int:
     import os
 
     from altdiffusion.documents import croissant, dataset_card
-    from altdiffusion.documents.history import history_of
+    from altdiffusion.documents.history import data_history
     from altdiffusion.documents.published_shards import copy_shards, refuse_taken_down
     from altdiffusion.documents.statements import Statements
     from altdiffusion.storage.dataset import Lake
@@ -65,7 +65,7 @@ def write_card(arguments: argparse.Namespace) -> int:
     lake = Lake(arguments.lake)
     version = lake.version(arguments.name)
     refuse_taken_down(version)
-    history = history_of(lake, [version.ref])
+    history = data_history(lake, version)
     needed: tuple[str, ...] = dataset_card.EXPECTED
     if arguments.format == "croissant":
         needed = croissant.REQUIRED

@@ -18,7 +18,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import MADE_BY, Lake, Version
 from altdiffusion.storage.documents import optional_document
-from altdiffusion.storage.erased import open_or_erased
+from altdiffusion.storage.erased import read_erased
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,13 +93,37 @@ def history_of(lake: Lake, refs: Sequence[Ref | str]) -> History:
     Raises:
         AltDiffusionError: a manifest on the way is damaged.
     """
-    graph = _ancestors(lake, refs)
+    return _history(_ancestors(lake, refs))
+
+
+def _history(graph: Graph) -> History:
     made = [
         Made(node=node, step=step_name(node))
         for node in in_order_of_making(graph)
         if node.kind == "dataset" and node.facts
     ]
     return History(graph=graph, made=tuple(made))
+
+
+def data_history(lake: Lake, version: Version) -> History:
+    """Return what the rows of a version were made from.
+
+    A model or checkpoint that drew images is named, but what it was trained on is its own history, not the images'.
+
+    Raises:
+        AltDiffusionError: a manifest on the way is damaged.
+    """
+    graph = history_of(lake, [version.ref]).graph
+    nodes: dict[str, Node] = {}
+    waiting = [str(version.ref)]
+    while waiting:
+        node = graph.nodes[waiting.pop()]
+        if node.kind in ("checkpoint", "model", "export"):
+            node = dataclasses.replace(node, parents=())
+        if node.ref not in nodes:
+            nodes[node.ref] = node
+            waiting.extend(node.parents)
+    return _history(Graph(lake.uri, nodes.values(), {}))
 
 
 def _ancestors(lake: Lake, refs: Sequence[Ref | str]) -> Graph:
@@ -116,10 +140,10 @@ def _kept(lake: Lake, node: Node) -> Node | None:
     """Return the node of an erased version, from the counts that erasing keeps; None for any other node."""
     if node.kind != "dataset" or not node.missing:
         return None
-    try:
-        manifest = open_or_erased(lake, node.ref).manifest
-    except AltDiffusionError:  # there is nothing left of it: it stays a node that is only named
+    kept = read_erased(lake, Ref.parse(node.ref))
+    if kept is None:  # it stays a node that is only named
         return None
+    manifest = kept.manifest
     facts = {
         "holds": manifest.kind,
         "rows": manifest.rows,

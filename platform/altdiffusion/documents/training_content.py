@@ -15,13 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.documents.history import History, Made, history_of
-from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.graph import Graph, Node
-from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import optional_document
-from altdiffusion.storage.erased import ErasedVersion, open_or_erased
 from altdiffusion.urls import url_keys
 
 _HOST = r"^(?:[^/?@]*@)?(?P<host>[a-z0-9](?:[a-z0-9.\-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]+)?(?:[/?]|$)"
@@ -133,33 +130,32 @@ def _checkpoint(graph: Graph, name: str) -> Node:
     return found[0]
 
 
-def _images_of(read: Sequence[Made], history: History) -> list[str]:
+def _images_of(read: Sequence[Made], history: History) -> list[Node]:
     """Return the versions that hold the links of what was trained on: the nearest ones above each dataset."""
-    found: dict[str, None] = {}
+    found: dict[str, Node] = {}
     waiting = [made.node.ref for made in read]
     while waiting:
         node = history.graph.nodes[waiting.pop()]
         if node.kind == "dataset" and node.facts.get("holds") in (None, "images", "links"):
-            found[node.ref] = None
+            found[node.ref] = node
         elif node.kind == "dataset" and node.facts["holds"] not in ("parallel", "scores"):
             waiting.extend(node.parents)
-    return sorted(found)
+    return [found[ref] for ref in sorted(found)]
 
 
-def count_domains(lake: Lake, refs: Sequence[str]) -> Domains:
-    """Return the rows of some versions of images or links by host; one column of them is read."""
+def count_domains(lake: Lake, nodes: Sequence[Node]) -> Domains:
+    """Return the rows of some versions of images or links by host; one column of them is read.
+
+    Raises:
+        AltDiffusionError: a version or one of its shards is damaged.
+    """
     rows: Counter[str] = Counter()
     unnamed, unread = 0, []
-    for ref in refs:
-        try:
-            version: Version | ErasedVersion = open_or_erased(lake, Ref.parse(ref))
-        except AltDiffusionError:
-            unread.append(ref)
+    for node in nodes:
+        if node.missing:
+            unread.append(node.ref)
             continue
-        if isinstance(version, ErasedVersion):
-            unread.append(ref)
-            continue
-        for table in version.iter_tables(["url"]):
+        for table in lake.version(node.ref).iter_tables(["url"]):
             hosts, without = _hosts(table["url"])
             rows.update(hosts)
             unnamed += without
