@@ -37,8 +37,8 @@ _KNOWN = {
     "kid": Quantity("KID", 5, less=True),
     "cmmd": Quantity("CMMD", 3, less=True),
     "is": Quantity("Inception Score", 2),
-    "clip_sim_english": Quantity("CLIP-Sim, English text", 3),
-    "clip_sim_native": Quantity("CLIP-Sim, prompt", 3),
+    "clip_sim_english": Quantity("CLIP-Sim (English text)", 3),
+    "clip_sim_native": Quantity("CLIP-Sim (prompt)", 3),
 }
 
 
@@ -46,8 +46,15 @@ def quantity(name: str) -> Quantity:
     """Return how a measure is printed: one of `jobs.measure`, or ACCURACY."""
     head, _, rank = name.partition("@")
     if head == "retrieval":
-        return Quantity(f"Retrieval, R@{rank}", 1, share=True)
+        return Quantity(f"Retrieval R@{rank}", 1, share=True)
     return _KNOWN.get(name, Quantity(name, 3))
+
+
+def rank(name: str) -> tuple[int, int, str]:
+    """Return what quantities are sorted by: the order of the documentation, retrieval by its k."""
+    head, _, k = name.partition("@")
+    place = list(_KNOWN).index(name) if name in _KNOWN else len(_KNOWN)
+    return place, int(k) if k.isdigit() and head == "retrieval" else 0, name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,26 @@ from collections.abc import Mapping, Sequence
 
 from altdiffusion.evaluation.figures.drawing import WIDTH, Figure, fitted, tick_texts
 from altdiffusion.languages import BY_CODE
-from altdiffusion.storage.evaluation_values import ACCURACY, ByLanguage, Quantity, Value
+from altdiffusion.storage.evaluation_values import ByLanguage, Quantity, Value
 
-_LEFT, _RIGHT, _PITCH, _PADDING = 92.0, 10.0, 9.0, 9.0
+_LEFT, _RIGHT, _PITCH, _PADDING = 100.0, 10.0, 9.0, 9.0
 
 
-def dots(name: str, of: Quantity, states: Mapping[str, ByLanguage], languages: Sequence[str]) -> Figure:
-    """Return the dots of a quantity, with the mean in the last row where it is known."""
-    better = "" if of.share else f"; {'less' if of.less else 'more'} is better"
-    figure = Figure(name=name, title=f"{of.title} with intervals", about=f"Whiskers are the intervals{better}.")
+def dots(
+    name: str, of: Quantity, states: Mapping[str, ByLanguage], languages: Sequence[str], order: Sequence[str], mean: str
+) -> Figure:
+    """Return the dots of a quantity, with the mean in the last row where it is known.
+
+    Args:
+        order: all states of the evaluation.
+        mean: label of the mean.
+    """
+    better = "" if of.share else f" {'Less' if of.less else 'More'} is better."
     values = [one for by in states.values() for one in [*by.languages.values(), *([by.mean] if by.mean else [])]]
     numbers = [v for one in values for v in (one.value, one.low, one.high) if v is not None]
+    bounded = any(one.low is not None for one in values)
+    about = f"{'Whiskers are the intervals' if bounded else 'This measure has no interval'}.{better}"
+    figure = Figure(name=name, title=f"{of.title} by language", about=about, order=order)
     scale, ticks = fitted(numbers, _LEFT, WIDTH - _RIGHT, share=of.share)
     top = figure.head(list(states))
     row = 2 * _PADDING + _PITCH * (len(states) - 1)
@@ -25,12 +34,11 @@ def dots(name: str, of: Quantity, states: Mapping[str, ByLanguage], languages: S
         for code in languages
     ]
     if any(by.mean for by in states.values()):
-        label = "mean, others" if name == ACCURACY else "mean"
-        rows.append(("mean", label, [by.mean for by in states.values()]))
+        rows.append(("mean", mean, [by.mean for by in states.values()]))
     bottom = top + row * len(rows)
     for tick, text in zip(ticks, tick_texts(ticks, share=of.share), strict=True):
         figure.path("grid", [(scale.at(tick), top), (scale.at(tick), bottom)])
-        figure.text(scale.at(tick), bottom + 16, text, "tick", "middle")
+        figure.tick(scale.at(tick), bottom + 16, text)
     for place, (code, label, found) in enumerate(rows):
         y = top + row * place
         figure.path("base" if code == "mean" else "grid", [(0, y), (WIDTH - _RIGHT, y)])
@@ -40,8 +48,8 @@ def dots(name: str, of: Quantity, states: Mapping[str, ByLanguage], languages: S
             if one is None:
                 continue
             if one.low is not None and one.high is not None:
-                figure.whisker(series, (scale.at(one.low), at), (scale.at(one.high), at))
-            figure.mark(series, scale.at(one.value), at, f"{state}, {code}: {one.text(of)}")
+                figure.whisker(state, (scale.at(one.low), at), (scale.at(one.high), at))
+            figure.mark(state, scale.at(one.value), at, f"{state}, {code}: {one.text(of)}")
     figure.path("base", [(0, bottom), (WIDTH - _RIGHT, bottom)])
     figure.text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 33, f"{of.title}{', %' if of.share else ''}", "tick", "middle")
     figure.height = bottom + 40

@@ -34,6 +34,8 @@ class Figure:
     title: str
     about: str
     """A sentence on how to read it."""
+    order: Sequence[str]
+    """All states; a state has the same mark in every figure, also where others are missing."""
     height: float = 0
     parts: list[Markup] = field(default_factory=list)
 
@@ -62,13 +64,13 @@ class Figure:
             self.height += 18
             self.text(0, self.height, line, "title")
         x, self.height = 0.0, self.height + 20
-        for place, name in enumerate(series):
+        for name in series:
             shown = plain(name, 32)
             width = 24 + _CHARACTER * len(shown) + 14
             if x and x + width > WIDTH:
                 x, self.height = 0.0, self.height + 18
-            self.line(place, [(x, self.height - 4), (x + 18, self.height - 4)])
-            self.mark(place, x + 9, self.height - 4, name)
+            self.line(name, [(x, self.height - 4), (x + 18, self.height - 4)])
+            self.mark(name, x + 9, self.height - 4, name)
             self.text(x + 24, self.height, shown)
             x += width
         return self.height + 14
@@ -85,23 +87,38 @@ class Figure:
         """Draw a line through points."""
         self.parts.append(Markup('<path class="{}" d="{}"/>').format(style, _d(points, closed)))
 
-    def line(self, place: int, points: Sequence[tuple[float, float]], *, closed: bool = False) -> None:
+    def tick(self, x: float, y: float, text: str) -> None:
+        """Draw the text of a tick below an axis: centred at x, unless it would leave the figure."""
+        over = x + _CHARACTER * len(text) / 2 > WIDTH
+        self.text(WIDTH if over else x, y, text, "tick", "end" if over else "middle")
+
+    def band(self, state: str, points: Sequence[tuple[float, float]]) -> None:
+        """Draw the area of a series' intervals, given by its outline."""
+        self.path(f"band {self._colour(state)}", points, closed=True)
+
+    def _colour(self, state: str) -> str:
+        return f"c{self.order.index(state) % COLOURS}"
+
+    def line(self, state: str, points: Sequence[tuple[float, float]], *, closed: bool = False) -> None:
         """Draw a line through the points of a series."""
+        dashes = _DASHES[self.order.index(state) % len(_DASHES)]
         self.parts.append(
             Markup('<path class="line {}" stroke-dasharray="{}" d="{}"/>').format(
-                colour(place), _DASHES[place % len(_DASHES)] or "none", _d(points, closed)
+                self._colour(state), dashes or "none", _d(points, closed)
             )
         )
 
-    def whisker(self, place: int, start: tuple[float, float], end: tuple[float, float]) -> None:
+    def whisker(self, state: str, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Draw an interval of a series."""
-        self.parts.append(Markup('<path class="whisker {}" d="{}"/>').format(colour(place), _d([start, end], False)))
+        self.parts.append(
+            Markup('<path class="whisker {}" d="{}"/>').format(self._colour(state), _d([start, end], False))
+        )
 
-    def mark(self, place: int, x: float, y: float, label: str) -> None:
+    def mark(self, state: str, x: float, y: float, label: str) -> None:
         """Draw a point of a series, with a label for whom points at it."""
         self.parts.append(
             Markup('<path class="mark {}" d="{}"><title>{}</title></path>').format(
-                colour(place), _SHAPES[place % len(_SHAPES)](x, y), escape(plain(label))
+                self._colour(state), _SHAPES[self.order.index(state) % len(_SHAPES)](x, y), escape(plain(label))
             )
         )
 
@@ -145,11 +162,6 @@ def tick_texts(ticks: Sequence[float], *, share: bool) -> list[str]:
     while all("." in text and text.endswith(("0", ".")) for text in texts):
         texts = [text[:-1] for text in texts]
     return [text.rstrip(".") for text in texts]
-
-
-def colour(place: int) -> str:
-    """Return the class of a series' colour."""
-    return f"c{place % COLOURS}"
 
 
 def number(value: float) -> str:

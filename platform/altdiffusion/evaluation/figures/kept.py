@@ -17,6 +17,7 @@ from altdiffusion.storage.evaluation_values import (
     accuracy_of,
     facts_of,
     measures_of,
+    rank,
 )
 
 
@@ -102,7 +103,7 @@ def read_kept(lake: str, name: str) -> Kept:
         name=name,
         level=report.number("level"),
         states=[state.name("state") for state in states],
-        quantities=quantities,
+        quantities={name: quantities[name] for name in sorted(quantities, key=rank)},
         points=points,
         controls=_controls(report),
         facts=facts_of(report),

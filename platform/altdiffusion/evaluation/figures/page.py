@@ -65,8 +65,8 @@ def _state_figures(kept: Kept) -> list[Figure]:
             state: by for state, by in states.items() if all(code in by.languages for code in languages)
         }  # a polygon needs every corner
         if of.share and whole and len(languages) >= LEAST:
-            found.append(radar(f"{_file(name)}-radar", of, whole, languages))
-        found.append(dots(f"{_file(name)}-languages", of, states, languages))
+            found.append(radar(f"{_file(name)}-radar", of, whole, languages, kept.states))
+        found.append(dots(f"{_file(name)}-languages", of, states, languages, kept.states, _mean(name)))
     return found
 
 
@@ -75,27 +75,26 @@ def _sweep_figures(kept: Kept) -> list[Figure]:
     for setting, said in SETTINGS.items():
         for name in kept.quantities:
             of = quantity(name)
-            panels = [(ENGLISH, "English"), (None, "mean of the others")] if name == ACCURACY else [(None, "mean")]
+            panels = [(None, _mean(name))] if name != ACCURACY else [(ENGLISH, "English"), (None, _mean(name))]
             for language, where in panels:
                 by_state = kept.curves(name, setting, language)
                 if by_state:
                     title = f"{of.title} over {said}, {where}"
                     file = f"{_file(name)}-{setting.replace('_', '-')}{'-en' if language else ''}"
-                    found.append(curves(file, title, of, setting, by_state))
+                    found.append(curves(file, title, of, setting, by_state, kept.states))
     return found
 
 
 def _table(kept: Kept, name: str) -> Table:
     of, states = quantity(name), kept.of_states(name)
-    native = {language.code: language.native for language in LANGUAGES}
+    native = {one.code: one.native for one in LANGUAGES if one.native != one.name}
     rows = [
         (code, BY_CODE[code].name if code in BY_CODE else "", native.get(code, ""), _cells(
             [by.languages.get(code) for by in states.values()], name))
         for code in kept.languages(name)
     ]  # fmt: skip
-    mean = "mean of the others" if name == ACCURACY else "mean"
     if any(by.mean for by in states.values()):
-        rows.append(("", mean, "", _cells([by.mean for by in states.values()], name)))
+        rows.append(("", _mean(name), "", _cells([by.mean for by in states.values()], name)))
     return Table(title=of.title, columns=list(states), rows=rows)
 
 
@@ -107,9 +106,8 @@ def _sweep_tables(kept: Kept) -> Iterator[Table]:
             if not by_state:
                 continue
             values = sorted({value for curve in by_state.values() for value in curve})
-            mean = "mean of the other languages" if name == ACCURACY else "mean"
             yield Table(
-                title=f"{quantity(name).title} over {said}, {mean}",
+                title=f"{quantity(name).title} over {said}, {_mean(name)}",
                 columns=list(by_state),
                 rows=[
                     ("", f"{value:g}", "", _cells([curve.get(value) for curve in by_state.values()], name))
@@ -120,6 +118,11 @@ def _sweep_tables(kept: Kept) -> Iterator[Table]:
 
 def _cells(values: Sequence[Value | None], name: str) -> list[str]:
     return ["–" if one is None else one.text(quantity(name)) for one in values]
+
+
+def _mean(name: str) -> str:
+    """Return what the mean of a quantity is called: that of the retrieval accuracy is over the others than English."""
+    return "mean of others" if name == ACCURACY else "mean"
 
 
 def _file(name: str) -> str:

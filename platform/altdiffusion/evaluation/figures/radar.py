@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from altdiffusion.evaluation.figures.drawing import WIDTH, Figure, colour
+from altdiffusion.evaluation.figures.drawing import WIDTH, Figure
 from altdiffusion.languages import BY_CODE
 from altdiffusion.storage.evaluation_values import ByLanguage, Quantity, Value
 
@@ -15,17 +15,21 @@ LEAST = 3
 """Fewer languages make no polygon."""
 
 
-def radar(name: str, of: Quantity, states: Mapping[str, ByLanguage], languages: Sequence[str]) -> Figure:
+def radar(
+    name: str, of: Quantity, states: Mapping[str, ByLanguage], languages: Sequence[str], order: Sequence[str]
+) -> Figure:
     """Return the radar plot of a share.
 
     Args:
         states: values of every state in all of the languages.
         languages: at least LEAST, in the order of the axes, clockwise from the top.
+        order: all states of the evaluation.
     """
     *_, last = states
     figure = Figure(
         name=name,
         title=f"{of.title} by language",
+        order=order,
         about=f"The outer ring is 100 %. The band is the interval of {last}.",
     )
     middle = figure.head(list(states)) + _RADIUS + 14
@@ -47,12 +51,12 @@ def radar(name: str, of: Quantity, states: Mapping[str, ByLanguage], languages: 
         anchor = "middle" if abs(side) < 0.05 else "start" if side > 0 else "end"
         figure.text(x, y + 4, BY_CODE[code].name if code in BY_CODE else code, anchor=anchor)
     values = {state: [by.languages[code] for code in languages] for state, by in states.items()}
-    figure.path(f"band {colour(len(states) - 1)}", _band(values[last], ring), closed=True)
-    for place, (state, found) in enumerate(values.items()):
+    figure.band(last, _band(values[last], ring))
+    for state, found in values.items():
         points = ring([one.value for one in found])
-        figure.line(place, points, closed=True)
+        figure.line(state, points, closed=True)
         for code, one, (x, y) in zip(languages, found, points, strict=True):
-            figure.mark(place, x, y, f"{state}, {code}: {one.text(of)}")
+            figure.mark(state, x, y, f"{state}, {code}: {one.text(of)}")
     for share in _RINGS[:-1]:  # over the polygons, or these hide them
         figure.text(WIDTH / 2 + 3, middle - _RADIUS * share - 2, f"{100 * share:g} %", "tick halo")
     return figure
