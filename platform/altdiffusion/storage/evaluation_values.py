@@ -88,8 +88,10 @@ def accuracy_of(state: Document) -> ByLanguage | None:
         return None
     rates = state.object("languages").object("all")
     others = state.object("others")
-    mean = _value(others.object("all"), "total") if "all" in others.value else None
-    return ByLanguage(languages={code: _value(rates.object(code), "total") for code in rates.value}, mean=mean)
+    mean = _value(others.object("all"), "total", share=True) if "all" in others.value else None
+    return ByLanguage(
+        languages={code: _value(rates.object(code), "total", share=True) for code in rates.value}, mean=mean
+    )
 
 
 def measures_of(report: Document) -> Iterator[tuple[str, str, ByLanguage]]:
@@ -101,9 +103,9 @@ def measures_of(report: Document) -> Iterator[tuple[str, str, ByLanguage]]:
         measured = states.object(state)
         for name in measured.value:
             one = measured.object(name)
-            languages = one.object("languages")
-            by = {code: _value(languages.object(code), "rows") for code in languages.value}
-            yield name, state, ByLanguage(languages=by, mean=_value(one.object("mean"), "rows"))
+            languages, share = one.object("languages"), quantity(name).share
+            by = {code: _value(languages.object(code), "rows", share=share) for code in languages.value}
+            yield name, state, ByLanguage(languages=by, mean=_value(one.object("mean"), "rows", share=share))
 
 
 def facts_of(report: Document) -> dict[str, str]:
@@ -127,10 +129,13 @@ def facts_of(report: Document) -> dict[str, str]:
     return facts
 
 
-def _value(rate: Document, images: str) -> Value:
+def _value(rate: Document, images: str, *, share: bool) -> Value:
+    value = rate.number("value")
+    if share and not 0 <= value <= 1:
+        raise rate.wrong("value", "a share from 0 to 1")
     bounded = rate.value.get("low") is not None and rate.value.get("high") is not None
     return Value(
-        value=rate.number("value"),
+        value=value,
         low=rate.number("low") if bounded else None,
         high=rate.number("high") if bounded else None,
         images=rate.count(images),

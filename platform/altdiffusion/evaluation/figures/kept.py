@@ -85,6 +85,8 @@ def read_kept(lake: str, name: str) -> Kept:
         shown = f"; the lake keeps {', '.join(there[:10])}" if there else ""
         raise AltDiffusionError(f"evaluation {name}", f"is not in the lake {lake}{shown}", "run jobs.evaluate first")
     states = list(report.objects("states"))
+    if not states:
+        raise report.wrong("states", "at least one state")
     quantities: dict[str, dict[str, ByLanguage]] = {}
     points: list[Point] = []
     judged = list(states)
