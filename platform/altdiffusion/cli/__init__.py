@@ -22,6 +22,7 @@ from altdiffusion.cli import (
     play_verb,
     promote_verb,
     prompt_set_verb,
+    sheet_verb,
     takedown_verbs,
     verify_verb,
 )
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     promote_verb.register(verbs)
     ab_verbs.register(verbs)
     prompt_set_verb.register(verbs)
+    sheet_verb.register(verbs)
     return top
 
 
