@@ -154,7 +154,7 @@ def fitted(values: Sequence[float], start: float, end: float, *, share: bool) ->
 
 
 def tick_texts(ticks: Sequence[float], *, share: bool) -> list[str]:
-    """Return the ticks with as many digits as tell them apart."""
+    """Return the ticks with as many digits as make them differ."""
     if share:
         return [f"{100 * tick:g}" for tick in ticks]
     digits = max(0, 1 - math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9)) if len(ticks) > 1 else 2
