@@ -14,6 +14,7 @@ from altdiffusion.cli import (
     checkpoint_verbs,
     convert_verb,
     dataset_verbs,
+    evaluation_verbs,
     gc_verb,
     generate_verb,
     image_verbs,
@@ -21,6 +22,7 @@ from altdiffusion.cli import (
     play_verb,
     promote_verb,
     prompt_set_verb,
+    sheet_verb,
     takedown_verbs,
     verify_verb,
 )
@@ -41,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     )
     lineage = verbs.add_parser("lineage", help="show what a thing was made from, and what was made from it")
     lineage_actions = lineage.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild|impact")
+    evaluation = verbs.add_parser("evaluation", help="show the figures of an evaluation")
+    evaluation_verbs.register(evaluation.add_subparsers(dest="action", required=True, metavar="page"))
     dataset_verbs.register(dataset_actions)
     verify_verb.register(dataset_actions)
     image_verbs.register(dataset_actions)
@@ -54,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     promote_verb.register(verbs)
     ab_verbs.register(verbs)
     prompt_set_verb.register(verbs)
+    sheet_verb.register(verbs)
     return top
 
 
