@@ -23,7 +23,9 @@ def scored(name: str, share: float, codes: Sequence[str], seed: int) -> dict[str
     """Return the score of a set of images of which about a share is right."""
     random = np.random.Generator(np.random.Philox(key=seed))
     cases = {
-        f"c{n}-{code}": Case(concept=f"c{n}", language=code, group="pictures" if n % 8 else "unseen") for n in range(CONCEPTS) for code in codes
+        f"c{n}-{code}": Case(concept=f"c{n}", language=code, group="pictures" if n % 8 else "unseen")
+        for n in range(CONCEPTS)
+        for code in codes
     }
     hard = {code: 0.12 * math.sin(3 * place) for place, code in enumerate(codes)}
     named = [
