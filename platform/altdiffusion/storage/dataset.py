@@ -30,8 +30,9 @@ from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.records import REJECTS, SCHEMAS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.documents import DIGEST, Document, optional_document, read_document
+from altdiffusion.storage.documents import DIGEST, Document, optional_document, parse_document, read_document
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
+from altdiffusion.storage.listing import list_marked
 from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
 
 FORMAT = "altdiffusion-dataset-2"
@@ -351,8 +352,7 @@ class Dataset:
 
     def digests(self) -> list[str]:
         """Return the digests of all versions."""
-        folder = files.join(self.folder_uri, "versions")
-        return [name for name in files.list_names(folder) if files.exists(files.join(folder, name, "manifest.json"))]
+        return [one.parts[0] for one in list_marked(files.join(self.folder_uri, "versions"), 1, "manifest.json")]
 
     def head(self) -> Version | None:
         """Return the version that the bare name means, the one published last; None before the first."""
@@ -386,20 +386,38 @@ class Dataset:
         Raises:
             AltDiffusionError: none or several match, or the manifest is damaged.
         """
-        found = [known for known in self.digests() if known.startswith(digest)]
+        whole = digest if DIGEST.fullmatch(digest) else self._only(digest)
+        uri = files.within(self.folder_uri, "versions", whole, "manifest.json")
+        try:
+            raw = files.read_bytes(uri)
+        except FileNotFoundError:
+            raise self._no_version(digest, 0) from None
+        return Version(self.folder_uri, self.manifest_of(uri, whole, raw))
+
+    def _only(self, prefix: str) -> str:
+        found = [known for known in self.digests() if known.startswith(prefix)]
         if len(found) != 1:
-            raise AltDiffusionError(
-                f"dataset {self.name}@{digest}",
-                "does not exist" if not found else f"is ambiguous ({len(found)} versions)",
-                f"versions are: {', '.join(d[:12] for d in self.digests()) or 'none'}",
-            )
-        uri = files.within(self.folder_uri, "versions", found[0], "manifest.json")
-        raw = files.read_bytes(uri)
-        if files.sha256_hex(raw) != found[0]:
+            raise self._no_version(prefix, len(found))
+        return found[0]
+
+    def _no_version(self, digest: str, found: int) -> AltDiffusionError:
+        return AltDiffusionError(
+            f"dataset {self.name}@{digest}",
+            "does not exist" if not found else f"is ambiguous ({found} versions)",
+            f"versions are: {', '.join(d[:12] for d in self.digests()) or 'none'}",
+        )
+
+    def manifest_of(self, uri: str, digest: str, raw: bytes) -> Manifest:
+        """Return the manifest that the content of a file means.
+
+        Raises:
+            AltDiffusionError: the content is not that of the manifest with this digest.
+        """
+        if files.sha256_hex(raw) != digest:
             raise AltDiffusionError(
                 f"manifest {uri}", "is damaged: its SHA-256 is not its version's digest", shards.REMEDY
             )
-        document = read_document(uri, remedy=shards.REMEDY)
+        document = parse_document(uri, raw, remedy=shards.REMEDY)
         if document.value.get("format") != FORMAT:
             raise AltDiffusionError(
                 f"manifest {uri}",
@@ -409,9 +427,9 @@ class Dataset:
         manifest = Manifest.of_document(document)
         if manifest.name != self.name:
             raise document.wrong("name", repr(self.name))
-        if manifest.digest != found[0]:
+        if manifest.digest != digest:
             raise AltDiffusionError(f"manifest {uri}", "is damaged: it holds more than a manifest does", shards.REMEDY)
-        return Version(self.folder_uri, manifest)
+        return manifest
 
 
 class Lake:

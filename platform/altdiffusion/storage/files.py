@@ -13,7 +13,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import fsspec
@@ -188,6 +188,32 @@ def read_bytes(uri: str) -> bytes:
             raise FileNotFoundError(uri) from error
 
 
+def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffusionError]:
+    """Return the content of files of one storage, or the error for each that cannot be read.
+
+    An object store is asked for all of them at once, so that a round trip is not paid per file.
+    """
+    if not uris:
+        return []
+    fs, first = filesystem(uris[0])
+    if isinstance(fs, LocalFileSystem) or len(uris) == 1:
+        return [_content(uri, lambda uri=uri: read_bytes(uri)) for uri in uris]  # type: ignore[misc]
+    paths = [first, *(fs._strip_protocol(uri) for uri in uris[1:])]
+    found = fs.cat(paths, on_error="return")
+    return [_content(uri, lambda value=found[path]: value) for uri, path in zip(uris, paths, strict=True)]  # type: ignore[misc]
+
+
+def _content(uri: str, read: Callable[[], Any]) -> bytes | FileNotFoundError | AltDiffusionError:
+    try:
+        with naming(uri, "reading"):
+            value = read()
+            if isinstance(value, Exception):
+                raise value
+            return bytes(value)
+    except (FileNotFoundError, AltDiffusionError) as error:
+        return error
+
+
 def read_json(uri: str, *, strict: bool = False) -> Any:
     """Return the value in a JSON file.
 
@@ -199,8 +225,12 @@ def read_json(uri: str, *, strict: bool = False) -> Any:
         FileNotFoundError: there is no such file.
         AltDiffusionError: it is not JSON.
     """
+    return parse_json(uri, read_bytes(uri), strict=strict)
+
+
+def parse_json(uri: str, data: bytes, *, strict: bool = False) -> Any:
+    """Return the value that the content of a JSON file means; `read_json` describes the rest."""
     try:
-        data = read_bytes(uri)
         if not strict:
             return json.loads(data)
         value = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_key_once)
