@@ -70,11 +70,11 @@ def _widened(
 
     holdings = search(lake, wanted)
     if arguments.same_bytes or arguments.alike is not None:
-        likeness = find_likeness(lake, holdings, arguments.alike or 0)
+        likeness = find_likeness(holdings, arguments.alike or 0)
         alike = arguments.alike is not None
         wanted = takedown.widened(wanted, likeness, same_bytes=arguments.same_bytes, alike=alike)
         holdings = search(lake, wanted)
-    return wanted, holdings, find_likeness(lake, holdings, arguments.alike or ALIKE_BITS)
+    return wanted, holdings, find_likeness(holdings, arguments.alike or ALIKE_BITS)
 
 
 def _likeness_json(likeness: Likeness) -> dict[str, int]:

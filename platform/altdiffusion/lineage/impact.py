@@ -91,6 +91,7 @@ def impact(
         requests: one line per such takedown.
     """
     lake, past = Lake(graph.lake_uri), past or {}
+    searched = {str(version.ref): version for version in holdings.versions}
     held: list[Held] = []
     erased: list[Held] = []
     unknown = [str(error) for error in (*holdings.damaged, *holdings.unreadable.values(), *graph.damaged)]
@@ -103,7 +104,7 @@ def impact(
             elif node.ref not in covered:
                 unknown.append(f"{node.label}: not in this lake")
             continue
-        version = lake.version(node.ref)
+        version = searched.get(node.ref) or lake.version(node.ref)
         rows, rejected = holdings.readable(version), holdings.readable(version, "rejects")
         if rows or rejected:
             held.append(

@@ -18,7 +18,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -72,7 +72,7 @@ class Manifest:
     shards_table_sha256: str
 
     def canonical(self) -> bytes:
-        return files.canonical_json(asdict(self))
+        return files.canonical_json({field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def of_document(cls, document: Document) -> Manifest:
@@ -100,7 +100,7 @@ class Manifest:
             shards_table_sha256=document.digest("shards_table_sha256"),
         )
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return files.sha256_hex(self.canonical())
 
@@ -234,7 +234,7 @@ def _checked_table(uri: str, data: bytes) -> pa.Table:
         return AltDiffusionError(f"file {uri}", f"is damaged: {problem}", shards.REMEDY)
 
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise damaged(first_line(error)) from error
     if not table.schema.equals(_TABLE):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -37,6 +38,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
             "holds a placeholder of a credential, which is filled in for tracking.uri only",
             "set the storage's own variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3) and leave it out",
         )
+    if uri.startswith("/") and "::" not in uri:  # a plain path, without fsspec's parsing of chained addresses
+        return _local(), LocalFileSystem._strip_protocol(uri)
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -44,6 +47,11 @@ def filesystem(uri: str) -> tuple[Any, str]:
             f"storage {uri}", f"cannot be opened ({error})", "use a folder, file://, memory:// or s3:// address"
         ) from error
     return fs, path
+
+
+@functools.lru_cache(maxsize=1)
+def _local() -> LocalFileSystem:
+    return LocalFileSystem()
 
 
 def is_local(uri: str) -> bool:

@@ -82,6 +82,8 @@ class Holdings:
     """Files that are missing or damaged, so that their rows are not known."""
     damaged: tuple[AltDiffusionError, ...] = ()
     """Manifests that cannot be read, so that the rows of their versions are not known."""
+    versions: tuple[Version, ...] = ()
+    """All versions that were searched."""
 
     @property
     def pictured(self) -> Rows:
@@ -131,7 +133,8 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
     """
     distinct: dict[tuple[str, str], File] = {}
     damaged: list[AltDiffusionError] = []
-    for version in all_versions(lake, damaged):
+    versions = tuple(all_versions(lake, damaged))
+    for version in versions:
         for role in ROLES:
             distinct.update((file.key, file) for file in _files(version, role))
     rows: dict[tuple[str, str], Rows] = {}
@@ -169,7 +172,13 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
             else:
                 keep(file, found)
     return Holdings(
-        rows=rows, linked=by_link, led=by_final, imaged=by_image, unreadable=unreadable, damaged=tuple(damaged)
+        rows=rows,
+        linked=by_link,
+        led=by_final,
+        imaged=by_image,
+        unreadable=unreadable,
+        damaged=tuple(damaged),
+        versions=versions,
     )
 
 

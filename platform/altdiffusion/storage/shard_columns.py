@@ -31,13 +31,21 @@ def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filte
     try:
         with files.naming(uri, "reading"), fs.open(path, "rb") as file:
             try:
-                wanted = present(columns, pq.read_schema(file).names)
-                file.seek(0)
-                table = pq.read_table(file, columns=wanted, filters=filters, page_checksum_verification=True)
-                return checked_types(table, uri)
+                return checked_types(_read(file, columns, filters), uri)
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:  # an error of the file system, not of the format
                     raise
                 raise damaged(uri, error) from error
     except FileNotFoundError as error:
         raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
+
+
+def _read(file: Any, columns: Sequence[str], filters: Any) -> pa.Table:
+    opened = pq.ParquetFile(file, page_checksum_verification=True)
+    wanted = present(columns, opened.schema_arrow.names)
+    if filters is None:
+        return opened.read(
+            columns=wanted, use_threads=opened.metadata.num_rows > 10_000
+        )  # a quarter of `read_table`'s time
+    file.seek(0)
+    return pq.read_table(file, columns=wanted, filters=filters, page_checksum_verification=True)
