@@ -21,6 +21,7 @@ from typing import Any
 
 from altdiffusion.credentials import MissingCredential, redact, reveal
 from altdiffusion.errors import AltDiffusionError, first_line
+from altdiffusion.lineage.anchor import ARTIFACTS, reanchor
 from altdiffusion.lineage.database import first_contact
 from altdiffusion.storage import files
 
@@ -83,7 +84,7 @@ def default_uri(lake_uri: str) -> str:
             "cannot hold the default MLflow database, which needs a local folder",
             "set tracking.uri to an MLflow server, like http://127.0.0.1:5000",
         )
-    for name in ("mlflow.db", "mlflow.db.lock", "mlartifacts"):
+    for name in ("mlflow.db", "mlflow.db.lock", ARTIFACTS):
         files.within(lake_uri, name)
     return f"sqlite:///{files.local_path(lake_uri)}/mlflow.db"
 
@@ -119,17 +120,27 @@ def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_E
     with starting(uri):
         from mlflow import MlflowClient
 
-        artifacts = None
+        artifacts = database = None
         alone: AbstractContextManager[None] = nullcontext()
         if uri.startswith("sqlite:///"):
             database = os.path.abspath(uri.removeprefix("sqlite:///").partition("?")[0])
             alone = first_contact(database)
             # MLflow's own choice would be a folder in the working directory of the job.
             parent = files.local_path(lake_uri) if files.is_local(lake_uri) else os.path.dirname(database)
-            artifacts = f"file://{parent}/mlartifacts"
+            artifacts = f"file://{os.path.abspath(parent)}/{ARTIFACTS}"
         with alone:
+            if database is not None and files.is_local(lake_uri):
+                reanchor(database, files.local_path(lake_uri))
+                _forget_places()
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             return Tracking(uri=redact(given), client=client, experiment_id=_experiment(client, experiment, artifacts))
+
+
+def _forget_places() -> None:
+    """Let MLflow look up again where runs have their artifacts: it keeps that per run for the life of a process."""
+    from mlflow.tracking._tracking_service import utils
+
+    getattr(utils, "_artifact_repos_cache", {}).clear()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -71,6 +72,11 @@ def local_path(uri: str) -> str:
     return str(path)
 
 
+def anchored(uri: str) -> str:
+    """Return a URI that means the same from any working directory, without a slash at its end."""
+    return (local_path(uri) if is_local(uri) else uri).rstrip("/")
+
+
 def join(uri: str, *parts: str) -> str:
     """Return the URI of a file or folder below `uri`.
 
@@ -104,6 +110,8 @@ def beneath(root_uri: str, uri: str) -> str:
     root, path = os.path.abspath(local_path(root_uri)), os.path.abspath(local_path(uri))
     if not path.startswith(root.rstrip("/") + "/"):
         raise _outside(root_uri, uri)
+    if not _is_linked(root, path):
+        return uri
     real_root, real = os.path.realpath(root), os.path.realpath(path)
     if not real.startswith(real_root.rstrip("/") + "/"):
         raise AltDiffusionError(
@@ -112,6 +120,21 @@ def beneath(root_uri: str, uri: str) -> str:
             "remove the link; to keep data on another disk, mount it there or link the whole lake",
         )
     return uri
+
+
+def _is_linked(root: str, path: str) -> bool:
+    """Return whether a symbolic link is on the way from a folder to a path below it (one `lstat` per level)."""
+    place = root.rstrip("/")
+    for part in path[len(place) + 1 :].split("/"):
+        place = f"{place}/{part}"
+        try:
+            if stat.S_ISLNK(os.lstat(place).st_mode):
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            return False  # what is below it does not exist either
+        except OSError:
+            return True  # not known, so that the careful check decides
+    return False
 
 
 def within(root_uri: str, *parts: str) -> str:
