@@ -22,7 +22,7 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake
 from altdiffusion.storage.documents import Document, parse_document
 from altdiffusion.storage.index import Shelf, read_shelf
-from altdiffusion.storage.seals import check_seal
+from altdiffusion.storage.seals import check_checksum, check_seal, digest_of_lineage, is_sealed
 from altdiffusion.storage.summaries import Summary, read_summaries, summary_of
 
 Direction = Literal["up", "down"]
@@ -385,6 +385,7 @@ def _checkpoint_node(root_uri: str, parts: Parts, summary: Document) -> Node:
 
 def _describe_folder(uri: str, parts: Parts, data: bytes) -> Mapping[str, Any]:
     document = parse_document(uri, data)
+    check_checksum(document)
     value = document.value
     if value.get("parents") is not None:
         parents = document.texts("parents")
@@ -393,8 +394,7 @@ def _describe_folder(uri: str, parts: Parts, data: bytes) -> Mapping[str, Any]:
     facts: dict[str, Any] = {key: document.text(key) for key in ("stage", "run", "weights") if key in value}
     if "step" in value:
         facts["step"] = document.count("step")
-    digest = document.digest("digest") if value.get("digest") else files.sha256_hex(files.canonical_json(value))
-    return {"digest": digest, "parents": list(parents), **facts}
+    return {"digest": digest_of_lineage(document), "parents": list(parents), "sealed": is_sealed(document), **facts}
 
 
 def _export_node(root_uri: str, parts: Parts, summary: Document) -> Node:
@@ -410,6 +410,8 @@ def _folder_node(kind: str, root_uri: str, parts: Parts, summary: Document) -> N
     facts: dict[str, Any] = {key: summary.text(key) for key in ("stage", "run", "weights") if key in summary.value}
     if "step" in summary.value:
         facts["step"] = summary.count("step")
+    if not summary.flag("sealed"):
+        facts["unsealed"] = True  # written by an earlier version: nothing shows whether its parents were changed
     return Node(
         ref=f"{kind}:{name}@{digest}",
         kind=kind,

@@ -10,6 +10,7 @@ import errno
 import http.client
 import logging
 import os
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -22,7 +23,7 @@ from typing import Any
 from altdiffusion.credentials import MissingCredential, redact, reveal
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.lineage.anchor import ARTIFACTS, reanchor
-from altdiffusion.lineage.database import first_contact
+from altdiffusion.lineage.database import first_contact, is_known_migration
 from altdiffusion.storage import files
 
 DEFAULT_EXPERIMENT = "altdiffusion"
@@ -174,7 +175,7 @@ def _failed(uri: str, error: Exception) -> AltDiffusionError:
     if any(mark in text for mark in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED", "authenticated")):
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     elif "out-of-date database schema" in text:
-        remedy = f"make a copy of the database, then run `mlflow db upgrade {redact(uri)}`"
+        return _other_schema(uri, text)
     elif "already exists" in text or "no such table" in text or "not a database" in text:
         remedy = (
             "its tables are damaged: move the file away and run `altdiffusion lineage rebuild --lake LAKE`, which "
@@ -185,6 +186,24 @@ def _failed(uri: str, error: Exception) -> AltDiffusionError:
             "check that the database can be written and is not held by another program, and that its disk is not full"
         )
     return _unusable(uri, f"does not answer as it should ({text})", remedy)
+
+
+def _other_schema(uri: str, text: str) -> AltDiffusionError:
+    """Return the error for a database of an older or a newer MLflow, for which MLflow has the same message."""
+    import mlflow
+
+    found = re.search(r"found version (\w+)", text)
+    schema = found[1] if found else "unknown"
+    if found is None or is_known_migration(schema):
+        problem = f"was written by an MLflow older than the installed {mlflow.__version__} (schema {schema})"
+        remedy = f"make a copy of the database, then run `mlflow db upgrade '{redact(uri)}'`"
+    else:
+        problem = f"was written by an MLflow newer than the installed {mlflow.__version__} (schema {schema})"
+        remedy = (
+            f"use a version newer than mlflow {mlflow.__version__}: the one that wrote it (`pip show mlflow` there), "
+            "or keep it and run `altdiffusion lineage rebuild --lake LAKE --tracking-uri URI` into an empty database"
+        )
+    return _unusable(uri, problem, remedy)
 
 
 def _unusable(uri: str, problem: str, remedy: str) -> AltDiffusionError:

@@ -22,7 +22,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from altdiffusion.credentials import has_placeholder
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
+
+_STORES = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs"}
+"""Libraries whose errors are those of a storage."""
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -172,26 +175,43 @@ def naming(uri: str, doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, AltDiffusionError):
         raise
     except OSError as error:
-        code = errno.errorcode.get(error.errno or 0, "")
-        remedy = {
-            errno.ENOSPC: "free space there, then run the same command again; what is recorded is kept",
-            errno.EACCES: "give this user write permission, or choose another folder",
-            errno.EROFS: "choose a folder that can be written",
-            errno.ENOTDIR: "a file is in the place of a folder: choose another path",
-            errno.EEXIST: "a file is in the place of a folder: choose another path",
-        }.get(error.errno or 0, "check the address and the connection, then run the same command again")
-        raise AltDiffusionError(
-            f"storage {uri}", f"{doing} failed ({code} {error.strerror or error})", remedy
-        ) from error
+        raise _failed(uri, doing, error) from error
+    except Exception as error:  # of an object store's own library, which has no common base class
+        if type(error).__module__.partition(".")[0] not in _STORES:
+            raise
+        raise _failed(uri, doing, error) from error
+
+
+def _failed(uri: str, doing: str, error: Exception) -> AltDiffusionError:
+    """Return the error for what a storage has refused."""
+    number = getattr(error, "errno", None) or 0
+    text = f"{errno.errorcode.get(number, '')} {getattr(error, 'strerror', None) or first_line(error)}".strip()
+    remedy = {
+        errno.ENOSPC: "free space there, then run the same command again; what is recorded is kept",
+        errno.EACCES: "give this user write permission, or choose another folder",
+        errno.EROFS: "choose a folder that can be written",
+        errno.ENOTDIR: "a file is in the place of a folder: choose another path",
+        errno.EEXIST: "a file is in the place of a folder: choose another path",
+    }.get(number, "check the address and the connection, then run the same command again")
+    denied = isinstance(error, PermissionError) or "Credentials" in type(error).__name__
+    if denied and uri.startswith(("s3://", "s3a://")):
+        remedy = (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) to those of a user who may read and "
+            "write there, on every machine of the cluster; AWS_ENDPOINT_URL for a server other than Amazon's"
+        )
+    elif denied and not uri.startswith("/"):
+        remedy = "set the credentials of that storage in its own environment variables, on every machine of the cluster"
+    return AltDiffusionError(f"storage {uri}", f"{doing} failed ({text})", remedy)
 
 
 def exists(uri: str) -> bool:
     """Return whether a file or folder exists."""
     fs, path = filesystem(uri)
-    return bool(fs.exists(path))
+    with naming(uri, "reading"):
+        return bool(fs.exists(path))
 
 
 def size_bytes(uri: str) -> int:
@@ -230,7 +250,8 @@ def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffus
     if isinstance(fs, LocalFileSystem) or len(uris) == 1:
         return [_content(uri, lambda uri=uri: read_bytes(uri)) for uri in uris]  # type: ignore[misc]
     paths = [first, *(fs._strip_protocol(uri) for uri in uris[1:])]
-    found = fs.cat(paths, on_error="return")
+    with naming(uris[0], "reading"):
+        found = fs.cat(paths, on_error="return")
     return [_content(uri, lambda value=found[path]: value) for uri, path in zip(uris, paths, strict=True)]  # type: ignore[misc]
 
 
@@ -318,11 +339,13 @@ def _entries(uri: str, *, detail: bool) -> list[Any]:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
     try:
-        return list(fs.ls(path, detail=detail))
+        with naming(uri, "listing"):
+            try:
+                return list(fs.ls(path, detail=detail))
+            except NotADirectoryError as error:
+                raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
     except FileNotFoundError:
         return []
-    except NotADirectoryError as error:
-        raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
 
 
 def write_atomic(uri: str, data: bytes) -> None:

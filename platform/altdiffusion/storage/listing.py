@@ -39,7 +39,9 @@ def list_marked(root_uri: str, depth: int, name: str) -> list[Marked]:
     fs.invalidate_cache()
     found = []
     start = len(str(root).rstrip("/")) + 1
-    for path, entry in fs.find(root, detail=True).items():
+    with files.naming(root_uri, "listing"):
+        entries = fs.find(root, detail=True)
+    for path, entry in entries.items():
         *parts, last = str(path)[start:].split("/")
         if len(parts) == depth and last == name and not any(part.startswith(".") for part in parts):
             found.append(Marked(tuple(parts), _stamp(entry)))
