@@ -170,7 +170,7 @@ def test_rebuild_takes_nothing_from_outside_the_lake_and_goes_on(
         {"step": 3, "time_ms": [], "metrics": 7},
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    rebuilt = rebuild(small.uri)
+    rebuilt = rebuild(small.uri, manifests=True)
     assert rebuilt.journals == 1 and rebuilt.versions > 0 and "is skipped" in caplog.text
     assert (victim / ".ssh/id_key").read_text() == SECRET
     held = [path for path in (tmp_path / "lake").rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]

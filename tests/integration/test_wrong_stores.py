@@ -96,11 +96,14 @@ def test_an_older_database_can_be_upgraded_as_the_error_says(tmp_path: Path) -> 
     import mlflow
     from alembic import command
     from alembic.config import Config
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+    from sqlalchemy import create_engine
 
     database = f"sqlite:///{small.uri}/mlflow.db"
     config = Config()
     config.set_main_option("script_location", str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
     config.set_main_option("sqlalchemy.url", database)
+    Base.metadata.create_all(create_engine(database))
     command.upgrade(config, OLDER)
     with closing(sqlite3.connect(f"{small.uri}/mlflow.db")) as connection:
         connection.execute("INSERT INTO experiments (name, lifecycle_stage) VALUES ('a', 'active'), ('b', 'active')")

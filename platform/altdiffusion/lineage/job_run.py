@@ -21,7 +21,7 @@ import stat
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 from altdiffusion.credentials import redact
 from altdiffusion.errors import AltDiffusionError
@@ -268,8 +268,13 @@ def first_start(folder: str) -> int | None:
     except AltDiffusionError:  # torn: the journal knows it nearly as well
         pass
     chunk = OutboxReader(files.within(folder, JOURNAL), remember=False).read()
-    times = [record["time_ms"] for record in chunk.records if isinstance(record.get("time_ms"), int)] if chunk else []
+    times = [record["time_ms"] for record in chunk.records if is_time(record.get("time_ms"))] if chunk else []
     return min(times, default=None)
+
+
+def is_time(value: object) -> TypeGuard[int]:
+    """Return whether a value of a journal is a time in milliseconds that MLflow can store."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def is_running(folder: str) -> bool:

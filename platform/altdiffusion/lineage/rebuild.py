@@ -19,7 +19,7 @@ from typing import Any
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.alias_view import show_aliases
-from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS, first_start, is_running
+from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS, first_start, is_running, is_time
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
 from altdiffusion.lineage.outbox import OutboxReader, Record
@@ -109,7 +109,7 @@ class _Journal:
         for records in self.records(JOURNAL):
             for record in records:
                 time_ms = record.get("time_ms")
-                now = max(now, time_ms if isinstance(time_ms, int) else 0)
+                now = max(now, time_ms if is_time(time_ms) else 0)
                 yield now, self, record
 
 
@@ -154,7 +154,7 @@ def _mark_killed(tracking: Tracking, journal: _Journal, now: int) -> None:
     """End the run of a job that was killed, at the time of its last sign of life."""
     end = now
     for records in journal.records(METRICS):
-        times = [record["time_ms"] for record in records if isinstance(record.get("time_ms"), int)]
+        times = [record["time_ms"] for record in records if is_time(record.get("time_ms"))]
         end = max([end, *times])
     started = int(tracking.client.get_run(journal.run_id).info.start_time)
     tracking.client.set_terminated(journal.run_id, status="KILLED", end_time=max(end, started))

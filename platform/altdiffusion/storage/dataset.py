@@ -146,13 +146,29 @@ class Version:
         document = optional_document(files.within(self.uri, MADE_BY))
         return None if document is None else document.name("pipeline_step")
 
+    @property
+    def table_uri(self) -> str:
+        """URI of the table of shards."""
+        return files.within(self.uri, "shards.parquet")
+
     @functools.cached_property
     def _table(self) -> pa.Table:
-        uri = files.within(self.uri, "shards.parquet")
-        try:
-            data = files.read_bytes(uri)
-        except FileNotFoundError as error:
-            raise AltDiffusionError(f"file {uri}", "is missing", shards.REMEDY) from error
+        return self._checked(files.read_many([self.table_uri])[0])
+
+    def load_table(self, data: bytes | FileNotFoundError | AltDiffusionError) -> None:
+        """Take the content of the table of shards as it was read along with others (`files.read_many`).
+
+        Raises:
+            AltDiffusionError: it could not be read, or is damaged.
+        """
+        self.__dict__["_table"] = self._checked(data)
+
+    def _checked(self, data: bytes | FileNotFoundError | AltDiffusionError) -> pa.Table:
+        uri = self.table_uri
+        if isinstance(data, FileNotFoundError):
+            raise AltDiffusionError(f"file {uri}", "is missing", shards.REMEDY) from data
+        if isinstance(data, AltDiffusionError):
+            raise data
         if files.sha256_hex(data) != self.manifest.shards_table_sha256:
             raise AltDiffusionError(f"file {uri}", "is damaged: its SHA-256 is not the manifest's", shards.REMEDY)
         return _checked_table(uri, data)
@@ -393,6 +409,21 @@ class Dataset:
         except FileNotFoundError:
             raise self._no_version(digest, 0) from None
         return Version(self.folder_uri, self.manifest_of(uri, whole, raw))
+
+    def open_many(self, digests: Sequence[str]) -> list[Version | AltDiffusionError]:
+        """Return the versions with these digests, read along with each other, or why one cannot be opened."""
+        found: list[Version | AltDiffusionError] = []
+        uris = [files.within(self.folder_uri, "versions", digest, "manifest.json") for digest in digests]
+        for digest, uri, raw in zip(digests, uris, files.read_many(uris), strict=True):
+            try:
+                if isinstance(raw, FileNotFoundError):
+                    raise self._no_version(digest, 0)
+                if isinstance(raw, AltDiffusionError):
+                    raise raw
+                found.append(Version(self.folder_uri, self.manifest_of(uri, digest, raw)))
+            except AltDiffusionError as error:
+                found.append(error)
+        return found
 
     def _only(self, prefix: str) -> str:
         found = [known for known in self.digests() if known.startswith(prefix)]
