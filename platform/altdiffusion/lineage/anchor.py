@@ -1,8 +1,8 @@
 """The MLflow database of a lake that was moved or copied: its absolute addresses are made those of the lake again.
 
 MLflow stores where artifacts are as absolute addresses: of experiments, runs and LoggedModels, and our records add the
-folders of datasets and checkpoints. A copy of the lake would read and write the artifacts of the original. So whoever
-opens the database in a lake first puts this right, in one transaction: addresses below another lake's folder, which the
+folders of datasets and checkpoints. A copy of the lake would read and write the artifacts of the original. So the
+first program that opens the database in a lake puts this right, in one transaction: addresses below another lake's folder, which the
 experiments name as `<that lake>/mlartifacts`, become the same ones below this lake.
 """
 
