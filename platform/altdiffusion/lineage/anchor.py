@@ -2,8 +2,8 @@
 
 MLflow stores where artifacts are as absolute addresses: of experiments, runs and LoggedModels, and our records add the
 folders of datasets and checkpoints. A copy of the lake would read and write the artifacts of the original. So the
-first program that opens the database in a lake puts this right, in one transaction: addresses below another lake's folder, which the
-experiments name as `<that lake>/mlartifacts`, become the same ones below this lake.
+first program that opens the database in a lake puts this right, in one transaction. Addresses below another
+lake's folder, which the experiments name as `<that lake>/mlartifacts`, become the same ones below this lake.
 """
 
 from __future__ import annotations
