@@ -7,14 +7,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from altdiffusion.evaluation.figures.write import write_page
 from altdiffusion.evaluation.outcomes import Outcomes
+from altdiffusion.evaluation.retrieval_accuracy import StateScore
+from altdiffusion.evaluation.statistics import LEVEL
 from altdiffusion.evaluation.table import Report
-from altdiffusion.generation.model import resolve_model
+from altdiffusion.generation.model import Model, resolve_model
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.training.exports.export import renew_card
 from jobs.session import Session
-from pipelines.evaluate import EvaluateConfig
+from pipelines.evaluate import EvaluateConfig, all_points
 
 
 def write_table(config: EvaluateConfig, session: Session, report: Report) -> None:
@@ -36,19 +39,47 @@ def record_scores(
     outcomes: Mapping[str, Outcomes] | None = None,
 ) -> None:
     """Store the report and the outcomes under the evaluation's name, and renew the card of each state's model."""
-    lake = session.lake.uri
-    models = {state.name: resolve_model(state.model, lake) for state in config.states}
-    contents = {name: model.content for name, model in models.items()}
     table = pa.concat_tables([one.table(name) for name, one in outcomes.items()]) if outcomes else None
-    evaluations.write(lake, config.name, report.to_json(), contents, protocol=protocol, outcomes=table)
+    models = models_of(config, session)
+    contents = {name: model.content for name, model in models.items()}
+    evaluations.write(session.lake.uri, config.name, report.to_json(), contents, protocol=protocol, outcomes=table)
     for model in models.values():
-        renew_card(lake, model.uri)
+        renew_card(session.lake.uri, model.uri)
 
 
 def record_variety(session: Session, report: Report, drawn: Mapping[str, Version]) -> None:
     """Record memorisation and diversity of each state as metrics, linked to its checkpoint and its images."""
-    for state, version in drawn.items():
-        metrics = {f"{state}/{name}": value for name, value in report.variety[state].metrics().items()}
-        for origin in version.manifest.parent_refs if metrics else ():
+    for state, one in report.variety.items():
+        metrics = {f"{state}/{name}": value for name, value in one.metrics().items()}
+        for origin in drawn[state].manifest.parent_refs if metrics else ():
             if origin.kind in ("checkpoint", "model"):
-                session.run.measured(origin, metrics, datasets=[version])
+                session.run.measured(origin, metrics, datasets=[drawn[state]])
+
+
+def record_unjudged(config: EvaluateConfig, session: Session, protocol: Mapping[str, Any]) -> None:
+    """Store a report without scores, for the measures of images that no judge names."""
+    report = {"level": LEVEL, "states": [{"state": state.name} for state in config.states], "protocol": protocol}
+    contents = {name: model.content for name, model in models_of(config, session).items()}
+    evaluations.write(session.lake.uri, config.name, report, contents)
+
+
+def record_sweep(config: EvaluateConfig, session: Session, scores: Mapping[str, StateScore]) -> None:
+    """Add the points of the sweep, and the scores of their images, to the stored report."""
+    points = [point.to_json() for point in all_points(config)]
+    if points:
+        part = {"points": points, "scores": [score.to_json() for score in scores.values()]}
+        evaluations.extend(session.lake.uri, config.name, {"sweep": part})
+
+
+def finish(config: EvaluateConfig, session: Session) -> None:
+    """Write the page of the evaluation and attach it to the run; renew the cards, which quote the measures."""
+    for path in write_page(session.lake.uri, config.name, f"{config.output}.html"):
+        session.run.artifact(path)
+    if config.measures is not None:
+        for model in models_of(config, session).values():
+            renew_card(session.lake.uri, model.uri)
+
+
+def models_of(config: EvaluateConfig, session: Session) -> dict[str, Model]:
+    """Return the model of each state by the state's name."""
+    return {state.name: resolve_model(state.model, session.lake.uri) for state in config.states}

@@ -5,37 +5,38 @@ from __future__ import annotations
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from jobs import evaluation_measures
-from jobs.cards import record_scores, record_variety, write_table
+from jobs.cards import finish, record_variety
 from jobs.harness import Job, leave, main
 from jobs.judging import check_required, is_kept, judge
 from jobs.session import Session, already_published
-from pipelines.evaluate import EvaluateConfig, cases_of, looks, pipeline_steps, plan, protocol, survey
+from pipelines.evaluate import EvaluateConfig, cases_of, looks, pipeline_steps, plan, survey
 
 
 def result(config: EvaluateConfig, lake: Lake) -> str | None:
-    drawn = already_published(lake, [step for state in config.states for step in pipeline_steps(config, state)])
-    written = all(files.exists(f"{config.output}.{suffix}") for suffix in ("json", "md", "txt"))
+    drawn = already_published(lake, [step for steps in pipeline_steps(config).values() for step in steps])
+    suffixes = ("html",) if config.labels is None else ("json", "md", "txt", "html")
+    written = all(files.exists(f"{config.output}.{suffix}") for suffix in suffixes)
     written &= evaluation_measures.done(config, lake)
-    return f"{config.output}.md of {drawn}" if drawn and written and is_kept(config, lake) else None
+    return f"{config.output}.html of {drawn}" if drawn and written and is_kept(config, lake) else None
 
 
 def run(config: EvaluateConfig, session: Session) -> None:
-    """Draw the cases with every state, judge the images, and write the table."""
+    """Draw the cases with every state, judge and measure the images, and write the tables and the page."""
     for look in looks(config):  # before anything is drawn
         for line in look(session.lake):
             print(f"[evaluate] {line}", flush=True)
     cases = cases_of(config)
     drawn = {
-        state.name: [session.complete(step) for step in pipeline_steps(config, state)][-1][-1]
-        for state in config.states
+        name: [version for step in steps for version in session.complete(step)][-1]
+        for name, steps in pipeline_steps(config).items()
     }
-    report, outcomes = judge(config, session, cases, drawn)
-    write_table(config, session, report)
-    record_scores(config, session, report, protocol(config, session.lake, cases), outcomes)
-    print(report.to_text(), flush=True)
+    report = judge(config, session, cases, drawn)
     evaluation_measures.add(config, session)
-    record_variety(session, report, drawn)
-    check_required(config, session.lake, report)
+    if report is not None:
+        record_variety(session, report, drawn)
+    finish(config, session)
+    if report is not None:
+        check_required(config, session.lake, report)
 
 
 JOB = Job(name="evaluate", summary=__doc__, config=EvaluateConfig, plan=plan, result=result, run=run, survey=survey)

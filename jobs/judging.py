@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from altdiffusion.config import semantic
 from altdiffusion.evaluation.judging import Panel, judged
-from altdiffusion.evaluation.outcomes import Outcomes
+from altdiffusion.evaluation.outcomes import Outcomes, outcomes_of
+from altdiffusion.evaluation.retrieval_accuracy import score
 from altdiffusion.evaluation.table import Report
 from altdiffusion.evaluation.thresholds import require
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import read_document
+from jobs.cards import record_scores, record_sweep, record_unjudged, write_table
 from jobs.session import Session
 from pipelines.cases import Cases
 from pipelines.evaluate import EvaluateConfig, cases_of, labelled_of, protocol, training_of
@@ -31,16 +33,19 @@ def is_kept(config: EvaluateConfig, lake: Lake) -> bool:
     return met and report.get("protocol") == protocol(config, lake, cases_of(config))
 
 
-def judge(
-    config: EvaluateConfig, session: Session, cases: Cases, drawn: Mapping[str, Version]
-) -> tuple[Report, dict[str, Outcomes]]:
-    """Return the report on what each state has drawn, and the outcomes of each.
+def judge(config: EvaluateConfig, session: Session, cases: Cases, drawn: Mapping[str, Version]) -> Report | None:
+    """Have judges name the images of every set, keep what they find, and return the report; None without labels.
 
     Raises:
         AltDiffusionError: as `shared_warnings`.
     """
     lake, settings = session.lake, config.judge
-    labelled, training = labelled_of(config, lake, cases), training_of(config, lake)
+    made = protocol(config, lake, cases)
+    if config.labels is None or config.autoencoder is None:
+        record_unjudged(config, session, made)
+        record_sweep(config, session, {})
+        return None
+    labelled, training = labelled_of(config, config.labels, lake, cases), training_of(config, lake)
     for version in labelled.versions:
         session.run.input(version, context="judge")
     panel = Panel.train(
@@ -52,16 +57,24 @@ def judge(
         side=judge_side(settings, labelled, cases),
         device=settings.device,
     )
-    return judged(
-        panel,
-        drawn,
-        cases.by_id,
-        cases.images,
-        config.autoencoder,
-        training,
-        settings.compared_at_most,
-        shared_warnings(settings, config.labels, labelled, training),
+    states = {state.name: drawn[state.name] for state in config.states}
+    warnings = shared_warnings(settings, config.labels, labelled, training)
+    report, outcomes = judged(
+        *(panel, states, cases.by_id, cases.images, config.autoencoder),
+        *(training, settings.compared_at_most, warnings),
     )
+    swept = {name: outcomes_in(panel, drawn[name], cases) for name in drawn if name not in states}
+    write_table(config, session, report)
+    record_scores(config, session, report, made, {**outcomes, **swept})
+    record_sweep(config, session, {name: score(name, one) for name, one in swept.items()})
+    print(report.to_text(), flush=True)
+    return report
+
+
+def outcomes_in(panel: Panel, version: Version, cases: Cases) -> Outcomes:
+    """Return what a panel finds in a set of images."""
+    read = panel.read_version(version)
+    return outcomes_of(cases.by_id, cases.images, read.ids, read.named)
 
 
 def check_required(config: EvaluateConfig, lake: Lake, report: Report) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from altdiffusion.config import added, operational, semantic
-from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, not_empty
+from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, from_below, not_empty
 from altdiffusion.diffusion.autoencoder import load_autoencoder
+from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.labels import LabelledImages
 from altdiffusion.evaluation.measures.checks import check_measures
@@ -18,6 +19,7 @@ from altdiffusion.evaluation.retrieval_accuracy import ENGLISH
 from altdiffusion.evaluation.thresholds import RequireConfig
 from altdiffusion.evaluation.training_data import TrainingData
 from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.generation.model import check_sampling, resolve_model
 from altdiffusion.generation.settings import DrawingConfig, GenerateConfig, ImageFiles, ModelConfig, PromptsConfig
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
@@ -35,6 +37,7 @@ from pipelines.judge_inputs import (
     training_lines,
 )
 from pipelines.measures import MeasureJobConfig
+from pipelines.sweep import Point, SweepConfig, points
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +64,14 @@ class EvaluateConfig(JobConfig):
     """Name of the run in MLflow, and prefix of the names of the datasets that the job makes."""
     cases: str = operational()
     """A prompts file whose rows also hold `concept` and `seen` or `group`. Its content matters, not its path."""
-    labels: str = operational()
+    labels: str | None = operational(None)
     """Parquet (sample_id, concept and, optionally, use) of what the images show and are for: `judge`, which teaches the
     judge (a file without `use`, or null); `control`, which neither model nor judge sees; `generator`, which the model
-    has learned from."""
+    has learned from. Null trains no judge: only `measures` are made."""
     images: str | tuple[str, ...] = "images"
     """Dataset of the labelled images, or several."""
-    autoencoder: str = operational()
-    """Folder of the VAE through which a control shows real images to the judge."""
+    autoencoder: str | None = operational(None)
+    """Folder of the VAE through which a control shows real images to the judge; needed where `labels` are given."""
     states: Annotated[tuple[StateConfig, ...], not_empty("name at least one state")]
     """States in the order of the table; `require` applies to the last one."""
     sampling: SamplingConfig = SamplingConfig()
@@ -81,6 +84,10 @@ class EvaluateConfig(JobConfig):
     workers: Workers = operational(factory=Workers)
     measures: MeasuresConfig | None = added(None)
     """What is measured besides; OUTPUT-measures.json and OUTPUT-measures.md are written. Null measures nothing."""
+    seed: Annotated[int | None, from_below(-(2**63), 2**63)] = added(None)
+    """Seed of cases that state none; null takes a hash of the prompt, so that concepts differ in their noise."""
+    sweep: SweepConfig | None = added(None)
+    """Settings of `sampling` that are varied besides, for curves."""
 
     @property
     def image_datasets(self) -> tuple[str, ...]:
@@ -94,18 +101,33 @@ class EvaluateConfig(JobConfig):
         for name in (self.require.states or {}) if self.require is not None else ():
             if name not in names:
                 yield Invalid(f"require.states.{name}", "is not a state", f"name one of {', '.join(names)}")
+        swept = [point.name for point in swept_points(self)]
+        for name in sorted({name for name in swept if name in names}):
+            yield Invalid("states", f"have the name {name}, which a set of the sweep has", "name the state otherwise")
         if len(set(names)) != len(names):
             yield Invalid("states", "must have a name of its own each", "name each once")
         for place, name in enumerate(names):
             if name == "prompts":
                 yield Invalid(f"states.{place}.name", "is that of the dataset of prompts", "give another name")
-        for name in ("prompts", *names):
+        for name in ("prompts", *names, *swept):
             yield from DATASET_NAME.check("name", f"{self.name}-{name}")
         try:
             drawing(self, self.states[0])
         except Invalid as wrong:
             yield Invalid(f"sampling.{wrong.key}", wrong.problem, wrong.remedy)
+        for point in swept_points(self):
+            try:
+                drawing(self, self.states[0], point)
+            except Invalid as wrong:
+                yield Invalid(f"sweep.{point.setting}", f"{point.value:g}: {wrong.problem}", wrong.remedy)
         yield from device_conflicts(self, self.workers, {"sampling.device": self.sampling.device})
+        if self.labels is None:
+            if self.measures is None:
+                yield Invalid("labels", "is missing, and so is measures", "give one of them, or nothing is found out")
+            if self.require is not None:
+                yield Invalid("require", "needs a judge, and no labels teach one", "give labels, or set require: null")
+        elif self.autoencoder is None:
+            yield Invalid("autoencoder", "is missing, which the judge's control needs", "give the folder of a VAE")
         measure_config(self)  # raises what does not fit
 
     @property
@@ -113,17 +135,35 @@ class EvaluateConfig(JobConfig):
         return self.name
 
 
-def drawing(config: EvaluateConfig, state: StateConfig) -> GenerateConfig:
-    """Return how one state draws the cases."""
+def all_points(config: EvaluateConfig) -> list[Point]:
+    """Return the points of the curves, those that are the states' own sets included."""
+    sampling = config.sampling
+    return points(config.sweep, [state.name for state in config.states], sampling.guidance_scale, sampling.steps)
+
+
+def swept_points(config: EvaluateConfig) -> list[Point]:
+    """Return the sets of images that are drawn for the sweep alone."""
+    return [point for point in all_points(config) if point.change]
+
+
+def drawing(config: EvaluateConfig, state: StateConfig, point: Point | None = None) -> GenerateConfig:
+    """Return how one state draws the cases, for a point of the sweep or (None) as `sampling` states."""
     settings = {field.name: getattr(config.sampling, field.name) for field in dataclasses.fields(DrawingConfig)}
+    settings |= point.change if point is not None else {}
     return GenerateConfig(model=state.model, prompts=cases_as_prompts(config), **settings)
 
 
-def pipeline_steps(config: EvaluateConfig, state: StateConfig) -> Sequence[PipelineStep]:
-    """Return the pipeline steps that draw the cases with one state."""
-    return generation_pipeline_steps(
-        config.lake, f"{config.name}-prompts", f"{config.name}-{state.name}", drawing(config, state), config.workers
-    )
+def pipeline_steps(config: EvaluateConfig) -> dict[str, Sequence[PipelineStep]]:
+    """Return the pipeline steps that draw each set of images by its name: that of a state, or of a point."""
+    states = {state.name: state for state in config.states}
+    sets = {name: drawing(config, state) for name, state in states.items()}
+    sets |= {point.name: drawing(config, states[point.state], point) for point in swept_points(config)}
+    return {
+        name: generation_pipeline_steps(
+            config.lake, f"{config.name}-prompts", f"{config.name}-{name}", settings, config.workers
+        )
+        for name, settings in sets.items()
+    }
 
 
 def measure_config(config: EvaluateConfig) -> MeasureJobConfig | None:
@@ -136,7 +176,7 @@ def measure_config(config: EvaluateConfig) -> MeasureJobConfig | None:
         tracking=config.tracking,
         name=config.name,
         cases=config.cases,
-        states={state.name: f"{config.name}-{state.name}" for state in config.states},
+        states={name: f"{config.name}-{name}" for name in pipeline_steps(config)},
         measures=config.measures,
         output=f"{config.output}-measures",
         workers=config.workers,
@@ -145,7 +185,7 @@ def measure_config(config: EvaluateConfig) -> MeasureJobConfig | None:
 
 def cases_as_prompts(config: EvaluateConfig) -> PromptsConfig:
     """Return the cases as prompts: all of them are drawn, because a table of fewer would be another table."""
-    return PromptsConfig(file=config.cases, languages=config.languages, strict=True)
+    return PromptsConfig(file=config.cases, languages=config.languages, strict=True, default_seed=config.seed)
 
 
 def cases_of(config: EvaluateConfig) -> Cases:
@@ -159,11 +199,15 @@ def protocol(config: EvaluateConfig, lake: Lake, cases: Cases) -> dict[str, Any]
     One of an earlier version, whose judge answered with all concepts that it had learned, is equal only where these are
     the cases' concepts.
     """
+    drawn: dict[str, Any] = {"cases": cases.sha256, "sampling": semantic(config.sampling)}
+    if config.seed is not None:
+        drawn["seed"] = config.seed
+    if config.labels is None:
+        return drawn
     images = [str(lake.version(name).ref) for name in config.image_datasets]
-    learned = labelled_of(config, lake, cases).concepts("judge")
+    learned = labelled_of(config, config.labels, lake, cases).concepts("judge")
     return {
-        "cases": cases.sha256,
-        "sampling": semantic(config.sampling),
+        **drawn,
         "judge": semantic(config.judge),
         "images": images[0] if len(images) == 1 else images,
         "labels": files.sha256_hex(files.read_bytes(config.labels)),
@@ -187,9 +231,9 @@ def check_groups(config: EvaluateConfig, cases: Cases) -> None:
             )
 
 
-def labelled_of(config: EvaluateConfig, lake: Lake, cases: Cases | None) -> LabelledImages:
+def labelled_of(config: EvaluateConfig, labels: str, lake: Lake, cases: Cases | None) -> LabelledImages:
     """Return the labelled images of a job; it raises as `labelled_images`, for the concepts of the cases if given."""
-    return labelled_images(config.image_datasets, config.labels, lake, cases.concepts if cases is not None else ())
+    return labelled_images(config.image_datasets, labels, lake, cases.concepts if cases is not None else ())
 
 
 def training_of(config: EvaluateConfig, lake: Lake) -> dict[str, TrainingData]:
@@ -227,16 +271,15 @@ def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
         return describe(cases.prompts)
 
     def judge_there(lake: Lake) -> list[str]:
+        if config.labels is None or config.autoencoder is None:
+            return ["judge  none: no labels are given"]
         check_device(config.judge)
+        load_autoencoder(config.autoencoder)
         cases = found[0] if found else None
-        images = labelled_of(config, lake, cases)
+        images = labelled_of(config, config.labels, lake, cases)
         labelled.append(images)
         concepts = cases.concepts if cases is not None else sorted(images.concepts("judge"))
         return judge_lines(images, judge_side(config.judge, images, cases), concepts)
-
-    def autoencoder_there(_: Lake) -> list[str]:
-        load_autoencoder(config.autoencoder)
-        return []
 
     def output_there(_: Lake) -> list[str]:
         files.check_local_output(f"evaluation's output {config.output}", f"{config.output}.json")
@@ -246,6 +289,7 @@ def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
         def there(lake: Lake) -> list[str]:
             lines = model_lines(drawing(config, state), lake.uri, found[0].prompts if found else None)
             models.append(state.name)
+            lines += sweep_lines(config, state, lake)
             return [f"{state.name}  {line}" for line in lines]
 
         return there
@@ -256,14 +300,25 @@ def looks(config: EvaluateConfig) -> list[Callable[[Lake], list[str]]]:
         return check_measures(config.measures, lake, config.cases, found[0].images_by_language if found else None)
 
     def nothing_shared(lake: Lake) -> list[str]:
-        if not labelled or len(models) < len(config.states):  # which was reported
+        if config.labels is None or not labelled or len(models) < len(config.states):  # which was reported
             return []
         states = training_of(config, lake)
         warnings = shared_warnings(config.judge, config.labels, labelled[0], states)
         return [*training_lines(states), *(f"warning  {text}" for text in warnings)]
 
     models_there = map(model_there, config.states)
-    return [cases_there, judge_there, autoencoder_there, output_there, *models_there, nothing_shared, measures_there]
+    return [cases_there, judge_there, output_there, *models_there, nothing_shared, measures_there]
+
+
+def sweep_lines(config: EvaluateConfig, state: StateConfig, lake: Lake) -> list[str]:
+    """Return what a state draws for the sweep, after a check of its numbers of steps; it raises as `check_sampling`."""
+    mine = [point for point in swept_points(config) if point.state == state.name]
+    numbers = [int(point.value) for point in mine if point.setting == "steps"]
+    if numbers and (state.model.folder is None or at_hand(state.model.folder, lake.uri, "base")):
+        model = resolve_model(state.model, lake.uri)
+        for steps in numbers:
+            check_sampling(model, config.sampling.sampler, steps)
+    return [f"sweep  {point.setting} {point.value:g}" for point in mine]
 
 
 def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
@@ -273,15 +328,19 @@ def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
 
 def plan(config: EvaluateConfig) -> Plan:
     """Return what the job will do."""
+    made = pipeline_steps(config)
     steps = tuple(
-        f"{state.name}: {pipeline_steps(config, state)[-1].describe()}, model {state.model.folder or state.model.run}"
+        f"{state.name}: {made[state.name][-1].describe()}, model {state.model.folder or state.model.run}"
         for state in config.states
     )
+    steps += tuple(f"{point.name}: {made[point.name][-1].describe()}" for point in swept_points(config))
     sampling, required = config.sampling, config.require
     judges = "the judge" if config.judge.seeds == 1 else f"{config.judge.seeds} judges"
     return Plan(
         title=f"evaluate {len(config.states)} states on {config.cases}",
-        steps=(*steps, f"train {judges} on the labelled images, name every drawn image, write the table"),
+        steps=(*steps, f"train {judges} on the labelled images, name every drawn image, write the table")
+        if config.labels is not None
+        else steps,
         facts={
             "sampler": f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance_scale:g}, "
             f"{sampling.count} per prompt",

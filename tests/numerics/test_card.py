@@ -24,6 +24,7 @@ from altdiffusion.training.exports.export import export_checkpoint, renew_card
 from altdiffusion.training.launch_local import run_local
 from jobs.cards import record_scores
 from pipelines.evaluate import StateConfig
+from tests import kept_evaluation
 from tests.training_lake import Recorder, config, write_latents
 
 
@@ -95,6 +96,31 @@ def test_an_evaluation_job_updates_the_cards_of_its_models(trained: str) -> None
     assert "| en English | 87.5 % | 80.0 to 90.0 % | 64 |" in text and "64 concepts, chance 1.6 %" in text
     raw = Path(export_checkpoint(trained, "quality", weights="raw"))  # other weights: not the model that was judged
     assert "No evaluation of this model was run." in (raw / "README.md").read_text()
+
+
+def test_measures_enter_the_card_by_language_and_its_index_for_the_hub(trained: str) -> None:
+    folder = Path(export_checkpoint(trained, "quality"))
+    model = resolve_model(ModelConfig(run="quality"), trained)
+    kept_evaluation.keep(trained, "night", codes=("en", "th", "ar"), models={"guidance": model.content})
+    renew_card(trained, str(folder))
+    card = ModelCard.load(folder / "README.md")
+    assert "night, state guidance: measures, with intervals of 95% in brackets." in card.text
+    assert "| language | FID | KID | CLIP-Sim (prompt) | Retrieval R@5 |" in card.text
+    assert "| mean | 24.00 | 0.00650 [0.00624, 0.00676] | 0.308 [0.296, 0.320] | 81.0 % [77.8, 84.2] |" in card.text
+    assert "| ar Arabic | 25.09 |" in card.text and "resize: clean to 299 pixels" in card.text
+    assert "drawn with: ddim, 50 steps, guidance 9, 1 per prompt, float16 on cuda" in card.text
+    results = card.data.eval_results
+    assert results is not None and card.data.model_name == "quality"
+    assert all((one.task_type, one.dataset_type) == ("text-to-image", "night") for one in results)
+    values = {one.metric_type: (one.metric_name, one.metric_value) for one in results if one.metric_type != "accuracy"}
+    assert values["fid"] == ("FID, mean of 3 languages", 24.0)
+    assert values["kid"] == ("KID, mean of 3 languages, 95% interval 0.00624 to 0.00676", 0.0065)
+    named = [one.metric_name for one in results if one.metric_type == "accuracy"]
+    assert len(named) == 2 and str(named[0]).startswith("Retrieval accuracy, English, 95% interval ")
+    assert results[0].dataset_revision == "c" * 64
+    again = ModelCard.from_template(card.data, template_str="---\n{{ card_data }}\n---")  # the hub writes it again
+    assert again.data.to_dict()["model-index"] == card.data.to_dict()["model-index"]
+    assert content_digest(str(folder)) == model.content
 
 
 def test_the_base_on_the_hub_is_named(lake: str) -> None:

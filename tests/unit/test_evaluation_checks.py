@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from altdiffusion.config import from_dict, load_config
+from altdiffusion.config import from_dict, load_config, semantic
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake
 from jobs.evaluate import JOB
 from jobs.harness import main
 from pipelines.encode import EncodeJobConfig
-from pipelines.evaluate import EvaluateConfig, cases_of, drawing, survey
+from pipelines.evaluate import EvaluateConfig, cases_as_prompts, cases_of, drawing, pipeline_steps, survey, swept_points
 from pipelines.generate import GenerateJobConfig
 from pipelines.generate import survey as generate_survey
 from pipelines.score import ScoreJobConfig
@@ -134,6 +134,16 @@ def test_cases_are_read_as_prompts_are(lake: str, tmp_path: Path) -> None:
         ({"judge": {"seeds": 0}}, "must be at least 1"),
         ({"sampling": {"dtype": "float16"}}, "float16 does not run on a CPU"),
         ({"sampling": {"negative_prompt": "x" * 20_000}}, "key sampling.file_record"),
+        ({"sweep": {}}, "is empty, and so is steps"),
+        ({"sweep": {"steps": [5, 5]}}, "contains the same value twice"),
+        ({"sweep": {"steps": [2000]}}, "sweep.steps"),
+        ({"sweep": {"guidance_scale": [101]}}, "sweep.guidance_scale"),
+        (
+            {"sweep": {"steps": [2]}, "states": [{"name": name, "model": {"run": "x"}} for name in ("a", "a-s2")]},
+            "have the name a-s2, which a set of the sweep has",
+        ),
+        ({"labels": None}, "key labels: value None is missing, and so is measures"),
+        ({"autoencoder": None}, "is missing, which the judge's control needs"),
     ],
 )
 def test_names_that_no_dataset_can_have_are_refused_at_once(lake: str, changes: dict[str, Any], part: str) -> None:
@@ -174,6 +184,44 @@ def test_several_seeds_and_judges_leave_outcomes_that_can_be_compared(lake: str,
     assert "By judge" in Path(f"{lake}/out/table.txt").read_text()
 
 
+def test_a_sweep_names_its_sets_and_leaves_old_fingerprints_alone(lake: str) -> None:
+    plain = config(lake)
+    swept = config(lake, sweep={"guidance_scale": [7.5, 1.0, 3.0], "steps": [2, 1]})
+    names = ["g3", "g7.5", "s2"]  # 1.0 and 1 are the values of `sampling`
+    sets = [f"{state}-{name}" for state in ("before", "after") for name in names]
+    assert [point.name for point in swept_points(swept)] == sets
+    assert list(pipeline_steps(swept)) == ["before", "after", *sets]
+    drawn = [drawing(swept, swept.states[0], point) for point in swept_points(swept)[:3]]
+    assert [(one.guidance_scale, one.steps) for one in drawn] == [(3.0, 1), (7.5, 1), (1.0, 2)]
+    assert {"sweep", "seed", "measures"}.isdisjoint(semantic(plain)) and "sweep" in semantic(swept)
+    assert cases_as_prompts(config(lake, seed=54551)).default_seed == 54551
+
+
+def test_numbers_of_steps_that_a_schedule_does_not_support_are_found_before_drawing(lake: str) -> None:
+    assert "steps 999 with sampler dpmpp" in problems(
+        lake, sampling={"sampler": "dpmpp", "steps": 2}, sweep={"steps": [5, 999]}
+    )
+
+
+def test_a_sweep_is_drawn_judged_and_plotted(lake: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        yaml.safe_dump(tree(lake, name="swept", output=f"{tmp_path}/table", sweep={"guidance_scale": [1, 2]}))
+    )
+    assert main(JOB, ["--config", str(path)]) == 0
+    document = json.loads(Path(evaluations.uri_of(lake, "swept")).read_text())
+    assert [place["name"] for place in document["sweep"]["points"]] == ["before", "before-g2", "after", "after-g2"]
+    assert [score["state"] for score in document["sweep"]["scores"]] == ["before-g2", "after-g2"]
+    assert [state["state"] for state in document["states"]] == ["before", "after"]  # the table stays as it was
+    table = evaluations.read_outcomes(lake, "swept", document["outcomes"])
+    assert set(table["state"].to_pylist()) == {"before", "after", "before-g2", "after-g2"}
+    rows = Lake(lake).version("swept-after-g2").read(["guidance_scale", "seed"]).to_pylist()
+    assert {row["guidance_scale"] for row in rows} == {2.0} and sorted({row["seed"] for row in rows}) == [0, 1]
+    assert "over guidance scale" in (tmp_path / "table.html").read_text()
+    assert (tmp_path / "table-accuracy-guidance-scale.svg").is_file()
+    assert main(JOB, ["--config", str(path)]) == 0  # already there
+
+
 def test_evaluation_draws_as_its_config_states() -> None:
     settings = load_config(EvaluateConfig, "jobs/configs/m18/evaluate.yaml", [])
     drawn = drawing(settings, settings.states[0])
@@ -191,7 +239,8 @@ JOBS: dict[str, tuple[type, str, str, str]] = {
 @pytest.mark.parametrize("job", JOBS)
 def test_a_pool_whose_gpus_and_device_do_not_fit_is_refused(job: str) -> None:
     cls, path, device, pool = JOBS[job]
-    other = ["generate.dtype=float32"] if job == "generate" else ["sampling.dtype=float32"] if job == "evaluate" else []
+    evaluation = ["sampling.dtype=float32", "measures.device=cpu"]
+    other = ["generate.dtype=float32"] if job == "generate" else evaluation if job == "evaluate" else []
     with pytest.raises(AltDiffusionError, match=rf"'cpu' leaves the GPUs idle that {pool}.gpus: 1 reserves"):
         load_config(cls, path, [f"{device}=cpu", *other])
     with pytest.raises(AltDiffusionError, match=rf"'cuda' needs a GPU, and {pool}.gpus: 0 reserves none"):

@@ -269,5 +269,5 @@ def test_dataset_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_bare_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([])
-    listed = "{dataset,lineage,seen,export,convert,gc,generate,play,promote,ab,ab-result,prompt-set}"
+    listed = "{dataset,lineage,evaluation,seen,export,convert,gc,generate"
     assert listed in capsys.readouterr().err

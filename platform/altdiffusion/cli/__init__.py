@@ -15,6 +15,7 @@ from altdiffusion.cli import (
     convert_verb,
     dataset_verbs,
     document_verbs,
+    evaluation_verbs,
     gc_verb,
     generate_verb,
     image_verbs,
@@ -22,6 +23,7 @@ from altdiffusion.cli import (
     play_verb,
     promote_verb,
     prompt_set_verb,
+    sheet_verb,
     takedown_verbs,
     verify_verb,
 )
@@ -42,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     )
     lineage = verbs.add_parser("lineage", help="show what a thing was made from, and what was made from it")
     lineage_actions = lineage.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild|export|impact")
+    evaluation = verbs.add_parser("evaluation", help="show the figures of an evaluation")
+    evaluation_verbs.register(evaluation.add_subparsers(dest="action", required=True, metavar="page"))
     dataset_verbs.register(dataset_actions)
     verify_verb.register(dataset_actions)
     image_verbs.register(dataset_actions)
@@ -56,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     ab_verbs.register(verbs)
     prompt_set_verb.register(verbs)
     document_verbs.register(verbs, dataset_actions, lineage_actions)
+    sheet_verb.register(verbs)
     return top
 
 

@@ -50,28 +50,25 @@ def list_versions(arguments: argparse.Namespace) -> int:
 
 def _versions(lake: Lake) -> tuple[list[dict[str, Any]], list[AltDiffusionError]]:
     """Return one row per version that can be opened, and what is wrong with the others."""
+    from altdiffusion.storage.summaries import read_summaries
+
     rows: list[dict[str, Any]] = []
     wrong: list[AltDiffusionError] = []
     for name in lake.names():
         try:
             dataset = lake.dataset(name)
-            digests = dataset.digests()
+            versions = read_summaries(dataset)
         except AltDiffusionError as error:
             wrong.append(error)
             continue
+        wrong += versions.damaged
         head = None
         try:
             head = dataset.head_digest()
         except AltDiffusionError as error:
             wrong.append(error)
-        for digest in digests:
-            try:
-                manifest = dataset.open(digest).manifest
-            except AltDiffusionError as error:
-                wrong.append(error)
-                continue
-            is_head = head == digest
-            rows.append({"name": name, "digest": digest, "kind": manifest.kind, "rows": manifest.rows, "head": is_head})
+        for digest, one in versions.by_digest.items():
+            rows.append({"name": name, "digest": digest, "kind": one.kind, "rows": one.rows, "head": head == digest})
     return rows, wrong
 
 

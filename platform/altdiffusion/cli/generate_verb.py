@@ -7,10 +7,8 @@ line again draws nothing, and every image leads back to its data.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
-import os
 import re
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, get_args
 
 from altdiffusion.cli.arguments import Verbs, own_lake_argument
 from altdiffusion.cli.drawing_arguments import drawing_arguments, drawing_settings
+from altdiffusion.cli.fonts import fonts_for
 from altdiffusion.cli.model_argument import model_argument, model_settings
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.settings import GenerateConfig, ImageFormat
@@ -34,14 +33,6 @@ MOST_BATCH_ROWS = 8
 MOST_SIDE = 2048
 """The job's default; larger images are for the job, which states their memory."""
 _SLUG_LENGTH = 40
-_FONTS = (
-    "/usr/share/fonts",
-    "/usr/local/share/fonts",
-    "~/.local/share/fonts",
-    "~/.fonts",
-    "/System/Library/Fonts",
-    "/Library/Fonts",
-)
 
 
 def register(verbs: Verbs) -> None:
@@ -201,32 +192,13 @@ def _fonts(folder: str | None, texts: Sequence[str]) -> str | None:
     Raises:
         AltDiffusionError: the folder that was asked for cannot be used.
     """
-    from altdiffusion.generation.sheet import check_sheet
-
-    folders = [folder] if folder is not None else _font_folders()
-    problem: AltDiffusionError | None = None
-    for one in folders:
-        try:
-            check_sheet(one, ((name, None, text) for name, text in zip(_ids(texts), texts, strict=True)))
-        except AltDiffusionError as error:
-            if folder is not None:
-                raise
-            problem = error
-        else:
-            return one
-    print(
-        f"warning: no sheet is drawn: {problem or 'this machine has no folder of fonts; give --fonts'}", file=sys.stderr
-    )
-    return None
-
-
-def _font_folders() -> list[str]:
-    """Return the folders of this machine's fonts, and that of matplotlib's (no Asian scripts)."""
-    folders = [os.path.expanduser(path) for path in _FONTS]
-    matplotlib = importlib.util.find_spec("matplotlib")
-    if matplotlib is not None and matplotlib.origin is not None:
-        folders.append(os.path.join(os.path.dirname(matplotlib.origin), "mpl-data", "fonts", "ttf"))
-    return [path for path in folders if os.path.isdir(path)]
+    try:
+        return fonts_for(folder, [(name, None, text) for name, text in zip(_ids(texts), texts, strict=True)])
+    except AltDiffusionError as error:
+        if folder is not None:
+            raise
+        print(f"warning: no sheet is drawn: {error}", file=sys.stderr)
+        return None
 
 
 def _write_images(generations: Version, folder: Path) -> list[Path]:

@@ -35,10 +35,13 @@ def register(verbs: Verbs) -> None:
     lake_argument(parser)
     parser.add_argument("--out", default="lineage.html", metavar="FILE", help="file to write (default %(default)s)")
     parser.set_defaults(run=write_page)
-    parser = verbs.add_parser("rebuild", help="refill an empty MLflow from the manifests of a lake")
+    parser = verbs.add_parser("rebuild", help="refill an empty MLflow from a lake")
     lake_argument(parser)
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow (default: SQLite in the lake)")
     parser.add_argument("--experiment", default="altdiffusion", help="MLflow experiment (default %(default)s)")
+    parser.add_argument(
+        "--manifests", action="store_true", help="also add a run for each version and checkpoint that no job has logged"
+    )
     parser.set_defaults(run=rebuild_mlflow)
 
 
@@ -111,6 +114,6 @@ def rebuild_mlflow(arguments: argparse.Namespace) -> int:
     """
     from altdiffusion.lineage.rebuild import rebuild
 
-    rebuilt = rebuild(arguments.lake, arguments.tracking_uri, arguments.experiment)
+    rebuilt = rebuild(arguments.lake, arguments.tracking_uri, arguments.experiment, manifests=arguments.manifests)
     print(rebuilt)
     return report_damaged(rebuilt.damaged)

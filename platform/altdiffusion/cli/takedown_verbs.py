@@ -11,12 +11,14 @@ from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
     from altdiffusion.curation.links.takedown import TakedownList
+    from altdiffusion.curation.report.purge import Needles
     from altdiffusion.storage.dataset import Lake
     from altdiffusion.storage.holdings import Holdings
     from altdiffusion.storage.likeness import Likeness
     from altdiffusion.storage.removal import Removal
 
 _SHOWN_LINES = 20
+_PURGE = "also make reports, artifacts and other pages that show such rows again, without them"
 _LIST = "text file of hash:<sample_id>, sha256:<hex>, url:<link> and domain:<name> lines, as in a blocklist"
 
 
@@ -28,6 +30,7 @@ def register(dataset_verbs: Verbs, lineage_verbs: Verbs) -> None:
     _likeness_arguments(parser)
     parser.add_argument("--reason", metavar="TEXT", default="", help="why, for the record of the takedown")
     parser.add_argument("--by", metavar="TEXT", default="", help="who asked, for the record of the takedown")
+    parser.add_argument("--purge", action="store_true", help=_PURGE)
     parser.add_argument("--blocklist-out", metavar="FILE", help="write the lines that keep the rows from coming back")
     lake_argument(parser)
     parser.set_defaults(run=remove_rows)
@@ -35,6 +38,7 @@ def register(dataset_verbs: Verbs, lineage_verbs: Verbs) -> None:
         "erase", help="delete an old version, and the files that no other version refers to"
     )
     parser.add_argument("name", metavar="NAME@DIGEST", help="a version that is not the head")
+    parser.add_argument("--purge", action="store_true", help=_PURGE)
     lake_argument(parser)
     parser.set_defaults(run=erase_version)
     parser = lineage_verbs.add_parser("impact", help="what holds the listed rows, and what was made from them")
@@ -70,11 +74,11 @@ def _widened(
 
     holdings = search(lake, wanted)
     if arguments.same_bytes or arguments.alike is not None:
-        likeness = find_likeness(lake, holdings, arguments.alike or 0)
+        likeness = find_likeness(holdings, arguments.alike or 0)
         alike = arguments.alike is not None
         wanted = takedown.widened(wanted, likeness, same_bytes=arguments.same_bytes, alike=alike)
         holdings = search(lake, wanted)
-    return wanted, holdings, find_likeness(lake, holdings, arguments.alike or ALIKE_BITS)
+    return wanted, holdings, find_likeness(holdings, arguments.alike or ALIKE_BITS)
 
 
 def _likeness_json(likeness: Likeness) -> dict[str, int]:
@@ -106,6 +110,10 @@ def remove_rows(arguments: argparse.Namespace) -> int:
     _print_likeness(likeness)
     found = takedown.impact_of(lake, wanted, holdings, graphs.scan(lake.uri))
     print(impacts.render(found), end="")
+    if arguments.purge:
+        from altdiffusion.curation.report.purge import needles_of
+
+        _purge(lake, needles_of(holdings), {held.node.ref for held in (*found.held, *found.erased)})
     steps = impacts.renewal(found, lake.uri, arguments.hashes)
     leftover_steps, wrong = _leftovers(lake)
     steps += leftover_steps
@@ -115,6 +123,18 @@ def remove_rows(arguments: argparse.Namespace) -> int:
         print(f"  {label}\n    {step}")
     _print_blocklist(takedown.blocklist_lines(wanted, holdings), arguments.blocklist_out)
     return report_damaged(wrong)
+
+
+def _purge(lake: Lake, needles: Needles, refs: set[str]) -> None:
+    """Make pages that show rows of these versions again, and print which."""
+    from altdiffusion.curation.report.purge import purge
+    from altdiffusion.lineage import graph as graphs
+    from altdiffusion.lineage.shown import concerned
+
+    changed = purge(lake, needles, concerned(graphs.scan(lake.uri), refs))
+    print(f"{len(changed):,} pages and copies made again without the rows" + (":" if changed else ""))
+    for uri in changed:
+        print(f"  {uri}")
 
 
 def _leftovers(lake: Lake) -> tuple[list[tuple[str, str]], list[AltDiffusionError]]:
@@ -190,6 +210,10 @@ def erase_version(arguments: argparse.Namespace) -> int:
         from altdiffusion.training.order.language_rows import language_rows
 
         language_rows(version)
+    if arguments.purge:
+        from altdiffusion.curation.report.purge import Needles
+
+        _purge(lake, Needles(), {str(version.ref)})
     erased = erase(lake.dataset(name), version)
     print(f"{version.ref.short}: erased, {erased.files:,} files, {erased.bytes / 1e6:,.1f} MB")
     return 0

@@ -18,6 +18,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import Document, optional_document
+from altdiffusion.storage.seals import check_checksum, digest_of_lineage, with_checksum, without_checksum
 
 _TRIES = 3
 LINEAGE = "lineage.json"
@@ -54,9 +55,16 @@ def model_ref(folder: str, content: str) -> Ref:
 
 
 def read_lineage(folder: str) -> dict[str, Any] | None:
-    """Return the lineage.json of a model folder; None where it has none."""
+    """Return the lineage.json of a model folder, without its checksum; None where it has none.
+
+    Raises:
+        AltDiffusionError: it was changed after it was written.
+    """
     document = optional_document(files.join(folder, LINEAGE))
-    return None if document is None else document.value
+    if document is None:
+        return None
+    check_checksum(document)
+    return without_checksum(document.value)
 
 
 def lineage_digest(document: Document) -> str:
@@ -65,9 +73,8 @@ def lineage_digest(document: Document) -> str:
     Raises:
         AltDiffusionError: the named value is not a digest.
     """
-    if document.value.get("digest"):
-        return document.digest("digest")
-    return files.sha256_hex(files.canonical_json(document.value))
+    check_checksum(document)
+    return digest_of_lineage(document)
 
 
 def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, Any]) -> None:
@@ -87,7 +94,7 @@ def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, An
     staging.mkdir()
     try:
         write(staging)
-        document = {**lineage, "content": content_digest(str(staging))}
+        document = with_checksum({**lineage, "content": content_digest(str(staging))})
         (staging / LINEAGE).write_bytes(files.canonical_json(document))
         if local:
             _move(staging, target, document)
@@ -100,7 +107,7 @@ def publish(target: str, write: Callable[[Path], None], lineage: Mapping[str, An
 
 def _holds(target: str, document: Mapping[str, Any]) -> bool:
     """Return whether the complete folder exists already."""
-    return read_lineage(target) == document and content_digest(target) == document["content"]
+    return read_lineage(target) == without_checksum(document) and content_digest(target) == document["content"]
 
 
 def _move(staging: Path, target: str, document: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from altdiffusion.storage.dataset import Dataset, Lake, Version, check_name
 from altdiffusion.storage.documents import NAME
 from altdiffusion.storage.ledger import Ledger, UnitRecord
 from altdiffusion.storage.removal import after_takedowns
+from altdiffusion.storage.summaries import read_summaries
 
 NAMED_OUTPUTS = 3
 """Number of outputs up to which a progress line names each of them."""
@@ -152,11 +153,10 @@ def run_pipeline_step(
 def _published(lake: Lake, output: Output, parents: Sequence[Ref]) -> Version | None:
     dataset = lake.dataset(output.dataset)
     texts = tuple(str(parent) for parent in parents)
-    for digest in dataset.digests():
-        version = dataset.open(digest)
-        manifest = version.manifest
-        if (manifest.parents, manifest.fingerprint) != (texts, output.fingerprint):
+    for digest, summary in read_summaries(dataset).whole().items():
+        if (summary.parents, summary.fingerprint) != (texts, output.fingerprint):
             continue
+        version = dataset.open(digest)
         counting = after_takedowns(dataset, version)  # files that only an earlier version had are not made again
         if not _missing(dataset, (*counting.shards, *counting.rejects)) and is_clean(counting):
             return version

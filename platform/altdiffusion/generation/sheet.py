@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.sheet_arrangement import MOST_COLUMNS, Arrangement, arrange
+from altdiffusion.generation.sheet_arrangement import EVERY, MOST_COLUMNS, Arrangement, Selection, arrange
 from altdiffusion.generation.sheet_page import Band, Cell, Page, row_labels
 from altdiffusion.generation.typeface import Typefaces, named, plain
 from altdiffusion.languages import in_order
@@ -27,7 +27,11 @@ _MOST_CHARACTERS = 500
 
 
 def check_sheet(
-    fonts_dir: str | Path, prompts: Iterable[tuple[str, str | None, str]], *, file: str | None = None
+    fonts_dir: str | Path,
+    prompts: Iterable[tuple[str, str | None, str]],
+    *,
+    file: str | None = None,
+    selection: Selection = EVERY,
 ) -> list[str]:
     """Check everything that a sheet needs, before its images are drawn, and return what it will note on itself.
 
@@ -35,6 +39,7 @@ def check_sheet(
         fonts_dir: folder of fonts.
         prompts: id, language and prompt of every image, in order.
         file: the PNG to be written.
+        selection: the images that are to be shown.
 
     Raises:
         AltDiffusionError: a package or the fonts are missing, no font has a character of the prompts, or the file
@@ -44,7 +49,7 @@ def check_sheet(
         files.check_local_output(f"contact sheet {file}", file)
     faces = Typefaces(fonts_dir)
     rows = list(prompts)
-    arrangement = arrange((name, language) for name, language, _ in rows)
+    arrangement = arrange(((name, language) for name, language, _ in rows), selection)
     texts = [(_shortened(rows[place.row][2]), place.language) for place in arrangement.places]
     labels = [label for place in arrangement.places for label in row_labels(place.language)]
     symbols = faces.require([*labels, ("0123456789ABCDEF", "en"), *texts])
@@ -52,15 +57,25 @@ def check_sheet(
 
 
 def write_sheet(
-    version: Version, file: str | Path, fonts_dir: str | Path, *, cell: int = 96, title: str = "", zoom: float = ZOOM
+    version: Version,
+    file: str | Path,
+    fonts_dir: str | Path,
+    *,
+    cell: int = 96,
+    title: str = "",
+    zoom: float = ZOOM,
+    selection: Selection = EVERY,
 ) -> list[str]:
     """Draw the sheet of a generations version as a PNG file, and return what it notes on itself.
+
+    Args:
+        selection: the images that are shown.
 
     Raises:
         AltDiffusionError: there are no images, a package or the fonts are missing, or no font has a character.
     """
     names = version.read(["id", "language"])
-    arrangement = arrange(zip(names["id"].to_pylist(), names["language"].to_pylist(), strict=True))
+    arrangement = arrange(zip(names["id"].to_pylist(), names["language"].to_pylist(), strict=True), selection)
     columns = ["prompt", "image", "seed", "checkpoint", "steps", "guidance_scale", "sampler"]
     rows = version.read_rows([place.row for place in arrangement.places], columns)
     cells = [
@@ -68,7 +83,7 @@ def write_sheet(
         for place, row in zip(arrangement.places, rows, strict=True)
     ]
     subtitle = _subtitle(rows, arrangement) if rows else ""
-    page = _page(fonts_dir, cells, arrangement.grid, cell, title, subtitle, arrangement.notes)
+    page = _page(fonts_dir, cells, arrangement.grid, cell, title, subtitle, arrangement.notes, selection.columns)
     target = Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(page.png(zoom))
@@ -102,13 +117,20 @@ def contact_sheet(
 
 
 def _page(
-    fonts_dir: str | Path, cells: Sequence[Cell], grid: bool, cell: int, title: str, subtitle: str, notes: Sequence[str]
+    fonts_dir: str | Path,
+    cells: Sequence[Cell],
+    grid: bool,
+    cell: int,
+    title: str,
+    subtitle: str,
+    notes: Sequence[str],
+    columns: int | None = None,
 ) -> Page:
     if not cells:
         raise AltDiffusionError("the contact sheet", "has no images", "generate some first")
     faces = Typefaces(fonts_dir)
     cells = [replace(entry, caption=_shortened(entry.caption)) for entry in cells]
-    bands, headings = _grid(cells) if grid else _in_rows(cells)
+    bands, headings = _grid(cells) if grid else _in_rows(cells, columns)
     title = title or ("One model, the same things, in every language" if grid else "Contact sheet")
     page = Page(faces=faces, cell=cell, title=title, subtitle=subtitle, headings=headings, bands=bands, labelled=grid)
     symbols = faces.require([(title, "en"), (subtitle, "en"), *((entry.caption, entry.language) for entry in cells)])
@@ -128,9 +150,9 @@ def _grid(cells: Sequence[Cell]) -> tuple[list[Band], list[tuple[str, str]]]:
     return bands, [(entry.caption if entry else concept, "en") for concept, entry in english]
 
 
-def _in_rows(cells: Sequence[Cell]) -> tuple[list[Band], list[tuple[str, str]]]:
+def _in_rows(cells: Sequence[Cell], columns: int | None) -> tuple[list[Band], list[tuple[str, str]]]:
     """Return rows of images in the given order."""
-    width = min(MOST_COLUMNS, len(cells), max(6, math.ceil(math.sqrt(1.5 * len(cells)))))
+    width = columns or min(MOST_COLUMNS, len(cells), max(6, math.ceil(math.sqrt(1.5 * len(cells)))))
     return [Band("", tuple(cells[start : start + width])) for start in range(0, len(cells), width)], []
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from altdiffusion.languages import in_order
@@ -21,6 +22,26 @@ class Place:
     language: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which images of a set a sheet shows, and whether as a grid."""
+
+    languages: Sequence[str] = ()
+    """Languages of the prompts; empty takes all."""
+    ids: Sequence[str] = ()
+    """Patterns of the prompts' ids, such as `cat-*`; empty takes all."""
+    columns: int | None = None
+    """Images per row, in the set's order; None makes a grid where the ids allow it."""
+
+    def has(self, name: str, language: str) -> bool:
+        """Return whether a prompt of this id and language is shown."""
+        known = not self.languages or language in self.languages
+        return known and (not self.ids or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ids))
+
+
+EVERY = Selection()
+
+
 @dataclass(frozen=True)
 class Arrangement:
     """The rows that a sheet shows, and what it leaves out."""
@@ -30,19 +51,23 @@ class Arrangement:
     notes: tuple[str, ...] = ()
 
 
-def arrange(rows: Iterable[tuple[str, str | None]]) -> Arrangement:
+def arrange(rows: Iterable[tuple[str, str | None]], selection: Selection = EVERY) -> Arrangement:
     """Return which rows a sheet shows, by their ids and languages in the dataset's order.
 
-    It is a grid if every id is `<concept>-<language>` with the row's own language, and no two ids are the same.
+    It is a grid if every id is `<concept>-<language>` with the row's own language, no two ids are the same, and the
+    selection does not state the columns.
     """
     first: list[Place] = []
     by_place: dict[tuple[str, str], Place] = {}
     concepts: dict[str, None] = {}
-    grid, count = True, 0
+    grid, count = selection.columns is None, 0
+    most = MOST_ROWS * (selection.columns or MOST_COLUMNS)
     for row, (name, given) in enumerate(rows):
-        count = row + 1
         language = given or "und"
-        if row < MOST_COLUMNS * MOST_ROWS:
+        if not selection.has(name, language):
+            continue
+        count += 1
+        if count <= most:
             first.append(Place(row, name, language))
         ending = f"-{language}"
         concept = name[: -len(ending)]

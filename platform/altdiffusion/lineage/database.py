@@ -17,8 +17,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from altdiffusion.errors import AltDiffusionError
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +98,19 @@ def _is_unfinished(database: sqlite3.Connection) -> bool:
 
 
 def _newest_migration() -> str | None:
+    found = _migrations().get_current_head()
+    return None if found is None else str(found)
+
+
+def is_known_migration(revision: str) -> bool:
+    """Return whether the installed MLflow knows a schema; one that it does not know is of a newer MLflow."""
+    return any(script.revision == revision for script in _migrations().walk_revisions())
+
+
+def _migrations() -> ScriptDirectory:
     from alembic.script import ScriptDirectory
 
     spec = importlib.util.find_spec("mlflow")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("mlflow")
-    return ScriptDirectory(str(Path(spec.origin).parent / "store" / "db_migrations")).get_current_head()
+    return ScriptDirectory(str(Path(spec.origin).parent / "store" / "db_migrations"))

@@ -8,23 +8,26 @@ not hold stays in the graph, marked missing.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Dataset, Lake
-from altdiffusion.storage.documents import Document, optional_document
-from altdiffusion.storage.seals import check_seal
+from altdiffusion.storage.documents import Document, parse_document
+from altdiffusion.storage.index import Shelf, read_shelf
+from altdiffusion.storage.seals import check_checksum, check_seal, digest_of_lineage, is_sealed
+from altdiffusion.storage.summaries import Summary, read_summaries, summary_of
 
 Direction = Literal["up", "down"]
 NODE_KINDS = ("dataset", "checkpoint", "model", "export", "source", "blocklist", "image", "prompt", "row")
 MIN_DIGITS = 8
-T = TypeVar("T")
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -222,37 +225,39 @@ def scan(lake_uri: str) -> Graph:
         raise AltDiffusionError(
             f"lake {lake_uri}", "does not exist", "give the address that the jobs write to (--lake)"
         )
-    damaged: list[AltDiffusionError] = []
-
-    def at(read: Callable[..., Node | None], parts: Sequence[str], *more: str) -> Node | None:
-        return read(files.within(lake, *parts), *more)
-
-    def tried(read: Callable[..., T], *what: Any) -> T | None:
-        try:
-            return read(*what)
-        except AltDiffusionError as error:
-            damaged.append(error)
-            return None
-
-    nodes: list[Node | None] = []
+    nodes: list[Node] = []
     heads: dict[str, str] = {}
+    damaged: list[AltDiffusionError] = []
     for name in Lake(lake).names():
-        dataset = tried(Dataset, lake, name)
-        if dataset is None:
-            continue
-        nodes += [tried(read_version, lake, name, digest) for digest in tried(dataset.digests) or ()]
-        head = tried(dataset.head_digest)
-        if head is not None:
-            heads[name] = head
-    for folder, read in (("checkpoints", read_checkpoint), ("exports", read_export)):
-        for run in files.list_folders(files.join(lake, folder)):
-            for step in files.list_folders(files.join(lake, folder, run)):
-                nodes.append(tried(at, read, (folder, run, step)))
-    for name in files.list_folders(files.join(lake, "models")):
-        nodes.append(tried(at, read_model, ("models", name), name))
-    graph = Graph(lake, [node for node in nodes if node is not None], heads, damaged)
+        with _noting(damaged):
+            dataset = Dataset(lake, name)
+            versions = read_summaries(dataset)
+            nodes += [_version_node(dataset, summary) for summary in versions.by_digest.values()]
+            damaged += versions.damaged
+            head = dataset.head_digest()
+            if head is not None:
+                heads[name] = head
+    for folder, depth, file, describe, build in _SHELVES:
+        with _noting(damaged):
+            root = files.within(lake, folder)
+            shelf = Shelf(
+                lake_uri=lake, name=folder, root_uri=root, depth=depth, file=file,
+                describe=describe, build=functools.partial(build, root),
+            )  # fmt: skip
+            found = read_shelf(shelf)
+            nodes += found.things.values()
+            damaged += found.damaged
+    graph = Graph(lake, nodes, heads, damaged)
     _refuse_cycle(graph)
     return graph
+
+
+@contextlib.contextmanager
+def _noting(damaged: list[AltDiffusionError]) -> Iterator[None]:
+    try:
+        yield
+    except AltDiffusionError as error:
+        damaged.append(error)
 
 
 def _refuse_cycle(graph: Graph) -> None:
@@ -284,24 +289,29 @@ def _refuse_cycle(graph: Graph) -> None:
 
 def read_version(lake_uri: str, name: str, digest: str) -> Node:
     """Return the node of a dataset version."""
-    version = Dataset(lake_uri, name).open(digest)
+    dataset = Dataset(lake_uri, name)
+    version = dataset.open(digest)
     manifest = version.manifest
+    return _version_node(dataset, summary_of(version.ref.digest, manifest))
+
+
+def _version_node(dataset: Dataset, summary: Summary) -> Node:
     return Node(
-        ref=str(version.ref),
+        ref=str(summary.ref),
         kind="dataset",
-        name=name,
-        digest=version.ref.digest,
-        parents=manifest.parents,
-        uri=version.uri,
+        name=summary.name,
+        digest=summary.digest,
+        parents=summary.parents,
+        uri=files.join(dataset.folder_uri, "versions", summary.digest),
         facts={
-            "holds": manifest.kind,
-            "rows": manifest.rows,
-            "rows_by_language": dict(manifest.rows_by_language),
-            "rejects_by_reason": dict(manifest.rejects_by_reason),
-            "fingerprint": manifest.fingerprint,
-            "config": dict(manifest.config),
-            "schema": list(manifest.schema),
-            "code_version": manifest.code_version,
+            "holds": summary.kind,
+            "rows": summary.rows,
+            "rows_by_language": dict(summary.rows_by_language),
+            "rejects_by_reason": dict(summary.rejects_by_reason),
+            "fingerprint": summary.fingerprint,
+            "config": dict(summary.config),
+            "schema": list(summary.schema),
+            "code_version": summary.code_version,
         },
     )
 
@@ -312,66 +322,113 @@ def read_checkpoint(folder_uri: str) -> Node | None:
     Raises:
         AltDiffusionError: COMPLETE.json is damaged, or was changed by hand.
     """
-    complete = optional_document(files.within(folder_uri, "COMPLETE.json"))
-    if complete is None:
+    return _read_folder(folder_uri, "COMPLETE.json", 2, _describe_checkpoint, _checkpoint_node)
+
+
+def read_export(folder_uri: str) -> Node | None:
+    """Return the node of an exported model folder; None if it has no lineage.json."""
+    return _read_folder(folder_uri, "lineage.json", 2, _describe_folder, _export_node)
+
+
+def read_model(folder_uri: str) -> Node | None:
+    """Return the node of a model folder; None if it has no lineage.json (then only parents name it)."""
+    return _read_folder(folder_uri, "lineage.json", 1, _describe_folder, _model_node)
+
+
+Parts = tuple[str, ...]
+Describe = Callable[[str, Parts, bytes], Mapping[str, Any]]
+Build = Callable[[str, Parts, Document], Node]
+
+
+def _read_folder(folder_uri: str, file: str, depth: int, describe: Describe, build: Build) -> Node | None:
+    uri = files.within(folder_uri, file)
+    try:
+        data = files.read_bytes(uri)
+    except FileNotFoundError:
         return None
+    root, *parts = folder_uri.rstrip("/").rsplit("/", depth)
+    return build(root, tuple(parts), Document(uri, describe(uri, tuple(parts), data)))
+
+
+def _describe_checkpoint(uri: str, parts: Parts, data: bytes) -> Mapping[str, Any]:
+    complete = parse_document(uri, data)
     check_seal(complete)
-    run, step = folder_uri.rstrip("/").split("/")[-2:]
-    ref = Ref("checkpoint", f"{run}/{step}", complete.digest("digest"))
     listing = complete.object("files")
+    return {
+        "digest": complete.digest("digest"),
+        "parents": list(complete.refs("parents")),
+        "step": complete.count("step"),
+        "stage": complete.text("stage"),
+        "fingerprint": complete.text("config_fingerprint"),
+        "bytes": sum(listing.object(name).count("bytes") for name in listing.value),
+    }
+
+
+def _checkpoint_node(root_uri: str, parts: Parts, summary: Document) -> Node:
+    ref = Ref("checkpoint", "/".join(parts), summary.digest("digest"))
     return Node(
         ref=str(ref),
         kind="checkpoint",
         name=ref.name,
         digest=ref.digest,
-        parents=complete.refs("parents"),
-        uri=folder_uri,
+        parents=summary.refs("parents"),
+        uri=files.join(root_uri, *parts),
         facts={
-            "run": run,
-            "step": complete.count("step"),
-            "stage": complete.text("stage"),
-            "fingerprint": complete.text("config_fingerprint"),
-            "bytes": sum(listing.object(name).count("bytes") for name in listing.value),
+            "run": parts[0],
+            "step": summary.count("step"),
+            "stage": summary.text("stage"),
+            "fingerprint": summary.text("fingerprint"),
+            "bytes": summary.count("bytes"),
         },
     )
 
 
-def read_export(folder_uri: str) -> Node | None:
-    """Return the node of an exported model folder; None if it has no lineage.json."""
-    document = optional_document(files.within(folder_uri, "lineage.json"))
-    if document is None:
-        return None
-    name = "/".join(folder_uri.rstrip("/").split("/")[-2:])
-    return _folder_node("export", name, folder_uri, document)
-
-
-def read_model(folder_uri: str, name: str) -> Node | None:
-    """Return the node of a model folder; None if it has no lineage.json (then only parents name it)."""
-    document = optional_document(files.within(folder_uri, "lineage.json"))
-    return None if document is None else _folder_node("model", name, folder_uri, document)
-
-
-def _folder_node(kind: str, name: str, uri: str, document: Document) -> Node:
-    if document.value.get("digest"):
-        digest = document.digest("digest")
-    else:
-        digest = files.sha256_hex(files.canonical_json(document.value))
-    if document.value.get("parents") is not None:
+def _describe_folder(uri: str, parts: Parts, data: bytes) -> Mapping[str, Any]:
+    document = parse_document(uri, data)
+    check_checksum(document)
+    value = document.value
+    if value.get("parents") is not None:
         parents = document.texts("parents")
     else:
-        parents = (document.text("checkpoint"),) if "checkpoint" in document.value else ()
-    facts: dict[str, Any] = {key: document.text(key) for key in ("stage", "run", "weights") if key in document.value}
-    if "step" in document.value:
+        parents = (document.text("checkpoint"),) if "checkpoint" in value else ()
+    facts: dict[str, Any] = {key: document.text(key) for key in ("stage", "run", "weights") if key in value}
+    if "step" in value:
         facts["step"] = document.count("step")
+    return {"digest": digest_of_lineage(document), "parents": list(parents), "sealed": is_sealed(document), **facts}
+
+
+def _export_node(root_uri: str, parts: Parts, summary: Document) -> Node:
+    return _folder_node("export", root_uri, parts, summary)
+
+
+def _model_node(root_uri: str, parts: Parts, summary: Document) -> Node:
+    return _folder_node("model", root_uri, parts, summary)
+
+
+def _folder_node(kind: str, root_uri: str, parts: Parts, summary: Document) -> Node:
+    digest, name = summary.digest("digest"), "/".join(parts)
+    facts: dict[str, Any] = {key: summary.text(key) for key in ("stage", "run", "weights") if key in summary.value}
+    if "step" in summary.value:
+        facts["step"] = summary.count("step")
+    if not summary.flag("sealed"):
+        facts["unsealed"] = True  # written by an earlier version: nothing shows whether its parents were changed
     return Node(
         ref=f"{kind}:{name}@{digest}",
         kind=kind,
         name=name,
         digest=digest,
-        parents=parents,
-        uri=uri,
+        parents=summary.texts("parents"),
+        uri=files.join(root_uri, *parts),
         facts=facts,
     )
+
+
+_SHELVES: tuple[tuple[str, int, str, Describe, Build], ...] = (
+    ("checkpoints", 2, "COMPLETE.json", _describe_checkpoint, _checkpoint_node),
+    ("exports", 2, "lineage.json", _describe_folder, _export_node),
+    ("models", 1, "lineage.json", _describe_folder, _model_node),
+)
+"""Folder, levels of folders below it, the file that completes a thing, and how it is read."""
 
 
 def read_node(lake_uri: str, ref: Ref | str) -> Node:
@@ -388,7 +445,7 @@ def read_node(lake_uri: str, ref: Ref | str) -> Node:
     elif parsed.kind == "checkpoint":
         node = read_checkpoint(files.within(lake, "checkpoints", parsed.name))
     elif parsed.kind == "model":
-        node = read_model(files.within(lake, "models", parsed.name), parsed.name)
+        node = read_model(files.within(lake, "models", parsed.name))
     return node if node is not None and node.digest == parsed.digest else _named_only(str(parsed))
 
 

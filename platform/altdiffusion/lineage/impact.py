@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.graph import Graph, Node
+from altdiffusion.lineage.shown import Shown, concerned, pages_of
 from altdiffusion.lineage.tree import title
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.holdings import Holdings
@@ -61,6 +63,8 @@ class Impact:
     """Versions that held some of the rows and are gone from the lake, as the records of takedowns know them."""
     requests: tuple[str, ...] = ()
     """One line per recorded takedown of such rows."""
+    pages: tuple[Shown, ...] = ()
+    """Reports, artifacts, sample sheets and other pages that may show the rows."""
     unknown: tuple[str, ...]
     """What could not be searched: damaged files, and versions that a manifest names but the lake does not hold."""
 
@@ -70,6 +74,7 @@ class Impact:
             "made": [made.to_json() for made in self.made],
             "erased": [held.to_json() for held in self.erased],
             "takedowns": list(self.requests),
+            "pages": [page.to_json() for page in self.pages],
             "unknown": list(self.unknown),
         }
 
@@ -91,6 +96,7 @@ def impact(
         requests: one line per such takedown.
     """
     lake, past = Lake(graph.lake_uri), past or {}
+    searched = {str(version.ref): version for version in holdings.versions}
     held: list[Held] = []
     erased: list[Held] = []
     unknown = [str(error) for error in (*holdings.damaged, *holdings.unreadable.values(), *graph.damaged)]
@@ -103,7 +109,7 @@ def impact(
             elif node.ref not in covered:
                 unknown.append(f"{node.label}: not in this lake")
             continue
-        version = lake.version(node.ref)
+        version = searched.get(node.ref) or lake.version(node.ref)
         rows, rejected = holdings.readable(version), holdings.readable(version, "rejects")
         if rows or rejected:
             held.append(
@@ -116,7 +122,11 @@ def impact(
                 )
             )
     holding = {one.node.ref for one in held if one.rows} | {ref for ref in past if ref in graph.nodes}
+    damaged: list[AltDiffusionError] = []
+    pages = pages_of(graph.lake_uri, concerned(graph, holding), damaged)
+    unknown += [str(error) for error in damaged]
     return Impact(
+        pages=tuple(pages),
         held=tuple(held),
         erased=tuple(erased),
         made=_made(graph, sorted(holding)),
@@ -169,6 +179,9 @@ def render(result: Impact) -> str:
     if result.made:
         lines.append("was made from them:")
     lines += [f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}" for made in result.made]
+    if result.pages:
+        lines.append("may show them (`--purge` makes these again without the rows):")
+    lines += [f"  {page.kind} {page.name}, of {', '.join(_short(ref) for ref in page.of)}" for page in result.pages]
     if result.requests:
         lines.append("was taken down before:")
     lines += [f"  {text}" for text in result.requests]

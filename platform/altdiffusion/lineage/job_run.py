@@ -13,6 +13,7 @@ it applies the line later, and after a crash the next start of the same job does
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ import stat
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 from altdiffusion.credentials import redact
 from altdiffusion.errors import AltDiffusionError
@@ -84,12 +85,15 @@ class JobRun:
         Raises:
             AltDiffusionError: MLflow cannot be reached within about ten seconds.
         """
-        lake_uri = lake.uri if isinstance(lake, Lake) else lake.rstrip("/")
+        lake_uri = files.anchored(lake.uri if isinstance(lake, Lake) else lake)
         tracking = connect(tracking_uri, lake_uri, experiment)
-        with starting(tracking.uri):
-            run_id = find_or_create_run(tracking, job=job, name=name, fingerprint=fingerprint)
         folder = tracking_folder(lake_uri, job, name, fingerprint)
-        _same_run(folder, {"job": job, "name": name, "fingerprint": fingerprint, "run_id": run_id, "uri": tracking.uri})
+        about = {"job": job, "name": name, "fingerprint": fingerprint, "uri": tracking.uri}
+        with starting(tracking.uri):
+            run_id, start_ms = find_or_create_run(
+                tracking, job=job, name=name, fingerprint=fingerprint, start_ms=first_start(folder)
+            )
+        _same_run(folder, {**about, "run_id": run_id, "start_ms": start_ms})
         run = cls(tracking, run_id, lake_uri, folder)
         run._note("params", config=dict(config))
         return run
@@ -252,7 +256,43 @@ def state_folder() -> str:
     return folder
 
 
-def _same_run(folder: str, about: Mapping[str, str]) -> None:
+def first_start(folder: str) -> int | None:
+    """Return when a job was first started, in milliseconds since the epoch; None where its folder does not know that.
+
+    The folder of an earlier version knows the time of the journal's first record.
+    """
+    try:
+        about = optional_document(files.within(folder, ABOUT))
+        if about is not None and "start_ms" in about.value:
+            return about.count("start_ms")
+    except AltDiffusionError:  # torn: the journal knows it nearly as well
+        pass
+    chunk = OutboxReader(files.within(folder, JOURNAL), remember=False).read()
+    times = [record["time_ms"] for record in chunk.records if is_time(record.get("time_ms"))] if chunk else []
+    return min(times, default=None)
+
+
+def is_time(value: object) -> TypeGuard[int]:
+    """Return whether a value of a journal is a time in milliseconds that MLflow can store."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def is_running(folder: str) -> bool:
+    """Return whether a process of this machine has the journal in a folder open."""
+    try:
+        descriptor = os.open(files.within(folder, JOURNAL), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _same_run(folder: str, about: Mapping[str, str | int]) -> None:
     """Let everything be shipped again if the folder's records went to another run (MLflow was emptied or moved)."""
     path = files.within(folder, ABOUT)
     try:

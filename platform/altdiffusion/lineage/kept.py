@@ -1,9 +1,9 @@
-"""Copies of images and artifacts that a job's journal keeps until MLflow has them.
+"""Copies of images and artifacts that a job's journal keeps, so that MLflow can be filled from the lake again.
 
-    <tracking folder>/files/<name>.img            an image
+    <tracking folder>/files/<sha256>.img          an image
     <tracking folder>/files/<number>/<basename>   an artifact: a file, or a folder
 
-A journal in a shared lake is untrusted input: its lines name files that are copied into MLflow and removed. So a line
+A journal in a shared lake is untrusted input: its lines name files that are copied into MLflow. So a line
 is valid only if it names such a copy, below its own journal and without a symbolic link in the path.
 """
 
@@ -32,8 +32,10 @@ class Kept:
 
     def keep(self, data: bytes) -> str:
         """Keep the bytes of an image and return the name for the journal's line."""
-        name = f"{FOLDER}/{files.sha256_hex(data)[:16]}-{time.time_ns()}.img"
-        files.write_atomic(files.within(self._folder, name), data)
+        name = f"{FOLDER}/{files.sha256_hex(data)}.img"
+        uri = files.within(self._folder, name)
+        if not files.exists(uri):
+            files.write_atomic(uri, data)
         return name
 
     def keep_copy(self, path: str) -> str:
@@ -52,7 +54,7 @@ class Kept:
         return name
 
     def find(self, name: object) -> str | None:
-        """Return the path of a copy that a journal's line names; None where it was shipped and removed.
+        """Return the path of a copy that a journal's line names; None where it is gone.
 
         Args:
             name: the name that `keep` returned, or the absolute path that earlier versions wrote.
@@ -74,14 +76,6 @@ class Kept:
                 if any(os.path.islink(os.path.join(folder, entry)) for entry in [*folders, *names]):
                     raise self._forged(name, "holds a symbolic link")
         return path if os.path.exists(path) else None
-
-    def drop(self, path: str) -> None:
-        """Remove a copy that `find` returned, with the folder that was created for it."""
-        own = os.path.dirname(path)
-        if own == self._root:
-            files.remove_tree(path, below=self._root)
-        else:
-            files.remove_tree(own, below=self._root)
 
     def _forged(self, name: object, problem: str) -> AltDiffusionError:
         return AltDiffusionError(

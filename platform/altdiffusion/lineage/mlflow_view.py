@@ -70,8 +70,14 @@ def run_key(job: str, name: str, fingerprint: str) -> str:
     return files.sha256_hex(files.canonical_json([job, name, fingerprint]))[:32]
 
 
-def find_or_create_run(tracking: Tracking, *, job: str, name: str, fingerprint: str) -> str:
-    """Return the id of the job's run, which is set to running again if it had ended."""
+def find_or_create_run(
+    tracking: Tracking, *, job: str, name: str, fingerprint: str, start_ms: int | None = None
+) -> tuple[str, int]:
+    """Return the id of the job's run, which is set to running again if it had ended, and when it was first started.
+
+    Args:
+        start_ms: start of a run that is not there yet, in milliseconds since the epoch; None for now.
+    """
     key = run_key(job, name, fingerprint)
     found = tracking.client.search_runs(
         [tracking.experiment_id],
@@ -83,15 +89,15 @@ def find_or_create_run(tracking: Tracking, *, job: str, name: str, fingerprint: 
         run_id = str(found[0].info.run_id)
         if found[0].info.status != "RUNNING":
             tracking.client.update_run(run_id, status="RUNNING")
-        return run_id
+        return run_id, int(found[0].info.start_time)
     tags = {
         "altdiffusion.key": key,
         "altdiffusion.job": job,
         "altdiffusion.name": name,
         "altdiffusion.fingerprint": fingerprint,
     }
-    run = tracking.client.create_run(tracking.experiment_id, tags=tags, run_name=f"{job}/{name}")
-    return str(run.info.run_id)
+    run = tracking.client.create_run(tracking.experiment_id, start_time=start_ms, tags=tags, run_name=f"{job}/{name}")
+    return str(run.info.run_id), int(run.info.start_time)
 
 
 class RunView:
@@ -272,7 +278,7 @@ class RunView:
 
         path = self._copy(record)
         if path is None:
-            return  # shipped before, and then the journal's copy was deleted
+            return  # an earlier version deleted the journal's copy when it was shipped
         with open(path, "rb") as file:
             data = file.read()
         image = Image.open(io.BytesIO(data))
@@ -288,12 +294,11 @@ class RunView:
                 self._store("images", file_name)
                 self._client.log_artifact(self._run_id, os.path.join(folder, file_name), "images")
         self._tags({"mlflow.loggedImages": "True"})
-        self._drop(path)
 
     def _artifact(self, record: Record) -> None:
         path = self._copy(record)
         if path is None:
-            return  # shipped before
+            return  # as above
         below = str(record["path"] or "")
         if os.path.isdir(path):
             below = posixpath.join(below, os.path.basename(path))
@@ -304,7 +309,6 @@ class RunView:
         else:
             self._store(below, os.path.basename(path))
             self._client.log_artifact(self._run_id, path, record["path"])
-        self._drop(path)
 
     def _store(self, *parts: str) -> None:
         """Refuse a path of an artifact in the lake where a symbolic link leads out: MLflow would follow it."""
@@ -319,10 +323,6 @@ class RunView:
 
     def _copy(self, record: Record) -> str | None:
         return None if self._kept is None else self._kept.find(record["file"])
-
-    def _drop(self, path: str) -> None:
-        if self._kept is not None:
-            self._kept.drop(path)
 
     def _page(self, record: Record) -> None:
         whole = graphs.scan(self._lake)

@@ -1,21 +1,28 @@
 """Filling an empty MLflow again from the lake: manifests are the truth, so the view can always be rebuilt.
 
-First the journals and metric outboxes in the lake are applied again, which restores curves and status. Then every
-dataset version and checkpoint that is not shown yet gets its run from its manifest alone. A second run adds nothing.
+The journals, metric outboxes and copies of files in `<lake>/tracking` are applied again, all jobs' records in the order
+of their times. So the store gets the same runs as before: names, times, status, params, metrics, models, images and
+artifacts. Only ids are new, and lineage.html shows the lake as it is now. A job that has ended without a last word is
+marked KILLED. A second run adds nothing.
+
+Where a lake has no journal at all, every dataset version and checkpoint gets a run from its manifest alone. With
+`manifests`, so do those that no journal names.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.alias_view import show_aliases
-from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS
+from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS, first_start, is_running, is_time
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
-from altdiffusion.lineage.outbox import OutboxReader
+from altdiffusion.lineage.outbox import OutboxReader, Record
 from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, answering, connect
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import NAME, optional_document
@@ -41,23 +48,32 @@ class Rebuilt:
         )
 
 
-def rebuild(lake_uri: str, tracking_uri: str | None = None, experiment: str = DEFAULT_EXPERIMENT) -> Rebuilt:
-    """Add to MLflow everything that the lake holds.
+def rebuild(
+    lake_uri: str,
+    tracking_uri: str | None = None,
+    experiment: str = DEFAULT_EXPERIMENT,
+    *,
+    manifests: bool = False,
+) -> Rebuilt:
+    """Add to MLflow everything that jobs have logged.
+
+    Args:
+        manifests: also add a run for each version and checkpoint that no journal names, as where there is no journal.
 
     Raises:
         AltDiffusionError: the lake or MLflow is not usable, or MLflow stops answering meanwhile.
     """
-    lake = lake_uri.rstrip("/")
+    lake = files.anchored(lake_uri)
     whole = graphs.scan(lake)
     tracking = connect(tracking_uri, lake, experiment)
     with answering(tracking.uri):
-        return _rebuild(tracking, lake, whole)
+        return _rebuild(tracking, lake, whole, manifests=manifests)
 
 
-def _rebuild(tracking: Tracking, lake: str, whole: graphs.Graph) -> Rebuilt:
+def _rebuild(tracking: Tracking, lake: str, whole: graphs.Graph, *, manifests: bool) -> Rebuilt:
     journals = _replay(tracking, lake)
     versions = checkpoints = 0
-    for ref in _parents_first(whole):
+    for ref in _parents_first(whole) if manifests or not journals else ():
         node = whole.nodes[ref]
         if node.kind == "dataset" and not node.missing and not _shown(tracking, node):
             job = JOB_OF.get(str(node.facts["holds"]), "curate")
@@ -72,28 +88,76 @@ def _rebuild(tracking: Tracking, lake: str, whole: graphs.Graph) -> Rebuilt:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Journal:
+    """What a job has logged, and the run that shows it."""
+
+    folder: str
+    run_id: str
+    view: RunView
+
+    def records(self, name: str) -> Iterator[Sequence[Record]]:
+        """Yield the whole lines of one of its files, some at a time."""
+        reader = OutboxReader(files.within(self.folder, name), remember=False)
+        while (chunk := reader.read()) is not None:
+            yield chunk.records
+            reader.commit(chunk.end)
+
+    def entries(self) -> Iterator[tuple[int, _Journal, Record]]:
+        """Yield the journal's records, each after the time from which on it counts, which never goes back."""
+        now = 0
+        for records in self.records(JOURNAL):
+            for record in records:
+                time_ms = record.get("time_ms")
+                now = max(now, time_ms if is_time(time_ms) else 0)
+                yield now, self, record
+
+
 def _replay(tracking: Tracking, lake: str) -> int:
-    if not files.is_local(lake):
-        return 0
-    root = files.join(files.local_path(lake), "tracking")
-    count = 0
-    for name in files.list_folders(root):
-        folder = files.join(root, name)
-        about = optional_document(files.within(lake, "tracking", name, ABOUT))
-        if about is None:
+    """Apply all journals and return their number."""
+    journals = list(_journals(tracking, lake)) if files.is_local(lake) else []
+    for journal in journals:
+        for records in journal.records(METRICS):
+            journal.view.metrics(records)
+    last: dict[str, tuple[int, Record]] = {}
+    entries = heapq.merge(*(journal.entries() for journal in journals), key=lambda entry: entry[0])
+    for now, journal, record in entries:  # in the order in which the jobs have logged
+        journal.view.apply([record])
+        last[journal.folder] = (now, record)
+    for journal in journals:
+        now, record = last.get(journal.folder, (0, {}))
+        if record.get("op") == "status":
             continue
+        if is_running(journal.folder):
+            tracking.client.update_run(journal.run_id, status="RUNNING")
+        else:
+            _mark_killed(tracking, journal, now)
+    return len(journals)
+
+
+def _journals(tracking: Tracking, lake: str) -> Iterator[_Journal]:
+    found = []
+    for name in files.list_folders(files.join(lake, "tracking")):
+        folder = files.within(lake, "tracking", name)
+        about = optional_document(files.within(folder, ABOUT))
+        if about is not None:
+            found.append((first_start(folder), folder, about))
+    for start_ms, folder, about in sorted(found, key=lambda one: (one[0] or 0, one[1])):
         job, fingerprint = about.text("job", NAME, needed="the name of a job"), about.text("fingerprint")
-        run_id = find_or_create_run(tracking, job=job, name=about.text("name"), fingerprint=fingerprint)
-        view = RunView(tracking, run_id, lake, Kept(folder))
-        for reader, send in (
-            (OutboxReader(files.within(folder, METRICS), remember=False), view.metrics),
-            (OutboxReader(files.within(folder, JOURNAL), remember=False), view.apply),
-        ):
-            while (chunk := reader.read()) is not None:
-                send(chunk.records)
-                reader.commit(chunk.end)
-        count += 1
-    return count
+        run_id, _ = find_or_create_run(
+            tracking, job=job, name=about.text("name"), fingerprint=fingerprint, start_ms=start_ms
+        )
+        yield _Journal(folder=folder, run_id=run_id, view=RunView(tracking, run_id, lake, Kept(folder)))
+
+
+def _mark_killed(tracking: Tracking, journal: _Journal, now: int) -> None:
+    """End the run of a job that was killed, at the time of its last sign of life."""
+    end = now
+    for records in journal.records(METRICS):
+        times = [record["time_ms"] for record in records if is_time(record.get("time_ms"))]
+        end = max([end, *times])
+    started = int(tracking.client.get_run(journal.run_id).info.start_time)
+    tracking.client.set_terminated(journal.run_id, status="KILLED", end_time=max(end, started))
 
 
 def _parents_first(whole: graphs.Graph) -> list[str]:
@@ -129,7 +193,7 @@ def _state(node: graphs.Node) -> dict[str, Any]:
 
 
 def _add(tracking: Tracking, lake: str, *, job: str, name: str, node: graphs.Node, config: Any) -> None:
-    run_id = find_or_create_run(tracking, job=job, name=name, fingerprint=str(node.facts["fingerprint"]))
+    run_id, started = find_or_create_run(tracking, job=job, name=name, fingerprint=str(node.facts["fingerprint"]))
     records: list[dict[str, Any]] = [{"op": "params", "config": config}] if isinstance(config, dict) else []
     context = "training" if job == "train" else "input"
     records += [{"op": "input", "ref": parent, "context": context} for parent in node.parents]
@@ -149,5 +213,4 @@ def _add(tracking: Tracking, lake: str, *, job: str, name: str, node: graphs.Nod
             }
         )
     RunView(tracking, run_id, lake).apply(records)
-    started = tracking.client.get_run(run_id).info.start_time  # the duration is unknown, so it is shown as 0
-    tracking.client.set_terminated(run_id, status="FINISHED", end_time=started)
+    tracking.client.set_terminated(run_id, status="FINISHED", end_time=started)  # the duration is not known

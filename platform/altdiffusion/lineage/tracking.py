@@ -10,6 +10,7 @@ import errno
 import http.client
 import logging
 import os
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -21,7 +22,8 @@ from typing import Any
 
 from altdiffusion.credentials import MissingCredential, redact, reveal
 from altdiffusion.errors import AltDiffusionError, first_line
-from altdiffusion.lineage.database import first_contact
+from altdiffusion.lineage.anchor import ARTIFACTS, reanchor
+from altdiffusion.lineage.database import first_contact, is_known_migration
 from altdiffusion.storage import files
 
 DEFAULT_EXPERIMENT = "altdiffusion"
@@ -83,7 +85,7 @@ def default_uri(lake_uri: str) -> str:
             "cannot hold the default MLflow database, which needs a local folder",
             "set tracking.uri to an MLflow server, like http://127.0.0.1:5000",
         )
-    for name in ("mlflow.db", "mlflow.db.lock", "mlartifacts"):
+    for name in ("mlflow.db", "mlflow.db.lock", ARTIFACTS):
         files.within(lake_uri, name)
     return f"sqlite:///{files.local_path(lake_uri)}/mlflow.db"
 
@@ -119,17 +121,27 @@ def connect(tracking_uri: str | None, lake_uri: str, experiment: str = DEFAULT_E
     with starting(uri):
         from mlflow import MlflowClient
 
-        artifacts = None
+        artifacts = database = None
         alone: AbstractContextManager[None] = nullcontext()
         if uri.startswith("sqlite:///"):
             database = os.path.abspath(uri.removeprefix("sqlite:///").partition("?")[0])
             alone = first_contact(database)
             # MLflow's own choice would be a folder in the working directory of the job.
             parent = files.local_path(lake_uri) if files.is_local(lake_uri) else os.path.dirname(database)
-            artifacts = f"file://{parent}/mlartifacts"
+            artifacts = f"file://{os.path.abspath(parent)}/{ARTIFACTS}"
         with alone:
+            if database is not None and files.is_local(lake_uri):
+                reanchor(database, files.local_path(lake_uri))
+                _forget_places()
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             return Tracking(uri=redact(given), client=client, experiment_id=_experiment(client, experiment, artifacts))
+
+
+def _forget_places() -> None:
+    """Let MLflow look up again where runs have their artifacts: it keeps that per run for the life of a process."""
+    from mlflow.tracking._tracking_service import utils
+
+    getattr(utils, "_artifact_repos_cache", {}).clear()
 
 
 @contextmanager
@@ -163,7 +175,7 @@ def _failed(uri: str, error: Exception) -> AltDiffusionError:
     if any(mark in text for mark in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED", "authenticated")):
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     elif "out-of-date database schema" in text:
-        remedy = f"make a copy of the database, then run `mlflow db upgrade {redact(uri)}`"
+        return _other_schema(uri, text)
     elif "already exists" in text or "no such table" in text or "not a database" in text:
         remedy = (
             "its tables are damaged: move the file away and run `altdiffusion lineage rebuild --lake LAKE`, which "
@@ -174,6 +186,24 @@ def _failed(uri: str, error: Exception) -> AltDiffusionError:
             "check that the database can be written and is not held by another program, and that its disk is not full"
         )
     return _unusable(uri, f"does not answer as it should ({text})", remedy)
+
+
+def _other_schema(uri: str, text: str) -> AltDiffusionError:
+    """Return the error for a database of an older or a newer MLflow, for which MLflow has the same message."""
+    import mlflow
+
+    found = re.search(r"found version (\w+)", text)
+    schema = found[1] if found else "unknown"
+    if found is None or is_known_migration(schema):
+        problem = f"was written by an MLflow older than the installed {mlflow.__version__} (schema {schema})"
+        remedy = f"make a copy of the database, then run `mlflow db upgrade '{redact(uri)}'`"
+    else:
+        problem = f"was written by an MLflow newer than the installed {mlflow.__version__} (schema {schema})"
+        remedy = (
+            f"use a version newer than mlflow {mlflow.__version__}: the one that wrote it (`pip show mlflow` there), "
+            "or keep it and run `altdiffusion lineage rebuild --lake LAKE --tracking-uri URI` into an empty database"
+        )
+    return _unusable(uri, problem, remedy)
 
 
 def _unusable(uri: str, problem: str, remedy: str) -> AltDiffusionError:

@@ -38,6 +38,8 @@ def describe(node: Node) -> str:
         words += [f"{facts.get('language', '')} {_quote(facts.get('caption', ''))}".strip()]
         words += [str(facts["url"])] if "url" in facts else []
         words += ["trained on with exactly this caption"] if facts.get("seen") else []
+    if facts.get("unsealed"):
+        words.append("unsealed")
     if node.missing:
         words.append("NOT IN THIS LAKE")
     return ", ".join(words)

@@ -18,7 +18,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -30,8 +30,9 @@ from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.records import REJECTS, SCHEMAS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files, shards
-from altdiffusion.storage.documents import DIGEST, Document, optional_document, read_document
+from altdiffusion.storage.documents import DIGEST, Document, optional_document, parse_document, read_document
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
+from altdiffusion.storage.listing import list_marked
 from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
 
 FORMAT = "altdiffusion-dataset-2"
@@ -71,7 +72,7 @@ class Manifest:
     shards_table_sha256: str
 
     def canonical(self) -> bytes:
-        return files.canonical_json(asdict(self))
+        return files.canonical_json({field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def of_document(cls, document: Document) -> Manifest:
@@ -99,7 +100,7 @@ class Manifest:
             shards_table_sha256=document.digest("shards_table_sha256"),
         )
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return files.sha256_hex(self.canonical())
 
@@ -145,13 +146,29 @@ class Version:
         document = optional_document(files.within(self.uri, MADE_BY))
         return None if document is None else document.name("pipeline_step")
 
+    @property
+    def table_uri(self) -> str:
+        """URI of the table of shards."""
+        return files.within(self.uri, "shards.parquet")
+
     @functools.cached_property
     def _table(self) -> pa.Table:
-        uri = files.within(self.uri, "shards.parquet")
-        try:
-            data = files.read_bytes(uri)
-        except FileNotFoundError as error:
-            raise AltDiffusionError(f"file {uri}", "is missing", shards.REMEDY) from error
+        return self._checked(files.read_many([self.table_uri])[0])
+
+    def load_table(self, data: bytes | FileNotFoundError | AltDiffusionError) -> None:
+        """Take the content of the table of shards as it was read along with others (`files.read_many`).
+
+        Raises:
+            AltDiffusionError: it could not be read, or is damaged.
+        """
+        self.__dict__["_table"] = self._checked(data)
+
+    def _checked(self, data: bytes | FileNotFoundError | AltDiffusionError) -> pa.Table:
+        uri = self.table_uri
+        if isinstance(data, FileNotFoundError):
+            raise AltDiffusionError(f"file {uri}", "is missing", shards.REMEDY) from data
+        if isinstance(data, AltDiffusionError):
+            raise data
         if files.sha256_hex(data) != self.manifest.shards_table_sha256:
             raise AltDiffusionError(f"file {uri}", "is damaged: its SHA-256 is not the manifest's", shards.REMEDY)
         return _checked_table(uri, data)
@@ -233,7 +250,7 @@ def _checked_table(uri: str, data: bytes) -> pa.Table:
         return AltDiffusionError(f"file {uri}", f"is damaged: {problem}", shards.REMEDY)
 
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise damaged(first_line(error)) from error
     if not table.schema.equals(_TABLE):
@@ -351,8 +368,7 @@ class Dataset:
 
     def digests(self) -> list[str]:
         """Return the digests of all versions."""
-        folder = files.join(self.folder_uri, "versions")
-        return [name for name in files.list_names(folder) if files.exists(files.join(folder, name, "manifest.json"))]
+        return [one.parts[0] for one in list_marked(files.join(self.folder_uri, "versions"), 1, "manifest.json")]
 
     def head(self) -> Version | None:
         """Return the version that the bare name means, the one published last; None before the first."""
@@ -386,20 +402,53 @@ class Dataset:
         Raises:
             AltDiffusionError: none or several match, or the manifest is damaged.
         """
-        found = [known for known in self.digests() if known.startswith(digest)]
+        whole = digest if DIGEST.fullmatch(digest) else self._only(digest)
+        uri = files.within(self.folder_uri, "versions", whole, "manifest.json")
+        try:
+            raw = files.read_bytes(uri)
+        except FileNotFoundError:
+            raise self._no_version(digest, 0) from None
+        return Version(self.folder_uri, self.manifest_of(uri, whole, raw))
+
+    def open_many(self, digests: Sequence[str]) -> list[Version | AltDiffusionError]:
+        """Return the versions with these digests, read along with each other, or why one cannot be opened."""
+        found: list[Version | AltDiffusionError] = []
+        uris = [files.within(self.folder_uri, "versions", digest, "manifest.json") for digest in digests]
+        for digest, uri, raw in zip(digests, uris, files.read_many(uris), strict=True):
+            try:
+                if isinstance(raw, FileNotFoundError):
+                    raise self._no_version(digest, 0)
+                if isinstance(raw, AltDiffusionError):
+                    raise raw
+                found.append(Version(self.folder_uri, self.manifest_of(uri, digest, raw)))
+            except AltDiffusionError as error:
+                found.append(error)
+        return found
+
+    def _only(self, prefix: str) -> str:
+        found = [known for known in self.digests() if known.startswith(prefix)]
         if len(found) != 1:
-            raise AltDiffusionError(
-                f"dataset {self.name}@{digest}",
-                "does not exist" if not found else f"is ambiguous ({len(found)} versions)",
-                f"versions are: {', '.join(d[:12] for d in self.digests()) or 'none'}",
-            )
-        uri = files.within(self.folder_uri, "versions", found[0], "manifest.json")
-        raw = files.read_bytes(uri)
-        if files.sha256_hex(raw) != found[0]:
+            raise self._no_version(prefix, len(found))
+        return found[0]
+
+    def _no_version(self, digest: str, found: int) -> AltDiffusionError:
+        return AltDiffusionError(
+            f"dataset {self.name}@{digest}",
+            "does not exist" if not found else f"is ambiguous ({found} versions)",
+            f"versions are: {', '.join(d[:12] for d in self.digests()) or 'none'}",
+        )
+
+    def manifest_of(self, uri: str, digest: str, raw: bytes) -> Manifest:
+        """Return the manifest that the content of a file means.
+
+        Raises:
+            AltDiffusionError: the content is not that of the manifest with this digest.
+        """
+        if files.sha256_hex(raw) != digest:
             raise AltDiffusionError(
                 f"manifest {uri}", "is damaged: its SHA-256 is not its version's digest", shards.REMEDY
             )
-        document = read_document(uri, remedy=shards.REMEDY)
+        document = parse_document(uri, raw, remedy=shards.REMEDY)
         if document.value.get("format") != FORMAT:
             raise AltDiffusionError(
                 f"manifest {uri}",
@@ -409,9 +458,9 @@ class Dataset:
         manifest = Manifest.of_document(document)
         if manifest.name != self.name:
             raise document.wrong("name", repr(self.name))
-        if manifest.digest != found[0]:
+        if manifest.digest != digest:
             raise AltDiffusionError(f"manifest {uri}", "is damaged: it holds more than a manifest does", shards.REMEDY)
-        return Version(self.folder_uri, manifest)
+        return manifest
 
 
 class Lake:

@@ -138,7 +138,16 @@ def read_document(uri: str, *, remedy: str = _REMEDY) -> Document:
         FileNotFoundError: the file is not there.
         AltDiffusionError: it is not JSON, or is not an object.
     """
-    return Document(uri, files.read_json(uri, strict=True), remedy=remedy)
+    return parse_document(uri, files.read_bytes(uri), remedy=remedy)
+
+
+def parse_document(uri: str, data: bytes, *, remedy: str = _REMEDY) -> Document:
+    """Return the object that the content of a JSON file of a lake means.
+
+    Raises:
+        AltDiffusionError: it is not JSON, or is not an object.
+    """
+    return Document(uri, files.parse_json(uri, data, strict=True), remedy=remedy)
 
 
 def optional_document(uri: str) -> Document | None:

@@ -78,6 +78,12 @@ def read_outcomes(lake: str, name: str, sha256: str) -> pa.Table:
     return pq.read_table(pa.BufferReader(data))
 
 
+def names(lake: str) -> list[str]:
+    """Return the names of all evaluations that a lake keeps."""
+    found = files.list_names(files.join(lake, FOLDER))
+    return sorted(name.removesuffix(".json") for name in found if name.endswith(".json") and NAME.fullmatch(name))
+
+
 def extend(lake: str, name: str, part: Mapping[str, Any]) -> None:
     """Add keys to the report of an evaluation that was written before; equal keys are replaced."""
     uri = uri_of(lake, name)
@@ -86,14 +92,13 @@ def extend(lake: str, name: str, part: Mapping[str, Any]) -> None:
 
 def of_model(lake: str, content: str) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """Yield (name, report, state) of every evaluation of a model folder with this content digest, ordered by name."""
-    for name in files.list_names(files.join(lake, FOLDER)):
-        if name.endswith(".json") and NAME.fullmatch(name):
-            report = read_document(files.within(lake, FOLDER, name))
-            models = report.object("models").value
-            for state in report.objects("states"):
-                if models.get(state.text("state")) == content:
-                    _check(report, state)
-                    yield name.removesuffix(".json"), report.value, state.value
+    for name in names(lake):
+        report = read_document(uri_of(lake, name))
+        models = report.object("models").value
+        for state in report.objects("states"):
+            if models.get(state.text("state")) == content:
+                _check(report, state)
+                yield name, report.value, state.value
 
 
 def _check(report: Document, state: Document) -> None:

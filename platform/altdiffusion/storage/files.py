@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
 import os
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from altdiffusion.credentials import has_placeholder
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
+
+_STORES = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs"}
+"""Libraries whose errors are those of a storage."""
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -37,6 +42,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
             "holds a placeholder of a credential, which is filled in for tracking.uri only",
             "set the storage's own variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3) and leave it out",
         )
+    if uri.startswith("/") and "::" not in uri:  # a plain path, without fsspec's parsing of chained addresses
+        return _local(), LocalFileSystem._strip_protocol(uri)
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -44,6 +51,11 @@ def filesystem(uri: str) -> tuple[Any, str]:
             f"storage {uri}", f"cannot be opened ({error})", "use a folder, file://, memory:// or s3:// address"
         ) from error
     return fs, path
+
+
+@functools.lru_cache(maxsize=1)
+def _local() -> LocalFileSystem:
+    return LocalFileSystem()
 
 
 def is_local(uri: str) -> bool:
@@ -61,6 +73,11 @@ def local_path(uri: str) -> str:
     if not isinstance(fs, LocalFileSystem):
         raise AltDiffusionError(f"storage {uri}", "is not a local folder", "give a path on this machine")
     return str(path)
+
+
+def anchored(uri: str) -> str:
+    """Return a URI that means the same from any working directory, without a slash at its end."""
+    return (local_path(uri) if is_local(uri) else uri).rstrip("/")
 
 
 def join(uri: str, *parts: str) -> str:
@@ -96,6 +113,8 @@ def beneath(root_uri: str, uri: str) -> str:
     root, path = os.path.abspath(local_path(root_uri)), os.path.abspath(local_path(uri))
     if not path.startswith(root.rstrip("/") + "/"):
         raise _outside(root_uri, uri)
+    if not _is_linked(root, path):
+        return uri
     real_root, real = os.path.realpath(root), os.path.realpath(path)
     if not real.startswith(real_root.rstrip("/") + "/"):
         raise AltDiffusionError(
@@ -104,6 +123,21 @@ def beneath(root_uri: str, uri: str) -> str:
             "remove the link; to keep data on another disk, mount it there or link the whole lake",
         )
     return uri
+
+
+def _is_linked(root: str, path: str) -> bool:
+    """Return whether a symbolic link is on the way from a folder to a path below it (one `lstat` per level)."""
+    place = root.rstrip("/")
+    for part in path[len(place) + 1 :].split("/"):
+        place = f"{place}/{part}"
+        try:
+            if stat.S_ISLNK(os.lstat(place).st_mode):
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            return False  # what is below it does not exist either
+        except OSError:
+            return True  # not known, so that the careful check decides
+    return False
 
 
 def within(root_uri: str, *parts: str) -> str:
@@ -141,26 +175,43 @@ def naming(uri: str, doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, AltDiffusionError):
         raise
     except OSError as error:
-        code = errno.errorcode.get(error.errno or 0, "")
-        remedy = {
-            errno.ENOSPC: "free space there, then run the same command again; what is recorded is kept",
-            errno.EACCES: "give this user write permission, or choose another folder",
-            errno.EROFS: "choose a folder that can be written",
-            errno.ENOTDIR: "a file is in the place of a folder: choose another path",
-            errno.EEXIST: "a file is in the place of a folder: choose another path",
-        }.get(error.errno or 0, "check the address and the connection, then run the same command again")
-        raise AltDiffusionError(
-            f"storage {uri}", f"{doing} failed ({code} {error.strerror or error})", remedy
-        ) from error
+        raise _failed(uri, doing, error) from error
+    except Exception as error:  # of an object store's own library, which has no common base class
+        if type(error).__module__.partition(".")[0] not in _STORES:
+            raise
+        raise _failed(uri, doing, error) from error
+
+
+def _failed(uri: str, doing: str, error: Exception) -> AltDiffusionError:
+    """Return the error for what a storage has refused."""
+    number = getattr(error, "errno", None) or 0
+    text = f"{errno.errorcode.get(number, '')} {getattr(error, 'strerror', None) or first_line(error)}".strip()
+    remedy = {
+        errno.ENOSPC: "free space there, then run the same command again; what is recorded is kept",
+        errno.EACCES: "give this user write permission, or choose another folder",
+        errno.EROFS: "choose a folder that can be written",
+        errno.ENOTDIR: "a file is in the place of a folder: choose another path",
+        errno.EEXIST: "a file is in the place of a folder: choose another path",
+    }.get(number, "check the address and the connection, then run the same command again")
+    denied = isinstance(error, PermissionError) or "Credentials" in type(error).__name__
+    if denied and uri.startswith(("s3://", "s3a://")):
+        remedy = (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) to those of a user who may read and "
+            "write there, on every machine of the cluster; AWS_ENDPOINT_URL for a server other than Amazon's"
+        )
+    elif denied and not uri.startswith("/"):
+        remedy = "set the credentials of that storage in its own environment variables, on every machine of the cluster"
+    return AltDiffusionError(f"storage {uri}", f"{doing} failed ({text})", remedy)
 
 
 def exists(uri: str) -> bool:
     """Return whether a file or folder exists."""
     fs, path = filesystem(uri)
-    return bool(fs.exists(path))
+    with naming(uri, "reading"):
+        return bool(fs.exists(path))
 
 
 def size_bytes(uri: str) -> int:
@@ -188,6 +239,33 @@ def read_bytes(uri: str) -> bytes:
             raise FileNotFoundError(uri) from error
 
 
+def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffusionError]:
+    """Return the content of files of one storage, or the error for each that cannot be read.
+
+    An object store is asked for all of them at once, so that a round trip is not paid per file.
+    """
+    if not uris:
+        return []
+    fs, first = filesystem(uris[0])
+    if isinstance(fs, LocalFileSystem) or len(uris) == 1:
+        return [_content(uri, lambda uri=uri: read_bytes(uri)) for uri in uris]  # type: ignore[misc]
+    paths = [first, *(fs._strip_protocol(uri) for uri in uris[1:])]
+    with naming(uris[0], "reading"):
+        found = fs.cat(paths, on_error="return")
+    return [_content(uri, lambda value=found[path]: value) for uri, path in zip(uris, paths, strict=True)]  # type: ignore[misc]
+
+
+def _content(uri: str, read: Callable[[], Any]) -> bytes | FileNotFoundError | AltDiffusionError:
+    try:
+        with naming(uri, "reading"):
+            value = read()
+            if isinstance(value, Exception):
+                raise value
+            return bytes(value)
+    except (FileNotFoundError, AltDiffusionError) as error:
+        return error
+
+
 def read_json(uri: str, *, strict: bool = False) -> Any:
     """Return the value in a JSON file.
 
@@ -199,8 +277,12 @@ def read_json(uri: str, *, strict: bool = False) -> Any:
         FileNotFoundError: there is no such file.
         AltDiffusionError: it is not JSON.
     """
+    return parse_json(uri, read_bytes(uri), strict=strict)
+
+
+def parse_json(uri: str, data: bytes, *, strict: bool = False) -> Any:
+    """Return the value that the content of a JSON file means; `read_json` describes the rest."""
     try:
-        data = read_bytes(uri)
         if not strict:
             return json.loads(data)
         value = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_key_once)
@@ -257,11 +339,13 @@ def _entries(uri: str, *, detail: bool) -> list[Any]:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
     try:
-        return list(fs.ls(path, detail=detail))
+        with naming(uri, "listing"):
+            try:
+                return list(fs.ls(path, detail=detail))
+            except NotADirectoryError as error:
+                raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
     except FileNotFoundError:
         return []
-    except NotADirectoryError as error:
-        raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
 
 
 def write_atomic(uri: str, data: bytes) -> None:

@@ -8,7 +8,7 @@ give the ids of an image. Shards that versions share are read once, several at a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -22,11 +22,12 @@ import pyarrow.compute as pc
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import REJECTS, SCHEMAS
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import ROLES, Lake, Role, Version
+from altdiffusion.storage.dataset import ROLES, Dataset, Lake, Role, Version
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
 THREADS = 16
+_AT_ONCE = 256
 NAMING = ("sample_id", "url", "final_url", "image_sha256")
 """Columns by which a list can name a row; the kind of a dataset decides which of them it has."""
 Rows = npt.NDArray[np.int64]
@@ -82,6 +83,8 @@ class Holdings:
     """Files that are missing or damaged, so that their rows are not known."""
     damaged: tuple[AltDiffusionError, ...] = ()
     """Manifests that cannot be read, so that the rows of their versions are not known."""
+    versions: tuple[Version, ...] = ()
+    """All versions that were searched."""
 
     @property
     def pictured(self) -> Rows:
@@ -114,14 +117,23 @@ def all_versions(lake: Lake, damaged: list[AltDiffusionError]) -> Iterator[Versi
         except AltDiffusionError as error:
             damaged.append(error)
             continue
-        for digest in digests:
-            try:
-                version = dataset.open(digest)
-                _ = version.shards
-            except AltDiffusionError as error:
-                damaged.append(error)
-                continue
-            yield version
+        for start in range(0, len(digests), _AT_ONCE):
+            yield from _opened(dataset, digests[start : start + _AT_ONCE], damaged)
+
+
+def _opened(dataset: Dataset, digests: Sequence[str], damaged: list[AltDiffusionError]) -> Iterator[Version]:
+    """Yield versions with their tables of shards; an object store is asked for all manifests, then for all tables."""
+    manifests = dataset.open_many(digests)
+    versions = [version for version in manifests if isinstance(version, Version)]
+    damaged += [error for error in manifests if isinstance(error, AltDiffusionError)]
+    tables = files.read_many([version.table_uri for version in versions])
+    for version, data in zip(versions, tables, strict=True):
+        try:
+            version.load_table(data)
+        except AltDiffusionError as error:
+            damaged.append(error)
+            continue
+        yield version
 
 
 def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
@@ -131,7 +143,8 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
     """
     distinct: dict[tuple[str, str], File] = {}
     damaged: list[AltDiffusionError] = []
-    for version in all_versions(lake, damaged):
+    versions = tuple(all_versions(lake, damaged))
+    for version in versions:
         for role in ROLES:
             distinct.update((file.key, file) for file in _files(version, role))
     rows: dict[tuple[str, str], Rows] = {}
@@ -169,7 +182,13 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
             else:
                 keep(file, found)
     return Holdings(
-        rows=rows, linked=by_link, led=by_final, imaged=by_image, unreadable=unreadable, damaged=tuple(damaged)
+        rows=rows,
+        linked=by_link,
+        led=by_final,
+        imaged=by_image,
+        unreadable=unreadable,
+        damaged=tuple(damaged),
+        versions=versions,
     )
 
 

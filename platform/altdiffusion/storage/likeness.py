@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.storage import files
-from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.holdings import THREADS, Holdings, Rows, all_versions
+from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.holdings import THREADS, Holdings, Rows
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 
@@ -53,13 +53,13 @@ class _Shard:
     columns: tuple[str, ...]
 
 
-def find_likeness(lake: Lake, holdings: Holdings, bits: int = ALIKE_BITS) -> Likeness:
+def find_likeness(holdings: Holdings, bits: int = ALIKE_BITS) -> Likeness:
     """Return which other rows have the images of the found rows.
 
     Args:
         bits: number of bits in which two perceptual hashes may differ at most.
     """
-    shards = list(_shards(lake))
+    shards = list(_shards(holdings))
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(lambda shard: _images(shard, holdings), shards))
         images = pa.array(sorted({image for part in found for image in part[0]}), pa.string())
@@ -78,10 +78,10 @@ def find_likeness(lake: Lake, holdings: Holdings, bits: int = ALIKE_BITS) -> Lik
     )
 
 
-def _shards(lake: Lake) -> Iterator[_Shard]:
+def _shards(holdings: Holdings) -> Iterator[_Shard]:
     """Yield each shard once, however many versions share it."""
     known: set[tuple[str, str]] = set()
-    for version in all_versions(lake, []):
+    for version in holdings.versions:
         columns = _columns(version)
         folder = files.join(version.folder_uri, "shards")
         for info in version.shards if columns else ():

@@ -22,6 +22,7 @@ from altdiffusion.storage.dataset import Dataset, Version
 from altdiffusion.storage.holdings import Holdings, Rows
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.shards import ShardInfo
+from altdiffusion.storage.summaries import Summary, read_summaries
 from altdiffusion.tally import TALLIES
 
 
@@ -120,16 +121,15 @@ def after_takedowns(dataset: Dataset, version: Version) -> Version:
     be back. Where several series of takedowns started from it, the one with the head is used, else the one that removed
     most rows.
     """
-    after: dict[Ref, list[Version]] = {}
-    for digest in dataset.digests():
-        later = dataset.open(digest)
-        if REASON in later.manifest.config:
-            after.setdefault(later.manifest.parent_refs[0], []).append(later)
+    after: dict[Ref, list[Summary]] = {}
+    for later in read_summaries(dataset).whole().values():
+        if REASON in later.config:
+            after.setdefault(Ref.parse(later.parents[0]), []).append(later)
     last: list[Version] = []
     waiting = [version]
     while waiting:
         one = waiting.pop()
-        waiting += after.get(one.ref, [])
+        waiting += [dataset.open(later.digest) for later in after.get(one.ref, ())]
         if one.ref not in after:
             last.append(one)
     head = dataset.head() if len(last) > 1 else None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import present
 from altdiffusion.storage import files
 from altdiffusion.storage.shards import REMEDY, ShardInfo, checked_types, damaged, shard_uri
+
+_WHOLE_BYTES = 1 << 20
 
 
 def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filters: Any = None) -> pa.Table:
@@ -29,15 +33,30 @@ def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filte
     uri = shard_uri(folder_uri, info.sha256)
     fs, path = files.filesystem(uri)
     try:
-        with files.naming(uri, "reading"), fs.open(path, "rb") as file:
+        with files.naming(uri, "reading"), _opened(fs, path, info) as file:
             try:
-                wanted = present(columns, pq.read_schema(file).names)
-                file.seek(0)
-                table = pq.read_table(file, columns=wanted, filters=filters, page_checksum_verification=True)
-                return checked_types(table, uri)
+                return checked_types(_read(file, columns, filters), uri)
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:  # an error of the file system, not of the format
                     raise
                 raise damaged(uri, error) from error
     except FileNotFoundError as error:
         raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
+
+
+def _opened(fs: Any, path: str, info: ShardInfo) -> Any:
+    """Return a file for reading; a small one of an object store is fetched whole, in one request instead of several."""
+    if info.bytes <= _WHOLE_BYTES and not isinstance(fs, LocalFileSystem):
+        return io.BytesIO(fs.cat_file(path))
+    return fs.open(path, "rb")
+
+
+def _read(file: Any, columns: Sequence[str], filters: Any) -> pa.Table:
+    opened = pq.ParquetFile(file, page_checksum_verification=True)
+    wanted = present(columns, opened.schema_arrow.names)
+    if filters is None:
+        return opened.read(
+            columns=wanted, use_threads=opened.metadata.num_rows > 10_000
+        )  # a quarter of `read_table`'s time
+    file.seek(0)
+    return pq.read_table(file, columns=wanted, filters=filters, page_checksum_verification=True)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.holdings import Holdings, all_versions
+from altdiffusion.storage.holdings import Holdings
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.tombstones import (
     COLUMNS,
@@ -54,7 +54,7 @@ domains above it, and of the image; null where the version does not state it."""
 def write_rows(lake: Lake, holdings: Holdings) -> str:
     """Keep the accepted rows that were found, in every version of a lake, and return the name of the file."""
     tables = [TAKEN.empty_table()]
-    for version in all_versions(lake, []):
+    for version in holdings.versions:
         for index, rows in holdings.readable(version):
             folder = files.join(version.folder_uri, "shards")
             columns = [name for name in COLUMNS if name in version.schema_names]

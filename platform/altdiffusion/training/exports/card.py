@@ -20,9 +20,9 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.html.markdown import table
 from altdiffusion.languages import in_order, named_language
 from altdiffusion.refs import Ref
-from altdiffusion.storage import evaluations
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training.checkpoints.format import run_and_step
+from altdiffusion.training.exports.scores import Evaluated, evaluated, model_index, paragraphs
 from altdiffusion.training.model.lora import STOCK_FILE
 from altdiffusion.training.run.record import read_record
 
@@ -65,13 +65,14 @@ def model_card(lake: str, lineage: Mapping[str, Any]) -> str:
     origins = list(_origins(stages[0].record)) if stages else []
     versions = {ref: _version(lake, ref) for stage in stages for ref in stage.record["datasets"]}
     languages = _languages(versions.values())
+    scores = list(evaluated(lake, str(lineage["content"])))
     parts = [
-        _front(origins, languages),
+        _front(origins, languages, model_index(str(lineage["run"]), scores)),
         _title(lineage, stages),
         _use(stages[-1].record if stages else {}),
         _made_from(origins, stages),
         _data(stages, versions),
-        _scores(lake, str(lineage["content"])),
+        _scores(scores),
         _licences(origins),
         _settings(stages),
         _identity(lineage),
@@ -120,7 +121,7 @@ def _languages(versions: Any) -> list[str]:
     return in_order(sorted(codes))
 
 
-def _front(origins: Sequence[_Origin], languages: Sequence[str]) -> str:
+def _front(origins: Sequence[_Origin], languages: Sequence[str], index: Sequence[Mapping[str, Any]]) -> str:
     bases = [HubId.parse(origin.hub).repo for origin in origins if origin.hub and is_hub_id(origin.hub)]
     licences = [origin.licence for origin in origins if origin.licence]
     head: dict[str, Any] = {
@@ -132,6 +133,8 @@ def _front(origins: Sequence[_Origin], languages: Sequence[str]) -> str:
     }
     if bases:
         head["base_model"] = bases
+    if index:
+        head["model-index"] = list(index)
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
 
 
@@ -217,23 +220,10 @@ def _data(stages: Sequence[_Stage], versions: Mapping[str, Version | None]) -> s
     return "\n".join(lines)
 
 
-def _scores(lake: str, content: str) -> str:
-    lines = ["## Evaluation"]
-    for name, report, state in evaluations.of_model(lake, content):
-        rates = state["languages"]["all"]
-        rows = [["language", "images named correctly", f"{report['level']:.0%} interval", "images"]]
-        for code in in_order(rates):
-            rate = rates[code]
-            interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f} %"
-            rows.append([named_language(code), f"{100 * rate['value']:.1f} %", interval, f"{rate['total']:,}"])
-        about = (
-            f"{name}, state {state['state']}: a judge names the concept that an image was requested for; "
-            f"{state['concepts']} concepts, chance {100 * report['chance']:.1f} %."
-        )
-        lines += [about, table(rows)]
-    if len(lines) == 1:
-        lines.append("No evaluation of this model was run.")
-    return "\n\n".join(lines)
+def _scores(found: Sequence[Evaluated]) -> str:
+    parts = [part for one in found for part in paragraphs(one)]
+    shown = [part if isinstance(part, str) else table(part) for part in parts]
+    return "\n\n".join(["## Evaluation", *(shown or ["No evaluation of this model was run."])])
 
 
 def _licences(origins: Sequence[_Origin]) -> str:

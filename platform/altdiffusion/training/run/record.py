@@ -12,6 +12,7 @@ from typing import Any
 
 from altdiffusion.config import from_dict, resolved
 from altdiffusion.diffusion.folder import read_lineage
+from altdiffusion.diffusion.hub import absolute
 from altdiffusion.diffusion.objective import Noising
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
@@ -23,6 +24,7 @@ from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.run.resolved import ResolvedRun
 
 RECORD = "run.json"
+_OWN_FOLDER = re.compile(r"/(models/[^/]+|exports/[^/]+/[^/]+)/?$")
 _CHECKPOINT = re.compile(r"checkpoint:[A-Za-z0-9][A-Za-z0-9._\-]*/step-[0-9]{1,18}@[0-9a-f]{64}")
 
 
@@ -80,7 +82,23 @@ def read_record(lake: str, run: str) -> dict[str, Any] | None:
     elif began_before_noising(document.value):
         objective = document.object("meaning").object("objective")
         objective.text("prediction"), objective.flag("zero_terminal_snr")
-    return document.value
+    return {**document.value, **_models_here(lake, document.value)}
+
+
+def _models_here(lake: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the model folders of a run that are in this lake by now, since it was moved or copied.
+
+    A folder counts as moved if it is gone and this lake has the same one. Its content is checked where it is used.
+    """
+    found = {}
+    for key in ("base", "text_encoder", "teacher"):
+        folder = str(record.get(key) or "")
+        tail = _OWN_FOLDER.search(folder)
+        if tail is not None and not files.exists(folder):
+            here = files.join(absolute(lake), tail[1])
+            if files.exists(here):
+                found[key] = here
+    return found
 
 
 def needed_by_others(lake: str, run: str) -> set[int]:
