@@ -13,12 +13,13 @@ from typing import Any
 from altdiffusion.curation.rejects import explain
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.languages import in_order
-from altdiffusion.lineage.graph import Graph, Node, ancestors
+from altdiffusion.lineage.graph import Graph, Node, ancestors, version_facts
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import MADE_BY, Lake, Version
 from altdiffusion.storage.documents import optional_document
 from altdiffusion.storage.erased import read_erased
+from altdiffusion.storage.summaries import summary_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,17 +144,8 @@ def _kept(lake: Lake, node: Node) -> Node | None:
     kept = read_erased(lake, Ref.parse(node.ref))
     if kept is None:  # it stays a node that is only named
         return None
-    manifest = kept.manifest
-    facts = {
-        "holds": manifest.kind,
-        "rows": manifest.rows,
-        "rows_by_language": dict(manifest.rows_by_language),
-        "rejects_by_reason": dict(manifest.rejects_by_reason),
-        "fingerprint": manifest.fingerprint,
-        "config": dict(manifest.config),
-        "code_version": manifest.code_version,
-    }
-    return dataclasses.replace(node, parents=manifest.parents, facts=facts)
+    facts = version_facts(summary_of(node.digest, kept.manifest))
+    return dataclasses.replace(node, parents=kept.manifest.parents, facts=facts)
 
 
 def in_order_of_making(graph: Graph) -> list[Node]:
