@@ -14,6 +14,7 @@ from altdiffusion.cli import (
     checkpoint_verbs,
     convert_verb,
     dataset_verbs,
+    document_verbs,
     evaluation_verbs,
     gc_verb,
     generate_verb,
@@ -36,13 +37,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"altdiffusion {altdiffusion.__version__}")
     verbs = top.add_subparsers(dest="command", required=True)
     dataset = verbs.add_parser(
-        "dataset", help="list, show, verify, export, report on, remove from and erase dataset versions"
+        "dataset", help="list, show, describe, verify, export, report on, remove from and erase dataset versions"
     )
     dataset_actions = dataset.add_subparsers(
-        dest="action", required=True, metavar="list|show|verify|export|report|remove|erase"
+        dest="action", required=True, metavar="list|show|card|verify|export|report|remove|erase"
     )
     lineage = verbs.add_parser("lineage", help="show what a thing was made from, and what was made from it")
-    lineage_actions = lineage.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild|impact")
+    lineage_actions = lineage.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild|export|impact")
     evaluation = verbs.add_parser("evaluation", help="show the figures of an evaluation")
     evaluation_verbs.register(evaluation.add_subparsers(dest="action", required=True, metavar="page"))
     dataset_verbs.register(dataset_actions)
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     promote_verb.register(verbs)
     ab_verbs.register(verbs)
     prompt_set_verb.register(verbs)
+    document_verbs.register(verbs, dataset_actions, lineage_actions)
     sheet_verb.register(verbs)
     return top
 

@@ -303,17 +303,22 @@ def _version_node(dataset: Dataset, summary: Summary) -> Node:
         digest=summary.digest,
         parents=summary.parents,
         uri=files.join(dataset.folder_uri, "versions", summary.digest),
-        facts={
-            "holds": summary.kind,
-            "rows": summary.rows,
-            "rows_by_language": dict(summary.rows_by_language),
-            "rejects_by_reason": dict(summary.rejects_by_reason),
-            "fingerprint": summary.fingerprint,
-            "config": dict(summary.config),
-            "schema": list(summary.schema),
-            "code_version": summary.code_version,
-        },
+        facts=version_facts(summary),
     )
+
+
+def version_facts(summary: Summary) -> dict[str, Any]:
+    """Return the facts of a dataset version's node."""
+    return {
+        "holds": summary.kind,
+        "rows": summary.rows,
+        "rows_by_language": dict(summary.rows_by_language),
+        "rejects_by_reason": dict(summary.rejects_by_reason),
+        "fingerprint": summary.fingerprint,
+        "config": dict(summary.config),
+        "schema": list(summary.schema),
+        "code_version": summary.code_version,
+    }
 
 
 def read_checkpoint(folder_uri: str) -> Node | None:

@@ -63,13 +63,18 @@ def open_or_erased(lake: Lake, ref: Ref | str) -> Version:
     try:
         return lake.version(parsed)
     except AltDiffusionError:
-        kept = _read(lake, parsed)
+        kept = read_erased(lake, parsed)
         if kept is None:
             raise
         return kept
 
 
-def _read(lake: Lake, ref: Ref) -> ErasedVersion | None:
+def read_erased(lake: Lake, ref: Ref) -> ErasedVersion | None:
+    """Return what is left of a version that was erased; None where nothing is.
+
+    Raises:
+        AltDiffusionError: what is left is damaged.
+    """
     uri = files.join(_folder(lake.uri, ref.name, ref.digest), "manifest.json")
     if not files.exists(uri):
         return None

@@ -17,6 +17,7 @@ from altdiffusion.diffusion.folder import read_lineage
 from altdiffusion.diffusion.hub import HubId, is_hub_id
 from altdiffusion.diffusion.licence import licence_of
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.html.markdown import table
 from altdiffusion.languages import in_order, named_language
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
@@ -197,7 +198,7 @@ def _made_from(origins: Sequence[_Origin], stages: Sequence[_Stage]) -> str:
                 ("continued from " if stage.first else "") + Ref.parse(origin).short if origin else "the models above",
             ]
         )
-    return "\n".join([*lines, "", _table(rows)])
+    return "\n".join([*lines, "", table(rows)])
 
 
 def _data(stages: Sequence[_Stage], versions: Mapping[str, Version | None]) -> str:
@@ -215,13 +216,13 @@ def _data(stages: Sequence[_Stage], versions: Mapping[str, Version | None]) -> s
             rows.append(
                 [named_language(code), *(f"{version.manifest.rows_by_language.get(code, 0):,}" for version in here)]
             )
-        lines += ["", "Rows by language:", "", _table(rows)]
+        lines += ["", "Rows by language:", "", table(rows)]
     return "\n".join(lines)
 
 
 def _scores(found: Sequence[Evaluated]) -> str:
     parts = [part for one in found for part in paragraphs(one)]
-    shown = [part if isinstance(part, str) else _table(part) for part in parts]
+    shown = [part if isinstance(part, str) else table(part) for part in parts]
     return "\n\n".join(["## Evaluation", *(shown or ["No evaluation of this model was run."])])
 
 
@@ -244,9 +245,3 @@ def _settings(stages: Sequence[_Stage]) -> str:
 
 def _identity(lineage: Mapping[str, Any]) -> str:
     return f"## Identity\n\n- checkpoint: `{lineage['checkpoint']}`\n- content of this folder: `{lineage['content']}`"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    marks = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join([lines[0], f"| {' | '.join(marks)} |", *lines[1:]])
