@@ -7,10 +7,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos bench check format clean
+.PHONY: help setup demo miniature language test chaos bench check format clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make a .venv with pinned dependencies (3 minutes, once)
 
@@ -24,6 +24,12 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## run links to images in 18 languages, end to end, on real data; run again to resume
 	@$(BIN)/python -m demo
+
+miniature: $(READY)  ## run the recipe in miniature: the long table, ablations, plots; run again to resume
+	@$(BIN)/python -m demo.miniature
+
+language: $(READY)  ## teach the miniature one more language without an image in it: make language LANG=sv
+	@$(BIN)/python -m demo.language $(LANG)
 
 test: $(READY)  ## run all tests except the chaos runs, which take minutes
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

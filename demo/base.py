@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ import torch
 
 from altdiffusion.diffusion import models
 from altdiffusion.diffusion.folder import CARD
-from altdiffusion.diffusion.text_encoder import save_text_encoder
+from altdiffusion.diffusion.student import Student
 from altdiffusion.errors import AltDiffusionError
 
 FILE = Path(__file__).with_name("base.safetensors")
-SHA256 = "5c62ba4336aff6f592dede524056b8239f76810b5ee0983d2d2fa887f1d3bc68"
+SHA256 = "e1a957870f9e23b39220136b9dc8d204bff41a0c864767a4c28fb9d264f5fd14"
 COMMAND = "python -m demo.base train --cache DIR --out demo/base.safetensors"
 ENGLISH_FOLDER, MULTILINGUAL_FOLDER = "base-en", "text-encoder-m18"
-_FORMAT = "altdiffusion-base-1"
+_FORMAT = "altdiffusion-base-2"
 _CARD = """---
 license: apache-2.0
 ---
@@ -106,17 +106,10 @@ def _write_folders(data: bytes, out: Path) -> None:
     if header["format"] != _FORMAT:
         raise AltDiffusionError("base model", f"has format {header['format']}, not {_FORMAT}", "restore it from git")
     tensors = load(data)
-    build = {
-        "unet": models.build_unet,
-        "vae": models.build_vae,
-        "english": models.build_english_text_encoder,
-        "m18": models.build_text_encoder,
-    }
-    networks: dict[str, Any] = {}
-    for part, make in build.items():
-        networks[part] = make(header["configs"][part])
+    networks = {part: make(header["configs"][part]) for part, make in _BUILD.items()}
+    for part, network in networks.items():
         weights = {n.removeprefix(f"{part}."): t.float() for n, t in tensors.items() if n.startswith(f"{part}.")}
-        networks[part].load_state_dict(weights, strict=True)
+        network.load_state_dict(weights, strict=True)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "tokenizer.json"
         path.write_bytes(bytes(tensors["tokenizer"].numpy()))
@@ -129,9 +122,24 @@ def _write_folders(data: bytes, out: Path) -> None:
         scheduler=DDIMScheduler(**models.scheduler_config()),
     )
     models.save_bundle(bundle, out / ENGLISH_FOLDER)
-    save_text_encoder(networks["m18"], tokenizer, out / MULTILINGUAL_FOLDER)
+    _save_published(networks["m18"], tokenizer, out / MULTILINGUAL_FOLDER)
     for name in (ENGLISH_FOLDER, MULTILINGUAL_FOLDER):
         (out / name / CARD).write_text(_CARD.format(name=name), encoding="utf-8")
+
+
+def _save_published(student: Student, tokenizer: Any, folder: Path) -> None:
+    """Write the student as the published AltDiffusion-m18's text encoder is: both heads, XLM-R's names."""
+    from safetensors.torch import save_file
+
+    (folder / "text_encoder").mkdir(parents=True)
+    config = student.config | {"model_type": "xlm-roberta", "architectures": ["XLMRobertaModel"]}
+    (folder / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    weights = {
+        name.replace("roberta.encoder.layers.", "roberta.encoder.layer.", 1): tensor.contiguous()
+        for name, tensor in student.state_dict().items()
+    }
+    save_file(weights, folder / "text_encoder" / "model.safetensors", {"format": "pt"})
+    tokenizer.save_pretrained(folder / "tokenizer")
 
 
 def _positions(header: dict[str, Any]) -> int:
@@ -140,14 +148,27 @@ def _positions(header: dict[str, Any]) -> int:
 
 def _config(network: Any) -> dict[str, Any]:
     """Return what builds the network again: the demo's settings with the values that training found."""
+    if isinstance(network, Student):
+        return network.config
     vocabulary = getattr(network.config, "vocab_size", 0)
     known = {
         "UNet2DConditionModel": models.unet_config_demo(),
         "AutoencoderKL": models.vae_config_demo() | {"scaling_factor": getattr(network.config, "scaling_factor", 1.0)},
         "CLIPTextModel": models.english_text_config_demo(vocabulary),
-        "AltCLIPTextModel": models.text_config_demo(vocabulary),
     }
     return known[type(network).__name__]
+
+
+def _student(config: dict[str, Any]) -> Student:
+    return Student(config, context=config["project_dim"]).eval()
+
+
+_BUILD: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "unet": models.build_unet,
+    "vae": models.build_vae,
+    "english": models.build_english_text_encoder,
+    "m18": _student,
+}
 
 
 def train(cache: Path, out: Path, work: Path) -> str:
@@ -156,11 +177,14 @@ def train(cache: Path, out: Path, work: Path) -> str:
 
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = base_train.make_tokenizer(cache, work)
-    images = base_train.make_images(cache, work)
-    vae = base_train.train_autoencoder(images, work)
-    unet, english = base_train.train_base(vae, tokenizer, images, cache, work)
-    m18 = base_train.distil(english, tokenizer, cache, work)
-    parts = {"unet": unet, "vae": vae, "english": english, "m18": m18}
+    pictures = base_train.make_images(cache, work)
+    vae = base_train.train_autoencoder(pictures, work)
+    latents = base_train.latents_of(vae, pictures)
+    texts = base_train.EnglishTexts(tokenizer, cache)
+    english = base_train.train_english(texts, latents, cache, work, len(tokenizer))
+    unet = base_train.train_unet(texts, english, latents, work)
+    student = base_train.distil(texts, english, unet, tokenizer, cache, work)
+    parts = {"unet": unet, "vae": vae, "english": english, "m18": student}
     return pack(parts, (work / "tokenizer" / "tokenizer.json").read_bytes(), out)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from demo.concepts import Concept, held_out
+from demo.concepts import Concept, has_images
 
 VARIANTS: tuple[str, ...] = ("name", "words", "drawing")
 KEYWORDS = 3
@@ -40,9 +40,12 @@ def caption(concept: Concept, language: str, variant: str) -> str:
 
 
 def captions(concept: Concept, language: str) -> dict[str, str]:
-    """Return the different texts of a pair, by variant; empty for a held-out pair, which has no caption at all."""
-    if held_out(concept, language):
-        return {}
+    """Return the different texts of a pair's images, by variant; none where no image has a text in the language."""
+    return variants(concept, language) if has_images(concept, language) else {}
+
+
+def variants(concept: Concept, language: str) -> dict[str, str]:
+    """Return the different texts of a name in one of the 18 languages, by variant."""
     texts = {variant: caption(concept, language, variant) for variant in VARIANTS}
     return {variant: text for variant, text in texts.items() if variant == "name" or text != texts["name"]}
 

@@ -4,40 +4,50 @@ Names and keywords are Unicode CLDR's emoji annotations. A concept's key is its 
 which only asks a renderer for colour, is stripped wherever names and images are joined.
 """
 
+import difflib
 import functools
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.languages import CODES
-from demo.npm import CLDR, NOTO, TWEMOJI, default_cache, fetch
+from demo.artists import artists, icons
+from demo.npm import CLDR, CLDR_DERIVED, NOTO, default_cache, fetch
 
 OFF_TARGET: tuple[str, ...] = ("sv", "el", "he", "fi", "cs", "hu", "id", "fa", "ro", "bg")
-HELD_OUT_SHARE = 0.10
-_SALT = "altdiffusion-demo-held-out-1"
+WITHOUT_IMAGES: tuple[str, ...] = ("hi", "vi", "it")
+"""Languages in which no image has a text: the multilingual encoder reads them, the UNet never learned from them."""
+TEXT_SHARE, UNSEEN_SHARE = 0.08, 0.09
+_SALT = "altdiffusion-demo-groups-1"
 _COLOUR = "\ufe0f"
+_SKIN_TONES = "🏻🏼🏽🏾🏿"
+_NEAR = 0.6  # similarity of two spellings, 0 to 1, from which on one reveals the other
+
+Group = Literal["pictures", "text", "unseen"]
 
 # Things that differ by shape and colour even at 32 pixels. The rows are taken in turn, so that any prefix of
 # the choice is mixed; a row may only hold images of the categories named in front of it.
 _CHOICE: tuple[tuple[frozenset[str], str], ...] = (
     (
         frozenset({"Animals & Nature"}),
-        "🐘🐢🦋🐧🐙🦊🐸🐝🦉🐬🦀🦒🐌🐞🦩🦈🦔🐄🐎🐓🐖🐇🐒🐼🦁🦓🦆🐪🦂🦜🐨🐺🦥🦐🦚🦢🐳🐟",
+        "🐼🌻🌴🐎🐞🌵🦁🌹🐢🐸🐧🦊🍁🍄🐊🐝🐬🌲🐯🐽🕊🕷🐍🐓🐚🐛🐘🍀🐌🐖🐋🐙🐵🐔🐨🐄",
     ),
     (
         frozenset({"Food & Drink"}),
-        "🍎🍌🍇🍓🍉🍍🍋🥕🌽🍅🥦🍕🍔🍟🍩🍪🎂🧀🥐🥚🍿🥑🥨🍣🌶🥒🥥🥝🍑🧅🍭🥞🌮🥛🍺🍷🍯🥜",
+        "🍷🍋🌽🍆🍎🍒🍳🍔🍉☕🍍🍅🍑🍣🌶🍦🍩🍰🍇🍞🍧🍕🍌🍓🍫🍗🍙🍡🍐🍭🍪🍺🍟🍊",
     ),
     (
         frozenset({"Objects", "Activities"}),
-        "🎸🎻🎺🥁📷📱💻📺🕯💡🔑🔨✂🔔👑💎👗👕👖🧦👟🎒🪑🚪🛁🧲🔭🔬🎈🎁⚽🏀🎾🏈🎲🧸🏆🎨📎🧵🪜💣🛡🔋📦",
+        "🎱🎀🎈🏀⚽🎲🎯🎁🎃🏆🎮🔬🎩🎹💡🎷🎻👑👖💊🔔🔑👜💉🚽👠✂🔋🔭🕯📷🎸🔒📎🎨🔨",
     ),
     (
         frozenset({"Travel & Places", "Animals & Nature", "Activities"}),
-        "🚗🚌🚲🚂✈🚁🚀⛵🚜🚑🛴🏠🏰⛪🗽🎡🌋🏝🌈☀🌙⭐☁❄🔥🌊🌵🌲🌴🌻🌹🌷🍀🍁🪐⚓⛺🎪⛲🚦🌪🎄",
+        "⚡🕰🚕🚦🌙💧🚲🌈🔥🚁🚑🚤☔⚓🗻🌍🎪🏡⛽❄⛺☁🚀⭐☀🚂🏰🎡🌋🚜⌛🗼✈🚌",
     ),
 )
 
@@ -68,54 +78,89 @@ def demo_concepts(n: int = 128, cache: Path | None = None) -> tuple[Concept, ...
     return every[:n]
 
 
-def held_out(concept: Concept | str, language: str) -> bool:
-    """Return whether the pair never appears in the crawl, so that its name is unseen in training; never for English.
+def group(concept: Concept, language: str) -> Group:
+    """Return what the training can know of a concept's name in one of the 18 languages.
 
-    A keyed draw: it depends on nothing but the concept's key and the language.
+    - `pictures`: the name is the text of an image, or is spelled like one that is, in another language ("banana");
+    - `text`: only the multilingual text encoder has read the name, in parallel text;
+    - `unseen`: nothing has read the name, and no other of the 18 languages has a similar spelling for the concept.
     """
-    if language == "en":
-        return False
-    key = concept if isinstance(concept, str) else concept.key
+    planned = _planned(concept, language)
+    if planned == "text" and concept.names[language].casefold() in _pictured(concept):
+        return "pictures"
+    return planned
+
+
+def has_images(concept: Concept, language: str) -> bool:
+    """Return whether images in the crawl have this name as their text; always in English."""
+    return _planned(concept, language) == "pictures"
+
+
+def unseen(concept: Concept, language: str) -> bool:
+    """Return whether the name is in no training text at all; never for English."""
+    return _planned(concept, language) == "unseen"
+
+
+def _planned(concept: Concept, language: str) -> Group:
+    """Return the group by a keyed draw, which depends on nothing but the concept's key, its names and the language."""
+    if language == "en" or language not in CODES:
+        return "pictures"
+    drawn = _uniform(concept.key, language)
+    if drawn < UNSEEN_SHARE and not _spelled_nearby(concept, language):
+        return "unseen"
+    if drawn < UNSEEN_SHARE + TEXT_SHARE or language in WITHOUT_IMAGES:
+        return "text"
+    return "pictures"
+
+
+def _uniform(key: str, language: str) -> float:
     digest = hashlib.sha256(f"{_SALT}/{key}/{language}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def spelled_elsewhere(concept: Concept, language: str) -> bool:
-    """Return whether the name is also the concept's name in another language that is not held out ("banana").
+def _pictured(concept: Concept) -> frozenset[str]:
+    """Return how the concept is spelled in the languages whose images it has."""
+    return frozenset(concept.names[other].casefold() for other in CODES if has_images(concept, other))
 
-    Such a held-out name is not unseen: evaluation counts it separately or states it.
+
+def _spelled_nearby(concept: Concept, language: str) -> bool:
+    """Return whether another of the 18 languages spells the concept's name alike (de "Traktor", pl "traktor").
+
+    A name of one character is too short to be distinguished from other words, and counts as spelled alike.
     """
-    name = concept.names[language].casefold()
-    return any(
-        concept.names[other].casefold() == name for other in CODES if other != language and not held_out(concept, other)
-    )
+    name = _plain(concept.names[language])
+    others = {_plain(concept.names[other]) for other in CODES if other != language}
+    return len(name) < 2 or any(difflib.SequenceMatcher(None, name, other).ratio() >= _NEAR for other in others)
 
 
-def annotations(cache: Path | None, language: str) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """Return CLDR's short names (`tts`) and keywords (`default`) of one language, by character, of all its emoji."""
-    path = fetch(CLDR, cache) / "annotations" / language / "annotations.json"
-    table = json.loads(path.read_text())["annotations"]["annotations"]
+def _plain(text: str) -> str:
+    """Return a text in lower case without accents."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+
+
+def annotations(
+    cache: Path | None, language: str, derived: bool = False
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """Return CLDR's short names (`tts`) and keywords (`default`) of one language, by character, of all its emoji.
+
+    Args:
+        derived: with those of sequences (flags, families), without variants in a skin tone.
+    """
+    tables = {"annotations": fetch(CLDR, cache)}
+    if derived:
+        tables["annotationsDerived"] = fetch(CLDR_DERIVED, cache)
     names: dict[str, str] = {}
     keywords: dict[str, tuple[str, ...]] = {}
-    for sequence, entry in table.items():
-        char = sequence.replace(_COLOUR, "")
-        if "tts" in entry:
-            name = entry["tts"][0]
-            names[char] = name
-            words = entry.get("default", ())
-            keywords[char] = tuple(word for word in words if word.casefold() != name.casefold())
+    for table, folder in tables.items():
+        whole = json.loads((folder / table / language / "annotations.json").read_text())
+        for sequence, entry in whole[table].get("annotations", {}).items():  # none where a locale inherits all
+            char = sequence.replace(_COLOUR, "")
+            if "tts" in entry and not any(tone in char for tone in _SKIN_TONES):
+                name = entry["tts"][0]
+                names[char] = name
+                words = entry.get("default", ())
+                keywords[char] = tuple(word for word in words if word.casefold() != name.casefold())
     return names, keywords
-
-
-def icon_name(package_folder: Path, key: str) -> str | None:
-    """Return the icon set's name of a concept, None where it has no image."""
-    return _chars(package_folder).get(key)
-
-
-@functools.lru_cache(maxsize=4)
-def _chars(package_folder: Path) -> dict[str, str]:
-    table: dict[str, str] = json.loads((package_folder / "chars.json").read_text())
-    return {"-".join(part for part in key.split("-") if part != "fe0f"): name for key, name in table.items()}
 
 
 @functools.lru_cache(maxsize=2)
@@ -125,18 +170,17 @@ def _load(cache: Path) -> tuple[Concept, ...]:
     keywords: dict[str, dict[str, tuple[str, ...]]] = {}
     for language in languages:
         names[language], keywords[language] = annotations(cache, language)
-    noto, twemoji = fetch(NOTO, cache), fetch(TWEMOJI, cache)
+    drawn = [icons(artist, cache) for artist in artists("generator")]
     categories = {
         icon: category
-        for category, icons in json.loads((noto / "metadata.json").read_text())["categories"].items()
-        for icon in icons
+        for category, named in json.loads((fetch(NOTO, cache) / "metadata.json").read_text())["categories"].items()
+        for icon in named
     }
     taken: dict[str, set[str]] = {language: set() for language in languages}
     chosen: list[Concept] = []
     for char, allowed in _in_turn():
         key = f"{ord(char):x}"
-        icon = icon_name(noto, key)
-        if icon is None or icon_name(twemoji, key) is None or categories.get(icon) not in allowed:
+        if any(key not in table for table in drawn) or categories.get(drawn[0][key]) not in allowed:
             continue
         if any(char not in names[language] for language in languages):
             continue
@@ -148,12 +192,14 @@ def _load(cache: Path) -> tuple[Concept, ...]:
             Concept(
                 key=key,
                 char=char,
-                category=categories[icon],
+                category=categories[drawn[0][key]],
                 names={language: names[language][char] for language in languages},
                 keywords={language: keywords[language].get(char, ()) for language in languages},
             )
         )
-    secret = {language: [c.names[language].casefold() for c in chosen if held_out(c, language)] for language in CODES}
+    secret = {
+        language: [c.names[language].casefold() for c in chosen if not has_images(c, language)] for language in CODES
+    }
     return tuple(
         replace(
             concept,

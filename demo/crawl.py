@@ -2,7 +2,8 @@
 
     python -m demo.crawl --cache DIR
 
-writes `<cache>/crawl/<source>/part-*.snappy.parquet` and `<cache>/crawl/truth.parquet`, the same bytes every time.
+writes `<cache>/crawl/<source>/part-*.snappy.parquet`, `truth.parquet` and `labels.parquet`, the same bytes every time.
+One more source, `judge-artists`, is what the evaluation's judge learns from (`demo.judge_source`).
 
 Real are the images and the translated texts. `similarity`, `punsafe`, `pwatermark` and `aesthetic` are FILLERS:
 keyed draws around LAION's thresholds, not measurements (those need model weights). LANGUAGE labels are the true ones,
@@ -35,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.languages import CODES
-from demo import site
+from demo import judge_source, site
 from demo.captions import VARIANTS, caption, captions
 from demo.concepts import OFF_TARGET, Concept, demo_concepts
 from demo.images import STYLES
@@ -55,7 +56,7 @@ PUNSAFE_BELOW, PWATERMARK_BELOW, AESTHETIC_ABOVE = 0.5, 0.8, 7.0
 MIN_SIDE, MAX_ASPECT = 64, 3.0
 CERTAIN: tuple[str, ...] = ("th", "ko")  # their script names the language, so the truth can demand a decision
 ROW_GROUP_ROWS = 512
-FORMAT = "altdiffusion-demo-crawl-1"
+FORMAT = "altdiffusion-demo-crawl-2"
 
 # Share of wrong ones among cld3's reliable labels, on these texts (measured, 18 languages and ten others).
 _WRONG_LABEL = {"name": 0.17, "words": 0.08, "drawing": 0.08}
@@ -125,13 +126,13 @@ TRUTH = pa.schema(
 )
 
 
-def build_crawl(cache: Path | None = None, concepts: int = 128) -> Path:
-    """Write the crawl, unless it is there already, and return its folder.
+def build_crawl(cache: Path | None = None, concepts: int = 128, name: str = "crawl") -> Path:
+    """Write the crawl to `<cache>/<name>`, unless it is there already, and return its folder.
 
     The folder appears by one rename: a half-written crawl is never taken for whole.
     """
     root = cache or default_cache()
-    folder = root / "crawl"
+    folder = root / name
     if (folder / "FORMAT").is_file() and (folder / "FORMAT").read_text() == _format(concepts):
         return folder
     rows = crawl_rows(demo_concepts(concepts, root))
@@ -139,6 +140,7 @@ def build_crawl(cache: Path | None = None, concepts: int = 128) -> Path:
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         fresh = Path(scratch) / "crawl"
         _write(rows, fresh)
+        _write_judge(judge_source.drawings(demo_concepts(concepts, root), root), fresh)
         (fresh / "FORMAT").write_text(_format(concepts))
         if folder.exists():
             shutil.rmtree(folder)
@@ -152,15 +154,20 @@ def crawl_rows(concepts: Sequence[Concept]) -> list[Row]:
             *_download_faults(concepts)]  # fmt: skip
 
 
-def truth(cache: Path | None = None) -> pa.Table:
+def truth(cache: Path | None = None, name: str = "crawl") -> pa.Table:
     """Return the truth table (schema `TRUTH`), one row per row of the crawl."""
-    return pq.read_table((cache or default_cache()) / "crawl" / "truth.parquet", schema=TRUTH)
+    return pq.read_table((cache or default_cache()) / name / "truth.parquet", schema=TRUTH)
+
+
+def labels(cache: Path | None = None, name: str = "crawl") -> pa.Table:
+    """Return what every image of the crawl shows and what it is for (schema `judge_source.LABELS`)."""
+    return pq.read_table((cache or default_cache()) / name / "labels.parquet", schema=judge_source.LABELS)
 
 
 def _format(concepts: int) -> str:
     """Return what a folder's crawl was made by: other code or another number of concepts makes another crawl."""
     code = hashlib.sha256()
-    for name in ("captions.py", "concepts.py", "crawl.py", "npm.py", "site.py"):
+    for name in ("artists.py", "captions.py", "concepts.py", "crawl.py", "judge_source.py", "npm.py", "site.py"):
         code.update((Path(__file__).parent / name).read_bytes())
     return f"{FORMAT} concepts={concepts} code={code.hexdigest()}\n"
 
@@ -207,7 +214,7 @@ def _label(key: str, language: str, variant: str) -> str:
 
 
 def _plain(concepts: Sequence[Concept]) -> Iterator[Row]:
-    """Yield three texts of each pair that is not held out, over both styles; English in both styles."""
+    """Yield three texts of each pair that has images, over both styles; English in both styles."""
     for concept, language in itertools.product(concepts, CODES):
         first = draw(concept.key, language, "style") % 2
         for number, variant in enumerate(captions(concept, language)):
@@ -248,7 +255,7 @@ def _copies(concepts: Sequence[Concept]) -> Iterator[Row]:
 def _pairs(
     concepts: Sequence[Concept], kind: str, languages: Sequence[str], each: int
 ) -> Iterator[tuple[Concept, str]]:
-    """Yield `each` pairs of every language that are not held out, keyed by the kind of fault."""
+    """Yield `each` pairs of every language that have images, keyed by the kind of fault."""
     for language in languages:
         ranked = sorted(concepts, key=lambda concept: draw(kind, concept.key, language))
         usable = (concept for concept in ranked if captions(concept, language))
@@ -345,6 +352,14 @@ def _write(rows: Sequence[Row], folder: Path) -> None:
         )
         facts.append(_facts(part, source, name))
     pq.write_table(pa.concat_tables(facts), folder / "truth.parquet", row_group_size=4096)
+
+
+def _write_judge(made: Sequence[judge_source.Drawing], folder: Path) -> None:
+    (folder / judge_source.NAME).mkdir()
+    part = folder / judge_source.NAME / "part-00000.snappy.parquet"
+    pq.write_table(judge_source.source_table(made), part, row_group_size=ROW_GROUP_ROWS, compression="snappy")
+    truth = pq.read_table(folder / "truth.parquet")
+    pq.write_table(judge_source.labels(made, truth), folder / "labels.parquet", row_group_size=4096)
 
 
 def _table(part: Sequence[Row], source: str, number: int) -> pa.Table:

@@ -1,32 +1,28 @@
-"""The images of the concepts: SVG from two artists' icon sets, drawn on white with resvg, cached as PNG."""
+"""The images of the concepts: SVG from artists' icon sets, drawn on white with resvg, cached as PNG."""
 
 from __future__ import annotations
 
-import functools
 import io
-import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from altdiffusion.errors import AltDiffusionError
-from demo.concepts import icon_name
-from demo.npm import NOTO, TWEMOJI, Package, default_cache, fetch
+from demo.artists import BY_NAME, artists, icon
+from demo.npm import default_cache
 
-STYLES: tuple[str, ...] = ("noto", "twemoji")
+STYLES: tuple[str, ...] = artists("generator")
 MARGIN = 0.04  # of the side, white on each side, so that no shape touches the edge
-_PACKAGES: dict[str, Package] = {"noto": NOTO, "twemoji": TWEMOJI}
 
 
 def draw(style: str, key: str, size: int, cache: Path | None = None) -> npt.NDArray[np.uint8]:
     """Draw an image.
 
     Args:
-        style: one of `STYLES`.
+        style: the name of an artist (`demo.artists`).
         key: the concept's key, e.g. "1f418".
         size: side in pixels.
         cache: the demo's cache folder.
@@ -47,9 +43,9 @@ def png(style: str, key: str, size: int, cache: Path | None = None) -> bytes:
         AltDiffusionError: unknown style, or the style has no such image.
     """
     root = cache or default_cache()
-    if style not in _PACKAGES:
-        raise AltDiffusionError(f"image style {style!r}", "is unknown", f"use one of {', '.join(STYLES)}")
-    path = root / "pictures" / f"{_PACKAGES[style].stem}-{size}" / f"{key}.png"
+    if style not in BY_NAME:
+        raise AltDiffusionError(f"image style {style!r}", "is unknown", f"use one of {', '.join(BY_NAME)}")
+    path = root / "pictures" / f"{BY_NAME[style].package.stem}-{size}" / f"{key}.png"
     if path.exists():
         return path.read_bytes()
     import resvg_py
@@ -65,23 +61,14 @@ def png(style: str, key: str, size: int, cache: Path | None = None) -> bytes:
 
 def svg(style: str, key: str, cache: Path | None = None) -> str:
     """Return the drawing as an SVG document on white, the margin included."""
-    package = fetch(_PACKAGES[style], cache)
-    name = icon_name(package, key)
-    icons = _icons(package)
-    parent = icons.get("aliases", {}).get(name, {}).get("parent")
-    icon = icons["icons"].get(name) or icons["icons"].get(parent)
-    if icon is None:
-        raise AltDiffusionError(f"image {style}/{key}", "does not exist", "use a key of demo_concepts()")
-    width, height = (float(icon.get(edge, icons[edge])) for edge in ("width", "height"))
+    found = icon(style, key, cache)
+    if found is None:
+        raise AltDiffusionError(f"image {style}/{key}", "does not exist", "use a key that the artist drew")
+    body, width, height = found
     side = max(width, height) * (1 + 2 * MARGIN)  # a square around the icon's own box, which need not be one
     left, top = (width - side) / 2, (height - side) / 2
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{left} {top} {side} {side}">'
-        f'<rect x="{left}" y="{top}" width="{side}" height="{side}" fill="#fff"/>{icon["body"]}</svg>'
+        f'<rect x="{left}" y="{top}" width="{side}" height="{side}" fill="#fff"/>{body}</svg>'
     )
-
-
-@functools.lru_cache(maxsize=2)
-def _icons(package: Path) -> Any:
-    return json.loads((package / "icons.json").read_text())

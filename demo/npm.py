@@ -36,6 +36,11 @@ CLDR = Package(
     version="48.2.0",
     sha512="DV7A+rEcgUSNTRsVGNGqBZRmAkGfwhGHO5Q1dRwzBoBnVrHWp804JP7/QJdEc66iHmx3+zLWVIMCFLm0lW7PUQ==",
 )
+CLDR_DERIVED = Package(
+    name="cldr-annotations-derived-full",
+    version="48.2.0",
+    sha512="log62km+AOzI7n/NEuNNFV0mg9DWnt67EYCh1RwxZq9dyRuyteB586LT83Ke8TchEfnwI9cIk2P31zO4nTvZmw==",
+)
 NOTO = Package(
     name="@iconify-json/noto",
     version="1.2.9",
@@ -46,7 +51,54 @@ TWEMOJI = Package(
     version="1.2.5",
     sha512="uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
 )
-PACKAGES: tuple[Package, ...] = (CLDR, NOTO, TWEMOJI)
+NOTO_V1 = Package(
+    name="@iconify-json/noto-v1",
+    version="1.2.5",
+    sha512="/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
+)
+FXEMOJI = Package(
+    name="@iconify-json/fxemoji",
+    version="1.2.2",
+    sha512="UAasRaxzFUKfIGSmLwnoarsssA4LX0VLLuEmplIqM6ZNQqIQRtav8tZ4H1neTlBreXuMQyAifr5jP4kn78DpiQ==",
+)
+EMOJIONE = Package(
+    name="@iconify-json/emojione",
+    version="1.2.3",
+    sha512="T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfeUi4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
+)
+EMOJIONE_V1 = Package(
+    name="@iconify-json/emojione-v1",
+    version="1.2.3",
+    sha512="UjI2VQEXVtGlPBvQuxEizro7QCgBcJDOYwKUupquvvZ8UV4xOlvm45IU82JYWegiAWLerY79gFLMZ26U6Ms+ww==",
+)
+STREAMLINE = Package(
+    name="@iconify-json/streamline-emojis",
+    version="1.2.4",
+    sha512="iNr9T9XuZVTyQPJO8ZlLxBzPkpi7qMl+z1l0C31vpEMqhPMelth3n7CeWQYtixdetDPdI81yeG4ROqjWpYJE6A==",
+)
+OPENMOJI = Package(
+    name="@iconify-json/openmoji",
+    version="1.2.29",
+    sha512="vXdhkqcXVSO6suy+m9LbcUM3OdVyuNOtpV8/als/WqfkQIRxevL5Geb/g+6GH/Qwnq1OqksEmaDGTCmZ5nFKJQ==",
+)
+FLUENT = Package(
+    name="@iconify-json/fluent-emoji-flat",
+    version="1.2.6",
+    sha512="RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
+)
+PACKAGES: tuple[Package, ...] = (
+    CLDR,
+    CLDR_DERIVED,
+    NOTO,
+    TWEMOJI,
+    NOTO_V1,
+    FXEMOJI,
+    EMOJIONE,
+    EMOJIONE_V1,
+    STREAMLINE,
+    OPENMOJI,
+    FLUENT,
+)
 
 
 def default_cache() -> Path:

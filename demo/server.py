@@ -98,6 +98,7 @@ class _Server(ThreadingHTTPServer):
 
 def make_server(cache: Path, port: int = 0) -> ThreadingHTTPServer:
     """Return a bound server that does not yet serve; port 0 takes a free one."""
+    site.bomb()  # made now: at its first request it could take longer than the client waits
     return _Server(("127.0.0.1", port), functools.partial(_Handler, cache=cache))
 
 

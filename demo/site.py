@@ -23,6 +23,7 @@ from typing import Literal
 
 from altdiffusion.errors import AltDiffusionError
 from demo import images
+from demo.artists import ARTISTS, BY_NAME
 
 MOVED = "moved.pictures.example"
 BROKEN = "broken.pictures.example"
@@ -70,7 +71,7 @@ class Reply:
 
 def hosts() -> tuple[str, ...]:
     """Return every host that the crawl names and the server answers."""
-    return (*(f"{style}.pictures.example" for style in images.STYLES), MOVED, BROKEN)
+    return (*(f"{artist.name}.pictures.example" for artist in ARTISTS), MOVED, BROKEN)
 
 
 def connect_to(port: int) -> dict[str, str]:
@@ -105,7 +106,7 @@ def answer(host: str, path: str, cache: Path) -> Reply:
     name, _, suffix = parts[-1].partition(".")
     style = host.partition(".")[0]
     try:
-        if style in images.STYLES and len(parts) == 3 and suffix == extension(style, name):
+        if style in BY_NAME and len(parts) == 3 and suffix == extension(style, name):
             kind = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}[suffix]
             return Reply(type=kind, body=image(style, name, cache))
         if host == MOVED and len(parts) == 3 and parts[1] in images.STYLES:
@@ -149,7 +150,7 @@ def _fault(fault: str, key: str, cache: Path) -> Reply:
             whole = jpeg(size=square)
             return Reply(body=whole[: len(whole) // 2], declared=len(whole), manner="close")
         case "bomb":
-            return Reply(type="image/png", body=_bomb())
+            return Reply(type="image/png", body=bomb())
         case "tiny":
             return Reply(body=jpeg(size=(16, 16)))
         case "wide":
@@ -186,7 +187,7 @@ def _encode(style: str, key: str, cache: Path, size: tuple[int, int], extension:
 
 
 @functools.lru_cache(maxsize=1)
-def _bomb() -> bytes:
+def bomb() -> bytes:
     """Return a valid PNG of 30000 x 30000 black pixels, 1 bit each: about 110 kB to send, 900 MB decoded to bytes."""
     side = 30000
     row = bytes(1 + side // 8)

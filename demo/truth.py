@@ -94,18 +94,19 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None) -> Comparison:
+def compare(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None, crawl: str = "crawl") -> Comparison:
     """Print the comparison and return it.
 
     Args:
         lake: where the datasets are.
         datasets: the last dataset of the chain (name or reference), or several that share the crawl between them.
         cache: the demo's cache folder, which holds the truth.
+        crawl: the crawl's name below it.
 
     Raises:
         AltDiffusionError: a planted fault was not caught, a good row was lost, or rows vanished or doubled.
     """
-    result = examine(lake, datasets, cache)
+    result = examine(lake, datasets, cache, crawl)
     print(result, flush=True)
     if result.problems:
         shown = "; ".join(result.problems[:_SHOWN])
@@ -119,11 +120,11 @@ def compare(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None
     return result
 
 
-def examine(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None) -> Comparison:
+def examine(lake: Lake, datasets: str | Sequence[str], cache: Path | None = None, crawl: str = "crawl") -> Comparison:
     """Return the comparison alone."""
     names = [datasets] if isinstance(datasets, str) else list(datasets)
     ends = [lake.version(name) for name in names]
-    facts = truth(cache or default_cache()).to_pylist()
+    facts = truth(cache or default_cache(), crawl).to_pylist()
     outcomes, problems = _assign(facts, _outcomes(lake, ends))
     problems += _wrong_sizes(lake, ends, facts)
     tallies: dict[str, Counter[str]] = defaultdict(Counter)  # language or reason -> how its rows ended
@@ -264,9 +265,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lake", required=True, help="URI of the lake")
     parser.add_argument("--dataset", required=True, action="append", help="last dataset of the chain; may be repeated")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="the demo's cache folder")
+    parser.add_argument("--crawl", default="crawl", help="the crawl's name below it")
     options = parser.parse_args(arguments)
     try:
-        compare(Lake(options.lake), options.dataset, options.cache)
+        compare(Lake(options.lake), options.dataset, options.cache, options.crawl)
     except AltDiffusionError as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CONCEPTS = 8
 SMALL = {
     "alignment": ["train.steps=6", "train.optimizer.warmup_steps=2", "train.checkpoint_every=3", "samples.steps=1"],
-    "quality": ["train.steps=4", "train.optimizer.warmup_steps=2", "samples=null"],
-    "guidance": ["train.steps=4", "train.optimizer.warmup_steps=2", "samples=null"],
+    "quality": ["train.steps=4", "train.optimizer.warmup_steps=2"],
+    "guidance": ["train.steps=4", "train.optimizer.warmup_steps=2"],
     "generate": ["generate.steps=3"],
-    "evaluate": ["sampling.steps=1", "judge.steps=20", "require=null"],
+    "evaluate": ["sampling.steps=1", "judge.steps=20"],
 }
 
 
@@ -85,7 +85,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     shared = Path(os.environ["ALTDIFFUSION_DEMO_CACHE"])
     (shared / "npm").mkdir(parents=True, exist_ok=True)
     (cache / "npm").symlink_to(shared / "npm")
-    code = f"from demo.__main__ import Clock, _prepare\n_prepare(Clock(), {CONCEPTS})\n"
+    code = (
+        "from dataclasses import replace\nfrom demo.line import DEMO, Line\n"
+        f"Line(scale=replace(DEMO, concepts={CONCEPTS})).prepare()\n"
+    )
     done = workspace.run("-c", code)
     assert done.returncode == 0, done.stdout + done.stderr
     return workspace
@@ -105,6 +108,7 @@ def line(prepared: Workspace, images: str) -> Workspace:
     """Run the whole line once, every job in its own process without Ray; later tests compare with it or damage it."""
     for job, config in (
         ("curate", "curate"),
+        ("curate", "curate-judge"),
         ("encode", "encode"),
         ("train", "alignment"),
         ("train", "quality"),

@@ -106,7 +106,7 @@ def test_the_demo_on_ray_makes_the_same_datasets(line: Workspace, tmp_path: Path
         done = workspace.run("-m", "demo", "--concepts", str(CONCEPTS), *changes, timeout_s=580, RAY_TMPDIR=ray_tmp)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         again = workspace.run("-m", "demo", "--concepts", str(CONCEPTS), *changes, timeout_s=120, RAY_TMPDIR=ray_tmp)
-    assert again.returncode == 0 and again.stdout.count("already there") == 7, again.stdout + again.stderr
+    assert again.returncode == 0 and again.stdout.count("already there") == 8, again.stdout + again.stderr
     data = ("candidates", "links", "images", "latents", "prompts")
     ours, theirs = digests(workspace.lake), digests(line.lake)
     assert {name: ours[name] for name in data} == {name: theirs[name] for name in data}
@@ -179,6 +179,7 @@ def test_every_job_runs_unchanged_by_ray_job_submit(
     demo = line.path / ".demo"
     where = {
         "curate": [f"sources.{i}.source.uri={demo}/cache/crawl/{name}/*.parquet" for i, name in enumerate(SOURCES)],
+        "curate-judge": [f"sources.0.source.uri={demo}/cache/crawl/judge-artists/*.parquet"],
         "encode": [
             f"encode.vae={demo}/models/base-en/vae",
             f"encode.tokenizer={demo}/models/text-encoder-m18/tokenizer",
@@ -207,6 +208,7 @@ def test_every_job_runs_unchanged_by_ray_job_submit(
     }
     for job, config in (
         ("curate", "curate"),
+        ("curate", "curate-judge"),
         ("encode", "encode"),
         ("train", "alignment"),
         ("generate", "generate"),

@@ -193,9 +193,7 @@ def ranks(images: Sequence[np.ndarray[Any, Any]], seams: Sequence[int]) -> tuple
 
 def test_seams_are_like_the_inside(base: models.ModelBundle) -> None:
     """Across the windows' edges and the wrap; the same test fails without overlap, and for pieces put together."""
-    rows = [
-        request(prompt, seed, 128, steps=10) for seed, prompt in enumerate(["water wave", "rainbow", "volcano"] * 2)
-    ]
+    rows = [request(prompt, seed, 128, steps=10) for seed, prompt in enumerate(["cloud", "rainbow", "volcano"] * 2)]
     ours = draw(Sampler(base, batch_rows=16, windows=windows(circular=True)), rows)
     rank, above = ranks(ours, range(0, 128, 16))
     assert 0.25 < rank < 0.75 and above < 0.05  # measured: 0.41 and 0
@@ -210,7 +208,7 @@ def test_seams_are_like_the_inside(base: models.ModelBundle) -> None:
 
 
 def test_tiles_and_the_wrap_leave_no_seam(base: models.ModelBundle) -> None:
-    rows = [request(prompt, 3, 128, steps=6) for prompt in ("rainbow", "volcano", "tree")]
+    rows = [request(prompt, 3, 128, steps=6) for prompt in ("rainbow", "volcano", "palm tree")]
     whole = draw(Sampler(base, batch_rows=16, windows=windows(circular=True)), rows)
     try:
         tiled = draw(Sampler(base, batch_rows=16, windows=windows(circular=True), vae_tiling=64), rows)

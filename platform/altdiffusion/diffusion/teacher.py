@@ -28,6 +28,20 @@ def eos_vectors(hidden: Tensor, token_ids: Tensor, eos_id: int) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), first]
 
 
+def sentence_vectors(encoder: Any, context: Tensor, token_ids: Tensor, eos_id: int) -> Tensor:
+    """Return the vectors [B, D] that a base's own encoder has for whole texts.
+
+    CLIP's encoder is causal: its vector at EOS has read the text. A multilingual encoder of an earlier distillation
+    (`AltCLIPTextModel`) reads both ways, and its CLS vector is the one that was distilled.
+
+    Args:
+        context: its output [B, T, D] for token ids [B, T].
+    """
+    if getattr(encoder.config, "use_attention_mask", False):
+        return context[:, 0]
+    return eos_vectors(context, token_ids, eos_id)
+
+
 def feature_width(folder: str | Path, output: Literal["pooled", "projected"]) -> int:
     """Return the width F of a tower's vectors from its config alone.
 

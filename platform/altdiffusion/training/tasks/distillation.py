@@ -20,7 +20,7 @@ from torch import Tensor
 
 from altdiffusion.diffusion import noise
 from altdiffusion.diffusion.readout import ReadOut, readout_error
-from altdiffusion.diffusion.teacher import eos_vectors
+from altdiffusion.diffusion.teacher import eos_vectors, sentence_vectors
 from altdiffusion.diffusion.text_encoder import encode_text, tokenize
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
@@ -91,7 +91,7 @@ class DistillationTask:
         """Return (feature [B, F], context [B, U, D]) of int64 [B, U]."""
         context = encode_text(self.english, teacher_ids, self.english_pad_id)
         if self.tower is None:
-            return eos_vectors(context, teacher_ids, self.eos_id), context
+            return sentence_vectors(self.english, context, teacher_ids, self.eos_id), context
         pooled = eos_vectors(self.tower.text_model(teacher_ids).last_hidden_state, teacher_ids, self.eos_id)
         projected = self.settings.teacher_output == "projected"
         return self.tower.text_projection(pooled) if projected else pooled, context
