@@ -19,7 +19,7 @@ SMALL = {
     "quality": ["train.steps=4", "train.optimizer.warmup_steps=2"],
     "guidance": ["train.steps=4", "train.optimizer.warmup_steps=2"],
     "generate": ["generate.steps=3"],
-    "evaluate": ["sampling.steps=1", "judge.steps=20"],
+    "evaluate": ["sampling.steps=1", "judge.steps=20", "require=null"],
 }
 
 
