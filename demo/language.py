@@ -159,13 +159,12 @@ def _show(report: dict[str, Any], language: str) -> None:
     """Print what the new language reached, and what the old ones lost."""
     after = report["states"][-1]
     changes = report["changes"][-1]["languages"]
-    mine = after["languages"][language]
-    pictured = after["seen"]
-    ratio = mine["rate"] / pictured["rate"]
-    lost = {code: -change["difference"] for code, change in changes.items() if code != language}
+    mine = after["languages"]["all"][language]
+    ratio = mine["value"] / after["others"]["seen"]["value"]
+    lost = {code: -change["value"] for code, change in changes.items() if code != language}
     worst = max(lost, key=lambda code: lost[code])
     print(f"\n── {language}, without an image in it ──")
-    print(f"   right           {mine['rate']:.1%} [{mine['low']:.1%}, {mine['high']:.1%}]")
+    print(f"   right           {mine['value']:.1%} [{mine['low']:.1%}, {mine['high']:.1%}]")
     print(f"   over names learned with images  {ratio:.2f} (to reach: {RATIO_AT_LEAST})")
     print(
         f"   most lost       {worst} {lost[worst]:+.1%} (allowed: {LOSS_AT_MOST:.0%}), p {changes[worst]['p_holm']:.2f}"
