@@ -54,11 +54,14 @@ def run(line: Line, language: str) -> None:
         f"output={output}",
         title="evaluate",
     )
-    _show(json.loads(Path(f"{output}.json").read_text()), language)
+    reached = _show(json.loads(Path(f"{output}.json").read_text()), language)
     grid = line.scale.out / f"language-{language}.png"
     line.sheet(f"{name}-after", grid, "--prompts", ",".join(f"{concept.key}-*" for concept in concepts[:10]))
     print(f"\nImage grid      {grid}\nTables          {output}.md")
     line.show_took()
+    if not reached:
+        print("not reached: the new language has less than what is asked, or an old one lost too much", flush=True)
+        raise SystemExit(1)
 
 
 def _concepts(language: str) -> tuple[Concept, ...]:
@@ -155,8 +158,8 @@ def _write_cases(line: Line, folder: Path, language: str, concepts: Sequence[Con
     return path
 
 
-def _show(report: dict[str, Any], language: str) -> None:
-    """Print what the new language reached, and what the old ones lost."""
+def _show(report: dict[str, Any], language: str) -> bool:
+    """Print what the new language reached and the old ones lost; return whether that is what is asked."""
     after = report["states"][-1]
     changes = report["changes"][-1]["languages"]
     mine = after["languages"]["all"][language]
@@ -169,6 +172,7 @@ def _show(report: dict[str, Any], language: str) -> None:
     print(
         f"   most lost       {worst} {lost[worst]:+.1%} (allowed: {LOSS_AT_MOST:.0%}), p {changes[worst]['p_holm']:.2f}"
     )
+    return bool(ratio >= RATIO_AT_LEAST and lost[worst] <= LOSS_AT_MOST)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
