@@ -17,6 +17,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import evaluations
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.exports import card
+from altdiffusion.training.exports.scores import evaluated, model_index
 from altdiffusion.training.order.run_key import RunKey
 from altdiffusion.training.run.record import config_of, noising_of, read_record
 from tests.training_lake import config
@@ -73,12 +74,25 @@ def test_a_record_is_refused_or_usable(tmp_path: Path) -> None:
     forged()
 
 
+def quoted(lake: str) -> str:
+    """Return the card's text and metadata of what the evaluations of a model found."""
+    found = list(evaluated(lake, DIGEST))
+    model_index("night", found)
+    return card._scores(found)
+
+
 def test_a_report_of_an_evaluation_is_refused_or_quotable(tmp_path: Path) -> None:
     rate = {"value": 0.5, "low": 0.4, "high": 0.6, "total": 10}
-    state = {"state": "a", "concepts": 4, "languages": {"all": {"en": rate}}}
-    whole = {"level": 0.95, "chance": 0.25, "states": [state], "models": {"a": DIGEST}}
+    state = {"state": "a", "concepts": 4, "languages": {"all": {"en": rate}}, "others": {"all": rate}}
+    measured = {"languages": {"en": {**rate, "rows": 10}}, "mean": {**rate, "rows": 10}}
+    sampling = {"sampler": "ddim", "steps": 5, "guidance_scale": 3.0, "dtype": "float32", "device": "cpu"}
+    whole = {
+        "level": 0.95, "chance": 0.25, "states": [state], "models": {"a": DIGEST},
+        "measures": {"states": {"a": {"clip_sim": measured}}, "about": {"features": "a network"}},
+        "protocol": {"sampling": sampling, "cases": DIGEST, "images": ["a", "b"]},
+    }  # fmt: skip
     evaluations.write(str(tmp_path), "night", whole, {"a": DIGEST})
-    assert "50.0 %" in card._scores(str(tmp_path), DIGEST)
+    assert "50.0 %" in quoted(str(tmp_path))
     places = list(leaves(whole))
 
     @settings(max_examples=200, deadline=None, derandomize=True)
@@ -86,6 +100,6 @@ def test_a_report_of_an_evaluation_is_refused_or_quotable(tmp_path: Path) -> Non
     def forged(place: tuple[Any, ...], nasty: Any) -> None:
         (tmp_path / "evaluations/night.json").write_text(json.dumps(replaced(whole, place, nasty)))
         with contextlib.suppress(AltDiffusionError):
-            card._scores(str(tmp_path), DIGEST)
+            quoted(str(tmp_path))
 
     forged()
