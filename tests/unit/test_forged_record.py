@@ -88,7 +88,7 @@ def test_a_report_of_an_evaluation_is_refused_or_quotable(tmp_path: Path) -> Non
     sampling = {"sampler": "ddim", "steps": 5, "guidance_scale": 3.0, "dtype": "float32", "device": "cpu"}
     whole = {
         "level": 0.95, "chance": 0.25, "states": [state], "models": {"a": DIGEST},
-        "measures": {"states": {"a": {"clip_sim": measured}}, "about": {"features": "a network"}},
+        "measures": {"states": {"a": {"clip_sim_english": measured}}, "about": {"features": "a network"}},
         "protocol": {"sampling": sampling, "cases": DIGEST, "images": ["a", "b"]},
     }  # fmt: skip
     evaluations.write(str(tmp_path), "night", whole, {"a": DIGEST})
