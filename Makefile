@@ -3,14 +3,18 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What pip is asked for as torch, with options. The pinned build is the one that the index offers: on
+# PyPI that is CUDA's, of several gigabytes. Without a GPU, name PyTorch's index of CPU builds:
+#   make setup TORCH='torch==2.13.0 --index-url URL'   (URL: PyTorch's index of CPU builds)
+TORCH ?= torch==2.13.0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo miniature language test chaos bench check format clean
+.PHONY: help setup demo miniature language test chaos bench check-newest check format clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make a .venv with pinned dependencies (3 minutes, once)
 
@@ -18,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found. Remedy: install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 2; }
 	@echo "setting up $(VENV): pinned dependencies, about 3 minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -qq -c constraints.txt torch==2.13.0
+	@$(BIN)/pip install -qq -c constraints.txt $(TORCH)
 	@$(BIN)/pip install -qq -c constraints.txt -e '.[demo,dev,s3]'
 	@$(BIN)/python -c "import torch, ray, mlflow, diffusers, img2dataset, fasttext, altdiffusion" && touch $@
 
@@ -41,6 +45,12 @@ bench: $(READY)  ## run every benchmark, one table each (half an hour; docs/benc
 	@set -e; for file in benchmarks/*.py; do name=$$(basename $$file .py); \
 		grep -q '__main__' $$file && { echo "== benchmarks.$$name"; PYTHONPATH=platform:. $(BIN)/python -m benchmarks.$$name; }; \
 	done; true
+
+check-newest:  ## run the suite with the newest packages that pyproject.toml admits, without the constraints
+	@test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	@.venv-newest/bin/pip install -qq --upgrade $(TORCH)
+	@.venv-newest/bin/pip install -qq --upgrade --upgrade-strategy eager -e '.[demo,dev,s3]'
+	@.venv-newest/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 check: $(READY)  ## check format, lint, types, import layers
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && PYTHONPATH=platform:. $(BIN)/lint-imports

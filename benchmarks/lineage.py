@@ -1,13 +1,16 @@
 """Lineage commands on a lake of 2,000 versions and 10,000 checkpoints: CPU, memory, and what they ask of the storage.
 
-    python -m benchmarks.lineage [--versions 2000] [--checkpoints 10000] [--s3] [--s3-python PYTHON]
+    python -m benchmarks.lineage [--versions 2000] [--checkpoints 10000] [--s3] [--rows N]
 
 The lake is made by the command: one dataset of 40 series of 50 versions, each made from the one before it, and runs of
 100 checkpoints, each run trained on one version and started from another run. Each command is a process of its own,
 measured from its first import to its end: first without an index, which it then writes, and again with it.
 
-With `--s3`, the lake is copied to an S3 server on loopback (moto's, started by this command) that adds 20 ms to each
-request; what counts there is wall-clock time. `--s3-python` is the Python that has `moto[server]`.
+With `--rows N`, a lake of N links is made as well, and a list of 1,000 ids, spread over all of them, is asked for: once
+while the index of rows is made, and again with it.
+
+With `--s3`, an S3 server on loopback (`benchmarks.s3_server`) also serves the lake, and adds 20 ms to each request;
+what counts there is wall-clock time.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from altdiffusion.execution.pipeline_step import Output, PipelineStep, published
@@ -33,9 +39,12 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.storage.seals import seal
+from altdiffusion.storage.shards import NARROW_GROUP_ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU_S, MIB, S3_S = 5.0, 300.0, 60.0
+ROWS_S, ROWS_MIB, ASKED = 10.0, 1024.0, 1000
+SHARD_ROWS = 1 << 18
 SERIES, STEPS = 50, 100
 SOURCE = Ref("source", "crawl", "5" * 64)
 BASE = Ref("model", "base", "b" * 64)
@@ -84,6 +93,48 @@ def make_versions(lake: Lake, count: int) -> list[Ref]:
         )
         refs.append(version.ref)
     return refs
+
+
+def make_rows(uri: str, count: int) -> None:
+    """Publish one version of `links` with this number of rows, whose ids are in no order; without fsync."""
+    os.fsync = lambda _: None
+    dataset, schema, shards = Lake(uri).dataset("links"), SCHEMAS["links"], []
+    for start in range(0, count, SHARD_ROWS):
+        numbers = np.arange(start, min(start + SHARD_ROWS, count))
+        columns = {field.name: pa.array([_value(field, 0)] * len(numbers), field.type) for field in schema}
+        columns["sample_id"] = pa.array(row_ids(numbers))
+        columns["url"] = pa.array([_URL.format(number) for number in numbers.tolist()])
+        table = pa.table([columns[field.name] for field in schema], schema=schema)
+        shards.append(dataset.write_shard(table, NARROW_GROUP_ROWS))
+    record = UnitRecord(
+        unit_id="u0", index=0, input_digest="0" * 64, rows_in=count, shards=tuple(shards), rejects=(),
+        rejects_by_reason={}, rows_by_language={"en": count},
+    )  # fmt: skip
+    dataset.publish(kind="links", records=[record], parents=[SOURCE], config={}, fingerprint="f" * 64, made_by="rows")
+
+
+def row_ids(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return distinct ids that look like hashes: a product with an odd number, modulo 2 to the power of 64."""
+    return (numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)).view(np.int64)
+
+
+def measure_rows(folder: Path, count: int) -> None:
+    """Make a lake of rows, ask it twice for 1,000 ids, and print the costs."""
+    lake = str(folder / "rows")
+    make = [sys.executable, "-m", "benchmarks.lineage", "--make-rows", str(count), "--lake", lake]
+    subprocess.run(make, cwd=ROOT, env=environment_of(folder), check=True)
+    asked = row_ids(np.linspace(0, count - 1, ASKED).astype(np.int64))
+    (folder / "ids").write_text("".join(f"hash:{number}\n" for number in asked.tolist()))
+    command = ["altdiffusion.cli", "lineage", "impact", "--hashes", str(folder / "ids"), "--lake", lake]
+    names = ("index made", "indexed")
+    costs = {name: run(lake, folder, command, environment_of(folder)) for name in names}
+    size = sum(path.stat().st_size for path in Path(lake, "index", "rows").glob("*.rows"))
+    print(f"{ASKED:,} ids of {count:,} rows; the index has {size / 1e6:,.0f} MB")
+    for name, cost in costs.items():
+        print(
+            f"  {name:12}{cost.cpu_s:>8.1f} s of CPU (limit {ROWS_S:.0f}), {cost.s:.1f} s wall, "
+            f"{cost.mib:,.0f} MiB (limit {ROWS_MIB:,.0f}); {cost.calls}"
+        )
 
 
 def settings(number: int) -> dict[str, Any]:
@@ -161,7 +212,7 @@ def run(lake: str, folder: Path, command: list[str], environment: dict[str, str]
         process.returncode = os.waitstatus_to_exitcode(status)
         printed.seek(0)
         output = printed.read()
-    if process.returncode:
+    if process.returncode not in (0, 3):  # 3: the checkpoints of this lake state no order of rows
         raise SystemExit(f"{' '.join(command)} failed:\n{output[-4000:]}")
     numbers = json.loads(counts.read_text())
     calls = ", ".join(f"{numbers.get(kind, 0):,} {kind}" for kind in ("exists", "list", "read"))
@@ -178,34 +229,36 @@ def show(costs: dict[str, Cost], where: str) -> None:
         print(f"    {cost.calls}; {cost.s:.1f} s wall, {cost.cpu_s:.1f} s of CPU, {cost.mib:,.0f} MiB")
 
 
-def on_s3(local: str, folder: Path, versions: int, python: str) -> None:
-    """Copy the lake to an S3 server and measure there."""
-    import s3fs
-
-    port = 5599
+def on_s3(local: str, folder: Path, versions: int) -> None:
+    """Serve the lake by an S3 server, without its index, and measure there."""
+    port = free_port()
     server = subprocess.Popen(
-        [python, str(ROOT / "benchmarks" / "s3_server.py"), "--port", str(port), "--delay-ms", "0"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": ""},
+        [sys.executable, "-m", "benchmarks.s3_server", "--root", str(folder), "--port", str(port)],
+        cwd=ROOT, env=environment_of(folder), stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         endpoint = f"http://127.0.0.1:{port}"
-        for _ in range(100):
+        for _ in range(600):
             try:
-                urllib.request.urlopen(f"{endpoint}/delay/0").close()
+                urllib.request.urlopen(f"{endpoint}/{Path(local).name}?list-type=2&max-keys=1").close()
                 break
             except OSError:
                 time.sleep(0.2)
-        access = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "AWS_ENDPOINT_URL": endpoint}
-        os.environ.update(access)
-        fs = s3fs.S3FileSystem()
-        fs.mkdir("lake")
         files.remove_tree(files.join(local, "index"))
-        fs.put(f"{local}/", "lake/", recursive=True)
-        urllib.request.urlopen(f"{endpoint}/delay/20").close()
-        show(measure("s3://lake", folder, versions, {**environment_of(folder), **access}), "S3")
+        access = {
+            "AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "AWS_ENDPOINT_URL": endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1", "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        }  # fmt: skip
+        show(measure(f"s3://{Path(local).name}", folder, versions, {**environment_of(folder), **access}), "S3")
     finally:
         server.terminate()
         server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def environment_of(folder: Path) -> dict[str, str]:
@@ -222,9 +275,8 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=2000)
     parser.add_argument("--checkpoints", type=int, default=10_000)
     parser.add_argument("--s3", action="store_true", help="also measure on an S3 server")
-    parser.add_argument(
-        "--s3-python", default=sys.executable, metavar="PYTHON", help="the Python that has moto[server]"
-    )
+    parser.add_argument("--rows", type=int, default=0, metavar="N", help="also ask for 1,000 ids of N rows")
+    parser.add_argument("--make-rows", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--find", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--lake", help=argparse.SUPPRESS)
@@ -235,8 +287,15 @@ def main() -> None:
     if arguments.make:
         make_lake(arguments.lake, arguments.versions, arguments.checkpoints)
         return
+    if arguments.make_rows is not None:
+        make_rows(arguments.lake, arguments.make_rows)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if arguments.rows:
+            measure_rows(folder, arguments.rows)
+        if not arguments.versions:
+            return
         lake = str(folder / "lake")
         sizes = ["--versions", str(arguments.versions), "--checkpoints", str(arguments.checkpoints)]
         make = [sys.executable, "-m", "benchmarks.lineage", "--make", "--lake", lake, *sizes]
@@ -248,7 +307,7 @@ def main() -> None:
         print(f"{arguments.versions:,} versions, {arguments.checkpoints:,} checkpoints")
         show(measure(lake, folder, arguments.versions, environment_of(folder)), "local")
         if arguments.s3:
-            on_s3(lake, folder, arguments.versions, arguments.s3_python)
+            on_s3(lake, folder, arguments.versions)
 
 
 if __name__ == "__main__":

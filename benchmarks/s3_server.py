@@ -1,39 +1,159 @@
-"""An S3 server on loopback, moto's, that answers each request after a delay, as a server elsewhere does.
+"""An S3 server on loopback that serves a folder, and answers each request after a delay, as a server elsewhere does.
 
-    python -m benchmarks.s3_server --port PORT [--delay-ms 20]
+    python -m benchmarks.s3_server --root FOLDER --port PORT [--delay-ms 20]
 
-Needs `moto[server]`. A request to /delay/<ms> changes the delay.
+The buckets are the folders in FOLDER. It knows what reading and writing a lake needs: objects (whole, in ranges,
+written and deleted), listings with and without a delimiter. Requests wait at the same time, as on a real server. It
+checks no signature: it is for measurements on this machine alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import asyncio
+import email.utils
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.sax.saxutils import escape, unescape
+
+from aiohttp import web
+
+_PAGE = 1000
+"""Keys per answer to a listing."""
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
+
+
+class Server:
+    """The folders of one root as buckets."""
+
+    def __init__(self, root: Path, delay_ms: float) -> None:
+        self._root = root
+        self._delay_s = delay_ms / 1000
+        self._left: dict[str, Iterator[tuple[str, bool]]] = {}
+        self._tokens = itertools.count()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(self._delay_s)
+        bucket, _, key = request.path.lstrip("/").partition("/")
+        folder = self._root / bucket
+        if not bucket or not folder.is_dir():
+            return _error(404, "NoSuchBucket")
+        if not key:
+            if request.method == "POST" and "delete" in request.query:
+                return self._delete_many(folder, (await request.read()).decode())
+            return web.Response() if request.method == "HEAD" else self._list(folder, request)
+        path = folder / key
+        if folder.resolve() not in path.resolve().parents:
+            return _error(403, "AccessDenied")
+        if request.method == "PUT":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(await request.read())
+            return web.Response(headers={"ETag": _tag(path.stat())})
+        if request.method == "DELETE":
+            path.unlink(missing_ok=True)
+            return web.Response(status=204)
+        return _object(path, request)
+
+    def _delete_many(self, folder: Path, body: str) -> web.Response:
+        keys = [unescape(key) for key in _KEY.findall(body)]
+        for key in keys:
+            (folder / key).unlink(missing_ok=True)
+        deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
+        return _xml(f"<DeleteResult>{deleted}</DeleteResult>")
+
+    def _list(self, folder: Path, request: web.Request) -> web.Response:
+        """Return up to 1,000 keys, and a token for the rest."""
+        prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
+        entries = self._left.pop(token, iter(())) if token else _entries(folder, prefix, "delimiter" in request.query)
+        page = list(itertools.islice(entries, min(_PAGE, int(request.query.get("max-keys", _PAGE)))))
+        after = next(entries, None)
+        more = ""
+        if after is not None:
+            more = f"t{next(self._tokens)}"
+            self._left[more] = itertools.chain([after], entries)
+        items = [_item(folder, key, is_folder) for key, is_folder in page]
+        return _xml(
+            f"<ListBucketResult><Name>{escape(folder.name)}</Name><Prefix>{escape(prefix)}</Prefix>"
+            f"<KeyCount>{len(page)}</KeyCount><MaxKeys>{_PAGE}</MaxKeys><IsTruncated>{str(bool(more)).lower()}"
+            f"</IsTruncated>{f'<NextContinuationToken>{more}</NextContinuationToken>' if more else ''}"
+            f"{''.join(items)}</ListBucketResult>"
+        )
+
+
+def _entries(folder: Path, prefix: str, delimited: bool) -> Iterator[tuple[str, bool]]:
+    """Yield keys that begin with a prefix, and whether each is that of a folder, in order."""
+    above = prefix.rpartition("/")[0]
+    try:
+        found = sorted(os.scandir(folder / above), key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in found:
+        key = f"{above}/{entry.name}" if above else entry.name
+        if not entry.is_dir():
+            if key.startswith(prefix):
+                yield key, False
+        elif f"{key}/".startswith(prefix):
+            if delimited:
+                yield f"{key}/", True
+            else:
+                yield from _entries(folder, f"{key}/", False)
+
+
+def _item(folder: Path, key: str, is_folder: bool) -> str:
+    if is_folder:
+        return f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>"
+    facts = (folder / key).stat()
+    return (
+        f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        f"<ETag>{escape(_tag(facts))}</ETag><Size>{facts.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+    )
+
+
+def _object(path: Path, request: web.Request) -> web.Response:
+    try:
+        data, facts = path.read_bytes(), path.stat()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return _error(404, "NoSuchKey")
+    headers = {"ETag": _tag(facts), "Last-Modified": email.utils.formatdate(facts.st_mtime, usegmt=True)}
+    asked = _RANGE.fullmatch(request.headers.get("Range", ""))
+    if asked is None:
+        return web.Response(body=data, headers=headers)
+    start, end = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+    if start > end:
+        return _error(416, "InvalidRange")
+    headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
+    return web.Response(status=206, body=data[start : end + 1], headers=headers)
+
+
+def _tag(facts: os.stat_result) -> str:
+    digest = hashlib.md5(f"{facts.st_mtime_ns} {facts.st_size} {facts.st_ino}".encode(), usedforsecurity=False)
+    return f'"{digest.hexdigest()}"'
+
+
+def _xml(text: str, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status, text=f'<?xml version="1.0" encoding="UTF-8"?>{text}', content_type="application/xml"
+    )
+
+
+def _error(status: int, code: str) -> web.Response:
+    return _xml(f"<Error><Code>{code}</Code><Message>{code}</Message></Error>", status)
 
 
 def main() -> None:
-    from moto.server import DomainDispatcherApplication, create_backend_app  # type: ignore[import-not-found]
-    from werkzeug.serving import run_simple
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--delay-ms", type=float, default=20.0)
     arguments = parser.parse_args()
-    inner = DomainDispatcherApplication(create_backend_app)
-    delay_s = [arguments.delay_ms / 1000]
-
-    def application(environment: Mapping[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        path = str(environment.get("PATH_INFO", ""))
-        if path.startswith("/delay/"):
-            delay_s[0] = float(path.removeprefix("/delay/")) / 1000
-            start("200 OK", [("Content-Length", "0")])
-            return []
-        time.sleep(delay_s[0])
-        return inner(environment, start)  # type: ignore[no-any-return]
-
-    run_simple("127.0.0.1", arguments.port, application, threaded=True)
+    application = web.Application(client_max_size=1 << 30)
+    application.router.add_route("*", "/{path:.*}", Server(arguments.root, arguments.delay_ms).handle)
+    web.run_app(application, host="127.0.0.1", port=arguments.port, access_log=None, print=None)
 
 
 if __name__ == "__main__":

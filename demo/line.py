@@ -146,9 +146,8 @@ class Line:
 
     def show_took(self) -> None:
         """Print how to browse the line in MLflow, and how long each step took."""
-        store = f"sqlite:///{self.scale.lake}/mlflow.db"
-        server = f"{os.path.relpath(Path(sys.executable).parent)}/mlflow server --host 127.0.0.1"
-        print(f"MLflow          {server} --backend-store-uri {store}   then http://127.0.0.1:5000")
+        command = os.path.relpath(Path(sys.executable).parent / "altdiffusion")
+        print(f"MLflow          {command} ui --lake {self.scale.lake}")
         total = sum(self.seconds.values())
         print(
             f"Took            {total / 60:.1f} minutes: " + ", ".join(f"{n} {s:.0f} s" for n, s in self.seconds.items())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from altdiffusion.evaluation.figures.change_page import page_of_states
 from altdiffusion.evaluation.figures.write import write_page
 from altdiffusion.evaluation.outcomes import Outcomes
 from altdiffusion.evaluation.retrieval_accuracy import StateScore
@@ -29,6 +30,14 @@ def write_table(config: EvaluateConfig, session: Session, report: Report) -> Non
     ):
         files.write_atomic(f"{config.output}.{suffix}", data)
         session.run.artifact(f"{config.output}.{suffix}")
+
+
+def write_changes(config: EvaluateConfig, session: Session, report: Report) -> None:
+    """Write the comparison of each state with the one before it as a page, and attach it; one state has none."""
+    page = page_of_states(config.name, report)
+    if page is not None:
+        files.write_atomic(f"{config.output}-changes.html", page.encode())
+        session.run.artifact(f"{config.output}-changes.html")
 
 
 def record_scores(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from jobs.command_line import show_help
+
+if __name__ == "__main__":
+    show_help("curate", __doc__)
+
 from altdiffusion.curation.report.write_report import write_report
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version

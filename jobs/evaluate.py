@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from jobs.command_line import show_help
+
+if __name__ == "__main__":
+    show_help("evaluate", __doc__)
+
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from jobs import evaluation_measures

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from jobs.command_line import show_help
+
+if __name__ == "__main__":
+    show_help("generate", __doc__)
+
 from altdiffusion.generation.cautions import warnings_of
 from altdiffusion.generation.sheet import write_sheet
 from altdiffusion.storage.dataset import Version
+from jobs.contact_sheets import log_sheets
 from jobs.harness import job_of_steps, leave, main
 from jobs.session import Session
 from pipelines.generate import GenerateJobConfig, check, pipeline_steps, plan, survey, write_files
@@ -17,7 +23,7 @@ def show(config: GenerateJobConfig, session: Session, generations: Version) -> N
     if config.sheet is None:
         return
     write_sheet(generations, config.sheet.file, config.sheet.fonts, cell=config.sheet.cell)
-    session.run.image("samples/_all", config.sheet.file, step=0)
+    log_sheets(session, generations, config.sheet.fonts, title=config.name, step=0)
     print(f"[generate] contact sheet {config.sheet.file}", flush=True)
 
 

@@ -1,6 +1,7 @@
 """The command line of all jobs: config, dry run, the MLflow run, errors as exit codes.
 
     python -m jobs.NAME --config FILE [key=value ...] [--dry-run]
+    python -m jobs.NAME --explain KEY
 
 Exit status: 0 if the job is done (or was already), 1 for a defect (with its traceback), 2 for something that the caller
 can fix (also in a dry run, if it would stop the job), 130 if interrupted, 143 if terminated.
@@ -8,7 +9,6 @@ can fix (also in a dry run, if it would stop the job), 130 if interrupted, 143 i
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NoReturn, TypeVar
 
-from altdiffusion.config import fingerprint, load_config, resolved, to_yaml
+from altdiffusion.config import fingerprint, from_dict, load_tree, resolved, to_yaml
+from altdiffusion.config_keys import explain, meant, top_keys
 from altdiffusion.credentials import guard_outputs
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
@@ -26,6 +27,10 @@ from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import NAME, optional_document
+from altdiffusion.terminal import naming_paths, print_any_text
+from jobs.cluster_look import cluster_problems
+from jobs.command_line import job_parser
+from jobs.kinds import kind_of
 from jobs.session import Session, already_published
 from pipelines.common import JobConfig, Plan, Survey
 
@@ -45,6 +50,8 @@ class Job(Generic[C]):
     result: Callable[[C, Lake], str | None]
     """Describes what the finished job left in the lake; returns None while there is something to do."""
     run: Callable[[C, Session], None]
+    prepare: Callable[[C, bool], C] = lambda config, look: config
+    """Returns the config with what only the lake knows; `look` is false where a dry run must not look into it."""
     survey: Callable[[C, bool], Survey]
     """Returns what `--dry-run` prints about the inputs: rows, units, sizes, and errors that would stop the job.
 
@@ -98,27 +105,31 @@ def _terminate(*_: object) -> None:
 def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     """Parse the command line, run the job, and return the exit status."""
     guard_outputs()
-    parser = argparse.ArgumentParser(prog=f"python -m jobs.{job.name}", description=job.summary)
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML, see jobs/configs/")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, change nothing")
-    parser.add_argument("--remote", action="store_true", help="with --dry-run: also look at inputs on other machines")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. download.threads=32")
+    print_any_text()
+    parser = job_parser(job.name, job.summary)
     arguments = parser.parse_intermixed_args(argv)
     try:
-        config = load_config(job.config, arguments.config, arguments.overrides)
+        if arguments.explain is not None:
+            print("\n".join(_explained(job, arguments.explain)), flush=True)
+            return 0
+        if arguments.config is None:
+            parser.error("the following arguments are required: --config")
+        config = _load(job, arguments.config, arguments.overrides)
         if not NAME.fullmatch(config.run_name):
             raise AltDiffusionError(
                 f"config {arguments.config}, name of the run {config.run_name[:200]!r}",
                 "cannot be a file name",
                 "use up to 200 letters, digits, '.', '_' and '-'",
             )
+        config = job.prepare(config, not arguments.dry_run or arguments.remote or files.is_local(config.lake))
         plan = job.plan(config)
-        if arguments.dry_run:
-            return _dry_run(job, config, plan, arguments.remote)
-        _run(job, config, plan)
+        with naming_paths():
+            if arguments.dry_run:
+                return _dry_run(job, config, plan, arguments.remote)
+            _run(job, config, plan)
     except Resumable as stopped:
         print(stopped, file=sys.stderr, flush=True)
-        return 143
+        return stopped.status
     except AltDiffusionError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -131,15 +142,51 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _load(job: Job[C], path: str, overrides: Sequence[str]) -> C:
+    """Return the config of a file.
+
+    Raises:
+        AltDiffusionError: it is wrong, or another job's.
+    """
+    tree = load_tree(path, overrides)
+    try:
+        config = from_dict(job.config, tree, path)
+    except AltDiffusionError:
+        other = kind_of(tree, job.name)
+        if other is not None:
+            raise AltDiffusionError(
+                f"config {path}",
+                f"is one of jobs.{other}, and this is jobs.{job.name}",
+                f"run python -m jobs.{other} --config {path}",
+            ) from None
+        raise
+    if files.is_local(config.lake) and os.path.isfile(files.local_path(config.lake)):
+        raise AltDiffusionError(f"lake {config.lake}", "is a file, not a folder", "name a folder, which may be new")
+    return config
+
+
+def _explained(job: Job[C], key: str) -> list[str]:
+    try:
+        return explain(job.config, key)
+    except KeyError:
+        found = meant(job.config, key)
+        raise AltDiffusionError(
+            f"key {key} of jobs.{job.name}",
+            "is not known",
+            f"did you mean {' or '.join(found)}?" if found else f"keys at the top: {', '.join(top_keys(job.config))}",
+        ) from None
+
+
 def _dry_run(job: Job[C], config: C, plan: Plan, remote: bool) -> int:
     """Print config, plan and survey; change nothing, and return 2 if the job would stop."""
     print(to_yaml(config))
     print("\n".join(plan.lines()))
     survey = job.survey(config, remote)
     print("".join(f"  {line}\n" for line in survey.lines) + f"fingerprint: {fingerprint(config)}", flush=True)
-    for problem in survey.problems:
+    problems = [*survey.problems, *cluster_problems(config)]
+    for problem in problems:
         print(f"error: {problem}", file=sys.stderr, flush=True)
-    return 2 if survey.problems else 0
+    return 2 if problems else 0
 
 
 def leave(status: int) -> NoReturn:
@@ -177,6 +224,7 @@ def _run(job: Job[C], config: C, plan: Plan) -> None:
         config=resolved(config),
         tracking_uri=config.tracking.uri,
         experiment=config.tracking.experiment,
+        system_metrics=config.tracking.system_metrics,
         lake=lake,
     ) as run:
         job.run(config, Session(config, lake, run))

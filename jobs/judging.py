@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from altdiffusion.config import semantic
 from altdiffusion.evaluation.judging import Panel, judged
 from altdiffusion.evaluation.outcomes import Outcomes, outcomes_of
-from altdiffusion.evaluation.retrieval_accuracy import score
-from altdiffusion.evaluation.table import Report
+from altdiffusion.evaluation.retrieval_accuracy import StateScore, score
+from altdiffusion.evaluation.table import Report, SweepRow
 from altdiffusion.evaluation.thresholds import require
 from altdiffusion.storage import evaluations, files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import read_document
-from jobs.cards import record_scores, record_sweep, record_unjudged, write_table
+from jobs.cards import record_scores, record_sweep, record_unjudged, write_changes, write_table
 from jobs.session import Session
 from pipelines.cases import Cases
-from pipelines.evaluate import EvaluateConfig, cases_of, labelled_of, protocol, training_of
+from pipelines.evaluate import EvaluateConfig, all_points, cases_of, labelled_of, protocol, training_of
 from pipelines.judge_inputs import judge_side, shared_warnings
 
 MET = "met"
@@ -64,11 +65,24 @@ def judge(config: EvaluateConfig, session: Session, cases: Cases, drawn: Mapping
         *(training, settings.compared_at_most, warnings),
     )
     swept = {name: outcomes_in(panel, drawn[name], cases) for name in drawn if name not in states}
+    scores = {name: score(name, one) for name, one in swept.items()}
+    report = replace(report, sweep=sweep_rows(config, report, scores))
     write_table(config, session, report)
+    write_changes(config, session, report)
     record_scores(config, session, report, made, {**outcomes, **swept})
-    record_sweep(config, session, {name: score(name, one) for name, one in swept.items()})
+    record_sweep(config, session, scores)
     print(report.to_text(), flush=True)
     return report
+
+
+def sweep_rows(config: EvaluateConfig, report: Report, scores: Mapping[str, StateScore]) -> list[SweepRow]:
+    """Return the points of the sweep, by setting and value."""
+    known = {**{state.state: state for state in report.states}, **scores}
+    rows = [
+        SweepRow(setting=point.setting, value=point.value, score=replace(known[point.name], state=point.state))
+        for point in all_points(config)
+    ]
+    return sorted(rows, key=lambda row: (row.setting, row.value))
 
 
 def outcomes_in(panel: Panel, version: Version, cases: Cases) -> Outcomes:

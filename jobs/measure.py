@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from jobs.command_line import show_help
+
+if __name__ == "__main__":
+    show_help("measure", __doc__)
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from jobs.command_line import show_help
+
+if __name__ == "__main__":
+    show_help("parallel", __doc__)
+
 from jobs.harness import job_of_steps, leave, main
 from pipelines.parallel import ParallelConfig, pipeline_steps, plan, survey
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from jobs.command_line import show_help
+
+if __name__ == "__main__":
+    show_help("score", __doc__)
+
 from jobs.harness import job_of_steps, leave, main
 from pipelines.score import ScoreJobConfig, pipeline_steps, plan, survey
 

@@ -22,6 +22,7 @@ class Session:
         self.config = config
         self.lake = lake
         self.run = run
+        self._outputs = 0
 
     def connect(self) -> None:
         """Connect to Ray, once; an inline job does not need it."""
@@ -43,7 +44,8 @@ class Session:
             for parent in version.manifest.parent_refs:
                 if parent.kind == "dataset":
                     self.run.input(self.lake.version(parent), context=pipeline_step.name)
-            self.run.output(version)
+            self._outputs += 1
+            self.run.output(version, place=self._outputs)
         return versions
 
 

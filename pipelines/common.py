@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -30,12 +31,19 @@ class ExecutionConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrackingConfig:
-    """Where MLflow is."""
+class TrackingConfig(Checked):
+    """Where MLflow is, and what it shows of the machine."""
 
     uri: str | None = None
     """Tracking URI; null means SQLite at <lake>/mlflow.db, for a lake on this machine."""
     experiment: str = "altdiffusion"
+    """Name of the experiment in MLflow."""
+    system_metrics: bool = False
+    """Measure CPU, memory, disk, network and GPUs of the machine that the job is started on; needs psutil."""
+
+    def conflicts(self) -> Iterator[Invalid]:
+        if self.system_metrics and importlib.util.find_spec("psutil") is None:
+            yield Invalid("system_metrics", "needs psutil, which is not installed", "pip install psutil, or set false")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +51,13 @@ class Workers(Checked):
     """The pool of workers that completes a pipeline step, and what one worker needs."""
 
     min: Annotated[int, at_least(1)] = 1
+    """Workers of the pool at least."""
     max: int = 2
+    """Workers of the pool at most."""
     cpus: Annotated[float, at_least(0)] = 1.0
+    """CPUs that one worker reserves."""
     gpus: Annotated[float, at_least(0)] = 0.0
+    """GPUs that one worker reserves."""
     memory_gib: Annotated[float, at_least(0)] = 0.0
     """Memory reserved per worker; 0 reserves none."""
 

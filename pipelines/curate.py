@@ -29,9 +29,8 @@ from altdiffusion.curation.download import retry
 from altdiffusion.curation.download.download_work import DownloadWork, plan_download
 from altdiffusion.curation.images import duplicates
 from altdiffusion.curation.links.balance_work import BalanceWork, plan_balance
-from altdiffusion.curation.links.dedup import DedupWork
-from altdiffusion.curation.links.select_work import SelectSourcesWork, SelectWork
-from altdiffusion.curation.links.sources import SourceScan, describe_sources, plan_sources, scan_source
+from altdiffusion.curation.links.sources import describe_sources, scan_source
+from altdiffusion.curation.links.steps import links_steps
 from altdiffusion.curation.web.blocklist import blocklist_refs
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep, published
@@ -41,6 +40,7 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.removal import after_takedowns
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, make_pipeline_step
+from pipelines.languages import look_at_languages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +105,7 @@ _LOOK = (
 
 def pipeline_steps(config: CurateConfig) -> tuple[PipelineStep, ...]:
     """Return all pipeline steps, in order."""
-    to_links = (_select(config), _deduplicate(config), *_balance(config))
+    to_links = (*_links(config), *_balance(config))
     to_images = [_download(config)]
     for number in range(1, (config.retry.passes if config.retry else 0) + 1):
         to_images.append(_retry(config, number, to_images[0], to_images[-1]))
@@ -117,50 +117,15 @@ def pipeline_steps(config: CurateConfig) -> tuple[PipelineStep, ...]:
     )
 
 
-def _select(config: CurateConfig) -> PipelineStep:
-    @functools.cache  # the footers are read once for parents and units
-    def scans() -> tuple[SourceScan, ...]:
-        return tuple(scan_source(entry.source, entry.select) for entry in config.sources)
-
-    works = {
-        entry.source.name: SelectWork(
-            lake=config.lake,
-            dataset=config.candidates,
-            source=entry.source,
-            select=entry.select,
-            language=config.language,
-        )
-        for entry in config.sources
-    }
-    return make_pipeline_step(
-        name="select",
-        output=config.candidates,
-        settings={"sources": [semantic(entry) for entry in config.sources], "language": semantic(config.language)},
-        workers=config.select_workers,
-        noun="rows",
-        kind="links",
-        parents=lambda _: [
-            *(scan.ref for scan in scans()),
-            *blocklist_refs([entry.source for entry in config.sources]),
-        ],
-        units=lambda _: plan_sources(scans()),
-        work=lambda _: SelectSourcesWork(works),
-        when_empty="loosen the thresholds that rejected most, or check the source's columns",
-    )
-
-
-def _deduplicate(config: CurateConfig) -> PipelineStep:
-    buckets = config.sources[0].select.buckets
-    return make_pipeline_step(
-        name="deduplicate",
-        output=config.links,
-        settings={"buckets": buckets},
-        workers=config.select_workers,
-        noun="rows",
-        kind="links",
-        parents=_head(config.candidates),
-        units=lambda lake: plan_buckets(lake.version(config.candidates), buckets),
-        work=lambda _: DedupWork(lake=config.lake, dataset=config.links),
+def _links(config: CurateConfig) -> tuple[PipelineStep, PipelineStep]:
+    return links_steps(
+        config.lake,
+        [(entry.source, entry.select) for entry in config.sources],
+        config.language,
+        candidates=config.candidates,
+        links=config.links,
+        pool=config.select_workers.pool,
+        resources=config.select_workers.resources,
     )
 
 
@@ -352,7 +317,14 @@ def survey(config: CurateConfig, remote: bool = False) -> Survey:
     """Return what the sources hold according to their footers."""
     if not remote and not all(files.is_local(entry.source.uri) for entry in config.sources):
         return Survey(lines=["sources  not looked at: they are not on this machine (--remote looks)"])
+    lines: list[str] = []
+    problems: list[AltDiffusionError] = []
     try:
-        return Survey(lines=describe_sources([scan_source(entry.source, entry.select) for entry in config.sources]))
+        lines = describe_sources([scan_source(entry.source, entry.select) for entry in config.sources])
     except AltDiffusionError as error:
-        return Survey(problems=[error])
+        problems.append(error)
+    try:
+        look_at_languages(config.language, remote)
+    except AltDiffusionError as error:
+        problems.append(error)
+    return Survey(lines=lines, problems=problems)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from altdiffusion.config import operational, semantic
-from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, multiple_of
+from altdiffusion.config import added, operational, semantic
+from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, between, multiple_of
 from altdiffusion.curation.config import BucketsConfig, EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import bucket_sizes
 from altdiffusion.curation.encoding.caption_tokens import open_tokenizer
@@ -26,6 +26,8 @@ from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts,
 
 MIRRORED = "-mirrored"
 """Suffix that a dataset of mirrored images adds to the name of the unmirrored one."""
+HELD_OUT = "-held-out"
+"""Suffix that the dataset of the images that are held out adds to the name of the one to train on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +62,9 @@ class EncodeJobConfig(JobConfig):
     """Shapes of about one area in place of each resolution's square; each becomes a dataset <name>-<width>x<height>."""
     mirrored: bool = False
     """Whether to make <name>-mirrored of each dataset too, row by row from mirrored images (train.flip reads both)."""
+    held_out: Annotated[float, between(0, 0.5, "0.01 holds one image in a hundred out")] = added(0.0)
+    """Share of the images that go to <name>-held-out instead, for train.validation: an image's SHA-256 decides, so
+    that it is on one side with all of its captions."""
     workers: Workers = operational(factory=Workers)
 
     def conflicts(self) -> Iterator[Invalid]:
@@ -133,12 +138,16 @@ def _wanted(config: EncodeJobConfig) -> Iterator[tuple[Target, dict[str, Any]]]:
     for name, resolution, chosen in resolutions:
         encode = semantic(dataclasses.replace(config.encode, resolution=resolution))
         common = {"encode": encode} | ({"filter": semantic(chosen)} if config.scores is not None else {})
-        plain = Target(dataset=name, resolution=resolution, filter=chosen)
+        plain = Target(dataset=name, resolution=resolution, filter=chosen, held_out=config.held_out)
+        split = {"held_out": config.held_out} if config.held_out else {}
         for target, shape in _shapes(config, plain):
-            yield target, common | shape
+            yield target, common | shape | split
             if config.mirrored:
                 other = dataclasses.replace(target, dataset=f"{target.dataset}{MIRRORED}", mirrored=True)
-                yield other, common | shape | {"mirrored": True}
+                yield other, common | shape | split | {"mirrored": True}
+            if config.held_out:
+                other = dataclasses.replace(target, dataset=f"{target.dataset}{HELD_OUT}", takes_held_out=True)
+                yield other, common | shape | split | {"takes_held_out": True}
 
 
 def _shapes(config: EncodeJobConfig, square: Target) -> Iterator[tuple[Target, dict[str, Any]]]:
@@ -192,6 +201,8 @@ def plan(config: EncodeJobConfig) -> Plan:
         "autoencoder": f"{encode.vae} ({encode.dtype}, {encode.latent})",
         "token ids": f"{encode.max_length} per caption, {encode.tokenizer}",
     }
+    if config.held_out:
+        facts["held out"] = f"{config.held_out:.2%} of the images, in <name>{HELD_OUT}"
     if config.scores is not None:
         thresholds = [
             ", ".join(f"{name} {'>' if name.startswith('aesthetic') else '<'} {value:g}" for name, value in pairs)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from altdiffusion.config import added, operational, semantic
 from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, from_below, not_empty
 from altdiffusion.diffusion.autoencoder import load_autoencoder
-from altdiffusion.diffusion.hub import at_hand
+from altdiffusion.diffusion.stock_base import stock_base_at_hand
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.labels import LabelledImages
 from altdiffusion.evaluation.measures.checks import check_measures
@@ -54,6 +54,7 @@ class SamplingConfig(DrawingConfig):
     """How all states draw, with the settings of generation; `count` is the number of seeds per prompt."""
 
     image_files: bool | ImageFiles = operational("none")
+    """Whether images are written as files too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,7 +315,9 @@ def sweep_lines(config: EvaluateConfig, state: StateConfig, lake: Lake) -> list[
     """Return what a state draws for the sweep, after a check of its numbers of steps; it raises as `check_sampling`."""
     mine = [point for point in swept_points(config) if point.state == state.name]
     numbers = [int(point.value) for point in mine if point.setting == "steps"]
-    if numbers and (state.model.folder is None or at_hand(state.model.folder, lake.uri, "base")):
+    if numbers and (
+        state.model.folder is None or stock_base_at_hand(state.model.folder, lake.uri, state.model.base_configs)
+    ):
         model = resolve_model(state.model, lake.uri)
         for steps in numbers:
             check_sampling(model, config.sampling.sampler, steps)

@@ -15,6 +15,7 @@ from altdiffusion.config import added, operational
 from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, between, not_empty
 from altdiffusion.diffusion.hub import at_hand
 from altdiffusion.diffusion.models import ModelBundle, load_bundle
+from altdiffusion.diffusion.stock_base import stock_base_at_hand, tried_base
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.adapters import merge
@@ -258,9 +259,9 @@ def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None
     Raises:
         AltDiffusionError: the job would stop at it.
     """
-    folder = generate.model.folder
-    if folder is not None and not at_hand(folder, lake_uri, "base"):
-        return [f"draws with  {folder} (it is fetched and checked when the job starts)"]
+    folder, configs = generate.model.folder, generate.model.base_configs
+    if folder is not None and not stock_base_at_hand(folder, lake_uri, configs):
+        return _trial(generate, folder, lake_uri)
     remote = [one.folder for one in generate.lora if not at_hand(one.folder, lake_uri, "lora")]
     if remote:
         shown = generate.model.folder or f"the export of run {generate.model.run}"
@@ -281,6 +282,18 @@ def model_lines(generate: GenerateConfig, lake_uri: str, prompts: Prompts | None
         *(describe_windows(prompts.accepted, generate, model) if prompts is not None else []),
         *(suits(prompts, model, bundle, generate.prompts.file, generate.prompt_windows) if prompts is not None else []),
     ]
+
+
+def _trial(generate: GenerateConfig, folder: str, lake_uri: str) -> list[str]:
+    """Return the line of a model that is not in the lake yet, after a trial of its conversion where it is here."""
+    with tried_base(folder, lake_uri, generate.model.base_configs) as trial:
+        if trial is None:
+            return [f"draws with  {folder} (it is fetched and checked when the job starts)"]
+        model, _ = opened(ModelConfig(folder=trial), lake_uri, generate.dtype)
+        check_sampling(model, generate.sampler, generate.steps)
+        check_windows(generate, model)
+        check_speed(model, generate)
+        return [f"draws with  {folder} (it is converted into the lake when the job starts)"]
 
 
 def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:

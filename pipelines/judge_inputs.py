@@ -13,6 +13,7 @@ from altdiffusion.config import added, operational
 from altdiffusion.constraints import Checked, Constraint, Invalid, at_least, between
 from altdiffusion.diffusion.folder import read_lineage
 from altdiffusion.diffusion.hub import at_hand
+from altdiffusion.diffusion.stock_base import stock_base_at_hand
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.judge import SIDE
 from altdiffusion.evaluation.labels import LabelledImages, find_labelled
@@ -38,9 +39,11 @@ class JudgeConfig(Checked):
     """The classifier that names images. It is trained on real images; the generator never sees it."""
 
     seed: int = 0
+    """Key of the judges' weights and of their augmentation."""
     seeds: Annotated[int, at_least(1)] = added(1)
     """Number of judges, of the seeds `seed`, that plus 1, and so on; a case's outcome is the mean over them."""
     steps: Annotated[int, at_least(1)] = 700
+    """Updates that a judge is trained for."""
     side: Annotated[int | Literal["own"], _SIDE] = added(SIDE)
     """Height and width of the images that the judge reads, in pixels; `own` is the shortest side of the labelled images
     and the cases, at most `side_at_most`."""
@@ -139,8 +142,9 @@ def learned_from(lake: Lake, states: Mapping[str, GenerateConfig]) -> dict[str, 
 def _origins(config: GenerateConfig, lake_uri: str) -> list[str]:
     """Return what a state's model and adapters were made from, as references."""
     remote = [one.folder for one in config.lora if not at_hand(one.folder, lake_uri, "lora")]
-    if config.model.folder is not None and not at_hand(config.model.folder, lake_uri, "base"):
-        remote.append(config.model.folder)
+    folder = config.model.folder
+    if folder is not None and not stock_base_at_hand(folder, lake_uri, config.model.base_configs):
+        remote.append(folder)
     if remote:  # they are fetched when the job draws, and the lake's lineage does not know them
         return remote
     model = resolve_model(config.model, lake_uri, config.lora)

@@ -20,6 +20,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
 from pipelines.encode import model_name
+from pipelines.languages import look_at_languages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +138,10 @@ def survey(config: ParallelConfig, remote: bool = False) -> Survey:
             folder_digest(folder)
         return []
 
-    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]), tokenizers)
+    def languages(_: Lake) -> list[str]:
+        return look_at_languages(config.language, remote)
+
+    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]), tokenizers, languages)
 
 
 def plan(config: ParallelConfig) -> Plan:

@@ -17,7 +17,9 @@ class SweepConfig(Checked):
     """
 
     guidance_scale: Annotated[tuple[float, ...], unique("value")] = ()
+    """Strengths of guidance that are drawn, at the usual number of steps."""
     steps: Annotated[tuple[int, ...], unique("value")] = ()
+    """Numbers of steps that are drawn, at the usual guidance."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if not self.guidance_scale and not self.steps:

@@ -24,6 +24,7 @@ def everything(tracking: Tracking, folder: Path) -> dict[str, Any]:
         ref: _model(models[model_id], jobs) for model_id, ref in sorted(names.items(), key=lambda item: item[1])
     }
     assert len(shown) == len(models)
+    shown["registered"] = _registered(tracking, jobs)
     for run in runs:
         key = (run.info.run_name, run.data.tags["altdiffusion.fingerprint"])
         assert key not in shown
@@ -37,6 +38,17 @@ def _model(model: Any, jobs: dict[str, str]) -> Any:
     )
     source = jobs.get(model.source_run_id, "")
     return (model.name, model.model_type, str(model.status), dict(model.tags), dict(model.params), points, source)
+
+
+def _registered(tracking: Tracking, jobs: dict[str, str]) -> Any:
+    found = {}
+    for model in tracking.client.search_registered_models():
+        versions = tracking.client.search_model_versions(f"name = '{model.name}'")
+        numbers = {str(one.version): one.tags["lineage.ref"] for one in versions}
+        aliases = {alias: numbers[str(version)] for alias, version in model.aliases.items()}
+        made = sorted((str(one.version), dict(one.tags), jobs.get(one.run_id, "")) for one in versions)
+        found[model.name] = (model.description, aliases, made)
+    return found
 
 
 def _run(tracking: Tracking, run: Any, names: dict[str, str], folder: Path) -> Any:

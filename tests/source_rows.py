@@ -26,17 +26,18 @@ def normalised(given: dict[str, Any], config: SourceConfig | None = None) -> pa.
     return pa.table({**numbers(columns, rows), **texts(columns, rows, config or SourceConfig(name="s", uri="x"))})
 
 
-def read_rows(uri: str, digest: str, start: int, stop: int, config: SourceConfig) -> pa.Table:
+def read_rows(uri: str, digest: str, start: int, stop: int, config: SourceConfig, partition: Any = None) -> pa.Table:
     """Return the rows of a part, normalised."""
     names = ["sample_id", *TEXTS, *SIZES, *SCORES]
-    with open_unit(uri, digest, start, stop, config) as part:
+    with open_unit(uri, digest, start, stop, config, partition) as part:
         return pa.concat_tables([normalised(given, config) for _, given in part.batches(part.groups, names)])
 
 
 def read_unit(unit: Unit, config: SourceConfig) -> pa.Table:
     """Return the rows of a unit, normalised."""
     place = unit.payload
-    return read_rows(str(place["uri"]), str(place["part"]), int(place["start"]), int(place["stop"]), config)
+    rows = int(place["start"]), int(place["stop"])
+    return read_rows(str(place["uri"]), str(place["part"]), *rows, config, place.get("partition"))
 
 
 def read_part(part: Part, config: SourceConfig) -> pa.Table:

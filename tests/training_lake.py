@@ -22,7 +22,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.reporting.reporter import Progress
+from altdiffusion.training.reporting.reporter import Measured, Progress
 
 SHAPE = (4, 4, 4)
 TOKENS = 8
@@ -68,6 +68,21 @@ def bundle(seed: int = 0) -> models.ModelBundle:
         tokenizer=tokenizer(),
         scheduler=DDIMScheduler(**models.scheduler_config()),
     )
+
+
+def english_bundle(linear: bool = True) -> models.ModelBundle:
+    """Return the tiny base behind CLIP's text encoder; `linear` is Stable Diffusion 2's kind of attention."""
+    plain = bundle()
+    text = models.english_text_config_demo(32) | {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "max_position_embeddings": TOKENS, "projection_dim": 16,
+    }  # fmt: skip
+    encoder = models.build_english_text_encoder(text)
+    found = plain.with_text_encoder(encoder, plain.tokenizer)
+    if not linear:
+        unet = models.build_unet(dict(found.unet.config) | {"use_linear_projection": False})
+        found = models.ModelBundle(**(vars(found) | {"unet": unet}))
+    return found
 
 
 def write_latents(
@@ -160,9 +175,13 @@ class Recorder:
     reports: list[Progress] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    measurements: list[Measured] = field(default_factory=list)
 
     def progress(self, progress: Progress) -> None:
         self.reports.append(progress)
+
+    def measured(self, measured: Measured) -> None:
+        self.measurements.append(measured)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self.checkpoints.append(checkpoint)

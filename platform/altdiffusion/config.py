@@ -19,19 +19,20 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from altdiffusion.config_keys import OPERATIONAL, example_of, meant
 from altdiffusion.constraints import Invalid
 from altdiffusion.credentials import HIDDEN, holds_credential, is_secret_name, redact
 from altdiffusion.errors import AltDiffusionError
 
 T = TypeVar("T")
 MAX_CONFIG_BYTES = 1 << 20
-_OPERATIONAL, _ADDED = "operational", "added"
+_ADDED = "added"
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def operational(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
     """Return a field that changes where or how fast, never what: it is left out of the fingerprint."""
-    metadata = {_OPERATIONAL: True}
+    metadata = {OPERATIONAL: True}
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     if default is dataclasses.MISSING:
@@ -84,9 +85,11 @@ class _Place:
 
     file: str
     key: str
+    root: type
+    """The class of the whole config."""
 
     def child(self, name: str) -> _Place:
-        return _Place(self.file, f"{self.key}.{name}" if self.key else name)
+        return _Place(self.file, f"{self.key}.{name}" if self.key else name, self.root)
 
     def error(self, value: Any, problem: str, remedy: str) -> AltDiffusionError:
         what = f"config {self.file}" + (f", key {self.key}" if self.key else "")
@@ -115,6 +118,11 @@ def load_config(cls: type[T], path: str, overrides: Sequence[str] = ()) -> T:
     Raises:
         AltDiffusionError: the file, a key, a value or an override is wrong.
     """
+    return from_dict(cls, load_tree(path, overrides), path)
+
+
+def load_tree(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the keys and values of a YAML file with overrides, whatever config it is; see load_config."""
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
@@ -131,12 +139,12 @@ def load_config(cls: type[T], path: str, overrides: Sequence[str] = ()) -> T:
         raise AltDiffusionError(f"config {path}", "is not a mapping of keys to values", "write `key: value` lines")
     for override in overrides:
         _apply_override(tree, override, path)
-    return from_dict(cls, tree, path)
+    return tree
 
 
 def from_dict(cls: type[T], tree: Mapping[str, Any], file: str = "<values>") -> T:
     """Return the same from a plain dict, e.g. the config stored in a manifest."""
-    return typing.cast(T, _build(cls, tree, _Place(file, "")))
+    return typing.cast(T, _build(cls, tree, _Place(file, "", cls)))
 
 
 def resolved(config: Any) -> dict[str, Any]:
@@ -179,7 +187,7 @@ def _plain(value: Any, *, keep_operational: bool) -> Any:
 
 def _decides(field: dataclasses.Field[Any], value: Any) -> bool:
     """Return whether a field's value enters the fingerprint."""
-    if field.metadata.get(_OPERATIONAL):
+    if field.metadata.get(OPERATIONAL):
         return False
     return not field.metadata.get(_ADDED) or value != field.default
 
@@ -190,6 +198,10 @@ def _parse_yaml(raw: bytes | str, path: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"config {path}" + (f", line {mark.line + 1}" if mark else "")
+        if "\\t" in str(getattr(error, "problem", "")):
+            raise AltDiffusionError(
+                where, "begins with a tab, and YAML is indented with spaces", "replace the tab by spaces"
+            ) from error
         raise AltDiffusionError(
             where, f"is not valid YAML here ({getattr(error, 'problem', None) or error})", "fix that line"
         ) from error
@@ -310,6 +322,17 @@ def _build_scalar(hint: Any, value: Any, place: _Place) -> Any:
     raise TypeError(f"{place.key}: config fields of type {hint!r} are not supported")
 
 
+def _where(place: _Place) -> str:
+    return f"under {place.key}" if place.key else "at the top"
+
+
+def _add(cls: type, name: str, place: _Place) -> str:
+    """Return the remedy for a key that is missing: for a section, its shortest form."""
+    shown = example_of(cls, name)
+    separator = "\n" if "\n" in shown else " "
+    return f"add it {_where(place)}, e.g.{separator}{shown}"
+
+
 def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
     if dataclasses.is_dataclass(value):
         return value
@@ -320,9 +343,11 @@ def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in value:
         if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            remedy = f"did you mean {close[0]!r}? " if close else ""
-            raise place.child(key).error(value[key], "has an unknown key", f"{remedy}known keys: {', '.join(fields)}")
+            found = meant(place.root, place.child(key).key)
+            remedy = f"did you mean {' or '.join(found)}? " if found else ""
+            raise place.child(key).error(
+                value[key], "has an unknown key", f"{remedy}known keys {_where(place)}: {', '.join(fields)}"
+            )
     hints = typing.get_type_hints(cls, include_extras=True)
     built: dict[str, Any] = {}
     for name, field in fields.items():
@@ -330,7 +355,7 @@ def _build_dataclass(cls: type, value: Any, place: _Place) -> Any:
             built[name] = _build(hints[name], value[name], place.child(name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise AltDiffusionError(
-                f"config {place.file}, key {place.child(name).key}", "is missing", f"add it to {cls.__name__}"
+                f"config {place.file}, key {place.child(name).key}", "is missing", _add(cls, name, place)
             )
     try:
         return cls(**built)

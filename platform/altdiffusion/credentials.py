@@ -6,12 +6,14 @@ where a connection is opened. All output passes through `redact`: errors, logs, 
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
@@ -48,6 +50,10 @@ _SECRET_NAME = re.compile(
     r"|(?:api|access|account|secret|private|storage|auth)_?key(?:_?id)?)s?$|[_\-.](?:pwd|auth)$"
 )
 """Matches at the end of a name: `HF_TOKEN` holds a secret, `RAY_AUTH_TOKEN_PATH`, `PWD` and `token_weight` do not."""
+_ASSIGNMENT = re.compile(
+    r"(?P<name>[\w.\-]+)(?P<sep>['\"]?\s*(?:=|:(?!//))\s*['\"]?)(?P<value>(?:(?<=')[^']+|(?<=\")[^\"]+|[^\s,'\"&;}]+\}?))"
+)
+"""A key and its value, as in an override, a variable, a header or JSON."""
 _LEAST_CHARACTERS = 6
 """Shorter values of variables are not hidden, since hiding them would remove ordinary words from texts."""
 _LEAST_REVEALED = 4
@@ -124,15 +130,51 @@ def redact(text: str) -> str:
     text = _PARAMETER.sub(_without_value, text)
     text = _HEADER.sub(_without_value, text)
     text = _SHAPE.sub(HIDDEN, text)
-    known = {value for value in _REVEALED if len(value) >= _LEAST_REVEALED} | {
-        value
-        for name, value in os.environ.items()
-        if len(value) >= _LEAST_CHARACTERS and is_secret_name(name) and not _is_path(value)
-    }
-    for spelling in sorted({each for value in known for each in _spellings(value)}, key=len, reverse=True):
+    for spelling in _known_spellings(tuple(os.environ.items()), frozenset(_REVEALED)):
         if spelling in text:
             text = text.replace(spelling, HIDDEN)
     return text
+
+
+@functools.lru_cache(maxsize=1)
+def _known_spellings(environment: tuple[tuple[str, str], ...], revealed: frozenset[str]) -> tuple[str, ...]:
+    """Return the forms of all known secrets, longest first; kept until a variable or a revealed value changes."""
+    known = {value for value in revealed if len(value) >= _LEAST_REVEALED} | {
+        value
+        for name, value in environment
+        if len(value) >= _LEAST_CHARACTERS and is_secret_name(name) and not _is_path(value)
+    }
+    return tuple(sorted({each for value in known for each in _spellings(value)}, key=len, reverse=True))
+
+
+def redacted_command(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without credentials: also those that an option or a key of a secret's name gives.
+
+    Hidden are `--token X`, `--api-key=X`, `tracking.password=X`, `{"token": "X"}` and everything that `redact` hides.
+    Placeholders stay.
+    """
+    hidden: list[str] = []
+    follows_secret = False
+    for argument in arguments:
+        is_option = argument.startswith("-")
+        if follows_secret and not is_option:
+            hidden.append(argument if _PLACEHOLDER.fullmatch(argument) else HIDDEN)
+        else:
+            hidden.append(redact(_ASSIGNMENT.sub(_without_assigned, argument)))
+        follows_secret = is_option and "=" not in argument and _names_secret(argument)
+    return hidden
+
+
+def _names_secret(name: str) -> bool:
+    plain = name.strip("-").replace("-", "_")
+    return is_secret_name(plain) or bool(re.fullmatch(rf"(?i)(?:\w*[_.])?(?:{_SECRET_WORD})", plain))
+
+
+def _without_assigned(match: re.Match[str]) -> str:
+    value = match["value"]
+    if not _names_secret(match["name"]) or value.startswith(("${env:", "${file:")):
+        return match[0]
+    return f"{match['name']}{match['sep']}{HIDDEN}"
 
 
 def _is_path(value: str) -> bool:

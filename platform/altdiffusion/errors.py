@@ -28,7 +28,10 @@ class AltDiffusionError(Exception):
 
 
 class Resumable(AltDiffusionError):
-    """The work was stopped on request and can be continued. Jobs exit with status 143, as after SIGTERM."""
+    """The work was stopped on request and can be continued."""
+
+    status = 143
+    """Exit status of the job: 128 plus the number of the signal, SIGTERM unless it was another one."""
 
 
 def first_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 
@@ -71,6 +71,29 @@ def language_of(tag: str) -> str:
     return tag.partition("-")[0]
 
 
+_ISO_639_2 = {
+    "eng": "en", "zho": "zh", "jpn": "ja", "tha": "th", "kor": "ko", "hin": "hi", "ukr": "uk", "ara": "ar", "tur": "tr",
+    "vie": "vi", "pol": "pl", "nld": "nl", "por": "pt", "ita": "it", "spa": "es", "deu": "de", "fra": "fr", "rus": "ru",
+}  # fmt: skip
+"""Three-letter codes of the project's languages."""
+_COUNTRIES = {
+    "ua": "uk", "jp": "ja", "cn": "zh", "tw": "zh", "kr": "ko", "in": "hi", "vn": "vi", "br": "pt", "gb": "en",
+    "us": "en", "at": "de", "mx": "es", "cz": "cs", "dk": "da", "gr": "el", "se": "sv", "ee": "et", "si": "sl",
+}  # fmt: skip
+"""Countries whose code is taken for that of their language."""
+
+
+def nearest_language(text: str, known: Collection[str]) -> str | None:
+    """Return the known code that a person may have meant: by a tag with a region, a country, a name or an old code."""
+    tag = normalised_tag(text)
+    base = language_of(tag) if tag is not None else text.strip().lower()
+    names = {name.lower(): one.code for one in LANGUAGES for name in (one.name, one.native)}
+    for code in (base, _COUNTRIES.get(base), _ISO_639_2.get(base), names.get(text.strip().lower())):
+        if code in known:
+            return code
+    return None
+
+
 def in_order(languages: Iterable[str]) -> list[str]:
     """Return the distinct languages in the project's order; those outside of it follow as they come."""
     given = list(dict.fromkeys(languages))
@@ -81,3 +104,31 @@ def in_order(languages: Iterable[str]) -> list[str]:
 def named_language(code: str) -> str:
     """Return a language's code with its English name, where it is one of the project's: `th Thai`, `sv`."""
     return f"{code} {BY_CODE[code].name}" if code in BY_CODE else code
+
+
+_OTHER_CODES = {
+    "ua": "uk", "cn": "zh", "jp": "ja", "kr": "ko", "vn": "vi", "cz": "cs", "dk": "da", "se": "sv", "gr": "el",
+    "ukr": "uk", "eng": "en", "zho": "zh", "chi": "zh", "jpn": "ja", "tha": "th", "kor": "ko", "hin": "hi", "ara": "ar",
+    "tur": "tr", "vie": "vi", "pol": "pl", "nld": "nl", "dut": "nl", "por": "pt", "ita": "it", "spa": "es", "deu": "de",
+    "ger": "de", "fra": "fr", "fre": "fr", "rus": "ru", "in": "id", "iw": "he",
+}  # fmt: skip
+"""What people write for a language: codes of countries, of ISO 639-2 and 639-3, and withdrawn ones."""
+
+
+def code_of(text: str, accepted: Collection[str]) -> str | None:
+    """Return the accepted language that a text means: `uk-UA`, `ua`, `ukr` and `Ukrainian` mean `uk`; else None."""
+    plain = text.strip().replace("_", "-").lower()
+    names = {language.name.lower(): language.code for language in LANGUAGES}
+    names |= {language.native.lower(): language.code for language in LANGUAGES}
+    first = plain.partition("-")[0]
+    for candidate in (plain, first, _OTHER_CODES.get(plain), _OTHER_CODES.get(first), names.get(plain)):
+        if candidate is not None and candidate in accepted:
+            return candidate
+    return None
+
+
+def language_hint(text: str, accepted: Collection[str]) -> tuple[str, str]:
+    """Return what is wrong with a text that is not the code of an accepted language, and what to write instead."""
+    meant = code_of(text, accepted)
+    choices = f"use one of {', '.join(accepted)}"
+    return "is not an accepted language", choices if meant is None else f"did you mean {meant}? {choices}"

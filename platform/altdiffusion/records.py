@@ -8,7 +8,17 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 Kind = Literal[
-    "links", "images", "keys", "drops", "scores", "latents", "parallel", "prompts", "generations", "features"
+    "links",
+    "images",
+    "keys",
+    "drops",
+    "scores",
+    "latents",
+    "parallel",
+    "prompts",
+    "generations",
+    "features",
+    "kept",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -194,6 +204,16 @@ FEATURES = pa.schema(
     ]
 )
 
+KEPT = pa.schema(
+    [
+        _field("sample_id", pa.int64(), "row id of the image's row"),
+        _field("image_sha256", pa.string(), "identity of the image"),
+        _field("language", pa.string(), "language of its caption"),
+        _field("url", pa.string(), "where the image was published, or its name in its source"),
+        _field("kept", pa.string(), "JSON: the columns of the source that the config keeps, by name"),
+    ]
+)
+
 REJECTS = pa.schema(
     [
         _field("unit_id", pa.string(), "the unit that dropped the row"),
@@ -217,6 +237,7 @@ SCHEMAS: dict[Kind, pa.Schema] = {
     "prompts": PROMPTS,
     "generations": GENERATIONS,
     "features": FEATURES,
+    "kept": KEPT,
 }
 
 TYPES: dict[str, tuple[pa.DataType, ...]] = {}

@@ -203,7 +203,7 @@ def test_ray_unreachable(line: Workspace, tmp_path: Path, images: str) -> None:
     ("change", "parts"),
     [
         ("train.global_batch=100", ("global_batch", "100", "multiple of 64")),
-        ("train.optimizer.lrr=1", ("train.optimizer.lrr", "did you mean 'lr'")),
+        ("train.optimizer.lrr=1", ("train.optimizer.lrr", "did you mean train.optimizer.lr")),
         ("train.stage=finetune", ("train.stage", "'finetune'", "alignment")),
         ("train.caption_drop=2", ("caption_drop", "2")),
     ],

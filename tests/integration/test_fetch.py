@@ -368,12 +368,17 @@ def test_loopback_is_reached_only_where_the_config_allows_it(site: Site) -> None
     assert fetcher(site).fetch(f"http://{HOST}/").body == b"x"
 
 
-def test_an_exception_is_for_names_never_for_an_address_written_in_a_url(site: Site) -> None:
+def test_an_exception_is_for_addresses_written_in_a_url_as_for_names(site: Site) -> None:
+    """The author of a link can also make a name that leads there: refusing the address alone would protect nothing."""
     site.answers["/"] = reply(b"x")
-    fetch = fetcher(site, ports=(80, site.port))
+    for host in ("127.0.0.1", "127.1", "0x7f000001"):
+        fetch = fetcher(site, ports=(80, site.port), allow_private=("127.0.0.1/32",))
+        assert fetch.fetch(f"http://{host}:{site.port}/").body == b"x"
+    count = len(site.requests)
+    fetch = fetcher(site, ports=(80, site.port), allow_private=("127.0.0.2/32", "10.0.0.0/8"))
     for host in ("127.0.0.1", "127.1", "0x7f000001", "[::ffff:127.0.0.1]"):
         assert reason(fetch, f"http://{host}:{site.port}/") == "blocked_address"
-    assert not site.requests
+    assert len(site.requests) == count
 
 
 def test_tls_is_verified_with_one_context(tmp_path: Path) -> None:
@@ -399,8 +404,13 @@ def test_a_certificate_that_has_expired_is_a_tls_problem(tmp_path: Path) -> None
 
 def test_a_redirect_from_https_is_checked_like_any_other(tmp_path: Path) -> None:
     context, pem = certificate(tmp_path, HOST)
-    with serving(context) as site, canary() as (port, seen):
-        settings = {"connect_to": {f"{HOST}:443": f"127.0.0.1:{site.port}"}, "ca_file": str(pem), "ports": (443, port)}
+    with serving(context, address="127.0.0.77") as site, canary() as (port, seen):
+        settings = {
+            "connect_to": {f"{HOST}:443": f"127.0.0.77:{site.port}"},
+            "allow_private": ("127.0.0.77/32",),
+            "ca_file": str(pem),
+            "ports": (443, port),
+        }
         for location in (f"http://127.0.0.1:{port}/", f"https://[::1]:{port}/", f"//127.0.0.1:{port}/"):
             site.answers["/"] = reply(status="302 Found", Location=location)
             assert reason(fetcher(site, **settings), f"https://{HOST}/") == "blocked_address"

@@ -69,7 +69,7 @@ def test_links_become_images_in_input_order_with_a_reason_for_every_other_row(tm
     paths = [*bodies, "/far.png", "/short.png", "/gone.png"]
     urls = [f"http://{HOST}{path}" for path in paths] + ["file:///etc/passwd", "http://127.0.0.1:1/x"]
     links = publish_links(str(tmp_path), urls)
-    # the guard's exception is for the test's server; a literal loopback address in a URL meets the port rule
+    # the guard's exception is for the test's server; this literal loopback address meets the port rule
     version = download(str(tmp_path), links, config(site))
     table = version.read()
     assert table.schema.equals(IMAGES)

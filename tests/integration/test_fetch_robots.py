@@ -125,7 +125,7 @@ def test_a_host_that_is_not_there_is_its_own_reason_and_asked_once(site: Site) -
     worker = Worker(site, connect_to={"a.test:80": f"127.0.0.1:{port}", "b.test:80": "no.test:80"})
     worker.fetcher._resolver = lambda host, *_: _no_name(host)
     assert worker.unit(f"{A}/x", f"{A}/y", f"{B}/x") == ["connect", "connect", "dns"]
-    assert worker.unit("http://127.0.0.1/x", "http://169.254.169.254/latest") == ["blocked_address"] * 2
+    assert worker.unit("http://10.0.0.1/x", "http://169.254.169.254/latest") == ["blocked_address"] * 2
 
 
 def _no_name(host: str) -> Sequence[str]:
@@ -136,9 +136,10 @@ def test_a_redirect_of_it_is_followed_within_the_guard(site: Site) -> None:
     site.answers["a.test/robots.txt"] = reply(status="301 Moved", Location=f"{B}/elsewhere")
     site.answers["b.test/elsewhere"] = NOTHING
     assert Worker(site).unit(f"{A}/x") == ["opt_out:robots"]
-    with canary() as (port, seen):
-        site.answers["a.test/robots.txt"] = reply(status="301 Moved", Location=f"http://127.0.0.1:{port}/robots.txt")
-        worker = Worker(site, ports=(80, port))
+    with canary() as (port, seen), serving(address="127.0.0.77") as other:
+        other.answers["a.test/robots.txt"] = reply(status="301 Moved", Location=f"http://127.0.0.1:{port}/robots.txt")
+        allowed = {"connect_to": {":80": f"127.0.0.77:{other.port}"}, "allow_private": ("127.0.0.77/32",)}
+        worker = Worker(other, ports=(80, port), **allowed)
         assert worker.unit(f"{A}/x") == ["robots_unreachable"]
         assert not seen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import shutil
 import socket
 import sqlite3
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.alias_view import show_aliases_in
+from altdiffusion.lineage.compared import flatten, key_name
 from altdiffusion.lineage.job_run import JobRun
-from altdiffusion.lineage.mlflow_view import RunView, find_model, flatten, key_name
+from altdiffusion.lineage.mlflow_view import RunView, find_model
 from altdiffusion.lineage.outbox import MetricOutbox, OutboxReader
 from altdiffusion.lineage.rebuild import rebuild
 from altdiffusion.lineage.tracking import connect
@@ -52,7 +55,10 @@ def train(small: SmallLake, **changed: Any) -> JobRun:
         "job": "train",
         "name": "quality",
         "fingerprint": files.sha256_hex(b"quality"),
-        "config": {"train": {"stage": "quality", "optimizer": {"lr": 1e-4}, "text": "x" * 7000}, "workers": 2},
+        "config": {
+            "train": {"stage": "quality", "steps": 100, "optimizer": {"lr": 1e-4}, "guards": {"spike": None}},
+            "tracking": {"uri": "sqlite:///${env:DATABASE}"},
+        },
         "lake": small.lake,
     }
     return JobRun.open(**{**settings, **changed})
@@ -79,14 +85,20 @@ def history(run: JobRun, key: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
-def test_a_training_run_is_browsable(small: SmallLake) -> None:
+def test_a_training_run_is_browsable(small: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = secrets.token_hex(8)
+    monkeypatch.setenv("DATABASE", secret)
     with train(small) as run:
         record(small, run)
     client = run.tracking.client
     seen = client.get_run(run.run_id)
     assert seen.info.status == "FINISHED" and seen.info.run_name == "train/quality"
     assert seen.data.params["train.optimizer.lr"] == "0.0001"
-    assert len(seen.data.params["train.text"]) <= 6000 and "sha256" in seen.data.params["train.text"]
+    assert sorted(seen.data.params) == ["train.optimizer.lr", "train.stage", "train.steps"]
+    config = Path(client.download_artifacts(run.run_id, "config.yaml", str(Path(small.uri)))).read_text()
+    assert yaml.safe_load(config)["train"]["guards"] == {"spike": None}
+    assert "${env:DATABASE}" in config and secret not in config
+    assert seen.data.tags["mlflow.source.name"] == "python -m jobs.train" and seen.data.tags["mlflow.user"]
     assert len(history(run, "train/loss")) == 101
     assert history(run, "train/loss")[:2] == [(0, 1.0), (1, 0.5)]
 
@@ -134,7 +146,7 @@ def test_restarts_are_one_run_and_replays_add_nothing(small: SmallLake) -> None:
     assert first.tracking.client.get_run(first.run_id).info.status == "FAILED"
     assert first.tracking.client.get_run(first.run_id).data.tags["altdiffusion.error"] == "worker lost"
 
-    second = train(small, config={"workers": 8})
+    second = train(small, config={"train": {"stage": "quality", "steps": 200}})
     assert second.run_id == first.run_id
     assert second.tracking.client.get_run(second.run_id).info.status == "RUNNING"
     record(small, second)
@@ -157,7 +169,7 @@ def test_restarts_are_one_run_and_replays_add_nothing(small: SmallLake) -> None:
     assert before[0] == [(step, 1 / (step + 1)) for step in range(100)]  # every point once, though recorded twice
     assert before[1] == 101
     seen = client.get_run(second.run_id)
-    assert seen.data.params["workers"] == "2" and seen.data.tags["restarted.workers"] == "8"
+    assert seen.data.params["train.steps"] == "100" and seen.data.tags["restarted.train.steps"] == "200"
     assert seen.info.status == "FINISHED"
 
     view = RunView(second.tracking, second.run_id, small.uri)
@@ -300,7 +312,7 @@ def test_a_job_that_ends_in_an_outage_is_shipped_by_the_next_start(
         start = time.monotonic()
         assert not run.close()
         assert time.monotonic() - start < 40
-        assert "Nothing is lost" in caplog.text
+        assert "altdiffusion lineage flush --lake" in caplog.text
         holder.execute("ROLLBACK")
     monkeypatch.undo()
     with train(small) as again:
@@ -410,10 +422,30 @@ def test_an_alias_moves_from_one_model_to_another_and_survives_a_rebuild(small: 
         tags = [tracking.client.get_logged_model(model).tags for model in models]
         return [tag.get("altdiffusion.alias.champion", "") for tag in tags]
 
+    def registered() -> dict[str, dict[str, str]]:
+        client = connect(None, small.uri).client
+        refs = {(one.name, str(one.version)): one.tags["lineage.ref"] for one in client.search_model_versions()}
+        models = client.search_registered_models()
+        return {one.name: {key: refs[one.name, str(at)] for key, at in one.aliases.items()} for one in models}
+
     write_alias(small.uri, "champion", Alias(ref=small.quality_50, content="a" * 64), {"first": True})
     rebuild(small.uri)
     assert holders() == ["true", ""]
     write_alias(small.uri, "champion", Alias(ref=small.quality, content="b" * 64), {})
     assert show_aliases_in(small.uri, None)
     assert holders() == ["", "true"]
+    assert registered() == {"altdiffusion-quality": {"champion": str(small.quality)}}
+    with train(small) as run:
+        run.checkpoint(small.quality_50, step=50)
+        run.candidate(small.quality_50)
+    write_alias(small.uri, "champion", Alias(ref=small.alignment, content="c" * 64), {})
+    write_alias(small.uri, "latest", Alias(ref=small.alignment, content="c" * 64), {})  # which MLflow reserves
+    assert show_aliases_in(small.uri, None)
+    assert registered() == {
+        "altdiffusion-quality": {"candidate": str(small.quality_50)},
+        "altdiffusion-alignment": {"champion": str(small.alignment)},
+    }
+    version = run.tracking.client.get_model_version_by_alias("altdiffusion-quality", "candidate")
+    assert version.run_id == run.run_id and find_model(run.tracking, str(small.quality_50)) in version.description
+    assert version.tags["lineage.export"] == f"{small.uri}/exports/quality/step-00000050"
     assert not show_aliases_in(f"{small.uri}/elsewhere", None)

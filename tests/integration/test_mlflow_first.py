@@ -15,7 +15,8 @@ import pytest
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import database
-from altdiffusion.lineage.job_run import JobRun, tracking_folder
+from altdiffusion.lineage.job_folder import tracking_folder
+from altdiffusion.lineage.job_run import JobRun
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.rebuild import rebuild
 from altdiffusion.lineage.tracking import connect

@@ -127,8 +127,8 @@ def test_every_point_once_through_a_killed_server(
                 server.start()
             time.sleep(0.002)
     assert slowest < 20, "logging blocked the job"
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) > 30 and not [path for path in written if password.encode() in path.read_bytes()]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 30 and not [path for path in files if password.encode() in path.read_bytes()]
     assert password not in caplog.text + run.url + run.tracking.command
 
     found = server.post(
@@ -141,6 +141,10 @@ def test_every_point_once_through_a_killed_server(
     assert sorted((int(point.get("step", 0)), point["value"]) for point in history) == [
         (step, float(step)) for step in range(POINTS)
     ]
+    written = [json.loads(line) for line in Path(run.metrics_path).read_text().splitlines()]
+    assert {int(point.get("step", 0)): point["timestamp"] for point in history} == {
+        line["step"]: line["time_ms"] for line in written
+    }
     (given,) = seen["inputs"]["dataset_inputs"]
     assert given["dataset"]["digest"] == small.latents.ref.digest[:32]
     (output,) = seen["outputs"]["model_outputs"]

@@ -123,8 +123,9 @@ except Resumable as stopped:
 
 
 @pytest.mark.timeout(240)
-def test_a_job_that_is_asked_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: Path) -> None:
-    """As `ray job stop` does it: SIGTERM to the driver. No checkpoint is due for long; nothing is done again."""
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_asked_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: Path, how: signal.Signals) -> None:
+    """As `ray job stop` and Ctrl-C do it: a signal to the driver. No checkpoint is due; nothing is repeated."""
     lake = make_lake(tmp_path)
     changes = {
         "steps": 2000, "checkpoint_every": 100_000, "log_every": 10,
@@ -140,7 +141,7 @@ def test_a_job_that_is_asked_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: 
         )
         assert driver.stdout is not None
         seen = next((line for line in driver.stdout if "/2000 steps" in line), "")
-        driver.send_signal(signal.SIGTERM)
+        driver.send_signal(how)
         output, errors = driver.communicate(timeout=120)
     assert seen and driver.returncode == 1, output + errors
     (step,) = checkpoints.steps(lake, "align")

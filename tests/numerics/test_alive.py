@@ -367,7 +367,7 @@ def test_goodput_outlives_restarts(lake: str) -> None:
     assert last.metrics()["train/wasted_steps"] == 2
     assert last.metrics()["train/goodput"] == last.goodput.share
     assert 0 <= last.metrics()["train/checkpoint_stall"] <= 1
-    assert "2 steps repeated" in last.line("train align")
+    assert "2 repeated" in last.line("train align")
     assert "after 1 restarts" in last.goodput.line()
     assert goodputs.read(lake, "align")[-1].finished
 

@@ -152,7 +152,7 @@ def test_what_may_not_differ_is_named_with_both_values(lake: str, changes: dict[
         ({"continue_from": "whole"}, "is not RUN@STEP"),
         ({"continue_from": "../whole@3"}, "is not RUN@STEP"),
         ({"continue_from": "align@3"}, "names the run itself"),
-        ({"continue_from": "whole@12"}, "steps: are not more than the 12"),
+        ({"continue_from": "whole@12"}, "is not more than the 12"),
         ({"continue_from": "whole@3", "key": "other"}, "keeps the key"),
         ({"start": {}}, "start.base: exactly one of base and checkpoint"),
     ],
@@ -197,7 +197,7 @@ def test_a_name_without_a_checkpoint_is_free_and_one_with_it_is_not(lake: str) -
     """Also one that an earlier version's failed start burnt."""
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     other = config(lake, steps=3, seed=6)
-    with pytest.raises(AltDiffusionError, match=r"seed \(5, now 6\).*continue_from: RUN@STEP"):
+    with pytest.raises(AltDiffusionError, match=r"seed \(5, now 6\).*from its weights by start: {checkpoint: align}"):
         run_local(other, lake, reporter=Recorder())
     shutil.rmtree(Path(checkpoints.folder_of(lake, "align", 3)))
     assert read_record(lake, "align") is not None

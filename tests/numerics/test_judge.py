@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import torch
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.judge import Judge, load_judge
 from altdiffusion.evaluation.judge_training import kept_judge, train_judge
+from altdiffusion.storage.judges import ROWS
 
 IDS = np.array([7, 11, 30, 42], dtype=np.int64)
 
@@ -113,18 +115,19 @@ def test_each_doubling_of_the_side_adds_a_stage(side: int, stages: int, features
 def test_a_judge_of_the_same_inputs_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = shapes()
     shown = np.array([f"c{label}" for label in labels])
+    rows = pa.table({"sample_id": [1], "image_sha256": ["a" * 64]}, schema=ROWS)
     lines: list[str] = []
 
     def kept(seed: int = 1, steps: int = 3, names: npt.NDArray[np.str_] = shown) -> Judge:
-        return kept_judge(str(tmp_path), images, names, seed, steps=steps, report=lines.append)
+        return kept_judge(str(tmp_path), images, names, seed, rows=rows, steps=steps, report=lines.append)
 
     first = kept()
-    (file,) = (tmp_path / "judges").iterdir()
+    (file,) = (tmp_path / "judges").glob("*.safetensors")
     with monkeypatch.context() as patch:
         patch.setattr("altdiffusion.evaluation.judge_training.train_judge", None)  # which must not be called
         assert np.array_equal(kept().read(images)[0], first.read(images)[0]) and not lines
     kept(seed=2), kept(steps=4), kept(names=shown[::-1])
-    assert len(list((tmp_path / "judges").iterdir())) == 4
+    assert len(list((tmp_path / "judges").glob("*.safetensors"))) == 4
 
     whole = file.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):

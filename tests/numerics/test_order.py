@@ -265,3 +265,45 @@ def test_a_parts_draws_ascend_along_the_stream_in_short_and_long_turns() -> None
         part, draw = Mixture(weights, np.uint64(3)).draws(np.arange(400_000))
         assert np.array_equal(np.sort(draw[part == 0]), np.arange((part == 0).sum()))
         assert (np.diff(draw[part == 1]) == 1).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 90), min_size=1, max_size=4),
+    weights=st.lists(st.floats(0.05, 20), min_size=4, max_size=4),
+    chunk_rows=st.integers(1, 40),
+    window_chunks=st.integers(1, 6),
+    kind=st.sampled_from(["mixture", "buckets", "buckets of mixtures"]),
+    mixed_draws=st.booleans(),
+    batches=st.integers(0, 300),
+    data=st.data(),
+)
+def test_the_inverse_finds_every_draw_of_a_row(
+    rows: list[int], weights: list[float], chunk_rows: int, window_chunks: int, kind: str, mixed_draws: bool,
+    batches: int, data: st.DataObject,
+) -> None:  # fmt: skip
+    """Against all samples of the stream, one by one; in both formats of run keys."""
+    given_ = {"global_batch": 4, "chunk_rows": chunk_rows, "window_chunks": window_chunks, "mixed_draws": mixed_draws}
+    pairs_ = zip(rows, weights, strict=False)
+    parts = [Part(digest=str(i), rows=r, weight=round(w, 2)) for i, (r, w) in enumerate(pairs_)]
+    apart = [[part] for part in parts]
+    groups = {"mixture": [parts], "buckets": apart, "buckets of mixtures": [parts[:2], parts[2:]]}[kind]
+    orders = [Order(group, seed=7, **given_) for group in groups if group]
+    shares = [round(weight, 1) for weight in weights[: len(orders)]]
+    order = orders[0] if kind == "mixture" else BucketOrder(orders, shares, seed=7, mixed_draws=mixed_draws)
+    stream = order.samples(np.arange(4 * batches))
+    for number, part in enumerate(order.parts):
+        chosen = np.array(data.draw(st.lists(st.integers(0, part.rows - 1), min_size=1, max_size=9, unique=True)))
+        found: set[tuple[int, int]] = set()
+        for index, positions in order.draws_of(number, chosen, 4 * batches):
+            pairs = list(zip(chosen[index].tolist(), positions.tolist(), strict=True))
+            assert not found & set(pairs) and len(set(pairs)) == len(pairs)
+            found |= set(pairs)
+        mine = np.flatnonzero((stream.part == number) & np.isin(stream.row, chosen))
+        assert found == set(zip(stream.row[mine].tolist(), mine.tolist(), strict=True))
+
+
+def test_the_inverse_costs_the_same_in_a_stream_of_billions() -> None:
+    order = order_of(4_120_000_000, 1024, 64, 3072)
+    batch = order.batch(329_999)
+    assert np.array_equal(order.positions_of(0, batch.row, batch.epoch), batch.position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,8 +16,10 @@ from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop.loop import open_data
+from altdiffusion.training.order.mixture import Source
+from altdiffusion.training.order.skips import batch_at
 from altdiffusion.training.run.resolve import resolve
-from altdiffusion.training.seen import seen
+from altdiffusion.training.seen import open_checkpoint, pasts_of, seen
 from tests import training_lake
 
 
@@ -50,6 +53,69 @@ def test_counts_are_those_of_every_batch(lake: str, weights: tuple[float | None,
                 found[at] = times
         assert +found == wanted
         assert sum(part.samples for part in parts) == step * config.global_batch
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("one", {"guards": {"skip_batches": [[2, 4], [7, 8]]}}),
+        ("weights", {"datasets": [{"name": "latents", "weight": 1.0}, {"name": "others", "weight": 3.0}]}),
+        ("spoken", {"datasets": [{"name": "spoken"}, {"name": "others"}], "order": {"language_temperature": 2.0}}),
+    ],
+)
+def test_the_steps_that_drew_listed_rows_are_those_of_every_batch(
+    name: str, changes: dict[str, Any], lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "spoken" not in Lake(lake).names():
+        training_lake.write_latents(lake, "spoken", 31, seed=4, languages=("en", "de", "ja", "de"))
+    config = training_lake.config(lake, run=f"drawn-{name}", **changes)
+    run_local(config, lake)
+    ids = [0, 3, 7, 11, 21, 30, 49]
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"hash:{sample_id}\n" for sample_id in ids))
+    order, _ = open_data(resolve(config, lake))
+    (past,) = pasts_of(lake, open_checkpoint(lake, config.run))
+    for step in (9, 12):
+        wanted: dict[str, list[tuple[int, int]]] = {}
+        for at in range(step):  # every batch, one by one
+            batch = order.batch(batch_at(past.skips, at))
+            for number, source in enumerate(past.sources):
+                chosen = batch.row[batch.part == number].tolist()
+                for version, row in (_row(source, row) for row in chosen):
+                    if row in ids:  # sample_id is the row's number in these datasets
+                        wanted.setdefault(version, []).append((at + 1, row))
+        capsys.readouterr()
+        assert main(["seen", f"{config.run}/step-{step:08d}", "--hashes", str(listed), "--lake", lake, "--json"]) == 0
+        found = {part["dataset"]: part for part in json.loads(capsys.readouterr().out)["drawn"]}
+        assert {ref for ref, part in found.items() if part["samples"]} == wanted.keys()
+        assert main(["lineage", "impact", "--hashes", str(listed), "--lake", lake, "--json"]) == 0
+        made = {one["ref"]: one for one in json.loads(capsys.readouterr().out)["made"]}
+        impacted = made[str(open_checkpoint(lake, config.run, step).ref)]["drawn"]
+        for ref, draws in wanted.items():
+            part = found[ref]
+            assert (part["samples"], part["first_step"], part["last_step"]) == (
+                len(draws), min(draws)[0], max(draws)[0],
+            )  # fmt: skip
+            seen_rows = {r["row"]: (r["times"], r["first_step"]) for r in part["seen"] if r["times"]}
+            rows = sorted({row for _, row in draws})
+            assert seen_rows == {
+                row: (sum(r == row for _, r in draws), min(s for s, r in draws if r == row)) for row in rows
+            }
+            assert {**part, "seen": None} in [{**one, "seen": None} for one in impacted]
+        assert main(["seen", f"{config.run}/step-{step:08d}", "--hashes", str(listed), "--lake", lake]) == 0
+        text = capsys.readouterr().out
+        assert f"hash:{draws[0][1]}: " in text and f"to step {step} drew" in text
+
+
+def _row(source: Source, row: int) -> tuple[str, int]:
+    """Return the version that a row of a source is in, and its number there, by reading the column `language`."""
+    for version in source.versions:
+        spoken = version.read(["language"])["language"].to_pylist()
+        numbers = [n for n, language in enumerate(spoken) if source.language in (None, language)]
+        if row < len(numbers):
+            return str(version.ref), numbers[row]
+        row -= len(numbers)
+    raise AssertionError("no such row")
 
 
 def test_a_later_stage_has_seen_what_its_start_saw(

@@ -31,7 +31,7 @@ from tests.training_lake import config
         ({"start": {"base": "x", "checkpoint": "y"}}, r"key start.base: .* exactly one of base and checkpoint"),
         ({"start": {"checkpoint": "y", "text_encoder": "z"}}, r"a checkpoint brings its own text encoder"),
         ({"optimizer": {"lr": 0}}, r"key optimizer.lr: value 0.0 must be positive"),
-        ({"optimizer": {"lr_rate": 1e-3}}, r"unknown key.*did you mean 'lr'|unknown key"),
+        ({"optimizer": {"lr_rate": 1e-3}}, r"unknown key.*did you mean optimizer.lr"),
         ({"trainable": "vk"}, r"key trainable: value 'vk' is not one of the choices"),
         ({"workers": {"gpus": 2}}, r"key workers.gpus: value 2.0 must be 0 or 1"),
     ],

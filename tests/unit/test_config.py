@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from altdiffusion.config import fingerprint, from_dict, load_config, operational, resolved, to_yaml
 from altdiffusion.constraints import Checked, at_least
 from altdiffusion.errors import AltDiffusionError
+from pipelines.common import JobConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,3 +117,12 @@ def test_resolved_round_trips(steps: int, rate: float, note: str | None) -> None
 def test_yaml_round_trips(tmp_path: Path) -> None:
     config = load(tmp_path, "name: x\nnote: 'null'\nlanguages: [th, 'no']")
     assert load(tmp_path, to_yaml(config)) == config
+
+
+def test_system_metrics_need_psutil_and_leave_the_fingerprint_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"lake": "lake", "tracking": {"system_metrics": True}}
+    with_it, without = (from_dict(JobConfig, one, "job.yaml") for one in (tree, {"lake": "lake"}))
+    assert with_it.tracking.system_metrics and fingerprint(with_it) == fingerprint(without)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(AltDiffusionError, match=r"tracking.system_metrics.* needs psutil"):
+        from_dict(JobConfig, tree, "job.yaml")

@@ -8,55 +8,15 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.image_files.image_export import export_images
-from altdiffusion.records import IMAGES
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.ledger import UnitRecord
-
-ROWS = 23
-NUMBERS = {"sample_id": lambda row: row - 5, "phash": lambda row: -row, "original_width": lambda row: 100 + row}
-
-
-def body(row: int, format: str = "PNG") -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.full((4, 6, 3), row * 9, np.uint8)).save(out, format)
-    return out.getvalue()
-
-
-def publish(lake: str, *, formats: tuple[str, ...] = ("png",), kind: Any = "images") -> Version:
-    """Publish a version of `ROWS` rows in shards of 7."""
-
-    def value(field: pa.Field, row: int) -> Any:
-        given = {
-            "image": body(row),
-            "image_format": formats[row % len(formats)],
-            "image_sha256": f"{row:064x}",
-            "caption": f"제목 {row}\n\"'",
-            "width": 1000,
-            "stored_width": 6,
-            "stored_height": 4,
-        }
-        if field.name in given:
-            return given[field.name]
-        if field.name in NUMBERS:
-            return NUMBERS[field.name](row)
-        if field.nullable:
-            return None
-        return f"{field.name} {row}" if pa.types.is_string(field.type) else row
-
-    table = pa.table([pa.array([value(f, row) for row in range(ROWS)], f.type) for f in IMAGES], schema=IMAGES)
-    dataset = Lake(lake).dataset("images")
-    shards = tuple(dataset.write_shard(table.slice(start, 7)) for start in range(0, ROWS, 7))
-    record = UnitRecord(unit_id="u", index=0, input_digest="d", rows_in=ROWS, shards=shards)
-    return dataset.publish(kind=kind, records=[record], parents=[], config={}, fingerprint="f")
+from tests.image_lake import ROWS, body, publish
 
 
 def names(folder: Path) -> list[str]:
@@ -129,12 +89,49 @@ def test_parquet_holds_the_images(tmp_path: Path) -> None:
     assert len(names(out)) == 6
 
 
+def test_an_image_folder_is_read_by_datasets(tmp_path: Path) -> None:
+    version = publish(str(tmp_path / "lake"))
+    out = tmp_path / "out"
+    assert export_images(version, str(out), "imagefolder", rows_per_shard=10).shards == 3
+    lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text("utf-8").splitlines()]
+    assert [line["file_name"] for line in lines] == [f"{n // 10:05}/{n:06}.png" for n in range(ROWS)]
+    for row, line in enumerate(lines):
+        assert (out / line["file_name"]).read_bytes() == body(row) and "image" not in line
+        check_meta({**line, "key": "", "status": "success", "error_message": None}, row, "")
+    datasets = pytest.importorskip("datasets", reason="the Hugging Face datasets library is not installed")
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [(one["caption"], one["phash"]) for one in loaded] == [(f"제목 {n}\n\"'", -n) for n in range(ROWS)]
+    assert [one["image"].getpixel((0, 0)) for one in loaded] == [(n * 9,) * 3 for n in range(ROWS)]
+
+
+def test_an_image_folder_may_hold_several_formats(tmp_path: Path) -> None:
+    version = publish(str(tmp_path / "lake"), formats=("png", "jpg"))
+    assert export_images(version, str(tmp_path / "out"), "imagefolder").rows == ROWS
+    assert [name[-3:] for name in names(tmp_path / "out")[:2]] == ["png", "jpg"]
+
+
+def test_parquet_is_read_by_pandas_and_duckdb(tmp_path: Path) -> None:
+    import pandas
+
+    version = publish(str(tmp_path / "lake"))
+    export_images(version, str(tmp_path / "out"), "parquet", rows_per_shard=10)
+    frame = pandas.concat([pandas.read_parquet(path) for path in sorted((tmp_path / "out").glob("*.parquet"))])
+    assert list(frame["phash"]) == [-row for row in range(ROWS)] and frame["png"].iloc[3] == body(3)
+    duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed")
+    query = f"SELECT count(*), max(phash) FROM '{tmp_path}/out/*.parquet'"
+    assert duckdb.sql(query).fetchall() == [(ROWS, 0)]
+
+
 def test_any_address_of_fsspec_will_do(tmp_path: Path) -> None:
     import fsspec
 
     version = publish(str(tmp_path / "lake"))
     memory = fsspec.filesystem("memory")
-    for format in ("webdataset", "files", "parquet"):
+    for format in ("webdataset", "files", "parquet", "imagefolder"):
+        if format == "imagefolder":
+            assert export_images(version, f"memory://export/{format}", format).rows == ROWS
+            assert memory.cat_file(f"/export/{format}/metadata.jsonl").count(b"\n") == ROWS
+            continue
         assert export_images(version, f"memory://export/{format}", format).shards == 1  # type: ignore[arg-type]
         stats = json.loads(memory.cat_file(f"/export/{format}/00000_stats.json"))
         assert stats["successes"] == ROWS

@@ -22,6 +22,7 @@ from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.execution.progress import Progress
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
+from altdiffusion.training.data.validation_rows import check_held_out
 from pipelines import score as scoring
 from pipelines.encode import EncodeJobConfig, pipeline_steps, plan, survey
 from pipelines.score import ScoreJobConfig
@@ -63,6 +64,25 @@ def test_one_pass_makes_the_versions_of_two_and_reads_an_image_once(
     assert once["small"].manifest.rejects_by_reason == {"decode": 1} and once["small"].rows == ROWS - 1
     assert set(once["small"].read()["resolution"].to_pylist()) == {16}
     assert "32 and 16 px" in "\n".join(plan(config).lines())
+
+
+def test_held_out_images_are_apart_at_every_resolution(tmp_path: Path, models: dict[str, Any]) -> None:
+    """By the image: the datasets of one pass agree, and without it nothing is held out."""
+    publish_images(tmp_path)
+    whole = run(job(tmp_path, models, also=[ALSO]))
+    parts = run(job(tmp_path, models, also=[ALSO], held_out=0.5))
+    assert set(parts) == {"latents", "latents-held-out", "small", "small-held-out"}
+    images = {name: set(version.read()["image_sha256"].to_pylist()) for name, version in parts.items()}
+    for name in ("latents", "small"):
+        held = images[f"{name}-held-out"]
+        assert held and images[name] and not held & images[name]
+        assert held | images[name] == set(whole[name].read()["image_sha256"].to_pylist())
+        for side in (parts[name], parts[f"{name}-held-out"]):
+            assert side.rows + sum(side.manifest.rejects_by_reason.values()) == ROWS
+    assert images["latents-held-out"] <= images["small-held-out"]
+    check_held_out(parts["latents-held-out"], [parts["latents"]])
+    with pytest.raises(AltDiffusionError, match="in common with"):
+        check_held_out(parts["latents-held-out"], [whole["latents"]])
 
 
 def counting(function: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:

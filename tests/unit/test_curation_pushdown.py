@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from altdiffusion.curation.config import LanguageConfig, SelectConfig, SourceConfig
 from altdiffusion.curation.links import reader
 from altdiffusion.curation.links.filters import Bounds, first_proved, number_filters
-from altdiffusion.curation.links.reader import RowGroup, UnitReader, open_unit
+from altdiffusion.curation.links.reader import UnitReader, open_unit
+from altdiffusion.curation.links.row_groups import RowGroup
 from altdiffusion.curation.links.select_work import Decided, SelectWork
 from altdiffusion.curation.links.sources import plan_sources, scan_source
 from altdiffusion.execution.units import Unit

@@ -20,6 +20,7 @@ from altdiffusion.curation.config import PRESETS, SelectConfig, SourceConfig
 from altdiffusion.curation.links import sources as module
 from altdiffusion.curation.links.source_columns import ALIASES, resolve_columns
 from altdiffusion.curation.links.sources import Part, SourceScan, describe_sources, plan_sources, scan_source
+from altdiffusion.curation.parts import find_parts
 from altdiffusion.errors import AltDiffusionError
 from tests.source_rows import normalised, read_all, read_unit
 
@@ -166,6 +167,24 @@ def test_a_folder_that_is_named_like_a_file_stands_for_its_parts(tmp_path: Path)
     assert [part.name for part in scan_source(config(tmp_path)).parts][:1] == ["part-00000-a1b2-c000.snappy.parquet"]
 
 
+def hive_folder(path: Path) -> Path:
+    for label in ("de", "pt-BR", "__HIVE_DEFAULT_PARTITION__"):
+        spark_folder(path / f"lang={label}", parts=1)
+    (path / "_SUCCESS").write_text("")
+    return path
+
+
+def test_columns_in_the_names_of_folders_are_read(tmp_path: Path) -> None:
+    hive_folder(tmp_path / "hive.parquet")
+    scan = scan_source(config(tmp_path))
+    assert [part.partition for part in scan.parts] == [{"lang": None}, {"lang": "de"}, {"lang": "pt-BR"}]
+    assert len({part.identity for part in scan.parts}) == 3  # the same rows, in other folders
+    assert read_all(config(tmp_path))["source_language"].to_pylist() == [None, "de", "pt-br"]
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "hive.parquet").rename(moved)
+    assert scan_source(config(tmp_path, uri=str(moved))).ref.digest == scan.ref.digest
+
+
 def test_a_folder_that_is_not_a_finished_table_is_an_error(tmp_path: Path) -> None:
     folder = spark_folder(tmp_path / "a.parquet")
     (folder / "_temporary" / "0").mkdir(parents=True)
@@ -173,16 +192,18 @@ def test_a_folder_that_is_not_a_finished_table_is_an_error(tmp_path: Path) -> No
         scan_source(config(tmp_path))
     (folder / "_temporary" / "0").rmdir()
     (folder / "_temporary").rmdir()
-    spark_folder(folder / "lang=de")
-    with pytest.raises(AltDiffusionError, match=r"is partitioned by 'lang', whose values .* would be lost"):
+    spark_folder(folder / "deutsch")
+    with pytest.raises(AltDiffusionError, match=r"holds a folder, 'deutsch', that is not column=value"):
         scan_source(config(tmp_path))
+    with pytest.raises(AltDiffusionError, match=r"is partitioned by 'lang', whose values .* would be lost"):
+        find_parts(str(hive_folder(tmp_path / "hive.parquet")), "corpus c")
     empty = tmp_path / "empty"
     (empty / "b.parquet").mkdir(parents=True)
     spark_folder(empty / "b.parquet", parts=0)
     with pytest.raises(AltDiffusionError, match=r"b\.parquet: holds no part"):
         scan_source(config(empty))
-    (empty / "b.parquet" / "part-0.csv").write_text("url,text\n")
-    with pytest.raises(AltDiffusionError, match=r"part-0\.csv: is not a Parquet file"):
+    (empty / "b.parquet" / "part-0.orc").write_text("url,text\n")
+    with pytest.raises(AltDiffusionError, match=r"part-0\.orc: is not a Parquet file"):
         scan_source(config(empty))
 
 

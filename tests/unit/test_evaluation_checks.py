@@ -182,6 +182,7 @@ def test_several_seeds_and_judges_leave_outcomes_that_can_be_compared(lake: str,
     (change,) = document["changes"]
     assert (change["languages"]["sv"]["value"], change["languages"]["sv"]["p"]) == (0.0, 1.0)
     assert "By judge" in Path(f"{lake}/out/table.txt").read_text()
+    assert "before and after" in Path(f"{lake}/out/table-changes.html").read_text()
 
 
 def test_a_sweep_names_its_sets_and_leaves_old_fingerprints_alone(lake: str) -> None:
@@ -212,6 +213,11 @@ def test_a_sweep_is_drawn_judged_and_plotted(lake: str, tmp_path: Path) -> None:
     document = json.loads(Path(evaluations.uri_of(lake, "swept")).read_text())
     assert [place["name"] for place in document["sweep"]["points"]] == ["before", "before-g2", "after", "after-g2"]
     assert [score["state"] for score in document["sweep"]["scores"]] == ["before-g2", "after-g2"]
+    rows = (tmp_path / "table.md").read_text().partition("### Sweeps")[2].splitlines()[4:8]
+    shown = [row.split("|")[1:4] for row in rows]
+    assert [[cell.strip() for cell in row] for row in shown] == [
+        ["guidance_scale", value, state] for value in ("1", "2") for state in ("before", "after")
+    ]
     assert [state["state"] for state in document["states"]] == ["before", "after"]  # the table stays as it was
     table = evaluations.read_outcomes(lake, "swept", document["outcomes"])
     assert set(table["state"].to_pylist()) == {"before", "after", "before-g2", "after-g2"}

@@ -21,9 +21,11 @@ from altdiffusion import cli
 from altdiffusion.curation.report.chain import read_chain
 from altdiffusion.diffusion.autoencoder import noted
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.lineage.job_run import JobRun, _same_run, metrics_path
+from altdiffusion.lineage.job_folder import metrics_path, same_run
+from altdiffusion.lineage.job_run import JobRun
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import RunView
+from altdiffusion.lineage.starts import Start
 from altdiffusion.lineage.tracking import default_uri
 from altdiffusion.refs import Ref
 from altdiffusion.storage import evaluations, files
@@ -370,12 +372,13 @@ def test_a_journal_is_written_in_the_lake_only(tmp_path: Path, name: str) -> Non
     else:
         victim.write_text('{"run_id": "x"}')
     (folder / name).symlink_to(victim)
+    start = Start(job="train", name="r", fingerprint="0" * 64, time_ms=0, facts={}, outputs=[])
     kept, tracking = Kept(str(folder)), cast(Any, SimpleNamespace(client=None))
     with pytest.raises(AltDiffusionError, match="symbolic link"):
         {
-            "journal.jsonl": lambda: JobRun(tracking, "r", str(tmp_path / "lake"), str(folder)),
+            "journal.jsonl": lambda: JobRun(tracking, "r", str(tmp_path / "lake"), str(folder), start),
             "metrics.jsonl": lambda: metrics_path(str(folder)),
-            "job.json": lambda: _same_run(str(folder), {"run_id": "y", "uri": "z"}),
+            "job.json": lambda: same_run(str(folder), {"run_id": "y", "uri": "z"}),
             "files": lambda: kept.keep(b"a picture"),
         }[name]()
     assert not list(victim.iterdir()) if name == "files" else victim.read_text() == '{"run_id": "x"}'

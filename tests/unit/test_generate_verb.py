@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from altdiffusion.cli import main
-from altdiffusion.cli.generate_verb import DATASET
+from altdiffusion.generation.by_hand import DATASET
 from altdiffusion.generation.sampler import Sampler
 from altdiffusion.storage.dataset import Lake
 from tests import generation_lake

@@ -349,7 +349,7 @@ def test_the_source_is_named_by_content(tmp_path: Path) -> None:
         ({"prompts": {"file": "p.txt", "preset": "a1111", "columns": {"prompt": "t"}}}, "leave columns out"),
         ({"prompts": {"file": "p.csv", "separator": "::"}}, "is not one character"),
         ({"prompts": {"file": "p.jsonl", "default_size": 500}}, "must be a multiple of 8"),
-        ({"prompts": {"file": "p.jsonl", "max_prompt_bytes": 4096}}, "did you mean 'max_prompt_chars'"),
+        ({"prompts": {"file": "p.jsonl", "max_prompt_bytes": 4096}}, "did you mean prompts.max_prompt_chars"),
     ],
 )
 def test_invalid_settings_are_refused(change: dict[str, Any], problem: str) -> None:

@@ -18,7 +18,7 @@ from tests.readme import readme_commands
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-JOBS = ("curate", "score", "encode", "parallel", "train", "generate", "evaluate", "measure")
+JOBS = ("import", "curate", "score", "encode", "parallel", "train", "generate", "evaluate", "measure")
 
 
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -76,6 +76,21 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = run(sys.executable, "-c", code, PYTHONPATH="platform")
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_help_of_jobs_imports_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "diffusers", "mlflow", "ray", "pyarrow", "numpy", "PIL", "altdiffusion")
+    code = (
+        "import contextlib, io, runpy, sys\n"
+        f"for job in {JOBS}:\n"
+        "    sys.argv = [job, '--help']\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as shown:\n"
+        "        runpy.run_module(f'jobs.{job}', run_name='__main__')\n"
+        "    assert f'python -m jobs.{job} ' in shown.getvalue(), job\n"
+        f"    print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = run(sys.executable, "-c", code, PYTHONPATH="platform:.")
+    assert done.stdout.split() == ["[]"] * len(JOBS), done.stdout + done.stderr
 
 
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "jobs/configs").rglob("*.yaml"))

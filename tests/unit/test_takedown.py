@@ -347,6 +347,7 @@ def test_impact_lists_what_holds_the_rows_and_what_was_made_from_them(
     for name in ("links", "images", "latents", "scores"):
         assert f"dataset {name} @{corpus.versions[name].ref.digest[:12]}" in printed
     assert "checkpoint alignment/step-00000001" in printed and "checkpoint quality/step-00000001" in printed
+    assert "which of them it drew is not known: run alignment: has no run.json" in printed
     urls = tmp_path / "urls.txt"
     urls.write_text(row["url"] + "\n")
     document = json.loads(run(capsys, "lineage", "impact", "--urls", str(urls), "--json", "--lake", corpus.lake.uri))

@@ -19,16 +19,23 @@ from altdiffusion.cli import (
     gc_verb,
     generate_verb,
     image_verbs,
+    import_verb,
+    lineage_diff,
     lineage_verbs,
+    lineage_verify,
     play_verb,
     promote_verb,
     prompt_set_verb,
+    push_verb,
     sheet_verb,
     takedown_verbs,
+    ui_verb,
     verify_verb,
 )
 from altdiffusion.credentials import guard_outputs, holds_credential
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
+from altdiffusion.terminal import naming_paths, print_any_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,34 +50,44 @@ def parser() -> argparse.ArgumentParser:
         dest="action", required=True, metavar="list|show|card|verify|export|report|remove|erase"
     )
     lineage = verbs.add_parser("lineage", help="show what a thing was made from, and what was made from it")
-    lineage_actions = lineage.add_subparsers(dest="action", required=True, metavar="up|down|page|rebuild|export|impact")
+    lineage_actions = lineage.add_subparsers(
+        dest="action", required=True, metavar="up|down|diff|verify|page|rebuild|export|impact"
+    )
     evaluation = verbs.add_parser("evaluation", help="show the figures of an evaluation")
     evaluation_verbs.register(evaluation.add_subparsers(dest="action", required=True, metavar="page"))
     dataset_verbs.register(dataset_actions)
     verify_verb.register(dataset_actions)
     image_verbs.register(dataset_actions)
     lineage_verbs.register(lineage_actions)
+    lineage_diff.register(lineage_actions)
+    lineage_verify.register(lineage_actions)
     takedown_verbs.register(dataset_actions, lineage_actions)
     checkpoint_verbs.register(verbs)
     convert_verb.register(verbs)
     gc_verb.register(verbs)
     generate_verb.register(verbs)
+    import_verb.register(verbs)
     play_verb.register(verbs)
     promote_verb.register(verbs)
     ab_verbs.register(verbs)
     prompt_set_verb.register(verbs)
+    push_verb.register(verbs)
     document_verbs.register(verbs, dataset_actions, lineage_actions)
     sheet_verb.register(verbs)
+    ui_verb.register(verbs)
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status, which is 2 for what the user can fix."""
     guard_outputs()
+    print_any_text()
     arguments = parser().parse_args(argv)
     try:
         _refuse_credentials(arguments)
-        return int(arguments.run(arguments) or 0)
+        _refuse_no_lake(arguments)
+        with naming_paths():
+            return int(arguments.run(arguments) or 0)
     except AltDiffusionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -88,6 +105,20 @@ def _refuse_credentials(arguments: argparse.Namespace) -> None:
                 "leave it out and set the service's own variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_PASSWORD); "
                 "--tracking-uri also takes '${env:NAME}' or '${file:PATH}' in its place",
             )
+
+
+def _refuse_no_lake(arguments: argparse.Namespace) -> None:
+    """Refuse a lake on this machine that does not exist, unless the verb makes one."""
+    lake = getattr(arguments, "lake", None)
+    if lake is None or getattr(arguments, "makes_lake", False) or not files.is_local(lake):
+        return
+    path = files.local_path(lake)
+    if os.path.isfile(path):
+        raise AltDiffusionError(f"lake {lake}", "is a file, not a folder", "name the folder that the jobs write to")
+    if not os.path.isdir(path):
+        raise AltDiffusionError(
+            f"lake {lake}", "does not exist", "name the folder that the jobs write to (`lake` in their configs)"
+        )
 
 
 def run() -> NoReturn:

@@ -35,6 +35,7 @@ def own_lake_argument(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("ALTDIFFUSION_LAKE") or os.path.join(data, "altdiffusion", "lake"),
         help="where images are recorded (default: ALTDIFFUSION_LAKE if set, else a lake in your data folder)",
     )
+    parser.set_defaults(makes_lake=True)
 
 
 def dataset_argument(parser: argparse.ArgumentParser, what: str = "a dataset") -> None:

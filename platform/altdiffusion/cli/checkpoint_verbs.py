@@ -31,14 +31,28 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="write every sample with the number of times it was seen (Parquet)"
     )
+    parser.add_argument(
+        "--hashes",
+        metavar="FILE",
+        help="only the rows that a text file lists, with the first step that drew each: hash:<sample_id>, "
+        "sha256:<hex>, url:<link> and domain:<name> lines",
+    )
     json_argument(parser, "the counts as JSON")
     parser.set_defaults(run=show_seen)
-    parser = verbs.add_parser("export", help="write a checkpoint as a diffusers folder with its model card")
+    parser = verbs.add_parser("export", help="write a checkpoint for diffusers, A1111 or ComfyUI, with its model card")
     parser.add_argument("checkpoint", metavar="RUN", help=_CHECKPOINT)
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step")
     parser.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="EMA weights (the default), or non-EMA weights"
     )
+    parser.add_argument(
+        "--format",
+        choices=("diffusers", "single-file", "lora-diffusers", "lora-kohya"),
+        default="diffusers",
+        help="a model folder (the default); one safetensors file as A1111 and ComfyUI read it; or the adapters of a "
+        "LoRA run alone, in diffusers' or kohya's layout",
+    )
+    parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="type of the weights (default: fp32)")
     lake_argument(parser)
     parser.set_defaults(run=export)
 
@@ -58,6 +72,9 @@ def checkpoint_name(text: str) -> tuple[str, int | None, str]:
 def show_seen(arguments: argparse.Namespace) -> int:
     """Print the counts of the samples that a checkpoint has seen, and write the samples if asked to.
 
+    Returns:
+        0; 3 if rows are listed and a part of the lake could not be searched for them.
+
     Raises:
         AltDiffusionError: there is no such checkpoint, or the file cannot be written.
     """
@@ -65,6 +82,10 @@ def show_seen(arguments: argparse.Namespace) -> int:
     from altdiffusion.training.seen import seen, write_seen
 
     run, step, digest = checkpoint_name(arguments.checkpoint)
+    if arguments.hashes:
+        from altdiffusion.cli.seen_rows import show_listed
+
+        return show_listed(arguments, run, step, digest)
     parts = seen(arguments.lake, run, step, digest=digest)
     if arguments.out:
         write_seen(parts, arguments.out)
@@ -117,10 +138,10 @@ def _counts(by_language: dict[str, int]) -> str:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Write a checkpoint as a diffusers folder, and print where it is.
+    """Write a checkpoint in a format that other programs open, and print where it is.
 
     Raises:
-        AltDiffusionError: there is no such run or checkpoint.
+        AltDiffusionError: there is no such run or checkpoint, or it has no adapters to export.
     """
     from altdiffusion.training.exports.export import export_checkpoint
 
@@ -130,5 +151,15 @@ def export(arguments: argparse.Namespace) -> int:
             f"checkpoint {arguments.checkpoint!r}", f"is not of step {arguments.step}", "give the step once"
         )
     chosen = arguments.step if step is None else step
-    print(export_checkpoint(arguments.lake, run, step=chosen, weights=arguments.weights, digest=digest))
+    print(
+        export_checkpoint(
+            arguments.lake,
+            run,
+            step=chosen,
+            weights=arguments.weights,
+            digest=digest,
+            format=arguments.format,
+            dtype=arguments.dtype,
+        )
+    )
     return 0

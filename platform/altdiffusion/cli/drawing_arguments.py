@@ -21,15 +21,22 @@ def drawing_arguments(parser: argparse.ArgumentParser) -> None:
 
 def drawing_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of `drawing_arguments`, with the device and dtype that this machine has."""
-    import torch
-
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "negative_prompt": arguments.negative_prompt,
         "steps": arguments.steps,
         "guidance_scale": arguments.guidance_scale,
         "sampler": arguments.sampler,
+        **machine_settings(arguments.device, arguments.dtype),
+    }
+
+
+def machine_settings(device: str | None, dtype: str | None) -> dict[str, Any]:
+    """Return device, dtype and threads; None means what this machine has."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return {
         "device": device,
-        "dtype": arguments.dtype or ("float16" if device == "cuda" else "float32"),
+        "dtype": dtype or ("float16" if device == "cuda" else "float32"),
         "threads": os.cpu_count() or 1,
     }

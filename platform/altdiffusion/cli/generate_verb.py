@@ -1,38 +1,24 @@
-"""`altdiffusion generate PROMPT... --model REF`: images, a sheet and their lineage in one line.
-
-It is the job of generation with its units run in this process. The images become datasets of a lake, so that the same
-line again draws nothing, and every image leads back to its data.
-"""
+"""`altdiffusion generate PROMPT... --model REF`: images, a sheet and their lineage in one line."""
 
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import re
 import sys
-import tempfile
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from altdiffusion.cli.arguments import Verbs, own_lake_argument
 from altdiffusion.cli.drawing_arguments import drawing_arguments, drawing_settings
 from altdiffusion.cli.fonts import fonts_for
 from altdiffusion.cli.model_argument import model_argument, model_settings
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.generation.settings import GenerateConfig, ImageFormat
+from altdiffusion.generation.by_hand import draw_texts, ids_of
+from altdiffusion.generation.settings import ImageFormat
 
 if TYPE_CHECKING:
     from altdiffusion.storage.dataset import Lake, Version
-
-DATASET = "drawn"
-PROMPTS = "drawn-prompts"
-MOST_BATCH_ROWS = 8
-MOST_SIDE = 2048
-"""The job's default; larger images are for the job, which states their memory."""
-_SLUG_LENGTH = 40
 
 
 def register(verbs: Verbs) -> None:
@@ -59,24 +45,22 @@ def generate(arguments: argparse.Namespace) -> int:
     Raises:
         AltDiffusionError: the model, a prompt or an option is not usable; nothing is drawn then.
     """
-    from altdiffusion.diffusion.models import check_device
-    from altdiffusion.generation.model import check_sampling, native_side, resolve_model, size_multiple
     from altdiffusion.storage.dataset import Lake
 
     texts = _prompts(arguments.prompts)
     size = None if arguments.size is None else _size(arguments.size)
     lake = Lake(arguments.lake)
-    with tempfile.TemporaryDirectory() as folder:
-        config = _config(arguments, Path(folder) / "command-line.jsonl", len(texts))
-        check_device(config.device)
-        model = resolve_model(config.model, lake.uri)
-        check_sampling(model, config.sampler, config.steps)
-        width, height = size or (native_side(model), native_side(model))
-        _check_size(width, height, size_multiple(model))
-        fonts = None if arguments.no_sheet else _fonts(arguments.fonts, texts)
-        print(f"draws with {model.ref.short}", flush=True)
-        _write_prompts(Path(config.prompts.file), texts, width, height)
-        generations = _draw(lake, config)
+    fonts = None if arguments.no_sheet else _fonts(arguments.fonts, texts)
+    generations = draw_texts(
+        lake,
+        texts,
+        _settings(arguments),
+        size=size,
+        seed=arguments.seed,
+        caller="altdiffusion generate",
+        announce=lambda line: print(line, flush=True),
+        warn=lambda line: print(f"warning: {line}", file=sys.stderr, flush=True),
+    )
     written = _write_images(generations, Path(arguments.out))
     for path in written:
         print(path)
@@ -90,45 +74,14 @@ def generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _config(arguments: argparse.Namespace, file: Path, prompts: int) -> GenerateConfig:
-    """Return what the job's config would be for this command line."""
-    from altdiffusion.config import from_dict
-
-    images = prompts * max(arguments.count, 1)
-    settings = {
-        "model": model_settings(arguments.model, arguments.lake),
-        "prompts": {"file": str(file), "default_seed": arguments.seed, "strict": True},
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the job's settings for this command line."""
+    return {
+        "model": model_settings(arguments.model, arguments.lake, arguments.base_configs),
         "count": arguments.count,
-        "batch_rows": min(1 << (images - 1).bit_length(), MOST_BATCH_ROWS),
         "image_format": arguments.image_format,
-        "image_files": False,
         **drawing_settings(arguments),
     }
-    return from_dict(GenerateConfig, settings, "altdiffusion generate")
-
-
-def _write_prompts(file: Path, texts: Sequence[str], width: int, height: int) -> None:
-    """Write the prompts file as the job reads it."""
-    rows = [
-        {"id": name, "prompt": text, "width": width, "height": height}
-        for name, text in zip(_ids(texts), texts, strict=True)
-    ]
-    file.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), "utf-8")
-
-
-def _draw(lake: Lake, config: GenerateConfig) -> Version:
-    """Return the version that holds the images."""
-    from altdiffusion.execution.pipeline_step import run_pipeline_step
-    from altdiffusion.execution.progress import Progress
-    from altdiffusion.generation.cautions import warnings_of
-    from altdiffusion.generation.steps import generation_steps
-
-    prompts, images = generation_steps(lake.uri, PROMPTS, DATASET, config)
-    run_pipeline_step(lake, prompts, backend="inline", progress=Progress("prompts", stream=io.StringIO()))
-    (version,) = run_pipeline_step(lake, images, backend="inline")
-    for line in warnings_of(version):
-        print(f"warning: {line}", file=sys.stderr, flush=True)
-    return version
 
 
 def _prompts(given: Sequence[str]) -> list[str]:
@@ -156,33 +109,6 @@ def _size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def _check_size(width: int, height: int, multiple: int) -> None:
-    """Refuse a size that the model cannot draw.
-
-    Raises:
-        AltDiffusionError: a side is not a multiple, or too large.
-    """
-    for side in (width, height):
-        if not multiple <= side <= MOST_SIDE or side % multiple:
-            near = min(max(round(side / multiple), 1) * multiple, MOST_SIDE // multiple * multiple)
-            raise AltDiffusionError(
-                f"--size {width}x{height}",
-                f"has a side of {side} pixels; this model draws multiples of {multiple} up to {MOST_SIDE}",
-                f"give e.g. {near}",
-            )
-
-
-def _ids(texts: Sequence[str]) -> list[str]:
-    """Return an id per prompt: its number and its ASCII words."""
-    digits = max(2, len(str(len(texts))))
-    ids = []
-    for number, text in enumerate(texts, 1):
-        ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-        slug = re.sub(r"[^a-z0-9]+", "-", ascii_text.lower())[:_SLUG_LENGTH].strip("-")
-        ids.append(f"{number:0{digits}d}-{slug}" if slug else f"{number:0{digits}d}")
-    return ids
-
-
 def _fonts(folder: str | None, texts: Sequence[str]) -> str | None:
     """Return the folder of fonts for the sheet, once it is known that it can draw the prompts.
 
@@ -193,7 +119,7 @@ def _fonts(folder: str | None, texts: Sequence[str]) -> str | None:
         AltDiffusionError: the folder that was asked for cannot be used.
     """
     try:
-        return fonts_for(folder, [(name, None, text) for name, text in zip(_ids(texts), texts, strict=True)])
+        return fonts_for(folder, [(name, None, text) for name, text in zip(ids_of(texts), texts, strict=True)])
     except AltDiffusionError as error:
         if folder is not None:
             raise

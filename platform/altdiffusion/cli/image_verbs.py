@@ -11,9 +11,9 @@ from altdiffusion.errors import AltDiffusionError
 
 def register(verbs: Verbs) -> None:
     """Add `export` and `report` to the verbs of `dataset`."""
-    parser = verbs.add_parser("export", help="write images as img2dataset does, for its readers")
+    parser = verbs.add_parser("export", help="write images for other tools, as img2dataset or as Hugging Face has them")
     dataset_argument(parser, "a dataset of images or generations")
-    parser.add_argument("--format", choices=("webdataset", "files", "parquet"), required=True)
+    parser.add_argument("--format", choices=("webdataset", "files", "parquet", "imagefolder"), required=True)
     parser.add_argument("--output", metavar="FOLDER", required=True, help="a new or empty folder, or an address of one")
     parser.add_argument("--rows-per-shard", metavar="N", type=int, default=10_000, help="default: %(default)s")
     lake_argument(parser)
@@ -45,7 +45,7 @@ def register(verbs: Verbs) -> None:
 
 
 def export_images(arguments: argparse.Namespace) -> int:
-    """Write a version's images in one of img2dataset's output formats, and print how many rows were written.
+    """Write a version's images in one of the formats for other tools, and print how many rows were written.
 
     Raises:
         AltDiffusionError: there is no such version, it does not hold images, or the folder is not empty.

@@ -14,24 +14,36 @@ _RUN = re.compile(r"(?:checkpoint:)?(?P<run>[A-Za-z0-9][A-Za-z0-9._\-]*)(?:/step
 
 
 def model_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--model`."""
+    """Add `--model` and `--base-configs`."""
     parser.add_argument(
         "--model",
         metavar="REF",
         required=True,
-        help="a run of the lake (its newest export) or run/step-N; a folder in diffusers' layout; or hf://owner/name@COMMIT",
+        help="a run of the lake (its newest export) or run/step-N; a folder in diffusers' layout; a .safetensors file "
+        "of A1111 or ComfyUI, with --base-configs; or hf://owner/name@COMMIT",
+    )
+    parser.add_argument(
+        "--base-configs",
+        metavar="REF",
+        help="configs, tokenizer and scheduler of a single file: a folder in diffusers' layout of the model it was "
+        "trained from, or hf://owner/name@COMMIT; its weights are not read",
     )
 
 
-def model_settings(text: str, lake: str) -> dict[str, Any]:
+def model_settings(text: str, lake: str, configs: str | None = None) -> dict[str, Any]:
     """Return the settings (`ModelConfig`) of the model that a person named.
 
     A checkpoint that has no export yet is exported.
+
+    Args:
+        configs: what `--base-configs` names.
 
     Raises:
         AltDiffusionError: nothing has this name.
     """
     folder = text.rstrip("/")
+    if configs is not None:
+        return {"folder": folder, "base_configs": configs}
     if is_hub_id(folder) or files.exists(files.join(folder, "model_index.json")):
         return {"folder": folder}
     named = _RUN.fullmatch(folder)

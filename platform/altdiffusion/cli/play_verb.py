@@ -36,7 +36,7 @@ def play(arguments: argparse.Namespace) -> int:
 
     require_gradio()
     settings = {
-        "model": model_settings(arguments.model, arguments.lake),
+        "model": model_settings(arguments.model, arguments.lake, arguments.base_configs),
         "prompts": {"file": "the page"},
         **drawing_settings(arguments),
     }

@@ -84,6 +84,8 @@ def _verify_takedowns(lake: Lake, name: str | None) -> int:
     proof = prove(lake)
     for held in proof.held:
         print(held, file=sys.stderr)
+    for judge in proof.judges:
+        print(judge, file=sys.stderr)
     for error in proof.unreadable:
         print(f"could not be read: {error}", file=sys.stderr)
     counts = f"{proof.tombstones:,} tombstones, {proof.files:,} files with {proof.rows:,} rows read"
@@ -91,8 +93,9 @@ def _verify_takedowns(lake: Lake, name: str | None) -> int:
         print(f"{lake.uri}: {counts}; none holds a row that was taken down")
         return 0
     print(
-        f"error: {lake.uri}: {counts}; {len(proof.held):,} hold rows that were taken down, {len(proof.unreadable):,} "
-        "could not be read. Remedy: `altdiffusion dataset remove` takes rows from the version that is a head, "
+        f"error: {lake.uri}: {counts}; {len(proof.held):,} hold rows that were taken down, {len(proof.judges):,} "
+        f"judges were or may have been trained on them, {len(proof.unreadable):,} could not be read. Remedy: "
+        "`altdiffusion dataset remove` takes rows from the versions that are heads and deletes such judges, "
         "`dataset erase` deletes an older version, and `altdiffusion gc` deletes what no manifest names",
         file=sys.stderr,
     )

@@ -71,6 +71,15 @@ DECODER_CRASH = _reason("decoder_crash", "the image made the decoder crash")
 MEMORY_LIMIT = _reason("memory_limit", "decoding the image needs more memory than allowed")
 CONTENT_CHANGED = _reason("content_changed", "the link gives another image than the source states")
 
+# Import: images of one's own.
+NO_CAPTION = _reason("no_caption", "the image has no caption")
+CAPTION_BYTES = _reason("caption_bytes", "the caption is not text in the stated encoding")
+LANGUAGE_LABEL = _reason("language_label", "the source states no language for the caption, or one that is not wanted")
+NO_IMAGE = _reason("no_image", "the source names an image that it does not hold")
+UNSAFE_PATH = _reason("unsafe_path", "the name or a link of the file leads out of the source")
+SOURCE_FAILED = _reason("source_failed", "the source states that its own download of the image failed")
+DUPLICATE_ROW = _reason("duplicate_row", "another row with the same image and caption stays")
+
 # Distinct and takedown.
 DUPLICATE_IMAGE = _reason("duplicate_image", "another image of the same bytes stays")
 NEAR_DUPLICATE = _reason("near_duplicate", "another image that looks the same stays")
@@ -78,6 +87,10 @@ TAKEDOWN = _reason("takedown", "the row was removed on request", withheld=True) 
 
 # Encode.
 BUCKET = _reason("bucket", "the image is nearest to another shape, and is in that shape's dataset")
+FOR_VALIDATION = _reason(
+    "for_validation", "the image is held out from training, and is in the dataset of held-out ones"
+)
+FOR_TRAINING = _reason("for_training", "the image is for the training, and is in the dataset without held-out ones")
 RESOLUTION = _reason("resolution", "the image is smaller than the resolution")
 NSFW = _reason("nsfw", "the NSFW score is too high, or missing", withheld=True)
 WATERMARK = _reason("watermark", "the watermark score is too high, or missing")

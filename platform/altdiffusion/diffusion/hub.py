@@ -23,9 +23,12 @@ from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
 
 SCHEME = "hf://"
-Part = Literal["base", "text_encoder", "lora"]
+Part = Literal["base", "configs", "text_encoder", "lora"]
 
-_ID = re.compile(r"hf://(?P<repo>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)@(?P<revision>[0-9a-f]{40})")
+_ID = re.compile(
+    r"hf://(?P<repo>[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*)@(?P<revision>[0-9a-f]{40})"
+    r"(?:/(?P<file>(?:[\w\-][\w.\- ]*/)*[\w\-][\w.\- ]*\.safetensors))?"
+)
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
 _VARIANTS = tuple(
     re.compile(
@@ -36,12 +39,22 @@ _VARIANTS = tuple(
 )
 """Weights in one other precision, in one file or in shards with their index: of a part that has no other ones."""
 _PICKLED = re.compile(r"pytorch_model(?:-\d{5}-of-\d{5})?\.bin(?:\.index\.json)?")
+_BINS = (
+    re.compile(r"(?:diffusion_)?pytorch_model(?:-\d{5}-of-\d{5})?\.bin(?:\.index\.json)?"),
+    re.compile(r"(?:diffusion_)?pytorch_model\.fp16\.bin"),
+)
+"""Pickled weights of a base, which are opened as tensors only (diffusion.stock_base)."""
 _HALF = re.compile(r"model\.fp16\.safetensors|pytorch_model\.fp16\.bin")
 """Files in half precision, which are used where a publisher gives nothing else."""
 _TOKENIZER = re.compile(r"[\w.\-]+\.(?:json|txt|model)")
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 """What diffusers names the file of an adapter."""
-_SUFFIXES: dict[Part, str] = {"base": "", "text_encoder": "--text-encoder", "lora": "--lora"}
+_SUFFIXES: dict[Part, str] = {
+    "base": "",
+    "configs": "--configs",
+    "text_encoder": "--text-encoder",
+    "lora": "--lora",
+}
 """What follows a model's name in the name of its folder, by the part that was fetched."""
 _NETWORKS = ("unet", "vae", "text_encoder")
 
@@ -52,30 +65,39 @@ class HubId:
 
     repo: str
     revision: str
+    file: str = ""
+    """Path of the one file that is meant; empty for the repository as a whole."""
 
     @classmethod
     def parse(cls, text: str) -> HubId:
-        """Parse `hf://owner/name@<40 hex digits>`.
+        """Parse `hf://owner/name@<40 hex digits>`, with or without the path of a safetensors file after it.
 
         Raises:
             ValueError: the text is anything else; the message holds problem and remedy.
         """
         match = _ID.fullmatch(text)
+        if match is None and re.match(r"hf://[\w.\-]+/[\w.\-]+@[0-9a-f]{40}/", text):
+            raise ValueError(
+                "names a file that is not safetensors, and no other is opened; "
+                "name a .safetensors file after the commit, or the repository alone"
+            )
         if match is None:
             pinned = f"{text.partition('@')[0]}@<commit>"
             raise ValueError(
                 "is a hub id without its commit, which may mean another model tomorrow; "
                 f"write {pinned} with the 40 hex digits of a commit in the repository's history"
             )
-        return cls(match["repo"], match["revision"])
+        return cls(match["repo"], match["revision"], match["file"] or "")
 
     @property
     def folder_name(self) -> str:
         """Name of the folder that holds this model in a lake."""
-        return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
+        folder = f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
+        stem = re.sub(r"[^A-Za-z0-9._\-]", "-", self.file.removesuffix(".safetensors"))
+        return f"{folder}--{stem}" if stem else folder
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.repo}@{self.revision}"
+        return f"{SCHEME}{self.repo}@{self.revision}" + (f"/{self.file}" if self.file else "")
 
 
 def is_hub_id(uri: str) -> bool:
@@ -153,8 +175,8 @@ def fetch(hub_id: HubId, models: str, part: Part) -> str:
     there.
 
     Args:
-        part: a whole pipeline, a text encoder with its tokenizer (also as published: see diffusion.convert), or the
-            file of an adapter.
+        part: a whole pipeline or a single file (see diffusion.stock_base), the configs of a pipeline, a text encoder
+            with its tokenizer (also as published: see diffusion.convert), or the file of an adapter.
 
     Raises:
         AltDiffusionError: the hub cannot be reached, lacks the repository or commit, or requires a token; or the
@@ -164,14 +186,18 @@ def fetch(hub_id: HubId, models: str, part: Part) -> str:
     if read_lineage(target) is not None:
         return target
     listing = _listing(hub_id)
-    wanted = {"base": _base_files, "text_encoder": _text_encoder_files, "lora": _lora_files}[part](hub_id, listing)
+    kinds = {
+        "base": _base_files, "configs": _config_files, "text_encoder": _text_encoder_files, "lora": _lora_files,
+    }  # fmt: skip
+    wanted = _one_file(hub_id, listing) if hub_id.file else kinds[part](hub_id, listing)
     snapshot = _download(hub_id, [*wanted, *(["README.md"] if "README.md" in listing else [])])
 
     def write(folder: Path) -> None:
         for name in wanted:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(snapshot / name, folder / name)
-            _check(hub_id, folder / name, listing[name])
+            place = folder / (_last(name) if hub_id.file else name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(snapshot / name, place)
+            _check(hub_id, place, listing[name])
 
     licence = licence_of(str(snapshot)) if "README.md" in listing else None
     publish(target, write, {"hub": str(hub_id), "licence": licence, "parents": []})
@@ -206,26 +232,60 @@ def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None  # read here: huggingface_hub reads it once, when it is imported
 
 
+def _one_file(hub_id: HubId, listing: Iterable[str]) -> list[str]:
+    if hub_id.file not in listing:
+        found = sorted(name for name in listing if name.endswith(".safetensors"))
+        raise _unfit(
+            hub_id, f"holds no file {hub_id.file}", f"use one of {', '.join(found[:5]) or 'another repository'}"
+        )
+    return [hub_id.file]
+
+
 def _base_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
-    """Return the files of a Stable Diffusion folder: index, networks in safetensors, tokenizer, scheduler."""
+    """Return the files of a Stable Diffusion folder: index, networks, tokenizer, scheduler; or a single file.
+
+    Networks are taken in safetensors where the part has them, else as `.bin`, which are opened as tensors only.
+    """
     names = set(listing)
     if "model_index.json" not in names:
-        raise _unfit(hub_id, "holds no model_index.json", "name a repository in diffusers' layout")
+        single = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+        if len(single) == 1 and not any(name.startswith("unet/") for name in names):
+            return single
+        raise _unfit(
+            hub_id,
+            f"holds no model_index.json, and {len(single)} files in safetensors at its top",
+            f"name a repository in diffusers' layout, or one file: {SCHEME}{hub_id.repo}@<commit>/<file>.safetensors",
+        )
     chosen = ["model_index.json"]
     for part in _NETWORKS:
         here = sorted(name for name in names if name.startswith(f"{part}/"))
-        choices = ([name for name in here if kind.fullmatch(_last(name))] for kind in (_WEIGHTS, *_VARIANTS))
+        choices = ([name for name in here if kind.fullmatch(_last(name))] for kind in (_WEIGHTS, *_VARIANTS, *_BINS))
         found = next(filter(None, choices), [])
         if not found or f"{part}/config.json" not in names:
-            pickled = ", only pickles, which are never opened" if any(name.endswith(".bin") for name in here) else ""
             raise _unfit(
-                hub_id, f"holds no {part} in safetensors{pickled}", "use a mirror or a commit that has safetensors"
+                hub_id,
+                f"holds no {part} in safetensors or .bin with its config.json",
+                "use a mirror or a commit that has it",
             )
         chosen += [f"{part}/config.json", *found]
+    return sorted([*chosen, *_tokenizer_and_scheduler(hub_id, names)])
+
+
+def _config_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:
+    """Return the files of a Stable Diffusion folder without the weights of its networks."""
+    names = set(listing)
+    chosen = ["model_index.json", *(f"{part}/config.json" for part in _NETWORKS)]
+    lacking = [name for name in chosen if name not in names]
+    if lacking:
+        raise _unfit(hub_id, f"holds no {lacking[0]}", "name a repository in diffusers' layout")
+    return sorted([*chosen, *_tokenizer_and_scheduler(hub_id, names)])
+
+
+def _tokenizer_and_scheduler(hub_id: HubId, names: set[str]) -> list[str]:
     tokenizer = [name for name in names if name.startswith("tokenizer/") and _TOKENIZER.fullmatch(_last(name))]
     if not tokenizer or "scheduler/scheduler_config.json" not in names:
         raise _unfit(hub_id, "lacks tokenizer or scheduler", "name a repository in diffusers' layout")
-    return sorted([*chosen, *tokenizer, "scheduler/scheduler_config.json"])
+    return [*tokenizer, "scheduler/scheduler_config.json"]
 
 
 def _lora_files(hub_id: HubId, listing: Iterable[str]) -> list[str]:

@@ -473,10 +473,25 @@ def text_encoder_class(index: Mapping[str, Any], what: str) -> Any:
 
 def save_bundle(bundle: ModelBundle, folder: str | Path) -> None:
     """Write a folder that `DiffusionPipeline.from_pretrained` opens, with safetensors only."""
+    _pipeline(bundle).save_pretrained(str(folder), safe_serialization=True)
+
+
+def save_configs(bundle: ModelBundle, folder: str | Path) -> None:
+    """Write a model folder without the weights of its networks: index, configs, tokenizer and scheduler."""
+    root = Path(folder)
+    _pipeline(bundle).save_config(str(root))
+    bundle.unet.save_config(str(root / "unet"))
+    bundle.vae.save_config(str(root / "vae"))
+    bundle.text_encoder.config.save_pretrained(str(root / "text_encoder"))
+    bundle.tokenizer.save_pretrained(str(root / "tokenizer"))
+    bundle.scheduler.save_pretrained(str(root / "scheduler"))
+
+
+def _pipeline(bundle: ModelBundle) -> Any:
     quiet_libraries()
     from diffusers import StableDiffusionPipeline
 
-    StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         vae=bundle.vae,
         text_encoder=bundle.text_encoder,
         tokenizer=bundle.tokenizer,
@@ -485,4 +500,4 @@ def save_bundle(bundle: ModelBundle, folder: str | Path) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(str(folder), safe_serialization=True)
+    )

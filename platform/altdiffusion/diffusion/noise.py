@@ -34,6 +34,8 @@ QUERY = 5
 """Stream of the queries that compare two texts (diffusion.readout)."""
 MIRROR = 6
 """Stream of the decision whether an image is mirrored."""
+NOISE_OFFSET = 7
+"""Stream of the offsets that are added to the noise of a latent's channels."""
 LATENT_SAMPLE = 16
 """Stream of the noise in a sampled latent."""
 

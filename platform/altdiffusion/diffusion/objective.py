@@ -18,13 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from altdiffusion.errors import AltDiffusionError
+
+if TYPE_CHECKING:  # settings name these types without a second's wait for torch
+    import torch
+    from torch import Tensor
 
 Prediction = Literal["epsilon", "v_prediction"]
 
@@ -35,6 +35,8 @@ BETA_END = 0.012
 
 def scaled_linear_betas(steps: int = TIMESTEPS, beta_start: float = BETA_START, beta_end: float = BETA_END) -> Tensor:
     """Return beta_t = (sqrt(beta_start) + t / (steps - 1) (sqrt(beta_end) - sqrt(beta_start)))^2, float64 [steps]."""
+    import torch
+
     return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
 
 
@@ -133,6 +135,8 @@ class Noising:
                 "image that such a step predicts is not finite",
                 "use v_prediction with that schedule, or the schedule as it is with epsilon",
             )
+        import torch
+
         ends = () if self.trained_betas is not None else (self.beta_start, self.beta_end)  # roots are taken of them
         betas = self.betas(what) if self.timesteps > 1 and all(0 < end < 1 for end in ends) else torch.empty(0)
         if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
@@ -146,6 +150,8 @@ class Noising:
         Raises:
             AltDiffusionError: the schedule is unknown.
         """
+        import torch
+
         if self.trained_betas is not None:
             return torch.tensor(self.trained_betas, dtype=torch.float64)
         steps = self.num_train_timesteps
@@ -171,6 +177,8 @@ def squared_cosine_betas(steps: int = TIMESTEPS) -> Tensor:
 
     beta_t = min(1 - abar((t + 1) / steps) / abar(t / steps), 0.999), abar(u) = cos^2((u + 0.008) / 1.008 pi / 2)
     """
+    import torch
+
     signal = torch.cos((torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
 
@@ -203,6 +211,8 @@ class Schedule:
         cls, betas: Tensor, device: torch.device | str = "cpu", *, zero_terminal_snr: bool = False
     ) -> Schedule:
         """Return the weights of any schedule of betas, float64 [steps]."""
+        import torch
+
         signal = torch.cumprod(1.0 - betas, dim=0).sqrt()
         if zero_terminal_snr:
             signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
@@ -245,4 +255,6 @@ class Schedule:
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of each sample, float32 for every input dtype: [B, ...], [B, ...] -> [B]."""
-    return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
+    from torch.nn import functional
+
+    return functional.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)

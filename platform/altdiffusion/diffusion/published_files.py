@@ -18,7 +18,7 @@ from altdiffusion.diffusion.weight_files import check_finite
 from altdiffusion.errors import AltDiffusionError, first_line
 
 CHECKPOINT = "model.ckpt"
-_PLAIN = ("model.safetensors", "pytorch_model.bin")
+_PLAIN = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.bin")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which trainers keep the table of tensors, next to step counters and the like."""
 _WRAPPED = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
@@ -40,8 +40,11 @@ def weights_file(folder: Path) -> Path | None:
     return checkpoint if checkpoint.is_file() else None
 
 
-def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+def read_weights(folder: str | Path, what: str = "text encoder") -> dict[str, torch.Tensor]:
     """Return every tensor of a weights folder, by name.
+
+    Args:
+        what: names the kind of the folder in errors.
 
     Raises:
         AltDiffusionError: there are no weights; a file is missing, damaged or holds more than tensors; or a value in
@@ -50,7 +53,7 @@ def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
     file = weights_file(Path(folder))
     if file is None:
         raise AltDiffusionError(
-            f"text encoder {folder}",
+            f"{what} {folder}",
             f"holds none of {', '.join(_PLAIN)}, their fp16 variants, or {CHECKPOINT}",
             "give the folder with the weights",
         )

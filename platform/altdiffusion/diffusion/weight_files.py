@@ -150,7 +150,24 @@ def _stored_types(file: Path, what: str) -> dict[str, str]:
 
 
 def _header(path: Path, what: str) -> dict[str, str]:
-    """Return the types by name in one safetensors file: 8 bytes of length, that much JSON, then the tensors."""
+    """Return the types by name in one safetensors file."""
+    return {name: str(entry["dtype"]) for name, entry in _entries(path, what).items()}
+
+
+def stored_shapes(path: Path, what: str) -> dict[str, list[int]]:
+    """Return the shapes by name in one safetensors file, from its header alone.
+
+    Args:
+        what: names the file in errors.
+
+    Raises:
+        AltDiffusionError: it is not safetensors, or does not hold all that its header lists.
+    """
+    return {name: [int(side) for side in entry["shape"]] for name, entry in _entries(path, what).items()}
+
+
+def _entries(path: Path, what: str) -> dict[str, dict[str, Any]]:
+    """Return the header of a safetensors file: 8 bytes of length, that much JSON, then the tensors."""
     size = path.stat().st_size
     try:
         with path.open("rb") as stream:
@@ -158,9 +175,10 @@ def _header(path: Path, what: str) -> dict[str, str]:
             header = json.loads(stream.read(length)) if 0 < length <= size - 8 else None
         if not isinstance(header, dict):
             raise ValueError("no header")
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        entries = {str(name): entry for name, entry in header.items() if name != "__metadata__"}
         wanted = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-        types = {str(name): str(entry["dtype"]) for name, entry in entries.items()}
+        for entry in entries.values():
+            entry["dtype"], [int(side) for side in entry["shape"]]
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         raise AltDiffusionError(
             f"{what}, file {path.name}", "is not safetensors, or ends within its header", "copy it again"
@@ -169,7 +187,7 @@ def _header(path: Path, what: str) -> dict[str, str]:
         raise AltDiffusionError(
             f"{what}, file {path.name}", f"has {size:,} bytes, its header requires {wanted:,}", "copy it again"
         )
-    return types
+    return entries
 
 
 def open_tokenizer(kind: Any, folder: Path, what: str, *, remedy: str) -> Any:

@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.html.page import environment, render
+from altdiffusion.html.page import render, script_of
 from altdiffusion.languages import BY_CODE, UNDETERMINED, in_order
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
@@ -175,8 +174,4 @@ def _shown(body: bytes) -> tuple[Markup, bool]:
 
 
 def _html(page: str, pairs: Sequence[Mapping[str, Any]]) -> str:
-    made: Environment = environment()
-    assert made.loader is not None
-    script = made.loader.get_source(made, "ab.js")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return render("ab.html.j2", page=page, pairs=pairs, script=Markup(script), script_sha256=Markup(digest))
+    return render("ab.html.j2", page=page, pairs=pairs, **script_of("ab.js"))

@@ -102,7 +102,7 @@ def decide(
     if not pairs:
         raise AltDiffusionError(
             f"evaluation {mine[0].name} of the candidate and {theirs[0].name} of the champion",
-            f"cannot be compared: {'; '.join(_differences(mine[0].protocol, theirs[0].protocol))}",
+            f"cannot be compared: {'; '.join(differences(mine[0].protocol, theirs[0].protocol))}",
             "evaluate both with one config, best as two states of one job",
         )
     if any(pair[0].protocol != pairs[0][0].protocol for pair in pairs):
@@ -111,7 +111,7 @@ def decide(
             "the candidate", f"was evaluated in several ways ({', '.join(names)})", "choose one by --evaluation"
         )
     one, other = min(pairs, key=lambda pair: (pair[0].name != pair[1].name, pair[0].name, pair[1].name))
-    before, after = _outcomes(lake, other), _outcomes(lake, one)
+    before, after = outcomes_of(lake, other), outcomes_of(lake, one)
     return Decision(
         candidate=one,
         champion=other,
@@ -131,17 +131,22 @@ def measured(lake: str, content: str) -> Iterator[Measured]:
             )
 
 
-def _outcomes(lake: str, one: Measured) -> Outcomes:
+def outcomes_of(lake: str, one: Measured) -> Outcomes:
+    """Return the outcomes of a stored evaluation.
+
+    Raises:
+        AltDiffusionError: its file of outcomes is missing or damaged.
+    """
     return Outcomes.of_table(evaluations.read_outcomes(lake, one.name, one.outcomes), one.state)
 
 
-def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], at: str = "") -> list[str]:
+def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], at: str = "") -> list[str]:
     """Return the settings in which two protocols differ, with both values."""
     found = []
     for key in sorted(mine.keys() | theirs.keys()):
         first, second = mine.get(key), theirs.get(key)
         if isinstance(first, Mapping) and isinstance(second, Mapping):
-            found += _differences(first, second, f"{at}{key}.")
+            found += differences(first, second, f"{at}{key}.")
         elif first != second:
             found.append(f"{at}{key} is {_short(first)} and {_short(second)}")
     return found

@@ -12,14 +12,15 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch.nn import functional
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.evaluation.judge import SIDE, Judge, checked, load_judge, signed
 from altdiffusion.storage import files
+from altdiffusion.storage.judges import judge_uri, record_rows
 
-FOLDER = "judges"
 _RECIPE = 1
 """To be raised with any change of network, augmentation or optimizer: it is part of the digest of a kept judge."""
 
@@ -30,6 +31,7 @@ def kept_judge(
     shown: npt.NDArray[np.str_],
     seed: int,
     *,
+    rows: pa.Table,
     steps: int,
     device: str = "cpu",
     report: Callable[[str], None] = print,
@@ -39,13 +41,15 @@ def kept_judge(
     Args:
         images: real images, uint8 [N, S, S, 3].
         shown: the concept that each shows, [N]; class k of the judge is the k-th of them in ascending order.
+        rows: rows of datasets that hold these images (`storage.judges.ROWS`): a takedown of one discards the judge.
         report: receives one line if a file is damaged, so that the judge is trained again.
 
     Raises:
         AltDiffusionError: as `train_judge`.
     """
     digest = _inputs_digest(images, shown, {"seed": seed, "steps": steps, "device": device, "recipe": _RECIPE})
-    uri = files.within(lake, FOLDER, f"{digest}.safetensors")
+    uri = judge_uri(lake, digest)
+    record_rows(lake, digest, rows)
     try:
         judge = load_judge(uri, digest)
         judge.to(device)

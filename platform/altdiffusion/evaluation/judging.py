@@ -78,7 +78,16 @@ class Panel:
             flush=True,
         )
         judges = {
-            seed: kept_judge(lake, teaching.pixels, teaching.shown, seed, steps=steps, device=device, report=_report)
+            seed: kept_judge(
+                lake,
+                teaching.pixels,
+                teaching.shown,
+                seed,
+                rows=labelled.teaching,
+                steps=steps,
+                device=device,
+                report=_report,
+            )
             for seed in seeds
         }
         return cls(judges=judges, names=names, answers=answers, real=real, side=side, device=device)

@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.judges import ROWS
 from altdiffusion.storage.shard_columns import read_columns
+from altdiffusion.storage.tombstones import read_tombstones
 
 Use = Literal["judge", "control", "generator"]
 USES: tuple[Use, ...] = get_args(Use)
@@ -33,8 +35,14 @@ class LabelledImages:
     table: pa.Table
     """One row per image: sample_id (of its first row), image_sha256, phash, side (pixels, the shorter one), concept,
     use."""
-    rows: int
-    """Labelled rows that teach the judge; an image may have several, with different captions."""
+    teaching: pa.Table
+    """sample_id and image_sha256 of the labelled rows that teach the judge; an image may have several rows, with
+    different captions."""
+
+    @property
+    def rows(self) -> int:
+        """Number of labelled rows that teach the judge."""
+        return int(self.teaching.num_rows)
 
     def of(self, *uses: Use) -> pa.Table:
         """Return the images of these uses."""
@@ -54,6 +62,8 @@ class LabelledImages:
 def find_labelled(versions: Sequence[Version], labels_uri: str) -> LabelledImages:
     """Return which images of some versions are labelled; of each shard only the columns that identify are read.
 
+    Rows that were taken down from the lake count as not labelled, in versions that still hold them too.
+
     Args:
         labels_uri: Parquet with sample_id (int64), concept (string) and, optionally, use (a name of USES; null is
             `judge`, and so is a file without this column).
@@ -68,16 +78,18 @@ def find_labelled(versions: Sequence[Version], labels_uri: str) -> LabelledImage
             raise AltDiffusionError(
                 f"dataset {version.ref.short}", f"is of the kind {version.manifest.kind}", "give datasets of images"
             )
+        gone = read_tombstones(version.lake_uri)
         for info in version.shards:
             rows = read_columns(files.join(version.folder_uri, "shards"), info, _READ)
+            rows = rows.filter(pa.array(~gone.names(rows)))
             place = pc.index_in(rows["sample_id"], value_set=labels["sample_id"])
             rows, place = rows.filter(place.is_valid()), place.drop_null()
             for name in ("concept", "use"):
                 rows = rows.append_column(name, labels[name].take(place))
             parts.append(rows)
     found = pa.concat_tables(parts) if parts else pa.table({"use": pa.array([], pa.string())})
-    teaching = int(pc.sum(pc.equal(found["use"], "judge")).as_py() or 0)
-    if not teaching:
+    teaching = found.filter(pc.equal(found["use"], "judge"))
+    if not teaching.num_rows:
         named = ", ".join(version.ref.short for version in versions)
         for_judge = " for the judge" if found.num_rows else ""
         raise AltDiffusionError(
@@ -85,7 +97,7 @@ def find_labelled(versions: Sequence[Version], labels_uri: str) -> LabelledImage
             f"do not name an image of {named}{for_judge}",
             "give the labels of these datasets" if not for_judge else "give rows the use `judge`",
         )
-    return LabelledImages(versions=versions, table=_distinct(found, labels_uri), rows=teaching)
+    return LabelledImages(versions=versions, table=_distinct(found, labels_uri), teaching=teaching.select(ROWS.names))
 
 
 def _distinct(found: pa.Table, labels_uri: str) -> pa.Table:

@@ -48,6 +48,16 @@ class JudgeFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """What a state reached with one value of a setting of the sampler."""
+
+    setting: str
+    value: float
+    score: StateScore
+    """What the state reached, under its own name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The complete result of an evaluation."""
 
@@ -62,6 +72,8 @@ class Report:
     judge: JudgeFacts | None = None
     variety: Mapping[str, Variety] = field(default_factory=dict)
     """Memorisation and diversity, by state."""
+    sweep: Sequence[SweepRow] = ()
+    """The points of a sweep, for the tables alone: the stored evaluation keeps them apart (jobs.cards)."""
     warnings: Sequence[str] = ()
     """What limits the meaning of the figures."""
 
@@ -131,6 +143,8 @@ class Report:
             last = self.changes[-1]
             tables.append(("Change from state to state", self._by_change()))
             tables.append((f"Change by language, {last.first} to {last.second}", _change_by_language(last)))
+        if self.sweep:
+            tables.append(("Sweeps", self._by_setting()))
         if self.judges:
             tables.append(("By judge", self._by_judge()))
         if self.controls:
@@ -190,6 +204,13 @@ class Report:
         for one in self.changes:
             english = one.languages.get(ENGLISH)
             rows.append([one.first, one.second, points(english), p_of(english), points(one.others), p_of(one.others)])
+        return rows
+
+    def _by_setting(self) -> Rows:
+        rows = [["setting", "value", "state", "English", "mean of others", "seen names", "held-out names"]]
+        for one in self.sweep:
+            others = [interval(one.score.others.get(names)) for names in ("all", "seen", "held out")]
+            rows.append([one.setting, f"{one.value:g}", one.score.state, interval(one.score.english), *others])
         return rows
 
     def _by_judge(self) -> Rows:

@@ -63,6 +63,11 @@ def fits(resources: Resources, nodes: Iterable[Mapping[str, float]]) -> bool:
     )
 
 
+def fits_somewhere(resources: Resources) -> bool:
+    """Return whether a worker fits on an empty node that the cluster has, or announces that it can start."""
+    return fits(resources, [*_nodes(), *_node_types().values()])
+
+
 def lacking(resources: Resources) -> str:
     """Return what a pool without a worker waits for, in words; empty where a node for a worker is there."""
     return "" if fits(resources, _nodes()) else f"waits for a node with {named(resources)}"

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 import altdiffusion
 from altdiffusion.errors import AltDiffusionError, first_line
+from altdiffusion.terminal import without_noise
 
 T = TypeVar("T")
 
@@ -70,12 +71,29 @@ def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus
 
     if ray.is_initialized():
         return
-    if where is None:
-        context = _start(num_cpus or len(os.sched_getaffinity(0)), num_gpus or 0)
-        _EMBEDDED.add(str(context.address_info["gcs_address"]))
-    else:
-        _join(where)
+    with without_noise(b"RAY_BACKEND_LOG_LEVEL"):
+        if where is None:
+            context = _start(num_cpus or len(os.sched_getaffinity(0)), num_gpus or 0)
+            _EMBEDDED.add(str(context.address_info["gcs_address"]))
+        else:
+            _join(where)
     _quiet()
+
+
+def connect_caller() -> None:
+    """Connect a program that uses the Python API, which may have connected itself.
+
+    Raises:
+        AltDiffusionError: as of `connect`; or the program imported Ray, which reads its settings then, but did not
+            connect.
+    """
+    ray = sys.modules.get("ray")
+    is_embedded_next = "RAY_AUTH_MODE" not in os.environ and "RAY_ADDRESS" not in os.environ
+    if ray is not None and not ray.is_initialized() and is_embedded_next:
+        raise AltDiffusionError(
+            "Ray", "was imported before it was connected", "call ray.init() first, or leave out `import ray`"
+        )
+    connect()
 
 
 def check_token_file() -> None:

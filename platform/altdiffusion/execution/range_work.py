@@ -74,7 +74,7 @@ def finish_unit(
     dataset: Dataset,
     unit: Unit,
     *,
-    rows_in: int,
+    rows_in: int | Callable[[], int],
     accepted: Iterable[pa.Table],
     rejects: Sequence[pa.Table] = (),
     keep_empty: bool = False,
@@ -87,6 +87,7 @@ def finish_unit(
     `takedown`, and a rejected one loses its link.
 
     Args:
+        rows_in: number of rows that were read; where it is known only at the end, what returns it then.
         accepted: one table per shard, in order; each is released before the next one is requested. An empty table
             leaves no shard unless `keep_empty` is set.
         rejects: dropped rows as REJECTS tables, written as one shard. They are read last, so that a list may grow
@@ -116,7 +117,7 @@ def finish_unit(
         unit_id=unit.id,
         index=unit.index,
         input_digest=str(unit.payload["input_digest"]),
-        rows_in=rows_in,
+        rows_in=rows_in if isinstance(rows_in, int) else rows_in(),
         shards=tuple(shards),
         rejects=(dataset.write_rejects(gone),) if gone.num_rows else (),
         rejects_by_reason=count(gone["reason"]),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from altdiffusion.diffusion.folder import LINEAGE, content_digest, model_ref, read_lineage
-from altdiffusion.diffusion.hub import located
 from altdiffusion.diffusion.models import (
     IGNORED,
     check_index,
@@ -18,6 +17,7 @@ from altdiffusion.diffusion.models import (
 )
 from altdiffusion.diffusion.parts_fit import PartConfigs, check_fit
 from altdiffusion.diffusion.scheduler import CONFIG, class_defaults, read_noising
+from altdiffusion.diffusion.stock_base import stock_base
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation.adapters import Adapter, resolve_adapters
 from altdiffusion.generation.prompt_windows import check_reach
@@ -26,8 +26,6 @@ from altdiffusion.generation.settings import AdapterConfig, GenerateConfig, Mode
 from altdiffusion.generation.speed import check_compiler
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-
-_SINGLE_FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,9 @@ def resolve_model(config: ModelConfig, lake_uri: str, lora: Sequence[AdapterConf
         AltDiffusionError: it is missing, is not a model folder, has parts that do not draw together, or does not have
             the digest that the config or its own lineage.json gives.
     """
-    uri = _export(config, lake_uri) if config.folder is None else _folder(config.folder, lake_uri)
+    uri = (
+        _export(config, lake_uri) if config.folder is None else stock_base(config.folder, lake_uri, config.base_configs)
+    )
     index = read_index(uri)
     _check_scheduler(uri, index)
     _check_parts(uri, index)
@@ -248,16 +248,6 @@ def native_side(model: Model) -> int:
     vae, unet = (files.read_json(files.join(model.uri, part, "config.json")) for part in ("vae", "unet"))
     side = unet.get("sample_size")
     return int(side) * 2 ** (len(vae["block_out_channels"]) - 1) if isinstance(side, int) else 512
-
-
-def _folder(folder: str, lake_uri: str) -> str:
-    if folder.endswith(_SINGLE_FILES):
-        raise AltDiffusionError(
-            f"model {folder}",
-            "is a single file, and models are folders in diffusers' layout",
-            "give such a folder; StableDiffusionPipeline.from_single_file(...).save_pretrained(...) writes one",
-        )
-    return located(folder, lake_uri, "base")
 
 
 def _export(config: ModelConfig, lake_uri: str) -> str:

@@ -48,7 +48,11 @@ class ModelConfig(Checked):
     """The generating model: exactly one of `folder` and `run`. Its content identifies it and is pinned by digest."""
 
     folder: str | None = operational(None)
-    """URI of a model folder (diffusers layout), or a model of the hub at one commit (`hf://owner/name@<commit>`)."""
+    """URI of a model folder (diffusers layout) or of a single file (.safetensors, with base_configs), or a model of the
+    hub at one commit (`hf://owner/name@<commit>`, also with `/<file>.safetensors` after it)."""
+    base_configs: str | None = operational(None)
+    """URI of a folder in diffusers' layout, or a model of the hub, with the configs, tokenizer and scheduler of a
+    `folder` that is a single file. Its weights are not read."""
     run: Annotated[str | None, _RUN] = operational(None)
     """Name of a training run in the lake, whose newest export is used."""
     step: Annotated[int | None, at_least(0)] = operational(None)
@@ -60,9 +64,14 @@ class ModelConfig(Checked):
         yield from exactly_one(self, "folder", "run", "name a model folder or a run")
         if self.folder is not None and not self.folder.strip():
             yield Invalid("folder", "is empty", "give the folder of an export or of a base model")
-        wrong = unpinned(self.folder)
-        if wrong is not None:
-            yield Invalid("folder", *wrong)
+        for name in ("folder", "base_configs"):
+            wrong = unpinned(getattr(self, name))
+            if wrong is not None:
+                yield Invalid(name, *wrong)
+        if self.base_configs is not None and self.folder is None:
+            yield Invalid(
+                "base_configs", "is given without a folder", "name the single file in folder, or leave it out"
+            )
         if self.step is not None and self.run is None:
             yield Invalid("step", "is a step of a run, and none is given", "give run, or leave step out")
 
@@ -185,6 +194,7 @@ class DrawingConfig(Checked):
     """`ddim`: DDIM with eta 0; `dpmpp`: DPM-Solver++ (2M), as good in about half the steps; `euler`: Euler's method;
     `pndm`: Stable Diffusion's own (PLMS), one call of the UNet more than `steps`; `unipc`: UniPC (bh2, order 2)."""
     steps: Annotated[int, between(1, 1000, "the noise schedule has 1000; give e.g. 50")] = 50
+    """Steps of the sampler per image."""
     guidance_scale: Annotated[float, between(0, 100, "the published evaluation has 9")] = 9.0
     """Classifier-free guidance; at 1 or below the unconditional half is not computed."""
     negative_prompt: str = added("")
@@ -203,6 +213,7 @@ class DrawingConfig(Checked):
     rows_per_unit: Annotated[int, at_least(1)] = operational(512)
     """Largest number of images in a unit of work. Units are smaller where the pool has more workers."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Device of the models."""
     threads: Annotated[int, at_least(1)] = 1
     """CPU threads of one worker. More threads sum in another order, which changes a rare pixel; more workers do not."""
     image_format: ImageFormat = added("png")

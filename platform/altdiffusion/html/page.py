@@ -6,7 +6,9 @@ style sheet. A template has its values from Python and adds only markup.
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import unicodedata
 from typing import Any
 
@@ -87,6 +89,15 @@ def _printed(value: Any) -> Any:
     if value is None:
         raise TypeError("a template prints a value that is None")
     return value if isinstance(value, Markup) else fit(value)
+
+
+def script_of(name: str) -> dict[str, Markup]:
+    """Return a script of `templates/` and its SHA-256 for the page's policy, as a template prints them."""
+    loader = environment().loader
+    assert loader is not None
+    text = loader.get_source(environment(), name)[0]
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": Markup(text), "script_sha256": Markup(digest)}
 
 
 @functools.cache

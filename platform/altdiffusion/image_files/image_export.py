@@ -1,19 +1,23 @@
-"""Export of images in the output formats of img2dataset, for the tools that read those, by its own sample writers.
+"""Export of images for other tools: the output formats of img2dataset, by its own sample writers, and `imagefolder`.
 
     webdataset   00000.tar (key.jpg, key.txt and key.json per image), 00000.parquet, 00000_stats.json
     files        00000/ (the same three files per image), 00000.parquet, 00000_stats.json
     parquet      00000.parquet (with the images), 00000_stats.json
+    imagefolder  00000/ (the images), metadata.jsonl: what `datasets.load_dataset("imagefolder")` reads
 
 Columns have img2dataset's names where it has the same column (`_Layout.names`); all others keep theirs. The caption of
 a generated image is its prompt, its key is readable, and its JSON has the image's own record. As with img2dataset, a
-shard's statistics are written last: a shard without them is not complete.
+shard's statistics are written last: a shard without them is not complete. `metadata.jsonl` is written last of all.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +33,7 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.tombstones import Tombstones, read_tombstones
 
-ExportFormat = Literal["webdataset", "files", "parquet"]
+ExportFormat = Literal["webdataset", "files", "parquet", "imagefolder"]
 ROWS_PER_SHARD = 10_000
 """img2dataset's default `number_sample_per_shard`."""
 _SHARD_DIGITS = 5
@@ -134,6 +138,9 @@ def _export(version: Version, layout: _Layout, output: str, format: ExportFormat
     tombstones = read_tombstones(version.lake_uri)
     gone: list[int] = []
     rows, total = _rows(version, tombstones, gone), 0
+    if format == "imagefolder":
+        total = _write_image_folder(rows, layout, output, rows_per_shard)
+        return Exported(rows=total, shards=math.ceil(total / rows_per_shard), taken_down=sum(gone))
     for number in itertools.count():
         first = next(rows, None)
         if first is None:
@@ -166,33 +173,56 @@ def _write_shard(
 ) -> int:
     """Write one shard; return how many rows it has."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a request to a registry when img2dataset is imported
-    from img2dataset.downloader import compute_key
     from img2dataset.logger import CappedCounter, write_stats
     from img2dataset.writer import FilesSampleWriter, ParquetSampleWriter, WebDatasetSampleWriter
 
     writers = {"webdataset": WebDatasetSampleWriter, "files": FilesSampleWriter, "parquet": ParquetSampleWriter}
     start, count = time.time(), 0
     writer = writers[format](number, output, True, _SHARD_DIGITS, layout.schema, encode_format)
-    key_digits = math.ceil(math.log10(rows_per_shard))
     for row in rows:
-        image, image_format = row.pop("image"), row.pop("image_format")
-        if image_format != encode_format:
+        if row["image_format"] != encode_format:
             raise AltDiffusionError(
                 f"image {row[layout.row_name]}",
-                f"is {image_format}, the first one of its shard is {encode_format}",
+                f"is {row['image_format']}, the first one of its shard is {encode_format}",
                 "export datasets of one image format: download them with one `encode_format`, or draw them with one "
-                "`image_format`",
+                "`image_format`; or use --format imagefolder",
             )
-        meta = {layout.names.get(name, name): value for name, value in row.items()}
-        if layout.is_generated:
-            record = read_carried(image).record
-            key, meta["record"] = sample_key(row), None if record is None else record.to_json()
-        else:
-            key = compute_key(count, number, key_digits, _SHARD_DIGITS)
+        image, key, meta = _sample(row, layout, number, count, rows_per_shard)
         status = dict(zip(_STATUS, (key, "success", None), strict=True))
         writer.write(image, key, meta["caption"], {**meta, **status})
         count += 1
     writer.close()
     successes = CappedCounter.load({"success": count})
     write_stats(output, number, count, count, 0, 0, start, time.time(), successes, _SHARD_DIGITS)
+    return count
+
+
+def _sample(
+    row: dict[str, Any], layout: _Layout, number: int, place: int, rows_per_shard: int
+) -> tuple[bytes, str, dict[str, Any]]:
+    """Return image, key and metadata of a row, by its shard's number and its place there."""
+    meta = {layout.names.get(name, name): value for name, value in row.items() if name not in _APART}
+    if layout.is_generated:
+        record = read_carried(row["image"]).record
+        meta["record"] = None if record is None else record.to_json()
+        return row["image"], sample_key(row), meta
+    # As img2dataset numbers its samples (downloader.compute_key).
+    digits = math.ceil(math.log10(rows_per_shard))
+    return row["image"], f"{number * 10**digits + place:0{_SHARD_DIGITS + digits}d}", meta
+
+
+def _write_image_folder(rows: Iterable[dict[str, Any]], layout: _Layout, output: str, rows_per_shard: int) -> int:
+    """Write images in folders of `rows_per_shard`, then the one file of metadata; return how many rows there are."""
+    count = 0
+    with tempfile.TemporaryFile() as metadata:
+        for count, row in enumerate(rows, 1):
+            number, place = divmod(count - 1, rows_per_shard)
+            image, key, meta = _sample(row, layout, number, place, rows_per_shard)
+            name = f"{number:0{_SHARD_DIGITS}d}/{key}.{row['image_format']}"
+            files.write_atomic(files.join(output, *name.split("/")), image)
+            metadata.write(json.dumps({"file_name": name, **meta}, ensure_ascii=False).encode() + b"\n")
+        metadata.seek(0)
+        fs, path = files.filesystem(files.join(output, "metadata.jsonl"))
+        with fs.open(path, "wb") as file:
+            shutil.copyfileobj(metadata, file)
     return count

@@ -19,8 +19,17 @@ from altdiffusion.lineage.database import LOCK_TIMEOUT_S
 log = logging.getLogger(__name__)
 
 ARTIFACTS = "mlartifacts"
-_ADDRESSES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
-_FOLDERS = (("logged_model_tags", "tag_value", "tag_key = 'lineage.uri'"),)
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+_FOLDERS = (
+    ("logged_model_tags", "tag_value", "tag_key IN ('lineage.uri', 'lineage.export')"),
+    ("model_version_tags", "value", "key = 'lineage.export'"),
+)
 
 
 def reanchor(database: str, lake: str) -> None:

@@ -102,6 +102,20 @@ class Graph:
             for parent in node.parents:
                 self._children.setdefault(parent, []).append(node.ref)
 
+    def parents_first(self) -> list[str]:
+        """Return the references of all nodes, each after everything that it was made from, in a fixed order."""
+        done: dict[str, None] = {}
+        for start in sorted(self.nodes):
+            waiting = [(start, False)]
+            while waiting:
+                ref, ready = waiting.pop()
+                if ready:
+                    done.setdefault(ref)
+                elif ref not in done:
+                    waiting.append((ref, True))
+                    waiting.extend((parent, False) for parent in self.parents(ref))
+        return list(done)
+
     def with_nodes(self, extra: Sequence[Node]) -> Graph:
         """Return the same graph with `extra` nodes (rows and images, which manifests do not name)."""
         return Graph(self.lake_uri, [*self.nodes.values(), *extra], self.heads, self.damaged)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from altdiffusion.languages import UNDETERMINED, language_of
+from altdiffusion.lineage import row_search
 from altdiffusion.lineage.graph import Direction, Graph, Node, Slice
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
@@ -37,7 +38,8 @@ class Found:
 
 
 def lineage(graph: Graph, text: str, direction: Direction) -> Slice:
-    """Return the slice above or below what a user typed: any reference, digest prefix, image or image file.
+    """Return the slice above or below what a user typed: any reference, digest prefix, image, image file,
+    row id or link.
 
     Raises:
         AltDiffusionError: nothing or more than one thing matches.
@@ -47,7 +49,10 @@ def lineage(graph: Graph, text: str, direction: Direction) -> Slice:
         raise graph.ambiguous(text, [node.ref for node in found])
     if found:
         return graph.up(found[0].ref) if direction == "up" else graph.down(found[0].ref)
+    row = row_search.wanted_row(text)
     prefix, tried = _image(text)
+    if row is not None and (prefix is None or not holding(graph, prefix)):
+        return row_search.lineage_of_row(graph, row, direction)
     if prefix is None:
         raise graph.unknown(text, tried)
     hits = holding(graph, prefix)

@@ -17,6 +17,7 @@ from altdiffusion.lineage.shown import Shown, concerned, pages_of
 from altdiffusion.lineage.tree import title
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.holdings import Holdings
+from altdiffusion.storage.judges import TaughtJudge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Impact:
     """One line per recorded takedown of such rows."""
     pages: tuple[Shown, ...] = ()
     """Reports, artifacts, sample sheets and other pages that may show the rows."""
+    judges: tuple[TaughtJudge, ...] = ()
+    """Kept judges that were trained on the rows, or may have been."""
     unknown: tuple[str, ...]
     """What could not be searched: damaged files, and versions that a manifest names but the lake does not hold."""
 
@@ -75,6 +78,7 @@ class Impact:
             "erased": [held.to_json() for held in self.erased],
             "takedowns": list(self.requests),
             "pages": [page.to_json() for page in self.pages],
+            "judges": [judge.to_json() for judge in self.judges],
             "unknown": list(self.unknown),
         }
 
@@ -86,6 +90,7 @@ def impact(
     past: Mapping[str, int] | None = None,
     covered: Set[str] = frozenset(),
     requests: Sequence[str] = (),
+    judges: Sequence[TaughtJudge] = (),
 ) -> Impact:
     """Return what holds the rows and, by walking down from there, what was made from them.
 
@@ -94,6 +99,7 @@ def impact(
         past: rows by the version that held them, as records of takedowns know it.
         covered: references of versions that such a takedown has searched for all of the rows.
         requests: one line per such takedown.
+        judges: judges that were trained on the rows, or may have been.
     """
     lake, past = Lake(graph.lake_uri), past or {}
     searched = {str(version.ref): version for version in holdings.versions}
@@ -131,6 +137,7 @@ def impact(
         erased=tuple(erased),
         made=_made(graph, sorted(holding)),
         requests=tuple(requests),
+        judges=tuple(judges),
         unknown=tuple(dict.fromkeys(unknown)),
     )
 
@@ -141,7 +148,7 @@ def _made(graph: Graph, holding: list[str]) -> tuple[Made, ...]:
     while waiting:
         parent = waiting.pop()
         for child in graph.children(parent):
-            if not _follows(graph.nodes[child]):
+            if not follows(graph.nodes[child]):
                 continue
             if child not in tainted:
                 tainted[child] = set()
@@ -152,7 +159,7 @@ def _made(graph: Graph, holding: list[str]) -> tuple[Made, ...]:
     )
 
 
-def _follows(node: Node) -> bool:
+def follows(node: Node) -> bool:
     """Return whether a thing derives from everything that its parents derive from.
 
     A dataset derives only from what its rows derive from, unless it was generated.
@@ -164,8 +171,12 @@ def _ordered(graph: Graph) -> list[Node]:
     return sorted(graph.nodes.values(), key=lambda node: (node.kind, node.name, node.digest))
 
 
-def render(result: Impact) -> str:
-    """Return the result as text, ending in a newline."""
+def render(result: Impact, notes: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return the result as text, ending in a newline.
+
+    Args:
+        notes: lines that are shown below a thing that was made from the rows, by its reference.
+    """
     lines: list[str] = []
     if result.held:
         lines.append("holds the rows:")
@@ -178,17 +189,22 @@ def render(result: Impact) -> str:
     lines += [f"  {title(held.node)}: {_count(held.rows, 'row')}" for held in result.erased]
     if result.made:
         lines.append("was made from them:")
-    lines += [f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}" for made in result.made]
+    for made in result.made:
+        lines.append(f"  {title(made.node)}, from {', '.join(_short(ref) for ref in made.of)}")
+        lines += [f"    {note}" for note in (notes or {}).get(made.node.ref, ())]
     if result.pages:
         lines.append("may show them (`--purge` makes these again without the rows):")
     lines += [f"  {page.kind} {page.name}, of {', '.join(_short(ref) for ref in page.of)}" for page in result.pages]
+    if result.judges:
+        lines.append("judges that `dataset remove` deletes, and an evaluation trains again:")
+    lines += [f"  {judge}" for judge in result.judges]
     if result.requests:
         lines.append("was taken down before:")
     lines += [f"  {text}" for text in result.requests]
     if result.unknown:
         lines.append("could not be searched:")
     lines += [f"  {text}" for text in result.unknown]
-    if not result.held and not result.erased and not result.unknown:
+    if not (result.held or result.erased or result.judges or result.unknown):
         lines.append("nothing in this lake holds these rows, and nothing was made from them")
     return "\n".join(lines) + "\n"
 

@@ -13,51 +13,67 @@ it applies the line later, and after a crash the next start of the same job does
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import re
-import stat
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeGuard
+from typing import Any
 
 from altdiffusion.credentials import redact
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
+from altdiffusion.lineage import graph as graphs
+from altdiffusion.lineage.compared import compared, key_name
+from altdiffusion.lineage.described import run_note
+from altdiffusion.lineage.job_folder import (
+    JOURNAL,
+    ShippingLock,
+    first_start,
+    here,
+    metrics_path,
+    same_run,
+    tracking_folder,
+)
 from altdiffusion.lineage.kept import Kept
-from altdiffusion.lineage.mlflow_view import RunView, find_or_create_run, run_key
-from altdiffusion.lineage.outbox import JsonLines, OutboxReader, Shipper
-from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, connect, starting
+from altdiffusion.lineage.known import Known
+from altdiffusion.lineage.mlflow_view import RunView, find_or_create_run
+from altdiffusion.lineage.outbox import JsonLines, MemoryOutbox, OutboxReader, Send, Shipper, Source
+from altdiffusion.lineage.source import source_facts, source_tags
+from altdiffusion.lineage.spools import Waiting, flush_command, guarded, ship_dead
+from altdiffusion.lineage.starts import Start
+from altdiffusion.lineage.system_metrics import SystemMetrics
+from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, NOTE, Tracking, connect, starting
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.documents import optional_document
 
 log = logging.getLogger(__name__)
 
-JOURNAL = "journal.jsonl"
-METRICS = "metrics.jsonl"
-ABOUT = "job.json"
+CARD = "README.md"
 CLOSE_TIMEOUT_S = 60.0
 
 
 class JobRun:
     """A job's run. `JobRun.open` creates it; as a context manager it takes its status from the way the block ends."""
 
-    def __init__(self, tracking: Tracking, run_id: str, lake_uri: str, folder: str) -> None:
+    def __init__(self, tracking: Tracking, run_id: str, lake_uri: str, folder: str, start: Start) -> None:
         self.tracking = tracking
         self.run_id = run_id
         self.folder = folder
         self._lake = lake_uri
+        self._start = start
         self._session = time.time_ns()
         self._training: list[str] = []
         self._closed = False
+        self._system: SystemMetrics | None = None
+        self._known = Known.read(files.within(folder, JOURNAL))
         self._kept = Kept(folder)
         self._view = RunView(tracking, run_id, lake_uri, self._kept, session=self._session)
         self._journal = JsonLines(files.within(folder, JOURNAL))
+        self._unwritten = MemoryOutbox()
+        self._lock = ShippingLock(folder)
         self._shipper = Shipper()
-        self._shipper.add(OutboxReader(self._journal.path), self._view.apply)
+        self._ship(OutboxReader(self._journal.path), self._view.apply)
 
     @classmethod
     def open(
@@ -70,6 +86,7 @@ class JobRun:
         lake: Lake | str,
         tracking_uri: str | None = None,
         experiment: str = DEFAULT_EXPERIMENT,
+        system_metrics: bool = False,
     ) -> JobRun:
         """Find or create the job's run.
 
@@ -77,10 +94,11 @@ class JobRun:
             job: curate, encode, train, generate or evaluate.
             name: the job's own name: that of the training run, or of the dataset that it makes.
             fingerprint: the config's fingerprint; another fingerprint means another run.
-            config: resolved config, for the params.
+            config: resolved config, for the params (`compared`) and the artifact config.yaml.
             lake: the lake or its URI.
             tracking_uri: MLflow's URI; None for the SQLite database in the lake.
             experiment: MLflow experiment.
+            system_metrics: whether to measure this machine until the run is closed.
 
         Raises:
             AltDiffusionError: MLflow cannot be reached within about ten seconds.
@@ -88,14 +106,32 @@ class JobRun:
         lake_uri = files.anchored(lake.uri if isinstance(lake, Lake) else lake)
         tracking = connect(tracking_uri, lake_uri, experiment)
         folder = tracking_folder(lake_uri, job, name, fingerprint)
-        about = {"job": job, "name": name, "fingerprint": fingerprint, "uri": tracking.uri}
+        about = {
+            "job": job,
+            "name": name,
+            "fingerprint": fingerprint,
+            "uri": tracking.uri,
+            "experiment": experiment,
+            "host": here(),
+            "own": tracking_uri is None,
+            "lake": lake_uri,
+        }
         with starting(tracking.uri):
             run_id, start_ms = find_or_create_run(
                 tracking, job=job, name=name, fingerprint=fingerprint, start_ms=first_start(folder)
             )
-        _same_run(folder, {**about, "run_id": run_id, "start_ms": start_ms})
-        run = cls(tracking, run_id, lake_uri, folder)
-        run._note("params", config=dict(config))
+        start = Start(
+            job=job, name=name, fingerprint=fingerprint, time_ms=time.time_ns() // 1_000_000,
+            facts=source_facts(), outputs=[],
+        )  # fmt: skip
+        same_run(folder, {**about, "run_id": run_id, "start_ms": start_ms})
+        start.write(lake_uri)
+        run = cls(tracking, run_id, lake_uri, folder, start)
+        tags = {**source_tags(job, start.facts), NOTE: run_note(job, name)}
+        run._note("params", config=dict(config), params=compared(job, config), tags=tags)
+        if system_metrics:
+            run._system = SystemMetrics(run._measure_system, start_ms)
+        run._shipper.later(ship_dead(tracking, lake_uri, own=tracking_uri is None, but=folder))
         return run
 
     @property
@@ -108,6 +144,10 @@ class JobRun:
         """Address of the run for a browser."""
         return self.tracking.run_url(self.run_id)
 
+    def compare(self, params: Mapping[str, str | float]) -> None:
+        """Record params to compare runs by that the config does not state, such as the digests of datasets."""
+        self._note("compare", params={key_name(key): str(value) for key, value in params.items()})
+
     def input(self, version: Version | Ref | str, context: str = "training") -> None:
         """Record an input of the job: a dataset version, source, checkpoint or model."""
         ref = _ref(version)
@@ -115,19 +155,59 @@ class JobRun:
             self._training.append(ref)
         self._note("input", ref=ref, context=context)
 
-    def output(self, version: Version | Ref | str) -> None:
-        """Record a dataset version that the job made."""
-        self._note("output", ref=_ref(version))
+    def output(self, version: Version | Ref | str, *, place: int | None = None) -> None:
+        """Record a dataset version that the job made.
+
+        Args:
+            place: its number, from 1, among the job's outputs. Of a curation, the counts of rows become metrics.
+        """
+        ref = _ref(version)
+        self._start.output(self._lake, ref)
+        counted = self._start.job == "curate" and place is not None and ref not in self._known.outputs
+        self._note("output", ref=ref, **({"place": place} if counted else {}))  # a restart does not count it again
 
     def checkpoint(self, ref: Ref | str, *, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Record a complete checkpoint of the lake; `metrics` are linked to it and to the datasets trained on."""
+        """Record a complete checkpoint of the lake; `metrics` are linked to it and to the datasets trained on.
+
+        What was recorded of it before, by this start of the job or an earlier one, is not recorded again.
+        """
+        known = self._known.checkpoints.get(str(ref))
+        new = {key: float(value) for key, value in (metrics or {}).items() if key not in (known or ())}
+        if known is not None and not new:
+            return
+        if known is None:
+            self._start.output(self._lake, str(ref))
         self._note(
             "checkpoint",
             ref=str(ref),
             step=step,
-            metrics={key: float(value) for key, value in (metrics or {}).items()},
+            metrics=new,
             datasets=list(self._training),
+            node=_described(self._lake, str(ref)),
         )
+
+    def checkpoints(self) -> frozenset[str]:
+        """Return the references of the checkpoints that were recorded and not removed."""
+        return frozenset(self._known.checkpoints) - self._known.removed
+
+    def exported(self, ref: Ref | str, folder: str) -> None:
+        """Record that a checkpoint was exported to a folder of the lake, with its model card."""
+        if str(ref) in self._known.exported:
+            return
+        card = files.join(folder, CARD)
+        text = files.read_bytes(card).decode() if files.exists(card) else ""
+        self._note("exported", ref=str(ref), card=_without_header(text), node=_described(self._lake, str(ref)))
+
+    def candidate(self, ref: Ref | str) -> None:
+        """Record the exported checkpoint with which the run's stage ended: the registered model's `candidate`."""
+        if str(ref) not in self._known.candidates:  # so that an older run that is looked at again does not take it back
+            self._note("candidate", ref=str(ref), node=_described(self._lake, str(ref)))
+
+    def removed(self, ref: Ref | str) -> None:
+        """Record that the lake no longer holds a checkpoint."""
+        if str(ref) in self._known.removed:
+            return
+        self._note("removed", ref=str(ref), node=self._known.nodes.get(str(ref)))
 
     def measured(
         self, ref: Ref | str, metrics: Mapping[str, float], *, datasets: Sequence[Version | Ref | str]
@@ -160,7 +240,12 @@ class JobRun:
         except Exception as error:  # a sample sheet must not end a training run
             log.warning("image %s at step %d is not recorded (%s)", key, step, error)
             return
-        self._note("image", key=key, step=step, file=file)
+        if (key, step, file) not in self._known.images:  # a restart draws the same
+            self._note("image", key=key, step=step, file=file)
+
+    def has_image(self, key: str, step: int) -> bool:
+        """Return whether an image was recorded under a key at a step."""
+        return any((known, at) == (key, step) for known, at, _ in self._known.images)
 
     def artifact(self, path: str, artifact_path: str | None = None) -> None:
         """Record a copy of a file (any URI) or of a local folder."""
@@ -177,7 +262,7 @@ class JobRun:
 
     def ship(self, outbox_path: str) -> None:
         """Ship a metric outbox from where shipping stopped, while it grows and again at the end."""
-        self._shipper.add(OutboxReader(outbox_path), self._view.metrics)
+        self._ship(OutboxReader(outbox_path), self._view.metrics)
 
     def close(self, status: str = "FINISHED", error: BaseException | None = None) -> bool:
         """End the run (FINISHED, FAILED or KILLED) and wait for the shipping for at most CLOSE_TIMEOUT_S.
@@ -187,17 +272,22 @@ class JobRun:
         """
         if self._closed:
             return True
-        self._closed = True
+        if self._system is not None:
+            self._system.stop()
         self._note("status", status=status, session=self._session, error=None if error is None else redact(f"{error}"))
+        self._closed = True
         shipped = self._shipper.stop(CLOSE_TIMEOUT_S)
         self._journal.close()
+        self._lock.release()
         if not shipped:
             log.warning(
-                "MLflow %s did not accept everything (%s). Nothing is lost: %s holds the rest, and the next start of "
-                "this job or `altdiffusion lineage rebuild` ships it",
+                "MLflow %s has not accepted everything (%s): %s wait in %s. `%s`, or the next start of any job in this "
+                "lake, ships them",
                 self.tracking.uri,
-                self._shipper.last_error,
+                first_line(self._shipper.last_error) if self._shipper.last_error else "it does not answer",
+                Waiting.of(self.folder),
                 self.folder,
+                flush_command(self._lake, self.tracking),
             )
         return shipped
 
@@ -215,96 +305,35 @@ class JobRun:
         status = "FINISHED" if error is None else "KILLED" if killed else "FAILED"
         self.close(status, error)
 
+    def _measure_system(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._note("system", step=step, metrics=dict(metrics))
+
     def _note(self, operation: str, **fields: Any) -> None:
-        self._journal.append({"op": operation, "time_ms": time.time_ns() // 1_000_000, **fields})
+        if self._closed:  # by a thread that is still drawing: the job's last record is its status
+            return
+        self._known.add({"op": operation, **fields})
+        record = {"op": operation, "time_ms": time.time_ns() // 1_000_000, **fields}
+        if not self._journal.append(record):  # a full disk: MLflow has it nevertheless, if it answers
+            self._unwritten.append(record)
+            self._ship(self._unwritten, self._view.apply)
         self._shipper.wake()
 
-
-def metrics_path(folder: str) -> str:
-    """Return the path of the metric outbox in a tracking folder."""
-    return files.within(folder, METRICS)
+    def _ship(self, source: Source, send: Send) -> None:
+        self._shipper.add(source, guarded(self.tracking, self._lake, self._lock, send))
 
 
-def tracking_folder(lake_uri: str, job: str, name: str, fingerprint: str) -> str:
-    """Return the folder of a job's journal and outbox: in the lake, or in the user's folder if the lake is remote."""
-    readable = re.sub(r"[^A-Za-z0-9._\-]", "-", f"{job}-{name}-{fingerprint[:12]}")
-    if files.is_local(lake_uri):
-        lake = files.local_path(lake_uri)
-        return files.within(lake, "tracking", readable)
-    return os.path.join(state_folder(), "tracking", run_key(job, name, fingerprint))
-
-
-def state_folder() -> str:
-    """Return this user's private folder for files that outlive a job but cannot be kept in a remote lake.
-
-    It is `altdiffusion` in XDG_STATE_HOME, by default ~/.local/state.
-
-    Raises:
-        AltDiffusionError: the folder belongs to another user, or others may enter it.
-    """
-    home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    folder = os.path.join(home, "altdiffusion")
-    with files.naming(folder, "creating the folder"):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    facts = os.lstat(folder)
-    if facts.st_uid != os.getuid() or not stat.S_ISDIR(facts.st_mode) or facts.st_mode & 0o077:
-        raise AltDiffusionError(
-            f"folder {folder}",
-            f"can be used by others (owner {facts.st_uid}, mode {facts.st_mode & 0o777:04o})",
-            f"run `chmod 700 {folder}`, or name another folder in XDG_STATE_HOME",
-        )
-    return folder
-
-
-def first_start(folder: str) -> int | None:
-    """Return when a job was first started, in milliseconds since the epoch; None where its folder does not know that.
-
-    The folder of an earlier version knows the time of the journal's first record.
-    """
+def _described(lake: str, ref: str) -> dict[str, Any] | None:
+    """Return what the view needs of a checkpoint when the lake no longer holds it."""
     try:
-        about = optional_document(files.within(folder, ABOUT))
-        if about is not None and "start_ms" in about.value:
-            return about.count("start_ms")
-    except AltDiffusionError:  # torn: the journal knows it nearly as well
-        pass
-    chunk = OutboxReader(files.within(folder, JOURNAL), remember=False).read()
-    times = [record["time_ms"] for record in chunk.records if is_time(record.get("time_ms"))] if chunk else []
-    return min(times, default=None)
+        node = graphs.read_node(lake, ref)
+    except (OSError, AltDiffusionError):  # the view reports it
+        return None
+    return None if node.missing else {"parents": list(node.parents), "facts": dict(node.facts)}
 
 
-def is_time(value: object) -> TypeGuard[int]:
-    """Return whether a value of a journal is a time in milliseconds that MLflow can store."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-
-
-def is_running(folder: str) -> bool:
-    """Return whether a process of this machine has the journal in a folder open."""
-    try:
-        descriptor = os.open(files.within(folder, JOURNAL), os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _same_run(folder: str, about: Mapping[str, str | int]) -> None:
-    """Let everything be shipped again if the folder's records went to another run (MLflow was emptied or moved)."""
-    path = files.within(folder, ABOUT)
-    try:
-        document = optional_document(path)
-        known = None if document is None else document.value
-    except AltDiffusionError:  # torn: its content is not known, so everything is shipped again
-        known = {}
-    if known is not None and (known.get("run_id"), known.get("uri")) != (about["run_id"], about["uri"]):
-        for name in os.listdir(folder):
-            if name.endswith(".offset"):
-                os.unlink(os.path.join(folder, name))
-    files.write_atomic(path, files.canonical_json(about))
+def _without_header(card: str) -> str:
+    """Return a model card without the fields for the hub at its top."""
+    return card.split("\n---\n", 1)[-1].strip() if card.startswith("---\n") else card.strip()
 
 
 def _ref(thing: Version | Ref | str) -> str:

@@ -1,4 +1,4 @@
-"""lineage.html: one drawing of the graph around a node, from its sources to what was made from it.
+"""lineage.html: one drawing of the graph around a node, from its sources to what was made from it, or of a lake.
 
 It is a layered drawing (a small form of Sugiyama's scheme): a node's column is its longest distance from the centre
 node, an edge over several columns gets a lane in each, the order within a column is by barycentres, and heights relax
@@ -7,16 +7,21 @@ towards those of the neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.html import page
 from altdiffusion.lineage.graph import Graph, Node
 from altdiffusion.lineage.tree import describe
+from altdiffusion.storage import files
 
-BOX_WIDTH, BOX_HEIGHT, COLUMN_GAP, ROW_GAP, LANE_HEIGHT, MARGIN = 216, 64, 40, 18, 14, 12
+BOX_WIDTH, BOX_HEIGHT, COLUMN_GAP, ROW_GAP, LANE_HEIGHT, MARGIN = 236, 88, 40, 18, 14, 12
 MAX_BELOW = 40  # what was made from the node, nearest first; the rest is counted
+MAX_NODES = 300  # of the page of a whole lake
 _SWEEPS = 12
 
 
@@ -33,39 +38,129 @@ class _Box:
 
     node: Node
     about: str
+    written: str
+    """Day on which its file was written; empty where this machine does not hold it."""
+    href: str
+    """Where its name leads: to its own page, else to its row."""
+    row: str
     x: float
     y: float
     is_root: bool
 
 
-def render(graph: Graph, ref: str) -> str:
-    """Return the page around a node of the graph."""
+def render(graph: Graph, ref: str, pages: Mapping[str, str] | None = None) -> str:
+    """Return the page around a node of the graph.
+
+    Args:
+        pages: reference -> address of its own page, for those that have one.
+    """
     above, below = graph.up(ref), graph.down(ref)
     kept = list(below.nodes)[: MAX_BELOW + 1]
     nodes = {**above.nodes, **{key: below.nodes[key] for key in kept}}
-    layout = _layout(nodes, _columns(nodes, ref))
+    title = f"{nodes[ref].kind} {page.plain(nodes[ref].name)}"
+    return _page(title, nodes, _columns(nodes, ref), pages or {}, root=ref, left_out=len(below.nodes) - len(kept))
+
+
+def render_lake(graph: Graph, pages: Mapping[str, str] | None = None) -> str:
+    """Return the page of a whole lake: its newest versions and checkpoints, and what they were made from.
+
+    Args:
+        pages: as in `render`.
+
+    Raises:
+        AltDiffusionError: the lake holds nothing.
+    """
+    nodes = _newest(graph)
+    if not nodes:
+        raise AltDiffusionError(f"lake {graph.lake_uri}", "holds nothing that could be drawn", "run a job first")
+    title = f"lake {page.plain(graph.lake_uri.rstrip('/').rpartition('/')[2])}"
+    return _page(title, nodes, _ranks(nodes), pages or {}, root="", left_out=len(graph.nodes) - len(nodes))
+
+
+def _newest(graph: Graph) -> dict[str, Node]:
+    """Return what a page can show of a lake: heads, the newest checkpoint of each run, exports, and their ancestors."""
+    last: dict[str, Node] = {}
+    ends: list[Node] = []
+    for node in graph.nodes.values():
+        if node.kind == "checkpoint":
+            run = str(node.facts.get("run", node.name))
+            if run not in last or int(last[run].facts.get("step", 0)) < int(node.facts.get("step", 0)):
+                last[run] = node
+        elif node.kind != "dataset" or graph.heads.get(node.name) == node.digest:
+            ends.append(node)
+    nodes: dict[str, Node] = {}
+    for node in [*last.values(), *ends]:
+        more = graph.up(node.ref).nodes
+        if len(nodes.keys() | more.keys()) <= MAX_NODES:
+            nodes.update(more)
+    return nodes
+
+
+def _ranks(nodes: Mapping[str, Node]) -> dict[str, int]:
+    """Return the column of each node: the longest way from a source."""
+    parents: dict[str, list[str]] = {ref: [] for ref in nodes}
+    for parent, child in _edges(nodes):
+        parents[child].append(parent)
+    return {ref: rank for rank, level in enumerate(_levels(parents)) for ref in level}
+
+
+def _levels(parents: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """Yield the nodes whose parents were all yielded before."""
+    waiting = dict(parents)
+    while waiting:
+        level = [ref for ref, before in waiting.items() if not any(parent in waiting for parent in before)]
+        yield level
+        for ref in level:
+            del waiting[ref]
+
+
+def _page(
+    title: str,
+    nodes: Mapping[str, Node],
+    columns: Mapping[str, int],
+    pages: Mapping[str, str],
+    *,
+    root: str,
+    left_out: int,
+) -> str:
+    layout = _layout(nodes, columns)
+    drawn = [(column, item) for column, items in enumerate(layout.columns) for item in items if item in nodes]
     boxes = [
         _Box(
             node=nodes[item],
             about=describe(nodes[item]),
+            written=_written(nodes[item]),
+            href=pages.get(item, f"#thing-{number}"),
+            row=f"thing-{number}",
             x=_left(column),
             y=layout.centre[item] - BOX_HEIGHT / 2,
-            is_root=item == ref,
+            is_root=item == root,
         )
-        for column, items in enumerate(layout.columns)
-        for item in items
-        if item in nodes
+        for number, (column, item) in enumerate(drawn)
     ]
     return page.render(
         "lineage.html.j2",
-        root=nodes[ref],
+        title=title,
         boxes=boxes,
         box=(BOX_WIDTH, BOX_HEIGHT),
         edges=_curves(layout, nodes),
         width=_left(len(layout.columns)) - COLUMN_GAP + MARGIN,
-        height=max(layout.centre[item] + _height(item, nodes) / 2 for item in layout.centre) + MARGIN,
-        left_out=len(below.nodes) - len(kept),
+        height=round(max(layout.centre[item] + _height(item, nodes) / 2 for item in layout.centre) + MARGIN),
+        left_out=left_out,
+        **page.script_of("lineage.js"),
     )
+
+
+def _written(node: Node) -> str:
+    """Return the day on which a node's manifest was written, by its file: manifests hold no times."""
+    name = {"dataset": "manifest.json", "checkpoint": "COMPLETE.json"}.get(node.kind, "lineage.json")
+    if not node.uri or not files.is_local(node.uri):
+        return ""
+    try:
+        seconds = os.stat(files.local_path(files.join(node.uri, name))).st_mtime
+    except OSError:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
 
 def _edges(nodes: Mapping[str, Node]) -> list[tuple[str, str]]:

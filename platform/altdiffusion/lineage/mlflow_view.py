@@ -19,50 +19,29 @@ import re
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import yaml
+
 from altdiffusion.lineage import graph as graphs
-from altdiffusion.lineage import lineage_page, tree
+from altdiffusion.lineage import lineage_page, registry
+from altdiffusion.lineage.compared import flatten, key_name
+from altdiffusion.lineage.described import model_note
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.outbox import Record
 from altdiffusion.lineage.tracking import Tracking, is_refusal
+from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
 log = logging.getLogger(__name__)
 
 DIGEST_DIGITS = 32  # MLflow takes at most 36
-MAX_KEY = 250
-MAX_VALUE = 5900  # params; MLflow takes 6000
 MAX_NOTE = 7500  # tags; MLflow takes 8000
+SHOWN_SIDE = 1024
+"""Longest side of the copy of an image that MLflow's pages show; its own 256 make a sheet of samples unreadable."""
 _COLUMN_TYPES = {"int64": "long", "int32": "integer", "int16": "integer", "float": "float", "double": "double",
                  "string": "string", "binary": "binary", "bool": "boolean"}  # fmt: skip
-
-
-def key_name(text: str) -> str:
-    """Return `text` in the form that MLflow allows for keys.
-
-    That is letters, digits and `_-. :/`, at most 250 characters, and not a path that leads elsewhere.
-    """
-    clean = re.sub(r"[^\w.\- :/]", "_", text, flags=re.ASCII)
-    return posixpath.normpath(clean).lstrip("/.")[:MAX_KEY] or "_"
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return a nested config as MLflow params: dotted keys, and values as text.
-
-    A value that is too long is shortened and ends in the SHA-256 of the whole value.
-    """
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, name))
-            continue
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        if len(text) > MAX_VALUE:
-            text = f"{text[: MAX_VALUE - 90]}... sha256 {files.sha256_hex(text.encode())}"
-        flat[key_name(name)] = text
-    return flat
 
 
 def run_key(job: str, name: str, fingerprint: str) -> str:
@@ -115,10 +94,16 @@ class RunView:
         self._artifacts: str | None = None  # MLflow's URI of the run's artifacts, once it is known
         self._operations: dict[str, Callable[[Record], None]] = {
             "params": self._params,
+            "source": self._source,
+            "compare": self._compare,
             "input": self._input,
             "output": self._output,
             "checkpoint": self._checkpoint,
+            "exported": self._exported,
+            "removed": self._removed,
+            "candidate": self._candidate,
             "measured": self._measured,
+            "system": self._system,
             "image": self._image,
             "artifact": self._artifact,
             "picture": self._page,
@@ -173,27 +158,59 @@ class RunView:
         self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def _params(self, record: Record) -> None:
+        """Log the params that people compare, the whole config as an artifact, and the run's source and description."""
+        if "params" in record:
+            self._store("config.yaml")
+            text = yaml.safe_dump(record["config"], sort_keys=False, allow_unicode=True, width=110)
+            self._client.log_text(self._run_id, text, "config.yaml")
+            self._compare(record)
+            self._source(record)
+        else:  # of an earlier version, which logged all
+            self._compare({"params": flatten(record["config"])})
+            self._store("config.json")
+            self._client.log_dict(self._run_id, record["config"], "config.json")
+
+    def _source(self, record: Record) -> None:
+        """Log which code, machine and command ran the job."""
+        self._tags({str(key): str(value)[:MAX_NOTE] for key, value in record.get("tags", {}).items()})
+
+    def _compare(self, record: Record) -> None:
         """Log new params; one that a restart changed (a worker count) keeps its first value, a tag has the new one."""
         from mlflow.entities import Param
 
-        flat = flatten(record["config"])
+        params = {str(key): str(value) for key, value in record["params"].items()}
         known = self._client.get_run(self._run_id).data.params
-        new = [Param(key, value) for key, value in flat.items() if key not in known]
+        new = [Param(key, value) for key, value in params.items() if key not in known]
         self._client.log_batch(self._run_id, params=new)
         changed = {
             key_name(f"restarted.{key}"): value[:MAX_NOTE]
-            for key, value in flat.items()
+            for key, value in params.items()
             if key in known and known[key] != value
         }
         self._tags(changed)
-        self._store("config.json")
-        self._client.log_dict(self._run_id, record["config"], "config.json")
 
     def _input(self, record: Record) -> None:
         self._link(graphs.read_node(self._lake, record["ref"]), str(record["context"]), "lineage.ds")
 
     def _output(self, record: Record) -> None:
-        self._link(graphs.read_node(self._lake, record["ref"]), "output", "lineage.out")
+        node = graphs.read_node(self._lake, record["ref"])
+        self._link(node, "output", "lineage.out")
+        if _is_whole(record.get("place"), record.get("time_ms")) and not node.missing:
+            self._funnel(node, record["place"], record["time_ms"])
+
+    def _funnel(self, node: graphs.Node, place: int, time_ms: int) -> None:
+        """Log the rows that a step of a curation kept, by language, and those it rejected, by reason.
+
+        The metric's step is the number of the pipeline step; a tag names the dataset that it made.
+        """
+        counts = {"funnel/all": node.facts["rows"]}
+        counts |= {f"funnel/{code}": rows for code, rows in node.facts["rows_by_language"].items()}
+        counts |= {f"rejected/{reason}": rows for reason, rows in node.facts["rejects_by_reason"].items()}
+        self.metrics([{"step": place, "time_ms": time_ms, "metrics": counts}])
+        self._tags({f"altdiffusion.funnel.{place}": node.name})
+
+    def _system(self, record: Record) -> None:
+        self.metrics([record])
 
     def _link(self, node: graphs.Node, context: str, tag: str) -> None:
         from mlflow.entities import DatasetInput, InputTag, LoggedModelInput
@@ -221,7 +238,7 @@ class RunView:
                 "lineage.ref": node.ref,
                 "lineage.uri": node.uri,
                 "mlflow.model.isExternal": "true",
-                "mlflow.note.content": tree.markdown_table({node.ref: node, **closure.nodes})[:MAX_NOTE],
+                "mlflow.note.content": model_note(node, closure.nodes),
                 **closure_tags(closure.nodes),
             },
             params={key: str(node.facts[key]) for key in ("run", "stage", "step", "fingerprint") if key in node.facts},
@@ -233,9 +250,7 @@ class RunView:
     def _checkpoint(self, record: Record) -> None:
         from mlflow.entities import LoggedModelOutput
 
-        node = graphs.read_node(self._lake, record["ref"])  # by its name, since a journal could hold any folder
-        if node.missing:
-            raise FileNotFoundError(f"{record['ref']} is not in the lake")
+        node = self._node_of(record)
         model_id = self._model(node, source_run=self._run_id)
         outputs = self._client.get_run(self._run_id).outputs
         linked = [output.model_id for output in outputs.model_outputs] if outputs else []
@@ -243,6 +258,42 @@ class RunView:
         if model_id not in linked:
             self._client.log_outputs(self._run_id, [LoggedModelOutput(model_id=model_id, step=step)])
         self._model_metrics(record, model_id, step, "checkpoint")
+
+    def _node_of(self, record: Record) -> graphs.Node:
+        """Return the node of a checkpoint: by its name, since a journal could hold any folder.
+
+        The record describes one that was removed after it was logged.
+        """
+        node = graphs.read_node(self._lake, record["ref"])
+        if not node.missing:
+            return node
+        known = record.get("node")
+        if not isinstance(known, dict):
+            raise FileNotFoundError(f"{record['ref']} is not in the lake")
+        uri = files.join(self._lake, "checkpoints", node.name)
+        parents = tuple(str(Ref.parse(str(parent))) for parent in known["parents"])
+        return replace(node, missing=False, uri=uri, parents=parents, facts=dict(known["facts"]))
+
+    def _exported(self, record: Record) -> None:
+        """Show where a checkpoint's export is, and its model card."""
+        node = self._node_of(record)
+        export = f"exports/{node.name}"
+        self._note_model(node, {"lineage.export": files.join(self._lake, export)}, export=export, card=record["card"])
+
+    def _candidate(self, record: Record) -> None:
+        """Register the checkpoint with which a stage ended."""
+        node = self._node_of(record)
+        registry.set_alias(self._tracking, self._lake, node, self._model(node, source_run=None), registry.CANDIDATE)
+
+    def _removed(self, record: Record) -> None:
+        self._note_model(self._node_of(record), {"lineage.removed": "true"}, removed=True)
+
+    def _note_model(self, node: graphs.Node, tags: Mapping[str, str], **about: Any) -> None:
+        model_id = find_model(self._tracking, node.ref)
+        if model_id is None:
+            return
+        note = model_note(node, graphs.ancestors(self._lake, node.parents).nodes, **about)
+        self._client.set_logged_model_tags(model_id, {**tags, "mlflow.note.content": note})
 
     def _measured(self, record: Record) -> None:
         node = graphs.read_node(self._lake, record["ref"])
@@ -288,7 +339,7 @@ class RunView:
         name = f"{key}+step+{int(record['step'])}+timestamp+{int(record['time_ms'])}+{identity}"
         with tempfile.TemporaryDirectory() as folder:
             image.save(os.path.join(folder, f"{name}.png"))
-            image.thumbnail((256, 256))
+            image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
             image.convert("RGB").save(os.path.join(folder, f"{name}+compressed.webp"))
             for file_name in sorted(os.listdir(folder)):
                 self._store("images", file_name)

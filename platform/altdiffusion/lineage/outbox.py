@@ -22,9 +22,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from altdiffusion.errors import first_line
 
@@ -32,21 +32,59 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 << 10  # part of one file that the shipping thread holds in memory at a time
 MAX_LINE_BYTES = 8 << 20  # a longer line is damage, not data
+_SHOWN_NAMES = 8
+MAX_IN_MEMORY = 10_000  # records of a journal that a full disk did not take
+MAX_DENIED = 4  # tries after which a receiver that refuses access is left alone
+LAST_WAIT_S = 8.0  # longest wait between two tries once the job has ended
 TAIL_BYTES = 8 << 20  # end of a reopened outbox that is searched for steps that may be trained again
 
 Record = dict[str, Any]
 
 
+@dataclass(kw_only=True)
+class Losses:
+    """The records of one file that could not be written, by what they were."""
+
+    records: int = 0
+    names: dict[str, int] = field(default_factory=dict)
+    """Metric, or kind of record, -> how many were lost."""
+    steps: tuple[int, int] | None = None
+    """First and last step."""
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take in one record."""
+        self.records += 1
+        metrics = record.get("metrics")
+        for name in metrics if "op" not in record and isinstance(metrics, dict) else [_kind(record)]:
+            self.names[name] = self.names.get(name, 0) + 1
+        step = record.get("step")
+        if isinstance(step, int):
+            first, last = self.steps or (step, step)
+            self.steps = min(first, step), max(last, step)
+
+    def __str__(self) -> str:
+        shown = [f"{count} of {name}" for name, count in list(self.names.items())[:_SHOWN_NAMES]]
+        more = len(self.names) - len(shown)
+        where = f", steps {self.steps[0]:,} to {self.steps[1]:,}" if self.steps else ""
+        return f"{self.records:,} records{where} ({', '.join(shown)}{f' and {more} more' if more else ''})"
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    about = record.get("ref") or record.get("key") or record.get("path") or record.get("status")
+    return f"{record.get('op', 'record')} {about}" if about else str(record.get("op", "record"))
+
+
 class JsonLines:
     """The writer of one file. It appends whole lines and never raises an exception.
 
-    A record that cannot be written (full disk, missing folder) is dropped and counted in `lost`; a warning is logged
-    once.
+    A record that cannot be written (full disk, missing folder) is dropped and added to `losses`. A warning is logged
+    once, and `report_losses` states what was lost.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.lost = 0
+        self.losses = Losses()
+        self._reported = 0
         self._warned = False
         self._torn = False  # whether the file does not end in a newline: a writer died, or the disk was full
         self._descriptor = -1
@@ -70,7 +108,7 @@ class JsonLines:
             if self._descriptor < 0:
                 self._open()
             if self._descriptor < 0:
-                self.lost += 1
+                self.losses.add(record)
                 return False
             if self._torn:
                 line = b"\n" + line  # the torn line stays alone and is skipped by the reader
@@ -80,7 +118,7 @@ class JsonLines:
                 raise OSError(f"only {written} of {len(line)} bytes were written")
             return True
         except (OSError, TypeError, ValueError) as error:
-            self.lost += 1
+            self.losses.add(record)
             self._warn(error)
             return False
 
@@ -90,8 +128,15 @@ class JsonLines:
             with contextlib.suppress(OSError):
                 os.fsync(self._descriptor)
 
+    def report_losses(self) -> None:
+        """Log what was lost since the last report."""
+        if self.losses.records > self._reported:
+            self._reported = self.losses.records
+            log.warning("outbox %s: %s could not be written and are lost", self.path, self.losses)
+
     def close(self) -> None:
         self.sync()
+        self.report_losses()
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
@@ -100,7 +145,12 @@ class JsonLines:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            log.warning("outbox %s: a record was dropped (%s); the job continues", self.path, error)
+            log.warning(
+                "outbox %s: a record was dropped (%s). The job continues, and states at its end what is missing in "
+                "MLflow; free the disk to lose nothing else",
+                self.path,
+                error,
+            )
 
 
 class MetricOutbox:
@@ -116,8 +166,8 @@ class MetricOutbox:
 
     @property
     def lost(self) -> int:
-        """Record that could not be written."""
-        return self._lines.lost
+        """Number of records that could not be written."""
+        return self._lines.losses.records
 
     def append(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Record `metrics` (name -> number; NaN and infinities are allowed) at `step`."""
@@ -130,6 +180,10 @@ class MetricOutbox:
 
     def sync(self) -> None:
         self._lines.sync()
+
+    def report_losses(self) -> None:
+        """Log what could not be written since the last report."""
+        self._lines.report_losses()
 
     def close(self) -> None:
         self._lines.close()
@@ -158,12 +212,33 @@ def _parse(line: bytes) -> Record | None:
     return record if isinstance(record, dict) else None
 
 
+def last_record(path: str) -> Record | None:
+    """Return the last whole record of a file; None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            lines = file.read(TAIL_BYTES).split(b"\n")[:-1]
+    except OSError:
+        return None
+    return next((record for line in reversed(lines) if (record := _parse(line)) is not None), None)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """Whole lines read from an outbox, and the file offset after them."""
+    """Whole lines read from an outbox, and the offset after them."""
 
     records: list[Record]
     end: int
+
+
+class Source(Protocol):
+    """What the shipping thread reads."""
+
+    path: str
+
+    def read(self) -> Chunk | None: ...
+
+    def commit(self, end: int) -> None: ...
 
 
 class OutboxReader:
@@ -176,6 +251,7 @@ class OutboxReader:
         self.path = path
         self.damaged = 0  # lines that are not JSON: torn by a kill
         self._remember = remember
+        self._warned = False
         self._offset_path = path + ".offset"
         self._offset = self._stored_offset() if remember else 0
 
@@ -212,6 +288,14 @@ class OutboxReader:
                 self.damaged += 1
         return Chunk(records=records, end=self._offset + len(whole))
 
+    def waiting(self) -> Iterator[Record]:
+        """Yield the records that are not shipped yet, without marking them."""
+        ahead = OutboxReader(self.path, remember=False)
+        ahead.commit(self._offset)
+        while (chunk := ahead.read()) is not None:
+            yield from chunk.records
+            ahead.commit(chunk.end)
+
     def commit(self, end: int) -> None:
         """Mark everything before `end` as shipped. The outbox is fsynced first, and the mark is replaced atomically.
 
@@ -232,8 +316,37 @@ class OutboxReader:
                 json.dump({"offset": end}, file)
             os.replace(temporary, self._offset_path)
         except OSError as error:
-            log.warning("outbox %s: the offset of the shipped lines could not be stored (%s)", self.path, error)
+            if not self._warned:
+                self._warned = True
+                log.warning("outbox %s: the offset of the shipped lines could not be stored (%s)", self.path, error)
 
+
+class MemoryOutbox:
+    """Records that the disk did not take, for the shipping thread of this process; they end with it."""
+
+    path = "(memory)"
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._shipped = 0
+
+    def append(self, record: Record) -> None:
+        if len(self._records) < MAX_IN_MEMORY:
+            self._records.append(record)
+
+    def read(self) -> Chunk | None:
+        records = self._records[self._shipped :]
+        return Chunk(records=records, end=self._shipped + len(records)) if records else None
+
+    def commit(self, end: int) -> None:
+        self._shipped = end
+
+
+class Denied(Exception):
+    """The receiver refuses access: trying again does not help until someone changes the credentials."""
+
+
+_NOTHING = object()
 
 Send = Callable[[Sequence[Record]], None]
 """Ships records and handles the ones that the receiver refuses. After an exception, shipping is tried again later."""
@@ -243,10 +356,12 @@ class Shipper:
     """The one shipping thread of a process: it sends outboxes to their receivers, in the order of `add`.
 
     Memory is bounded by one chunk. After a failure it waits 0.5 s, then twice as long each time, up to `max_wait_s`.
+    A receiver that refuses access is tried MAX_DENIED times; the files keep what is left.
     """
 
     def __init__(self, *, interval_s: float = 1.0, max_wait_s: float = 30.0) -> None:
-        self._routes: list[tuple[OutboxReader, Send]] = []
+        self._routes: list[tuple[Source, Send]] = []
+        self._later: Iterator[object] = iter(())
         self._interval = interval_s
         self._max_wait = max_wait_s
         self._wake = threading.Event()
@@ -255,8 +370,17 @@ class Shipper:
         self._thread: threading.Thread | None = None
         self._failures = 0
         self.last_error: Exception | None = None
+        self.denied = False
+        """Whether the receiver was left alone since it refuses access."""
 
-    def add(self, reader: OutboxReader, send: Send) -> None:
+    def later(self, steps: Iterator[object]) -> None:
+        """Add work that the thread does once, a step at a time, whenever nothing waits in the outboxes.
+
+        If a step fails, this is logged, and the rest is left to another process.
+        """
+        self._later = steps
+
+    def add(self, reader: Source, send: Send) -> None:
         """Add an outbox; the first one starts the thread."""
         if all(reader.path != known.path for known, _ in self._routes):
             self._routes = [*self._routes, (reader, send)]
@@ -283,20 +407,37 @@ class Shipper:
         return self.drained()
 
     def _loop(self) -> None:
+        tries = 0  # since `stop`
         while not self._abandoned.is_set():
             stopping = self._stopping.is_set()  # read first, so that this round has all that precedes `stop`
             if self._ship_all():
                 self._failures = 0
+                if self._step_later():
+                    continue
                 if stopping:
                     return
                 self._wake.wait(self._interval)
                 self._wake.clear()
+                continue
+            self._failures += 1
+            if isinstance(self.last_error, Denied) and self._failures >= MAX_DENIED:
+                self.denied = True
+                log.warning("%s. This job sends nothing more", first_line(self.last_error))
+                return
+            if stopping:
+                self._abandoned.wait(min(LAST_WAIT_S, 0.5 * 2.0**tries))
+                tries += 1
             else:
-                self._failures += 1
-                if stopping:  # quick tries until `stop` gives up
-                    self._abandoned.wait(0.5)
-                else:
-                    self._stopping.wait(min(self._max_wait, 0.5 * 2.0 ** min(self._failures - 1, 10)))
+                self._stopping.wait(min(self._max_wait, 0.5 * 2.0 ** min(self._failures - 1, 10)))
+
+    def _step_later(self) -> bool:
+        """Do a step of the work that was left for later, and return whether there was one."""
+        try:
+            return next(self._later, _NOTHING) is not _NOTHING
+        except Exception as error:  # no exception may end the thread
+            self._later = iter(())
+            log.warning("what earlier jobs have logged is not shipped: %s", first_line(error))
+            return False
 
     def _ship_all(self) -> bool:
         for reader, send in self._routes:

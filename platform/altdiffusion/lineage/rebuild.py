@@ -19,10 +19,12 @@ from typing import Any
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.alias_view import show_aliases
-from altdiffusion.lineage.job_run import ABOUT, JOURNAL, METRICS, first_start, is_running, is_time
+from altdiffusion.lineage.job_folder import ABOUT, JOURNAL, METRICS, first_start, is_running, is_time
 from altdiffusion.lineage.kept import Kept
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
 from altdiffusion.lineage.outbox import OutboxReader, Record
+from altdiffusion.lineage.source import source_tags
+from altdiffusion.lineage.starts import Start, read_starts
 from altdiffusion.lineage.tracking import DEFAULT_EXPERIMENT, Tracking, answering, connect
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import NAME, optional_document
@@ -72,19 +74,26 @@ def rebuild(
 
 def _rebuild(tracking: Tracking, lake: str, whole: graphs.Graph, *, manifests: bool) -> Rebuilt:
     journals = _replay(tracking, lake)
+    starts = read_starts(lake)
     versions = checkpoints = 0
-    for ref in _parents_first(whole) if manifests or not journals else ():
+    for ref in whole.parents_first() if manifests or not journals else ():
         node = whole.nodes[ref]
         if node.kind == "dataset" and not node.missing and not _shown(tracking, node):
             job = JOB_OF.get(str(node.facts["holds"]), "curate")
-            _add(tracking, lake, job=job, name=node.name, node=node, config=node.facts["config"])
+            made = starts.of(whole, node)
+            _add(tracking, lake, job=job, name=node.name, node=node, config=node.facts["config"], made=made)
             versions += 1
         elif node.kind == "checkpoint" and not node.missing and find_model(tracking, node.ref) is None:
-            _add(tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=_state(node).get("config"))
+            made, config = starts.of(whole, node), _state(node).get("config")
+            _add(tracking, lake, job="train", name=str(node.facts["run"]), node=node, config=config, made=made)
             checkpoints += 1
     show_aliases(tracking, lake)
     return Rebuilt(
-        tracking_uri=tracking.uri, journals=journals, versions=versions, checkpoints=checkpoints, damaged=whole.damaged
+        tracking_uri=tracking.uri,
+        journals=journals,
+        versions=versions,
+        checkpoints=checkpoints,
+        damaged=(*whole.damaged, *starts.damaged),
     )
 
 
@@ -160,24 +169,6 @@ def _mark_killed(tracking: Tracking, journal: _Journal, now: int) -> None:
     tracking.client.set_terminated(journal.run_id, status="KILLED", end_time=max(end, started))
 
 
-def _parents_first(whole: graphs.Graph) -> list[str]:
-    done: dict[str, None] = {}
-
-    def visit(start: str) -> None:
-        waiting = [(start, False)]
-        while waiting:
-            ref, ready = waiting.pop()
-            if ready:
-                done.setdefault(ref)
-            elif ref not in done:
-                waiting.append((ref, True))
-                waiting.extend((parent, False) for parent in whole.parents(ref))
-
-    for ref in sorted(whole.nodes):
-        visit(ref)
-    return list(done)
-
-
 def _shown(tracking: Tracking, node: graphs.Node) -> bool:
     tag = f"lineage.out.{node.digest[:DIGEST_DIGITS]}"
     return bool(
@@ -192,9 +183,13 @@ def _state(node: graphs.Node) -> dict[str, Any]:
     return {} if state is None else state.value
 
 
-def _add(tracking: Tracking, lake: str, *, job: str, name: str, node: graphs.Node, config: Any) -> None:
+def _add(
+    tracking: Tracking, lake: str, *, job: str, name: str, node: graphs.Node, config: Any, made: Start | None
+) -> None:
     run_id, started = find_or_create_run(tracking, job=job, name=name, fingerprint=str(node.facts["fingerprint"]))
     records: list[dict[str, Any]] = [{"op": "params", "config": config}] if isinstance(config, dict) else []
+    if made is not None:
+        records.append({"op": "source", "tags": source_tags(made.job, made.facts)})
     context = "training" if job == "train" else "input"
     records += [{"op": "input", "ref": parent, "context": context} for parent in node.parents]
     if node.kind == "dataset":

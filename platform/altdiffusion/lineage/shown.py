@@ -11,10 +11,11 @@ from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.graph import Graph
-from altdiffusion.lineage.job_run import ABOUT, JOURNAL
+from altdiffusion.lineage.job_folder import ABOUT, JOURNAL, job_folders
 from altdiffusion.lineage.outbox import OutboxReader, Record
 from altdiffusion.storage import files
 from altdiffusion.storage.documents import optional_document
+from altdiffusion.storage.listing import list_marked
 
 REPORT = "report.html"
 
@@ -63,22 +64,20 @@ def pages_of(lake_uri: str, refs: Set[str], damaged: list[AltDiffusionError]) ->
 
 def reports_of(lake_uri: str, refs: Set[str]) -> list[tuple[str, str]]:
     """Return (reference, URI of its report) for the versions among these that have one."""
+    names = {ref.removeprefix("dataset:").partition("@")[0] for ref in refs if ref.startswith("dataset:")}
     found = []
-    for ref in sorted(refs):
-        kind, _, rest = ref.partition(":")
-        name, _, digest = rest.partition("@")
-        uri = files.join(lake_uri, "datasets", name, "versions", digest, REPORT)
-        if kind == "dataset" and files.exists(uri):
-            found.append((ref, uri))
-    return found
+    for name in sorted(names):
+        root = files.join(lake_uri, "datasets", name, "versions")
+        for one in list_marked(root, 1, REPORT):
+            ref = f"dataset:{name}@{one.parts[0]}"
+            if ref in refs:
+                found.append((ref, files.join(root, *one.parts, REPORT)))
+    return sorted(found)
 
 
 def journals(lake_uri: str) -> list[str]:
     """Return the folders of all journals in a lake."""
-    if not files.is_local(lake_uri):
-        return []
-    root = files.join(files.local_path(lake_uri), "tracking")
-    return [files.within(root, name) for name in files.list_folders(root)]
+    return job_folders(lake_uri) if files.is_local(lake_uri) else []
 
 
 def read_journal(folder: str) -> list[Record]:

@@ -13,15 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.graph import Graph, Node
 from altdiffusion.lineage.impact import Impact
 from altdiffusion.storage import files
+from altdiffusion.storage.cleansing import REASON
 from altdiffusion.storage.documents import Document, read_document
 from altdiffusion.storage.takedown_rows import listed_rows, read_rows
-from altdiffusion.storage.tombstones import FOLDER, REMEDY, Tombstones, covers, read_file
+from altdiffusion.storage.tombstones import FOLDER, REMEDY, Ids, Tombstones, covers, read_file
 
 SUFFIX = ".record.json"
 FORMAT = "altdiffusion-takedown-1"
@@ -42,7 +44,7 @@ class Request:
     when: str
     """Time of the request, ISO 8601, UTC."""
     of: str
-    """Reference of the version from which rows were removed."""
+    """Reference of the version from which rows were removed; of several, with commas between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Record:
 def write_record(lake_uri: str, request: Request, found: Impact, graph: Graph, *, tombstones: str, rows: str) -> str:
     """Write a record, unless an earlier one of the same request has all of it, and return the name of its file."""
     nodes = [held.node for held in (*found.held, *found.erased)] + [made.node for made in found.made]
+    nodes = [node for node in nodes if not _made_by(request, node)]
     value = {
         "format": FORMAT,
         "list_sha256": request.list_sha256,
@@ -90,6 +93,11 @@ def write_record(lake_uri: str, request: Request, found: Impact, graph: Graph, *
     name = f"{files.sha256_hex(data)}{SUFFIX}"
     files.write_atomic(files.within(lake_uri, FOLDER, name), data)
     return name
+
+
+def _made_by(request: Request, node: Node) -> bool:
+    """Return whether a version is one that this takedown made, when it ran before: the first record is whole."""
+    return node.kind == "dataset" and (node.facts.get("config") or {}).get(REASON) == request.list_sha256
 
 
 def _node_json(node: Node) -> dict[str, Any]:
@@ -159,10 +167,15 @@ class Past:
 
     records: tuple[Record, ...]
     """Those whose rows the list names."""
-    rows: Mapping[str, int]
-    """Rows by the reference of the version that held them."""
+    numbers: Mapping[str, Ids]
+    """Row numbers, ascending, by the reference of the version that held them."""
     covered: frozenset[str]
     """References of versions that were searched for everything that the list names."""
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The number of rows by the reference of the version that held them."""
+        return {ref: len(numbers) for ref, numbers in self.numbers.items()}
 
     def fill(self, graph: Graph) -> Graph:
         """Return a graph that also has what is gone from the lake by now."""
@@ -186,13 +199,18 @@ def past_of(lake_uri: str, listed: Tombstones) -> Past:
     table = listed_rows([rows for _, rows in found], listed)
     covered = [record.searched for record in every if covers(read_file(lake_uri, record.tombstones), listed)]
     return Past(
-        records=tuple(matching), rows=_counted(table), covered=frozenset().union(*covered) if covered else frozenset()
+        records=tuple(matching),
+        numbers=_numbers(table),
+        covered=frozenset().union(*covered) if covered else frozenset(),
     )
 
 
-def _counted(table: pa.Table) -> dict[str, int]:
-    counts = table.group_by("version").aggregate([("row", "count")])
-    return dict(zip(counts["version"].to_pylist(), counts["row_count"].to_pylist(), strict=True))
+def _numbers(table: pa.Table) -> dict[str, Ids]:
+    by_version = table.group_by("version").aggregate([("row", "list")])
+    return {
+        ref: np.unique(np.array(rows, np.int64))
+        for ref, rows in zip(by_version["version"].to_pylist(), by_version["row_list"].to_pylist(), strict=True)
+    }
 
 
 def rows_taken_from(lake_uri: str, records: Sequence[Record], ref: str) -> list[int]:

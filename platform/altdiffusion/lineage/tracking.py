@@ -24,9 +24,12 @@ from altdiffusion.credentials import MissingCredential, redact, reveal
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.lineage.anchor import ARTIFACTS, reanchor
 from altdiffusion.lineage.database import first_contact, is_known_migration
+from altdiffusion.lineage.described import EXPERIMENT
 from altdiffusion.storage import files
 
 DEFAULT_EXPERIMENT = "altdiffusion"
+NOTE = "mlflow.note.content"
+"""MLflow's tag of a description."""
 PROBES = 3
 PROBE_TIMEOUT_S = 2.5
 _START = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
@@ -63,7 +66,7 @@ class Tracking:
     def run_url(self, run_id: str) -> str:
         """Return the address of a run for a browser; for a database, that of a server started with `command`."""
         base = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base}/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return run_page(base, self.experiment_id, run_id)
 
     @property
     def command(self) -> str:
@@ -71,6 +74,16 @@ class Tracking:
         if self.uri.startswith("http"):
             return f"open {self.uri}"
         return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri {self.uri} --host 127.0.0.1"
+
+
+def workflow_page(server: str, path: str) -> str:
+    """Return the address of a page of MLflow for training; without the suffix it opens its pages for agents."""
+    return f"{server}/#/{path}?workflowType=machine_learning"
+
+
+def run_page(server: str, experiment_id: str, run_id: str) -> str:
+    """Return the address of a run on an MLflow server."""
+    return workflow_page(server, f"experiments/{experiment_id}/runs/{run_id}")
 
 
 def default_uri(lake_uri: str) -> str:
@@ -173,7 +186,7 @@ def _failed(uri: str, error: Exception) -> AltDiffusionError:
     text = f"{type(error).__name__}: {first_line(error)}"
     remedy = "start it or correct tracking.uri"
     if any(mark in text for mark in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED", "authenticated")):
-        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        remedy = ACCESS
     elif "out-of-date database schema" in text:
         return _other_schema(uri, text)
     elif "already exists" in text or "no such table" in text or "not a database" in text:
@@ -256,11 +269,19 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
                 client.restore_experiment(known.experiment_id)
             return str(known.experiment_id)
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags={NOTE: EXPERIMENT}))
         except Exception as error:
             if last or getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise
     raise AssertionError("unreachable")
+
+
+ACCESS = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+
+
+def is_denied(error: BaseException) -> bool:
+    """Return whether a server refuses access (401, 403), which lasts until the credentials are changed."""
+    return getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -35,8 +35,10 @@ def describe(node: Node) -> str:
     elif node.kind == "prompt":
         words += [f"{facts['language']} {_quote(facts['prompt'])}", f"seed {facts['seed']}"]
     elif node.kind == "row":
-        words += [f"{facts.get('language', '')} {_quote(facts.get('caption', ''))}".strip()]
+        words += [f"{facts.get('language', '')} {_quote(facts['caption'])}".strip()] if "caption" in facts else []
         words += [str(facts["url"])] if "url" in facts else []
+        words += [f"and {facts['more_rows']} more rows"] if "more_rows" in facts else []
+        words += [f"rejected in {', '.join(facts['rejected_in'])}"] if "rejected_in" in facts else []
         words += ["trained on with exactly this caption"] if facts.get("seen") else []
     if facts.get("unsealed"):
         words.append("unsealed")

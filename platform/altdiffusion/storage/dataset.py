@@ -14,6 +14,7 @@ The same inputs and config give the same digest, whatever was killed, retried, r
 
 from __future__ import annotations
 
+import difflib
 import functools
 import itertools
 import re
@@ -146,7 +147,7 @@ class Version:
         document = optional_document(files.within(self.uri, MADE_BY))
         return None if document is None else document.name("pipeline_step")
 
-    @property
+    @functools.cached_property
     def table_uri(self) -> str:
         """URI of the table of shards."""
         return files.within(self.uri, "shards.parquet")
@@ -257,7 +258,7 @@ def _checked_table(uri: str, data: bytes) -> pa.Table:
         raise damaged("its columns are not those of a table of shards")
     if any(column.null_count for column in table.columns):
         raise damaged("a value is missing")
-    if not pc.all(pc.is_in(table["role"], value_set=pa.array(["shard", "reject"]))).as_py() and table.num_rows:
+    if not set(pc.unique(table["role"]).to_pylist()) <= {"shard", "reject"}:
         raise damaged("a role is neither shard nor reject")
     for name in pc.unique(table["sha256"]).to_pylist():
         if not DIGEST.fullmatch(name):
@@ -389,11 +390,14 @@ class Dataset:
 
     def absent(self) -> AltDiffusionError:
         """Return the error for a dataset that has no version."""
-        names = ", ".join(Lake(self.lake_uri).names()) or "none"
+        there = Lake(self.lake_uri).names()
+        near = difflib.get_close_matches(self.name, there, n=2)
+        names = ", ".join(there) or "none"
+        meant = f"did you mean {' or '.join(near)}? If not, " if near else ""
         return AltDiffusionError(
             f"dataset {self.name}",
             f"has no version in {self.lake_uri}",
-            f"run the job that makes it first; datasets here: {names}",
+            f"{meant}run the job that makes it first; datasets here: {names}",
         )
 
     def open(self, digest: str) -> Version:

@@ -10,6 +10,7 @@ from altdiffusion.storage.dataset import ROLES, Dataset, Version
 from altdiffusion.storage.documents import DIGEST
 from altdiffusion.storage.erased import keep_counts
 from altdiffusion.storage.garbage import remove_taken_down
+from altdiffusion.storage.judges import TaughtJudge, discard_judges
 from altdiffusion.storage.shard_columns import read_columns
 from altdiffusion.storage.shards import ShardInfo
 from altdiffusion.storage.tombstones import read_tombstones
@@ -24,12 +25,15 @@ class Erased:
 
     files: int
     bytes: int
+    judges: tuple[TaughtJudge, ...]
+    """Judges that were deleted because they were, or may have been, trained on rows that were taken down."""
 
 
 def erase(dataset: Dataset, version: Version) -> Erased:
     """Delete a version that is not the head: first its manifest, then the shards that only it had.
 
-    Files that no manifest names are deleted too, of any age, where they hold rows that were taken down.
+    Files that no manifest names are deleted too, of any age, where they hold rows that were taken down, and so are
+    judges that were trained on such rows.
 
     No job may write to the dataset meanwhile. Units whose shards were deleted are done again if their job runs again.
 
@@ -54,10 +58,12 @@ def erase(dataset: Dataset, version: Version) -> Erased:
     for name in images:
         for image_format in IMAGE_FORMATS:
             files.remove_tree(files.join(below, "images", f"{name}.{image_format}"), below=below)
-    left = remove_taken_down(dataset, read_tombstones(dataset.lake_uri))
+    tombstones = read_tombstones(dataset.lake_uri)
+    left = remove_taken_down(dataset, tombstones)
     return Erased(
         files=len(gone) + len(images) + len(left),
         bytes=sum(info.bytes for _, info in gone) + sum(file.bytes for file in left),
+        judges=tuple(discard_judges(dataset.lake_uri, tombstones)),
     )
 
 

@@ -26,6 +26,9 @@ from altdiffusion.errors import AltDiffusionError, first_line
 
 _STORES = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs"}
 """Libraries whose errors are those of a storage."""
+_EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+"""The extra of this package that installs what opens addresses of a scheme."""
+_ADDRESSES = "use a folder, or a file://, memory://, s3://, gs:// or az:// address"
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -47,9 +50,9 @@ def filesystem(uri: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        raise AltDiffusionError(
-            f"storage {uri}", f"cannot be opened ({error})", "use a folder, file://, memory:// or s3:// address"
-        ) from error
+        extra = _EXTRAS.get(uri.partition("://")[0]) if isinstance(error, ImportError) else None
+        remedy = f"pip install 'altdiffusion-platform[{extra}]'" if extra else _ADDRESSES
+        raise AltDiffusionError(f"storage {uri}", f"cannot be opened ({error})", remedy) from error
     return fs, path
 
 
@@ -253,6 +256,23 @@ def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffus
     with naming(uris[0], "reading"):
         found = fs.cat(paths, on_error="return")
     return [_content(uri, lambda value=found[path]: value) for uri, path in zip(uris, paths, strict=True)]  # type: ignore[misc]
+
+
+def read_ranges(uri: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Return ranges of a file, each by offset and size; one that reaches beyond its end is shorter.
+
+    An object store is asked for all of them at once.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    fs, path = filesystem(uri)
+    with naming(uri, "reading"):
+        if isinstance(fs, LocalFileSystem):
+            with open(path, "rb") as file:
+                return [os.pread(file.fileno(), size, start) for start, size in ranges]
+        starts, ends = [start for start, _ in ranges], [start + size for start, size in ranges]
+        return [bytes(data) for data in fs.cat_ranges([path] * len(ranges), starts, ends)]
 
 
 def _content(uri: str, read: Callable[[], Any]) -> bytes | FileNotFoundError | AltDiffusionError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -23,11 +23,16 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import REJECTS, SCHEMAS
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import ROLES, Dataset, Lake, Role, Version
-from altdiffusion.storage.shard_columns import read_columns
+from altdiffusion.storage.row_keys import IndexedFiles, RowKeys, keys_of_list, keys_of_rows
+from altdiffusion.storage.shard_columns import read_columns, read_some_rows
 from altdiffusion.storage.shards import ShardInfo
+from altdiffusion.storage.tombstones import Tombstones
 
 THREADS = 16
+BUILD_FROM = 1_000_000
+"""Rows that no index covers from which on a question that reads them indexes them."""
 _AT_ONCE = 256
+_WAITING = 1024
 NAMING = ("sample_id", "url", "final_url", "image_sha256")
 """Columns by which a list can name a row; the kind of a dataset decides which of them it has."""
 Rows = npt.NDArray[np.int64]
@@ -107,6 +112,11 @@ class Holdings:
         found = enumerate(self.rows.get(file.key) for file in _files(version, role))
         return [(index, rows) for index, rows in found if rows is not None]
 
+    def numbers(self, version: Version) -> Rows:
+        """Return the numbers, ascending, of the wanted rows in those shards of a version that could be read."""
+        found = [rows + version.shard_starts[index] for index, rows in self.readable(version)]
+        return np.concatenate([_NONE, *found])
+
 
 def all_versions(lake: Lake, damaged: list[AltDiffusionError]) -> Iterator[Version]:
     """Yield every version of every dataset of a lake; what cannot be read is added to `damaged`, and not yielded."""
@@ -136,10 +146,22 @@ def _opened(dataset: Dataset, digests: Sequence[str], damaged: list[AltDiffusion
         yield version
 
 
-def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
+def search(
+    lake: Lake,
+    wanted: Wanted,
+    *,
+    threads: int = THREADS,
+    listed: Tombstones | None = None,
+    build_from: int = BUILD_FROM,
+) -> Holdings:
     """Search the whole lake: accepted rows, and rejected ones that still have their link.
 
     Memory holds those columns of `threads` shards, and the rows found.
+
+    Args:
+        listed: the same list as hashes, for questions that the index of rows may answer: then only the shards that it
+            does not cover are read whole. Domains need every shard. None for what removes rows: it reads all of them.
+        build_from: number of rows that the index does not cover from which on they are added to it.
     """
     distinct: dict[tuple[str, str], File] = {}
     damaged: list[AltDiffusionError] = []
@@ -147,6 +169,8 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
     for version in versions:
         for role in ROLES:
             distinct.update((file.key, file) for file in _files(version, role))
+    index = IndexedFiles(lake.uri, distinct.values()) if listed is not None and not len(listed.domains) else None
+    found_at = index.places(keys_of_list(listed)) if index is not None and listed is not None else {}
     rows: dict[tuple[str, str], Rows] = {}
     unreadable: dict[tuple[str, str], AltDiffusionError] = {}
     linked, led, pictured = [_NONE], [_NONE], [_NONE]
@@ -155,15 +179,28 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
         if len(found):
             rows[file.key] = np.union1d(rows.get(file.key, _NONE), found)
 
+    def take(file: File, direct: _Direct | AltDiffusionError) -> None:
+        if isinstance(direct, AltDiffusionError):
+            unreadable[file.key] = direct
+            return
+        keep(file, direct.rows)
+        linked.append(direct.linked)
+        led.append(direct.led)
+        pictured.append(direct.pictured)
+
     with ThreadPoolExecutor(threads) as pool:
-        for file, direct in _each(pool, lambda file: _direct(file, wanted), distinct.values()):
-            if isinstance(direct, AltDiffusionError):
-                unreadable[file.key] = direct
-            else:
-                keep(file, direct.rows)
-                linked.append(direct.linked)
-                led.append(direct.led)
-                pictured.append(direct.pictured)
+        hit = [file for file in distinct.values() if file.key in found_at]
+        for file, direct in _each(pool, lambda file: _direct_at(file, wanted, found_at[file.key]), hit):
+            take(file, direct)
+        whole = [file for file in distinct.values() if index is None or not index.covers(file.key)]
+        builder = index.builder() if index is not None and sum(file.info.rows for file in whole) >= build_from else None
+        keyed, at_once = builder is not None, threads if builder is not None else _WAITING  # keys take memory
+        for file, direct in _each(pool, lambda file: _direct(file, wanted, keyed=keyed), whole, at_once):
+            take(file, direct)
+            if builder is not None and isinstance(direct, _Direct):
+                builder.add(file.key, file.info.rows, direct.keys)
+        if builder is not None:
+            builder.finish()
         by_link, by_final, by_image = (np.unique(np.concatenate(ids)) for ids in (linked, led, pictured))
 
         def unnamed(file: File) -> Rows:
@@ -176,7 +213,15 @@ def search(lake: Lake, wanted: Wanted, *, threads: int = THREADS) -> Holdings:
             for file in distinct.values()
             if "sample_id" in file.columns and file.key not in unreadable and len(unnamed(file))
         ]
-        for file, found in _each(pool, lambda file: _by_id(file, unnamed(file)), indirect):
+        ids = np.concatenate([by_link, by_final, by_image])
+        by_id = index.places({"sample_id": ids.view(np.uint64)}) if index is not None and len(ids) else {}
+
+        def named_by_id(file: File) -> Rows | AltDiffusionError:
+            if index is not None and index.covers(file.key):
+                return _by_id(file, unnamed(file), by_id.get(file.key, {}).get("sample_id", _NONE))
+            return _by_id(file, unnamed(file))
+
+        for file, found in _each(pool, named_by_id, indirect):
             if isinstance(found, AltDiffusionError):
                 unreadable[file.key] = found
             else:
@@ -200,6 +245,8 @@ class _Direct:
     linked: Rows
     led: Rows
     pictured: Rows
+    keys: RowKeys = field(default_factory=dict)
+    """Keys of all its rows for the index, where they were asked for."""
 
 
 def _files(version: Version, role: Role) -> Iterator[File]:
@@ -210,21 +257,39 @@ def _files(version: Version, role: Role) -> Iterator[File]:
     return (File(folder_uri=folder, role=role, info=info, columns=columns) for info in version.infos(role))
 
 
-def _direct(file: File, wanted: Wanted) -> _Direct | AltDiffusionError:
+def _direct(file: File, wanted: Wanted, *, keyed: bool = False) -> _Direct | AltDiffusionError:
+    """Return what the columns of all rows of a file identify."""
     if not file.columns or not file.info.rows:
         return _Direct(rows=_NONE, linked=_NONE, led=_NONE, pictured=_NONE)
     try:
         table = read_columns(file.folder_uri, file.info, file.columns)
     except AltDiffusionError as error:
         return error
+    found = _matches(file, table, wanted, np.arange(table.num_rows, dtype=np.int64))
+    return replace(found, keys=keys_of_rows(table)) if keyed else found
+
+
+def _direct_at(file: File, wanted: Wanted, places: Mapping[str, Rows]) -> _Direct | AltDiffusionError:
+    """Return the same of the rows that the index names by column; it is the shard's own values that decide."""
+    rows = np.unique(np.concatenate([*places.values()]))
+    needed = {*places, "sample_id", *(["url"] if file.role == "rejects" else [])}
+    try:
+        columns = [name for name in file.columns if name in needed]
+        return _matches(file, read_some_rows(file.folder_uri, file.info, columns, rows), wanted, rows)
+    except AltDiffusionError as error:
+        return error
+
+
+def _matches(file: File, table: pa.Table, wanted: Wanted, numbers: Rows) -> _Direct:
+    """Return what the columns of a table identify, of which `numbers` are the rows in the file."""
     named, by_link, by_final, by_image = (np.zeros(table.num_rows, bool) for _ in range(4))
-    if "sample_id" in file.columns:
+    if "sample_id" in table.column_names:
         named = _listed(table["sample_id"], wanted.sample_ids)
-    if "url" in file.columns:
+    if "url" in table.column_names:
         by_link = wanted.links(table["url"])
     if "final_url" in table.column_names:  # older shards of images do not have it
         by_final = wanted.links(table["final_url"])
-    if "image_sha256" in file.columns:
+    if "image_sha256" in table.column_names:
         by_image = _listed(table["image_sha256"], wanted.images)
 
     def ids(mask: Mask) -> Rows:
@@ -232,17 +297,24 @@ def _direct(file: File, wanted: Wanted) -> _Direct | AltDiffusionError:
             return _NONE
         return np.asarray(table["sample_id"].filter(pa.array(mask)).drop_null().to_numpy(), np.int64)
 
-    rows = np.flatnonzero((named | by_link | by_final | by_image) & _holds(file, table))
+    rows = numbers[np.flatnonzero((named | by_link | by_final | by_image) & _holds(file, table))]
     return _Direct(rows=rows, linked=ids(by_link), led=ids(by_final), pictured=ids(by_image))
 
 
-def _by_id(file: File, ids: Rows) -> Rows | AltDiffusionError:
+def _by_id(file: File, ids: Rows, places: Rows | None = None) -> Rows | AltDiffusionError:
+    """Return the rows of a file with these ids; `places` are the rows that alone may have them, if that is known."""
+    if places is not None and not len(places):
+        return _NONE
+    names = ["sample_id", *(["url"] if file.role == "rejects" else [])]
     try:
-        names = ["sample_id", *(["url"] if file.role == "rejects" else [])]
-        table = read_columns(file.folder_uri, file.info, names)
+        if places is None:
+            table = read_columns(file.folder_uri, file.info, names)
+            places = np.arange(table.num_rows, dtype=np.int64)
+        else:
+            table = read_some_rows(file.folder_uri, file.info, names, places)
     except AltDiffusionError as error:
         return error
-    return np.flatnonzero(_listed(table["sample_id"], pa.array(ids)) & _holds(file, table))
+    return places[np.flatnonzero(_listed(table["sample_id"], pa.array(ids)) & _holds(file, table))]
 
 
 def _holds(file: File, table: pa.Table) -> Mask:
@@ -256,8 +328,10 @@ def _listed(column: pa.ChunkedArray, values: pa.Array) -> Mask:
     return np.asarray(pc.is_in(column, value_set=values).to_numpy(), bool)
 
 
-def _each(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+def _each(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], at_once: int = _WAITING
+) -> Iterator[tuple[T, R]]:
     """Yield items and their results in order, with a limited number of waiting items."""
     waiting = iter(items)
-    while batch := list(islice(waiting, 1024)):
+    while batch := list(islice(waiting, at_once)):
         yield from zip(batch, pool.map(function, batch), strict=True)

@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
@@ -42,6 +44,42 @@ def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filte
                 raise damaged(uri, error) from error
     except FileNotFoundError as error:
         raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
+
+
+def read_some_rows(folder_uri: str, info: ShardInfo, columns: Sequence[str], rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Return columns of some rows (numbers, ascending) of a shard, reading the row groups that hold them.
+
+    Raises:
+        AltDiffusionError: the shard is missing or damaged, lacks a column, or has fewer rows.
+    """
+    uri = shard_uri(folder_uri, info.sha256)
+    fs, path = files.filesystem(uri)
+    try:
+        with files.naming(uri, "reading"), _opened(fs, path, info) as file:
+            try:
+                return checked_types(_groups(file, columns, rows), uri)
+            except (pa.ArrowException, OSError, IndexError) as error:
+                if getattr(error, "errno", None) is not None:  # an error of the file system, not of the format
+                    raise
+                raise damaged(uri, error) from error
+    except FileNotFoundError as error:
+        raise AltDiffusionError(f"shard {uri}", "is missing", REMEDY) from error
+
+
+def _groups(file: Any, columns: Sequence[str], rows: npt.NDArray[np.int64]) -> pa.Table:
+    opened = pq.ParquetFile(file, page_checksum_verification=True)
+    sizes = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    if len(rows) and rows[-1] >= starts[-1]:
+        raise IndexError(f"it has {starts[-1]} rows, and row {rows[-1]} is asked for")
+    of_row = np.searchsorted(starts, rows, "right") - 1
+    groups = np.unique(of_row)
+    first = np.concatenate([[0], np.cumsum(np.asarray(sizes)[groups])])  # in the table of these groups
+    places = first[np.searchsorted(groups, of_row)] + rows - starts[of_row]
+    table = opened.read_row_groups(
+        groups.tolist(), columns=present(columns, opened.schema_arrow.names), use_threads=False
+    )
+    return table.take(pa.array(places))
 
 
 def _opened(fs: Any, path: str, info: ShardInfo) -> Any:

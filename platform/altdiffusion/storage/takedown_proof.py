@@ -1,7 +1,8 @@
 """Proof by brute force that a lake holds nothing that was taken down.
 
 Every Parquet file below the datasets' folders is read, whatever names it: shards and rejects of all versions, those of
-units that no manifest names, and the spill files of unfinished units. Nothing that was found earlier is trusted.
+units that no manifest names, and the spill files of unfinished units. Nothing that was found earlier is trusted. Judges
+hold no rows, and are compared by the rows that they were trained on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
 from altdiffusion.storage.cleansing import linked
 from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.judges import TaughtJudge, judges_of
 from altdiffusion.storage.tombstones import COLUMNS, Tombstones, read_tombstones
 
 THREADS = 16
@@ -45,11 +47,13 @@ class Proof:
     rows: int
     held: tuple[HeldFile, ...]
     unreadable: tuple[AltDiffusionError, ...]
+    judges: tuple[TaughtJudge, ...]
+    """Kept judges that were trained on such rows, or may have been."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether every file was read, and none holds such a row."""
-        return not self.held and not self.unreadable
+        """Whether every file was read, none holds such a row, and no judge was trained on one."""
+        return not self.held and not self.unreadable and not self.judges
 
 
 def prove(lake: Lake) -> Proof:
@@ -77,7 +81,14 @@ def prove(lake: Lake) -> Proof:
                     continue
                 count, rows = count + 1, rows + found[0]
                 held += [HeldFile(uri=uri, rows=found[1])] if found[1] else []
-    return Proof(tombstones=len(tombstones), files=count, rows=rows, held=tuple(held), unreadable=tuple(unreadable))
+    return Proof(
+        tombstones=len(tombstones),
+        files=count,
+        rows=rows,
+        held=tuple(held),
+        unreadable=tuple(unreadable),
+        judges=tuple(judges_of(lake.uri, tombstones)),
+    )
 
 
 def _parquet_files(lake: Lake) -> Iterator[str]:

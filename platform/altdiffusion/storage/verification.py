@@ -87,7 +87,7 @@ def damages_of(version: Version, *, threads: int = THREADS) -> list[Damage]:
     with ThreadPoolExecutor(threads) as pool:
         tasks = ((files.within(version.folder_uri, role), info) for role, info in infos)
         while batch := list(islice(tasks, 64 * threads)):  # a future holds more than a row of the table
-            damages += [damage for damage in pool.map(_shard, batch) if damage is not None]
+            damages += [damage for damage in pool.map(shard_damage, batch) if damage is not None]
         units = sorted(ledger.done_ids())
         damages += [damage for damage in pool.map(lambda unit: _record(ledger, unit), units) if damage is not None]
     return damages
@@ -159,7 +159,12 @@ def _made_by(version: Version) -> list[Damage]:
     return []
 
 
-def _shard(task: tuple[str, ShardInfo]) -> Damage | None:
+def shard_damage(task: tuple[str, ShardInfo]) -> Damage | None:
+    """Return what is wrong with a shard, read in blocks; None if it is whole.
+
+    Args:
+        task: its folder, and what the table of shards states of it.
+    """
     folder, info = task
     try:
         uri = shards.shard_uri(folder, info.sha256)

@@ -8,8 +8,11 @@ returns and whose metrics-only reports take seconds. So a resume is the same com
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -23,10 +26,11 @@ from altdiffusion.storage import files
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.faults import failures, ray_notice
-from altdiffusion.training.faults.notice import STOP, PreemptionNotice, on_sigterm
+from altdiffusion.training.faults.notice import STOP, PreemptionNotice, on_stop_signals
 from altdiffusion.training.loop.loop import train_loop
 from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
 from altdiffusion.training.reporting.reporter import LineReporter, Reporter
+from altdiffusion.training.run.ended import has_ended
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.run.run_name import check_checkpoint
@@ -35,20 +39,21 @@ from altdiffusion.training.update.trainer import Counters
 COLLECTIVE_TIMEOUT_S = 600
 
 
-def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None) -> Ref:
+def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None, event_files: str | None = None) -> Ref:
     """Train on the Ray cluster that this process is connected to (an embedded one is started if there is none).
 
     Args:
         config: what to train, and with which workers.
         lake: URI of the lake; with several machines one that all of them reach.
         outbox_path: file on this machine to which the metrics are appended (see lineage.outbox).
+        event_files: folder on this machine for TensorBoard's event files.
 
     Returns:
         The checkpoint of the last step.
 
     Raises:
         AltDiffusionError: what a user can fix.
-        Resumable: this process was sent SIGTERM; the workers have written a checkpoint of their last step.
+        Resumable: this process was sent SIGTERM or SIGINT; the workers have written a checkpoint of their last step.
         TrainingFailed: the workers failed too often; its text holds the original traceback.
     """
     run = resolve(config, lake)
@@ -56,27 +61,27 @@ def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None) -> 
     found = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
     if found is not None:
         check_checkpoint(run, found)
-        if found.step >= config.steps:
+        if has_ended(config, found):
             checkpoints.sweep(run.lake, config.run, found.step)
             return found.ref
     failures.clear(run.lake, config.run)
     notice = PreemptionNotice()
-    with on_sigterm(notice):
-        error = _fit(run, LineReporter(config, outbox_path), notice)
-    last = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
-    if notice.level == STOP and (last is None or last.step < config.steps):
-        raise Resumable(
-            f"run {config.run}",
-            f"was asked to stop; {f'the checkpoint of step {last.step}' if last else 'no checkpoint'} is there",
-            "run the same command again to continue",
-        )
+    with on_stop_signals(notice):
+        error = _fit(run, LineReporter(config, outbox_path, event_files), notice)
+        last = checkpoints.latest_verified(run.lake, config.run, reporter.warning)
+        if notice.level == STOP and not has_ended(config, last):
+            raise Resumable(
+                f"run {config.run}",
+                f"was asked to stop; {f'the checkpoint of step {last.step}' if last else 'no checkpoint'} is there",
+                "run the same command again to continue",
+            )
     noted = failures.read(run.lake, config.run)
     ended = failures.final(noted)
     if ended is not None:
         raise ended.error()
     if error is not None:
         raise (failures.cause(noted).error() if noted else error) from error
-    if last is None or last.step < config.steps:
+    if last is None or not has_ended(config, last):
         raise failures.TrainingFailed(f"run {config.run} ended without the checkpoint of step {config.steps}")
     return last.ref
 
@@ -126,13 +131,27 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: PreemptionNotice) -> Exce
 
     try:
         with RelayReader(lambda: ray.get(relay.take.remote(), timeout=30), reporter, forward):
-            result = trainer.fit()
+            result = _in_thread(trainer.fit)
     except Exception as error:
         return error
     finally:
         ray.kill(relay)
     failed: Exception | None = result.error
     return failed
+
+
+def _in_thread(call: Callable[[], Any]) -> Any:
+    """Return what a call returns that runs in a thread: in the main one, Ray takes Ctrl-C over and aborts the run."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="fit", daemon=True).start()
+    return outcome.result()
 
 
 def worker(settings: dict[str, Any]) -> None:

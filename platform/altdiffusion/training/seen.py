@@ -6,8 +6,9 @@ step n is exact: whole epochs count every row once, and only the epoch that was 
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,12 @@ from altdiffusion.storage.erased import ErasedVersion, open_or_erased
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.order.batches import Order
 from altdiffusion.training.order.language_rows import language_rows
 from altdiffusion.training.order.mixture import Source, make_order, sources_of
 from altdiffusion.training.order.permutation import I64
 from altdiffusion.training.order.run_key import RunKey
-from altdiffusion.training.order.skips import batch_at, merged
+from altdiffusion.training.order.skips import Windows, batch_at, merged
 from altdiffusion.training.run.record import config_of, read_record
 
 _COLUMNS = ("sample_id", "image_sha256", "language", "caption")
@@ -109,60 +111,155 @@ def seen(lake: str, run: str, step: int | None = None, *, digest: str = "") -> l
     Raises:
         AltDiffusionError: there is no such run or checkpoint, or a dataset of it is not in the lake.
     """
+    return [part for past in pasts_of(lake, open_checkpoint(lake, run, step, digest=digest)) for part in _of(past)]
+
+
+def open_checkpoint(lake: str, run: str, step: int | None = None, *, digest: str = "") -> Checkpoint:
+    """Return the checkpoint that a question is about, verified; `seen` describes the arguments.
+
+    Raises:
+        AltDiffusionError: there is no such run or checkpoint.
+    """
     found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run)
     if found is None or read_record(lake, run) is None:
         raise AltDiffusionError(
             f"run {run}", f"has no checkpoint in {lake}", f"runs here: {checkpoints.known_runs(lake)}"
         )
     found.check_digest(digest)
-    result: list[Seen] = []
-    waiting, known_refs = [found], {found.ref}
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """One run up to one step: its datasets, its order, and the batches that it left out."""
+
+    at: Checkpoint
+    versions: tuple[Version, ...]
+    """Datasets, as the config lists them; one may be named twice."""
+    sources: tuple[Source, ...]
+    """What each part of the order draws from."""
+    order: Order
+    skips: Windows
+
+    @property
+    def end(self) -> int:
+        """One after the last batch of the checkpoint's steps."""
+        return batch_at(self.skips, self.at.step - 1) + 1
+
+
+class Records:
+    """What decides the order of each run of a lake, read once per run, however many of its checkpoints are in question.
+
+    That a run has no record, or a damaged one, is remembered too.
+    """
+
+    def __init__(self, lake: str) -> None:
+        self._lake = lake
+        self._known: dict[str, dict[str, Any] | AltDiffusionError] = {}
+        self._order = functools.lru_cache(maxsize=64)(self._read_order)
+
+    def record(self, run: str) -> dict[str, Any]:
+        """Return the run.json of a run.
+
+        Raises:
+            AltDiffusionError: it is not in the lake, or is damaged.
+        """
+        if run not in self._known:
+            try:
+                self._known[run] = _whole_record(self._lake, run)
+            except AltDiffusionError as error:
+                self._known[run] = error
+        known = self._known[run]
+        if isinstance(known, AltDiffusionError):
+            raise known
+        return known
+
+    def past(self, at: Checkpoint) -> Past:
+        """Return a checkpoint's run up to it.
+
+        Raises:
+            AltDiffusionError: the record of the run or a dataset is not in the lake, or is damaged.
+        """
+        config, versions, order = self._order(at.run)
+        return Past(
+            at=at,
+            versions=versions,
+            sources=tuple(sources_of(config, versions)),
+            order=order,
+            skips=merged([*config.guards.skip_batches, *at.state().get("skipped_batches", [])]),
+        )
+
+    def _read_order(self, run: str) -> tuple[TrainConfig, tuple[Version, ...], Order]:
+        record = self.record(run)
+        config, key = config_of(record), RunKey.read(record, f"run.json of run {run}")
+        versions = tuple(open_or_erased(Lake(self._lake), ref) for ref in record["datasets"])
+        return config, versions, make_order(config, versions, key)
+
+
+def pasts_of(
+    lake: str,
+    at: Checkpoint,
+    open_: Callable[[str, Ref], Checkpoint] | None = None,
+    records: Records | None = None,
+) -> Iterator[Past]:
+    """Yield a checkpoint's run up to it, then the runs before it, nearest first.
+
+    Args:
+        open_: opens the earlier checkpoints; by default they are verified.
+        records: what is known of the lake's runs, where this is asked for many checkpoints.
+
+    Raises:
+        AltDiffusionError: a record, a checkpoint or a dataset of these runs is not in the lake, or is damaged.
+    """
+    waiting, known_refs = [at], {at.ref}
+    records = records or Records(lake)
     while waiting:
-        at = waiting.pop(0)
-        record = read_record(lake, at.run)
-        if record is None:
-            raise AltDiffusionError(f"run {at.run}", f"has no run.json in {lake}", "restore it: it names the datasets")
-        if "student" not in record:
-            raise AltDiffusionError(
-                f"run.json of run {at.run}",
-                "is of an earlier version: it does not name the checkpoint of its student",
-                'add "student": that checkpoint as lineage.json of the text encoder has it, or null if it has none',
-            )
-        result += _of_run(lake, record, at)
-        for earlier in _starts(lake, record):  # later stages name the same student again
-            if earlier.ref not in known_refs:
-                known_refs.add(earlier.ref)
-                waiting.append(earlier)
-    return result
+        one = waiting.pop(0)
+        record = records.record(one.run)
+        yield records.past(one)
+        for text in (record["start"], record["student"]):
+            ref = Ref.parse(text) if text is not None else None
+            if ref is not None and ref not in known_refs:  # later stages name the same student again
+                known_refs.add(ref)
+                waiting.append((open_ or _verified)(lake, ref))
 
 
-def _starts(lake: str, record: Mapping[str, Any]) -> Iterator[Checkpoint]:
-    """Yield the checkpoints that a run began with: that of an earlier stage, and that of an exported student."""
-    for text in (record["start"], record["student"]):
-        if text is not None:
-            ref = Ref.parse(text)
-            found = checkpoints.open_step(lake, *checkpoints.run_and_step(ref))
-            found.check_digest(ref.digest)
-            yield found
+def _verified(lake: str, ref: Ref) -> Checkpoint:
+    found = checkpoints.open_step(lake, *checkpoints.run_and_step(ref))
+    found.check_digest(ref.digest)
+    return found
 
 
-def _of_run(lake: str, record: Mapping[str, Any], at: Checkpoint) -> list[Seen]:
-    config, key = config_of(record), RunKey.read(record, f"run.json of run {at.run}")
-    versions = [open_or_erased(Lake(lake), ref) for ref in record["datasets"]]
-    opened = {version.ref: version for version in versions}  # a dataset may be named twice
+class NoRecordError(AltDiffusionError):
+    """The lake has no run.json of a run, so that its datasets are not known."""
+
+
+def _whole_record(lake: str, run: str) -> dict[str, Any]:
+    record = read_record(lake, run)
+    if record is None:
+        raise NoRecordError(f"run {run}", f"has no run.json in {lake}", "restore it: it names the datasets")
+    if "student" not in record:
+        raise AltDiffusionError(
+            f"run.json of run {run}",
+            "is of an earlier version: it does not name the checkpoint of its student",
+            'add "student": that checkpoint as lineage.json of the text encoder has it, or null if it has none',
+        )
+    return record
+
+
+def _of(past: Past) -> list[Seen]:
+    opened = {version.ref: version for version in past.versions}
     found = {ref: np.zeros(version.rows, np.int64) for ref, version in opened.items()}
-    for source, counts in zip(sources_of(config, versions), _times(config, versions, key, at), strict=True):
+    for source, counts in zip(past.sources, _times(past), strict=True):
         _add(found, source, counts)
-    return [Seen(run=at.run, steps=at.step, version=opened[ref], times=times) for ref, times in found.items()]
+    return [Seen(run=past.at.run, steps=past.at.step, version=opened[ref], times=times) for ref, times in found.items()]
 
 
-def _times(config: TrainConfig, versions: list[Version], key: RunKey, at: Checkpoint) -> list[I64]:
+def _times(past: Past) -> list[I64]:
     """Return how often each row of each source was in the batches of a checkpoint's steps."""
-    order = make_order(config, versions, key)
-    skips = merged([*config.guards.skip_batches, *at.state().get("skipped_batches", [])])
-    end = batch_at(skips, at.step - 1) + 1
+    order, end = past.order, past.end
     times = order.times(end)
-    for first, after in skips:
+    for first, after in past.skips:
         if first < end:
             for counts, before, until in zip(times, order.times(first), order.times(after), strict=True):
                 counts -= until - before

@@ -22,6 +22,7 @@ from altdiffusion.training.checkpoints.format import Checkpoint, Warn
 from altdiffusion.training.config import LoraConfig
 from altdiffusion.training.config.distillation import TeacherOutput
 from altdiffusion.training.model.lora import add_adapters, fuse, load_adapters
+from altdiffusion.training.model.lora_start import start_adapters
 from altdiffusion.training.run.record import read_record
 from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.run.run_name import check_checkpoint
@@ -46,12 +47,14 @@ def load_models(run: ResolvedRun, resume: Checkpoint | None = None) -> ModelBund
         add_adapters(bundle.unet, run.config.lora, run.config.trainable, run.seed)
         if resume is not None:
             load_adapters(bundle.unet, resume.tensors(checkpoints.LORA), f"checkpoint {resume.folder}")
+        elif run.lora_file is not None:
+            load_adapters(bundle.unet, _first_adapters(run), f"adapter {run.lora_file}")
     return bundle
 
 
 def load_start(run: ResolvedRun) -> ModelBundle:
-    """Return what a run begins with, as stock networks. Before the first update adapters change nothing, so they are
-    left out. A continued run begins with the averages of the checkpoint."""
+    """Return what a run begins with, as stock networks. Before the first update fresh adapters change nothing, so they
+    are left out; those of `start.lora` are fused. A continued run begins with the averages of the checkpoint."""
     if run.continued is None and run.config.lora is None:
         return load_models(run)
     bundle = load_bundle(run.base)
@@ -66,7 +69,15 @@ def load_start(run: ResolvedRun) -> ModelBundle:
         load_weights(run.lake, bundle.unet, found, "ema")
     else:
         _begin(run, bundle.unet, checkpoints.UNET, None)
+        if run.config.lora is not None and run.lora_file is not None:
+            fuse(bundle.unet, _first_adapters(run), run.config.lora)
     return bundle
+
+
+def _first_adapters(run: ResolvedRun) -> dict[str, Tensor]:
+    """Return the adapters of the file that a run begins with."""
+    assert run.lora_file is not None and run.lora_sha256 is not None and run.config.lora is not None
+    return start_adapters(run.lora_file, run.lora_sha256, run.base, run.config.lora, run.config.trainable)
 
 
 def load_student_of(run: ResolvedRun, base: ModelBundle, resume: Checkpoint | None = None) -> tuple[Student, Any]:

@@ -23,6 +23,7 @@ class BalanceConfig(Checked):
     seed: int = 0
     """Key of the draws, together with the row's sample_id."""
     rows_per_unit: Annotated[int, at_least(1)] = 65_536
+    """Rows of one unit of work, which is repeated as a whole where a worker dies."""
 
     def conflicts(self) -> Iterator[Invalid]:
         shares = self.similarity_quantile

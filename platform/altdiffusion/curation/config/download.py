@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from altdiffusion.config import operational
 from altdiffusion.constraints import (
@@ -16,56 +16,22 @@ from altdiffusion.constraints import (
     between,
     each,
     matching,
-    not_empty,
     positive,
     together,
-    unique,
 )
+from altdiffusion.curation.config.store import StoreConfig
 
-Format = Literal["jpg", "png", "webp", "gif", "avif", "bmp", "tiff"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-_SOME_FORMAT = f"name at least one of {', '.join(FORMATS)}"
 _USER_AGENT = matching(r"[ -~]*[!-~][ -~]*", "is not printable ASCII", "name the operator and a contact")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DownloadConfig(Checked):
+class DownloadConfig(StoreConfig):
     """How links are fetched and stored. Caps decide which rows stay, so they are part of the fingerprint."""
 
-    image_size: Annotated[int, at_least(1)] = 512
-    """Pixels of the shorter side (`keep_ratio`, `center_crop`) or longer side (`border`) as stored."""
-    resize_mode: Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"] = "keep_ratio"
-    resize_only_if_bigger: bool = True
-    encode_format: Literal["jpg", "png", "webp"] = "jpg"
-    encode_quality: int = 95
-    """1 to 100 for jpg and webp; compression 0 to 9 for png."""
-    scaled_decode: bool = True
-    """Whether a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves a quarter more than `image_size`: half the time,
-    and nearly the same image as the full decode's."""
-    formats: Annotated[tuple[Format, ...], not_empty(_SOME_FORMAT), unique("format")] = ("jpg", "png", "webp", "gif")
-    """Formats that are decoded, recognised by a file's bytes; `avif`, `bmp` and `tiff` can be added. Animations give
-    their first frame. Any other format is rejected as `format`."""
-    color_space: Literal["srgb", "as_coded"] = "srgb"
-    """srgb: colours that a file states (an ICC profile, PNG's cICP, gAMA and cHRM, AVIF's nclx) are converted to sRGB
-    before anything else. as_coded: its numbers are taken for sRGB's, whatever it states."""
-    shard_mib: Annotated[int, between(1, 1024, "a shard's images must fit into 2 GiB; give e.g. 128")] = 128
-    """MiB of stored images in one shard at most; a worker holds about three times that while it writes one."""
-    min_side: Annotated[int, at_least(1)] = 1
-    """Pixels; an image with a shorter side below this is rejected from its header."""
-    max_side: Annotated[int, at_least(1)] = 16384
-    max_pixels: Annotated[int, at_least(1)] = 1 << 26
-    """Width x height at most, read from the header before anything is decoded."""
-    max_aspect: float = 20.0
-    max_bytes: Annotated[int, at_least(1)] = 32 << 20
-    """Body bytes at most, declared or streamed."""
     deadline_s: Annotated[float, positive("give seconds")] = 30.0
     """Seconds for one link in all: names, every connection and redirect, and the whole body."""
     connect_timeout_s: Annotated[float, positive("give seconds")] = 10.0
     """Seconds for one connection attempt."""
-    decode_timeout_s: Annotated[float, positive("give seconds")] = 20.0
-    """Seconds the decoder may take for one image; then its process is ended and the row rejected."""
-    decoder_memory_mib: Annotated[int, at_least(1)] = 1536
-    """MiB the decoder may take for one image; the default suffices for any image of `max_pixels`."""
     max_redirects: Annotated[int, at_least(0)] = 5
     """Redirects of one link that are followed, each checked like a link of its own."""
     retries: Annotated[int, at_least(0)] = 1
@@ -107,25 +73,23 @@ class DownloadConfig(Checked):
     """Simultaneous downloads from one host by one worker, and never more than half of `threads`."""
     threads: Annotated[int, at_least(1)] = operational(16)
     """Simultaneous downloads in one worker."""
-    decoders: Annotated[int, at_least(1)] = operational(1)
-    """Processes of one worker that decode, resize and encode; as many as it has cores, less one for the network."""
     lookahead_mib: Annotated[int, at_least(1)] = operational(64)
     """MiB of fetched bodies that may wait for a decoder; beyond that no new download starts."""
     rows_per_unit: Annotated[int, at_least(1)] = 10_000
+    """Rows of one unit of work, which is repeated as a whole where a worker dies."""
     connect_to: dict[str, str] = operational(factory=dict)
     """`host:port` of a URL -> `host:port` to connect to instead, like curl's --connect-to; an empty part is any."""
     believe_failures: bool = operational(False)
     """Whether a unit in which next to nothing came, for reasons that may be this machine's own, is recorded all the
     same: for links whose hosts are known to be gone for good."""
     allow_private: tuple[str, ...] = operational(())
-    """Networks (CIDR) that names may lead to although they are not public: for a mirror on a private network."""
+    """Networks (CIDR) that links may lead to, by name or by address, although they are not public: for a mirror on a
+    private network. A link or redirect of any site can then reach them too: name the mirror's addresses alone."""
     ca_file: str | None = operational(None)
     """PEM file of certificate authorities to trust instead of the system's."""
 
     def conflicts(self) -> Iterator[Invalid]:
-        low, high = (0, 9) if self.encode_format == "png" else (1, 100)
-        if not low <= self.encode_quality <= high:
-            yield Invalid("encode_quality", f"is not a quality of {self.encode_format}", f"give {low} to {high}")
+        yield from self.store_conflicts()
         yield from together(self, "image_blocklist", "image_blocklist_sha256")
         for network in self.allow_private:
             try:

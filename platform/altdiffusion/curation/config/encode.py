@@ -20,6 +20,7 @@ class EncodeConfig(Checked):
     tokenizer: str = operational()
     """Local folder of a transformers tokenizer."""
     tokenizer_digest: str | None = None
+    """Its `folder_digest`; checked before loading where given."""
     resolution: Annotated[int, multiple_of(8)] = 256
     """Pixels of the square that is encoded."""
     seed: int = 0
@@ -31,10 +32,13 @@ class EncodeConfig(Checked):
     micro_batch: Annotated[int, at_least(1)] = 16
     """Images per VAE pass; it is always full (padded), because kernels round differently at other batch sizes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that the VAE computes in; latents are stored as float16."""
     device: str = operational("cpu")
+    """Device of the VAE: cpu, cuda, cuda:1."""
     threads: Annotated[int, at_least(0)] = operational(4)
     """Decode and crop images ahead of the VAE; 0 does it in the VAE's own thread."""
     rows_per_unit: Annotated[int, at_least(1)] = 10_000
+    """Rows of one unit of work, which is repeated as a whole where a worker dies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +60,9 @@ class FilterConfig:
     aesthetic_v2_above: float | None = None
     """On a scale of its own: not V1's."""
     nsfw_below: float | None = None
+    """Rows with this NSFW score or a higher one are dropped; 0 to 1."""
     watermark_below: float | None = None
+    """Rows with this watermark score or a higher one are dropped; 0 to 1."""
     keep_null: tuple[Literal["aesthetic_v1", "aesthetic_v2", "nsfw", "watermark"], ...] = ()
     """Scores that let a row pass where they are null; elsewhere a null drops the row."""
 

@@ -21,9 +21,11 @@ class CorpusConfig(Checked):
     """
 
     name: Annotated[str, PLAIN_NAME]
+    """Name of the corpus in the rows and in lineage."""
     uri: str = operational()
     """Glob of the parts on any fsspec URI, in the order of their names; for `moses` the English files."""
     format: Literal["tsv", "moses", "parquet"]
+    """How the file is written."""
     language: str
     """Language of the translations; `en` for English texts alone, which the student reads as well."""
     translation_uri: str | None = operational(None)
@@ -37,6 +39,7 @@ class CorpusConfig(Checked):
     score_above: float | None = None
     """On the source's scale, strict; WikiMatrix recommends 1.04."""
     rows_per_unit: Annotated[int, at_least(1)] = 500_000
+    """Rows of one unit of work, which is repeated as a whole where a worker dies."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if (self.format == "moses") != (self.translation_uri is not None):
@@ -87,8 +90,12 @@ class IdsConfig(Checked):
     tokenizer: str = operational()
     """Local folder of the student's tokenizer."""
     tokenizer_digest: str | None = None
+    """Its `folder_digest`; checked before loading where given."""
     max_length: Annotated[int, at_least(2, "a beginning and an end take two; give e.g. 77")] = 77
+    """Token ids per text for the student; texts are padded and truncated to this."""
     teacher_tokenizer: str = operational()
     """Local folder of the base's tokenizer, which is the teacher's."""
     teacher_tokenizer_digest: str | None = None
+    """Its `folder_digest`; checked before loading where given."""
     teacher_max_length: Annotated[int, at_least(2, "a beginning and an end take two; give e.g. 77")] = 77
+    """Token ids per text for the teacher."""

@@ -34,6 +34,8 @@ def _presets() -> dict[str, Preset]:
         "laion-base": Preset(requires=_BASE, swapped_sizes=True, published=False),
         "laion-joined": Preset(requires=_JOINED, published=False),
         "laion-aesthetic": Preset(requires=_AESTHETIC, published=False),
+        # A table of links of one's own: LAION's column names in any spelling, and `columns` for all others.
+        "own": Preset(requires=("url", "caption"), published=False),
         # Any other Parquet with links (COYO, DataComp, ...).
         "columns": Preset(requires=("url", "caption"), mapped=True),
     }

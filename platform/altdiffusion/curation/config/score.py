@@ -84,9 +84,11 @@ class ScoreConfig(Checked):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of CLIP and the classifiers; heads always work in float32."""
     device: str = operational("cpu")
+    """Device of the scorers: cpu, cuda, cuda:1."""
     threads: Annotated[int, at_least(0)] = operational(4)
     """Decode images ahead of the model; 0 decodes in the model's own thread."""
     rows_per_unit: Annotated[int, at_least(1)] = 10_000
+    """Rows of one unit of work, which is repeated as a whole where a worker dies."""
 
     def conflicts(self) -> Iterator[Invalid]:
         yield from together(self, "clip", "clip_digest")

@@ -19,7 +19,9 @@ class SelectConfig(Checked):
     similarity_above: float | None = None
     """CLIP similarity on the source's own scale (English and multilingual sets differ)."""
     punsafe_below: float | None = 0.5
+    """Rows whose source gives this punsafe or a higher one are dropped; 0 to 1."""
     pwatermark_below: float | None = 0.8
+    """Rows whose source gives this pwatermark or a higher one are dropped; 0 to 1."""
     aesthetic_above: float | None = None
     """Aesthetics V1 takes 7."""
     keep_null: tuple[Literal["size", "similarity", "punsafe", "pwatermark", "aesthetic"], ...] = ()
@@ -33,3 +35,8 @@ class SelectConfig(Checked):
     buckets: Annotated[int, between(1, 4096)] = 8
     """Hash buckets of URLs the accepted rows are split into, one shard each: buckets x units shards in all. A dedup
     unit takes about 50 bytes x accepted rows / buckets of memory."""
+
+
+def every_row() -> SelectConfig:
+    """Return the settings that keep every row with a link and a caption in a wanted language."""
+    return SelectConfig(min_side=None, max_aspect=None, punsafe_below=None, pwatermark_below=None)

@@ -24,7 +24,7 @@ from altdiffusion.curation.config import EncodeConfig, FilterConfig
 from altdiffusion.curation.encoding.buckets import nearest
 from altdiffusion.curation.encoding.caption_tokens import open_tokenizer, token_ids
 from altdiffusion.curation.encoding.latent_encoder import LatentEncoder
-from altdiffusion.curation.rejects import BUCKET, DECODE, RESOLUTION, rejected
+from altdiffusion.curation.rejects import BUCKET, DECODE, FOR_TRAINING, FOR_VALIDATION, RESOLUTION, rejected
 from altdiffusion.curation.scoring.scored import REASONS, Scored, failing, row_detail
 from altdiffusion.diffusion.image_crop import Size, Unreadable, crop, offsets, open_rgb
 from altdiffusion.diffusion.pinned_files import check_folder, folder_digest
@@ -33,6 +33,7 @@ from altdiffusion.execution.range_work import RangeReader, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.reject_reasons import Reason
 from altdiffusion.execution.units import MultiOutputWork, Unit
+from altdiffusion.hashing import hash64
 from altdiffusion.records import LATENTS
 from altdiffusion.storage.binary_columns import binary_rows
 from altdiffusion.storage.dataset import Lake, Version
@@ -53,6 +54,10 @@ class Target:
     """Width and height of the crop, one of `buckets`; None is the square."""
     buckets: tuple[Size, ...] = ()
     """All shapes of the resolution; an image goes to the nearest one only."""
+    held_out: float = 0.0
+    """Share of the images that are held out from the training (see `held_out`)."""
+    takes_held_out: bool = False
+    """Whether this dataset is that of the images that are held out, or of all others."""
     mirrored: bool = False
     """Whether left and right are exchanged before the VAE; mirroring the latent would give another result."""
 
@@ -60,6 +65,14 @@ class Target:
     def crop_size(self) -> Size:
         """Width and height of the crop, pixels."""
         return self.size or (self.resolution, self.resolution)
+
+
+def held_out(images: pa.Table, share: float) -> npt.NDArray[np.bool_]:
+    """Return which rows are held out, bool [N]: a function of the image's SHA-256, so that an image with several
+    captions, in several datasets or at several resolutions is on one side."""
+    draws = (hash64(images["image_sha256"]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    chosen: npt.NDArray[np.bool_] = draws < share
+    return chosen
 
 
 def plan_encode(images: Version, rows_per_unit: int, *models: str, scores: Version | None = None) -> list[Unit]:
@@ -211,11 +224,17 @@ class _Tray:
 
     def _sift(self, images: pa.Table, scores: pa.Table | None) -> None:
         target, (width, height) = self.target, self.target.crop_size
+        if target.held_out:
+            other, reason = held_out(images, target.held_out), FOR_VALIDATION
+            if target.takes_held_out:
+                other, reason = ~other, FOR_TRAINING
+            for row in np.flatnonzero(other).tolist():
+                self.dropped[row] = (reason, "")
         wide, high = (images[f"stored_{side}"].to_numpy().astype(np.int64) for side in ("width", "height"))
         if target.buckets:
             number = nearest(target.buckets, wide, high)
             for row in np.flatnonzero(number != target.buckets.index((width, height))).tolist():
-                self.dropped[row] = (BUCKET, f"nearest to {'{} x {}'.format(*target.buckets[number[row]])}")
+                self.dropped.setdefault(row, (BUCKET, f"nearest to {'{} x {}'.format(*target.buckets[number[row]])}"))
         # An image that the download enlarged is a small one, so both sizes count.
         original = [images[f"original_{side}"].to_numpy() for side in ("width", "height")]
         short = np.minimum.reduce([wide, high, *original])

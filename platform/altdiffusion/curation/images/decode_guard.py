@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.config.download import Format
+from altdiffusion.curation.config import StoreConfig
+from altdiffusion.curation.config.store import Format
 from altdiffusion.curation.images import containers, exif
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.profile import ColorTag, Span
@@ -28,7 +28,7 @@ _ICC = b"ICC_PROFILE\x00"
 _AVIF_BRANDS = (b"avif", b"avis")
 
 
-def inspect(body: bytes, config: DownloadConfig) -> Header:
+def inspect(body: bytes, config: StoreConfig) -> Header:
     """Return the header of an image that may be decoded.
 
     Raises:

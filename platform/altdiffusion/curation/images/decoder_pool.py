@@ -21,7 +21,7 @@ from pathlib import Path
 
 import altdiffusion
 from altdiffusion.config import semantic
-from altdiffusion.curation.config import DownloadConfig
+from altdiffusion.curation.config import StoreConfig
 from altdiffusion.curation.images.color import PROFILED, Profiled
 from altdiffusion.curation.images.decoder_process import ASK, DONE, READY, TELL
 from altdiffusion.curation.rejects import DECODE_TIMEOUT, DECODER_CRASH, KNOWN, MEMORY_LIMIT, Refused
@@ -52,7 +52,7 @@ class Decoded:
 class DecoderPool:
     """`config.decoders` processes for the threads of one worker; each is started when it is first needed."""
 
-    def __init__(self, config: DownloadConfig) -> None:
+    def __init__(self, config: StoreConfig) -> None:
         self._free: queue.LifoQueue[_Decoder] = queue.LifoQueue()
         self._all = tuple(_Decoder(config) for _ in range(config.decoders))
         for decoder in self._all:
@@ -85,7 +85,7 @@ class DecoderPool:
 class _Decoder:
     """At most one process, used by one thread at a time."""
 
-    def __init__(self, config: DownloadConfig) -> None:
+    def __init__(self, config: StoreConfig) -> None:
         self._timeout_s = config.decode_timeout_s
         self._memory_mib = config.decoder_memory_mib
         self._settings = json.dumps(semantic(config))
@@ -199,7 +199,7 @@ def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
     process.wait()
 
 
-def _environment(config: DownloadConfig) -> dict[str, str]:
+def _environment(config: StoreConfig) -> dict[str, str]:
     """Return what a decoder needs to find its packages, and no secret of the worker's."""
     kept = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME", "TMPDIR")
     root = str(Path(altdiffusion.__file__).resolve().parents[1])

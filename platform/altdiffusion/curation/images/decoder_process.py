@@ -241,7 +241,7 @@ def _channels(image: Any) -> tuple[Pixels, Pixels | None]:
 
 class Decoder:
     """One body in, one answer out. `settings`: image_size, resize_mode, resize_only_if_bigger, encode_format,
-    encode_quality, scaled_decode and color_space of a DownloadConfig."""
+    encode_quality, scaled_decode and color_space of a StoreConfig."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._target = int(settings["image_size"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from altdiffusion.curation.config.download import Format
+from altdiffusion.curation.config.store import Format
 from altdiffusion.curation.images.profile import ColorTag
 
 

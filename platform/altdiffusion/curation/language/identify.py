@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from altdiffusion.curation.language.fasttext_engine import FastTextEngine
 from altdiffusion.curation.language.guess import UNKNOWN, Guess, LanguageEngine
 from altdiffusion.curation.language.vectorised_engine import VectorisedEngine
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.languages import nearest_language
 
 _LABEL_NATS = 2.5
 """Natural logarithm of the odds that a source's label adds where ideographs leave Chinese and Japanese open."""
@@ -22,6 +24,12 @@ _LABEL_NATS = 2.5
 def open_engine(config: LanguageConfig) -> LanguageEngine:
     """Load the engine that a config names."""
     return FastTextEngine(config) if config.engine == "fasttext" else VectorisedEngine(config)
+
+
+def _meant(missing: Sequence[str], labels: Sequence[str]) -> str:
+    """Return the labels that unknown languages may have meant, as the beginning of a remedy."""
+    found = {code: nearest_language(code, labels) for code in missing}
+    return "".join(f"write {near} for {code}; " for code, near in found.items() if near is not None)
 
 
 class LanguageIdentifier:
@@ -41,7 +49,7 @@ class LanguageIdentifier:
             raise AltDiffusionError(
                 f"languages {', '.join(missing)}",
                 "are not labels of the language model",
-                f"choose among: {' '.join(sorted(labels))}",
+                f"{_meant(missing, labels)}choose among: {' '.join(sorted(labels))}",
             )
         self._labels = np.array([*labels, UNKNOWN], object)
         self._unknown = len(labels)

@@ -18,11 +18,14 @@ import pyarrow.parquet as pq
 
 from altdiffusion.curation.config import SourceConfig
 from altdiffusion.curation.links.filters import Bounds
+from altdiffusion.curation.links.partitions import Partition, constant, with_partition
+from altdiffusion.curation.links.row_groups import RowGroup, Rows, overlapping
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, resolve_columns
+from altdiffusion.curation.links.text_parts import indexed, is_text
+from altdiffusion.curation.links.text_unit import TextUnitReader
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 
-Rows = npt.NDArray[np.intp]
 BATCH_ROWS = 65536
 """Rows held at a time as Arrow tables with their texts."""
 _MAX_FOOTER = 1 << 30
@@ -104,31 +107,32 @@ def _changed(uri: str) -> AltDiffusionError:
     return AltDiffusionError(f"source part {uri}", "changed since planning", "run the job again")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowGroup:
-    """A row group's place: its number in the part, and its rows as numbers within the unit, which may be cut off."""
-
-    number: int
-    first: int
-    rows: int
-
-
 class UnitReader:
     """Rows `start` to `stop` of a part, open for reading."""
 
-    def __init__(self, uri: str, file: Any, footer: Footer, config: SourceConfig, start: int, stop: int) -> None:
+    def __init__(
+        self,
+        uri: str,
+        file: Any,
+        footer: Footer,
+        config: SourceConfig,
+        start: int,
+        stop: int,
+        partition: Partition | None = None,
+    ) -> None:
         self.uri, self.rows = uri, stop - start
+        self._partition = partition or {}
         self._footer = footer
         self._parquet = pq.ParquetFile(file, metadata=footer.metadata)
-        self.columns = resolve_columns(footer.schema, config, uri)
-        self.groups = _overlapping(footer.group_rows, start, stop)
+        self.columns = resolve_columns(with_partition(footer.schema, self._partition), config, uri)
+        self.groups = overlapping(footer.group_rows, start, stop)
 
     def bounds(self, group: RowGroup) -> dict[str, Bounds]:
         """Return what the footer states about a row group's numbers, under our names."""
         metadata = self._footer.metadata.row_group(group.number)
         known = {}
         for name in (*SIZES, *SCORES):
-            if name not in self.columns:
+            if self.columns.get(name) not in self._footer.places:
                 continue
             chunk = metadata.column(self._footer.places[self.columns[name]])
             statistics = chunk.statistics
@@ -150,22 +154,28 @@ class UnitReader:
             AltDiffusionError: the part is gone or damaged.
         """
         wanted = {name: self.columns[name] for name in names if name in self.columns}
+        fixed = {name: wanted.pop(name) for name in list(wanted) if wanted[name] in self._partition}
         if not groups:
             return
         rows = np.concatenate([np.arange(group.first, group.first + group.rows) for group in groups])
         low, high = np.searchsorted(rows, [0, self.rows])
         if not wanted:
-            yield rows[low:high], {}
+            yield rows[low:high], self._constants(fixed, int(high - low))
             return
         at = 0
         for batch in self._read([group.number for group in groups], list(wanted.values())):
             begin, end = max(low - at, 0), min(high - at, batch.num_rows)
             if begin < end:
                 columns = {name: batch[column].slice(begin, end - begin) for name, column in wanted.items()}
-                yield rows[at + begin : at + end], {name: pa.chunked_array([one]) for name, one in columns.items()}
+                given = {name: pa.chunked_array([one]) for name, one in columns.items()}
+                yield rows[at + begin : at + end], {**given, **self._constants(fixed, end - begin)}
             at += batch.num_rows
             if at >= high:
                 return
+
+    def _constants(self, fixed: Mapping[str, str], rows: int) -> dict[str, Any]:
+        """Return columns whose value is in the name of the part's folder."""
+        return {name: constant(self._partition[column], name, rows) for name, column in fixed.items()}
 
     def _read(self, numbers: list[int], columns: list[str]) -> Iterator[pa.RecordBatch]:
         try:
@@ -177,12 +187,20 @@ class UnitReader:
 
 
 @contextlib.contextmanager
-def open_unit(uri: str, digest: str, start: int, stop: int, config: SourceConfig) -> Iterator[UnitReader]:
-    """Open rows `start` to `stop` of a part whose footer has this digest.
+def open_unit(
+    uri: str, digest: str, start: int, stop: int, config: SourceConfig, partition: Partition | None = None
+) -> Iterator[UnitReader | TextUnitReader]:
+    """Open rows `start` to `stop` of a part whose footer (of a text part: whose text) has this digest.
+
+    Args:
+        partition: the columns that the names of its folders state.
 
     Raises:
         AltDiffusionError: the part is gone, or not the one that was planned.
     """
+    if is_text(uri):
+        yield TextUnitReader(uri, indexed(uri, digest), config, start, stop)
+        return
     fs, path = files.filesystem(uri)
     try:
         footer = _footer(uri, digest)
@@ -193,16 +211,7 @@ def open_unit(uri: str, digest: str, start: int, stop: int, config: SourceConfig
     with file:
         if file.seek(0, 2) != footer.size:  # another file since its footer was read
             raise _changed(uri)
-        yield UnitReader(uri, file, footer, config, start, stop)
-
-
-def _overlapping(group_rows: npt.NDArray[np.int64], start: int, stop: int) -> tuple[RowGroup, ...]:
-    ends = np.cumsum(group_rows)
-    begins = ends - group_rows
-    return tuple(
-        RowGroup(number=int(number), first=int(begins[number]) - start, rows=int(group_rows[number]))
-        for number in np.flatnonzero((begins < stop) & (ends > start) & (group_rows > 0))
-    )
+        yield UnitReader(uri, file, footer, config, start, stop, partition)
 
 
 def line(error: Exception) -> str:

@@ -31,8 +31,10 @@ from altdiffusion.curation.links.filters import (
     judge,
     number_filters,
 )
-from altdiffusion.curation.links.reader import RowGroup, Rows, UnitReader, open_unit
+from altdiffusion.curation.links.reader import UnitReader, open_unit
+from altdiffusion.curation.links.row_groups import RowGroup, Rows
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
+from altdiffusion.curation.links.text_unit import TextUnitReader
 from altdiffusion.curation.rejects import ASPECT, BLOCKLIST, CAPTION, LANGUAGE, SIZE, URL_SCHEME, coded
 from altdiffusion.curation.web.blocklist import Blocklist, source_blocklist
 from altdiffusion.execution.range_work import RangeWork, finish_unit
@@ -105,7 +107,8 @@ class SelectWork(RangeWork):
         """Read, decide and write one unit."""
         payload = unit.payload
         start, stop = int(payload["start"]), int(payload["stop"])
-        with open_unit(str(payload["uri"]), str(payload["part"]), start, stop, self.source) as part:
+        partition = payload.get("partition")
+        with open_unit(str(payload["uri"]), str(payload["part"]), start, stop, self.source, partition) as part:
             decided = list(self.decide(part, unit.id))
         accepted = pa.concat_tables([piece.accepted for piece in decided])
         rejects = pa.concat_tables([piece.rejects for piece in decided])
@@ -122,7 +125,7 @@ class SelectWork(RangeWork):
             row_group_rows=NARROW_GROUP_ROWS,
         )
 
-    def decide(self, part: UnitReader, unit_id: str) -> Iterator[Decided]:
+    def decide(self, part: UnitReader | TextUnitReader, unit_id: str) -> Iterator[Decided]:
         """Make both passes over a unit's rows; accepted rows come in input order, rejects do not."""
         filters = number_filters(self.select)
         names = columns_of(filters)
@@ -156,7 +159,7 @@ class SelectWork(RangeWork):
 
     def _doomed(
         self,
-        part: UnitReader,
+        part: UnitReader | TextUnitReader,
         unit_id: str,
         filters: Sequence[NumberFilter],
         entries: Sequence[tuple[RowGroup, str]],

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from altdiffusion.curation.config import SelectConfig, SourceConfig
 from altdiffusion.curation.links.filters import columns_of, number_filters
+from altdiffusion.curation.links.partitions import Partition, partition_of, with_partition
 from altdiffusion.curation.links.reader import Footer, fetch_footer, parse_footer
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, resolve_columns
-from altdiffusion.curation.parts import find_parts
+from altdiffusion.curation.links.text_parts import TextIndex, index_text, is_text
+from altdiffusion.curation.parts import Found, find_partitioned
 from altdiffusion.curation.web.blocklist import source_blocklist
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import new_unit
@@ -35,12 +37,15 @@ ten times its bytes, and what the C library's allocator held for several threads
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """One Parquet file of a source: its footer states all that planning needs."""
+    """One file of a source: a Parquet file's footer states all that planning needs."""
 
     uri: str
     name: str
     digest: str
-    """SHA-256 of size and footer bytes (row counts, offsets, statistics): the identity without reading the rows."""
+    """SHA-256 of size and footer bytes (row counts, offsets, statistics): the identity without reading the rows. Of a
+    text part, that of all its lines."""
+    partition: Partition = field(default_factory=dict)
+    """Columns whose values are in the names of its folders."""
     group_rows: npt.NDArray[np.int64]
     columns: frozenset[str] = frozenset()
     """Its columns, under our names."""
@@ -50,6 +55,13 @@ class Part:
     @property
     def rows(self) -> int:
         return int(self.group_rows.sum())
+
+    @property
+    def identity(self) -> str:
+        """The digest, with the columns of its folders where there are any."""
+        if not self.partition:
+            return self.digest
+        return files.sha256_hex(files.canonical_json([self.digest, dict(self.partition)]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +73,7 @@ class SourceScan:
 
     @property
     def ref(self) -> Ref:
-        entries = [[part.name, part.digest] for part in self.parts]
+        entries = [[part.name, part.identity] for part in self.parts]
         return Ref("source", self.config.name, files.sha256_hex(files.canonical_json(entries)))
 
     @property
@@ -85,7 +97,7 @@ def scan_source(config: SourceConfig, select: SelectConfig | None = None) -> Sou
             the blocklist is missing or not what such a source needs.
     """
     source_blocklist(config)
-    fs, paths = find_parts(config.uri, f"source {config.name}")
+    fs, paths = find_partitioned(config.uri, f"source {config.name}")
     what = f"source {config.name} ({config.uri})"
     scan = SourceScan(config=config, parts=tuple(_scan_parts(fs, paths, config)))
     if scan.rows == 0:
@@ -101,38 +113,50 @@ def scan_source(config: SourceConfig, select: SelectConfig | None = None) -> Sou
     return scan
 
 
-def _scan_parts(fs: Any, paths: Sequence[str], config: SourceConfig) -> Iterator[Part]:
-    def fetch(path: str) -> tuple[int, bytes]:
-        with fs.open(path, "rb") as file:
-            return fetch_footer(file, fs.unstrip_protocol(path))
+def _scan_parts(fs: Any, paths: Sequence[Found], config: SourceConfig) -> Iterator[Part]:
+    def fetch(found: Found) -> tuple[int, bytes] | TextIndex:
+        uri = fs.unstrip_protocol(found.path)
+        if is_text(uri):
+            return index_text(uri)
+        with fs.open(found.path, "rb") as file:
+            return fetch_footer(file, uri)
 
-    coming: deque[Future[tuple[int, bytes]]] = deque()
+    coming: deque[Future[tuple[int, bytes] | TextIndex]] = deque()
     with ThreadPoolExecutor(_AHEAD) as pool:
         try:
-            for place, path in enumerate(paths):
+            for place, found in enumerate(paths):
                 coming.extend(pool.submit(fetch, later) for later in paths[place + len(coming) : place + _AHEAD])
-                size, body = coming.popleft().result()
-                uri = fs.unstrip_protocol(path)
-                yield _part(uri, path.rsplit("/", 1)[-1], parse_footer(size, body, uri), config)
+                come = coming.popleft().result()
+                uri, name = fs.unstrip_protocol(found.path), found.path.rsplit("/", 1)[-1]
+                if isinstance(come, TextIndex):
+                    yield _text_part(uri, name, come, config)
+                else:
+                    yield _part(uri, name, parse_footer(*come, uri), config, partition_of(found.folders))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _part(uri: str, name: str, footer: Footer, config: SourceConfig) -> Part:
-    columns = resolve_columns(footer.schema, config, uri)
+def _text_part(uri: str, name: str, index: TextIndex, config: SourceConfig) -> Part:
+    columns = resolve_columns(index.schema, config, uri)
+    return Part(uri=uri, name=name, digest=index.digest, group_rows=index.block_rows, columns=frozenset(columns))
+
+
+def _part(uri: str, name: str, footer: Footer, config: SourceConfig, partition: Partition) -> Part:
+    columns = resolve_columns(with_partition(footer.schema, partition), config, uri)
     return Part(
         uri=uri,
         name=name,
         digest=footer.digest,
+        partition=partition,
         group_rows=footer.group_rows,
         columns=frozenset(columns),
-        bounded=frozenset(ours for ours in (*SIZES, *SCORES) if ours in columns and _bounded(footer, columns[ours])),
+        bounded=frozenset(ours for ours in (*SIZES, *SCORES) if _bounded(footer, columns.get(ours))),
     )
 
 
-def _bounded(footer: Footer, column: str) -> bool:
+def _bounded(footer: Footer, column: str | None) -> bool:
     """Return whether the first row group has statistics of a column: one writer makes all of a part."""
-    if not len(footer.group_rows):
+    if column is None or column not in footer.places:  # there are none without a row group
         return False
     statistics = footer.metadata.row_group(0).column(footer.places[column]).statistics
     return statistics is not None and (statistics.has_min_max or statistics.has_null_count)
@@ -179,7 +203,9 @@ def plan_sources(scans: Sequence[SourceScan]) -> list[Unit]:
         for part in scan.parts:
             for start, stop in _ranges(part.group_rows, config.rows_per_unit):
                 payload = {"source": config.name, "uri": part.uri, "part": part.digest, "start": start, "stop": stop}
-                units.append(new_unit(len(units), [part.digest, start, stop], payload, name=config.name))
+                if part.partition:
+                    payload["partition"] = dict(part.partition)
+                units.append(new_unit(len(units), [part.identity, start, stop], payload, name=config.name))
     return units
 
 

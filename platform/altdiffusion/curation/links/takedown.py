@@ -21,11 +21,12 @@ from altdiffusion.lineage.impact import Impact, impact
 from altdiffusion.lineage.takedown_record import Request, past_of, write_record
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
-from altdiffusion.storage.holdings import Holdings, Mask, search
+from altdiffusion.storage.holdings import Holdings, Mask, Rows, search
+from altdiffusion.storage.judges import TaughtJudge, discard_judges, judges_of
 from altdiffusion.storage.likeness import Likeness
 from altdiffusion.storage.removal import Removal, remove
 from altdiffusion.storage.takedown_rows import write_rows
-from altdiffusion.storage.tombstones import Tombstones, add_tombstones, digests_of, digests_of_hex
+from altdiffusion.storage.tombstones import Tombstones, add_tombstones, digests_of, digests_of_hex, read_tombstones
 from altdiffusion.urls import url_keys
 
 
@@ -118,12 +119,28 @@ def take_down(
         AltDiffusionError: a shard of the version that may hold such rows is missing or damaged.
     """
     holdings = search(lake, wanted)
-    _keep(lake, before, wanted, holdings, reason=reason, by=by)
+    keep_out(lake, [before], wanted, holdings, reason=reason, by=by)
     return remove(lake.dataset(before.manifest.name), before, holdings, wanted.sha256), holdings
 
 
-def _keep(lake: Lake, before: Version, wanted: TakedownList, holdings: Holdings, *, reason: str, by: str) -> None:
-    """Write the tombstones of a list, the rows that it found, and the record of the takedown."""
+def keep_out(
+    lake: Lake, of: Sequence[Version], wanted: TakedownList, holdings: Holdings, *, reason: str = "", by: str = ""
+) -> list[TaughtJudge]:
+    """Keep the listed rows out of a lake: write tombstones, the rows found and the record, and delete judges.
+
+    Nothing of the datasets is changed yet.
+
+    Args:
+        of: the versions from which the rows are to be removed.
+        reason: free text for the record: why.
+        by: free text for the record: who asked.
+
+    Returns:
+        The judges that were, or may have been, trained on rows that were ever taken down; they are deleted.
+
+    Raises:
+        AltDiffusionError: a record or a file of tombstones is damaged.
+    """
     tombstones = add_tombstones(
         lake.uri,
         sample_ids=np.union1d(wanted.blocklist.hashes, holdings.linked),
@@ -140,10 +157,11 @@ def _keep(lake: Lake, before: Version, wanted: TakedownList, holdings: Holdings,
         reason=reason,
         by=by,
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        of=str(before.ref),
+        of=", ".join(str(version.ref) for version in of),
     )
     rows = write_rows(lake, holdings)
     write_record(lake.uri, request, impact_of(lake, wanted, holdings, graph), graph, tombstones=tombstones, rows=rows)
+    return discard_judges(lake.uri, read_tombstones(lake.uri))
 
 
 def impact_of(lake: Lake, wanted: TakedownList, holdings: Holdings, graph: Graph) -> Impact:
@@ -159,7 +177,32 @@ def impact_of(lake: Lake, wanted: TakedownList, holdings: Holdings, graph: Graph
         + (f": {record.request.reason}" if record.request.reason else "")
         for record in past.records
     ]
-    return impact(past.fill(graph), holdings, past=past.rows, covered=past.covered, requests=lines)
+    named = Tombstones(
+        sample_ids=np.unique(np.concatenate([wanted.blocklist.hashes, holdings.linked, holdings.pictured])),
+        images=wanted.tombstones.images,
+    )
+    return impact(
+        past.fill(graph),
+        holdings,
+        past=past.rows,
+        covered=past.covered,
+        requests=lines,
+        judges=judges_of(lake.uri, named),
+    )
+
+
+def numbers_of(lake: Lake, wanted: TakedownList, holdings: Holdings) -> dict[str, Rows]:
+    """Return the numbers, ascending, of the listed rows by the reference of their version; of erased versions too.
+
+    Raises:
+        AltDiffusionError: the record of a takedown is damaged.
+    """
+    found = dict(past_of(lake.uri, wanted.tombstones).numbers)
+    for version in holdings.versions:
+        rows = holdings.numbers(version)
+        if len(rows):
+            found[str(version.ref)] = rows
+    return found
 
 
 def blocklist_lines(wanted: TakedownList, holdings: Holdings) -> list[str]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from altdiffusion.curation.report.write_report import report_html
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.lineage.anchor import ARTIFACTS
-from altdiffusion.lineage.job_run import ABOUT
+from altdiffusion.lineage.job_folder import ABOUT
 from altdiffusion.lineage.outbox import Record
 from altdiffusion.lineage.shown import REPORT, journals, read_journal, refs_in, reports_of
 from altdiffusion.lineage.tracking import connect

@@ -167,7 +167,7 @@ class Fetcher:
         """Return a connection to a checked address; TLS is verified against the name in the URL."""
         written = literal(target.host)
         if written is not None:
-            check(str(written), ())  # the exceptions are for names: a URL from outside never names an address inside
+            check(str(written), self._allow)  # also where connect_to leads elsewhere
         host, port = redirected(self._connect_to, target.host, target.port)
         numeric = literal(host)
         answers = [str(numeric)] if numeric is not None else self._resolver(host, port, deadline.left())

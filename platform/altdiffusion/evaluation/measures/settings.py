@@ -89,9 +89,11 @@ class MeasuresConfig(Checked):
     dtype: Dtype = "float32"
     """Data type of the judge; the feature network always works in float32."""
     device: Literal["cpu", "cuda"] = operational("cpu")
+    """Device of the feature networks: cpu, cuda, cuda:1."""
     threads: Annotated[int, at_least(1)] = operational(4)
     """Threads that decode and resize images."""
     rows_per_unit: Annotated[int, at_least(1)] = 2048
+    """Rows of one unit of work, which is repeated as a whole where a worker dies."""
 
     def conflicts(self) -> Iterator[Invalid]:
         for name, names, given in (

@@ -25,19 +25,20 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
-from altdiffusion.storage.documents import MAX_COUNT, NAME, Document, read_document
+from altdiffusion.storage.documents import MAX_COUNT, NAME, Document, parse_document, read_document
 from altdiffusion.storage.seals import check_seal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "altdiffusion-checkpoint-2"
 COMPLETE = "COMPLETE.json"
@@ -70,6 +71,8 @@ class Checkpoint:
     digest: str
     files: tuple[str, ...]
     """Names of its files."""
+    sealed_state: bytes | None = None
+    """Content of state.json where that was read, and verified, together with the seal."""
 
     @property
     def ref(self) -> Ref:
@@ -97,7 +100,8 @@ class Checkpoint:
         Raises:
             AltDiffusionError: it is not an object, or the batches it leaves out are not pairs of counts.
         """
-        state = read_document(files.within(self.folder, STATE))
+        uri = files.within(self.folder, STATE)
+        state = read_document(uri) if self.sealed_state is None else parse_document(uri, self.sealed_state)
         skipped = state.value.get("skipped_batches", [])
         if not is_windows(skipped):
             raise state.wrong("skipped_batches", "a list of pairs of counts")
@@ -118,6 +122,8 @@ class Checkpoint:
         return dict(sorted(found.items()))
 
     def _read(self, name: str) -> dict[str, Tensor]:
+        import safetensors.torch  # here, so that questions about checkpoints do not wait a second for torch
+
         uri = files.within(self.folder, name)
         try:
             if files.is_local(uri):
@@ -294,6 +300,66 @@ def open_step(lake: str, run: str, step: int) -> Checkpoint:
             f"checkpoint {folder}", "; ".join(problems), f"use another step; those of this run: {known}"
         )
     return of_document(folder, read_document(files.join(folder, COMPLETE)))
+
+
+def open_sealed(lake: str, ref: Ref) -> Checkpoint:
+    """Return the checkpoint that a reference names, of which only the seal and state.json were checked.
+
+    Raises:
+        AltDiffusionError: it is not in the lake, or one of the two is damaged.
+    """
+    (found,) = open_sealed_many(lake, [ref])
+    if isinstance(found, AltDiffusionError):
+        raise found
+    return found
+
+
+def open_sealed_many(lake: str, refs: Sequence[Ref]) -> list[Checkpoint | AltDiffusionError]:
+    """Return what `open_sealed` does for each reference, or its error; all files are read along with each other."""
+    folders = [_folder_of_ref(lake, ref) for ref in refs]
+    uris = [files.within(one, name) for one in folders if isinstance(one, str) for name in (COMPLETE, STATE)]
+    contents = iter(files.read_many(uris))
+    return [
+        one if isinstance(one, AltDiffusionError) else _sealed(one, ref, next(contents), next(contents))
+        for one, ref in zip(folders, refs, strict=True)
+    ]
+
+
+def _folder_of_ref(lake: str, ref: Ref) -> str | AltDiffusionError:
+    try:
+        folder = folder_of(lake, *run_and_step(ref))
+        for name in (COMPLETE, STATE):
+            files.within(folder, name)
+    except AltDiffusionError as error:
+        return error
+    return folder
+
+
+def _sealed(
+    folder: str,
+    ref: Ref,
+    complete: bytes | FileNotFoundError | AltDiffusionError,
+    state: bytes | FileNotFoundError | AltDiffusionError,
+) -> Checkpoint | AltDiffusionError:
+    """Return the checkpoint that the content of its two files describes, or what is wrong with it."""
+    remedy = "restore it from a copy, or use another step"
+    try:
+        if not isinstance(complete, bytes):
+            raise complete
+        document = parse_document(files.join(folder, COMPLETE), complete)
+        check_seal(document)
+        found = of_document(folder, document)
+        found.check_digest(ref.digest)
+        expected = document.object("files").object(STATE).digest("sha256")
+        if not isinstance(state, bytes):
+            raise state
+        if files.sha256_hex(state) != expected:
+            raise AltDiffusionError(f"file {folder}/{STATE}", "is damaged: its SHA-256 is not the recorded one", remedy)
+    except FileNotFoundError as error:
+        return AltDiffusionError(f"checkpoint {folder}", f"lacks a file ({error})", remedy)
+    except AltDiffusionError as error:
+        return error
+    return replace(found, sealed_state=state)
 
 
 def prune(lake: str, run: str, keep_last: int, keep_every: int = 0, needed: Set[int] = frozenset()) -> None:

@@ -10,6 +10,7 @@ from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
 from altdiffusion.training.config.run import Precision, Stage, Trainable, TrainConfig
 from altdiffusion.training.config.start import StartConfig
+from altdiffusion.training.config.validation import ValidationConfig
 from altdiffusion.training.config.workers import WorkersConfig
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "StartConfig",
     "TrainConfig",
     "Trainable",
+    "ValidationConfig",
     "WorkersConfig",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-import torch
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from altdiffusion.config import operational
 from altdiffusion.constraints import Checked, Invalid, positive
+
+if TYPE_CHECKING:
+    import torch
 
 Attention = Literal["sdpa", "xformers", "eager"]
 

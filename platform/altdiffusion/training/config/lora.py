@@ -13,6 +13,7 @@ class LoraConfig(Checked):
     """Low-rank adapters (training.model.lora): W + alpha / rank B A, of which A and B alone are trained."""
 
     rank: Annotated[int, at_least(1, "4 to 64 are usual")] = 16
+    """Rank of each adapter."""
     alpha: Annotated[float | None, positive("null takes the rank")] = None
     """Null: as the rank, so that the adapters count once."""
     targets: Annotated[tuple[str, ...], not_empty("name layers like to_k, to_v")] = ("to_q", "to_k", "to_v", "to_out.0")

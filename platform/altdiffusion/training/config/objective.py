@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from altdiffusion.config import operational
-from altdiffusion.constraints import Checked, Invalid, positive
+from altdiffusion.config import added, operational
+from altdiffusion.constraints import Checked, Invalid, at_least, positive
 from altdiffusion.diffusion.objective import Prediction
 
 
@@ -23,6 +23,9 @@ class ObjectiveConfig(Checked):
     zero_terminal_snr: bool | None = None
     """Leaves no signal in the last step, so that very dark and very light images can be drawn; needs v. Null: as the
     start was trained."""
+    noise_offset: Annotated[float, at_least(0, "0.1 is usual, 0 switches it off")] = added(0.0)
+    """Adds one normal number per image and channel, times this, to the noise, so that the mean brightness is learned
+    too (crosslabs.org, "Diffusion with Offset Noise"; `noise_offset` in diffusers' scripts)."""
     relearn: bool = operational(False)
     """Allows another prediction or last step than the start's: the UNet then has to learn its prediction again."""
 

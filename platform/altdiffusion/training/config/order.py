@@ -31,7 +31,9 @@ class OrderConfig(Checked):
     """How the samples are shuffled (see training.order.batches)."""
 
     chunk_rows: Annotated[int, at_least(1, "use the datasets' rows per row group")] = 1024
+    """Rows in a row that are shuffled as one piece before they are mixed within a window."""
     window_chunks: Annotated[int, at_least(1, "more mixes better and needs more memory")] = 32
+    """Chunks whose rows are mixed with each other; all of them should fit the cache."""
     language_temperature: Annotated[
         float | None, at_least(1, "1 keeps natural shares, 5 lifts small languages, null is off")
     ] = None

@@ -18,6 +18,7 @@ from altdiffusion.training.config.online import OnlineConfig
 from altdiffusion.training.config.optimizer import OptimizerConfig
 from altdiffusion.training.config.order import DatasetConfig, OrderConfig
 from altdiffusion.training.config.start import StartConfig
+from altdiffusion.training.config.validation import ValidationConfig
 from altdiffusion.training.config.workers import WorkersConfig
 
 Stage = Literal["distillation", "alignment", "quality", "guidance"]
@@ -40,12 +41,17 @@ class TrainConfig(Checked):
     run: Annotated[str, _NAME]
     """Name of the run; with another config the same name is refused."""
     stage: Stage
+    """Stage of the recipe, which decides what is trained against what."""
     trainable: Trainable
+    """Part of the UNet that is trained: K and V of the cross-attention, all of the cross-attention, or all."""
     start: StartConfig = StartConfig()
     """Left out where the run continues another one."""
     continue_from: Annotated[str | None, matching(CONTINUED, "is not RUN@STEP", "write e.g. m18-quality@120000")] = None
     """RUN@STEP: continues that checkpoint with its weights, averages, moments, position and key, as that run would
     have; only some settings may differ (training.run.continuing). Null begins at step 0 with what `start` names."""
+    continue_as: Annotated[str | None, _NAME] = operational(None)
+    """Name of a new run that continues the newest checkpoint of `run`, as with continue_from, with the settings of this
+    config: the one override with which a run goes on with another learning rate. Null: this is `run` itself."""
     datasets: Annotated[tuple[DatasetConfig, ...], not_empty("name at least one dataset of latents")]
     seed: Annotated[int, from_below(0, 2**63, "use e.g. 0")] = 0
     """Seed of all draws, together with the run's name and stage: two runs with one seed get other rows, noise and
@@ -60,6 +66,7 @@ class TrainConfig(Checked):
     micro_batch: Annotated[int, _COUNT] = operational()
     """Samples per forward pass of one worker."""
     precision: Precision = "fp32"
+    """Type that the networks compute in; weights, moments and averages are always fp32."""
     caption_drop: Annotated[float, between(0, 1, "the published recipe has 0.1 in the guidance stage")] = 0.0
     """Probability that a caption is replaced by the empty one."""
     flip: Annotated[float, between(0, 1, "0.5 mirrors half of the samples")] = 0.0
@@ -77,12 +84,17 @@ class TrainConfig(Checked):
     max_bad_steps: Annotated[int, _COUNT] = operational(5)
     """Updates in a row with a loss or gradient that is not finite before the run stops; each of them is skipped."""
     checkpoint_every: Annotated[int, _COUNT] = operational(1000)
+    """Steps from one checkpoint to the next."""
     checkpoint_async: bool = operational(True)
     """Writes checkpoints while the training continues; it stops only for the copy to host memory."""
     keep_last: Annotated[int, at_least(2, "the one before is needed when the newest is damaged")] = operational(3)
+    """Newest checkpoints that are kept."""
     keep_every: Annotated[int, at_least(0, "0 keeps the last ones only")] = operational(0)
     """Checkpoints whose step is a multiple of this are kept permanently; 0 keeps the last ones only."""
+    validation: ValidationConfig | None = operational(None)
+    """Measures the loss on held-out rows; null measures nothing."""
     log_every: Annotated[int, _COUNT] = operational(10)
+    """Steps from one line and point of metrics to the next."""
     workers: WorkersConfig = operational(factory=WorkersConfig)
     compute: ComputeConfig = operational(factory=ComputeConfig)
 
@@ -99,8 +111,15 @@ class TrainConfig(Checked):
         if self.guards.spike is not None and self.guards.spike.steps > self.checkpoint_every:
             yield Invalid("guards.spike.steps", "is more than checkpoint_every", "a spike must end between checkpoints")
         yield from self._batch_conflicts()
+        yield from self._validation_conflicts()
 
     def _start_conflicts(self) -> Iterator[Invalid]:
+        if self.start.lora is not None and self.lora is None:
+            yield Invalid(
+                "start.lora", "is given, and the run trains no adapters", "give lora as well, or leave it out"
+            )
+        if self.continue_as == self.run:
+            yield Invalid("continue_as", "is the name of the run that it would continue", "give another name")
         if self.continue_from is None:
             if self.start.base is None and self.start.checkpoint is None:
                 yield Invalid(
@@ -119,7 +138,7 @@ class TrainConfig(Checked):
         if int(text) >= self.steps:
             yield Invalid(
                 "steps",
-                f"are not more than the {int(text):,} of the checkpoint",
+                f"is not more than the {int(text):,} steps of the checkpoint",
                 "they are counted from the beginning of the run that is continued",
             )
 
@@ -169,6 +188,33 @@ class TrainConfig(Checked):
                 "flip",
                 "needs mirrored latents: a mirrored latent is not the latent of the mirrored image",
                 "make the encode job's `mirrored` datasets and name one for each dataset, or train on images (online)",
+            )
+
+    def _validation_conflicts(self) -> Iterator[Invalid]:
+        settings = self.validation
+        if settings is None:
+            return
+        if self.stage == "distillation":
+            yield Invalid("validation", "is for the UNet's stages", "use distillation.held_out")
+        if self.online is not None:
+            yield Invalid(
+                "validation", "reads latents, and this run trains on images", "train on latents, or leave it out"
+            )
+        if settings.patience is None:
+            return
+        if settings.every % self.checkpoint_every:
+            yield Invalid(
+                "validation.every",
+                f"is not a multiple of checkpoint_every ({self.checkpoint_every}), so that the best step has no "
+                "checkpoint",
+                f"use e.g. {-(-settings.every // self.checkpoint_every) * self.checkpoint_every}",
+            )
+        between = settings.patience * settings.every // self.checkpoint_every
+        if self.keep_last <= between and (not self.keep_every or settings.every % self.keep_every):
+            yield Invalid(
+                "keep_last",
+                f"removes the best step's checkpoint before validation.patience ({settings.patience}) ends the run",
+                f"keep the last {between + 1}",
             )
 
     def _batch_conflicts(self) -> Iterator[Invalid]:

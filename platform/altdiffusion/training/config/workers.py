@@ -17,6 +17,7 @@ class WorkersConfig(Checked):
     """Where a run runs. No setting changes the samples or what is drawn for them; only the rounding of sums changes."""
 
     count: Annotated[int, at_least(1, "give the number of workers")] = operational(1)
+    """Workers that train together."""
     min_count: Annotated[int | None, at_least(1, "null waits for all workers")] = operational(None)
     """Smallest number of workers to continue with while machines are missing; the run grows back to `count`. Null waits
     for all of them. The batch must divide among every number of workers from this to `count`."""

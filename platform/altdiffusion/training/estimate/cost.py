@@ -361,6 +361,8 @@ def shapes_of(config: TrainConfig, lake: str, look: bool) -> Shapes:
     if before is not None:
         earlier = read_record(lake, before) if look else None
         base, text_encoder = (earlier["base"], earlier["text_encoder"]) if earlier else (None, None)
+    if base is not None and base.endswith(".safetensors"):
+        base = config.start.base_configs  # a single file, which the dry run has converted for a trial
     base = _at_hand(base, lake, "")
     assumed = []
     unet = _config(base, "unet", look)

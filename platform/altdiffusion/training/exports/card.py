@@ -22,6 +22,7 @@ from altdiffusion.languages import in_order, named_language
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training.checkpoints.format import run_and_step
+from altdiffusion.training.exports.card_use import adapters_use, is_of_adapters, single_file_use
 from altdiffusion.training.exports.scores import Evaluated, evaluated, model_index, paragraphs
 from altdiffusion.training.model.lora import STOCK_FILE
 from altdiffusion.training.run.record import read_record
@@ -67,9 +68,9 @@ def model_card(lake: str, lineage: Mapping[str, Any]) -> str:
     languages = _languages(versions.values())
     scores = list(evaluated(lake, str(lineage["content"])))
     parts = [
-        _front(origins, languages, model_index(str(lineage["run"]), scores)),
+        _front(lineage, origins, languages, model_index(str(lineage["run"]), scores)),
         _title(lineage, stages),
-        _use(stages[-1].record if stages else {}),
+        _use(lineage, stages[-1].record if stages else {}),
         _made_from(origins, stages),
         _data(stages, versions),
         _scores(scores),
@@ -121,7 +122,12 @@ def _languages(versions: Any) -> list[str]:
     return in_order(sorted(codes))
 
 
-def _front(origins: Sequence[_Origin], languages: Sequence[str], index: Sequence[Mapping[str, Any]]) -> str:
+def _front(
+    lineage: Mapping[str, Any],
+    origins: Sequence[_Origin],
+    languages: Sequence[str],
+    index: Sequence[Mapping[str, Any]],
+) -> str:
     bases = [HubId.parse(origin.hub).repo for origin in origins if origin.hub and is_hub_id(origin.hub)]
     licences = [origin.licence for origin in origins if origin.licence]
     head: dict[str, Any] = {
@@ -133,6 +139,10 @@ def _front(origins: Sequence[_Origin], languages: Sequence[str], index: Sequence
     }
     if bases:
         head["base_model"] = bases
+    if is_of_adapters(lineage):
+        head["tags"] += ["diffusers", "lora"]
+        if bases:
+            head["base_model"], head["base_model_relation"] = bases[:1], "adapter"
     if index:
         head["model-index"] = list(index)
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
@@ -140,20 +150,27 @@ def _front(origins: Sequence[_Origin], languages: Sequence[str], index: Sequence
 
 def _title(lineage: Mapping[str, Any], stages: Sequence[_Stage]) -> str:
     kind = "averaged (EMA)" if lineage["weights"] == "ema" else "not averaged (non-EMA)"
+    if "dtype" in lineage:
+        kind += f", in {lineage['dtype']}"
+    what = "Adapters (LoRA) for a" if is_of_adapters(lineage) else "A"
     chain = " -> ".join(str(stage.record["stage"]) for stage in stages) or str(lineage["stage"])
     return (
         f"# {lineage['run']}, step {int(lineage['step']):,}\n\n"
-        f"A multilingual text-to-image model in Stable Diffusion's layout; stages: {chain}. Weights: {kind}."
+        f"{what} multilingual text-to-image model in Stable Diffusion's layout; stages: {chain}. Weights: {kind}."
     )
 
 
-def _use(record: Mapping[str, Any]) -> str:
+def _use(lineage: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     objective = record.get("meaning", {}).get("objective", {})
     note = ""
     if objective.get("prediction", "epsilon") != "epsilon":
         note = f"\n\nThe UNet predicts `{objective['prediction']}`, as the scheduler's config states."
         if objective.get("zero_terminal_snr"):
             note += " Its schedule ends without signal (`rescale_betas_zero_snr`): keep `timestep_spacing: trailing`."
+    if is_of_adapters(lineage):
+        return adapters_use(lineage, _start_of(record))
+    if lineage.get("format") == "single-file":
+        return single_file_use(lineage) + note
     if record.get("meaning", {}).get("lora"):
         note += _adapter_note(record)
     return (
@@ -165,18 +182,22 @@ def _use(record: Mapping[str, Any]) -> str:
 
 def _adapter_note(record: Mapping[str, Any]) -> str:
     """Return what the adapter's file belongs to, and what it must not be loaded on."""
-    if record["start"]:
-        start = f"an export of {Ref.parse(record['start']).short} ({record['meaning']['start']['weights']} weights)"
-    else:
-        names = [Ref.parse(text).name for text in record["models"]]
-        start = f"{names[0]}, unchanged" + (f", behind the text encoder of {names[1]}" if len(names) > 1 else "")
     return (
         f"\n\n**The adapters are already part of this UNet: do not load `{STOCK_FILE}` on this folder, which would "
-        f"count them twice.** The file holds them alone, for what the run started from, {start}; together they draw "
+        "count them twice.** The file holds them alone, for what the run started from, "
+        f"{_start_of(record)}; together they draw "
         "what this folder draws:\n\n```python\n"
         'pipeline = DiffusionPipeline.from_pretrained("what/the/run/started/from")\n'
         'pipeline.load_lora_weights("this/folder")\n```'
     )
+
+
+def _start_of(record: Mapping[str, Any]) -> str:
+    """Return in words what the run started from."""
+    if record["start"]:
+        return f"an export of {Ref.parse(record['start']).short} ({record['meaning']['start']['weights']} weights)"
+    names = [Ref.parse(text).name for text in record["models"]]
+    return f"{names[0]}, unchanged" + (f", behind the text encoder of {names[1]}" if record["text_encoder"] else "")
 
 
 def _made_from(origins: Sequence[_Origin], stages: Sequence[_Stage]) -> str:

@@ -1,13 +1,14 @@
 """Preemption notices: a worker is about to be taken away, and all workers act on it together.
 
-SIGTERM (a machine that is given back, a scheduler that makes room) asks for a checkpoint at once and for the end of
-the run. A warning that some machine will go soon asks for a checkpoint only: training continues until the machine
-goes. All ranks act on a notice to any of them, at the same step.
+SIGTERM (a machine that is given back, a scheduler that makes room) or Ctrl-C asks for a checkpoint at once and for the
+end of the run. A warning that some machine will go soon asks for a checkpoint only: training continues until the
+machine goes. All ranks act on a notice to any of them, at the same step.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from altdiffusion.errors import Resumable
 from altdiffusion.training.waiting import waiting
 
 NONE, SAVE, STOP = 0, 1, 2
@@ -75,18 +77,33 @@ class Agreement:
 
 
 @contextlib.contextmanager
-def on_sigterm(notice: PreemptionNotice) -> Iterator[None]:
-    """Turn SIGTERM into a notice to stop. Only the main thread receives signals. A second one ends at once."""
+def on_stop_signals(notice: PreemptionNotice) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT (Ctrl-C) into a notice to stop; a second one ends at once.
+
+    Only the main thread receives signals. A Resumable that leaves the block has the exit status of the signal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def handle(*_: object) -> None:
-        signal.signal(signal.SIGTERM, before)
-        notice.give(STOP, "SIGTERM")
+    def handle(number: int, _: object) -> None:
+        restore()
+        received.append(signal.Signals(number))
+        os.write(2, b"stopping: a checkpoint is written first; the same signal again ends at once\n")
+        notice.give(STOP, received[0].name)
 
-    before = signal.signal(signal.SIGTERM, handle)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    received: list[signal.Signals] = []
+    taken = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in taken}  # what a shell made ignored stays so
     try:
         yield
+    except Resumable as stopped:
+        if received:
+            stopped.status = 128 + received[0]
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()

@@ -22,7 +22,7 @@ class Step:
     number: int
     """Steps done, with this one."""
     last: bool
-    """Whether it is the last one of the run."""
+    """Whether it is the last one of the run; a hook sets it to end the run here."""
     loss: Tensor
     """Mean loss of this rank's samples, float32 scalar on the device; NaN if the update was skipped."""
     samples: Samples

@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 
 from altdiffusion.errors import Resumable
+from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.data.layout import LATENTS, Layout
 from altdiffusion.training.data.loader import Loader, MirroredRowGroups, RowGroups, open_sources, prepare_sources
 from altdiffusion.training.data.token_check import TokenColumn, check_token_ids
+from altdiffusion.training.data.validation_rows import read_rows
 from altdiffusion.training.faults.goodput import Journal
 from altdiffusion.training.faults.notice import PreemptionNotice
 from altdiffusion.training.faults.spikes import LossSpiked
@@ -39,12 +41,15 @@ from altdiffusion.training.loop.progress_reports import ProgressReports
 from altdiffusion.training.loop.rollback import go_back, windows_of
 from altdiffusion.training.loop.saver import Saver
 from altdiffusion.training.loop.stall import StallWatch
+from altdiffusion.training.loop.validation import Validation
 from altdiffusion.training.order.batches import Order
+from altdiffusion.training.order.language_rows import language_rows
 from altdiffusion.training.order.mirrored import mirrored_at
 from altdiffusion.training.order.mixture import make_order, sources_of
 from altdiffusion.training.order.skips import Windows, merged
 from altdiffusion.training.ranks import agree, mean_over_ranks
 from altdiffusion.training.reporting.reporter import Reporter
+from altdiffusion.training.run.ended import has_ended
 from altdiffusion.training.run.record import write_record
 from altdiffusion.training.run.resolved import ResolvedRun
 from altdiffusion.training.tasks import DiffusionTask, DistillationTask, Task
@@ -97,7 +102,7 @@ def train_loop(
     config.accumulation_of(world)  # raises where the batch does not divide among the workers that are there
     began = time.time()
     found, attempt = agree(lambda: (_find(run, reporter), uuid.uuid4().hex), rank, world)
-    if found is not None and found.step >= config.steps:
+    if found is not None and has_ended(config, found):
         return found
     process = _Process(run, reporter, torch.device(device), rank, world, attempt, notice or PreemptionNotice())
     counters = counters or Counters()
@@ -183,9 +188,22 @@ def _hooks(
         FiniteLossCheck(trainer, saver),
         *([SpikeCheck(spike, found, world)] if spike is not None else []),
         PreemptionCheck(process.notice, world),
+        *_validation(process, trainer, found),
         ProgressReports(config.log_every, meter, saver, journal, process.reporter),
         StallWatch(watch),
     ]
+
+
+def _validation(process: _Process, trainer: Trainer, found: Checkpoint | None) -> list[Hook]:
+    settings, run = process.run.config.validation, process.run
+    if settings is None:
+        return []
+    version = Lake(run.lake).version(settings.dataset)
+    read = partial(read_rows, version, trainer.task.layout, settings.rows_per_language)
+    if process.world > 1:
+        agree(lambda: language_rows(version) and None, process.rank, process.world)  # its file is made by one rank
+    own = found if found is not None and found.run == run.config.run else None
+    return [Validation(settings, read(), trainer, process.reporter, rank=process.rank, found=own)]
 
 
 def _steps(trainer: Trainer, loader: Loader, saver: Saver, hooks: Sequence[Hook], skipped: Windows) -> Checkpoint:
@@ -212,7 +230,9 @@ def _steps(trainer: Trainer, loader: Loader, saver: Saver, hooks: Sequence[Hook]
             if step.last or step.stop:
                 for hook in hooks:
                     hook.on_end(step)
-            if step.stop and not step.last:
+            if step.last:
+                break
+            if step.stop:
                 raise Resumable(
                     f"run {config.run}",
                     f"was asked to stop and did so at step {step.number}, whose checkpoint is written",

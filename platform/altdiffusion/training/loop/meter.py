@@ -26,6 +26,7 @@ class Meter:
         self._began = self._start = time.perf_counter()
         self._first = self._since = trainer.counters.step
         self._waited = self._stalled = 0.0
+        self._warm = False
         self._losses: list[Tensor] = []  # on the device: summing them up waits for the report
         self._flops = 0.0  # of this rank
         self._peak = find_peak(trainer.device, trainer.config.precision, trainer.config.compute.peak_tflops)
@@ -38,6 +39,8 @@ class Meter:
         counting = time.perf_counter() - began  # a shape's first count takes seconds, which are not training
         self._start += counting
         self._began += counting
+        if not self._warm:  # the first step compiles, fills caches and waits for the first rows
+            self._warm, self._began, self._first = True, time.perf_counter(), self._trainer.counters.step
 
     def close(self, stall_s: float = 0.0) -> Progress:
         """Return the report on all ranks' steps, and begin the next one; every rank calls it at the same steps.
@@ -64,7 +67,8 @@ class Meter:
             loss, count, waited, tflop = sums.tolist()  # what follows is measured when the device is done
         now = time.perf_counter()
         seconds = max(now - self._start, 1e-9)
-        done, pace = counters.step - self._since, (now - self._began) / max(1, counters.step - self._first)
+        done, warm = counters.step - self._since, counters.step - self._first
+        pace = (now - self._began) / warm if warm else seconds / max(1, done)
         stalled = stall_s - self._stalled
         self._start, self._since, self._waited = now, counters.step, self._loader.waited_s
         self._stalled = stall_s

@@ -152,6 +152,25 @@ def write_stock_file(folder: Path, tensors: Mapping[str, Tensor], config: LoraCo
     save_file(named, folder / STOCK_FILE, metadata)
 
 
+def write_kohya_file(path: Path, tensors: Mapping[str, Tensor], config: LoraConfig) -> None:
+    """Write the adapters as kohya's sd-scripts do and A1111 and ComfyUI read them: `lora_unet_<layer>` with `_` for
+    each `.`, then `.lora_down.weight` (A), `.lora_up.weight` (B) and `.alpha`."""
+    from safetensors.torch import save_file
+
+    alpha, named = config.scale * config.rank, {}
+    for layer, down, up in _pairs(tensors):
+        stem = f"lora_unet_{layer.replace('.', '_')}"
+        named[f"{stem}.lora_down.weight"], named[f"{stem}.lora_up.weight"] = down.contiguous(), up.contiguous()
+        named[f"{stem}.alpha"] = torch.tensor(alpha, dtype=down.dtype)
+    metadata = {
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(config.rank),
+        "ss_network_alpha": str(alpha),
+    }
+    save_file(dict(sorted(named.items())), path, metadata)
+
+
 def _pairs(tensors: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor, Tensor]]:
     """Yield (layer, A, B) of every adapter.
 

@@ -17,6 +17,7 @@ not change it: its noise is keyed by its position, which is part of the sample.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,22 @@ class PartOrder:
         chunk = permute(padded // self.chunk_rows, self.chunks, chunk_keys[inverse])
         return epoch, chunk * self.chunk_rows + padded % self.chunk_rows
 
+    def draws_of(self, rows: I64, epoch: I64) -> I64:
+        """Return the draw that takes each row in an epoch, the inverse of `rows_at`: int64 [K], [K] -> int64 [K]."""
+        keys, inverse = np.unique(epoch, return_inverse=True)
+        chunk_keys = derive(self._chunk_key, keys)
+        last = np.full(keys.shape, self.chunks - 1, dtype=np.int64)
+        short_slot = permute(last, self.chunks, chunk_keys, inverse=True)[inverse]
+
+        slot = permute(rows // self.chunk_rows, self.chunks, chunk_keys[inverse], inverse=True)
+        mixed = slot * self.chunk_rows + rows % self.chunk_rows - (slot > short_slot) * self._missing
+        window = slot // self.window_chunks
+        start = self._window_start(window, short_slot)
+        size = self._window_start(window + 1, short_slot) - start
+        window_key = derive(derive(self._window_key, epoch), window)
+        found: I64 = epoch * self.rows + start + permute(mixed - start, size, window_key, inverse=True)
+        return found
+
     def _padded(self, place: I64, short_slot: I64) -> I64:
         """Return places in the epoch, counted as if the short chunk were as long as the others."""
         after = place >= (short_slot + 1) * self.chunk_rows - self._missing
@@ -148,6 +165,29 @@ class Mixture:
             row = np.searchsorted(kept, block[chosen])
             part[chosen], draw[chosen] = parts[row, offset[chosen]], ranks[row, offset[chosen]]
         return part, draw + block * np.asarray(self.shares, dtype=np.int64)[part]
+
+    def items_of(self, part: int, draws: I64) -> I64:
+        """Return the item that is each draw of a part, the inverse of `draws`: int64 [K] -> int64 [K].
+
+        The places of a part in a turn are found by permuting back its share of the turn's numbers.
+        """
+        if len(self.shares) == 1:
+            return draws
+        share, first = self.shares[part], int(self._starts[part])
+        block, rank = draws // share, draws % share
+        if self._mixed_draws:
+            found: I64 = block * self.turn + permute(first + rank, self.turn, derive(self._key, block), inverse=True)
+            return found
+        numbers, row = np.unique(block, return_inverse=True)
+        mine = first + np.arange(share, dtype=np.int64)
+        item, some = np.empty_like(draws), max(1, CHUNK // share)
+        for start in range(0, len(numbers), some):
+            keys = np.repeat(derive(self._key, numbers[start : start + some]), share)
+            mixed = np.tile(mine, len(keys) // share)
+            places = np.sort(permute(mixed, self.turn, keys, inverse=True).reshape(-1, share), axis=1)
+            chosen = np.flatnonzero((row >= start) & (row < start + some))
+            item[chosen] = places[row[chosen] - start, rank[chosen]]
+        return item + block * self.turn
 
     def _turns(self, numbers: I64) -> tuple[I64, I64, I64]:
         """Return turns, among them these [U] in ascending order: their numbers [V], the part of each of their items,
@@ -219,6 +259,42 @@ class Order:
             if chosen.size:
                 epoch[chosen], row[chosen] = order.rows_at(draw[chosen])
         return Batch(position=positions, part=part, epoch=epoch, row=row)
+
+    def positions_of(self, part: int, rows: I64, epoch: I64) -> I64:
+        """Return the position at which each row of a part is drawn in an epoch of the part, the inverse of `samples`.
+
+        Args:
+            part: number of the part.
+            rows: int64 [K], each below the part's rows.
+            epoch: int64 [K].
+
+        Returns:
+            int64 [K].
+        """
+        return self._mixture.items_of(part, self._orders[part].draws_of(rows, epoch))
+
+    def epochs_begun(self, part: int, positions: int) -> int:
+        """Return a number of epochs of a part, beyond which none of the first positions is: the turn that was begun
+        counts as a whole, since its draws may be in any sequence."""
+        turns = -(-positions // self._mixture.turn)
+        return -(-turns * self.shares[part] // self.parts[part].rows)
+
+    def draws_of(self, part: int, rows: I64, positions: int) -> Iterator[tuple[I64, I64]]:
+        """Yield every draw of some rows of a part among the first positions of the stream.
+
+        Args:
+            part: number of the part.
+            rows: int64 [K], each below the part's rows.
+            positions: number of positions.
+
+        Yields:
+            Indices into `rows`, and positions: int64 [J] each, in no particular sequence.
+        """
+        for pairs in _ranges(0, len(rows) * self.epochs_begun(part, positions)):
+            index = pairs % len(rows)
+            found = self.positions_of(part, rows[index], pairs // len(rows))
+            inside = found < positions
+            yield index[inside], found[inside]
 
     def batch(self, n: int) -> Batch:
         """Return global batch n, sorted by part and row."""
@@ -320,6 +396,23 @@ class BucketOrder(Order):
                 part[chosen] = found.part + self._first_part[number]
                 epoch[chosen], row[chosen] = found.epoch, found.row
         return Batch(position=positions, part=part, epoch=epoch, row=row)
+
+    def positions_of(self, part: int, rows: I64, epoch: I64) -> I64:
+        bucket, within = self._bucket_of(part)
+        found = self._buckets[bucket].positions_of(within, rows, epoch)
+        batch = self._mixture.items_of(bucket, found // self.global_batch)
+        return batch * self.global_batch + found % self.global_batch
+
+    def epochs_begun(self, part: int, positions: int) -> int:
+        bucket, within = self._bucket_of(part)
+        turns = -(-positions // (self._mixture.turn * self.global_batch))
+        batches = turns * self.shares[bucket]
+        return self._buckets[bucket].epochs_begun(within, batches * self.global_batch)
+
+    def _bucket_of(self, part: int) -> tuple[int, int]:
+        """Return the bucket that has a part, and the part's number there."""
+        bucket = bisect.bisect_right(self._first_part, part) - 1
+        return bucket, part - int(self._first_part[bucket])
 
     def drawn(self, batches: int) -> list[int]:
         turns, turn = batches // self._mixture.turn, self._mixture.turn

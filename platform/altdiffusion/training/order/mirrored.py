@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from altdiffusion.diffusion.noise import MIRROR, keyed_uniform
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Version
 from altdiffusion.training.order.permutation import I64
@@ -18,6 +16,10 @@ from altdiffusion.training.order.permutation import I64
 
 def mirrored_at(seed: int, positions: I64, probability: float) -> npt.NDArray[np.bool_]:
     """Return which samples are mirrored, bool [K] of int64 [K] positions: uniform(seed, position) < probability."""
+    import torch  # here, so that questions about checkpoints do not wait a second for it
+
+    from altdiffusion.diffusion.noise import MIRROR, keyed_uniform
+
     drawn = keyed_uniform(seed, torch.from_numpy(np.ascontiguousarray(positions)), MIRROR)
     found: npt.NDArray[np.bool_] = (drawn < probability).numpy()
     return found

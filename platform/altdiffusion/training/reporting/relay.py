@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the actor's process needs none of torch, and so does not load it
     from altdiffusion.training.checkpoints.format import Checkpoint
-    from altdiffusion.training.reporting.reporter import Progress, Reporter
+    from altdiffusion.training.reporting.reporter import Measured, Progress, Reporter
 
 POLL_S = 0.5
 FLUSH_S = 10.0
@@ -52,6 +52,9 @@ class RelayReporter:
 
     def progress(self, progress: Progress) -> None:
         self._send("progress", progress)
+
+    def measured(self, measured: Measured) -> None:
+        self._send("measured", measured)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self._send("checkpoint", checkpoint)
@@ -95,6 +98,7 @@ class RelayReader:
         self._stop.set()
         self._thread.join()
         self._deliver()
+        self._reporter.flush()
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +12,11 @@ from altdiffusion.lineage.outbox import MetricOutbox
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.faults.goodput import NO_GOODPUT, Goodput
+from altdiffusion.training.reporting.event_files import EventFiles
 from altdiffusion.training.reporting.peak import Peak
+
+COLUMNS = 100
+"""Width of a progress line where the terminal is not narrower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,20 +74,38 @@ class Progress:
             "train/restarts": float(self.goodput.restarts),
         }
 
-    def line(self, name: str) -> str:
-        """Return one line for people."""
+    def line(self, name: str, columns: int = COLUMNS) -> str:
+        """Return one line for people; what matters least is left out where it would be longer than `columns`."""
         left = round(self.seconds_left)
-        repeated = self.goodput.wasted_steps
-        wasted = f"  {repeated} steps repeated" if repeated else ""
-        skipped = f"  {self.skipped_steps} steps skipped" if self.skipped_steps else ""
-        return (
-            f"[{name}] {self.step}/{self.steps} steps  loss {self.loss:.4f}  "
-            f"{self.samples_per_second:,.1f} {self.rows_name}/s  {self.samples_per_second_per_worker:,.1f} per worker  "
-            f"MFU {self.mfu:.1%} of {self.peak.tflops:.3g} TFLOP/s ({self.peak.name})  "
-            f"{self.memory_bytes / 2**30:.2f} GiB  "
-            f"data wait {self.data_wait:.1%}  checkpoints {self.checkpoint_stall:.1%}{skipped}  "
-            f"goodput {self.goodput.share:.1%}{wasted}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        goodput = self.goodput
+        parts = (  # as they are printed; the highest numbers are left out first
+            (0, f"[{name}] {self.step}/{self.steps} steps"),
+            (0, f"loss {self.loss:.4f}"),
+            (1, f"{self.samples_per_second:,.1f} {self.rows_name}/s"),
+            (4, f"MFU {self.mfu:.1%}"),
+            (3, f"data wait {self.data_wait:.1%}"),
+            (6, f"checkpoints {self.checkpoint_stall:.1%}"),
+            (2, f"{self.skipped_steps} skipped" if self.skipped_steps else ""),
+            (5, f"goodput {goodput.share:.1%}"),
+            (2, f"{goodput.wasted_steps} repeated" if goodput.wasted_steps else ""),
+            (7, f"{self.memory_bytes / 2**30:.2f} GiB"),
+            (0, f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"),
         )
+        shown = [(rank, text) for rank, text in parts if text]
+        while len("  ".join(text for _, text in shown)) > columns and max(rank for rank, _ in shown):
+            shown.remove(max(shown, key=lambda part: part[0]))
+        return "  ".join(text for _, text in shown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured at a step besides the training itself."""
+
+    step: int
+    metrics: Mapping[str, float]
+    """Names and values as they are logged."""
+    text: str
+    """The same for people, in one line."""
 
 
 class Reporter(Protocol):
@@ -89,6 +113,8 @@ class Reporter(Protocol):
     raise and, except for `flush`, must not block."""
 
     def progress(self, progress: Progress) -> None: ...
+
+    def measured(self, measured: Measured) -> None: ...
 
     def checkpoint(self, checkpoint: Checkpoint) -> None: ...
 
@@ -99,19 +125,36 @@ class Reporter(Protocol):
         ...
 
 
-class LineReporter:
-    """Prints one line per report and appends the metrics to an outbox."""
+def _columns() -> int:
+    """Return the width that a line may have: that of a narrower terminal, else COLUMNS."""
+    return min(COLUMNS, shutil.get_terminal_size((COLUMNS, 24)).columns) if sys.stdout.isatty() else COLUMNS
 
-    def __init__(self, config: TrainConfig, outbox_path: str | None = None) -> None:
+
+class LineReporter:
+    """Prints one line per report and appends the metrics to an outbox.
+
+    Args:
+        event_files: folder for TensorBoard's event files of all runs; None writes none.
+    """
+
+    def __init__(self, config: TrainConfig, outbox_path: str | None = None, event_files: str | None = None) -> None:
         self._name = f"train {config.run}"
+        self._events = EventFiles(event_files, config.run) if event_files is not None else None
         self._outbox = MetricOutbox(outbox_path) if outbox_path is not None else None
+        self._peak: Peak | None = None
 
     def progress(self, progress: Progress) -> None:
-        self._print(progress.line(self._name))
+        if progress.peak != self._peak:
+            self._peak = progress.peak
+            self._print(f"[{self._name}] MFU is of {self._peak.tflops:.3g} TFLOP/s per worker ({self._peak.name})")
+        self._print(progress.line(self._name, _columns()))
         if progress.step == progress.steps:
             self._print(f"[{self._name}] {progress.goodput.line()}")
-        if self._outbox is not None:
-            self._outbox.append(step=progress.step, metrics=progress.metrics())
+        self._keep(progress.step, progress.metrics())
+
+    def measured(self, measured: Measured) -> None:
+        self._print(f"[{self._name}] {measured.text}")
+        self._keep(measured.step, measured.metrics)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self._print(f"[{self._name}] wrote {checkpoint.ref.short}")
@@ -120,7 +163,19 @@ class LineReporter:
         self._print(f"[{self._name}] WARNING: {text}")
 
     def flush(self) -> None:
-        pass  # every line is
+        """Report what could not be logged; every line is written already."""
+        if self._outbox is not None:
+            self._outbox.report_losses()
+
+    def _keep(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._outbox is not None:
+            self._outbox.append(step=step, metrics=dict(metrics))
+        if self._events is not None:
+            try:
+                self._events.write(step, metrics)
+            except OSError as error:  # a full disk must not end the training
+                self._events = None
+                self.warning(f"event files are no longer written: {error}")
 
     def _print(self, text: str) -> None:
         print(text, flush=True, file=sys.stdout)

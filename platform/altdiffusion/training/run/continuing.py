@@ -1,7 +1,8 @@
 """Runs that continue another one: `train.continue_from: RUN@STEP`.
 
-A resume is the same command again, with the same config. To continue with another learning rate, a run with a name of
-its own continues a checkpoint of the other: with its weights, averages, moments, counters, skipped batches and key.
+A resume is the same command again, with the same config. To go on with another learning rate, give that command
+`train.continue_as=NAME` as well, which means a run NAME with `continue_from` the newest checkpoint. That run continues
+the checkpoint of the other: with its weights, averages, moments, counters, skipped batches and key.
 Batches, noise and timesteps are those that the other run would have had. The settings that may differ are listed here:
 with any other change, the position or the moments would belong to another run.
 """
@@ -9,9 +10,11 @@ with any other change, the position or the moments would belong to another run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from altdiffusion.config import from_dict
+from altdiffusion.constraints import Invalid
 from altdiffusion.diffusion.folder import model_ref
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
@@ -27,11 +30,15 @@ from altdiffusion.training.run.starts import checked_digest, start_folder
 OVERRIDES = (
     "optimizer.lr",
     "optimizer.warmup_steps",
+    "optimizer.decay_from",
+    "optimizer.decay_until",
+    "optimizer.max_grad_norm",
     "optimizer.betas",
     "optimizer.eps",
     "optimizer.weight_decay",
     "optimizer.ema_decay",
     "objective.min_snr_gamma",
+    "objective.noise_offset",
     "caption_drop",
     "precision",
     "guards.spike",
@@ -61,6 +68,45 @@ def find_continued(config: TrainConfig, lake: str) -> tuple[Mapping[str, Any], C
     return record, checkpoints.open_step(lake, name, step)
 
 
+def continuation(config: TrainConfig, lake: str) -> TrainConfig:
+    """Return the config of the run that `continue_as` names: it continues the newest checkpoint of `run`.
+
+    The same command again resumes that run: it continues the checkpoint that it continued before.
+
+    Raises:
+        AltDiffusionError: `run` has no checkpoint, or the name belongs to a run that does not continue it.
+    """
+    if config.continue_as is None:
+        return config
+    name, there = config.continue_as, None
+    if checkpoints.steps(lake, name):
+        there = read_record(lake, name)
+    if there is not None:
+        point = str(there["config"].get("continue_from"))
+        if point.partition("@")[0] != config.run:
+            raise AltDiffusionError(
+                f"run name {name!r}, given as continue_as",
+                f"belongs to a run that does not continue {config.run}",
+                "give a name that is free",
+            )
+    else:
+        newest = checkpoints.latest_verified(lake, config.run)
+        if newest is None:
+            raise AltDiffusionError(
+                f"run {config.run}, which {name} is to continue",
+                f"has no checkpoint in the lake {lake}",
+                f"train it first; runs with checkpoints: {checkpoints.known_runs(lake)}",
+            )
+        point = f"{config.run}@{newest.step}"
+    try:
+        return replace(config, run=name, continue_from=point, continue_as=None, key=None)
+    except Invalid as wrong:
+        remedy = f"{wrong.remedy}: add train.steps={2 * config.steps}" if wrong.key == "steps" else wrong.remedy
+        raise AltDiffusionError(
+            f"run {name}, which continues {point}, key {wrong.key}", f"value {wrong.value} {wrong.problem}", remedy
+        ) from wrong
+
+
 def continued_start(config: TrainConfig, earlier: Mapping[str, Any], lake: str) -> StartConfig:
     """Return what the run that is continued was started from.
 
@@ -75,7 +121,7 @@ def continued_start(config: TrainConfig, earlier: Mapping[str, Any], lake: str) 
     wrong = (given.checkpoint, given.weights) != (before.checkpoint, before.weights)
     for uri, part in ((given.base, "base"), (given.text_encoder, "text_encoder")):
         if uri is not None and not wrong:
-            folder = start_folder(uri, lake, part)  # type: ignore[arg-type]
+            folder = start_folder(uri, lake, part, given.base_configs)  # type: ignore[arg-type]
             found = model_ref(folder, checked_digest(folder))
             wrong = found.digest != Ref.parse(next(models, str(found))).digest
     if wrong:

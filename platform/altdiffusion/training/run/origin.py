@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from altdiffusion.diffusion.folder import LINEAGE, model_ref
@@ -14,6 +16,7 @@ from altdiffusion.storage import files
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.model.lora_start import located_adapters, start_adapters
 from altdiffusion.training.run.record import read_record
 from altdiffusion.training.run.starts import checked_digest, start_folder, unchanged_models
 
@@ -29,6 +32,27 @@ class Origin:
     content: Mapping[str, Any]
     start: Ref | None = None
     start_fingerprint: str | None = None
+    lora_file: str | None = None
+    lora_sha256: str | None = None
+
+    def with_adapters(self, config: TrainConfig, lake: str) -> Origin:
+        """Return the same start with the adapters that `start.lora` names, checked to be of the run's shape.
+
+        Raises:
+            AltDiffusionError: the file is missing or does not fit.
+        """
+        if config.start.lora is None or config.lora is None:
+            return self
+        file, sha256 = located_adapters(config.start.lora, lake)
+        start_adapters(file, sha256, self.base, config.lora, config.trainable)
+        name = re.sub(r"[^A-Za-z0-9._\-]", "-", posixpath.basename(file).removesuffix(".safetensors"))
+        return replace(
+            self,
+            models=(*self.models, Ref("model", name or "adapter", sha256)),
+            content={**self.content, "lora": sha256},
+            lora_file=file,
+            lora_sha256=sha256,
+        )
 
 
 def origin_of_config(config: TrainConfig, lake: str, record: Mapping[str, Any] | None) -> Origin:
@@ -37,7 +61,7 @@ def origin_of_config(config: TrainConfig, lake: str, record: Mapping[str, Any] |
     Args:
         record: run.json of this run, where it has checkpoints.
     """
-    base = start_folder(str(config.start.base), lake, "base")
+    base = start_folder(str(config.start.base), lake, "base", config.start.base_configs)
     text_encoder, teacher = _text_encoder(config, lake, record), _own_teacher(config, lake)
     folders = [folder for folder in (base, text_encoder, teacher) if folder is not None]
     digests = [checked_digest(folder) for folder in folders]

@@ -17,7 +17,9 @@ from altdiffusion.training.model.lora import require_peft
 from altdiffusion.training.order.mirrored import check_mirrored
 from altdiffusion.training.order.run_key import RunKey
 from altdiffusion.training.run.continuing import check_overrides, continued_start, find_continued
+from altdiffusion.training.run.ended import has_ended
 from altdiffusion.training.run.fit import Parties, check_fit
+from altdiffusion.training.run.lr_fall import with_fall
 from altdiffusion.training.run.meaning import fingerprint_of, meaning_of
 from altdiffusion.training.run.origin import origin_of_config, origin_of_run, started_from
 from altdiffusion.training.run.resolved import ResolvedRun
@@ -55,6 +57,9 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         origin = origin_of_run(config, lake, earlier, continued, record)
     else:
         origin = origin_of_config(config, lake, record)
+    if continued is None:
+        origin = origin.with_adapters(config, lake)
+    held_out = [] if config.validation is None else [Lake(lake).version(config.validation.dataset)]
     noising = check_fit(
         Parties(
             config=config,
@@ -64,11 +69,11 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
             teacher=origin.teacher,
             earlier=earlier,
             own=record,
-            versions=versions,
+            versions=[*versions, *held_out],
         )
     )
     objective = replace(config.objective, prediction=noising.prediction, zero_terminal_snr=noising.zero_terminal_snr)
-    config = replace(config, objective=objective)
+    config = with_fall(replace(config, objective=objective), record, earlier if continued is not None else None)
     meaning = meaning_of(config, origin.teacher)
     if continued is not None:
         assert earlier is not None
@@ -85,6 +90,8 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
         models=origin.models,
         mirrored=mirrored,
         teacher=origin.teacher,
+        lora_file=origin.lora_file,
+        lora_sha256=origin.lora_sha256,
         continued=continued.ref if continued is not None else None,
         key=key,
         noising=noising,
@@ -95,7 +102,7 @@ def resolve(config: TrainConfig, lake: str) -> ResolvedRun:
 
 
 def finished(config: TrainConfig, lake: str) -> Checkpoint | None:
-    """Return the newest verified checkpoint of a run that has reached `config.steps`, or None while work is left.
+    """Return the newest verified checkpoint of a run that has ended, or None while work is left.
 
     Raises:
         AltDiffusionError: the run's name belongs to a run with another config.
@@ -105,7 +112,7 @@ def finished(config: TrainConfig, lake: str) -> Checkpoint | None:
     if found is None:
         return None
     check_checkpoint(run, found)
-    return found if found.step >= config.steps else None
+    return found if has_ended(config, found) else None
 
 
 def refuse_twice(config: TrainConfig, refs: Sequence[Ref]) -> None:

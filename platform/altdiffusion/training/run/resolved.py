@@ -41,6 +41,10 @@ class ResolvedRun:
     """The checkpoint that it continues with everything, or None: it begins at step 0."""
     key: RunKey = SEED_ALONE
     """The key of all its draws."""
+    lora_file: str | None = None
+    """URI of the file of adapters that it begins with, or None: they begin with zeros."""
+    lora_sha256: str | None = None
+    """SHA-256 (hex) of that file."""
     noising: Noising = SD
     """What the UNet learns to predict, and its noise schedule."""
     meaning: Mapping[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.order.run_key import RunKey
+from altdiffusion.training.run.continuing import OVERRIDES
 from altdiffusion.training.run.meaning import differences
 from altdiffusion.training.run.record import read_record
 from altdiffusion.training.run.resolved import ResolvedRun
@@ -46,10 +47,12 @@ def refuse_another(run: ResolvedRun, record: Mapping[str, Any] | None) -> None:
     """
     if record is None or record["fingerprint"] == run.fingerprint:
         return
-    changed = [f"{key} ({before!r}, now {now!r})" for key, before, now in differences(record["meaning"], run.meaning)]
+    found = differences(record["meaning"], run.meaning)
+    changed = [f"{key} ({before!r}, now {now!r})" for key, before, now in found]
     if [str(ref) for ref in run.datasets] != record["datasets"]:
         changed.append(f"datasets (it was started with {', '.join(record['datasets'])})")
-    raise _another(run.config, f"belongs to a run with another {' and '.join(changed) or 'start model'}")
+    may = len(changed) == len(found) > 0 and all(key.startswith(OVERRIDES) for key, _, _ in found)
+    raise _another(run.config, f"belongs to a run with another {' and '.join(changed) or 'start model'}", may)
 
 
 def check_checkpoint(run: ResolvedRun, found: Checkpoint) -> None:
@@ -63,10 +66,22 @@ def check_checkpoint(run: ResolvedRun, found: Checkpoint) -> None:
         raise _another(run.config, f"has checkpoints of {what} (fingerprint {found.config_fingerprint[:12]})")
 
 
-def _another(config: TrainConfig, problem: str) -> AltDiffusionError:
+def _another(config: TrainConfig, problem: str, may_continue: bool = False) -> AltDiffusionError:
+    """Return the error.
+
+    Args:
+        may_continue: whether a run with this config may continue a checkpoint of the run that has the name.
+    """
+    if may_continue:
+        return AltDiffusionError(
+            f"run name {config.run!r}",
+            problem,
+            f"add train.continue_as={config.run}-2 (any name that is free) to the same command: a new run continues "
+            "the newest checkpoint with these settings; or restore the config to continue the run itself",
+        )
     return AltDiffusionError(
         f"run name {config.run!r}",
         problem,
         "give this config another run name, restore the config to continue that run (a dataset is kept at a version by "
-        "name@digest), or continue one of its checkpoints with other settings by continue_from: RUN@STEP",
+        f"name@digest), or start another run from its weights by start: {{checkpoint: {config.run}}}",
     )

@@ -12,28 +12,35 @@ from altdiffusion.diffusion import hub
 from altdiffusion.diffusion.convert import is_published, publish_converted
 from altdiffusion.diffusion.folder import content_digest, model_ref, read_lineage
 from altdiffusion.diffusion.hub import Part, absolute, located
+from altdiffusion.diffusion.stock_base import stock_base
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 
 
-def start_folder(uri: str, lake: str, part: Part) -> str:
+def start_folder(uri: str, lake: str, part: Part, configs: str | None = None) -> str:
     """Return the URI of the folder that a run loads: `uri` itself, or what was fetched or converted from it.
+
+    Args:
+        configs: folder of the configs of a base that is a single file.
 
     Raises:
         AltDiffusionError: the hub does not provide it, or it is published in a form that cannot be converted.
     """
+    if part == "base":
+        return stock_base(uri, lake, configs)
     folder = located(uri, lake, part)
-    if part == "base" or not is_published(folder):
+    if not is_published(folder):
         return folder
     return converted(folder, files.within(lake, "models"))
 
 
 def at_hand(uri: str, lake: str, part: Part, *, as_published: bool = False) -> bool:
-    """Return whether `start_folder` (with `as_published`, `located`) has nothing to fetch or convert."""
+    """Return whether `start_folder` (with `as_published`, `located`) has nothing to fetch or convert for a text encoder
+    or a teacher."""
     if not hub.at_hand(uri, lake, part):
         return False
-    if as_published or part == "base":
+    if as_published:
         return True
     folder, models = located(uri, absolute(lake), part), files.within(absolute(lake), "models")
     if not is_published(folder):

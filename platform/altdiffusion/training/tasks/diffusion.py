@@ -72,21 +72,33 @@ class DiffusionTask:
         latents = self.latents_of(samples)
         ids = samples["token_ids"].to(self.device, non_blocking=True).to(torch.int64)
         eps = noise.keyed_normal(self.seed, positions, noise.NOISE, latents.shape[1:])
+        if config.objective.noise_offset:
+            offsets = noise.keyed_normal(self.seed, positions, noise.NOISE_OFFSET, (latents.shape[1], 1, 1))
+            eps = eps + config.objective.noise_offset * offsets
         timesteps = noise.keyed_timesteps(self.seed, positions, self.schedule.steps)
         if config.caption_drop > 0:
             drop = noise.keyed_uniform(self.seed, positions, noise.CAPTION_DROP) < config.caption_drop
             ids = torch.where(drop.unsqueeze(1), self.empty_ids, ids)
-        noisy = self.schedule.add_noise(latents, eps, timesteps).to(self.dtype)
-        if config.compute.channels_last_on(self.device):
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
-        if config.compute.cuda_graphs:
-            torch.compiler.cudagraph_mark_step_begin()
-        predicted = self.unet(noisy, timesteps, encoder_hidden_states=self.encode(ids), return_dict=False)[0]
-        target = self.schedule.target(self.prediction, latents, eps, timesteps)
-        errors = squared_error(predicted, target)
+        errors = self.errors(latents, ids, eps, timesteps)
         if gamma is not None:
             errors = errors * self.schedule.min_snr_weights(self.prediction, gamma, timesteps)
         return errors.mean()
+
+    def errors(self, latents: Tensor, ids: Tensor, eps: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the mean squared error of what the UNet predicts, float32 [B].
+
+        Args:
+            latents, eps: float32 [B, C, H, W]; the noise that is added at `timesteps`, int64 [B].
+            ids: int64 [B, T].
+        """
+        compute = self.config.compute
+        noisy = self.schedule.add_noise(latents, eps, timesteps).to(self.dtype)
+        if compute.channels_last_on(self.device):
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+        if compute.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        predicted = self.unet(noisy, timesteps, encoder_hidden_states=self.encode(ids), return_dict=False)[0]
+        return squared_error(predicted, self.schedule.target(self.prediction, latents, eps, timesteps))
 
     def flops(self, samples: Samples) -> float:
         """Count the UNet alone, as published figures do: text encoder and drawing of noise count as time, not work."""

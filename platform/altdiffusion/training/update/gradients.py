@@ -36,6 +36,9 @@ class Gradients(Protocol):
         """Return the L2 norm of all gradients, on the device; it is the same on all ranks."""
         ...
 
+    def scale(self, factor: Tensor) -> None:
+        """Multiply all gradients by a scalar on the device, in place."""
+
 
 class OwnGradients:
     """The gradients of the only rank, as autograd leaves them."""
@@ -56,6 +59,9 @@ class OwnGradients:
     def norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+    def scale(self, factor: Tensor) -> None:
+        torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], factor)
 
 
 class SummedGradients:
@@ -107,6 +113,9 @@ class SummedGradients:
 
     def norm(self) -> Tensor:
         return torch.linalg.vector_norm(self._flat)
+
+    def scale(self, factor: Tensor) -> None:
+        self._flat.mul_(factor)
 
     def _hook(self, bucket: int) -> Any:
         def ready(_: Tensor) -> None:

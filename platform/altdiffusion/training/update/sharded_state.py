@@ -74,3 +74,6 @@ class ShardedGradients:
         with waiting():
             dist.all_reduce(squares)
         return squares.sqrt()
+
+    def scale(self, factor: Tensor) -> None:
+        torch._foreach_mul_([parameter.grad for parameter in self._shards.local], factor)

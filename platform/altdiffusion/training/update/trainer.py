@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +55,11 @@ class Counters:
     bad_in_a_row: int = 0
 
 
+def clip_factor(norm: Tensor, limit: float) -> Tensor:
+    """Return min(1, limit / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ scales gradients: float32 scalar."""
+    return (limit / (norm + 1e-6)).clamp(max=1.0)
+
+
 class Trainer:
     """Optimizer, averages and counters of one rank, and one update of them.
 
@@ -81,7 +88,7 @@ class Trainer:
         else:
             self._gradients = OwnGradients(self.parameters)
         self.grad_norm: Tensor = torch.tensor(math.nan)
-        """L2 norm over all that is trained, of the last update; on the device."""
+        """L2 norm over all that is trained, of the last update, before it is limited; on the device."""
         self.on_device = device.type != "cpu" and getattr(self.optimizer, "_step_supports_amp_scaling", False)
         """Whether the optimizer itself skips an update that is not finite."""
         self._bad: Flag | None = None  # of an update that is not settled yet
@@ -99,6 +106,8 @@ class Trainer:
         self.settle()  # the averages of the update before are taken before this one moves the weights
         self.grad_norm = self._gradients.norm()
         bad = ~torch.isfinite(self.grad_norm)
+        if self.config.optimizer.max_grad_norm is not None:
+            self._gradients.scale(clip_factor(self.grad_norm, self.config.optimizer.max_grad_norm))
         self.counters.step += 1
         self._set_lr(self.config.optimizer.lr_at(self.counters.step - 1))
         if self.on_device:
@@ -148,6 +157,23 @@ class Trainer:
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the network the averages in place of its weights within the block, bit for bit and back."""
+        self.settle()
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        with torch.no_grad():
+            for parameter, average in zip(self.parameters, self.ema.averages, strict=True):
+                kept = parameter.detach().clone()
+                parameter.copy_(average)
+                average.copy_(kept)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, by file and name; sharded ones can be gathered (`full_tensor`)."""
