@@ -124,8 +124,9 @@ class Notes:
     def input(self, version: Version, context: str) -> None:
         self.inputs.add((version.ref.name, context))
 
-    def output(self, version: Version) -> None:
+    def output(self, version: Version, *, place: int) -> None:
         self.outputs.append(version.ref.name)
+        assert place == len(self.outputs)
 
 
 def test_a_session_records_and_prints_all_outputs(config: EncodeJobConfig, capsys: pytest.CaptureFixture[str]) -> None:
