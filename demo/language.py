@@ -1,9 +1,8 @@
 """One more language for the finished miniature, without one image in it: `make language LANG=sv`.
 
 Any language of CLDR that names the miniature's concepts; for a corpus of your own, docs/training.md has the jobs. The
-finished model's own encoder is the teacher: its UNet stays as it is. Half of each batch are the old languages,
-English among them, so that they are not forgotten. The same cases before and after show what was learned and what was
-lost.
+finished model's own encoder is the teacher: its UNet stays as it is. Half of each batch are the old languages, so that
+they are not forgotten. The same cases before and after show what was learned and what was lost.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from demo.prompts import prompt
 RATIO_AT_LEAST, LOSS_AT_MOST = 0.8, 0.02
 """What the new language has to reach, over the names learned with images, and what an old one may lose."""
 MAIN = "mini-guidance"
+_EVERY = 3  # of the old languages' texts: they were learned, and only must not be forgotten
 
 
 def run(line: Line, language: str) -> None:
@@ -37,7 +37,7 @@ def run(line: Line, language: str) -> None:
     folder = line.scale.root / "languages"
     _write_texts(folder, language)
     corpora = [_corpus(folder, language)]
-    kept = [_corpus(folder, code) for code in CODES]
+    kept = [_corpus(folder, code) for code in CODES if code != "en"]
     line.job("parallel", "parallel-language", f"pairs=pairs-{language}", f"corpora={json.dumps(corpora)}")
     line.job("parallel", "parallel-language", "pairs=pairs-kept", f"corpora={json.dumps(kept)}", title="parallel-kept")
     name = f"mini-language-{language}"
@@ -112,11 +112,12 @@ def _export(line: Line) -> Path:
 
 
 def _write_texts(folder: Path, language: str) -> None:
-    """Write the parallel texts of the new language and of the old ones as tables of two columns; English has one."""
+    """Write the parallel texts of the new language, and a share of those of the old ones, as tables of two columns."""
     entries = lexicon(CACHE, MINIATURE.concepts)
     for code in CODES:
-        rows = [(pair.english, pair.text) for pair in pairs(entries, MINIATURE.concepts, code)]
-        _write_table(folder / f"{code}.tsv", [(pair[0],) for pair in rows] if code == "en" else rows)
+        if code != "en":
+            rows = [(pair.english, pair.text) for pair in pairs(entries, MINIATURE.concepts, code)]
+            _write_table(folder / f"{code}.tsv", rows[::_EVERY])
     names, keywords = annotations(CACHE, language, derived=True)
     new = []
     for entry in entries:
@@ -132,8 +133,8 @@ def _write_texts(folder: Path, language: str) -> None:
     _write_table(folder / f"{language}.tsv", list(dict.fromkeys(new)))
 
 
-def _write_table(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    text = "".join("\t".join(row) + "\n" for row in rows)
+def _write_table(path: Path, rows: Sequence[tuple[str, str]]) -> None:
+    text = "".join(f"{english}\t{translation}\n" for english, translation in rows)
     files.write_atomic(str(path), text.encode())
 
 
@@ -144,7 +145,7 @@ def _corpus(folder: Path, language: str) -> dict[str, Any]:
         "format": "tsv",
         "language": language,
         "english": 0,
-        **({} if language == "en" else {"translation": 1}),
+        "translation": 1,
     }
 
 
