@@ -25,6 +25,7 @@ from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.launch_ray import train
 from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
 from tests.ray_folder import embedded_ray, ray_folder
+from tests.signals import take_sigint
 from tests.training_lake import Recorder, config, make_lake
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,8 +138,9 @@ def test_a_job_that_is_asked_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: 
         env = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         command = [sys.executable, "-c", DRIVER, lake, json.dumps(resolved(settings))]
         driver = subprocess.Popen(
-            command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=take_sigint,
+        )  # fmt: skip
         assert driver.stdout is not None
         seen = next((line for line in driver.stdout if "/2000 steps" in line), "")
         driver.send_signal(how)

@@ -20,6 +20,7 @@ import pytest
 from altdiffusion.cli import main
 from tests.integration.test_mlflow import record, template, train
 from tests.lineage_lake import SmallLake
+from tests.signals import take_sigint
 
 __all__ = ["template"]
 
@@ -49,7 +50,9 @@ def test_a_server_shows_the_newest_run_and_leaves_no_process(small: SmallLake) -
         record(small, run)
     command = [sys.executable, "-m", "altdiffusion.cli", "ui", "--lake", small.uri]
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=take_sigint
+    ) as process:
         assert process.stdout is not None
         lines = []
         while not (line := process.stdout.readline()).startswith("Ctrl-C"):
