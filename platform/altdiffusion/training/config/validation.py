@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from altdiffusion.constraints import DATASET_NAME, Checked, at_least
+from altdiffusion.constraints import Checked, at_least
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,8 +16,8 @@ class ValidationConfig(Checked):
     changes the weights: `patience` decides when a run ends.
     """
 
-    dataset: Annotated[str, DATASET_NAME]
-    """Dataset of held-out latents, such as the <name>-held-out of an encode job."""
+    dataset: str
+    """Dataset of held-out latents, such as the <name>-held-out of an encode job; `name@digest` pins a version."""
     every: Annotated[int, at_least(1)] = 1000
     """Steps from one measurement to the next; step 0 and the last one are always measured."""
     rows_per_language: Annotated[int, at_least(1)] = 32
