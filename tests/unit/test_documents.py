@@ -1,4 +1,4 @@
-"""Documents: lines of at most 100 columns, links and anchors that lead somewhere, and files that are there."""
+"""Documents: lines of at most 100 columns, links and anchors that lead somewhere, files that are there, and costs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from altdiffusion.config import load_config
+from pipelines.train import TrainJobConfig, survey
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 100
@@ -67,3 +70,14 @@ def test_named_source_files_exist(document: Path) -> None:
             continue  # files of lakes and models
         alone = "/" not in name and any(path.endswith(f"/{name}") for path in TRACKED)
         assert alone or any(f"{root}{name}" in TRACKED for root in roots), name
+
+
+@pytest.mark.parametrize("stage", ["alignment", "quality", "guidance"])
+def test_the_costs_in_the_readme_are_those_of_the_dry_runs(stage: str) -> None:
+    """GPU-hours as the dry run prints them, days on 8, 64 and 256 GPUs, and 2 $ per GPU-hour."""
+    config = load_config(TrainJobConfig, str(ROOT / f"jobs/configs/m18/{stage}.yaml"))
+    (hours,) = re.findall(r"hours +([\d,]+) worker-hours", "\n".join(survey(config).lines))
+    exact = config.train.steps * config.train.global_batch / (config.estimate.images_per_s_per_worker or 0) / 3600
+    days = [f"{exact / gpus / 24:.1f}" for gpus in (8, 64, 256)]
+    row = f"| {stage} | {hours} | {' | '.join(days)} | {2 * exact:,.0f} $ |"
+    assert row in (ROOT / "README.md").read_text(encoding="utf-8")
