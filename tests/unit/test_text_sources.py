@@ -100,6 +100,8 @@ def test_lines_of_addresses(tmp_path: Path) -> None:
     [
         ("a.txt", b"http://a/1.jpg\nhttp://a/2.jpg\n", "holds addresses alone"),
         ("a.csv", "url,text\n".encode("utf-16"), "is UTF-16"),
+        ("a.csv", "url,caption\nhttp://a/1,a\nhttp://a/2,café\n".encode("latin-1"), "is not UTF-8 in line 3.*iconv"),
+        ("a.txt", "http://a/1 кіт\n".encode("cp1251"), "is not UTF-8 in line 1"),
         ("a.csv", b"url,caption\nhttp://a/1,a,b\n", "row of 3 cells near line 2, for 2 columns"),
         ("a.csv", b"link,caption\nhttp://a/1,a\n", "lacks column 'URL'; it has link, caption"),
         ("a.csv", b"url,url\n", "two columns of one name"),

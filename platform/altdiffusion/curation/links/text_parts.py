@@ -212,11 +212,11 @@ class _Lines:
     """The lines of a text file as text, from an offset of the unpacked file; counts bytes and digests them.
 
     Raises:
-        AltDiffusionError: by everything: the file is gone, damaged, or not UTF-8 by its byte order mark.
+        AltDiffusionError: by everything: the file is gone, damaged, or not UTF-8.
     """
 
     def __init__(self, uri: str, start: int = 0) -> None:
-        self._uri, self._at = uri, start
+        self._uri, self._at, self._line = uri, start, 0
         self.record_start = start
         """Offset of the record that is being read."""
         self._hash = hashlib.sha256()
@@ -257,7 +257,15 @@ class _Lines:
                 text = line
             self._hash.update(line)
             self._at += len(line)
-            yield text.decode("utf-8", "replace")
+            self._line += 1
+            try:
+                yield text.decode("utf-8")
+            except UnicodeDecodeError as error:  # a replacement would become part of a caption, or vanish from it
+                raise AltDiffusionError(
+                    f"source part {self._uri}",
+                    f"is not UTF-8 in line {self._line} ({first_line(error)})",
+                    "write it again as UTF-8, e.g. by iconv -f cp1251 -t utf-8",
+                ) from error
 
     def next_record(self) -> None:
         """Note that the next record begins behind what has been read."""
