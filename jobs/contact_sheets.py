@@ -9,6 +9,7 @@ from altdiffusion.execution import cluster
 from altdiffusion.execution.pipeline_step import run_pipeline_step
 from altdiffusion.generation.sheet import write_sheet
 from altdiffusion.generation.sheet_arrangement import Selection
+from altdiffusion.generation.typeface import Typefaces
 from altdiffusion.languages import in_order
 from altdiffusion.storage.dataset import Version
 from altdiffusion.training.exports.export import export_checkpoint
@@ -42,12 +43,13 @@ def export_checkpoint_of(lake: str, run: str, step: int) -> str:
 
 def log_sheets(session: Session, version: Version, fonts: str, *, title: str, step: int) -> None:
     """Log the sheets of a set of generations; the one of all languages comes last and marks the step as complete."""
+    faces = Typefaces(fonts)
     languages = in_order({code for code in version.read(["language"])["language"].to_pylist() if code})
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sheet.png"
         for code in languages if len(languages) > 1 else ():
             chosen = Selection(languages=(code,), columns=_COLUMNS)
-            write_sheet(version, file, fonts, cell=_CELL, title=f"{title}, {code}", zoom=1, selection=chosen)
+            write_sheet(version, file, faces, cell=_CELL, title=f"{title}, {code}", zoom=1, selection=chosen)
             session.run.image(f"samples/{code}", str(file), step=step)
-        write_sheet(version, file, fonts, title=title, zoom=1)
+        write_sheet(version, file, faces, title=title, zoom=1)
         session.run.image(ALL, str(file), step=step)

@@ -59,7 +59,7 @@ def check_sheet(
 def write_sheet(
     version: Version,
     file: str | Path,
-    fonts_dir: str | Path,
+    fonts: str | Path | Typefaces,
     *,
     cell: int = 96,
     title: str = "",
@@ -69,6 +69,7 @@ def write_sheet(
     """Draw the sheet of a generations version as a PNG file, and return what it notes on itself.
 
     Args:
+        fonts: folder of fonts, or what was read of one, for several sheets.
         selection: the images that are shown.
 
     Raises:
@@ -83,7 +84,8 @@ def write_sheet(
         for place, row in zip(arrangement.places, rows, strict=True)
     ]
     subtitle = _subtitle(rows, arrangement) if rows else ""
-    page = _page(fonts_dir, cells, arrangement.grid, cell, title, subtitle, arrangement.notes, selection.columns)
+    faces = fonts if isinstance(fonts, Typefaces) else Typefaces(fonts)
+    page = _page(faces, cells, arrangement.grid, cell, title, subtitle, arrangement.notes, selection.columns)
     target = Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(page.png(zoom))
@@ -113,11 +115,13 @@ def contact_sheet(
     rows = ((f"{entry.concept}-{entry.language}" if grid else entry.concept, entry.language) for entry in cells)
     arrangement = arrange(rows)
     shown = [cells[place.row] for place in arrangement.places]
-    return _page(fonts_dir, shown, grid and arrangement.grid, cell, title, subtitle, arrangement.notes).png(zoom)
+    return _page(Typefaces(fonts_dir), shown, grid and arrangement.grid, cell, title, subtitle, arrangement.notes).png(
+        zoom
+    )
 
 
 def _page(
-    fonts_dir: str | Path,
+    faces: Typefaces,
     cells: Sequence[Cell],
     grid: bool,
     cell: int,
@@ -128,7 +132,6 @@ def _page(
 ) -> Page:
     if not cells:
         raise AltDiffusionError("the contact sheet", "has no images", "generate some first")
-    faces = Typefaces(fonts_dir)
     cells = [replace(entry, caption=_shortened(entry.caption)) for entry in cells]
     bands, headings = _grid(cells) if grid else _in_rows(cells, columns)
     title = title or ("One model, the same things, in every language" if grid else "Contact sheet")
