@@ -15,7 +15,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CONCEPTS = 8
 SMALL = {
-    "alignment": ["train.steps=6", "train.optimizer.warmup_steps=2", "train.checkpoint_every=3", "samples.steps=1"],
+    "alignment": [
+        "train.steps=6",
+        "train.optimizer.warmup_steps=2",
+        "train.checkpoint_every=3",
+        "samples.steps=1",
+        "samples.every=6",
+    ],
     "quality": ["train.steps=4", "train.optimizer.warmup_steps=2"],
     "guidance": ["train.steps=4", "train.optimizer.warmup_steps=2"],
     "generate": ["generate.steps=3"],

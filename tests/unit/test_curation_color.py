@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.config.download import FORMATS
+from altdiffusion.curation.config.store import FORMATS
 from altdiffusion.curation.images.color import PROFILED
 from altdiffusion.curation.images.decode_guard import inspect
 from altdiffusion.curation.images.decoder_process import DONE, TELL, Decoder

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.config.download import FORMATS
+from altdiffusion.curation.config.store import FORMATS
 from altdiffusion.curation.images.decode_guard import inspect, read_header
 from altdiffusion.curation.rejects import Refused
 from tests.encoded_images import encoded, png_file

@@ -84,8 +84,7 @@ def write_sheet(
         for place, row in zip(arrangement.places, rows, strict=True)
     ]
     subtitle = _subtitle(rows, arrangement) if rows else ""
-    faces = fonts if isinstance(fonts, Typefaces) else Typefaces(fonts)
-    page = _page(faces, cells, arrangement.grid, cell, title, subtitle, arrangement.notes, selection.columns)
+    page = _page(fonts, cells, arrangement.grid, cell, title, subtitle, arrangement.notes, selection.columns)
     target = Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(page.png(zoom))
@@ -115,13 +114,11 @@ def contact_sheet(
     rows = ((f"{entry.concept}-{entry.language}" if grid else entry.concept, entry.language) for entry in cells)
     arrangement = arrange(rows)
     shown = [cells[place.row] for place in arrangement.places]
-    return _page(Typefaces(fonts_dir), shown, grid and arrangement.grid, cell, title, subtitle, arrangement.notes).png(
-        zoom
-    )
+    return _page(fonts_dir, shown, grid and arrangement.grid, cell, title, subtitle, arrangement.notes).png(zoom)
 
 
 def _page(
-    faces: Typefaces,
+    fonts: str | Path | Typefaces,
     cells: Sequence[Cell],
     grid: bool,
     cell: int,
@@ -132,6 +129,7 @@ def _page(
 ) -> Page:
     if not cells:
         raise AltDiffusionError("the contact sheet", "has no images", "generate some first")
+    faces = fonts if isinstance(fonts, Typefaces) else Typefaces(fonts)
     cells = [replace(entry, caption=_shortened(entry.caption)) for entry in cells]
     bands, headings = _grid(cells) if grid else _in_rows(cells, columns)
     title = title or ("One model, the same things, in every language" if grid else "Contact sheet")
