@@ -17,6 +17,7 @@ from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.refs import Ref
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
 from pipelines.encode import model_name
@@ -141,7 +142,13 @@ def survey(config: ParallelConfig, remote: bool = False) -> Survey:
     def languages(_: Lake) -> list[str]:
         return look_at_languages(config.language, remote)
 
-    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]), tokenizers, languages)
+    def corpora(lake: Lake) -> list[str]:
+        uris = [uri for corpus in config.corpora for uri in (corpus.uri, corpus.translation_uri) if uri is not None]
+        if remote or all(map(files.is_local, uris)):
+            return units_line(lake, pipeline_steps(config)[0])
+        return ["corpora  not looked at: not all are on this machine (--remote looks)"]
+
+    return look_at(config.lake, remote, corpora, tokenizers, languages)
 
 
 def plan(config: ParallelConfig) -> Plan:

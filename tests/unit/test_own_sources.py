@@ -116,6 +116,31 @@ def test_links_out_of_the_source_are_not_followed(tmp_path: Path) -> None:
     assert list_source(str(folder)).linked_folders == 1
 
 
+def test_a_column_that_is_nowhere_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"jpg": [image(1)], "caption": ["x"], "lng": ["uk"]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        AltDiffusionError, match=r"(?s)no column 'lang' for the language; it has caption, jpg, lng.*did you mean lng"
+    ):
+        scan_own(own(tmp_path, language_column="lang"))
+    with pytest.raises(AltDiffusionError, match="no column of captions"):
+        scan_own(own(tmp_path, captions=("title",)))
+    assert texts(samples(own(tmp_path, language_column="LNG"))[1]) == {"a.parquet/0": [("x", "uk")]}
+    folder = write(
+        tmp_path / "folder", {"a.jpg": image(1), "a.txt": "a", "b.jpg": image(2), "b.json": '{"text": "b", "l": "uk"}'}
+    )
+    with pytest.raises(AltDiffusionError, match="no column 'language' for the language; it has l, text"):
+        scan_own(own(folder, language_column="language"))
+    assert texts(samples(own(folder, language_column="l"))[1])["b.jpg"] == [("b", "uk")]
+    metadata = write(tmp_path / "rows", {"a.jpg": image(1), "metadata.csv": "file_name,title\na.jpg,x\n"})
+    with pytest.raises(AltDiffusionError, match="no column of captions"):
+        scan_own(own(metadata))
+    with tarfile.open(tmp_path / "folder.tar", "w") as tar:
+        tar.add(folder, arcname="")
+    with pytest.raises(AltDiffusionError, match="no column 'lang' for the language; it has l, text"):
+        scan_own(own(tmp_path / "folder.tar", language_column="lang"))
+    assert scan_own(own(tmp_path / "folder.tar", language_column="l")).layout == "webdataset"
+
+
 ROWS = [
     {"file_name": "1.jpg", "text": "один", "language": "uk", "uid": 7},
     {"file_name": "./sub/2.jpg", "text": "два", "language": "uk"},

@@ -284,4 +284,6 @@ def _unpacked(file: Any, uri: str) -> Any:
     packed = ((match and match[2]) or "").lower()
     if not packed:
         return file
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "gzip" if packed[0] == "g" else "zstd"))
+    return io.BufferedReader(
+        pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "gzip" if packed[0] == "g" else "zstd")
+    )

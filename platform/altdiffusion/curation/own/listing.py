@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from altdiffusion.curation.own.hub import hub_folder
+from altdiffusion.curation.hub_data import check_pinned
 from altdiffusion.curation.own.sample import is_image_name, nfc
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
@@ -59,7 +59,7 @@ def list_source(uri: str) -> Listing:
     Raises:
         AltDiffusionError: it is not there, cannot be read, or a name of the hub is not pinned to a commit.
     """
-    uri = hub_folder(uri)
+    check_pinned(uri)
     fs, path = files.filesystem(uri)
     fs.invalidate_cache()
     path = path.rstrip("/") or "/"
@@ -74,7 +74,11 @@ def list_source(uri: str) -> Listing:
             listing = Listing(uri=uri, files=[_one(fs, path)], is_file=True)
         else:
             listing = Listing(uri=uri, files=[_one(fs, str(found)) for found in fs.glob(path) if fs.isfile(found)])
-    except (OSError, ValueError) as error:
+    except AltDiffusionError:
+        raise
+    except Exception as error:  # of an object store's own library, which has no common base class
+        if not files.is_of_storage(error) and not isinstance(error, ValueError):
+            raise
         raise AltDiffusionError(
             f"source {uri}", f"cannot be read ({first_line(error)})", "check the address and its permissions"
         ) from error
@@ -216,17 +220,19 @@ class opened:
             fs, path = files.filesystem(self._uri)
             self._file = fs.open(path, "rb")
             return self._file
-        except OSError as error:
+        except Exception as error:
+            if not files.is_of_storage(error):
+                raise
             raise self._error(error) from error
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if self._file is not None:
             self._file.close()
-        if isinstance(error, OSError):
+        if isinstance(error, Exception) and files.is_of_storage(error):
             raise self._error(error) from error
 
-    def _error(self, error: OSError) -> AltDiffusionError:
-        problem = f"cannot be read ({error.strerror or first_line(error)})"
+    def _error(self, error: Exception) -> AltDiffusionError:
+        problem = f"cannot be read ({getattr(error, 'strerror', None) or first_line(error)})"
         return AltDiffusionError(f"source file {self._uri}", problem, f"check its permissions, then {_AGAIN}")
 
 
