@@ -18,6 +18,7 @@ from altdiffusion.curation.config import (
     BalanceConfig,
     DistinctConfig,
     DownloadConfig,
+    DownloadEstimateConfig,
     LanguageConfig,
     ReportConfig,
     RetryConfig,
@@ -25,6 +26,7 @@ from altdiffusion.curation.config import (
     SelectConfig,
     SourceConfig,
 )
+from altdiffusion.curation.config.estimate import download_line
 from altdiffusion.curation.download import retry
 from altdiffusion.curation.download.download_work import DownloadWork, plan_download
 from altdiffusion.curation.hub_data import check_pinned
@@ -81,6 +83,8 @@ class CurateConfig(JobConfig):
     download_workers: Workers = operational(factory=Workers)
     report: ReportConfig = operational(factory=ReportConfig)
     """Contents of report.html."""
+    estimate: DownloadEstimateConfig = operational(factory=DownloadEstimateConfig)
+    """What `--dry-run` assumes of the download."""
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [entry.source.name for entry in self.sources]
@@ -349,4 +353,5 @@ def survey(config: CurateConfig, remote: bool = False) -> Survey:
         look(lambda entry=entry: source(entry))  # type: ignore[misc]
     look(lambda: look_at_languages(config.language, remote))
     look(images)
+    lines += download_line(config.estimate, config.download_workers.max, config.download_workers.cpus)
     return Survey(lines=lines, problems=problems)

@@ -13,6 +13,7 @@ from altdiffusion.curation.config import CorpusConfig, IdsConfig, LanguageConfig
 from altdiffusion.curation.parallel.corpus import Corpus, plan_corpora, scan_corpus
 from altdiffusion.curation.parallel.pair_tokens import EncodePairsWork
 from altdiffusion.curation.parallel.pair_work import PairsWork
+from altdiffusion.curation.parts import find_parts
 from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.execution.ranges import plan_buckets
@@ -146,6 +147,10 @@ def survey(config: ParallelConfig, remote: bool = False) -> Survey:
         uris = [uri for corpus in config.corpora for uri in (corpus.uri, corpus.translation_uri) if uri is not None]
         if remote or all(map(files.is_local, uris)):
             return units_line(lake, pipeline_steps(config)[0])
+        for corpus in config.corpora:
+            for uri in filter(None, (corpus.uri, corpus.translation_uri)):
+                if files.is_local(uri):
+                    find_parts(uri, f"corpus {corpus.name}")
         return ["corpora  not looked at: not all are on this machine (--remote looks)"]
 
     return look_at(config.lake, remote, corpora, tokenizers, languages)

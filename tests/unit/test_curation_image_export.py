@@ -147,8 +147,12 @@ def test_what_cannot_be_exported_is_an_error_with_a_remedy(tmp_path: Path) -> No
         export_images(mixed, str(tmp_path / "a"), "files")
     assert not (tmp_path / "a" / "00000_stats.json").exists()  # so that no reader takes the shard for complete
     version = publish(str(tmp_path / "lake"))
-    with pytest.raises(AltDiffusionError, match="is not empty"):
-        export_images(version, str(tmp_path / "lake"), "files")
+    for place, problem in (("a", "is not empty"), ("lake", "is in the lake"), ("lake/datasets/x", "is in the lake")):
+        with pytest.raises(AltDiffusionError, match=problem):
+            export_images(version, str(tmp_path / place), "files")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(AltDiffusionError, match="is a file"):
+        export_images(version, str(tmp_path / "file"), "parquet")
     with pytest.raises(AltDiffusionError, match="--rows-per-shard"):
         export_images(version, str(tmp_path / "b"), "files", rows_per_shard=0)
     assert not (tmp_path / "b").exists()

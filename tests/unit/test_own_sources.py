@@ -110,10 +110,21 @@ def test_links_out_of_the_source_are_not_followed(tmp_path: Path) -> None:
     (folder / "loop").symlink_to(folder)
     (folder / "c.txt").symlink_to(folder / "sub/b.txt")
     (folder / "gone.jpg").symlink_to(folder / "nothing")
+    (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
     assert texts(samples(own(folder))[1]) == {
         "a.jpg": "unsafe_path", "c.jpg": ["b"], "d.jpg": "unsafe_path", "sub/b.jpg": ["b"],
     }  # fmt: skip
-    assert list_source(str(folder)).linked_folders == 1
+    assert (list_source(str(folder)).linked_folders, list_source(str(folder)).broken_links) == (1, 2)
+    assert "symbolic links that lead to nothing: 2" in scan_own(own(folder)).notes
+
+
+def test_names_that_are_not_utf8_are_taken(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", {os.fsdecode(b"\xff.jpg"): image(1), os.fsdecode(b"\xff.txt"): "a"})
+    assert texts(samples(own(folder))[1]) == {"%FF.jpg": ["a"]}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for name in sorted(os.listdir(folder)):
+            tar.add(folder / name, arcname=name)
+    assert texts(samples(own(tmp_path / "a.tar"))[1]) == {"a.tar/%FF": ["a"]}
 
 
 def test_a_column_that_is_nowhere_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -270,7 +281,7 @@ def test_tables_of_images(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "why"),
     [
-        ({}, "source .*: holds no file, but no image"),
+        ({}, "source .*: holds no file that can be read"),
         ({"links.csv": "url,caption\n"}, r"holds 1 files of \.csv, but no image\. .*imported as links"),
         ({"a.jpg": "x", "0.tar": "x"}, "holds image files and tar files.*set layout"),
         ({"0.parquet": "PAR1"}, "is not a readable Parquet or Arrow file"),

@@ -105,6 +105,7 @@ def export_images(
         )
     if rows_per_shard < 1:
         raise AltDiffusionError("--rows-per-shard", f"is {rows_per_shard}", "give a number from 1 on")
+    _check_place(version, output)
     if files.list_names(output):
         raise AltDiffusionError(
             f"folder {output}",
@@ -126,6 +127,18 @@ def export_images(
             "run `altdiffusion dataset verify` on it, and remove the exported folder",
         )
     return exported
+
+
+def _check_place(version: Version, output: str) -> None:
+    """Refuse a file, and a folder of the lake: takedown and verification know only what jobs write there."""
+    if files.is_local(output) and os.path.isfile(files.local_path(output)):
+        raise AltDiffusionError(f"folder {output}", "is a file", "name a new folder")
+    if f"{files.anchored(output)}/".startswith(f"{files.anchored(version.lake_uri)}/"):
+        raise AltDiffusionError(
+            f"folder {output}",
+            f"is in the lake {version.lake_uri}",
+            "name a folder elsewhere, which takedown leaves alone",
+        )
 
 
 def _export(version: Version, layout: _Layout, output: str, format: ExportFormat, rows_per_shard: int) -> Exported:

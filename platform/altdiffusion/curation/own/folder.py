@@ -88,6 +88,8 @@ def notes(listing: Listing, folder: Folder) -> Iterator[str]:
         yield f"files that are not read, by extension: {kinds}"
     if listing.linked_folders:
         yield f"symbolic links to folders, which are not followed: {listing.linked_folders:,}"
+    if listing.broken_links:
+        yield f"symbolic links that lead to nothing: {listing.broken_links:,}"
 
 
 def plan_folder(folder: Folder, config: OwnConfig) -> tuple[list[Unit], list[list[str]]]:

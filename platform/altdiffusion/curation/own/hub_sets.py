@@ -205,7 +205,7 @@ def _names(stream: Any, kind: str) -> set[str]:
 
 
 def _labels(stream: Any) -> dict[str, Any]:
-    """Return the columns whose numbers stand for names."""
+    """Return the columns of classes, whose numbers mean names."""
     import datasets
 
     return {name: one for name, one in stream.features.items() if isinstance(one, datasets.ClassLabel)}

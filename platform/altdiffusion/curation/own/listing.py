@@ -50,6 +50,8 @@ class Listing:
     files: list[SourceFile] = field(default_factory=list)
     linked_folders: int = 0
     """Symbolic links to folders, which are not followed."""
+    broken_links: int = 0
+    """Symbolic links that lead to nothing, or to themselves."""
     is_file: bool = False
 
 
@@ -119,13 +121,16 @@ def _walk(root: str, listing: Listing) -> None:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                     continue
-                if entry.is_symlink() and entry.is_dir():
+                if entry.is_symlink() and os.path.isdir(entry.path):
                     listing.linked_folders += 1
                     continue
                 real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
                 out = entry.is_symlink() and not real.startswith(real_root.rstrip("/") + "/")
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    listing.broken_links += 1
+                    continue
                 if not out and not entry.is_file():
-                    continue  # a broken link, a socket or a pipe
+                    continue  # a socket or a pipe
                 listing.files.append(
                     SourceFile(
                         name=os.path.relpath(entry.path, root),

@@ -124,7 +124,8 @@ def _layout(listing: Listing, config: OwnConfig) -> Layout:
         return "folder"
     if tabular:
         return "table"
-    raise AltDiffusionError(what, f"holds {_held(listing)}, but no image", f"give {_WANTED}; {_LINKS}")
+    held = f"holds {_held(listing)}, but no image" if listing.files else "holds no file that can be read"
+    raise AltDiffusionError(what, held, f"give {_WANTED}; {_LINKS}")
 
 
 def _held(listing: Listing) -> str:
@@ -133,4 +134,4 @@ def _held(listing: Listing) -> str:
         last = file.key.rpartition("/")[2]
         kind = f".{last.rpartition('.')[2].lower()}" if "." in last else "no extension"
         kinds[kind] = kinds.get(kind, 0) + 1
-    return ", ".join(f"{count:,} files of {kind}" for kind, count in sorted(kinds.items())[:6]) or "no file"
+    return ", ".join(f"{count:,} files of {kind}" for kind, count in sorted(kinds.items())[:6])
