@@ -34,6 +34,7 @@ from altdiffusion.curation.images import duplicates
 from altdiffusion.curation.links.balance_work import BalanceWork, plan_balance
 from altdiffusion.curation.links.sources import describe_sources, scan_source
 from altdiffusion.curation.links.steps import links_steps
+from altdiffusion.curation.parts import find_partitioned
 from altdiffusion.curation.web.blocklist import blocklist_refs, load_blocklist, source_blocklist
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep, published
@@ -44,7 +45,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.removal import after_takedowns
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, make_pipeline_step
 from pipelines.languages import look_at_languages
-from pipelines.score import look_at_models
+from pipelines.score import model_looks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -340,18 +341,23 @@ def survey(config: CurateConfig, remote: bool = False) -> Survey:
         if here(entry.source.blocklist):
             source_blocklist(entry.source)
         check_pinned(entry.source.uri)
-        return [f"source {entry.source.name}: not looked at: it is not on this machine (--remote looks)"]
+        what = f"source {entry.source.name}"
+        if not here(entry.source.uri):
+            return [f"{what}: not looked at: it is not on this machine (--remote looks)"]
+        find_partitioned(entry.source.uri, what)
+        return [f"{what}: not read: its blocklist is not on this machine (--remote looks)"]
 
-    def images() -> list[str]:
-        download = config.download
-        listed, digest = download.image_blocklist, download.image_blocklist_sha256
+    def image_blocklist() -> list[str]:
+        listed, digest = config.download.image_blocklist, config.download.image_blocklist_sha256
         if listed is not None and digest is not None and here(listed):
             load_blocklist(listed, digest)
-        return look_at_models(config.score, remote)
+        return []
 
     for entry in config.sources:
         look(lambda entry=entry: source(entry))  # type: ignore[misc]
     look(lambda: look_at_languages(config.language, remote))
-    look(images)
+    look(image_blocklist)
+    for model in model_looks(config.score, remote):
+        look(lambda model=model: model(Lake(config.lake)))  # type: ignore[misc]
     lines += download_line(config.estimate, config.download_workers.max, config.download_workers.cpus)
     return Survey(lines=lines, problems=problems)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -55,24 +56,31 @@ def _ref(uri: str, digest: str) -> Ref:
     return Ref("model", name or "model", digest)
 
 
-def look_at_models(config: ScoreConfig, remote: bool) -> list[str]:
-    """Check that the models are there and are those that the config pins, and return no lines.
+def model_looks(config: ScoreConfig, remote: bool) -> list[Callable[[Lake], list[str]]]:
+    """Return a look at each model, which raises where it is missing or another one than the config pins.
 
     Args:
         remote: whether files on other machines are read too.
-
-    Raises:
-        AltDiffusionError: a model is missing or another one.
     """
     folders = [(config.clip, config.clip_digest)] if config.clip is not None else []
     folders += [(model.folder, model.digest) for model in config.classifiers.values()]
-    for folder, digest in folders:
-        if remote or files.is_local(str(folder)):
-            check_folder(str(folder), digest)
-    for head in config.heads.values():
-        if remote or files.is_local(head.uri):
-            load_tensors(head.uri, head.sha256)
-    return []
+    heads = [(head.uri, head.sha256) for head in config.heads.values()]
+
+    def folder_there(uri: str, digest: str | None, _: Lake) -> list[str]:
+        check_folder(uri, digest)
+        return []
+
+    def file_there(uri: str, sha256: str, _: Lake) -> list[str]:
+        load_tensors(uri, sha256)
+        return []
+
+    def here(uri: str) -> bool:
+        return remote or files.is_local(uri)
+
+    return [
+        *(functools.partial(folder_there, str(uri), digest) for uri, digest in folders if here(str(uri))),
+        *(functools.partial(file_there, uri, sha256) for uri, sha256 in heads if here(uri)),
+    ]
 
 
 def pipeline_steps(config: ScoreJobConfig) -> tuple[PipelineStep, ...]:
@@ -106,7 +114,7 @@ def survey(config: ScoreJobConfig, remote: bool = False) -> Survey:
         config.lake,
         remote,
         lambda lake: units_line(lake, pipeline_steps(config)[0]),
-        lambda _: look_at_models(config.score, remote),
+        *model_looks(config.score, remote),
     )
 
 

@@ -205,6 +205,7 @@ def test_a_dry_run_counts_prompts_languages_rejects_and_what_is_cut_off(
         ("train", "own/whole", "train.start.base"),
         ("generate", "own/generate", "generate.prompts.file"),
         ("evaluate", "demo/evaluate", "cases"),
+        ("measure", "m18/measure", "cases"),
     ],
 )
 def test_what_a_config_names_and_is_not_there_is_named(
