@@ -21,6 +21,7 @@ from altdiffusion.curation.own.sample import Sample
 from altdiffusion.curation.own.scan import OwnScan, reader_of, scan_own
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import image
+from tests.source_rows import unchecked
 
 Files = dict[str, bytes | str]
 
@@ -116,6 +117,22 @@ def test_links_out_of_the_source_are_not_followed(tmp_path: Path) -> None:
     }  # fmt: skip
     assert (list_source(str(folder)).linked_folders, list_source(str(folder)).broken_links) == (1, 2)
     assert "symbolic links that lead to nothing: 2" in scan_own(own(folder)).notes
+
+
+def test_text_in_tables_that_is_not_utf8_is_never_changed(tmp_path: Path) -> None:
+    text = unchecked([b"gut", b"b\xffse"])
+    images = pa.array([image(1), image(2)])
+    pq.write_table(pa.table({"jpg": images, "caption": text, "other": text}), tmp_path / "a.parquet")
+    _, found = samples(own(tmp_path))
+    assert texts(found) == {"a.parquet/0": ["gut"], "a.parquet/1": "caption_bytes"}
+    assert found[1].refused is not None and "column caption is not UTF-8 text" in found[1].refused.detail
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), text)
+    pq.write_table(pa.table({"jpg": images, "captions": lists}), tmp_path / "a.parquet")
+    assert texts(samples(own(tmp_path))[1]) == {"a.parquet/0": ["gut"], "a.parquet/1": "caption_bytes"}
+    folder = write(tmp_path / "own", {"a.jpg": image(1), "b.jpg": image(2)})
+    pq.write_table(pa.table({"file_name": ["a.jpg", "b.jpg"], "text": text}), folder / "metadata.parquet")
+    with pytest.raises(AltDiffusionError, match="row 2: column text is not UTF-8 text"):
+        scan_own(own(folder))
 
 
 def test_names_that_are_not_utf8_are_taken(tmp_path: Path) -> None:

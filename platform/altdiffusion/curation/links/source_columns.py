@@ -140,7 +140,7 @@ def texts(given: Mapping[str, Any], rows: int, config: SourceConfig) -> dict[str
         source_language: plain code, or the source's own label where the row has none. expected_hash: `sha256:`, `md5:`
         or `phash:` and hex digits. sample_id: int64, computed where the source has none. All but the last may be null.
     """
-    plain = {name: _text(given[name]) for name in TEXTS if name in given}
+    plain = {name: utf8_text(given[name]) for name in TEXTS if name in given}
     nothing = pa.chunked_array([pa.nulls(rows, pa.string())])
     labels = _labels(plain["source_language"]) if "source_language" in plain else nothing
     columns = {name: plain.get(name, nothing) for name in ("url", "caption")}
@@ -178,7 +178,7 @@ def _each(values: pa.ChunkedArray, function: Callable[[pa.Array], pa.Array]) -> 
     return pa.chunked_array([function(chunk) for chunk in values.chunks], pa.int64())
 
 
-def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def utf8_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return texts; null where the bytes are not UTF-8."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)

@@ -29,11 +29,20 @@ def check_columns(config: OwnConfig, names: Collection[str], what: str, *, has_c
             f"has no column {config.language_column!r} for the language; it has {shown}",
             f"{meant}correct language_column, or set language, or leave both out to have it identified",
         )
-    wanted = [name.lower() for name in config.captions]
-    wanted += [f"{name}_{code}".lower() for name in wanted for code in config.identify.languages]
-    if not has_captions and not set(wanted) & set(names):
+    if not has_captions and not _caption_columns(config) & set(names):
         raise AltDiffusionError(
             what,
             f"has no column of captions ({', '.join(config.captions)}); it has {shown}",
             "name the column in captions (--caption-column)",
         )
+
+
+def read_columns(config: OwnConfig) -> set[str]:
+    """Return the columns whose text is used, in lower case, whether a source has them or not."""
+    language = ["language", "lang"] if config.language_column is None else [config.language_column.lower()]
+    return _caption_columns(config) | {*language, *(name.lower() for name in config.keep), "url"}
+
+
+def _caption_columns(config: OwnConfig) -> set[str]:
+    names = [name.lower() for name in config.captions]
+    return {*names, *(f"{name}_{code}".lower() for name in names for code in config.identify.languages)}

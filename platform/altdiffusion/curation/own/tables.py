@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.curation.config import OwnConfig
-from altdiffusion.curation.own.columns import check_columns
+from altdiffusion.curation.own.columns import check_columns, read_columns
 from altdiffusion.curation.own.failed_rows import failure
 from altdiffusion.curation.own.listing import Listing, SourceFile, check_identity, chunks, digests, opened
 from altdiffusion.curation.own.sample import IMAGE_EXTENSIONS, Sample, field_captions, lower_keys, nfc
-from altdiffusion.curation.rejects import NO_CAPTION, NO_IMAGE, TOO_LARGE, Refused
+from altdiffusion.curation.own.table_rows import python_rows, wrong_text
+from altdiffusion.curation.rejects import CAPTION_BYTES, NO_CAPTION, NO_IMAGE, TOO_LARGE, Refused
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit
@@ -125,7 +126,7 @@ class TableReader:
         number = int(payload["start"])
         with _Table(str(payload["uri"]), str(payload["name"])) as table:
             for batch in table.batches(number, int(payload["stop"])):
-                for row in batch.to_pylist():
+                for row in python_rows(batch):
                     yield table_sample(f"{payload['name']}/{number}", row, str(payload["column"]), self._config)
                     number += 1
 
@@ -138,7 +139,10 @@ def table_sample(name: str, row: dict[str, Any], column: str, config: OwnConfig)
     fields = lower_keys({key: value for key, value in row.items() if not isinstance(value, bytes)})
     captions = field_captions(fields, config.captions, config.language_column, config.identify.languages)
     refused = failure(fields)
-    if refused is None and not body:
+    wrong = wrong_text(row, read_columns(config))
+    if refused is None and wrong is not None:
+        refused = Refused(CAPTION_BYTES, wrong)
+    elif refused is None and not body:
         refused = Refused(NO_IMAGE, f"only its path: {nfc(str(path))[:150]}" if path else "the cell is empty")
     elif refused is None and not captions:
         refused = Refused(NO_CAPTION)
