@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import email.utils
 import hashlib
 import itertools
 import os
 import re
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape, unescape
@@ -143,6 +148,38 @@ def _xml(text: str, status: int = 200) -> web.Response:
 
 def _error(status: int, code: str) -> web.Response:
     return _xml(f"<Error><Code>{code}</Code><Message>{code}</Message></Error>", status)
+
+
+@contextlib.contextmanager
+def serving(root: Path, delay_ms: float) -> Iterator[dict[str, str]]:
+    """Serve a folder of buckets by a process of its own; yield the environment in which s3:// addresses reach it."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = int(one.getsockname()[1])
+    command = [sys.executable, "-m", "benchmarks.s3_server", "--root", str(root), "--port", str(port)]
+    server = subprocess.Popen([*command, "--delay-ms", str(delay_ms)], stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(port)
+        yield {
+            "AWS_ACCESS_KEY_ID": "benchmark",
+            "AWS_SECRET_ACCESS_KEY": "benchmark",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        }
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(f"the S3 server did not come up on port {port}")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fsspec
@@ -24,6 +25,8 @@ from fsspec.implementations.local import LocalFileSystem
 from altdiffusion.credentials import has_placeholder
 from altdiffusion.errors import AltDiffusionError, first_line
 
+_READERS = 16
+"""Files of a folder that are read at a time."""
 _STORES = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs"}
 """Libraries whose errors are those of a storage."""
 _EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
@@ -250,8 +253,11 @@ def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffus
     if not uris:
         return []
     fs, first = filesystem(uris[0])
-    if isinstance(fs, LocalFileSystem) or len(uris) == 1:
-        return [_content(uri, lambda uri=uri: read_bytes(uri)) for uri in uris]  # type: ignore[misc]
+    if len(uris) == 1:
+        return [_content(uris[0], lambda: read_bytes(uris[0]))]
+    if isinstance(fs, LocalFileSystem):  # threads, because a folder may be on a file server
+        with ThreadPoolExecutor(min(_READERS, len(uris))) as pool:
+            return list(pool.map(lambda uri: _content(uri, lambda: read_bytes(uri)), uris))
     paths = [first, *(fs._strip_protocol(uri) for uri in uris[1:])]
     with naming(uris[0], "reading"):
         found = fs.cat(paths, on_error="return")
