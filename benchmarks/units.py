@@ -196,7 +196,6 @@ def main() -> None:
             "units per second after the first", cost["units"] / cost["steady_s"], "units/s", UNITS_PER_S, at_least=True
         )
         line("driver, peak memory", cost["peak_gib"], "GiB", DRIVER_GIB)
-        line("driver, CPU seconds", cost["cpu_s"], "s", 1e9)
         line("publishing", cost["publish_s"], "s", PUBLISH_S)
         killed(lake)
         cost = run_phase(str(lake), arguments.units, None)
@@ -204,11 +203,13 @@ def main() -> None:
         line("publishing then", cost["publish_s"], "s", PUBLISH_S)
         line("peak memory", cost["peak_gib"], "GiB", DRIVER_GIB)
         if arguments.s3:
-            killed(lake)
             with serving(Path(folder), arguments.delay_ms) as access:
-                cost = run_phase("s3://bucket/lake", arguments.units, None, access)
-            line(f"a start, {arguments.delay_ms:g} ms per request", cost["start_s"], "s", START_S3_S)
-            line("publishing then", cost["publish_s"], "s", PUBLISH_S)
+                # The pages are those of a folder, so that the first start there reads every record; a second has pages.
+                for which in ("a first start", "a start"):
+                    killed(lake)
+                    cost = run_phase("s3://bucket/lake", arguments.units, None, access)
+                    line(f"{which}, {arguments.delay_ms:g} ms per request", cost["start_s"], "s", START_S3_S)
+                    line("publishing then", cost["publish_s"], "s", PUBLISH_S)
 
 
 if __name__ == "__main__":

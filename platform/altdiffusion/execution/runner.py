@@ -226,7 +226,7 @@ def _round(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resourc
         warnings.simplefilter("ignore")  # Ray 2.60 accepts max_restarts only in a way that warns
         results = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map_batches(
             UnitActor,
-            batch_size=1,
+            batch_size=None,  # a block: Ray hands its results on together in any case
             batch_format="numpy",
             fn_constructor_kwargs={"worker": worker},
             compute=ray.data.ActorPoolStrategy(

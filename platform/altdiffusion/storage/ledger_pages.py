@@ -68,7 +68,7 @@ def read_ledger(ledger: Ledger) -> LedgerState:
         if name.endswith(_ENDING)
     }
     state = LedgerState(ledger, stamps)
-    if ledger.pages_uri is None or not stamps:
+    if ledger.pages_uri is None or len(stamps) < FOLD_FROM:
         return state
     for page in _read_pages(ledger.pages_uri):
         state.add(page)
