@@ -6,7 +6,7 @@ Pages are a part of the index (`storage.index`): a cache and never the truth. Ev
 and a record in a page counts only if the stamp of its file is unchanged since it was read. So records that another
 process added, replaced or removed are noticed, a damaged page is as good as none, and pages can be deleted at any time.
 
-Once `FOLD_FROM` records are in no page, whoever reads the ledger next puts them into new ones.
+Once `FOLD_FROM` records are in no page, the next reader of the ledger puts them into new ones.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def _read_pages(pages_uri: str) -> Iterator[_Page]:
 def _write_page(pages_uri: str, state: LedgerState, unit_ids: Sequence[str]) -> _Page | None:
     """Write the records of some units as a page and return it; None for a lake that may only be read.
 
-    Records without a stamp, damaged or removed ones are left out: whoever needs them reads their files.
+    Records without a stamp, damaged or removed ones are left out: a reader that needs them reads their files.
     """
     rows = []
     for unit, data in state.contents(unit_ids):
