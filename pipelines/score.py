@@ -12,8 +12,10 @@ from altdiffusion.config import operational, semantic
 from altdiffusion.constraints import DATASET_NAME, Invalid
 from altdiffusion.curation.config import ScoreConfig
 from altdiffusion.curation.scoring.score_work import ScoreWork, plan_score
+from altdiffusion.diffusion.pinned_files import check_folder, load_tensors
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.refs import Ref
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
 
@@ -53,6 +55,26 @@ def _ref(uri: str, digest: str) -> Ref:
     return Ref("model", name or "model", digest)
 
 
+def look_at_models(config: ScoreConfig, remote: bool) -> list[str]:
+    """Check that the models are there and are those that the config pins, and return no lines.
+
+    Args:
+        remote: whether files on other machines are read too.
+
+    Raises:
+        AltDiffusionError: a model is missing or another one.
+    """
+    folders = [(config.clip, config.clip_digest)] if config.clip is not None else []
+    folders += [(model.folder, model.digest) for model in config.classifiers.values()]
+    for folder, digest in folders:
+        if remote or files.is_local(str(folder)):
+            check_folder(str(folder), digest)
+    for head in config.heads.values():
+        if remote or files.is_local(head.uri):
+            load_tensors(head.uri, head.sha256)
+    return []
+
+
 def pipeline_steps(config: ScoreJobConfig) -> tuple[PipelineStep, ...]:
     """Return the one pipeline step. The models are its parents: different weights make a different version."""
     refs = list(models(config.score).values())
@@ -79,8 +101,13 @@ def pipeline_steps(config: ScoreJobConfig) -> tuple[PipelineStep, ...]:
 
 
 def survey(config: ScoreJobConfig, remote: bool = False) -> Survey:
-    """Return how much there is to do, and whether the images are missing."""
-    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]))
+    """Return how much there is to do, and whether the images or a model are missing."""
+    return look_at(
+        config.lake,
+        remote,
+        lambda lake: units_line(lake, pipeline_steps(config)[0]),
+        lambda _: look_at_models(config.score, remote),
+    )
 
 
 def plan(config: ScoreJobConfig) -> Plan:

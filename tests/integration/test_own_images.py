@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
-import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ from altdiffusion.diffusion import models
 from altdiffusion.storage.dataset import Lake
 from jobs.harness import main
 from tests import training_lake
+from tests.documented import ROOT, commands, run
 from tests.download_lake import image
 
-ROOT = Path(__file__).parents[2]
 TEXTS = {"uk": "рудий кіт спить на старому дивані", "hi": "लाल साड़ी पहने एक महिला बाज़ार में"}
 SMALL = {
     "import": ["images.uri=own/photos", "images.keep=[uid]"],
@@ -34,14 +32,6 @@ SMALL = {
     ],
 }  # fmt: skip
 """What makes the documented commands small."""
-
-
-def commands() -> list[list[str]]:
-    """Return the commands of the page, as words."""
-    text = (ROOT / "docs/own-pictures.md").read_text(encoding="utf-8")
-    block = re.search(r"```bash\n(.*?)```", text, re.DOTALL)
-    assert block is not None
-    return [shlex.split(line, comments=True) for line in block[1].splitlines() if line.strip()]
 
 
 @pytest.fixture()
@@ -64,15 +54,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commands_of_the_page(workspace: Path, capsys: Any) -> None:
-    given = commands()
+    given = commands("docs/own-pictures.md")
     assert len(given) <= 6
     for words in given:
-        assert words[:2] == ["python", "-m"], words
-        job = words[2].removeprefix("jobs.")
-        status = main(
-            importlib.import_module(words[2]).JOB, [*words[3:], "execution.backend=inline", *SMALL.get(job, [])]
-        )
-        assert status == 0, capsys.readouterr().err[-3000:]
+        assert run(words, SMALL, lambda words: 1) == 0, capsys.readouterr().err[-3000:]
+    whole = ["--config", "jobs/configs/own/whole.yaml", "--dry-run", "train.precision=fp32", "train.workers.gpus=0"]
+    assert main(importlib.import_module("jobs.train").JOB, whole) == 0, capsys.readouterr().err
     lake = Lake("own/lake")
     images = lake.version("own-images")
     assert images.manifest.rows_by_language == {"uk": 6, "hi": 6}

@@ -32,7 +32,18 @@ _FIRST = 8 << 20
 """Bytes that the first request for an object of S3 asks for."""
 _CONFLICTS = 5
 """How often an object is created again after the store refused two writers at the same time."""
-_STORES = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs"}
+_STORES = {
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "google",
+    "gcsfs",
+    "azure",
+    "adlfs",
+    "huggingface_hub",
+    "httpx",
+    "httpx2",
+}
 """Libraries whose errors are those of a storage."""
 _EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The extra of this package that installs what opens addresses of a scheme."""
@@ -190,10 +201,15 @@ def naming(uri: str, doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise _failed(uri, doing, error) from error
-    except Exception as error:  # of an object store's own library, which has no common base class
-        if type(error).__module__.partition(".")[0] not in _STORES:
+    except Exception as error:
+        if not is_of_storage(error):
             raise
         raise _failed(uri, doing, error) from error
+
+
+def is_of_storage(error: Exception) -> bool:
+    """Return whether a storage failed: by an OSError, or by an error of its library, which has no common base class."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _STORES
 
 
 def _failed(uri: str, doing: str, error: Exception) -> AltDiffusionError:
