@@ -46,7 +46,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
             "set the storage's own variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3) and leave it out",
         )
     if uri.startswith("/") and "::" not in uri:  # a plain path, without fsspec's parsing of chained addresses
-        return _local(), LocalFileSystem._strip_protocol(uri)
+        return _local(), uri.rstrip("/") or "/"
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -109,11 +109,12 @@ def beneath(root_uri: str, uri: str) -> str:
     Raises:
         AltDiffusionError: `uri` is not below the root, or a link leads out of it.
     """
-    if not is_local(root_uri):
+    fs, root = filesystem(root_uri)
+    if not isinstance(fs, LocalFileSystem):
         if not uri.startswith(root_uri.rstrip("/") + "/"):
             raise _outside(root_uri, uri)
         return uri
-    root, path = os.path.abspath(local_path(root_uri)), os.path.abspath(local_path(uri))
+    root, path = os.path.abspath(root), os.path.abspath(local_path(uri))
     if not path.startswith(root.rstrip("/") + "/"):
         raise _outside(root_uri, uri)
     if not _is_linked(root, path):
@@ -237,9 +238,20 @@ def read_bytes(uri: str) -> bytes:
     fs, path = filesystem(uri)
     with naming(uri, "reading"):
         try:
-            return bytes(fs.cat_file(path))
+            if isinstance(fs, LocalFileSystem):
+                with open(path, "rb") as file:
+                    return file.read()
+            return bytes(fs.cat_file(path, **_in_one_request(fs)))
         except NotADirectoryError as error:
             raise FileNotFoundError(uri) from error
+
+
+def _in_one_request(fs: Any) -> dict[str, Any]:
+    """Return the arguments with which a storage reads a whole file in one request.
+
+    s3fs would ask for the size first, to read parts of large files side by side.
+    """
+    return {"max_concurrency": 1} if "s3" in fs.protocol else {}
 
 
 def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffusionError]:
@@ -254,7 +266,7 @@ def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffus
         return [_content(uri, lambda uri=uri: read_bytes(uri)) for uri in uris]  # type: ignore[misc]
     paths = [first, *(fs._strip_protocol(uri) for uri in uris[1:])]
     with naming(uris[0], "reading"):
-        found = fs.cat(paths, on_error="return")
+        found = fs.cat(paths, on_error="return", **_in_one_request(fs))
     return [_content(uri, lambda value=found[path]: value) for uri, path in zip(uris, paths, strict=True)]  # type: ignore[misc]
 
 
