@@ -117,7 +117,9 @@ class Server:
     def _list(self, folder: Path, request: web.Request) -> web.Response:
         """Return up to 1,000 keys, and a token for the rest."""
         prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
-        entries = self._left.pop(token, iter(())) if token else _entries(folder, prefix, "delimiter" in request.query)
+        entries = (
+            self._left.pop(token, iter(())) if token else _entries(folder, prefix, bool(request.query.get("delimiter")))
+        )
         page = list(itertools.islice(entries, min(_PAGE, int(request.query.get("max-keys", _PAGE)))))
         after = next(entries, None)
         more = ""

@@ -65,7 +65,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
             "set the storage's own variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3) and leave it out",
         )
     if uri.startswith("/") and "::" not in uri:  # a plain path, without fsspec's parsing of chained addresses
-        return _local(), LocalFileSystem._strip_protocol(uri)
+        return _local(), uri.rstrip("/") or "/"
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -128,11 +128,12 @@ def beneath(root_uri: str, uri: str) -> str:
     Raises:
         AltDiffusionError: `uri` is not below the root, or a link leads out of it.
     """
-    if not is_local(root_uri):
+    fs, root = filesystem(root_uri)
+    if not isinstance(fs, LocalFileSystem):
         if not uri.startswith(root_uri.rstrip("/") + "/"):
             raise _outside(root_uri, uri)
         return uri
-    root, path = os.path.abspath(local_path(root_uri)), os.path.abspath(local_path(uri))
+    root, path = os.path.abspath(root), os.path.abspath(local_path(uri))
     if not path.startswith(root.rstrip("/") + "/"):
         raise _outside(root_uri, uri)
     if not _is_linked(root, path):
@@ -261,6 +262,9 @@ def read_bytes(uri: str) -> bytes:
     fs, path = filesystem(uri)
     with naming(uri, "reading"):
         try:
+            if isinstance(fs, LocalFileSystem):
+                with open(path, "rb") as file:
+                    return file.read()
             return _whole(fs, path) if _speaks_s3(fs) else bytes(fs.cat_file(path))
         except NotADirectoryError as error:
             raise FileNotFoundError(uri) from error
