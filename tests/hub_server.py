@@ -5,17 +5,17 @@ Of data sets (`kind="datasets"`) it also answers what `datasets` asks for: facts
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.hub_parts import listening, tree_entry
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -44,16 +44,8 @@ class Hub:
             if not path.is_file():
                 continue
             data, name = path.read_bytes(), str(path.relative_to(self.folder))
-            entry: dict[str, Any] = {
-                "type": "file",
-                "path": name,
-                "size": len(data),
-                "oid": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
-            }
-            if name.endswith((".safetensors", ".bin", ".parquet", ".tar", ".zip")):
-                digest = hashlib.sha256(data).hexdigest()
-                entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
-            entries.append(entry)
+            large = name.endswith((".safetensors", ".bin", ".parquet", ".tar", ".zip"))
+            entries.append(tree_entry(name, data, large=large))
         return entries
 
     def below(self, folder: str, recursive: bool) -> list[dict[str, Any]]:
@@ -140,13 +132,5 @@ def serve(hub: Hub) -> Iterator[Hub]:
             if body:
                 self.wfile.write(data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(Handler) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
