@@ -22,9 +22,9 @@ from altdiffusion.curation.links.sources import scan_source
 from altdiffusion.curation.own.scan import reader_of, scan_own
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Lake
+from benchmarks.s3_server import serving
 from jobs.harness import main
 from tests.download_lake import image
-from tests.object_store import serve
 from tests.source_rows import read_all
 
 TEXT = "рудий кіт спить на старому дивані"
@@ -52,24 +52,24 @@ def objects() -> dict[str, bytes]:
     }  # fmt: skip
 
 
-@pytest.fixture(params=["s3", "memory", "file"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(scope="module", params=["s3", "memory", "file"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the address of a store that holds `objects`."""
+    root = tmp_path_factory.mktemp("store")
+    uri = f"memory://{root.name}" if request.param == "memory" else f"file://{root}/bucket"
+    for key, data in objects().items():
+        with fsspec.open(f"{uri}/{key}", "wb", auto_mkdir=True) as file:
+            file.write(data)
     if request.param != "s3":
-        uri = f"memory://{tmp_path.name}" if request.param == "memory" else f"file://{tmp_path}/store"
-        for key, data in objects().items():
-            with fsspec.open(f"{uri}/{key}", "wb", auto_mkdir=True) as file:
-                file.write(data)
         yield uri
         return
     s3fs = pytest.importorskip("s3fs")
-    with serve(objects()) as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with serving(root, delay_ms=0) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
         yield "s3://bucket"
-        s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="module")

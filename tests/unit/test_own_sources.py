@@ -152,6 +152,10 @@ def test_a_column_that_is_nowhere_is_refused_before_anything_is_read(tmp_path: P
         scan_own(own(tmp_path, language_column="lang"))
     with pytest.raises(AltDiffusionError, match="no column of captions"):
         scan_own(own(tmp_path, captions=("title",)))
+    with pytest.raises(AltDiffusionError, match="no column 'uid' to keep; it has caption, jpg, lng"):
+        scan_own(own(tmp_path, keep=("LNG", "uid")))
+    with pytest.raises(AltDiffusionError, match="is an empty address"):
+        scan_own(OwnConfig(uri=""))
     assert texts(samples(own(tmp_path, language_column="LNG"))[1]) == {"a.parquet/0": [("x", "uk")]}
     folder = write(
         tmp_path / "folder", {"a.jpg": image(1), "a.txt": "a", "b.jpg": image(2), "b.json": '{"text": "b", "l": "uk"}'}
@@ -166,7 +170,9 @@ def test_a_column_that_is_nowhere_is_refused_before_anything_is_read(tmp_path: P
         tar.add(folder, arcname="")
     with pytest.raises(AltDiffusionError, match="no column 'lang' for the language; it has l, text"):
         scan_own(own(tmp_path / "folder.tar", language_column="lang"))
-    assert scan_own(own(tmp_path / "folder.tar", language_column="l")).layout == "webdataset"
+    with pytest.raises(AltDiffusionError, match="no column 'uid' to keep; it has l, text"):
+        scan_own(own(tmp_path / "folder.tar", keep=("uid",)))
+    assert scan_own(own(tmp_path / "folder.tar", language_column="l", keep=("L",))).layout == "webdataset"
 
 
 ROWS = [

@@ -10,7 +10,7 @@ from altdiffusion.errors import AltDiffusionError
 
 
 def check_columns(config: OwnConfig, names: Collection[str], what: str, *, has_captions: bool = True) -> None:
-    """Check that the columns of language and captions are among those of a source.
+    """Check that the columns of language and captions, and those to keep, are among those of a source.
 
     Args:
         names: what the source has, in lower case.
@@ -18,7 +18,7 @@ def check_columns(config: OwnConfig, names: Collection[str], what: str, *, has_c
         has_captions: whether captions may be elsewhere, such as in files next to the images.
 
     Raises:
-        AltDiffusionError: all rows would be rejected, because the column is nowhere.
+        AltDiffusionError: a column is nowhere, so that all rows would be rejected or nothing kept.
     """
     shown = ", ".join(sorted(names)[:40]) or "none"
     if config.language_column is not None and config.language_column.lower() not in names:
@@ -29,12 +29,22 @@ def check_columns(config: OwnConfig, names: Collection[str], what: str, *, has_c
             f"has no column {config.language_column!r} for the language; it has {shown}",
             f"{meant}correct language_column, or set language, or leave both out to have it identified",
         )
+    lost = [name for name in config.keep if name.lower() not in names]
+    if lost:
+        problem = f"has no column {lost[0]!r} to keep; it has {shown}"
+        raise AltDiffusionError(what, problem, "correct keep, or leave the column out")
     if not has_captions and not _caption_columns(config) & set(names):
         raise AltDiffusionError(
             what,
             f"has no column of captions ({', '.join(config.captions)}); it has {shown}",
             "name the column in captions (--caption-column)",
         )
+
+
+def asks_for_columns(config: OwnConfig, names: Collection[str]) -> bool:
+    """Return whether a column that a config names, other than that of captions, is not among these (lower case)."""
+    wanted = [*config.keep, *([config.language_column] if config.language_column is not None else [])]
+    return any(name.lower() not in names for name in wanted)
 
 
 def read_columns(config: OwnConfig) -> set[str]:

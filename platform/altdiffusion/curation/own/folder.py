@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from altdiffusion.curation.config import OwnConfig
-from altdiffusion.curation.own.columns import check_columns
+from altdiffusion.curation.own.columns import asks_for_columns, check_columns
 from altdiffusion.curation.own.failed_rows import failed_rows
 from altdiffusion.curation.own.listing import Listing, SourceFile, chunks, digests, opened, read_file
 from altdiffusion.curation.own.metadata import Rows, is_metadata, json_object, read_metadata
@@ -129,7 +129,7 @@ def _check_columns(folder: Folder, rows: Rows, config: OwnConfig) -> None:
     names = {name for found in rows.values() for row in found for name in row}
     beside = [file for files in folder.beside.values() for file in files if not file.leads_out]
     described = [file for file in beside if file.key.lower().endswith(".json")]
-    if config.language_column is not None and config.language_column.lower() not in names:
+    if asks_for_columns(config, names):
         for file in described[:_LOOKED_AT]:
             names |= _keys(file)
     looked = f", the first {_LOOKED_AT} JSON files" if len(described) > _LOOKED_AT else ""

@@ -62,6 +62,8 @@ def list_source(uri: str) -> Listing:
         AltDiffusionError: it is not there, cannot be read, or a name of the hub is not pinned to a commit.
     """
     check_pinned(uri)
+    if not uri.strip():
+        raise AltDiffusionError("source ''", "is an empty address", "give a folder, file or glob")
     fs, path = files.filesystem(uri)
     fs.invalidate_cache()
     path = path.rstrip("/") or "/"

@@ -101,7 +101,9 @@ def reader_of(layout: Layout, config: OwnConfig) -> Reader:
 
 
 _LINKS = "lists of addresses are imported as links (kind: links)"
-_WANTED = "image files, tar files (.tar, .tar.gz, .tgz, .tar.zst), or Parquet or Arrow files that hold images"
+_WANTED = (
+    "image files, tar files (.tar, .tar.gz, .tgz, .tar.zst), or Parquet or Arrow files that hold images (unpack .zip)"
+)
 
 
 def _layout(listing: Listing, config: OwnConfig) -> Layout:

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from altdiffusion.curation.config import OwnConfig
-from altdiffusion.curation.own.columns import check_columns
+from altdiffusion.curation.own.columns import asks_for_columns, check_columns
 from altdiffusion.curation.own.failed_rows import failed_rows, failure
 from altdiffusion.curation.own.listing import Listing, SourceFile, check_identity, digests, opened
 from altdiffusion.curation.own.metadata import json_object
@@ -53,7 +53,7 @@ def plan_tars(listing: Listing, config: OwnConfig) -> tuple[list[Unit], list[lis
     tars = [file for file in listing.files if is_tar(file)]
     tables = [by_key.get(f"{_TAR.fullmatch(file.key)[1]}.parquet") for file in tars]  # type: ignore[index]
     known = digests(tars)
-    if tars and config.language_column is not None:
+    if tars and asks_for_columns(config, ()):
         names, whole = _json_names(tars[0])
         looked = "" if whole else f", the first {_LOOKED_AT} samples of {tars[0].key}"
         check_columns(config, names, f"source {config.uri}{looked}")
@@ -97,17 +97,19 @@ def _opened_tar(uri: str, name: str) -> Iterator[tuple[tarfile.TarFile, _Ending]
     Raises:
         AltDiffusionError: by what is done within the block too: it cannot be read, is damaged, or ends early.
     """
-    try:
-        with opened(uri) as file:
+    with opened(uri) as file:
+        try:
             packed = _Ending(_unpacked(file, name))
             with tarfile.open(fileobj=packed, mode="r|") as tar:  # type: ignore[call-overload]
                 yield tar, packed
-    except (tarfile.TarError, pa.ArrowException, EOFError, zlib.error, OSError) as error:
-        raise AltDiffusionError(
-            f"source file {uri}",
-            f"is damaged or ends early ({first_line(error)})",
-            "fetch or write it again, or leave it out of the source",
-        ) from error
+        except (tarfile.TarError, pa.ArrowException, EOFError, zlib.error, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # of the storage, and not of what unpacks
+                raise
+            raise AltDiffusionError(
+                f"source file {uri}",
+                f"is damaged or ends early ({first_line(error)})",
+                "fetch or write it again, or leave it out of the source",
+            ) from error
 
 
 class TarReader:
