@@ -1,4 +1,4 @@
-"""What the two servers that stand in for the hub share: an entry of a tree, and serving on loopback."""
+"""What the two servers in place of the hub share: an entry of a tree, and serving on loopback."""
 
 from __future__ import annotations
 
