@@ -65,7 +65,8 @@ def drawn_steps(lake: str) -> set[int]:
     return steps["_all"] & steps["de"]
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_samples_arrive_before_the_training_ends(tmp_path: Path) -> None:
     """The run would take hours more when they are there: it is asked to stop afterwards, and does."""
     lake = training_lake.make_lake(tmp_path)
@@ -102,7 +103,7 @@ def wait_for_images(job: subprocess.Popen[bytes], lake: str, log: Path) -> None:
     Raises:
         AssertionError: the job has ended without them, or they do not come.
     """
-    end = time.monotonic() + 330
+    end = time.monotonic() + 700
     while time.monotonic() < end:
         assert job.poll() is None, log.read_text()
         if Path(lake, "mlflow.db").exists() and {0} < drawn_steps(lake):
