@@ -21,6 +21,7 @@ from altdiffusion.generation.settings import GenerateConfig
 from altdiffusion.refs import Ref
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Ledger
+from altdiffusion.storage.ledger_pages import read_ledger
 from benchmarks.drawing import Contender, Row, Scale
 
 CONTENT = "0" * 64
@@ -59,7 +60,7 @@ def job(name: str, scale: Scale, rows: list[Row], settings: dict[str, Any]) -> C
 
         def draw() -> None:
             _run(work, units, {"generations": ledger})
-            made = sum(record.rows_out for record in ledger.of_units([unit.id for unit in units]))
+            made = sum(record.rows_out for record in read_ledger(ledger).of_units([unit.id for unit in units]))
             if made != len(rows):
                 raise RuntimeError(f"{made} images of {len(rows)}; the others are rejects")
 
@@ -81,8 +82,9 @@ def _prompts(lake: str, config: GenerateConfig, rows: list[Row]) -> Version:
     dataset = Lake(lake).dataset("prompts")
     ledger, units = dataset.ledger(fingerprint(config.prompts)), prompts_units(config.prompts)
     _run(PromptsWork(lake, "prompts", config.prompts), units, {"prompts": ledger})
+    records = read_ledger(ledger).of_units([unit.id for unit in units])
     return dataset.publish(
-        kind="prompts", records=ledger.of_units([unit.id for unit in units]), config=semantic(config.prompts),
+        kind="prompts", records=records, config=semantic(config.prompts),
         parents=[prompts_source(config.prompts)], fingerprint=fingerprint(config.prompts),
     )  # fmt: skip
 

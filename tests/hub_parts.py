@@ -1,4 +1,4 @@
-"""What the two servers in place of the hub share: an entry of a tree, and serving on loopback."""
+"""What both servers that take the place of the hub need: an entry of a tree, and serving on loopback."""
 
 from __future__ import annotations
 

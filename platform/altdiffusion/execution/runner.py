@@ -14,6 +14,7 @@ from typing import Any
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution import cluster
 from altdiffusion.execution.capacity import check_capacity, lacking, named
+from altdiffusion.execution.folding import Folding
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.units import Backend, MultiOutputWork, Pool, Resources, SpillingWork, Unit, Unsettled, Work
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
@@ -88,7 +89,7 @@ def run_units(
         results = _inline(worker, pending) if backend == "inline" else _on_ray(worker, pending, pool, resources)
         unsettled: list[Unsettled] = []
         since: list[Unsettled] = []
-        with progress:
+        with progress, Folding(ledgers.values(), len(units) - len(pending)) as folding:
             for result in results:
                 if isinstance(result, Unsettled):
                     unsettled.append(result)
@@ -98,6 +99,7 @@ def run_units(
                     continue
                 since = []
                 progress.advance(result.rows_in, result.rows_out)
+                folding.advance()
         if unsettled and len(unsettled) == len(pending):
             raise _together(unsettled)
         open_ids = {one.unit_id for one in unsettled}
@@ -224,7 +226,7 @@ def _round(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resourc
         warnings.simplefilter("ignore")  # Ray 2.60 accepts max_restarts only in a way that warns
         results = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map_batches(
             UnitActor,
-            batch_size=1,
+            batch_size=None,  # a block: Ray hands its results on together in any case
             batch_format="numpy",
             fn_constructor_kwargs={"worker": worker},
             compute=ray.data.ActorPoolStrategy(
