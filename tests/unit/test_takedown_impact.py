@@ -107,8 +107,8 @@ def test_the_record_answers_after_everything_was_erased(
         )
     record = next((tmp_path / "lake" / "takedowns").glob("*.record.json"))
     record.write_bytes(record.read_bytes().replace(b"ticket 7", b"ticket 8"))
-    assert main(["lineage", "impact", "--hashes", listed, "--lake", lake]) == 2
-    assert "is damaged" in capsys.readouterr().err
+    assert main(["lineage", "impact", "--hashes", listed, "--lake", lake]) == 3
+    assert "is damaged: its SHA-256 is not its name" in capsys.readouterr().out
 
 
 def test_a_damaged_manifest_is_named_and_the_rest_is_answered(
@@ -141,3 +141,20 @@ def test_a_checkpoint_whose_record_was_changed_by_hand_is_damaged(
     assert main(["lineage", "up", "latents", "--lake", corpus.lake.uri]) == 3
     assert f"{complete}" in (error := capsys.readouterr().err) and "is damaged" in error
     assert main(["lineage", "up", "alignment", "--lake", corpus.lake.uri]) == 3
+
+
+def test_a_damaged_record_is_named_and_the_rest_is_answered(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, listed = corpus.lake.uri, write_list(tmp_path / "list.txt", [f"hash:{corpus.rows['links'][0]['sample_id']}"])
+    assert main(["dataset", "remove", "--hashes", listed, "--yes", "--lake", lake]) in (0, 3)
+    (record,) = Path(lake, "takedowns").glob("*.record.json")
+    record.write_text('{"format": 7}')
+    capsys.readouterr()
+    assert main(["lineage", "impact", "--hashes", listed, "--lake", lake]) == 3
+    printed = capsys.readouterr().out
+    assert record.name in printed and "holds the rows:" in printed
+    assert main(["dataset", "remove", "--hashes", listed, "--lake", lake]) == 3
+    assert record.name in capsys.readouterr().err
+    assert main(["dataset", "remove", "--hashes", listed, "--yes", "--lake", lake]) == 2  # not without a record
+    assert "is damaged" in capsys.readouterr().err
