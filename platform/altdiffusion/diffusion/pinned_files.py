@@ -1,13 +1,16 @@
-"""Model files by URI and SHA-256: a file is loaded only if its bytes are the pinned ones."""
+"""Model files and folders by URI and digest: they are loaded only if their bytes are the pinned ones."""
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import io
 import os
+import shutil
+import tempfile
 from typing import Any
 
-from altdiffusion.diffusion.folder import content_digest
+from altdiffusion.diffusion.folder import content_digest, missing_model
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
 
@@ -58,8 +61,7 @@ def local_pinned(uri: str, sha256: str) -> str:
     data = read_pinned(uri, sha256)
     if files.is_local(resolved):
         return files.local_path(resolved)
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = os.path.join(root, "altdiffusion", "models", sha256)
+    path = os.path.join(_cache(), sha256)
     files.write_atomic(path, data)
     return path
 
@@ -100,12 +102,64 @@ folder_digest = content_digest
 def check_folder(uri: str, digest: str | None) -> str:
     """Return the local path of a model folder, its digest checked where one is pinned.
 
+    A folder elsewhere is copied into the user's cache folder under its digest; pinned, it is copied once per machine.
+
     Raises:
         AltDiffusionError: it is not there, or holds other files than those pinned.
     """
-    actual = folder_digest(uri)
+    if not files.is_local(uri):
+        return _cached_folder(uri, digest)
+    _check_digest(uri, folder_digest(uri), digest)
+    return files.local_path(uri)
+
+
+def _check_digest(uri: str, actual: str, digest: str | None) -> None:
     if digest is not None and actual != digest:
         raise AltDiffusionError(
             f"model {uri}", f"has digest {actual}, not {digest}", "use the pinned model, or pin the new one"
         )
-    return files.local_path(uri)
+
+
+def _cached_folder(uri: str, digest: str | None) -> str:
+    """Return the folder in the cache; workers of one machine that need the same one wait for the first of them."""
+    root = _cache()
+    os.makedirs(root, exist_ok=True)
+    with open(os.path.join(root, f".{files.sha256_hex(uri.encode())[:16]}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if digest is not None and _holds(os.path.join(root, digest), digest):
+            return os.path.join(root, digest)
+        staging = tempfile.mkdtemp(prefix=".tmp-", dir=root)
+        try:
+            _copy(uri, staging)
+            actual = folder_digest(staging)
+            _check_digest(uri, actual, digest)
+            place = os.path.join(root, actual)
+            if not _holds(place, actual):
+                shutil.rmtree(place, ignore_errors=True)
+                os.rename(staging, place)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return place
+
+
+def _holds(place: str, digest: str) -> bool:
+    return os.path.isdir(place) and bool(os.listdir(place)) and folder_digest(place) == digest
+
+
+def _copy(uri: str, target: str) -> None:
+    """Copy the files of a folder elsewhere."""
+    fs, path = files.filesystem(uri)
+    root = str(path).rstrip("/")
+    with files.naming(uri, "reading"):
+        names = [str(name)[len(root) + 1 :] for name in fs.find(root)]
+        if not names:
+            raise missing_model(uri)
+        for name in names:
+            to = files.local_path(files.join(target, name))  # no name leads out of the folder
+            os.makedirs(os.path.dirname(to), exist_ok=True)
+            fs.get_file(f"{root}/{name}", to)
+
+
+def _cache() -> str:
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(root, "altdiffusion", "models")

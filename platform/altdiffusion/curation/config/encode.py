@@ -14,11 +14,11 @@ class EncodeConfig(Checked):
     """How an image becomes a latent and a caption becomes token ids."""
 
     vae: str = operational()
-    """Local folder of a diffusers AutoencoderKL."""
+    """Folder, on this machine or any fsspec URI, of a diffusers AutoencoderKL."""
     vae_digest: str | None = None
     """Its `folder_digest`; checked before loading where given."""
     tokenizer: str = operational()
-    """Local folder of a transformers tokenizer."""
+    """Folder, on this machine or any fsspec URI, of a transformers tokenizer."""
     tokenizer_digest: str | None = None
     """Its `folder_digest`; checked before loading where given."""
     resolution: Annotated[int, multiple_of(8)] = 256

@@ -88,13 +88,13 @@ class IdsConfig(Checked):
     """How texts become token ids."""
 
     tokenizer: str = operational()
-    """Local folder of the student's tokenizer."""
+    """Folder, on this machine or any fsspec URI, of the student's tokenizer."""
     tokenizer_digest: str | None = None
     """Its `folder_digest`; checked before loading where given."""
     max_length: Annotated[int, at_least(2, "a beginning and an end take two; give e.g. 77")] = 77
     """Token ids per text for the student; texts are padded and truncated to this."""
     teacher_tokenizer: str = operational()
-    """Local folder of the base's tokenizer, which is the teacher's."""
+    """Folder, on this machine or any fsspec URI, of the base's tokenizer, which is the teacher's."""
     teacher_tokenizer_digest: str | None = None
     """Its `folder_digest`; checked before loading where given."""
     teacher_max_length: Annotated[int, at_least(2, "a beginning and an end take two; give e.g. 77")] = 77

@@ -47,7 +47,7 @@ class ClassifierConfig(Checked):
     """A transformers image-classification folder with a preprocessor of its own."""
 
     folder: str = operational()
-    """Local folder: config.json, preprocessor_config.json, *.safetensors."""
+    """Folder, on this machine or any fsspec URI: config.json, preprocessor_config.json, *.safetensors."""
     digest: Annotated[str, FOLDER_DIGEST]
     """Its `folder_digest`: checked before loading."""
     label: str
@@ -72,7 +72,8 @@ class ScoreConfig(Checked):
     """What is measured: a scorer that is null is off. Without CLIP, download passes the source's own scores through."""
 
     clip: str | None = operational(None)
-    """Local folder of a transformers CLIP model (safetensors); LAION's heads want OpenAI's ViT-L/14."""
+    """Folder, on this machine or any fsspec URI, of a transformers CLIP model (safetensors); LAION's heads want
+    OpenAI's ViT-L/14."""
     clip_digest: Annotated[str | None, FOLDER_DIGEST] = None
     """Its `folder_digest`: checked before loading."""
     aesthetic_v1: ScorerConfig | None = None

@@ -44,7 +44,7 @@ class JudgeConfig(Checked):
     """The judge of images and texts: a CLIP model of transformers that the generator has not seen."""
 
     folder: str = operational()
-    """Local folder of a CLIPModel or AltCLIPModel with its tokenizer (safetensors)."""
+    """Folder, on this machine or any fsspec URI, of a CLIPModel or AltCLIPModel with its tokenizer (safetensors)."""
     digest: Annotated[str, FOLDER_DIGEST]
     """Its `folder_digest`: checked before loading."""
     languages: Annotated[tuple[str, ...], not_empty("name them"), unique("language"), each(one_of(tuple(BY_CODE)))] = (
