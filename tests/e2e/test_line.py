@@ -217,20 +217,16 @@ def test_every_job_runs_unchanged_by_ray_job_submit(
         ("evaluate", "evaluate"),
     ):
         own = [*where[config], *SMALL.get(config, []), *([images] if job == "curate" else [])]
+        root = Path(__file__).resolve().parents[2]
+        file = f"jobs/configs/demo/{config}.yaml"
+        if config == "encode":  # from another folder
+            command = [str(BIN / "altdiffusion"), "submit", job, f"lake={lake}", *own, "--config", str(root / file)]
+        else:
+            command = [str(BIN / "ray"), "job", "submit", "--runtime-env", "jobs/runtime_env.yaml", "--"]
+            command += ["python", "-m", f"jobs.{job}", "--config", file, f"lake={lake}", *own]
         done = subprocess.run(
-            [
-                *(str(BIN / "ray"), "job", "submit", "--runtime-env", "jobs/runtime_env.yaml", "--"),
-                *(
-                    "python",
-                    "-m",
-                    f"jobs.{job}",
-                    "--config",
-                    f"jobs/configs/demo/{config}.yaml",
-                    f"lake={lake}",
-                    *own,
-                ),
-            ],
-            cwd=Path(__file__).resolve().parents[2],
+            command,
+            cwd=tmp_path if config == "encode" else root,
             env={**os.environ, **head},
             capture_output=True,
             text=True,

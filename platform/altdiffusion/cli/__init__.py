@@ -28,6 +28,7 @@ from altdiffusion.cli import (
     prompt_set_verb,
     push_verb,
     sheet_verb,
+    submit_verb,
     takedown_verbs,
     ui_verb,
     verify_verb,
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     push_verb.register(verbs)
     document_verbs.register(verbs, dataset_actions, lineage_actions)
     sheet_verb.register(verbs)
+    submit_verb.register(verbs)
     ui_verb.register(verbs)
     return top
 
