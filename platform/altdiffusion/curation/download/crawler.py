@@ -19,9 +19,9 @@ from altdiffusion.curation.images.color import PROFILED
 from altdiffusion.curation.images.decoder_pool import DecoderPool
 from altdiffusion.curation.images.source_hash import VERDICTS
 from altdiffusion.curation.scoring.score_work import Scorer, make_scorer
-from altdiffusion.curation.web.addresses import Resolver
 from altdiffusion.curation.web.blocklist import Blocklist, load_blocklist
 from altdiffusion.curation.web.fetch import Fetcher
+from altdiffusion.curation.web.names import Resolver
 from altdiffusion.curation.web.robots import RobotsCache
 from altdiffusion.curation.web.schedule import Paces, Schedule
 from altdiffusion.records import IMAGES

@@ -8,18 +8,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from altdiffusion.curation.rejects import BAD_URL, BLOCKED_ADDRESS, BLOCKED_PORT, BLOCKED_SCHEME, DNS, TIMEOUT, Refused
+from altdiffusion.curation.rejects import BAD_URL, BLOCKED_ADDRESS, BLOCKED_PORT, BLOCKED_SCHEME, Refused
 from altdiffusion.urls import AROUND, PORTS, Target, parse
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolver = Callable[[str, int, float], Sequence[str]]
-"""(host, port, seconds it may take) -> addresses as text."""
-
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 """What no link that is fetched may hold: other software would read the link differently."""
 MAX_CHARS = 8192
@@ -50,8 +45,6 @@ _NOT_PUBLIC = tuple(
         "5f00::/16",  # segment routing (RFC 9602)
     )
 )
-_CACHE_S = 60.0
-_CACHE_NAMES = 65536
 
 
 def parse_url(url: str, ports: Sequence[int]) -> Target:
@@ -154,44 +147,3 @@ def redirected(connect_to: Mapping[str, str], host: str, port: int) -> tuple[str
             new_host, _, new_port = connect_to[key].rpartition(":")
             return new_host.strip("[]") or host, int(new_port)
     return host, port
-
-
-class SystemResolver:
-    """getaddrinfo with a deadline and a short cache; safe for many threads.
-
-    The C call cannot be interrupted, so each runs in a daemon thread of its own that is left behind when time is up.
-    A cached answer is not a rebinding hole: every use is checked and then connected to as the address itself.
-    """
-
-    def __init__(self) -> None:
-        self._cache: dict[str, tuple[float, Sequence[str]]] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, host: str, port: int, timeout_s: float) -> Sequence[str]:
-        now = time.monotonic()
-        with self._lock:
-            known = self._cache.get(host)
-        if known is not None and known[0] > now:
-            return known[1]
-        answer: list[str] = []
-        problem: list[OSError] = []
-
-        def look_up() -> None:
-            try:
-                entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                answer.extend(dict.fromkeys(str(entry[4][0]) for entry in entries))
-            except (OSError, UnicodeError) as error:
-                problem.append(error if isinstance(error, OSError) else OSError(str(error)))
-
-        thread = threading.Thread(target=look_up, daemon=True)
-        thread.start()
-        thread.join(timeout_s)
-        if thread.is_alive():
-            raise Refused(TIMEOUT, f"name {host}")
-        if problem or not answer:
-            raise Refused(DNS, str(problem[0]) if problem else "no address")
-        with self._lock:
-            if len(self._cache) >= _CACHE_NAMES:
-                self._cache.clear()
-            self._cache[host] = (now + _CACHE_S, answer)
-        return answer

@@ -163,7 +163,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class RobotsCache:
-    """What sites allow, for all threads of a worker; those asked least recently make room."""
+    """What sites allow, for all loops of a worker; those asked least recently make room."""
 
     def __init__(self, fetcher: Fetcher, config: DownloadConfig) -> None:
         self._fetcher = fetcher
@@ -187,15 +187,15 @@ class RobotsCache:
             self._known.move_to_end(key)
             return entry[1]
 
-    def ask(self, target: Target) -> Robots:
+    async def ask(self, target: Target) -> Robots:
         """Fetch a site's robots.txt, without remembering it."""
         deadline = Deadline(self._deadline_s)
         outcome: Fetched | Moved | None = None
         try:
-            outcome = self._fetcher.get(replace(target, path="/robots.txt"), deadline, self._want)
+            outcome = await self._fetcher.get(replace(target, path="/robots.txt"), deadline, self._want)
             for _ in range(_REDIRECTS):
                 if isinstance(outcome, Moved):
-                    outcome = self._fetcher.get(self._fetcher.target(outcome.url), deadline, self._want)
+                    outcome = await self._fetcher.get(self._fetcher.target(outcome.url), deadline, self._want)
         except Refused as refused:
             return _without_file(refused, at_home=outcome is None)
         if isinstance(outcome, Moved):
