@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -29,7 +29,7 @@ from altdiffusion.config import semantic
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.download.download_work import DownloadWork, plan_download
 from altdiffusion.storage.dataset import Lake
-from benchmarks import images, web_server
+from benchmarks import images, web_profile, web_server
 from benchmarks.download import SETTINGS, authorities, publish_links
 
 HOSTS, IMAGES, DEADLINE_S = 1500, 300, 10
@@ -48,7 +48,8 @@ class Case:
     urls: list[str]
     port: int
     ca_file: str
-    profile: bool = False
+    parts: bool = False
+    """Whether it runs under the profiler."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,8 @@ class Figures:
     all_mib: float
 
 
-def work(lake: str, port: int, ca_file: str, at_a_time: int, robots: bool, profile: bool) -> None:
-    """Do our side, in a process of its own; print how many images came."""
+def work(lake: str, port: int, ca_file: str, at_a_time: int, robots: bool, parts: bool) -> None:
+    """Do our side, in a process of its own; print how many images came, and where the CPU went (`web_profile`)."""
     config = DownloadConfig(
         **SETTINGS,  # type: ignore[arg-type]
         threads=at_a_time,
@@ -74,11 +75,14 @@ def work(lake: str, port: int, ca_file: str, at_a_time: int, robots: bool, profi
         allow_private=("127.0.0.0/8",),
         ca_file=ca_file or None,
     )
-    job = DownloadWork(lake=lake, dataset="images", download=config)
-    job.setup()
-    records = [job.run(unit) for unit in plan_download(Lake(lake).version("links"), config.rows_per_unit)]
+    with web_profile.profiled(parts=parts) as report:
+        job = DownloadWork(lake=lake, dataset="images", download=config)
+        job.setup()
+        report.started()
+        records = [job.run(unit) for unit in plan_download(Lake(lake).version("links"), config.rows_per_unit)]
+        job.close()
     print(sum(record.rows_out for record in records))
-    job.close()
+    print(report.line())
 
 
 def run_ours(case: Case, scratch: Path) -> tuple[Figures, str]:
@@ -86,7 +90,7 @@ def run_ours(case: Case, scratch: Path) -> tuple[Figures, str]:
     shutil.rmtree(lake, ignore_errors=True)
     publish_links(str(lake), case.urls)
     robots = "no robots" not in case.who
-    given = [str(lake), str(case.port), case.ca_file, str(case.at_a_time), str(int(robots)), str(int(case.profile))]
+    given = [str(lake), str(case.port), case.ca_file, str(case.at_a_time), str(int(robots)), str(int(case.parts))]
     return _measured([sys.executable, "-m", "benchmarks.web", "--work", *given], {}, lambda printed: int(printed[0]))
 
 
@@ -182,18 +186,15 @@ def cases(given: argparse.Namespace, scheme: str, port: int, ca_file: str) -> li
         urls = [f"{scheme}://h{row * 7 % HOSTS}.web.test:{port}/{row % IMAGES}.jpg?{row}" for row in range(rows)]
         for who in given.who:
             made.append(
-                Case(
-                    who=who, scheme=scheme, at_a_time=at_a_time, urls=urls, port=port, ca_file=ca_file,
-                    profile=given.profile,
-                )
-            )  # fmt: skip
+                Case(who=who, scheme=scheme, at_a_time=at_a_time, urls=urls, port=port, ca_file=ca_file)
+            )
     return made
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--work"]:
-        lake, port, ca_file, at_a_time, robots, profile = sys.argv[2:]
-        work(lake, int(port), ca_file, int(at_a_time), bool(int(robots)), bool(int(profile)))
+        lake, port, ca_file, at_a_time, robots, parts = sys.argv[2:]
+        work(lake, int(port), ca_file, int(at_a_time), bool(int(robots)), bool(int(parts)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scheme", nargs="+", choices=("http", "https"), default=["http", "https"])
@@ -222,8 +223,8 @@ def main() -> None:
                         f"{found.worker_mib:>12.0f}{found.all_mib:>9.0f}",
                         flush=True,
                     )
-                    if more:
-                        print(more, flush=True)
+                    if given.profile and case.who != "img2dataset":
+                        web_profile.show(more, run(replace(case, parts=True), scratch)[1])
 
 
 if __name__ == "__main__":
