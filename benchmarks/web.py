@@ -185,9 +185,7 @@ def cases(given: argparse.Namespace, scheme: str, port: int, ca_file: str) -> li
         rows = given.rows or ROWS.get(at_a_time, 24 * at_a_time)
         urls = [f"{scheme}://h{row * 7 % HOSTS}.web.test:{port}/{row % IMAGES}.jpg?{row}" for row in range(rows)]
         for who in given.who:
-            made.append(
-                Case(who=who, scheme=scheme, at_a_time=at_a_time, urls=urls, port=port, ca_file=ca_file)
-            )
+            made.append(Case(who=who, scheme=scheme, at_a_time=at_a_time, urls=urls, port=port, ca_file=ca_file))
     return made
 
 

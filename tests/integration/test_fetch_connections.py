@@ -218,6 +218,9 @@ class Wire:
     def __init__(self, data: bytes) -> None:
         self._data = io.BytesIO(data)
 
+    def held_line(self, limit: int) -> bytes:
+        return self._data.readline(limit)
+
     async def readline(self, limit: int) -> bytes:
         return self._data.readline(limit)
 

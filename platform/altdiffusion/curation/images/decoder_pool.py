@@ -23,7 +23,7 @@ import altdiffusion
 from altdiffusion.config import semantic
 from altdiffusion.curation.config import StoreConfig
 from altdiffusion.curation.images.color import PROFILED, Profiled
-from altdiffusion.curation.images.decoder_process import ASK, DONE, READY, TELL
+from altdiffusion.curation.images.decoder_messages import ASK, DONE, READY, TELL
 from altdiffusion.curation.rejects import DECODE_TIMEOUT, DECODER_CRASH, KNOWN, MEMORY_LIMIT, Refused
 from altdiffusion.errors import AltDiffusionError
 

@@ -5,6 +5,7 @@ Nothing here trusts a name: what is checked is the address that is then connecte
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import socket
@@ -30,6 +31,8 @@ _AUTHORITY = re.compile(r"^https?://([^/?#]*).*", re.IGNORECASE | re.DOTALL)
 _ZONE = re.compile(r"https?://\[[^\]/?#]*%", re.IGNORECASE)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
+_ADDRESSES = 1 << 14
+"""What was found about so many addresses and names is remembered: parsing one takes as long as a small request."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
@@ -86,6 +89,7 @@ def may_be_asked(host: str) -> bool:
     return len(host) <= _HOST_CHARS and all(_LABEL.fullmatch(label) for label in host.split("."))
 
 
+@functools.lru_cache(_ADDRESSES)
 def literal(host: str) -> Address | None:
     """Return the address a host is, if it is one, in any of its spellings: 127.1 and 0x7f000001 are 127.0.0.1."""
     try:
@@ -100,6 +104,7 @@ def literal(host: str) -> Address | None:
         return None
 
 
+@functools.lru_cache(_ADDRESSES)
 def is_public(address: Address) -> bool:
     """Return whether an address is global unicast, with embedded IPv4 addresses judged by themselves."""
     if isinstance(address, ipaddress.IPv6Address):

@@ -65,6 +65,9 @@ class Headers:
 class Reader(Protocol):
     """What comes on a connection."""
 
+    def held_line(self, limit: int, /) -> bytes:
+        """Return a line with its end, if all of it has come; else nothing."""
+
     async def readline(self, limit: int, /) -> bytes:
         """Return a line with its end; without, where it is longer than `limit` or the other side closes."""
 
@@ -164,7 +167,7 @@ class Answer:
         headers = Headers()
         name, value = "", ""
         for _ in range(HEAD_LINES + 1):
-            line = await self._line()
+            line = self._held_line() or await self._line()
             match = _FIELD.fullmatch(line)
             if match is None:
                 if line[:1] in b" \t" and line.strip() and name:  # a folded value
@@ -185,6 +188,11 @@ class Answer:
                 before, colon, after = line.partition(b":")
                 name, value = (_text(before), _text(after)) if colon else ("", "")
         raise Refused(BAD_RESPONSE, f"more than {HEAD_LINES} header lines")
+
+    def _held_line(self) -> bytes:
+        line = self._reader.held_line(min(_LINE_BYTES, self._left))
+        self._left -= len(line)
+        return line
 
     async def _line(self) -> bytes:
         line = await self._reader.readline(min(_LINE_BYTES, self._left) + 1)

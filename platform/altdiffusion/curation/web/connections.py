@@ -104,6 +104,14 @@ class Connection:
             except _NOT_YET:
                 await until_ready(self._sock, self.deadline.end)
 
+    def held_line(self, limit: int) -> bytes:
+        """Return a line with its end, if all of it has come and it is not longer than `limit`; else nothing."""
+        end = self._held.find(b"\n", self._at, self._at + limit) + 1
+        if not end:
+            return b""
+        start, self._at = self._at, end
+        return self._held[start:end]
+
     async def readline(self, limit: int) -> bytes:
         """Return a line with its end; without, where it is longer than `limit` or the other side closes."""
         while (end := self._held.find(b"\n", self._at, self._at + limit)) < 0 and len(self._held) - self._at < limit:
