@@ -11,7 +11,6 @@ pixels as the decoder does.
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 import time
 from collections.abc import Callable
@@ -76,6 +75,10 @@ def rates(programs: dict[str, Callable[[bytes], Any]], bodies: list[bytes], seco
     return {name: statistics.median(values) for name, values in found.items()}
 
 
+def _pixels(file: bytes) -> Any:
+    return cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", nargs="+", type=int, default=[300, 640, 1024, 2048, 4000])
@@ -95,8 +98,7 @@ def main() -> None:
         found = rates(programs, bodies, given.seconds)
         same = ""
         if "simplejpeg" in programs:
-            stored, other = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-                             for data in (io.BytesIO(decoder(bodies[0])[TELL.size :]).read(), by_simplejpeg(bodies[0])))  # fmt: skip
+            stored, other = (_pixels(data) for data in (decoder(bodies[0])[TELL.size :], by_simplejpeg(bodies[0])))
             same = "yes" if stored.shape == other.shape and bool((stored == other).all()) else "no"
         line = "".join(f"{found[name]:>12.0f}" for name in programs)
         print(f"{side:<12}{'':4}{line}{found['decoder'] / found['bare']:>9.2f}{same:>7}", flush=True)

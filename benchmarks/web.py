@@ -12,6 +12,7 @@ pages counted in each. `limit` decodes, resizes and encodes the same bodies in o
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -27,8 +28,6 @@ import psutil
 
 from altdiffusion.config import semantic
 from altdiffusion.curation.config import DownloadConfig
-from altdiffusion.curation.download.download_work import DownloadWork, plan_download
-from altdiffusion.storage.dataset import Lake
 from benchmarks import images, web_profile, web_server
 from benchmarks.download import SETTINGS, authorities, publish_links
 
@@ -63,35 +62,22 @@ class Figures:
     all_mib: float
 
 
-def work(lake: str, port: int, ca_file: str, at_a_time: int, robots: bool, parts: bool) -> None:
-    """Do our side, in a process of its own; print how many images came, and where the CPU went (`web_profile`)."""
-    config = DownloadConfig(
-        **SETTINGS,  # type: ignore[arg-type]
-        threads=at_a_time,
-        retries=0,
-        deadline_s=float(DEADLINE_S),
-        honor_robots=robots,
-        ports=(port,),
-        allow_private=("127.0.0.0/8",),
-        ca_file=ca_file or None,
-    )
-    with web_profile.profiled(parts=parts) as report:
-        job = DownloadWork(lake=lake, dataset="images", download=config)
-        job.setup()
-        report.started()
-        records = [job.run(unit) for unit in plan_download(Lake(lake).version("links"), config.rows_per_unit)]
-        job.close()
-    print(sum(record.rows_out for record in records))
-    print(report.line())
-
-
 def run_ours(case: Case, scratch: Path) -> tuple[Figures, str]:
     lake = scratch / "lake"
     shutil.rmtree(lake, ignore_errors=True)
     publish_links(str(lake), case.urls)
-    robots = "no robots" not in case.who
-    given = [str(lake), str(case.port), case.ca_file, str(case.at_a_time), str(int(robots)), str(int(case.parts))]
-    return _measured([sys.executable, "-m", "benchmarks.web", "--work", *given], {}, lambda printed: int(printed[0]))
+    settings = {
+        **SETTINGS,
+        "threads": case.at_a_time,
+        "retries": 0,
+        "deadline_s": float(DEADLINE_S),
+        "honor_robots": "no robots" not in case.who,
+        "ports": [case.port],
+        "allow_private": ["127.0.0.0/8"],
+        "ca_file": case.ca_file or None,
+    }
+    command = [sys.executable, "-m", "benchmarks.web_worker", str(lake), json.dumps(settings)]
+    return _measured([*command, *(["--parts"] if case.parts else [])], {}, lambda printed: int(printed[0]))
 
 
 def run_peer(case: Case, scratch: Path) -> tuple[Figures, str]:
@@ -108,8 +94,6 @@ def run_peer(case: Case, scratch: Path) -> tuple[Figures, str]:
 
 
 def _successes(out: Path) -> int:
-    import json
-
     return sum(int(json.loads(path.read_text())["successes"]) for path in out.glob("*_stats.json"))
 
 
@@ -190,10 +174,6 @@ def cases(given: argparse.Namespace, scheme: str, port: int, ca_file: str) -> li
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--work"]:
-        lake, port, ca_file, at_a_time, robots, parts = sys.argv[2:]
-        work(lake, int(port), ca_file, int(at_a_time), bool(int(robots)), bool(int(parts)))
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scheme", nargs="+", choices=("http", "https"), default=["http", "https"])
     parser.add_argument("--at-a-time", nargs="+", type=int, default=list(ROWS))
