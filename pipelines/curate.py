@@ -196,7 +196,8 @@ def _amount(config: CurateConfig) -> str:
     return (
         f"{workers * threads:,} at a time ({workers:,} workers x {threads:,}), {workers * cores:,g} cores with "
         f"{workers * decoders:,} decoders; at {_DOWNLOAD_S:g} s per download, {_DECODED_PER_S} images/s per decoder "
-        f"and {_IMAGE_KB} kB per image {per_s:,.0f} images/s (bounded by {bound}), {per_s * _IMAGE_KB * 8e-6:,.2g} Gbit/s"
+        f"and {_IMAGE_KB} kB per image {per_s:,.0f} images/s (bounded by {bound}), "
+        f"{per_s * _IMAGE_KB * 8e-6:,.2g} Gbit/s"
     )
 
 
