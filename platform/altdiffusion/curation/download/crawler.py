@@ -21,7 +21,7 @@ from altdiffusion.curation.images.source_hash import VERDICTS
 from altdiffusion.curation.scoring.score_work import Scorer, make_scorer
 from altdiffusion.curation.web.blocklist import Blocklist, load_blocklist
 from altdiffusion.curation.web.fetch import Fetcher
-from altdiffusion.curation.web.names import Resolver
+from altdiffusion.curation.web.resolvers import Resolver
 from altdiffusion.curation.web.robots import RobotsCache
 from altdiffusion.curation.web.schedule import Paces, Schedule
 from altdiffusion.records import IMAGES

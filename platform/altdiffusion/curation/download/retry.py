@@ -22,7 +22,7 @@ from altdiffusion.curation.download.download_work import plan_download, unsettle
 from altdiffusion.curation.download.outage import controls_of
 from altdiffusion.curation.download.spill import Rows
 from altdiffusion.curation.web.blocklist import DigestSet
-from altdiffusion.curation.web.names import Resolver
+from altdiffusion.curation.web.resolvers import Resolver
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import new_unit

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import resource
 import socket
 import ssl
 import threading
@@ -16,12 +17,36 @@ import time
 
 from altdiffusion.curation.rejects import TIMEOUT, Refused
 from altdiffusion.curation.web.event_loop import until_ready
+from altdiffusion.errors import AltDiffusionError
 
 Key = tuple[str, str, int]
 """Scheme, host and port of a URL."""
 _PIECE = 1 << 16
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _IDLE_S = 15.0
+_OTHER_FILES = 512
+
+
+def allow_connections(count: int, what: str) -> None:
+    """Raise this process's limit of open files, so that it can hold so many connections.
+
+    Args:
+        what: names the setting that asks for them.
+
+    Raises:
+        AltDiffusionError: the machine does not allow it. Without this check every further link would fail.
+    """
+    needed = count + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise AltDiffusionError(
+            what,
+            f"needs {needed:,} open files, but this machine allows a process {hard:,}",
+            "give fewer, or raise the limit (`ulimit -Hn`, LimitNOFILE of a service)",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 class Deadline:

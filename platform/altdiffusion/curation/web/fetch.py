@@ -35,11 +35,19 @@ from altdiffusion.curation.web.addresses import (
     redirected,
 )
 from altdiffusion.curation.web.answers import Answer
-from altdiffusion.curation.web.connections import Connection, Deadline, IdleConnections, connected, secured
+from altdiffusion.curation.web.connections import (
+    Connection,
+    Deadline,
+    IdleConnections,
+    allow_connections,
+    connected,
+    secured,
+)
 from altdiffusion.curation.web.contents import decoded
 from altdiffusion.curation.web.event_loop import run
-from altdiffusion.curation.web.names import Names, Resolver
+from altdiffusion.curation.web.names import Names
 from altdiffusion.curation.web.optout import HEADERS, opt_out
+from altdiffusion.curation.web.resolvers import InThreads, NameServers, Resolver, system_resolver
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.reject_reasons import Reason
 from altdiffusion.urls import AROUND, Target, join
@@ -106,16 +114,18 @@ class Fetcher:
     """Fetches links by the rules of a DownloadConfig; one for all loops of a worker.
 
     Args:
-        resolver: asked for every connection, whatever it answered before; None for the system's, whose answers are
-            remembered.
+        resolver: asked for every connection, whatever it answered before; None for the config's name servers or the
+            system's resolver, whose answers are remembered.
     """
 
     def __init__(self, config: DownloadConfig, resolver: Resolver | None = None) -> None:
         self.config = config
-        self._names = Names() if resolver is None else Names(resolver, remembers=False)
+        self._names = _names(config) if resolver is None else Names(InThreads(resolver), remembers=False)
         self._connect_to = canonical_table(config.connect_to)
         self._allow = tuple(ipaddress.ip_network(network) for network in config.allow_private)
-        self._idle = IdleConnections(min(_IDLE_PER_DOWNLOAD * config.threads, _MOST_IDLE))
+        idle = min(_IDLE_PER_DOWNLOAD * config.threads, _MOST_IDLE)
+        allow_connections(2 * config.threads + idle, f"download.threads {config.threads}")  # robots.txt files too
+        self._idle = IdleConnections(idle)
         self._image = Want(
             accept="image/jpeg, image/png, image/webp, image/gif, image/*;q=0.5",
             max_bytes=config.max_bytes,
@@ -254,6 +264,11 @@ class Fetcher:
             raise Refused(http_status(206), f"{len(body)} of {part} bytes")
         names = headers.tokens("Content-Encoding")
         return Fetched(body=decoded(body, names, want.max_bytes, text=want.cut) if names else body, url=target.url)
+
+
+def _names(config: DownloadConfig) -> Names:
+    servers = config.name_servers
+    return Names(NameServers(servers, config.connect_timeout_s) if servers else InThreads(system_resolver))
 
 
 def _part(content_range: str) -> int | None:
