@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
 
 
 def _encoded(table: pa.Table, row_group_rows: int) -> memoryview:
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()  # grows in place, where the buffers of Arrow are copied into ones of twice the size
     row_bytes = table.nbytes // max(table.num_rows, 1)
     pq.write_table(
         table.combine_chunks(),
@@ -82,7 +83,7 @@ def _encoded(table: pa.Table, row_group_rows: int) -> memoryview:
         write_page_checksum=True,
         data_page_version="2.0",
     )
-    return memoryview(sink.getvalue())
+    return sink.getbuffer()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
