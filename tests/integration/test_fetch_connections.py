@@ -369,16 +369,17 @@ def test_an_image_never_comes_under_another_row() -> None:
             fetch = Fetcher(config)
             urls = pa.array([f"{A}/{row}" for row in range(len(drawn))])
             found: dict[int, bytes | None] = {}
+            why: dict[int, str] = {}
             with Schedule(urls, fetch, None, Paces(), config) as schedule:
                 for result in schedule:
-                    found[result.row] = result.body
+                    found[result.row], why[result.row] = result.body, f"{result.reason}: {result.detail}"
             fetch.close()
             for row, script in enumerate(drawn):
                 own = b"%d-picture" % row
                 body = found[row]
                 assert body is None or body.startswith(own[: len(body)]), (row, body)
                 if script.good and all(one.good or one.closes for one in drawn):
-                    assert body == (own if script.comes else None)
+                    assert body == (own if script.comes else None), (row, body, why[row])
 
         any_sequence()
         listener.shutdown(socket.SHUT_RDWR)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
+import os
 import resource
 import socket
 import ssl
@@ -16,7 +18,7 @@ import threading
 import time
 
 from altdiffusion.curation.rejects import TIMEOUT, Refused
-from altdiffusion.curation.web.event_loop import until_ready
+from altdiffusion.curation.web.event_loop import give_way, until_ready
 from altdiffusion.errors import AltDiffusionError
 
 Key = tuple[str, str, int]
@@ -25,6 +27,8 @@ _PIECE = 1 << 16
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _IDLE_S = 15.0
 _OTHER_FILES = 512
+_AT_ONCE_S = 0.01
+"""How long one answer may keep all others waiting."""
 
 
 def allow_connections(count: int, what: str) -> None:
@@ -72,13 +76,10 @@ async def connected(address: str, port: int, end: float) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            sock.connect((address, port))
-        except BlockingIOError:
+        while (problem := sock.connect_ex((address, port))) not in (0, errno.EISCONN):
+            if problem not in (errno.EINPROGRESS, errno.EALREADY):
+                raise OSError(problem, os.strerror(problem))
             await until_ready(sock, end)
-            problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if problem:
-                raise OSError(problem, "connecting") from None
     except BaseException:
         sock.close()
         raise
@@ -117,10 +118,12 @@ class Connection:
         self._held, self._at = b"", 0
         """What came, and where in it what has not been read begins: the next answer's bytes too."""
         self._received = 0
+        self._began = 0.0
+        """When it last let others run."""
 
     async def send(self, data: bytes) -> None:
         """Send a request."""
-        self._received = 0
+        self._received, self._began = 0, time.monotonic()
         left = memoryview(data)
         while left:
             self.deadline.left()
@@ -186,11 +189,15 @@ class Connection:
     async def _receive(self, most: int) -> bytes:
         """Return what has come, as soon as something has; empty where the other side has closed."""
         while True:
-            self.deadline.left()
+            left = self.deadline.left()
+            if self.deadline.end - left - self._began > _AT_ONCE_S:  # it sends faster than it is read
+                await give_way()
+                self._began = time.monotonic()
             try:
                 piece = self._sock.recv(most)
             except _NOT_YET:
                 await until_ready(self._sock, self.deadline.end)
+                self._began = time.monotonic()
             else:
                 self._received += len(piece)
                 return piece

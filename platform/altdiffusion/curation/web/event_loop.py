@@ -20,7 +20,7 @@ import time
 import types
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -63,6 +63,40 @@ def until_ready(what: socket.socket | Pending, end: float) -> Generator[Any, Non
         TimeoutError: it is `end`.
     """
     yield what, end
+
+
+async def give_way() -> None:
+    """Let the other coroutines of the loop run."""
+    done = Pending()
+    done.done()
+    await until_ready(done, math.inf)
+
+
+async def elsewhere(work: Callable[[], T], end: float) -> T:
+    """Return what a function returns that takes long, without holding the loop: a thread of its own calls it.
+
+    Args:
+        end: in seconds of time.monotonic(); the thread is left behind then.
+
+    Raises:
+        TimeoutError: it is `end`.
+    """
+    pending = Pending()
+    outcome: list[tuple[T | None, BaseException | None]] = []
+
+    def run_work() -> None:
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        pending.done()
+
+    threading.Thread(target=run_work, name="elsewhere", daemon=True).start()
+    await until_ready(pending, end)
+    result, problem = outcome[0]
+    if problem is not None:
+        raise problem
+    return cast(T, result)
 
 
 class _Task:
@@ -133,7 +167,7 @@ class EventLoop:
                 os.eventfd_read(self._alarm)
             elif (task := self._waiting.get(descriptor)) is not None:
                 self._step(task)
-        while self._runnable:
+        for _ in range(len(self._runnable)):  # what gives way runs in the next turn, behind the sockets
             task, wait = self._runnable.popleft()
             if task.wait == wait:
                 self._step(task)

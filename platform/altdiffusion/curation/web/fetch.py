@@ -43,8 +43,8 @@ from altdiffusion.curation.web.connections import (
     connected,
     secured,
 )
-from altdiffusion.curation.web.contents import decoded
-from altdiffusion.curation.web.event_loop import run
+from altdiffusion.curation.web.contents import decoded, is_image
+from altdiffusion.curation.web.event_loop import elsewhere, run
 from altdiffusion.curation.web.names import Names
 from altdiffusion.curation.web.optout import HEADERS, opt_out
 from altdiffusion.curation.web.resolvers import InThreads, NameServers, Resolver, system_resolver
@@ -222,7 +222,7 @@ class Fetcher:
             answer = Answer(connection)
             await answer.read_head()
             try:
-                return await self._answer(target, answer, want)
+                return await self._answer(target, answer, want, connection.deadline)
             finally:
                 if not answer.is_read:
                     await answer.skip(connection.waiting())
@@ -244,7 +244,7 @@ class Fetcher:
             else:
                 connection.end()
 
-    async def _answer(self, target: Target, answer: Answer, want: Want) -> Fetched | Moved:
+    async def _answer(self, target: Target, answer: Answer, want: Want, deadline: Deadline) -> Fetched | Moved:
         status, headers = answer.status, answer.headers
         if want.honor_opt_out and not HEADERS.isdisjoint(headers):
             signal = opt_out(headers, self.config.user_agent, noindex=self.config.honor_noindex)
@@ -263,7 +263,10 @@ class Fetcher:
         if part is not None and len(body) != part and not want.cut:
             raise Refused(http_status(206), f"{len(body)} of {part} bytes")
         names = headers.tokens("Content-Encoding")
-        return Fetched(body=decoded(body, names, want.max_bytes, text=want.cut) if names else body, url=target.url)
+        if names and not is_image(body):
+            work = functools.partial(decoded, body, names, want.max_bytes, text=want.cut)
+            body = await elsewhere(work, deadline.end)
+        return Fetched(body=body, url=target.url)
 
 
 def _names(config: DownloadConfig) -> Names:

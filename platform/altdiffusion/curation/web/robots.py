@@ -8,6 +8,8 @@ own, redirects included; what follows its first 500 KiB is not read.
 from __future__ import annotations
 
 import collections
+import functools
+import math
 import re
 import threading
 import time
@@ -27,11 +29,13 @@ from altdiffusion.curation.rejects import (
     http_status,
 )
 from altdiffusion.curation.web.connections import Deadline, Key
+from altdiffusion.curation.web.event_loop import elsewhere
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Moved, Want
 from altdiffusion.execution.reject_reasons import Reason
 from altdiffusion.urls import Target
 
 MAX_BYTES = 500 << 10
+_LONG_CHARS = 1 << 15
 _LASTS_S = 24 * 3600.0  # RFC 9309, 2.4: not longer
 _FAILURE_LASTS_S = 300.0
 _REDIRECTS = 5
@@ -200,7 +204,10 @@ class RobotsCache:
             return _without_file(refused, at_home=outcome is None)
         if isinstance(outcome, Moved):
             return Robots()  # RFC 9309, 2.3.1.2: too many redirects are as good as no file
-        return parse(outcome.body.decode("utf-8", "replace"), self._agent)
+        text = outcome.body.decode("utf-8", "replace")
+        if len(text) < _LONG_CHARS:
+            return parse(text, self._agent)
+        return await elsewhere(functools.partial(parse, text, self._agent), math.inf)
 
     def remember(self, target: Target, robots: Robots) -> None:
         """Remember an answer for a day, a failure for five minutes."""

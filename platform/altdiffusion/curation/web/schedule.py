@@ -48,6 +48,8 @@ from altdiffusion.urls import Target
 _AGAIN = frozenset({TIMEOUT, CONNECT, RESET, http_status(429), http_status(503)})
 _ROBOTS_AGAIN = frozenset({CONNECT, ROBOTS_UNREACHABLE})
 _LONGEST_BACKOFF_S = 30.0
+_AT_ONCE = 64
+"""Downloads that are started before those on their way are looked at again."""
 _HOST = r"^ *[A-Za-z]+://(?P<host>[^/?#:@\\]+)"
 
 
@@ -251,7 +253,7 @@ class Schedule:
 
     def _start_turns(self, loop: EventLoop) -> float:
         """Start what may start; return the moment at which more may."""
-        while True:
+        for _ in range(_AT_ONCE):
             now = time.monotonic()
             if self._in_flight >= self._config.threads or not self._has_room():
                 self._count_idle(now, idle=False)
@@ -261,6 +263,7 @@ class Schedule:
                 return self._idle_until(now)
             self._count_idle(now, idle=False)
             loop.start(self._fetch(turn))
+        return now
 
     async def _fetch(self, turn: _Turn) -> None:
         self._settle(turn, await self._attempt(turn))
