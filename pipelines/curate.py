@@ -194,8 +194,9 @@ def _amount(config: CurateConfig) -> str:
     per_s = workers * min(threads / _DOWNLOAD_S, decoders * _DECODED_PER_S)
     gbit_s = per_s * _IMAGE_KB * 8e-6
     bound = "downloads" if threads / _DOWNLOAD_S < decoders * _DECODED_PER_S else "decoders"
+    crew = f"{workers:,} worker{'s' * (workers > 1)} x {threads:,}"
     return (
-        f"{workers * threads:,} at a time ({workers:,} workers x {threads:,}), {workers * cores:,g} cores with "
+        f"{workers * threads:,} at a time ({crew}), {workers * cores:,g} cores with "
         f"{workers * decoders:,} decoders; at {_DOWNLOAD_S:g} s per download, {_DECODED_PER_S} images/s per decoder "
         f"and {_IMAGE_KB} kB per image {per_s:,.0f} images/s (bounded by {bound}), "
         f"{gbit_s:,.{0 if gbit_s >= 10 else 2}f} Gbit/s"

@@ -154,6 +154,22 @@ def test_unrequested_bytes_are_not_the_next_answer(site: Site, late: bool) -> No
     assert site.connections == 2
 
 
+def test_what_an_answer_left_and_came_late_is_not_the_next_rows_fault(site: Site) -> None:
+    """The length was stated too short; the rest comes when the next request has been sent."""
+
+    def late(connection: socket.socket) -> None:
+        connection.sendall(reply(b"a ", length=2))
+        connection.recv(65536)
+        connection.sendall(b"picture\r\n" * 3)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    site.answers["/late"] = late
+    fetch = fetcher(site)
+    assert fetch.fetch(f"{A}/late").body == b"a "
+    assert fetch.fetch(f"{A}/x").body == b"x"
+    assert site.connections == 2
+
+
 @pytest.mark.parametrize(
     "answer",
     [

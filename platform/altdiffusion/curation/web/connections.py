@@ -194,13 +194,28 @@ class Connection:
                 await give_way()
                 self._began = time.monotonic()
             try:
-                piece = self._sock.recv(most)
+                piece = _received(self._sock, most)
             except _NOT_YET:
                 await until_ready(self._sock, self.deadline.end)
                 self._began = time.monotonic()
             else:
                 self._received += len(piece)
                 return piece
+
+
+class _Scratch(threading.local):
+    """Room for one piece per thread: `recv` makes room for a whole one, which thousands of shorter ones fragment."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_PIECE))
+
+
+_scratch = _Scratch()
+
+
+def _received(sock: socket.socket, most: int) -> bytes:
+    view = _scratch.view
+    return bytes(view[: sock.recv_into(view, most)])
 
 
 class IdleConnections:

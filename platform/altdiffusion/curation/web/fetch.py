@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.rejects import (
+    BAD_RESPONSE,
     BAD_URL,
     CONNECT,
     RESET,
@@ -94,7 +95,7 @@ class Want:
 
 
 class _Stale(Exception):
-    """A kept connection was closed by the other side before it answered."""
+    """A kept connection gave no answer: the other side has closed it, or sent what was left of another answer."""
 
 
 @functools.cache
@@ -220,7 +221,7 @@ class Fetcher:
                 f"Accept: {want.accept}\r\nAccept-Encoding: identity\r\n\r\n".encode("ascii")
             )
             answer = Answer(connection)
-            await answer.read_head()
+            await self._read_head(answer, used=bool(used))
             try:
                 return await self._answer(target, answer, want, connection.deadline)
             finally:
@@ -243,6 +244,14 @@ class Fetcher:
                 self._idle.give((target.scheme, target.host, target.port), connection)
             else:
                 connection.end()
+
+    async def _read_head(self, answer: Answer, *, used: bool) -> None:
+        try:
+            await answer.read_head()
+        except Refused as refused:
+            if used and refused.reason == BAD_RESPONSE:  # what an earlier answer left, and came late: ask again
+                raise _Stale from None
+            raise
 
     async def _answer(self, target: Target, answer: Answer, want: Want, deadline: Deadline) -> Fetched | Moved:
         status, headers = answer.status, answer.headers
