@@ -36,7 +36,7 @@ import torch
 import yaml
 
 from altdiffusion.diffusion.quiet import quiet_libraries
-from benchmarks import drawing
+from benchmarks import drawing, drawing_job
 from benchmarks.drawing import Contender, Row, Scale
 
 
@@ -55,7 +55,7 @@ def contenders(scale: Scale, rows: list[Row], settings: dict[str, Any], also: li
         also: settings of `speed` with which the job draws too, such as "deep_cache=3,channels_last=true".
     """
     found = [
-        drawing.job("job", scale, rows, settings),
+        drawing_job.job("job", scale, rows, settings),
         drawing.pipeline_loop("one per call", scale, rows, settings, 1),
         drawing.pipeline_loop("batches", scale, rows, settings, settings["batch_rows"]),
         drawing.bare("bare", scale, rows, settings),
@@ -63,7 +63,7 @@ def contenders(scale: Scale, rows: list[Row], settings: dict[str, Any], also: li
     for text in also:
         speed = {key: yaml.safe_load(value) for key, value in (one.split("=") for one in text.split(","))}
         own = replace(scale, bundle=copy.deepcopy(scale.bundle))  # such settings change the networks in place
-        found.append(drawing.job(f"job, {text}", own, rows, settings | {"speed": speed}))
+        found.append(drawing_job.job(f"job, {text}", own, rows, settings | {"speed": speed}))
     return found
 
 

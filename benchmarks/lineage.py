@@ -156,7 +156,12 @@ def _value(field: pa.Field, number: int) -> Any:
 def write_checkpoint(lake: Lake, run: str, step: int, parents: Sequence[Ref]) -> Ref:
     """Write a checkpoint's description, with tensors that it only names."""
     folder = files.join(lake.uri, "checkpoints", run, f"step-{step:08d}")
-    tensors = {f"unet-{i:05d}.safetensors": {"sha256": f"{i:064x}", "bytes": 10**9} for i in range(8)}
+    state = files.canonical_json({"step": step, "config_fingerprint": files.sha256_hex(run.encode())})
+    files.write_atomic(files.join(folder, "state.json"), state)
+    tensors: dict[str, dict[str, Any]] = {
+        f"unet-{i:05d}.safetensors": {"sha256": f"{i:064x}", "bytes": 10**9} for i in range(8)
+    }
+    tensors["state.json"] = {"sha256": files.sha256_hex(state), "bytes": len(state)}
     head = {
         "files": tensors, "parents": [str(parent) for parent in parents], "run": run, "step": step,
         "stage": "alignment", "config_fingerprint": files.sha256_hex(run.encode()),

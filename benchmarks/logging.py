@@ -15,12 +15,10 @@ ships after the block. Exit status 1 if the upper end of an interval is below 0.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -29,6 +27,7 @@ import torch
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.lineage.job_run import JobRun
 from altdiffusion.lineage.outbox import MetricOutbox, OutboxReader
+from benchmarks.intervals import interval
 from benchmarks.training import Case, Contender, ours, small
 
 LEAST = 0.99
@@ -57,20 +56,6 @@ class Blocks:
         while OutboxReader(self._outbox.path).read() is not None:
             time.sleep(0.05)
         return wall, time.process_time() - cpu
-
-
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of order statistics that holds the median with at least this probability, if so many values
-    allow it."""
-    ordered, count = sorted(values), len(values)
-    outside, below = 0, 0.0
-    while outside < count // 2:
-        below += math.comb(count, outside) / 2**count
-        if 2 * below > 1 - level:
-            break
-        outside += 1
-    first = max(0, outside - 1)
-    return ordered[first], ordered[count - 1 - first]
 
 
 def main() -> int:

@@ -3,19 +3,26 @@
     python -m benchmarks.s3_server --root FOLDER --port PORT [--delay-ms 20]
 
 The buckets are the folders in FOLDER. It knows what reading and writing a lake needs: objects (whole, in ranges,
-written and deleted), listings with and without a delimiter. Requests wait at the same time, as on a real server. It
-checks no signature: it is for measurements on this machine alone.
+written, also only if absent and in parts, and deleted), listings with and without a delimiter. Requests wait at the
+same time, as on a real server. `GET /?counts` returns how many it answered, by kind, as JSON. It checks no signature:
+it is for measurements on this machine alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import email.utils
 import hashlib
 import itertools
 import os
 import re
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape, unescape
@@ -25,6 +32,7 @@ from aiohttp import web
 _PAGE = 1000
 """Keys per answer to a listing."""
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_PART = re.compile(r"<PartNumber>(\d+)</PartNumber>")
 _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
 
 
@@ -35,11 +43,16 @@ class Server:
         self._root = root
         self._delay_s = delay_ms / 1000
         self._left: dict[str, Iterator[tuple[str, bool]]] = {}
+        self._parts: dict[str, dict[int, bytes]] = {}
+        self._counts: Counter[str] = Counter()
         self._tokens = itertools.count()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(self._delay_s)
         bucket, _, key = request.path.lstrip("/").partition("/")
+        if not bucket and "counts" in request.query:
+            return web.json_response(self._counts)
+        self._counts["LIST" if request.method == "GET" and not key else request.method] += 1
+        await asyncio.sleep(self._delay_s)
         folder = self._root / bucket
         if not bucket or not folder.is_dir():
             return _error(404, "NoSuchBucket")
@@ -50,14 +63,49 @@ class Server:
         path = folder / key
         if folder.resolve() not in path.resolve().parents:
             return _error(403, "AccessDenied")
+        if request.method == "POST":
+            return self._upload(path, key, request, await request.read())
         if request.method == "PUT":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(await request.read())
-            return web.Response(headers={"ETag": _tag(path.stat())})
+            return self._put(path, request, await request.read())
         if request.method == "DELETE":
             path.unlink(missing_ok=True)
             return web.Response(status=204)
         return _object(path, request)
+
+    def _put(self, path: Path, request: web.Request, data: bytes) -> web.Response:
+        if "uploadId" in request.query:
+            self._parts[request.query["uploadId"]][int(request.query["partNumber"])] = data
+            return web.Response(headers={"ETag": f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".tmp-{next(self._tokens)}")
+        temporary.write_bytes(data)
+        try:
+            if request.headers.get("If-None-Match") == "*":
+                os.link(temporary, path)
+            else:
+                temporary.rename(path)
+        except FileExistsError:
+            return _error(412, "PreconditionFailed", "<Condition>If-None-Match</Condition>")
+        finally:
+            temporary.unlink(missing_ok=True)
+        return web.Response(headers={"ETag": _tag(path.stat())})
+
+    def _upload(self, path: Path, key: str, request: web.Request, body: bytes) -> web.Response:
+        """Begin an upload in parts, or join its parts."""
+        if "uploads" in request.query:
+            number = f"u{next(self._tokens)}"
+            self._parts[number] = {}
+            return _xml(
+                f"<InitiateMultipartUploadResult><Key>{escape(key)}</Key><UploadId>{number}</UploadId>"
+                "</InitiateMultipartUploadResult>"
+            )
+        parts = self._parts.pop(request.query["uploadId"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(parts[int(number)] for number in _PART.findall(body.decode())))
+        return _xml(
+            f"<CompleteMultipartUploadResult><Key>{escape(key)}</Key><ETag>{escape(_tag(path.stat()))}</ETag>"
+            "</CompleteMultipartUploadResult>"
+        )
 
     def _delete_many(self, folder: Path, body: str) -> web.Response:
         keys = [unescape(key) for key in _KEY.findall(body)]
@@ -69,7 +117,9 @@ class Server:
     def _list(self, folder: Path, request: web.Request) -> web.Response:
         """Return up to 1,000 keys, and a token for the rest."""
         prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
-        entries = self._left.pop(token, iter(())) if token else _entries(folder, prefix, "delimiter" in request.query)
+        entries = (
+            self._left.pop(token, iter(())) if token else _entries(folder, prefix, bool(request.query.get("delimiter")))
+        )
         page = list(itertools.islice(entries, min(_PAGE, int(request.query.get("max-keys", _PAGE)))))
         after = next(entries, None)
         more = ""
@@ -141,8 +191,40 @@ def _xml(text: str, status: int = 200) -> web.Response:
     )
 
 
-def _error(status: int, code: str) -> web.Response:
-    return _xml(f"<Error><Code>{code}</Code><Message>{code}</Message></Error>", status)
+def _error(status: int, code: str, more: str = "") -> web.Response:
+    return _xml(f"<Error><Code>{code}</Code><Message>{code}</Message>{more}</Error>", status)
+
+
+@contextlib.contextmanager
+def serving(root: Path, delay_ms: float) -> Iterator[dict[str, str]]:
+    """Serve a folder of buckets by a process of its own; yield the environment in which s3:// addresses reach it."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = int(one.getsockname()[1])
+    command = [sys.executable, "-m", "benchmarks.s3_server", "--root", str(root), "--port", str(port)]
+    server = subprocess.Popen([*command, "--delay-ms", str(delay_ms)], stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(port)
+        yield {
+            "AWS_ACCESS_KEY_ID": "benchmark",
+            "AWS_SECRET_ACCESS_KEY": "benchmark",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        }
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(f"the S3 server did not come up on port {port}")
 
 
 def main() -> None:

@@ -184,8 +184,8 @@ def _dry_run(job: Job[C], config: C, plan: Plan, remote: bool) -> int:
     survey = job.survey(config, remote)
     print("".join(f"  {line}\n" for line in survey.lines) + f"fingerprint: {fingerprint(config)}", flush=True)
     problems = [*survey.problems, *cluster_problems(config)]
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+    for text in dict.fromkeys(map(str, problems)):  # two looks may find the same one
+        print(f"error: {text}", file=sys.stderr, flush=True)
     return 2 if problems else 0
 
 

@@ -28,7 +28,7 @@ class Session:
         """Connect to Ray, once; an inline job does not need it."""
         execution = self.config.execution
         if execution.backend == "ray":
-            cluster.connect(execution.address, num_cpus=execution.num_cpus)
+            cluster.connect(execution.address, num_cpus=execution.num_cpus, wait_for_nodes_s=execution.wait_for_nodes_s)
 
     def complete(self, pipeline_step: PipelineStep) -> tuple[Version, ...]:
         """Run a pipeline step, record its inputs and outputs in MLflow, and return the version of each output."""

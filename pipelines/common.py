@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from altdiffusion.config import operational
-from altdiffusion.constraints import Checked, Invalid, at_least
+from altdiffusion.config import added, operational
+from altdiffusion.constraints import Checked, Invalid, at_least, each, positive
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import Output, PipelineStep
 from altdiffusion.execution.units import Pool, Resources
@@ -18,9 +18,11 @@ from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.files import is_local
 from altdiffusion.storage.ledger import UnitRecord
 
+_AMOUNT = positive("give an amount per worker, as in {curation: 1}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExecutionConfig:
+class ExecutionConfig(Checked):
     """Where units run. Nothing here changes their results."""
 
     backend: Literal["ray", "inline"] = "ray"
@@ -29,6 +31,8 @@ class ExecutionConfig:
     """Address of a Ray cluster; null means the cluster that this job was submitted to, or else an embedded one."""
     num_cpus: int | None = None
     """CPUs of an embedded cluster; null takes all CPUs of this machine."""
+    wait_for_nodes_s: Annotated[float, positive("1800 waits half an hour")] = added(1800.0)
+    """Seconds that workers may wait for the nodes of a cluster before the job ends with an error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +65,8 @@ class Workers(Checked):
     """GPUs that one worker reserves."""
     memory_gib: Annotated[float, at_least(0)] = 0.0
     """Memory reserved per worker; 0 reserves none."""
+    custom: Annotated[dict[str, float], each(_AMOUNT)] = field(default_factory=dict)
+    """Custom resources of Ray that one worker reserves, as in `{curation: 1}`: it runs only on nodes that have them."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.max < self.min:
@@ -74,7 +80,9 @@ class Workers(Checked):
     @property
     def resources(self) -> Resources:
         """What one worker needs."""
-        return Resources(num_cpus=self.cpus, num_gpus=self.gpus, memory_bytes=int(self.memory_gib * 2**30))
+        return Resources(
+            num_cpus=self.cpus, num_gpus=self.gpus, memory_bytes=int(self.memory_gib * 2**30), custom=self.custom
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ from altdiffusion.curation.config import (
     BalanceConfig,
     DistinctConfig,
     DownloadConfig,
+    DownloadEstimateConfig,
     LanguageConfig,
     ReportConfig,
     RetryConfig,
@@ -25,13 +26,16 @@ from altdiffusion.curation.config import (
     SelectConfig,
     SourceConfig,
 )
+from altdiffusion.curation.config.estimate import download_line
 from altdiffusion.curation.download import retry
 from altdiffusion.curation.download.download_work import DownloadWork, plan_download
+from altdiffusion.curation.hub_data import check_pinned
 from altdiffusion.curation.images import duplicates
 from altdiffusion.curation.links.balance_work import BalanceWork, plan_balance
 from altdiffusion.curation.links.sources import describe_sources, scan_source
 from altdiffusion.curation.links.steps import links_steps
-from altdiffusion.curation.web.blocklist import blocklist_refs
+from altdiffusion.curation.parts import find_partitioned
+from altdiffusion.curation.web.blocklist import blocklist_refs, load_blocklist, source_blocklist
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep, published
 from altdiffusion.execution.ranges import plan_buckets
@@ -41,6 +45,7 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.removal import after_takedowns
 from pipelines.common import JobConfig, Plan, Survey, Workers, cores_of, device_conflicts, make_pipeline_step
 from pipelines.languages import look_at_languages
+from pipelines.score import model_looks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +84,8 @@ class CurateConfig(JobConfig):
     download_workers: Workers = operational(factory=Workers)
     report: ReportConfig = operational(factory=ReportConfig)
     """Contents of report.html."""
+    estimate: DownloadEstimateConfig = operational(factory=DownloadEstimateConfig)
+    """What `--dry-run` assumes of the download."""
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [entry.source.name for entry in self.sources]
@@ -341,17 +348,43 @@ def plan(config: CurateConfig) -> Plan:
 
 
 def survey(config: CurateConfig, remote: bool = False) -> Survey:
-    """Return what the sources hold according to their footers."""
-    if not remote and not all(files.is_local(entry.source.uri) for entry in config.sources):
-        return Survey(lines=["sources  not looked at: they are not on this machine (--remote looks)"])
+    """Return what the sources hold according to their footers, and which of sources, lists and models are missing."""
+
+    def here(*uris: str | None) -> bool:
+        return remote or all(uri is None or files.is_local(uri) for uri in uris)
+
     lines: list[str] = []
     problems: list[AltDiffusionError] = []
-    try:
-        lines = describe_sources([scan_source(entry.source, entry.select) for entry in config.sources])
-    except AltDiffusionError as error:
-        problems.append(error)
-    try:
-        look_at_languages(config.language, remote)
-    except AltDiffusionError as error:
-        problems.append(error)
+
+    def look(at: Callable[[], list[str]]) -> None:
+        try:
+            lines.extend(at())
+        except AltDiffusionError as error:
+            problems.append(error)
+
+    def source(entry: SelectedSource) -> list[str]:
+        if here(entry.source.uri, entry.source.blocklist):
+            return describe_sources([scan_source(entry.source, entry.select)])
+        if here(entry.source.blocklist):
+            source_blocklist(entry.source)
+        check_pinned(entry.source.uri)
+        what = f"source {entry.source.name}"
+        if not here(entry.source.uri):
+            return [f"{what}: not looked at: it is not on this machine (--remote looks)"]
+        find_partitioned(entry.source.uri, what)
+        return [f"{what}: not read: its blocklist is not on this machine (--remote looks)"]
+
+    def image_blocklist() -> list[str]:
+        listed, digest = config.download.image_blocklist, config.download.image_blocklist_sha256
+        if listed is not None and digest is not None and here(listed):
+            load_blocklist(listed, digest)
+        return []
+
+    for entry in config.sources:
+        look(lambda entry=entry: source(entry))  # type: ignore[misc]
+    look(lambda: look_at_languages(config.language, remote))
+    look(image_blocklist)
+    for model in model_looks(config.score, remote):
+        look(lambda model=model: model(Lake(config.lake)))  # type: ignore[misc]
+    lines += download_line(config.estimate, config.download_workers.max, config.download_workers.cpus)
     return Survey(lines=lines, problems=problems)

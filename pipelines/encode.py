@@ -164,13 +164,20 @@ def _shapes(config: EncodeJobConfig, square: Target) -> Iterator[tuple[Target, d
 def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
     """Return how much there is to do, and whether images, scores, autoencoder or tokenizer are missing."""
 
-    def models_there(_: Lake) -> list[str]:
-        encode = config.encode
+    encode = config.encode
+
+    def vae_there(_: Lake) -> list[str]:
         load_autoencoder(check_folder(encode.vae, encode.vae_digest))
+        return []
+
+    def tokenizer_there(_: Lake) -> list[str]:
         open_tokenizer(check_folder(encode.tokenizer, encode.tokenizer_digest), encode.tokenizer)
         return []
 
-    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]), models_there)
+    def units(lake: Lake) -> list[str]:
+        return units_line(lake, pipeline_steps(config)[0])
+
+    return look_at(config.lake, remote, units, vae_there, tokenizer_there)
 
 
 def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:

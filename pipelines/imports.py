@@ -10,10 +10,11 @@ from altdiffusion.config import operational
 from altdiffusion.constraints import DATASET_NAME, Checked, Invalid, exactly_one
 from altdiffusion.curation.config import LanguageConfig, OwnConfig, SelectConfig, SourceConfig
 from altdiffusion.curation.config.select import every_row
+from altdiffusion.curation.hub_data import check_pinned
 from altdiffusion.curation.links.sources import describe_sources, scan_source
 from altdiffusion.curation.links.steps import links_steps
 from altdiffusion.curation.own.readiness import check_ready
-from altdiffusion.curation.own.scan import scan_own
+from altdiffusion.curation.own.scan import as_hub_set, scan_own
 from altdiffusion.curation.own.steps import import_step
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
@@ -81,6 +82,9 @@ def survey(config: ImportConfig, remote: bool = False) -> Survey:
     problems: list[AltDiffusionError] = []
     lines: list[str] = []
     try:
+        if config.images is not None:
+            as_hub_set(config.images)
+        check_pinned(uri)
         if not remote and not files.is_local(uri):
             lines = ["source  not looked at: it is not on this machine (--remote looks)"]
         elif config.images is not None:

@@ -137,7 +137,13 @@ def check(config: MeasureJobConfig, lake: Lake) -> list[str]:
 
 def survey(config: MeasureJobConfig, remote: bool = False) -> Survey:
     """Return the inputs, and what is wrong with the images, the cases, the networks or the reference."""
-    return look_at(config.lake, remote, lambda lake: check(config, lake))
+
+    def cases_there(_: Lake) -> list[str]:
+        if remote or files.is_local(config.cases):
+            _bytes(config.cases)
+        return []
+
+    return look_at(config.lake, remote, cases_there, lambda lake: check(config, lake))
 
 
 def plan(config: MeasureJobConfig) -> Plan:

@@ -13,10 +13,12 @@ from altdiffusion.curation.config import CorpusConfig, IdsConfig, LanguageConfig
 from altdiffusion.curation.parallel.corpus import Corpus, plan_corpora, scan_corpus
 from altdiffusion.curation.parallel.pair_tokens import EncodePairsWork
 from altdiffusion.curation.parallel.pair_work import PairsWork
+from altdiffusion.curation.parts import find_parts
 from altdiffusion.diffusion.pinned_files import folder_digest
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.refs import Ref
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
 from pipelines.encode import model_name
@@ -141,7 +143,17 @@ def survey(config: ParallelConfig, remote: bool = False) -> Survey:
     def languages(_: Lake) -> list[str]:
         return look_at_languages(config.language, remote)
 
-    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]), tokenizers, languages)
+    def corpora(lake: Lake) -> list[str]:
+        uris = [uri for corpus in config.corpora for uri in (corpus.uri, corpus.translation_uri) if uri is not None]
+        if remote or all(map(files.is_local, uris)):
+            return units_line(lake, pipeline_steps(config)[0])
+        for corpus in config.corpora:
+            for uri in filter(None, (corpus.uri, corpus.translation_uri)):
+                if files.is_local(uri):
+                    find_parts(uri, f"corpus {corpus.name}")
+        return ["corpora  not looked at: not all are on this machine (--remote looks)"]
+
+    return look_at(config.lake, remote, corpora, tokenizers, languages)
 
 
 def plan(config: ParallelConfig) -> Plan:

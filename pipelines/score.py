@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -12,8 +13,10 @@ from altdiffusion.config import operational, semantic
 from altdiffusion.constraints import DATASET_NAME, Invalid
 from altdiffusion.curation.config import ScoreConfig
 from altdiffusion.curation.scoring.score_work import ScoreWork, plan_score
+from altdiffusion.diffusion.pinned_files import check_folder, load_tensors
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.refs import Ref
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
 
@@ -53,6 +56,33 @@ def _ref(uri: str, digest: str) -> Ref:
     return Ref("model", name or "model", digest)
 
 
+def model_looks(config: ScoreConfig, remote: bool) -> list[Callable[[Lake], list[str]]]:
+    """Return a look at each model, which raises where it is missing or another one than the config pins.
+
+    Args:
+        remote: whether files on other machines are read too.
+    """
+    folders = [(config.clip, config.clip_digest)] if config.clip is not None else []
+    folders += [(model.folder, model.digest) for model in config.classifiers.values()]
+    heads = [(head.uri, head.sha256) for head in config.heads.values()]
+
+    def folder_there(uri: str, digest: str | None, _: Lake) -> list[str]:
+        check_folder(uri, digest)
+        return []
+
+    def file_there(uri: str, sha256: str, _: Lake) -> list[str]:
+        load_tensors(uri, sha256)
+        return []
+
+    def here(uri: str) -> bool:
+        return remote or files.is_local(uri)
+
+    return [
+        *(functools.partial(folder_there, str(uri), digest) for uri, digest in folders if here(str(uri))),
+        *(functools.partial(file_there, uri, sha256) for uri, sha256 in heads if here(uri)),
+    ]
+
+
 def pipeline_steps(config: ScoreJobConfig) -> tuple[PipelineStep, ...]:
     """Return the one pipeline step. The models are its parents: different weights make a different version."""
     refs = list(models(config.score).values())
@@ -79,8 +109,13 @@ def pipeline_steps(config: ScoreJobConfig) -> tuple[PipelineStep, ...]:
 
 
 def survey(config: ScoreJobConfig, remote: bool = False) -> Survey:
-    """Return how much there is to do, and whether the images are missing."""
-    return look_at(config.lake, remote, lambda lake: units_line(lake, pipeline_steps(config)[0]))
+    """Return how much there is to do, and whether the images or a model are missing."""
+    return look_at(
+        config.lake,
+        remote,
+        lambda lake: units_line(lake, pipeline_steps(config)[0]),
+        *model_looks(config.score, remote),
+    )
 
 
 def plan(config: ScoreJobConfig) -> Plan:

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 from altdiffusion.config import operational
 from altdiffusion.constraints import Checked, Invalid, at_least
-from altdiffusion.diffusion.hub import absolute
+from altdiffusion.diffusion.folder import missing_model
+from altdiffusion.diffusion.hub import absolute, is_hub_id
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.storage.dataset import Lake
-from altdiffusion.storage.files import is_local
+from altdiffusion.storage.files import exists, is_local
 from altdiffusion.training.config import ObjectiveConfig, TrainConfig
 from altdiffusion.training.data.validation_rows import check_held_out
 from altdiffusion.training.estimate.cost import (
@@ -224,7 +225,13 @@ def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
             )
         return [*learned, *(f"not looked at: {what}" for what in missing)]
 
-    found = look_at(config.lake, remote, fits, lambda _: check(config))
+    def models_there(_: Lake) -> list[str]:
+        for uri in filter(None, (train.start.base, train.start.text_encoder)):
+            if not is_hub_id(uri) and (remote or is_local(uri)) and not exists(uri):
+                raise missing_model(absolute(uri))
+        return []
+
+    found = look_at(config.lake, remote, models_there, fits, lambda _: check(config))
     return Survey(lines=[*found.lines, *lines(train, config.estimate, cost, shapes)], problems=found.problems)
 
 

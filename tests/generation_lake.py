@@ -19,6 +19,7 @@ from altdiffusion.generation.prompts import PromptsWork, prompts_parents, prompt
 from altdiffusion.generation.settings import GenerateConfig
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.ledger_pages import read_ledger
 from tests import training_lake
 
 CODES = ("en", "de", "ja")
@@ -57,7 +58,7 @@ def import_prompts(lake: str, settings: GenerateConfig) -> Version:
     ledger = dataset.ledger(fingerprint(settings.prompts))
     units = prompts_units(settings.prompts)
     run_units(work, units, {"prompts": ledger}, backend="inline", progress=quiet("prompts"))
-    records = ledger.of_units([unit.id for unit in units])
+    records = list(read_ledger(ledger).of_units([unit.id for unit in units]))
     return dataset.publish(
         kind="prompts", records=records, parents=prompts_parents(settings.prompts),
         config=semantic(settings.prompts), fingerprint=fingerprint(settings.prompts),
@@ -95,7 +96,7 @@ def generate(
     made = Lake(lake).dataset(dataset)
     units, ledger = generation_units(prompts, model, settings), made.ledger(fingerprint(settings))
     run_units(work, units, {dataset: ledger}, backend=backend, pool=pool, progress=quiet())
-    records = ledger.of_units([unit.id for unit in units])
+    records = list(read_ledger(ledger).of_units([unit.id for unit in units]))
     return made.publish(
         kind="generations", records=records, parents=[prompts.ref, *model.refs], config=semantic(settings),
         fingerprint=fingerprint(settings),

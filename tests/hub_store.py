@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.hub_parts import listening, tree_entry
 
 TOKEN = "hf_test_of_push"
 
@@ -47,14 +48,7 @@ class Store:
                 del content[value["path"]]
 
     def tree(self, repo: str) -> list[dict[str, Any]]:
-        return [self._entry(path, data) for path, data in sorted(self.files[repo].items())]
-
-    def _entry(self, path: str, data: bytes) -> dict[str, Any]:
-        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": blob}
-        if is_large(path):
-            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
-        return entry
+        return [tree_entry(path, data, large=is_large(path)) for path, data in sorted(self.files[repo].items())]
 
 
 def is_large(path: str) -> bool:
@@ -149,13 +143,5 @@ def serve(store: Store) -> Iterator[Store]:
             self.end_headers()
             self.wfile.write(data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    store.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(Handler) as store.url:
         yield store
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

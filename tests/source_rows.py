@@ -16,6 +16,11 @@ from altdiffusion.curation.links.sources import Part, plan_sources, scan_source
 from altdiffusion.execution.units import Unit
 
 
+def unchecked(values: list[bytes | None]) -> pa.Array:
+    """Return an array of text that may hold bytes that are not UTF-8, as a Parquet file may."""
+    return pa.Array.from_buffers(pa.string(), len(values), pa.array(values, pa.binary()).buffers())
+
+
 def normalised(given: dict[str, Any], config: SourceConfig | None = None) -> pa.Table:
     """Return columns under our names, of any type, as select sees them."""
     rows = len(next(iter(given.values())))

@@ -126,11 +126,21 @@ def is_secret_name(name: str) -> bool:
 
 def redact(text: str) -> str:
     """Return the text without credentials: those in addresses, revealed ones, and those in the environment."""
+    return redact_all(text)[0]
+
+
+def redact_all(*texts: str) -> tuple[str, ...]:
+    """Return texts as `redact` does; the environment, which takes most of the time, is looked at once."""
+    spellings = _known_spellings(tuple(os.environ.items()), frozenset(_REVEALED))
+    return tuple(_redacted(text, spellings) for text in texts)
+
+
+def _redacted(text: str, spellings: Sequence[str]) -> str:
     text = _USERINFO.sub(_without_userinfo, text)
     text = _PARAMETER.sub(_without_value, text)
     text = _HEADER.sub(_without_value, text)
     text = _SHAPE.sub(HIDDEN, text)
-    for spelling in _known_spellings(tuple(os.environ.items()), frozenset(_REVEALED)):
+    for spelling in spellings:
         if spelling in text:
             text = text.replace(spelling, HIDDEN)
     return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from altdiffusion.credentials import redact
+from altdiffusion.credentials import redact_all
 
 
 class AltDiffusionError(Exception):
@@ -17,7 +17,7 @@ class AltDiffusionError(Exception):
     """
 
     def __init__(self, what: str, problem: str, remedy: str) -> None:
-        what, problem, remedy = redact(what), redact(problem), redact(remedy)
+        what, problem, remedy = redact_all(what, problem, remedy)
         super().__init__(what, problem, remedy)  # all three in args: it pickles across Ray workers
         self.what = what
         self.problem = problem

@@ -143,8 +143,9 @@ def keys_and_links(urls: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, npt.NDAr
     array = urls.combine_chunks() if isinstance(urls, pa.ChunkedArray) else urls
     usual = pc.fill_null(pc.match_substring_regex(array, _NORMAL), False).to_numpy(zero_copy_only=False)
     asking = rows_with(array, "?")
-    tracked = pc.match_substring_regex(array.take(pa.array(asking)), _TRACKED).to_numpy(zero_copy_only=False)
-    usual[asking[tracked.astype(bool)]] = False
+    if len(asking):
+        tracked = pc.match_substring_regex(array.take(pa.array(asking)), _TRACKED).to_numpy(zero_copy_only=False)
+        usual[asking[tracked.astype(bool)]] = False
     keys: Any = pc.replace_substring_regex(array, _SCHEME, "", max_replacements=1)
     if usual.all():
         return keys, usual

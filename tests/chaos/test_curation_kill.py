@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import Workspace, digests, images, line, prepared
+from tests.killed import killed
 
 __all__ = ["images", "line", "prepared"]  # fixtures of the end-to-end tests
 
@@ -38,27 +36,11 @@ def finish(workspace: Workspace, lake: Path, images: str) -> None:
     assert process.returncode == 0, errors.decode()[-3000:]
 
 
-def killed(workspace: Workspace, lake: Path, images: str, kills: int, seed: int) -> int:
-    """Kill `kills` runs, each as soon as it has made a random number of new files; return how many were running."""
-    draw = random.Random(seed)
-    hits = 0
-    for _ in range(kills):
-        process = start(workspace, lake, images)
-        wanted = len(list(lake.rglob("*"))) + draw.randint(1, 12)
-        while process.poll() is None and len(list(lake.rglob("*"))) < wanted:
-            time.sleep(0.01)
-        time.sleep(draw.random() * 0.05)
-        if process.poll() is None:
-            hits += 1
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    return hits
-
-
 @pytest.mark.parametrize("seed", [1])
 def test_ten_kills_leave_the_digest_as_it_is(prepared: Workspace, images: str, tmp_path: Path, seed: int) -> None:
     finish(prepared, tmp_path / "undisturbed", images)
-    hits = killed(prepared, tmp_path / "killed", images, kills=10, seed=seed)
+    lake = tmp_path / "killed"
+    hits = killed(lambda: start(prepared, lake, images), lake, kills=10, seed=seed)
     assert hits >= 5, f"only {hits} of 10 runs were still running when they were to be killed"
     finish(prepared, tmp_path / "killed", images)
     assert digests(tmp_path / "killed") == digests(tmp_path / "undisturbed")

@@ -20,6 +20,7 @@ from altdiffusion.execution.runner import run_units
 from altdiffusion.execution.units import Pool, Resources, Unit, Unsettled
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Ledger
+from altdiffusion.storage.ledger_pages import read_ledger
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
 from tests.failing_work import Failing, TwoOutputs
@@ -109,7 +110,8 @@ def test_workers_make_only_the_missing_outputs_of_a_unit(ray_here: None, tmp_pat
     for name, of in (("a", units[:2]), ("b", units[1:3])):  # nothing is left to do for u1
         run_units(TwoOutputs(), of, {name: ledgers[name]}, backend="inline", progress=generation_lake.quiet())
     run_units(TwoOutputs(), units, ledgers, backend="ray", pool=POOL, progress=generation_lake.quiet())
-    asked = {name: [one.input_digest for one in ledgers[name].of_units([u.id for u in units])] for name in ledgers}
+    ids = [unit.id for unit in units]
+    asked = {name: [one.input_digest for one in read_ledger(ledgers[name]).of_units(ids)] for name in ledgers}
     assert asked == {
         "a": ["a: a", "a: a", "a: a", *["a,b: a"] * 3],
         "b": ["b: b", "b: b", "b: b", *["a,b: b"] * 3],

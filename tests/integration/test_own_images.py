@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
-import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ from altdiffusion.diffusion import models
 from altdiffusion.storage.dataset import Lake
 from jobs.harness import main
 from tests import training_lake
+from tests.documented import ROOT, commands, run
 from tests.download_lake import image
 
-ROOT = Path(__file__).parents[2]
 TEXTS = {"uk": "рудий кіт спить на старому дивані", "hi": "लाल साड़ी पहने एक महिला बाज़ार में"}
 SMALL = {
     "import": ["images.uri=own/photos", "images.keep=[uid]"],
@@ -36,14 +34,6 @@ SMALL = {
 """What makes the documented commands small."""
 
 
-def commands() -> list[list[str]]:
-    """Return the commands of the page, as words."""
-    text = (ROOT / "docs/own-pictures.md").read_text(encoding="utf-8")
-    block = re.search(r"```bash\n(.*?)```", text, re.DOTALL)
-    assert block is not None
-    return [shlex.split(line, comments=True) for line in block[1].splitlines() if line.strip()]
-
-
 @pytest.fixture()
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change into a folder with `own/photos` and `own/base`."""
@@ -56,6 +46,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image(number, format=("PNG", "JPEG")[number % 2]))
         path.with_suffix(".txt").write_text(f"{TEXTS[language]} {number}\r\n", encoding="utf-8-sig")
+    (photos / "uk/img 00.json").write_text('{"uid": 7}')
     (photos / "uk/alone.png").write_bytes(image(99))
     (photos / "uk/broken.png").write_bytes(image(98)[:-20])
     (photos / "uk/broken.txt").write_text(TEXTS["uk"])
@@ -64,20 +55,18 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commands_of_the_page(workspace: Path, capsys: Any) -> None:
-    given = commands()
+    given = commands("docs/own-pictures.md")
     assert len(given) <= 6
     for words in given:
-        assert words[:2] == ["python", "-m"], words
-        job = words[2].removeprefix("jobs.")
-        status = main(
-            importlib.import_module(words[2]).JOB, [*words[3:], "execution.backend=inline", *SMALL.get(job, [])]
-        )
-        assert status == 0, capsys.readouterr().err[-3000:]
+        assert run(words, SMALL, lambda words: 1) == 0, capsys.readouterr().err[-3000:]
+    whole = ["--config", "jobs/configs/own/whole.yaml", "--dry-run", "train.precision=fp32", "train.workers.gpus=0"]
+    assert main(importlib.import_module("jobs.train").JOB, whole) == 0, capsys.readouterr().err
     lake = Lake("own/lake")
     images = lake.version("own-images")
     assert images.manifest.rows_by_language == {"uk": 6, "hi": 6}
     assert dict(images.manifest.rejects_by_reason) == {"no_caption": 1, "truncated": 1}
-    assert lake.version("own-images-kept").read(["kept"])["kept"].to_pylist() == ['{"uid": null}'] * 12
+    kept = Counter(lake.version("own-images-kept").read(["kept"])["kept"].to_pylist())
+    assert kept == {'{"uid": 7}': 1, '{"uid": null}': 11}
     assert Counter(lake.version("own-latents").read(["language"])["language"].to_pylist()) == {"uk": 6, "hi": 6}
     drawn = lake.version("own-generations").read(["language", "image"])
     assert (

@@ -55,6 +55,40 @@ def test_one_node_must_have_all_of_it_and_a_type_may_leave_its_memory_out() -> N
 
 def test_what_a_pool_waits_for_is_named_until_a_node_is_there(ray_of: Any) -> None:
     ray_of([HEAD], {"a100": A100})
-    assert capacity.lacking(GPU) == "waits for a node with CPU 4, GPU 1"
+    assert capacity.lacking(GPU, 3) == (
+        "waits for 3 x {CPU 4, GPU 1}; the cluster has room for 0 of 3; it can start nodes of type a100"
+    )
+    ray_of([HEAD], {})
+    assert capacity.lacking(GPU).endswith("room for 0 of 1; it has no autoscaler")
     ray_of([HEAD, A100], {"a100": A100})
     assert capacity.lacking(GPU) == ""
+
+
+def test_room_is_what_the_scarcest_resource_leaves() -> None:
+    worker = Resources(num_cpus=4, memory_bytes=8 * 2**30, custom={"curation": 1})
+    node = {"CPU": 64.0, "memory": 89.6 * 2**30, "curation": 64.0}
+    assert capacity.room(worker, [node]) == 11 and capacity.room(worker, [node, node, HEAD]) == 22
+    assert capacity.room(worker, [{"CPU": 64.0, "memory": 2.0**40}]) == 0
+    assert capacity.room(GPU, [A100]) == 8
+
+
+def test_workers_that_start_together_wait_for_their_nodes_and_not_for_ever(
+    ray_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes, shown = [HEAD], []
+    ray_of(nodes, {})
+    monkeypatch.setattr(capacity, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(capacity, "SHOW_EVERY_S", 0.02)
+    with pytest.raises(AltDiffusionError, match=r"16 workers with CPU 4, GPU 1 each: did not get .* 0 of 16"):
+        capacity.wait_for_nodes(16, GPU, 0.1, shown.append)
+    assert shown[0] == "waits for 16 x {CPU 4, GPU 1}; the cluster has room for 0 of 16; it has no autoscaler"
+    assert len(shown) > 1
+
+    def join(text: str) -> None:
+        nodes.append(A100)
+
+    capacity.wait_for_nodes(16, GPU, 60, join)  # one node per look
+    assert nodes == [HEAD, A100, A100]
+    ray_of([HEAD], {"curation": CURATION})
+    with pytest.raises(AltDiffusionError, match="does not fit on any node"):
+        capacity.wait_for_nodes(16, GPU, 60, shown.append)

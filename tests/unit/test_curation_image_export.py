@@ -15,8 +15,10 @@ import pytest
 from altdiffusion.cli import main
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.image_files.image_export import export_images
+from altdiffusion.records import LINKS, SCHEMAS, Kind
 from altdiffusion.storage.dataset import Lake, Version
 from tests.image_lake import ROWS, body, publish
+from tests.lineage_lake import publish as publish_rows
 
 
 def names(folder: Path) -> list[str]:
@@ -145,16 +147,51 @@ def test_what_cannot_be_exported_is_an_error_with_a_remedy(tmp_path: Path) -> No
         export_images(mixed, str(tmp_path / "a"), "files")
     assert not (tmp_path / "a" / "00000_stats.json").exists()  # so that no reader takes the shard for complete
     version = publish(str(tmp_path / "lake"))
-    with pytest.raises(AltDiffusionError, match="is not empty"):
-        export_images(version, str(tmp_path / "lake"), "files")
+    for place, problem in (("a", "is not empty"), ("lake", "is in the lake"), ("lake/datasets/x", "is in the lake")):
+        with pytest.raises(AltDiffusionError, match=problem):
+            export_images(version, str(tmp_path / place), "files")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(AltDiffusionError, match="is a file"):
+        export_images(version, str(tmp_path / "file"), "parquet")
     with pytest.raises(AltDiffusionError, match="--rows-per-shard"):
         export_images(version, str(tmp_path / "b"), "files", rows_per_shard=0)
     assert not (tmp_path / "b").exists()
     links = Lake(str(tmp_path / "lake")).dataset("links").publish(
         kind="links", records=[], parents=[], config={}, fingerprint="f"
     )  # fmt: skip
-    with pytest.raises(AltDiffusionError, match="is of kind links"):
+    with pytest.raises(AltDiffusionError, match=r"(?s)is of kind links.*--format parquet.*images or generations"):
         export_images(links, str(tmp_path / "b"), "files")
+    assert export_images(links, str(tmp_path / "b"), "parquet").rows == 0
+    assert pq.read_table(tmp_path / "b/00000.parquet").schema.equals(LINKS)
+
+
+def small_rows() -> list[dict[str, Any]]:
+    return [
+        {"language": ("uk", "hi")[row % 2], "sample_id": row, "id": f"p{row}", "caption": "кіт"} for row in range(7)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["links", "latents", "prompts", "scores", "kept"])
+def test_other_kinds_are_parquet_for_any_reader(tmp_path: Path, kind: Kind) -> None:
+    import datasets
+    import duckdb
+    import pandas
+
+    lake, out = Lake(str(tmp_path / "lake")), tmp_path / "out"
+    rows = [{name: value for name, value in row.items() if name in SCHEMAS[kind].names} for row in small_rows()]
+    version = publish_rows(lake, "rows", kind, rows, [])
+    line = ["dataset", "export", "rows", "--format", "parquet", "--output", str(out), "--rows-per-shard", "3"]
+    assert main([*line, "--lake", lake.uri]) == 0
+    assert names(out) == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    stored = version.read()
+    assert pq.read_table(out).equals(stored) and pq.read_schema(out / "00000.parquet").field(0).metadata
+    key = "id" if "id" in stored.column_names else "sample_id"
+    assert list(pandas.read_parquet(out)[key]) == stored[key].to_pylist()
+    assert [row[0] for row in duckdb.sql(f"SELECT {key} FROM '{out}/*.parquet' ORDER BY 1").fetchall()] == sorted(
+        stored[key].to_pylist()
+    )
+    loaded = datasets.load_dataset("parquet", data_dir=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert list(loaded[key]) == stored[key].to_pylist()
 
 
 def test_a_manifest_that_states_other_rows_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from altdiffusion.execution.units import Unit, UnitWork
 from altdiffusion.storage.dataset import Lake, Version
 from pipelines.parallel import ParallelConfig, pipeline_steps
 from tests.curation_lake import save_tokenizer
+from tests.source_rows import unchecked
 
 GERMAN = [
     ("A red apple lies on the wooden table", "Ein roter Apfel liegt auf dem Holztisch"),
@@ -84,6 +85,11 @@ def test_moses_files_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
         uri=f"{tmp_path}/*.parquet", format="parquet", english="TEXT", translation="german", rows_per_unit=3
     )
     assert rows_of(moses) == rows_of(parquet) == [(en, de, None) for en, de in GERMAN]
+    text = unchecked([b"gut", b"b\xffse"])
+    pq.write_table(pa.table({"TEXT": ["a", "b"], "german": text}), tmp_path / "q.parquet")
+    odd = corpus(uri=f"{tmp_path}/q.parquet", format="parquet", english="TEXT", translation="german")
+    assert rows_of(odd) == [("a", "gut", None), ("b", None, None)]
+    (tmp_path / "q.parquet").unlink()
     alone = corpus(uri=f"{tmp_path}/*.parquet", format="parquet", language="en", english="TEXT", translation=None)
     assert rows_of(alone) == [(en, None, None) for en, _ in GERMAN]
     (tmp_path / "opus.de-en.de").write_text("eine Zeile\n")

@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altdiffusion.curation.config import PRESETS, SelectConfig, SourceConfig
+from altdiffusion.curation.config.select import every_row
 from altdiffusion.curation.links import sources as module
 from altdiffusion.curation.links.source_columns import ALIASES, resolve_columns
 from altdiffusion.curation.links.sources import Part, SourceScan, describe_sources, plan_sources, scan_source
 from altdiffusion.curation.parts import find_parts
 from altdiffusion.errors import AltDiffusionError
-from tests.source_rows import normalised, read_all, read_unit
+from tests.source_rows import believing, normalised, read_all, read_unit, split, unchecked
 
 BASE = {
     "URL": ["http://a/1", "http://a/2", None],
@@ -384,11 +385,21 @@ def test_normalisation_agrees_with_a_row_by_row_oracle(rows: list[tuple[Any, Any
     ]
 
 
-def test_invalid_utf8_is_replaced_not_fatal(tmp_path: Path) -> None:
-    raw = pa.array([b"gut", b"b\xffse", None], pa.binary())
-    broken = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+def test_text_that_is_not_utf8_rejects_its_row_and_is_never_changed(tmp_path: Path) -> None:
+    broken = unchecked([b"gut", b"b\xffse", None])
     write(tmp_path, {**BASE, "TEXT": broken})
-    assert read_all(config(tmp_path))["caption"].to_pylist() == ["gut", "b\ufffdse", None]
+    rows = read_all(config(tmp_path))
+    assert rows["caption"].to_pylist() == ["gut", None, None]
+    accepted, rejects = split(believing(every_row()), rows, "unit")
+    assert accepted["caption"].to_pylist() == ["gut"]
+    assert rejects.select(["row", "reason", "detail"]).to_pylist() == [
+        {"row": 1, "reason": "caption_bytes", "detail": "byte 1 is not UTF-8"},
+        {"row": 2, "reason": "url_scheme", "detail": None},
+    ]
+    write(tmp_path, {**BASE, "URL": broken})
+    _, rejects = split(believing(every_row()), read_all(config(tmp_path)), "unit")
+    found = dict(zip(rejects["row"].to_pylist(), rejects["reason"].to_pylist(), strict=True))
+    assert found[1] == "bad_url" and found[2] == "url_scheme"
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 30))

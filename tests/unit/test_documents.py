@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from altdiffusion.config import load_config
+from pipelines import curate
+from pipelines.curate import CurateConfig
 from pipelines.train import TrainJobConfig, survey
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +72,17 @@ def test_named_source_files_exist(document: Path) -> None:
             continue  # files of lakes and models
         alone = "/" not in name and any(path.endswith(f"/{name}") for path in TRACKED)
         assert alone or any(f"{root}{name}" in TRACKED for root in roots), name
+
+
+@pytest.mark.parametrize("workers", [64, 256, 1024])
+def test_the_download_in_the_readme_is_that_of_the_dry_run(workers: int) -> None:
+    path = str(ROOT / "jobs/configs/m18/curate.yaml")
+    config = load_config(CurateConfig, path, [f"download_workers.max={workers}"])
+    (line,) = [one for one in curate.survey(config).lines if one.startswith("download ")]
+    fetched, stored = re.findall(r"(\d+ TB) (?:fetched|stored)", line)
+    (nodes, network, days) = re.findall(r"on (\d+) nodes: ([\d.]+ Gbit/s), ([\d.]+) days", line)[0]
+    row = f"| {workers:,} | {nodes} | {fetched} | {stored} | {network} | {days} |"
+    assert row in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("stage", ["alignment", "quality", "guidance"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -184,3 +185,36 @@ def test_a_dry_run_counts_prompts_languages_rejects_and_what_is_cut_off(
     status, out, err = dry_run()
     assert status == 2 and "no usable row among 2 (prompt_blank 2); the first: row 3" not in out
     assert "has no usable row among 2 (prompt_blank 2)" in err
+
+
+@pytest.mark.parametrize(
+    ("job", "config", "key"),
+    [
+        ("import", "own/import", "images.uri"),
+        ("curate", "demo/curate", "sources.3.source.uri"),
+        ("curate", "m18/curate", "sources.1.source.uri"),
+        ("curate", "m18/curate", "sources.0.source.blocklist"),
+        ("curate", "m18/curate", "download.image_blocklist"),
+        ("curate", "m18/curate", "language.model"),
+        ("score", "m18/score", "score.clip"),
+        ("score", "m18/score", "score.nsfw.head.uri"),
+        ("score", "m18/score", "score.watermark.classifier.folder"),
+        ("encode", "own/encode", "encode.vae"),
+        ("encode", "own/encode", "encode.tokenizer"),
+        ("parallel", "m18/parallel", "corpora.3.uri"),
+        ("train", "own/whole", "train.start.base"),
+        ("generate", "own/generate", "generate.prompts.file"),
+        ("evaluate", "demo/evaluate", "cases"),
+        ("measure", "m18/measure", "cases"),
+    ],
+)
+def test_what_a_config_names_and_is_not_there_is_named(
+    job: str, config: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(Path(__file__).parents[2] / f"jobs/configs/{config}.yaml")
+    missing = f"{tmp_path}/not-there.tsv"
+    entry = importlib.import_module(f"jobs.{job}").JOB
+    assert main(entry, ["--config", path, "--dry-run", f"lake={tmp_path}/lake", f"{key}={missing}"]) == 2
+    error = next(line for line in capsys.readouterr().err.splitlines() if missing in line)
+    assert ". Remedy: " in error, error
+    assert not (tmp_path / "lake").exists()

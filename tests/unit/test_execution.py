@@ -24,6 +24,7 @@ from altdiffusion.execution.units import Backend, Pool, Resources, Unit, UnitWor
 from altdiffusion.records import PROMPTS
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.ledger import Ledger, UnitRecord
+from altdiffusion.storage.ledger_pages import read_ledger
 from tests.failing_work import TwoOutputs
 
 
@@ -55,7 +56,7 @@ def quiet() -> Progress:
 def run(work: UnitWork, units: Sequence[Unit], ledger: Ledger, backend: Backend = "inline") -> list[UnitRecord]:
     """Run units for one output, and return their records in order."""
     run_units(work, units, {"d": ledger}, backend=backend, progress=quiet())
-    return ledger.of_units([unit.id for unit in units])
+    return list(read_ledger(ledger).of_units([unit.id for unit in units]))
 
 
 def test_what_is_recorded_is_not_done_again(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_killed_between_the_records_of_two_outputs_only_the_missing_ones_are_mad
     halves = [(after // 2, ("b",))] if after % 2 else []
     assert second.ran == [*halves, *((n, ("a", "b")) for n in range((after + 1) // 2, 6))]
     for name, ledger in ledgers.items():
-        found = ledger.of_units([unit.id for unit in UNITS])
+        found = list(read_ledger(ledger).of_units([unit.id for unit in UNITS]))
         assert [one.input_digest.split()[-1] for one in found] == [name] * 6
 
 
@@ -237,7 +238,7 @@ def test_a_record_that_is_gone_is_named(tmp_path: Path) -> None:
     run(Counting(), UNITS, ledger)
     ledger.forget("u4")
     with pytest.raises(AltDiffusionError, match="no record of unit u4"):
-        ledger.of_units([unit.id for unit in UNITS])
+        list(read_ledger(ledger).of_units([unit.id for unit in UNITS]))
 
 
 class Unsure(Counting):
@@ -270,7 +271,7 @@ def test_unsettled_units_are_tried_again_as_long_as_others_are_recorded(needs: l
         with pytest.raises(Unsettled) as caught:
             run(work, units, ledger)
         assert caught.value.rows == len(needs) - settled
-    assert sorted(work.ran) == sorted(set(work.ran)) and len(work.ran) == len(ledger.all()) == settled
+    assert sorted(work.ran) == sorted(set(work.ran)) and len(work.ran) == len(ledger.done_ids()) == settled
     assert work.tried <= len(needs) * (settled + 1) and work.setups == 1
 
 

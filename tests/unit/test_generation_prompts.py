@@ -19,6 +19,7 @@ from altdiffusion.generation import prompt_files
 from altdiffusion.generation.prompts import Prompts, prompts_source, read_prompts
 from altdiffusion.generation.settings import GenerateConfig, PromptsConfig
 from altdiffusion.records import PROMPTS, REJECTS
+from tests.source_rows import unchecked
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "language": "en", "prompt": "a red, ripe apple", "seed": 1, "width": 32, "height": 48},
@@ -203,6 +204,14 @@ def test_a_line_that_cannot_be_read_is_one_reject(tmp_path: Path, name: str, bad
     assert prompts.accepted["prompt"].to_pylist() == ["a", "b"]
     (reject,) = prompts.rejects.to_pylist()
     assert reject["reason"] == "prompt_row" and reject["detail"].startswith(detail)
+
+
+def test_a_text_of_parquet_that_is_not_utf8_is_one_reject(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": unchecked([b"a", b"b\xff", b"c"])}), tmp_path / "p.parquet")
+    prompts = read_all(tmp_path / "p.parquet")
+    assert prompts.accepted["prompt"].to_pylist() == ["a", "c"]
+    (reject,) = prompts.rejects.to_pylist()
+    assert reject["reason"] == "prompt_row" and "row 2: field prompt: holds bytes" in reject["detail"]
 
 
 def test_rejects_are_in_order_and_ids_count_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from altdiffusion.curation.own.sample import Sample
 from altdiffusion.curation.own.scan import OwnScan, reader_of, scan_own
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import image
+from tests.source_rows import unchecked
 
 Files = dict[str, bytes | str]
 
@@ -110,10 +111,68 @@ def test_links_out_of_the_source_are_not_followed(tmp_path: Path) -> None:
     (folder / "loop").symlink_to(folder)
     (folder / "c.txt").symlink_to(folder / "sub/b.txt")
     (folder / "gone.jpg").symlink_to(folder / "nothing")
+    (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
     assert texts(samples(own(folder))[1]) == {
         "a.jpg": "unsafe_path", "c.jpg": ["b"], "d.jpg": "unsafe_path", "sub/b.jpg": ["b"],
     }  # fmt: skip
-    assert list_source(str(folder)).linked_folders == 1
+    assert (list_source(str(folder)).linked_folders, list_source(str(folder)).broken_links) == (1, 2)
+    assert "symbolic links that lead to nothing: 2" in scan_own(own(folder)).notes
+
+
+def test_text_in_tables_that_is_not_utf8_is_never_changed(tmp_path: Path) -> None:
+    text = unchecked([b"gut", b"b\xffse"])
+    images = pa.array([image(1), image(2)])
+    pq.write_table(pa.table({"jpg": images, "caption": text, "other": text}), tmp_path / "a.parquet")
+    _, found = samples(own(tmp_path))
+    assert texts(found) == {"a.parquet/0": ["gut"], "a.parquet/1": "caption_bytes"}
+    assert found[1].refused is not None and "column caption is not UTF-8 text" in found[1].refused.detail
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), text)
+    pq.write_table(pa.table({"jpg": images, "captions": lists}), tmp_path / "a.parquet")
+    assert texts(samples(own(tmp_path))[1]) == {"a.parquet/0": ["gut"], "a.parquet/1": "caption_bytes"}
+    folder = write(tmp_path / "own", {"a.jpg": image(1), "b.jpg": image(2)})
+    pq.write_table(pa.table({"file_name": ["a.jpg", "b.jpg"], "text": text}), folder / "metadata.parquet")
+    with pytest.raises(AltDiffusionError, match="row 2: column text is not UTF-8 text"):
+        scan_own(own(folder))
+
+
+def test_names_that_are_not_utf8_are_taken(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", {os.fsdecode(b"\xff.jpg"): image(1), os.fsdecode(b"\xff.txt"): "a"})
+    assert texts(samples(own(folder))[1]) == {"%FF.jpg": ["a"]}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for name in sorted(os.listdir(folder)):
+            tar.add(folder / name, arcname=name)
+    assert texts(samples(own(tmp_path / "a.tar"))[1]) == {"a.tar/%FF": ["a"]}
+
+
+def test_a_column_that_is_nowhere_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"jpg": [image(1)], "caption": ["x"], "lng": ["uk"]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        AltDiffusionError, match=r"(?s)no column 'lang' for the language; it has caption, jpg, lng.*did you mean lng"
+    ):
+        scan_own(own(tmp_path, language_column="lang"))
+    with pytest.raises(AltDiffusionError, match="no column of captions"):
+        scan_own(own(tmp_path, captions=("title",)))
+    with pytest.raises(AltDiffusionError, match="no column 'uid' to keep; it has caption, jpg, lng"):
+        scan_own(own(tmp_path, keep=("LNG", "uid")))
+    with pytest.raises(AltDiffusionError, match="is an empty address"):
+        scan_own(OwnConfig(uri=""))
+    assert texts(samples(own(tmp_path, language_column="LNG"))[1]) == {"a.parquet/0": [("x", "uk")]}
+    folder = write(
+        tmp_path / "folder", {"a.jpg": image(1), "a.txt": "a", "b.jpg": image(2), "b.json": '{"text": "b", "l": "uk"}'}
+    )
+    with pytest.raises(AltDiffusionError, match="no column 'language' for the language; it has l, text"):
+        scan_own(own(folder, language_column="language"))
+    assert texts(samples(own(folder, language_column="l"))[1])["b.jpg"] == [("b", "uk")]
+    metadata = write(tmp_path / "rows", {"a.jpg": image(1), "metadata.csv": "file_name,title\na.jpg,x\n"})
+    with pytest.raises(AltDiffusionError, match="no column of captions"):
+        scan_own(own(metadata))
+    with tarfile.open(tmp_path / "folder.tar", "w") as tar:
+        tar.add(folder, arcname="")
+    with pytest.raises(AltDiffusionError, match="no column 'lang' for the language; it has l, text"):
+        scan_own(own(tmp_path / "folder.tar", language_column="lang"))
+    with pytest.raises(AltDiffusionError, match="no column 'uid' to keep; it has l, text"):
+        scan_own(own(tmp_path / "folder.tar", keep=("uid",)))
+    assert scan_own(own(tmp_path / "folder.tar", language_column="l", keep=("L",))).layout == "webdataset"
 
 
 ROWS = [
@@ -245,7 +304,7 @@ def test_tables_of_images(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "why"),
     [
-        ({}, "source .*: holds no file, but no image"),
+        ({}, "source .*: holds no file that can be read"),
         ({"links.csv": "url,caption\n"}, r"holds 1 files of \.csv, but no image\. .*imported as links"),
         ({"a.jpg": "x", "0.tar": "x"}, "holds image files and tar files.*set layout"),
         ({"0.parquet": "PAR1"}, "is not a readable Parquet or Arrow file"),

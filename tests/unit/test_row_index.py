@@ -18,7 +18,7 @@ from altdiffusion.storage import row_index
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.erasure import erase
 from altdiffusion.storage.holdings import Holdings, search
-from tests.unit.test_takedown import HOSTS, Corpus, image
+from tests.takedown_rows import HOSTS, Corpus, image
 
 
 @pytest.fixture(autouse=True)

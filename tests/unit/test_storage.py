@@ -18,6 +18,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.ledger_pages import read_ledger
 from altdiffusion.storage.verification import damages_of
 
 
@@ -91,7 +92,7 @@ def test_ledger_keeps_the_first_record(lake_uri: str) -> None:
     ledger = Lake(lake_uri).dataset("prompts").ledger("f" * 8)
     other = UnitRecord(unit_id="u0", index=0, input_digest="11", rows_in=0)
     assert ledger.record(other) == first
-    assert ledger.all() == {"u0": first}
+    assert list(read_ledger(ledger).all()) == [first]
     assert ledger.get("u1") is None
     ledger.forget("u0")
     assert ledger.done_ids() == set()

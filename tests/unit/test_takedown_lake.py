@@ -16,7 +16,7 @@ from altdiffusion.lineage.takedown_record import read_records
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.judges import ROWS, record_rows
-from tests.unit.test_takedown import Corpus, run
+from tests.takedown_rows import Corpus, run
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_lines_of_addresses(tmp_path: Path) -> None:
         ("a.csv", b"url,caption\nhttp://a/1,a,b\n", "row of 3 cells near line 2, for 2 columns"),
         ("a.csv", b"link,caption\nhttp://a/1,a\n", "lacks column 'URL'; it has link, caption"),
         ("a.csv", b"url,url\n", "two columns of one name"),
-        ("a.csv", b"url,caption\n", "has no rows|lacks column"),
+        ("a.csv", b"url,caption\n", "holds no row"),
         ("a.jsonl", b'{"url": "http://a/1", "caption": "a"}\n{"url": \n', "a line that is not JSON"),
         ("a.jsonl", b"[1]\n", "a line that is not an object"),
         ("a.csv.gz", gzip.compress(b"url,caption\n" + b"http://a/1,abc\n" * 999)[:-20], "cannot be read"),
@@ -116,3 +116,19 @@ def test_what_is_wrong_is_named(name: str, body: bytes, why: str, tmp_path: Path
     (tmp_path / name).write_bytes(body)
     with pytest.raises(AltDiffusionError, match=why):
         scan_source(source(tmp_path / name), every_row())
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "problem"),
+    [
+        ("a.csv", b"", "holds no row"),
+        ("a.csv", b"url,caption\n", "holds no row"),
+        ("a.jpg", b"x", "is an image"),
+        ("a.csv.gz", gzip.compress(b"url,caption\nhttp://a/1,x\n" * 50)[:30], "cannot be read"),
+        ("a.jsonl", b'[{"url": "http://a/1", "text": "x"}]', "not an object"),
+    ],
+)
+def test_what_is_no_list_of_links(tmp_path: Path, name: str, body: bytes, problem: str) -> None:
+    (tmp_path / name).write_bytes(body)
+    with pytest.raises(AltDiffusionError, match=problem):
+        scan_source(source(tmp_path / name))

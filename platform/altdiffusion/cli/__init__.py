@@ -108,14 +108,14 @@ def _refuse_credentials(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_no_lake(arguments: argparse.Namespace) -> None:
-    """Refuse a lake on this machine that does not exist, unless the verb makes one."""
+    """Refuse a lake on this machine that is a file or, unless the verb makes one, does not exist."""
     lake = getattr(arguments, "lake", None)
-    if lake is None or getattr(arguments, "makes_lake", False) or not files.is_local(lake):
+    if lake is None or not files.is_local(lake):
         return
     path = files.local_path(lake)
     if os.path.isfile(path):
         raise AltDiffusionError(f"lake {lake}", "is a file, not a folder", "name the folder that the jobs write to")
-    if not os.path.isdir(path):
+    if not os.path.isdir(path) and not getattr(arguments, "makes_lake", False):
         raise AltDiffusionError(
             f"lake {lake}", "does not exist", "name the folder that the jobs write to (`lake` in their configs)"
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from altdiffusion.cli.arguments import Verbs, json_argument, lake_argument
+from altdiffusion.cli.arguments import Verbs, json_argument, lake_argument, report_damaged
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def show_seen(arguments: argparse.Namespace) -> int:
     """Print the counts of the samples that a checkpoint has seen, and write the samples if asked to.
 
     Returns:
-        0; 3 if rows are listed and a part of the lake could not be searched for them.
+        0; 3 if a record of a takedown is damaged, or a part of the lake could not be searched for listed rows.
 
     Raises:
         AltDiffusionError: there is no such checkpoint, or the file cannot be written.
@@ -89,11 +90,12 @@ def show_seen(arguments: argparse.Namespace) -> int:
     parts = seen(arguments.lake, run, step, digest=digest)
     if arguments.out:
         write_seen(parts, arguments.out)
-    records = read_records(arguments.lake)
-    facts = [_facts(part, rows_taken_from(arguments.lake, records, str(part.version.ref))) for part in parts]
+    damaged: list[AltDiffusionError] = []
+    records = read_records(arguments.lake, damaged)
+    facts = [_facts(part, rows_taken_from(arguments.lake, records, str(part.version.ref), damaged)) for part in parts]
     if arguments.json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
-        return 0
+        return report_damaged(damaged)
     for fact in facts:
         print(
             f"{fact['run']} to step {fact['steps']:,}: {fact['samples']:,} samples of {fact['dataset']}, "
@@ -113,7 +115,7 @@ def show_seen(arguments: argparse.Namespace) -> int:
         print("in all: " + _counts(dict(sorted(whole.items()))))
     if arguments.out:
         print(arguments.out)
-    return 0
+    return report_damaged(damaged)
 
 
 def _facts(part: Seen, taken: list[int]) -> dict[str, Any]:
@@ -160,6 +162,7 @@ def export(arguments: argparse.Namespace) -> int:
             digest=digest,
             format=arguments.format,
             dtype=arguments.dtype,
+            warn=lambda text: print(f"warning: {text}", file=sys.stderr),
         )
     )
     return 0

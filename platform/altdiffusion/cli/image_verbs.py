@@ -1,4 +1,4 @@
-"""`altdiffusion dataset export|report`: images for other tools, and the page of a curation."""
+"""`altdiffusion dataset export|report`: rows for other tools, and the page of a curation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from altdiffusion.errors import AltDiffusionError
 
 def register(verbs: Verbs) -> None:
     """Add `export` and `report` to the verbs of `dataset`."""
-    parser = verbs.add_parser("export", help="write images for other tools, as img2dataset or as Hugging Face has them")
-    dataset_argument(parser, "a dataset of images or generations")
+    parser = verbs.add_parser(
+        "export", help="write rows for other tools, images as img2dataset or as Hugging Face has them"
+    )
+    dataset_argument(parser, "a dataset; of images or generations for all formats but parquet")
     parser.add_argument("--format", choices=("webdataset", "files", "parquet", "imagefolder"), required=True)
     parser.add_argument("--output", metavar="FOLDER", required=True, help="a new or empty folder, or an address of one")
     parser.add_argument("--rows-per-shard", metavar="N", type=int, default=10_000, help="default: %(default)s")
@@ -45,10 +47,10 @@ def register(verbs: Verbs) -> None:
 
 
 def export_images(arguments: argparse.Namespace) -> int:
-    """Write a version's images in one of the formats for other tools, and print how many rows were written.
+    """Write a version's rows in one of the formats for other tools, and print how many there are.
 
     Raises:
-        AltDiffusionError: there is no such version, it does not hold images, or the folder is not empty.
+        AltDiffusionError: there is no such version, the format is not for its kind, or the folder is not empty.
     """
     from altdiffusion.image_files.image_export import export_images
     from altdiffusion.storage.dataset import Lake

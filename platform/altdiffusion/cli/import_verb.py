@@ -47,7 +47,9 @@ def register(verbs: Verbs) -> None:
     )
     parser.add_argument("--caption-column", metavar="COL", action="append", help="column of captions; may be repeated")
     parser.add_argument("--keep", metavar="COL,COL", help="further columns to keep, in the dataset NAME-kept")
-    parser.add_argument("--layout", choices=("auto", "folder", "webdataset", "table"), default="auto")
+    parser.add_argument("--layout", choices=("auto", "folder", "webdataset", "table", "dataset"), default="auto")
+    parser.add_argument("--subset", metavar="NAME", help="configuration of a data set of the hub")
+    parser.add_argument("--split", metavar="NAME", help="split of a data set of the hub (default: all)")
     parser.add_argument("--size", metavar="PIXELS", type=int, help="shorter side as stored (default 512)")
     parser.add_argument("--encoding", metavar="NAME", help="of caption files that are not UTF-8, such as cp1251")
     parser.add_argument("--source-name", metavar="NAME", default="own", help="the source, in lineage (default own)")
@@ -132,6 +134,8 @@ def _config(arguments: argparse.Namespace) -> OwnConfig:
         "name": arguments.source_name,
         "uri": arguments.path,
         "layout": arguments.layout,
+        "subset": arguments.subset,
+        "split": arguments.split,
         "language": arguments.language,
         "language_column": arguments.language_column,
         "trust_labels": not arguments.identify,
@@ -167,7 +171,7 @@ def _links(arguments: argparse.Namespace) -> tuple[list[str], list[PipelineStep]
     from altdiffusion.errors import AltDiffusionError
     from altdiffusion.languages import language_hint
 
-    for option in ("keep", "size", "encoding"):
+    for option in ("keep", "size", "encoding", "subset", "split"):
         if getattr(arguments, option) is not None:
             raise AltDiffusionError(f"--{option}", "is for images, and links have none yet", "leave it out")
     language = LanguageConfig()

@@ -87,10 +87,11 @@ def _remove_everywhere(
     for number, step in enumerate(plan.steps, start=1):
         print(f"  {number}. {step}")
     if not arguments.yes:
-        print(impacts.render(takedown.impact_of(lake, wanted, holdings, graph)), end="")
+        found = takedown.impact_of(lake, wanted, holdings, graph)
+        print(impacts.render(found), end="")
         print_likeness(likeness)
         print("nothing was changed. To keep the rows out of this lake and carry out the plan, add --yes")
-        return report_damaged(plan.unreadable)
+        return report_damaged((*plan.unreadable, *found.damaged))
     status = _take_down(arguments, lake, [step.before for step in plan.steps], wanted, holdings, likeness)
     return max(status, report_damaged(plan.unreadable))
 

@@ -77,6 +77,7 @@ def show_listed(arguments: argparse.Namespace, run: str, step: int | None, diges
         AltDiffusionError: there is no such checkpoint, or the list is unusable.
     """
     from altdiffusion.curation.links import takedown
+    from altdiffusion.lineage.takedown_record import past_of
     from altdiffusion.storage.dataset import Lake
     from altdiffusion.storage.holdings import search
     from altdiffusion.training.drawn import drawn
@@ -95,7 +96,8 @@ def show_listed(arguments: argparse.Namespace, run: str, step: int | None, diges
         print(json.dumps({"list_sha256": wanted.sha256, "checkpoint": str(at.ref), "drawn": facts}, indent=2))
     else:
         _print(parts, at.ref.short)
-    return report_damaged((*holdings.damaged, *holdings.unreadable.values()))
+    past = past_of(lake.uri, wanted.tombstones)
+    return report_damaged((*holdings.damaged, *holdings.unreadable.values(), *past.damaged))
 
 
 def _print(parts: Sequence[Drawn], checkpoint: str) -> None:

@@ -104,7 +104,7 @@ def show_impact(arguments: argparse.Namespace) -> int:
     else:
         print(impacts.render(found, seen_rows.notes(draws)), end="")
         print_likeness(likeness)
-    damaged = graph.damaged or holdings.damaged or holdings.unreadable
+    damaged = found.damaged or graph.damaged or holdings.damaged or holdings.unreadable
     return 3 if damaged or seen_rows.is_damaged(draws) else 0
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from altdiffusion.curation.hub_data import check_pinned
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 
@@ -49,9 +50,16 @@ def find_partitioned(uri: str, what: str) -> tuple[Any, list[Found]]:
         what: what errors call it.
 
     Raises:
-        AltDiffusionError: nothing matches; a folder is empty, still being written, or holds folders of another kind.
+        AltDiffusionError: nothing matches; a folder is empty, still being written, or holds folders of another kind; a
+            data set of the hub is not pinned to a commit.
     """
+    check_pinned(uri)
     fs, pattern = files.filesystem(uri)
+    with files.naming(uri, "listing"):
+        return fs, _found(fs, pattern, what, uri)
+
+
+def _found(fs: Any, pattern: str, what: str, uri: str) -> list[Found]:
     fs.invalidate_cache()
     named = pattern.rsplit("/", 1)[-1][:1]  # a glob that asks for hidden files gets them
     found: list[Found] = []
@@ -62,7 +70,7 @@ def find_partitioned(uri: str, what: str) -> tuple[Any, list[Found]]:
         found += _inside(fs, path.rstrip("/"), what) if fs.isdir(path) else [Found(path=path)]
     if not found:
         raise AltDiffusionError(f"{what} ({uri})", "matches no file", "check the glob in the config")
-    return fs, found
+    return found
 
 
 def _inside(fs: Any, folder: str, what: str, folders: str = "") -> list[Found]:

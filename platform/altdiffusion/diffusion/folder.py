@@ -38,13 +38,18 @@ def content_digest(folder: str) -> str:
     root = str(path).rstrip("/")
     names = sorted(str(name)[len(root) + 1 :] for name in fs.find(root)) if fs.isdir(root) else []
     if not names:
-        raise AltDiffusionError(f"model folder {folder}", "is missing or empty", "give the folder of a model")
+        raise missing_model(folder)
     listing = {}
     for name in names:
         if name not in (LINEAGE, CARD):
             with fs.open(f"{root}/{name}", "rb") as file:
                 listing[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return files.sha256_hex(files.canonical_json(listing))
+
+
+def missing_model(folder: str) -> AltDiffusionError:
+    """Return the error for a model folder that holds nothing."""
+    return AltDiffusionError(f"model folder {folder}", "is missing or empty", "give the folder of a model")
 
 
 def model_ref(folder: str, content: str) -> Ref:

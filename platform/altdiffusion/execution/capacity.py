@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import cluster
 from altdiffusion.execution.units import Resources
 
+SHOW_EVERY_S = 30.0
+LOOK_EVERY_S = 2.0
+_OF_RAY = ("node:", "object_store_memory", "accelerator_type:")
+"""Beginnings of the resources that Ray gives every node by itself."""
+
 
 def wanted(resources: Resources) -> dict[str, float]:
     """Return what a worker takes, by Ray's names; what it takes none of is left out."""
     amounts = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": float(resources.memory_bytes)}
-    return {name: amount for name, amount in amounts.items() if amount}
+    return {name: amount for name, amount in (amounts | dict(resources.custom)).items() if amount}
 
 
 def named(resources: Resources) -> str:
     """Return what a worker takes as text: `CPU 4, GPU 1`."""
-    return ", ".join(f"{name} {amount:g}" for name, amount in wanted(resources).items())
+    return _text(wanted(resources))
 
 
 def check_capacity(resources: Resources) -> None:
@@ -68,9 +74,65 @@ def fits_somewhere(resources: Resources) -> bool:
     return fits(resources, [*_nodes(), *_node_types().values()])
 
 
-def lacking(resources: Resources) -> str:
+def room(resources: Resources, nodes: Iterable[Mapping[str, float]]) -> int:
+    """Return how many workers fit on some empty nodes. A node that does not state its memory may have any."""
+    need = wanted(resources)
+    return sum(
+        min(int(has.get(name, 0.0) / amount + 1e-6) for name, amount in need.items() if name != "memory" or name in has)
+        for has in nodes
+    )
+
+
+def have(count: int, resources: Resources) -> str:
+    """Return what a cluster has of the workers that are waited for, in words."""
+    types = [name for name, has in sorted(_node_types().items()) if fits(resources, [has])]
+    if types:
+        more = f"it can start nodes of type {', '.join(types)}"
+    else:
+        more = "no node type of an autoscaler has it" if _node_types() else "it has no autoscaler"
+    return f"the cluster has room for {min(room(resources, _nodes()), count):,} of {count:,}; {more}"
+
+
+def lacking(resources: Resources, count: int = 1) -> str:
     """Return what a pool without a worker waits for, in words; empty where a node for a worker is there."""
-    return "" if fits(resources, _nodes()) else f"waits for a node with {named(resources)}"
+    if fits(resources, _nodes()):
+        return ""
+    return f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}"
+
+
+def wait_for_nodes(count: int, resources: Resources, wait_s: float, show: Callable[[str], None]) -> None:
+    """Wait until the nodes of a cluster, were they empty, have room for workers that start together.
+
+    An autoscaler is asked for the nodes. Nothing is waited for in an embedded Ray.
+
+    Args:
+        wait_s: seconds, after which it is given up.
+        show: is handed what is waited for, at once and every 30 s.
+
+    Raises:
+        AltDiffusionError: a worker fits on no node type, or the nodes did not come in time.
+    """
+    check_capacity(resources)
+    if cluster.is_embedded() or room(resources, _nodes()) >= count:
+        return
+    began = shown = time.monotonic()
+    if _node_types():
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=[dict(wanted(resources))] * count)
+    show(f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}")
+    while room(resources, _nodes()) < count:
+        now = time.monotonic()
+        if now - began >= wait_s:
+            raise AltDiffusionError(
+                f"{count:,} workers with {named(resources)} each",
+                f"did not get their nodes within {wait_s:g} s ({have(count, resources)})",
+                "add nodes, ask for fewer or smaller workers, or raise execution.wait_for_nodes_s",
+            )
+        if now - shown >= SHOW_EVERY_S:
+            shown = now
+            show(f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}")
+        time.sleep(min(LOOK_EVERY_S, wait_s))
 
 
 def _nodes() -> list[Mapping[str, float]]:
@@ -90,4 +152,7 @@ def _node_types() -> dict[str, Mapping[str, float]]:
 
 
 def _text(has: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {has[name]:g}" for name in ("CPU", "GPU", "memory") if has.get(name))
+    amounts = {name: f"{amount:g}" for name, amount in has.items() if amount and not name.startswith(_OF_RAY)}
+    if "memory" in amounts:
+        amounts["memory"] = f"{has['memory'] / 2**30:.3g} GiB"
+    return ", ".join(f"{name} {amount}" for name, amount in amounts.items())

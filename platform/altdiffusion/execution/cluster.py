@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20  # descriptors only pass through it
-START_TIMEOUT_S = 1800
-"""Time that a pool may wait for the nodes of an autoscaling cluster."""
+START_TIMEOUT_S = 1800.0
+"""Time that workers may wait for their nodes where a config does not state another."""
 SOURCE_ROOT = Path(altdiffusion.__file__).resolve().parents[1]
 
 _SETTINGS = {
@@ -49,7 +49,21 @@ _REMEDY = (
 )
 
 
-def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
+_waits: list[float] = []
+
+
+def wait_for_nodes_s() -> float:
+    """Return how many seconds workers may wait for the nodes of a cluster."""
+    return _waits[-1] if _waits else START_TIMEOUT_S
+
+
+def connect(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    wait_for_nodes_s: float | None = None,
+) -> None:
     """Connect this process to Ray; nothing happens if it is connected already.
 
     Args:
@@ -57,10 +71,13 @@ def connect(address: str | None = None, *, num_cpus: int | None = None, num_gpus
             `ray job submit` sets) or, where that is not set either, an embedded Ray that ends with this process.
         num_cpus: logical CPUs of the embedded Ray; by default those that this process may use.
         num_gpus: GPUs of the embedded Ray; by default none, because hardware is declared and not probed.
+        wait_for_nodes_s: seconds that workers may wait for nodes of a cluster; None leaves it as it is.
 
     Raises:
         AltDiffusionError: nothing answers at that address within about 20 s, or the cluster refuses this process.
     """
+    if wait_for_nodes_s is not None:
+        _waits[:] = [wait_for_nodes_s]
     where = address or os.environ.get("RAY_ADDRESS")
     for name, value in (_SETTINGS if where is None else _SETTINGS | _CLUSTER_SETTINGS).items():
         os.environ.setdefault(name, value)
@@ -239,6 +256,6 @@ def _quiet() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     if not is_embedded():
-        context.wait_for_min_actors_s = START_TIMEOUT_S
+        context.wait_for_min_actors_s = max(1, round(wait_for_nodes_s()))
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

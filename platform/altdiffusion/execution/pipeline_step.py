@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +18,12 @@ from altdiffusion.records import Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.cleansing import cleansed_records, is_clean
-from altdiffusion.storage.dataset import Dataset, Lake, Version, check_name
+from altdiffusion.storage.dataset import ROLES, Dataset, Lake, Outcome, Version, check_name
 from altdiffusion.storage.documents import NAME
 from altdiffusion.storage.ledger import Ledger, UnitRecord
+from altdiffusion.storage.ledger_pages import read_ledger
 from altdiffusion.storage.removal import after_takedowns
+from altdiffusion.storage.shards import ShardInfo
 from altdiffusion.storage.summaries import read_summaries
 
 NAMED_OUTPUTS = 3
@@ -196,19 +199,19 @@ def _run_missing(
 def _publish(
     lake: Lake, pipeline_step: PipelineStep, output: Output, parents: Sequence[Ref], units: Sequence[Unit]
 ) -> Version:
-    """Publish the version of one output from its ledger: only one output's records are in memory at a time."""
+    """Publish the version of one output from its ledger; few of the records are in memory at a time."""
     ledger = output.ledger(lake)
     dataset = lake.dataset(output.dataset)
     carried = cleansed_records(dataset, output.kind, output.carried(lake))
-    finished = ledger.of_units([unit.id for unit in units])
-    records = [*carried, *cleansed_records(dataset, output.kind, finished, ledger)]
-    if not pipeline_step.may_be_empty and not any(record.rows_out for record in records):
+    finished = read_ledger(ledger).of_units([unit.id for unit in units])
+    made = Outcome(itertools.chain(carried, cleansed_records(dataset, output.kind, finished, ledger)))
+    if not pipeline_step.may_be_empty and not made.rows:
         for unit in units if pipeline_step.reads_the_web else ():
             ledger.forget(unit.id)
-        raise _nothing_accepted(output, records, pipeline_step.when_empty)
+        raise _nothing_accepted(output, made, pipeline_step.when_empty)
     return dataset.publish(
         kind=output.kind,
-        records=records,
+        records=made,
         parents=parents,
         config=output.settings,
         fingerprint=output.fingerprint,
@@ -224,15 +227,11 @@ def _as_head(dataset: Dataset, version: Version) -> Version:
     return version
 
 
-def _nothing_accepted(output: Output, records: Sequence[UnitRecord], remedy: str) -> AltDiffusionError:
-    reasons: dict[str, int] = {}
-    for record in records:
-        for reason, count in record.rejects_by_reason.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    rows = sum(record.rows_in for record in records)
+def _nothing_accepted(output: Output, made: Outcome, remedy: str) -> AltDiffusionError:
+    reasons = _counted(made.rejects_by_reason) or "there were no rows"
     return AltDiffusionError(
         f"dataset {output.dataset}",
-        f"would be empty: of {rows:,} rows none was accepted ({_counted(reasons) or 'there were no rows'})",
+        f"would be empty: of {made.rows_in:,} rows none was accepted ({reasons})",
         remedy,
     )
 
@@ -253,21 +252,25 @@ def _counted(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
 
 
-def _missing(dataset: Dataset, infos: Sequence[Any]) -> set[str]:
-    """Return the SHA-256 of the files that are missing; this takes two listings, whatever the number of shards."""
-    present = {
+def _missing(dataset: Dataset, infos: Sequence[ShardInfo]) -> bool:
+    return not {info.sha256 for info in infos} <= _present(dataset)
+
+
+def _present(dataset: Dataset) -> set[str]:
+    """Return the SHA-256 of the files that are there; this takes two listings, whatever the number of shards."""
+    return {
         name.removesuffix(".parquet")
-        for folder in ("shards", "rejects")
+        for folder in ROLES
         for name in files.list_names(files.join(dataset.folder_uri, folder))
     }
-    return {info.sha256 for info in infos} - present
 
 
 def _forget_lost(dataset: Dataset, ledger: Ledger, units: Sequence[Unit]) -> None:
     """Forget recorded units whose files were lost, so that they are done again."""
-    wanted = {unit.id for unit in units}
-    records = [record for record in ledger.all().values() if record.unit_id in wanted]
-    lost = _missing(dataset, [info for record in records for info in (*record.shards, *record.rejects)])
-    for record in records:
-        if any(info.sha256 in lost for info in (*record.shards, *record.rejects)):
-            ledger.forget(record.unit_id)
+    state = read_ledger(ledger)  # before the files are listed: a unit's files are older than its record
+    if not len(state):
+        return
+    wanted, present = {unit.id for unit in units}, _present(dataset)
+    for unit_id, named in state.files():
+        if unit_id in wanted and not present.issuperset(named):
+            ledger.forget(unit_id)

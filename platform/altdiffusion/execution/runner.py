@@ -13,7 +13,8 @@ from typing import Any
 
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution import cluster
-from altdiffusion.execution.capacity import check_capacity, lacking, named
+from altdiffusion.execution.capacity import check_capacity, have, lacking, named
+from altdiffusion.execution.folding import Folding
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.units import Backend, MultiOutputWork, Pool, Resources, SpillingWork, Unit, Unsettled, Work
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
@@ -83,12 +84,12 @@ def run_units(
     in_a_row = max(UNSETTLED_UNITS, 2 * pool.max_size if backend == "ray" else 0)
     worker = Worker(work, ledgers)
     if backend == "ray":
-        progress.explain_start(functools.partial(lacking, resources))
+        progress.explain_start(functools.partial(lacking, resources, pool.min_size))
     while pending:
         results = _inline(worker, pending) if backend == "inline" else _on_ray(worker, pending, pool, resources)
         unsettled: list[Unsettled] = []
         since: list[Unsettled] = []
-        with progress:
+        with progress, Folding(ledgers.values(), len(units) - len(pending)) as folding:
             for result in results:
                 if isinstance(result, Unsettled):
                     unsettled.append(result)
@@ -98,6 +99,7 @@ def run_units(
                     continue
                 since = []
                 progress.advance(result.rows_in, result.rows_out)
+                folding.advance()
         if unsettled and len(unsettled) == len(pending):
             raise _together(unsettled)
         open_ids = {one.unit_id for one in unsettled}
@@ -200,8 +202,9 @@ def _on_ray(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resour
         except GetTimeoutError:
             raise AltDiffusionError(
                 f"the pool's {pool.min_size} workers with {named(resources)} each",
-                f"did not start within {cluster.START_TIMEOUT_S} s",
-                "look at the cluster's free resources (`ray status`), or ask for a smaller pool",
+                f"did not start within {cluster.wait_for_nodes_s():g} s ({have(pool.min_size, resources)})",
+                "look at the cluster's free resources (`ray status`), ask for a smaller pool, or raise "
+                "execution.wait_for_nodes_s",
             ) from None
         except RayError as error:
             # A node went away, which is not the fault of a unit: the remaining units go to a new pool.
@@ -224,7 +227,7 @@ def _round(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resourc
         warnings.simplefilter("ignore")  # Ray 2.60 accepts max_restarts only in a way that warns
         results = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map_batches(
             UnitActor,
-            batch_size=1,
+            batch_size=None,  # a block: Ray hands its results on together in any case
             batch_format="numpy",
             fn_constructor_kwargs={"worker": worker},
             compute=ray.data.ActorPoolStrategy(
@@ -233,6 +236,7 @@ def _round(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resourc
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus or None,
             memory=resources.memory_bytes or None,
+            resources=dict(resources.custom) or None,
             max_restarts=MAX_RESTARTS,
             max_task_retries=MAX_RETRIES,
         )

@@ -117,6 +117,8 @@ class Resources:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     memory_bytes: int = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+    """Ray's custom resources: amounts by name."""
 
     def __post_init__(self) -> None:
         for name in ("num_cpus", "num_gpus", "memory_bytes"):

@@ -216,6 +216,7 @@ class _Reader:
 
     def _columns_of(self, batch: pa.RecordBatch, present: Mapping[str, str], first: int) -> pa.Table:
         arrays = {"number": pa.array(range(first, first + batch.num_rows), pa.int64())}
+        problems: list[str | None] = [None] * batch.num_rows
         for name, column in present.items():
             values = batch.column(column)
             if pa.types.is_boolean(values.type) and name in self._others:
@@ -226,7 +227,10 @@ class _Reader:
                     f"has the type {values.type} in column {column}",
                     f"write texts or numbers, or add {name} to prompts.ignore",
                 )
-            arrays[name] = text
+            arrays[name], wrong = _utf8(text)
+            for place in wrong:
+                problems[place] = problems[place] or f"field {name}: {_NOT_UTF8}"
+        arrays["problem"] = pa.array(problems, pa.string())
         return _filled(arrays, batch.num_rows, self._others)
 
     def _check_columns(self, names: set[str]) -> None:
@@ -362,6 +366,26 @@ def _column_text(values: pa.Array) -> pa.Array | None:
     if pa.types.is_string_view(dtype):
         return values.cast(pa.string())
     return values if pa.types.is_string(dtype) else None
+
+
+def _utf8(texts: pa.Array) -> tuple[pa.Array, list[int]]:
+    """Return texts, null where they are not UTF-8, which Parquet does not check; and the places of those."""
+    raw = texts.cast(pa.binary())
+    try:
+        return raw.cast(pa.string()), []
+    except pa.ArrowInvalid:
+        values = raw.to_pylist()
+        wrong = [place for place, value in enumerate(values) if value is not None and not _is_utf8(value)]
+        gone = set(wrong)
+        return pa.array([None if place in gone else value for place, value in enumerate(values)], pa.string()), wrong
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _filled(arrays: Mapping[str, pa.Array], rows: int, others: Sequence[str]) -> pa.Table:

@@ -28,15 +28,14 @@ import pyarrow as pa
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.image_files.extract import read_carried
 from altdiffusion.image_files.names import sample_key
+from altdiffusion.image_files.row_export import SHARD_DIGITS, Exported, kept_tables, write_rows
 from altdiffusion.records import GENERATIONS, IMAGES
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
-from altdiffusion.storage.tombstones import Tombstones, read_tombstones
 
 ExportFormat = Literal["webdataset", "files", "parquet", "imagefolder"]
 ROWS_PER_SHARD = 10_000
 """img2dataset's default `number_sample_per_shard`."""
-_SHARD_DIGITS = 5
 _BATCH_ROWS = 100
 _APART = ("image", "image_format")
 _STATUS = ("key", "status", "error_message")
@@ -80,40 +79,33 @@ _LAYOUTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """What an export has written."""
-
-    rows: int
-    shards: int
-    taken_down: int
-    """Rows that the version holds and that were left out, because they were taken down."""
-
-
 def export_images(
     version: Version, output: str, format: ExportFormat, *, rows_per_shard: int = ROWS_PER_SHARD
 ) -> Exported:
-    """Write every row of a version of images or generations into an empty or new folder, but none that was taken down.
+    """Write every row of a version into an empty or new folder, but none that was taken down.
 
-    Memory holds one shard of the version, and 100 rows more.
+    Memory holds one shard of the version, and 100 rows more. Kinds other than images and generations are written as
+    plain Parquet (`image_files.row_export`).
 
     Args:
         output: a folder; any URI of fsspec.
         rows_per_shard: rows of each shard that is written, the last one excepted.
 
     Raises:
-        AltDiffusionError: the version does not hold images, or images of several formats; the folder is not empty or
-            cannot be written; a shard is damaged, or does not hold as many rows as the manifest states.
+        AltDiffusionError: the version does not hold images and the format is for them, or it holds images of several
+            formats; the folder is not empty or cannot be written; a shard is damaged, or does not hold as many rows as
+            the manifest states.
     """
     layout = _LAYOUTS.get(version.manifest.kind)
-    if layout is None:
+    if layout is None and format != "parquet":
         raise AltDiffusionError(
             version.ref.short,
-            f"is of kind {version.manifest.kind}",
-            "name a dataset of kind images or generations: `altdiffusion dataset list` prints the kind of each",
+            f"is of kind {version.manifest.kind}, which has no images for the format {format}",
+            f"use --format parquet, or name a dataset of kind {' or '.join(_LAYOUTS)} (`altdiffusion dataset list`)",
         )
     if rows_per_shard < 1:
         raise AltDiffusionError("--rows-per-shard", f"is {rows_per_shard}", "give a number from 1 on")
+    _check_place(version, output)
     if files.list_names(output):
         raise AltDiffusionError(
             f"folder {output}",
@@ -123,7 +115,10 @@ def export_images(
     fs, path = files.filesystem(output)
     with files.naming(output, "writing"):
         fs.makedirs(path, exist_ok=True)
-        exported = _export(version, layout, output.rstrip("/"), format, rows_per_shard)
+        if layout is None:
+            exported = write_rows(version, output.rstrip("/"), rows_per_shard)
+        else:
+            exported = _export(version, layout, output.rstrip("/"), format, rows_per_shard)
     found = exported.rows + exported.taken_down
     if found != version.rows:
         raise AltDiffusionError(
@@ -134,10 +129,21 @@ def export_images(
     return exported
 
 
+def _check_place(version: Version, output: str) -> None:
+    """Refuse a file, and a folder of the lake: takedown and verification know only what jobs write there."""
+    if files.is_local(output) and os.path.isfile(files.local_path(output)):
+        raise AltDiffusionError(f"folder {output}", "is a file", "name a new folder")
+    if f"{files.anchored(output)}/".startswith(f"{files.anchored(version.lake_uri)}/"):
+        raise AltDiffusionError(
+            f"folder {output}",
+            f"is in the lake {version.lake_uri}",
+            "name a folder elsewhere, which takedown leaves alone",
+        )
+
+
 def _export(version: Version, layout: _Layout, output: str, format: ExportFormat, rows_per_shard: int) -> Exported:
-    tombstones = read_tombstones(version.lake_uri)
     gone: list[int] = []
-    rows, total = _rows(version, tombstones, gone), 0
+    rows, total = _rows(kept_tables(version, gone)), 0
     if format == "imagefolder":
         total = _write_image_folder(rows, layout, output, rows_per_shard)
         return Exported(rows=total, shards=math.ceil(total / rows_per_shard), taken_down=sum(gone))
@@ -150,14 +156,9 @@ def _export(version: Version, layout: _Layout, output: str, format: ExportFormat
     raise AssertionError("unreachable")
 
 
-def _rows(version: Version, tombstones: Tombstones, gone: list[int]) -> Iterator[dict[str, Any]]:
-    """Yield the rows that were not taken down; the number of the others is added to `gone`, shard by shard."""
-    for index in range(len(version.shards)):
-        table = version.read_shard(index)
-        listed = tombstones.names(table)
-        gone.append(int(listed.sum()))
-        kept = table.filter(pa.array(~listed)) if listed.any() else table
-        for batch in kept.to_batches(max_chunksize=_BATCH_ROWS):
+def _rows(tables: Iterable[pa.Table]) -> Iterator[dict[str, Any]]:
+    for table in tables:
+        for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
             for row in batch.to_pylist():
                 yield {**row, "image_format": row["image_format"] or "png"}
 
@@ -178,7 +179,7 @@ def _write_shard(
 
     writers = {"webdataset": WebDatasetSampleWriter, "files": FilesSampleWriter, "parquet": ParquetSampleWriter}
     start, count = time.time(), 0
-    writer = writers[format](number, output, True, _SHARD_DIGITS, layout.schema, encode_format)
+    writer = writers[format](number, output, True, SHARD_DIGITS, layout.schema, encode_format)
     for row in rows:
         if row["image_format"] != encode_format:
             raise AltDiffusionError(
@@ -193,7 +194,7 @@ def _write_shard(
         count += 1
     writer.close()
     successes = CappedCounter.load({"success": count})
-    write_stats(output, number, count, count, 0, 0, start, time.time(), successes, _SHARD_DIGITS)
+    write_stats(output, number, count, count, 0, 0, start, time.time(), successes, SHARD_DIGITS)
     return count
 
 
@@ -208,7 +209,7 @@ def _sample(
         return row["image"], sample_key(row), meta
     # As img2dataset numbers its samples (downloader.compute_key).
     digits = math.ceil(math.log10(rows_per_shard))
-    return row["image"], f"{number * 10**digits + place:0{_SHARD_DIGITS + digits}d}", meta
+    return row["image"], f"{number * 10**digits + place:0{SHARD_DIGITS + digits}d}", meta
 
 
 def _write_image_folder(rows: Iterable[dict[str, Any]], layout: _Layout, output: str, rows_per_shard: int) -> int:
@@ -218,7 +219,7 @@ def _write_image_folder(rows: Iterable[dict[str, Any]], layout: _Layout, output:
         for count, row in enumerate(rows, 1):
             number, place = divmod(count - 1, rows_per_shard)
             image, key, meta = _sample(row, layout, number, place, rows_per_shard)
-            name = f"{number:0{_SHARD_DIGITS}d}/{key}.{row['image_format']}"
+            name = f"{number:0{SHARD_DIGITS}d}/{key}.{row['image_format']}"
             files.write_atomic(files.join(output, *name.split("/")), image)
             metadata.write(json.dumps({"file_name": name, **meta}, ensure_ascii=False).encode() + b"\n")
         metadata.seek(0)

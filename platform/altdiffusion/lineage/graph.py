@@ -136,6 +136,17 @@ class Graph:
         """Return everything that was made from `ref`."""
         return self._walk(ref, "down", self.children)
 
+    def below(self, refs: Iterable[str]) -> frozenset[str]:
+        """Return these things (keys of `nodes`) and everything that was made from any of them."""
+        found: set[str] = set()
+        waiting = list(refs)
+        while waiting:
+            ref = waiting.pop()
+            if ref not in found:
+                found.add(ref)
+                waiting.extend(self._children.get(ref, ()))
+        return frozenset(found)
+
     def _walk(self, root: str, direction: Direction, step: Callable[[str], tuple[str, ...]]) -> Slice:
         steps: dict[str, tuple[str, ...]] = {}
         waiting = [root]

@@ -68,6 +68,8 @@ class Impact:
     """Reports, artifacts, sample sheets and other pages that may show the rows."""
     judges: tuple[TaughtJudge, ...] = ()
     """Kept judges that were trained on the rows, or may have been."""
+    damaged: tuple[AltDiffusionError, ...] = ()
+    """Records of takedowns that cannot be read: what they know is missing here."""
     unknown: tuple[str, ...]
     """What could not be searched: damaged files, and versions that a manifest names but the lake does not hold."""
 
@@ -91,6 +93,7 @@ def impact(
     covered: Set[str] = frozenset(),
     requests: Sequence[str] = (),
     judges: Sequence[TaughtJudge] = (),
+    damaged: Sequence[AltDiffusionError] = (),
 ) -> Impact:
     """Return what holds the rows and, by walking down from there, what was made from them.
 
@@ -100,12 +103,13 @@ def impact(
         covered: references of versions that such a takedown has searched for all of the rows.
         requests: one line per such takedown.
         judges: judges that were trained on the rows, or may have been.
+        damaged: records of takedowns that cannot be read.
     """
     lake, past = Lake(graph.lake_uri), past or {}
     searched = {str(version.ref): version for version in holdings.versions}
     held: list[Held] = []
     erased: list[Held] = []
-    unknown = [str(error) for error in (*holdings.damaged, *holdings.unreadable.values(), *graph.damaged)]
+    unknown = [str(error) for error in (*damaged, *holdings.damaged, *holdings.unreadable.values(), *graph.damaged)]
     for node in _ordered(graph):
         if node.kind != "dataset":
             continue
@@ -128,9 +132,9 @@ def impact(
                 )
             )
     holding = {one.node.ref for one in held if one.rows} | {ref for ref in past if ref in graph.nodes}
-    damaged: list[AltDiffusionError] = []
-    pages = pages_of(graph.lake_uri, concerned(graph, holding), damaged)
-    unknown += [str(error) for error in damaged]
+    unread: list[AltDiffusionError] = []
+    pages = pages_of(graph.lake_uri, concerned(graph, holding), unread)
+    unknown += [str(error) for error in unread]
     return Impact(
         pages=tuple(pages),
         held=tuple(held),
@@ -138,6 +142,7 @@ def impact(
         made=_made(graph, sorted(holding)),
         requests=tuple(requests),
         judges=tuple(judges),
+        damaged=tuple(damaged),
         unknown=tuple(dict.fromkeys(unknown)),
     )
 

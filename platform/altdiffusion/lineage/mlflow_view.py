@@ -29,6 +29,7 @@ from altdiffusion.lineage import lineage_page, registry
 from altdiffusion.lineage.compared import flatten, key_name
 from altdiffusion.lineage.described import model_note
 from altdiffusion.lineage.kept import Kept
+from altdiffusion.lineage.known_points import KnownPoints
 from altdiffusion.lineage.outbox import Record
 from altdiffusion.lineage.tracking import Tracking, is_refusal
 from altdiffusion.refs import Ref
@@ -124,8 +125,12 @@ class RunView:
                     raise
                 log.warning("MLflow run %s: %s is skipped (%s)", self._run_id, record.get("op"), error)
 
-    def metrics(self, records: Sequence[Record]) -> None:
-        """Ship lines of a metric outbox. Refused points are skipped one by one; an outage raises."""
+    def metrics(self, records: Sequence[Record], known: KnownPoints | None = None) -> None:
+        """Ship lines of a metric outbox. Refused points are skipped one by one; an outage raises.
+
+        Args:
+            known: what the run has, for a replay of all points.
+        """
         from mlflow.entities import Metric
 
         points = [
@@ -135,7 +140,7 @@ class RunView:
             for key, value in record["metrics"].items()
             if isinstance(value, float) or _is_whole(value)
         ]
-        self._log_metrics(points)
+        self._log_metrics(points if known is None else known.others(points))
 
     def _log_metrics(self, points: Sequence[Any]) -> None:
         if not points:

@@ -21,6 +21,7 @@ from altdiffusion.lineage import graph as graphs
 from altdiffusion.lineage.alias_view import show_aliases
 from altdiffusion.lineage.job_folder import ABOUT, JOURNAL, METRICS, first_start, is_running, is_time
 from altdiffusion.lineage.kept import Kept
+from altdiffusion.lineage.known_points import KnownPoints
 from altdiffusion.lineage.mlflow_view import DIGEST_DIGITS, RunView, find_model, find_or_create_run
 from altdiffusion.lineage.outbox import OutboxReader, Record
 from altdiffusion.lineage.source import source_tags
@@ -126,8 +127,9 @@ def _replay(tracking: Tracking, lake: str) -> int:
     """Apply all journals and return their number."""
     journals = list(_journals(tracking, lake)) if files.is_local(lake) else []
     for journal in journals:
+        known = KnownPoints(tracking.client, journal.run_id)
         for records in journal.records(METRICS):
-            journal.view.metrics(records)
+            journal.view.metrics(records, known)
     last: dict[str, tuple[int, Record]] = {}
     entries = heapq.merge(*(journal.entries() for journal in journals), key=lambda entry: entry[0])
     for now, journal, record in entries:  # in the order in which the jobs have logged

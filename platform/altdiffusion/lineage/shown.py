@@ -37,7 +37,7 @@ class Shown:
 
 def concerned(graph: Graph, refs: Set[str]) -> frozenset[str]:
     """Return these things and everything that was made from them, directly or not."""
-    return frozenset(ref for root in refs if root in graph.nodes for ref in graph.down(root).nodes) | refs
+    return graph.below(ref for ref in refs if ref in graph.nodes) | refs
 
 
 def pages_of(lake_uri: str, refs: Set[str], damaged: list[AltDiffusionError]) -> list[Shown]:

@@ -112,18 +112,29 @@ def _node_json(node: Node) -> dict[str, Any]:
     }
 
 
-def read_records(lake_uri: str) -> list[Record]:
+def read_records(lake_uri: str, damaged: list[AltDiffusionError] | None = None) -> list[Record]:
     """Return all records of a lake, oldest first.
 
+    Args:
+        damaged: takes the errors of damaged records, which are left out; None raises the first one.
+
     Raises:
-        AltDiffusionError: a record is damaged.
+        AltDiffusionError: a record is damaged, and `damaged` is None.
     """
-    return sorted((record for _, record in _records(lake_uri)), key=lambda record: record.request.when)
+    return sorted((record for _, record in _records(lake_uri, damaged)), key=lambda record: record.request.when)
 
 
-def _records(lake_uri: str) -> list[tuple[str, Record]]:
-    names = [name for name in files.list_names(files.join(lake_uri, FOLDER)) if name.endswith(SUFFIX)]
-    return [(name, _read(lake_uri, name)) for name in names]
+def _records(lake_uri: str, damaged: list[AltDiffusionError] | None = None) -> list[tuple[str, Record]]:
+    found = []
+    for name in files.list_names(files.join(lake_uri, FOLDER)):
+        if name.endswith(SUFFIX):
+            try:
+                found.append((name, _read(lake_uri, name)))
+            except AltDiffusionError as error:
+                if damaged is None:
+                    raise
+                damaged.append(error)
+    return found
 
 
 def _read(lake_uri: str, name: str) -> Record:
@@ -171,6 +182,8 @@ class Past:
     """Row numbers, ascending, by the reference of the version that held them."""
     covered: frozenset[str]
     """References of versions that were searched for everything that the list names."""
+    damaged: tuple[AltDiffusionError, ...] = ()
+    """Records that cannot be read, or whose files cannot: what they know is missing here."""
 
     @property
     def rows(self) -> dict[str, int]:
@@ -189,19 +202,23 @@ def past_of(lake_uri: str, listed: Tombstones) -> Past:
 
     Args:
         listed: the list's entries (`links.takedown.TakedownList.tombstones`).
-
-    Raises:
-        AltDiffusionError: a record, or a file that it names, is damaged.
     """
-    every = read_records(lake_uri)
-    found = [(record, listed_rows([read_rows(lake_uri, record.rows)], listed)) for record in every]
-    matching = [record for record, rows in found if rows.num_rows]
-    table = listed_rows([rows for _, rows in found], listed)
-    covered = [record.searched for record in every if covers(read_file(lake_uri, record.tombstones), listed)]
+    damaged: list[AltDiffusionError] = []
+    every, found, covered = read_records(lake_uri, damaged), [], []
+    for record in every:
+        try:
+            rows = listed_rows([read_rows(lake_uri, record.rows)], listed)
+            if covers(read_file(lake_uri, record.tombstones), listed):
+                covered.append(record.searched)
+        except AltDiffusionError as error:
+            damaged.append(error)
+        else:
+            found.append((record, rows))
     return Past(
-        records=tuple(matching),
-        numbers=_numbers(table),
+        records=tuple(record for record, rows in found if rows.num_rows),
+        numbers=_numbers(listed_rows([rows for _, rows in found], listed)),
         covered=frozenset().union(*covered) if covered else frozenset(),
+        damaged=tuple(damaged),
     )
 
 
@@ -213,12 +230,20 @@ def _numbers(table: pa.Table) -> dict[str, Ids]:
     }
 
 
-def rows_taken_from(lake_uri: str, records: Sequence[Record], ref: str) -> list[int]:
-    """Return the numbers of the rows that were ever taken down from a version, ascending."""
+def rows_taken_from(lake_uri: str, records: Sequence[Record], ref: str, damaged: list[AltDiffusionError]) -> list[int]:
+    """Return the numbers of the rows that were ever taken down from a version, ascending.
+
+    Args:
+        damaged: takes the errors of files that cannot be read; their rows are left out.
+    """
     numbers: set[int] = set()
     for record in records:
         if ref in record.held:
-            table = read_rows(lake_uri, record.rows)
+            try:
+                table = read_rows(lake_uri, record.rows)
+            except AltDiffusionError as error:
+                damaged.append(error)
+                continue
             mine = [version == ref for version in table["version"].to_pylist()]
             numbers.update(table.filter(pa.array(mine, pa.bool_()))["row"].to_pylist())
     return sorted(numbers)

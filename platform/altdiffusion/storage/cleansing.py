@@ -6,8 +6,9 @@ and its image's SHA-256 but without its link or caption. A rejected row keeps it
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -165,9 +166,9 @@ def named_rows(folder_uri: str, kind: Kind | None, info: ShardInfo, tombstones: 
 
 
 def cleansed_records(
-    dataset: Dataset, kind: Kind, records: Sequence[UnitRecord], ledger: Ledger | None = None
-) -> list[UnitRecord]:
-    """Return the records of units without what was taken down from the lake; `ledger` is brought up to that.
+    dataset: Dataset, kind: Kind, records: Iterable[UnitRecord], ledger: Ledger | None = None
+) -> Iterator[UnitRecord]:
+    """Yield the records of units without what was taken down from the lake; `ledger` is brought up to that.
 
     In a lake without takedowns, nothing is read. Else the columns that identify rows are, of every shard.
 
@@ -176,13 +177,16 @@ def cleansed_records(
     """
     tombstones = read_tombstones(dataset.lake_uri)
     if not len(tombstones):
-        return list(records)
+        yield from records
+        return
+    rest = iter(records)
     with ThreadPoolExecutor(THREADS) as pool:
-        clean = list(pool.map(lambda record: cleansed(dataset, kind, record, tombstones), records))
-    for before, after in zip(records, clean, strict=True):
-        if ledger is not None and after is not before and ledger.get(before.unit_id) is not None:
-            ledger.replace(after)
-    return clean
+        while some := list(itertools.islice(rest, 16 * THREADS)):
+            clean = pool.map(lambda record: cleansed(dataset, kind, record, tombstones), some)
+            for before, after in zip(some, clean, strict=True):
+                if ledger is not None and after is not before and ledger.get(before.unit_id) is not None:
+                    ledger.replace(after)
+                yield after
 
 
 def is_clean(version: Version) -> bool:

@@ -18,10 +18,12 @@ import difflib
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,7 +34,7 @@ from altdiffusion.records import REJECTS, SCHEMAS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.documents import DIGEST, Document, optional_document, parse_document, read_document
-from altdiffusion.storage.ledger import Ledger, UnitRecord, total
+from altdiffusion.storage.ledger import Ledger, UnitRecord
 from altdiffusion.storage.listing import list_marked
 from altdiffusion.storage.shards import ROW_GROUP_ROWS, ShardInfo
 
@@ -52,6 +54,44 @@ _TABLE = pa.schema(
         pa.field("row_group_rows", pa.int32(), nullable=False),
     ]
 )
+
+
+class Outcome:
+    """What units have made together: sums, and their shards in the units' order. No record is kept.
+
+    Args:
+        records: in any order.
+    """
+
+    def __init__(self, records: Iterable[UnitRecord]) -> None:
+        self.rows_in = self.rows = 0
+        languages, reasons, tally = Counter[str](), Counter[str](), Counter[str]()
+        self._columns: dict[str, list[Any]] = {name: [] for name in ("index", *_TABLE.names)}
+        for record in records:
+            self.rows_in += record.rows_in
+            self.rows += record.rows_out
+            languages.update(record.rows_by_language)
+            reasons.update(record.rejects_by_reason)
+            tally.update(record.tally)
+            self._list(record.index, "shard", record.shards)
+            self._list(record.index, "reject", record.rejects)
+        self.rows_by_language, self.rejects_by_reason, self.tally = (
+            dict(sorted(counts.items())) for counts in (languages, reasons, tally)
+        )
+
+    def _list(self, index: int, role: str, infos: Sequence[ShardInfo]) -> None:
+        for info in infos:
+            row = (index, role, info.sha256, info.rows, info.bytes, info.row_group_rows)
+            for column, value in zip(self._columns.values(), row, strict=True):
+                column.append(value)
+
+    def table(self) -> pa.Table:
+        """Return the table of shards (`_TABLE`): the accepted ones, then the rejected ones, each by unit."""
+        index = np.array(self._columns["index"], np.int64)
+        is_reject = np.array([role == "reject" for role in self._columns["role"]], bool)
+        columns = [pa.array(self._columns[field.name], field.type) for field in _TABLE]
+        order = np.lexsort((index, is_reject))  # stable: a unit's shards stay in their order
+        return pa.Table.from_arrays(columns, schema=_TABLE).take(pa.array(order))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,13 +342,14 @@ class Dataset:
 
     def ledger(self, fingerprint: str) -> Ledger:
         """Return the ledger of the work under one config fingerprint."""
-        return Ledger(files.within(self.folder_uri, "ledger", fingerprint))
+        pages = files.within(self.lake_uri, "index", "ledger", self.name, fingerprint)
+        return Ledger(files.within(self.folder_uri, "ledger", fingerprint), pages)
 
     def publish(
         self,
         *,
         kind: Kind,
-        records: Sequence[UnitRecord],
+        records: Outcome | Iterable[UnitRecord],
         parents: Sequence[Ref],
         config: Mapping[str, Any],
         fingerprint: str,
@@ -322,22 +363,10 @@ class Dataset:
         Args:
             made_by: a plain name for people, of the pipeline step; it has no influence on the version's digest.
         """
-        ordered = sorted(records, key=lambda record: record.index)
-        accepted = [shard for record in ordered for shard in record.shards]
-        rejected = [shard for record in ordered for shard in record.rejects]
-        rejects_by_reason = total(record.rejects_by_reason for record in ordered)
-        rows = sum(shard.rows for shard in accepted)
-        if sum(record.rows_in for record in ordered) != rows + sum(rejects_by_reason.values()):
+        made = records if isinstance(records, Outcome) else Outcome(records)
+        if made.rows_in != made.rows + sum(made.rejects_by_reason.values()):
             raise AssertionError(f"dataset {self.name}: rows in differ from accepted + rejected; nothing is published")
-        table = pa.Table.from_pylist(
-            [
-                {"role": role, **info.to_json()}
-                for role, infos in (("shard", accepted), ("reject", rejected))
-                for info in infos
-            ],
-            schema=_TABLE,
-        )
-        table_bytes = shards.encode(table, row_group_rows=65536)
+        table_bytes = shards.encode(made.table(), row_group_rows=65536)
         manifest = Manifest(
             format=FORMAT,
             name=self.name,
@@ -347,10 +376,10 @@ class Dataset:
             fingerprint=fingerprint,
             code_version=altdiffusion.__version__,
             schema=tuple(f"{field.name}:{field.type}" for field in SCHEMAS[kind]),
-            rows=rows,
-            rows_by_language=total(record.rows_by_language for record in ordered),
-            rejects_by_reason=rejects_by_reason,
-            tally=total(record.tally for record in ordered),
+            rows=made.rows,
+            rows_by_language=made.rows_by_language,
+            rejects_by_reason=made.rejects_by_reason,
+            tally=made.tally,
             shards_table_sha256=files.sha256_hex(table_bytes),
         )
         version = Version(self.folder_uri, manifest)

@@ -16,15 +16,34 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fsspec
+import fsspec.asyn
 from fsspec.implementations.local import LocalFileSystem
 
 from altdiffusion.credentials import has_placeholder
 from altdiffusion.errors import AltDiffusionError, first_line
 
-_STORES = {"botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "adlfs"}
+_READERS = 16
+"""Files of a folder that are read at a time."""
+_FIRST = 8 << 20
+"""Bytes that the first request for an object of S3 asks for."""
+_CONFLICTS = 5
+"""How often an object is created again after the store refused two writers at the same time."""
+_STORES = {
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "google",
+    "gcsfs",
+    "azure",
+    "adlfs",
+    "huggingface_hub",
+    "httpx",
+    "httpx2",
+}
 """Libraries whose errors are those of a storage."""
 _EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The extra of this package that installs what opens addresses of a scheme."""
@@ -46,7 +65,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
             "set the storage's own variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3) and leave it out",
         )
     if uri.startswith("/") and "::" not in uri:  # a plain path, without fsspec's parsing of chained addresses
-        return _local(), LocalFileSystem._strip_protocol(uri)
+        return _local(), uri.rstrip("/") or "/"
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -109,11 +128,12 @@ def beneath(root_uri: str, uri: str) -> str:
     Raises:
         AltDiffusionError: `uri` is not below the root, or a link leads out of it.
     """
-    if not is_local(root_uri):
+    fs, root = filesystem(root_uri)
+    if not isinstance(fs, LocalFileSystem):
         if not uri.startswith(root_uri.rstrip("/") + "/"):
             raise _outside(root_uri, uri)
         return uri
-    root, path = os.path.abspath(local_path(root_uri)), os.path.abspath(local_path(uri))
+    root, path = os.path.abspath(root), os.path.abspath(local_path(uri))
     if not path.startswith(root.rstrip("/") + "/"):
         raise _outside(root_uri, uri)
     if not _is_linked(root, path):
@@ -182,10 +202,15 @@ def naming(uri: str, doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise _failed(uri, doing, error) from error
-    except Exception as error:  # of an object store's own library, which has no common base class
-        if type(error).__module__.partition(".")[0] not in _STORES:
+    except Exception as error:
+        if not is_of_storage(error):
             raise
         raise _failed(uri, doing, error) from error
+
+
+def is_of_storage(error: Exception) -> bool:
+    """Return whether a storage failed: by an OSError, or by an error of its library, which has no common base class."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _STORES
 
 
 def _failed(uri: str, doing: str, error: Exception) -> AltDiffusionError:
@@ -237,9 +262,46 @@ def read_bytes(uri: str) -> bytes:
     fs, path = filesystem(uri)
     with naming(uri, "reading"):
         try:
-            return bytes(fs.cat_file(path))
+            if isinstance(fs, LocalFileSystem):
+                with open(path, "rb") as file:
+                    return file.read()
+            return _whole(fs, path) if _speaks_s3(fs) else bytes(fs.cat_file(path))
         except NotADirectoryError as error:
             raise FileNotFoundError(uri) from error
+
+
+def _speaks_s3(fs: Any) -> bool:
+    return "s3" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def _whole(fs: Any, path: str) -> bytes:
+    """Return an object of S3, the rest of a large one in pieces at the same time.
+
+    One request is enough for a small one; `cat_file` without a range asks for the size of every object first.
+    """
+    try:
+        first = bytes(fs.cat_file(path, start=0, end=_FIRST))
+    except OSError as error:
+        if _is_empty(error):
+            return b""
+        raise
+    return first if len(first) < _FIRST else first + _rest(fs, path)
+
+
+def _rest(fs: Any, path: str) -> bytes:
+    starts = list(range(_FIRST, int(fs.size(path)), _FIRST))
+    pieces = fs.cat_ranges([path] * len(starts), starts, [start + _FIRST for start in starts])
+    return b"".join(bytes(piece) for piece in pieces)
+
+
+def _is_empty(error: Exception) -> bool:
+    """Return whether S3 refused a range because the object has no bytes."""
+    return _code_of(error) in ("InvalidRange", "416")
+
+
+def _code_of(error: Exception) -> Any:
+    """Return S3's own code of an error that s3fs translated; None where there is none."""
+    return getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
 
 
 def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffusionError]:
@@ -250,12 +312,25 @@ def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffus
     if not uris:
         return []
     fs, first = filesystem(uris[0])
-    if isinstance(fs, LocalFileSystem) or len(uris) == 1:
-        return [_content(uri, lambda uri=uri: read_bytes(uri)) for uri in uris]  # type: ignore[misc]
+    if len(uris) == 1:
+        return [_content(uris[0], lambda: read_bytes(uris[0]))]
+    if isinstance(fs, LocalFileSystem):  # threads, because a folder may be on a file server
+        with ThreadPoolExecutor(min(_READERS, len(uris))) as pool:
+            return list(pool.map(lambda uri: _content(uri, lambda: read_bytes(uri)), uris))
     paths = [first, *(fs._strip_protocol(uri) for uri in uris[1:])]
     with naming(uris[0], "reading"):
-        found = fs.cat(paths, on_error="return")
-    return [_content(uri, lambda value=found[path]: value) for uri, path in zip(uris, paths, strict=True)]  # type: ignore[misc]
+        if not _speaks_s3(fs):
+            found = fs.cat_ranges(paths, None, None, on_error="return")
+        else:  # as in `_whole`
+            found = fs.cat_ranges(paths, 0, _FIRST, on_error="return")
+            found = [_completed(fs, path, value) for path, value in zip(paths, found, strict=True)]
+    return [_content(uri, lambda value=value: value) for uri, value in zip(uris, found, strict=True)]  # type: ignore[misc]
+
+
+def _completed(fs: Any, path: str, first: Any) -> Any:
+    if isinstance(first, Exception):
+        return b"" if _is_empty(first) else first
+    return first if len(first) < _FIRST else bytes(first) + _rest(fs, path)
 
 
 def read_ranges(uri: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -361,6 +436,9 @@ def _entries(uri: str, *, detail: bool) -> list[Any]:
     try:
         with naming(uri, "listing"):
             try:
+                if _speaks_s3(fs):  # `ls` lists the folder above too where it finds nothing
+                    found = fsspec.asyn.sync(fs.loop, fs._lsdir, path, refresh=True)
+                    return found if detail else [entry["name"] for entry in found]
                 return list(fs.ls(path, detail=detail))
             except NotADirectoryError as error:
                 raise AltDiffusionError(f"storage {uri}", "is a file, not a folder", "choose another path") from error
@@ -404,11 +482,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     fs, path = filesystem(uri)
     with naming(uri, "writing"):
         if not isinstance(fs, LocalFileSystem):
-            try:
-                fs.pipe_file(path, data, mode="create")  # If-None-Match: * on S3
-            except FileExistsError:
-                return False
-            return True
+            return _create(fs, path, data)
         with _temporary(path, data) as temporary:
             try:
                 os.link(temporary, path)
@@ -418,6 +492,28 @@ def put_if_absent(uri: str, data: bytes) -> bool:
                 os.unlink(temporary)
         sync_folder(os.path.dirname(path))
         return True
+
+
+def _create(fs: Any, path: str, data: bytes) -> bool:
+    """Write an object that does not exist, with `If-None-Match: *` on S3, and return whether it was.
+
+    Of the stores that speak S3, some name the header that did not hold in their answer and some do not. Two writers at
+    the same time may both be refused (409), and then have to ask again.
+    """
+    for left in reversed(range(_CONFLICTS)):
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            code = _code_of(error)
+            if code in ("PreconditionFailed", "412"):
+                return False
+            if code not in ("ConditionalRequestConflict", "409") or not left:
+                raise
+        else:
+            return True
+    return False
 
 
 def remove_tree(uri: str, *, below: str | None = None) -> None:

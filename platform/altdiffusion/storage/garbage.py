@@ -22,6 +22,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import ROLES, Dataset, Lake
 from altdiffusion.storage.ledger import Ledger
+from altdiffusion.storage.ledger_pages import read_ledger
 from altdiffusion.storage.takedown_proof import rows_taken_down
 from altdiffusion.storage.tombstones import Tombstones
 
@@ -161,7 +162,7 @@ def _recorded(dataset: Dataset) -> Mapping[tuple[str, str], Sequence[tuple[Ledge
     found: dict[tuple[str, str], list[tuple[Ledger, str]]] = {}
     for fingerprint in files.list_folders(files.join(dataset.folder_uri, "ledger")):
         ledger = dataset.ledger(fingerprint)
-        for record in ledger.all().values():
+        for record in read_ledger(ledger).all():
             for role, infos in (("shards", record.shards), ("rejects", record.rejects)):
                 for info in infos:
                     found.setdefault((role, info.sha256), []).append((ledger, record.unit_id))

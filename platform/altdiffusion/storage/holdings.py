@@ -8,6 +8,7 @@ give the ids of an image. Shards that versions share are read once, several at a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from altdiffusion.storage.shards import ShardInfo
 from altdiffusion.storage.tombstones import Tombstones
 
 THREADS = 16
+"""Requests to an object store at a time. On a disk more threads than processors only wait for each other."""
 BUILD_FROM = 1_000_000
 """Rows that no index covers from which on a question that reads them indexes them."""
 _AT_ONCE = 256
@@ -150,7 +152,7 @@ def search(
     lake: Lake,
     wanted: Wanted,
     *,
-    threads: int = THREADS,
+    threads: int | None = None,
     listed: Tombstones | None = None,
     build_from: int = BUILD_FROM,
 ) -> Holdings:
@@ -159,10 +161,12 @@ def search(
     Memory holds those columns of `threads` shards, and the rows found.
 
     Args:
+        threads: shards that are read at a time; None chooses by the storage.
         listed: the same list as hashes, for questions that the index of rows may answer: then only the shards that it
             does not cover are read whole. Domains need every shard. None for what removes rows: it reads all of them.
         build_from: number of rows that the index does not cover from which on they are added to it.
     """
+    threads = threads or (min(THREADS, os.cpu_count() or 1) if files.is_local(lake.uri) else THREADS)
     distinct: dict[tuple[str, str], File] = {}
     damaged: list[AltDiffusionError] = []
     versions = tuple(all_versions(lake, damaged))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
-from altdiffusion.storage.documents import Document, read_document
+from altdiffusion.storage.documents import Document, parse_document
 from altdiffusion.storage.shards import ShardInfo
 
 UNIT_ID = re.compile(r"(?!\.)[A-Za-z0-9._\-]{1,200}")
@@ -102,12 +101,21 @@ def _sealed(record: UnitRecord) -> bytes:
 
 
 class Ledger:
-    """The records of one dataset under one config fingerprint: `<dataset>/ledger/<fingerprint>/<unit>.json`."""
+    """The records of one dataset under one config fingerprint: `<dataset>/ledger/<fingerprint>/<unit>.json`.
 
-    def __init__(self, folder_uri: str) -> None:
+    `ledger_pages.read_ledger` reads all of them.
+
+    Args:
+        folder_uri: folder of the records.
+        pages_uri: folder of the pages, in which records are kept together to be read faster; None where none are kept.
+    """
+
+    def __init__(self, folder_uri: str, pages_uri: str | None = None) -> None:
         self.folder_uri = folder_uri
+        self.pages_uri = pages_uri
 
-    def _uri(self, unit_id: str) -> str:
+    def uri(self, unit_id: str) -> str:
+        """Return the URI of a unit's file."""
         return files.within(self.folder_uri, f"{unit_id}.json")
 
     def get(self, unit_id: str) -> UnitRecord | None:
@@ -120,7 +128,7 @@ class Ledger:
     def record(self, record: UnitRecord) -> UnitRecord:
         """Record a unit whose shards are written. The first record of a unit stays; return the valid one."""
         data = _sealed(record)
-        while not files.put_if_absent(self._uri(record.unit_id), data):
+        while not files.put_if_absent(self.uri(record.unit_id), data):
             known = self.get(record.unit_id)
             if known is not None:  # None: another job has just removed it
                 return known
@@ -128,46 +136,29 @@ class Ledger:
 
     def replace(self, record: UnitRecord) -> None:
         """Record a finished unit in place of its earlier record, because rows of it were taken down."""
-        files.write_atomic(self._uri(record.unit_id), _sealed(record))
+        files.write_atomic(self.uri(record.unit_id), _sealed(record))
 
     def forget(self, unit_id: str) -> None:
         """Remove a record so that the unit is done again (a shard of it was damaged)."""
-        files.remove_tree(self._uri(unit_id), below=self.folder_uri)
+        files.remove_tree(self.uri(unit_id), below=self.folder_uri)
 
     def done_ids(self) -> set[str]:
         """Return the ids of all recorded units, from one listing."""
         names = (name for name in files.list_names(self.folder_uri) if name.endswith(".json") and name[0] != ".")
         return {name.removesuffix(".json") for name in names}
 
-    def all(self) -> dict[str, UnitRecord]:
-        """Return all records by unit id."""
-        found = self._get_each(sorted(self.done_ids()))
-        return {record.unit_id: record for record in found if record is not None}  # None: removed meanwhile
+    def _read(self, unit_id: str) -> UnitRecord:
+        uri = self.uri(unit_id)
+        return self.parse(uri, unit_id, files.read_bytes(uri))
 
-    def of_units(self, unit_ids: Sequence[str]) -> list[UnitRecord]:
-        """Return the records of finished units, in the order of their ids here.
+    def parse(self, uri: str, unit_id: str, data: bytes) -> UnitRecord:
+        """Return the record that the content of a unit's file means.
 
         Raises:
-            AltDiffusionError: a unit is not recorded.
+            AltDiffusionError: it is damaged, or is another unit's.
         """
-        found = self._get_each(unit_ids)
-        if None in found:
-            missing = unit_ids[found.index(None)]
-            raise AltDiffusionError(
-                f"ledger {self.folder_uri}",
-                f"has no record of unit {missing}, which was finished; another process has removed it",
-                "run the job again when no other one writes to this dataset",
-            )
-        return [record for record in found if record is not None]
-
-    def _get_each(self, unit_ids: Sequence[str]) -> list[UnitRecord | None]:
-        with ThreadPoolExecutor(16) as pool:
-            return list(pool.map(self.get, unit_ids))
-
-    def _read(self, unit_id: str) -> UnitRecord:
-        uri = self._uri(unit_id)
         remedy = "delete this file; the unit is then done again"
-        document = read_document(uri, remedy=remedy)
+        document = parse_document(uri, data, remedy=remedy)
         stated = document.value.pop("sha256", None)
         try:
             if stated != files.sha256_hex(files.canonical_json(document.value)):

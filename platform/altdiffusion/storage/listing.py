@@ -48,16 +48,49 @@ def list_marked(root_uri: str, depth: int, name: str) -> list[Marked]:
     return sorted(found, key=lambda one: one.parts)
 
 
+def list_files(root_uri: str) -> dict[str, str]:
+    """Return the stamp of each file directly below a folder by its name, as in `Marked`; none if there is no folder.
+
+    Names with a leading dot are left out.
+    """
+    if files.is_local(root_uri):
+        return dict(_local_files(files.local_path(root_uri)))
+    found = {}
+    for entry in files.list_details(root_uri):
+        name = str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]
+        if entry["type"] == "file" and not name.startswith("."):
+            found[name] = _stamp(entry)
+    return found
+
+
+def _local_files(folder: str) -> Iterator[tuple[str, str]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name[0] == "." or entry.is_dir():
+                    continue
+                try:
+                    facts = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # removed since
+                yield entry.name, _local_stamp(facts, stat.S_ISLNK(facts.st_mode))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _local_stamp(facts: os.stat_result, is_linked: bool) -> str:
+    if is_linked:
+        return ""
+    return f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ctime_ns}-{facts.st_ino}"
+
+
 def _local(folder: str, depth: int, name: str, parts: tuple[str, ...], *, linked: bool) -> Iterator[Marked]:
     if depth == 0:
         try:
             facts = os.lstat(os.path.join(folder, name))
         except (FileNotFoundError, NotADirectoryError):
             return
-        is_link = linked or stat.S_ISLNK(facts.st_mode)
-        yield Marked(
-            parts, "" if is_link else f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ctime_ns}-{facts.st_ino}"
-        )
+        yield Marked(parts, _local_stamp(facts, linked or stat.S_ISLNK(facts.st_mode)))
         return
     try:
         with os.scandir(folder) as entries:

@@ -35,7 +35,7 @@ def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filte
     uri = shard_uri(folder_uri, info.sha256)
     fs, path = files.filesystem(uri)
     try:
-        with files.naming(uri, "reading"), _opened(fs, path, info) as file:
+        with files.naming(uri, "reading"), _opened(fs, path, uri, info) as file:
             try:
                 return checked_types(_read(file, columns, filters), uri)
             except (pa.ArrowException, OSError) as error:
@@ -55,7 +55,7 @@ def read_some_rows(folder_uri: str, info: ShardInfo, columns: Sequence[str], row
     uri = shard_uri(folder_uri, info.sha256)
     fs, path = files.filesystem(uri)
     try:
-        with files.naming(uri, "reading"), _opened(fs, path, info) as file:
+        with files.naming(uri, "reading"), _opened(fs, path, uri, info) as file:
             try:
                 return checked_types(_groups(file, columns, rows), uri)
             except (pa.ArrowException, OSError, IndexError) as error:
@@ -82,11 +82,11 @@ def _groups(file: Any, columns: Sequence[str], rows: npt.NDArray[np.int64]) -> p
     return table.take(pa.array(places))
 
 
-def _opened(fs: Any, path: str, info: ShardInfo) -> Any:
+def _opened(fs: Any, path: str, uri: str, info: ShardInfo) -> Any:
     """Return a file for reading; a small one of an object store is fetched whole, in one request instead of several."""
-    if info.bytes <= _WHOLE_BYTES and not isinstance(fs, LocalFileSystem):
-        return io.BytesIO(fs.cat_file(path))
-    return fs.open(path, "rb")
+    if isinstance(fs, LocalFileSystem):
+        return open(path, "rb")  # without fsspec's layers: a lake may have a hundred thousand small shards
+    return io.BytesIO(files.read_bytes(uri)) if info.bytes <= _WHOLE_BYTES else fs.open(path, "rb")
 
 
 def _read(file: Any, columns: Sequence[str], filters: Any) -> pa.Table:

@@ -92,17 +92,23 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
-    """Write a table as a shard named by its content; an existing shard is left unchanged."""
+    """Write a table as a shard named by its content; an existing shard of a folder is left unchanged."""
     data = _encoded(table, row_group_rows)  # not copied: a shard of images has up to a gigabyte
     info = ShardInfo(sha256=files.sha256_hex(data), rows=table.num_rows, bytes=len(data), row_group_rows=row_group_rows)
     uri = shard_uri(folder_uri, info.sha256)
-    try:
-        is_there = files.size_bytes(uri) == info.bytes
-    except FileNotFoundError:
-        is_there = False
-    if not is_there:
+    if not _is_there(uri, info.bytes):
         files.write_atomic(uri, data)
     return info
+
+
+def _is_there(uri: str, size: int) -> bool:
+    """Return whether a folder has the file; an object store is not asked, since few shards are written twice."""
+    if not files.is_local(uri):
+        return False
+    try:
+        return files.size_bytes(uri) == size
+    except FileNotFoundError:
+        return False
 
 
 def read_table(folder_uri: str, sha256: str, schema: pa.Schema) -> pa.Table:

@@ -21,6 +21,8 @@ import torch.distributed as dist
 from altdiffusion.diffusion.quiet import quiet_libraries
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
+from altdiffusion.execution.capacity import wait_for_nodes, wanted
+from altdiffusion.execution.units import Resources
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.training.checkpoints import format as checkpoints
@@ -105,6 +107,8 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: PreemptionNotice) -> Exce
                     f"asks for {least * each:g} {kind}s, this machine has {have.get(kind, 0):g}",
                     "lower workers.count, or connect to a cluster",
                 )
+    needs = Resources(num_cpus=workers.cpus, num_gpus=workers.gpus, custom=workers.custom)
+    wait_for_nodes(workers.min_count or workers.count, needs, cluster.wait_for_nodes_s(), reporter.warning)
     name = f"{run.config.run}-{run.fingerprint[:12]}"
     storage = files.within(run.lake, "ray")
     # Ray's record of an earlier start is not needed, and a torn one would make the name unusable.
@@ -118,7 +122,7 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: PreemptionNotice) -> Exce
             num_workers=(workers.min_count, workers.count) if workers.min_count is not None else workers.count,
             elastic_resize_monitor_interval_s=workers.grow_check_s,
             use_gpu=workers.gpus > 0,
-            resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+            resources_per_worker=wanted(needs),
         ),
         run_config=RunConfig(
             name=name, storage_path=storage, failure_config=FailureConfig(max_failures=workers.max_failures)

@@ -4,6 +4,7 @@ from altdiffusion.curation.config.balance import BalanceConfig
 from altdiffusion.curation.config.distinct import DistinctConfig
 from altdiffusion.curation.config.download import DownloadConfig, RetryConfig
 from altdiffusion.curation.config.encode import BucketsConfig, EncodeConfig, FilterConfig
+from altdiffusion.curation.config.estimate import DownloadEstimateConfig
 from altdiffusion.curation.config.language import THRESHOLDS, LanguageConfig
 from altdiffusion.curation.config.own import OwnConfig
 from altdiffusion.curation.config.parallel import CorpusConfig, IdsConfig, PairsConfig
@@ -24,6 +25,7 @@ __all__ = [
     "CorpusConfig",
     "DistinctConfig",
     "DownloadConfig",
+    "DownloadEstimateConfig",
     "EncodeConfig",
     "FilterConfig",
     "HeadConfig",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from altdiffusion.config import operational
+from altdiffusion.config import added, operational
 from altdiffusion.constraints import (
     PLAIN_NAME,
     SHA256,
@@ -23,8 +23,7 @@ from altdiffusion.curation.config.language import LanguageConfig
 from altdiffusion.curation.config.store import FORMATS, StoreConfig
 from altdiffusion.languages import language_hint
 
-LAYOUTS = ("folder", "webdataset", "table")
-Layout = Literal["folder", "webdataset", "table"]
+Layout = Literal["folder", "webdataset", "table", "dataset"]
 
 
 def _all_formats() -> StoreConfig:
@@ -39,9 +38,14 @@ class OwnConfig(Checked):
     """Short name; it becomes the `source` column, the name of the source reference and a part of each row's `url`."""
     uri: str = operational()
     """A folder, a file or a glob of files on any fsspec URI, or `hf://datasets/OWNER/NAME@<commit>`."""
-    layout: Literal["auto", "folder", "webdataset", "table"] = "auto"
+    layout: Literal["auto", "folder", "webdataset", "table", "dataset"] = "auto"
     """`folder`: image files, with captions next to them or in metadata files; `webdataset`: tar files; `table`: Parquet
-    or Arrow files that hold the images; `auto` finds out."""
+    or Arrow files that hold the images; `dataset`: a whole data set of the hub, as the library datasets opens it;
+    `auto` finds out."""
+    subset: str | None = added(None)
+    """Configuration of a whole data set of the hub; null takes its default or only one."""
+    split: str | None = added(None)
+    """Split of a whole data set of the hub, such as train; null takes all."""
     captions: Annotated[tuple[str, ...], not_empty("name a column"), unique("column")] = (
         *("caption", "captions", "text", "texts"),
     )
@@ -76,6 +80,13 @@ class OwnConfig(Checked):
 
     def conflicts(self) -> Iterator[Invalid]:
         accepted = self.identify.languages
+        for key in ("subset", "split"):
+            if getattr(self, key) is not None and not self.uri.startswith("hf://"):
+                yield Invalid(
+                    key, "is for a whole data set of the hub", "leave it out, or give hf://datasets/... as uri"
+                )
+        if self.layout == "dataset" and not self.uri.startswith("hf://"):
+            yield Invalid("layout", "is for a whole data set of the hub", "set another one, or auto")
         if self.language is not None and self.language not in accepted:
             yield Invalid("language", *language_hint(self.language, accepted))
         if self.language is not None and self.language_column is not None:

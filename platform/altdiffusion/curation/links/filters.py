@@ -22,8 +22,10 @@ from altdiffusion.curation.config import SelectConfig
 from altdiffusion.curation.rejects import (
     AESTHETIC,
     ASPECT,
+    BAD_URL,
     BLOCKLIST,
     CAPTION,
+    CAPTION_BYTES,
     LANGUAGE,
     PUNSAFE,
     PWATERMARK,
@@ -34,7 +36,8 @@ from altdiffusion.curation.rejects import (
 from altdiffusion.execution.reject_reasons import Reason
 
 REASONS = (
-    SIZE, ASPECT, SIMILARITY, PUNSAFE, PWATERMARK, AESTHETIC, URL_SCHEME, BLOCKLIST, CAPTION, LANGUAGE,
+    SIZE, ASPECT, SIMILARITY, PUNSAFE, PWATERMARK, AESTHETIC, BAD_URL, CAPTION_BYTES, URL_SCHEME, BLOCKLIST, CAPTION,
+    LANGUAGE,
 )  # fmt: skip
 CODES: dict[Reason, int] = {reason: number for number, reason in enumerate(REASONS, 1)}
 """A reason in a column of bytes; 0 means none."""

@@ -33,12 +33,22 @@ from altdiffusion.curation.links.filters import (
 )
 from altdiffusion.curation.links.reader import UnitReader, open_unit
 from altdiffusion.curation.links.row_groups import RowGroup, Rows
-from altdiffusion.curation.links.source_columns import SCORES, SIZES, TEXTS, numbers, texts
+from altdiffusion.curation.links.source_columns import NOT_UTF8, SCORES, SIZES, TEXTS, numbers, texts
 from altdiffusion.curation.links.text_unit import TextUnitReader
-from altdiffusion.curation.rejects import ASPECT, BLOCKLIST, CAPTION, LANGUAGE, SIZE, URL_SCHEME, coded
+from altdiffusion.curation.rejects import (
+    ASPECT,
+    BAD_URL,
+    BLOCKLIST,
+    CAPTION,
+    CAPTION_BYTES,
+    LANGUAGE,
+    SIZE,
+    URL_SCHEME,
+    coded,
+)
 from altdiffusion.curation.web.blocklist import Blocklist, source_blocklist
 from altdiffusion.execution.range_work import RangeWork, finish_unit
-from altdiffusion.execution.reject_reasons import rejects_table
+from altdiffusion.execution.reject_reasons import Reason, rejects_table
 from altdiffusion.execution.units import Unit, UnitWork
 from altdiffusion.hashing import hash64
 from altdiffusion.records import LINKS
@@ -48,6 +58,8 @@ from altdiffusion.urls import AROUND, url_keys
 
 _AROUND = "".join(f"\\x{{{ord(character):x}}}" for character in AROUND)
 _LINK = rf"^[{_AROUND}]*(?i:https?)://[^/?#\s]"
+_BYTES = {NOT_UTF8["url"]: BAD_URL, NOT_UTF8["caption"]: CAPTION_BYTES}
+_WRONG_BYTES: dict[Reason, str] = {reason: name for name, reason in _BYTES.items()}
 _SHOWN = 80
 """Characters of a caption that was rejected for its language."""
 
@@ -189,6 +201,9 @@ class SelectWork(RangeWork):
             raise RuntimeError("setup() has not been called")
         flat = {name: _flat(column) for name, column in columns.items()}
         codes = codes.copy()
+        for name, reason in _BYTES.items():  # a replaced character would be part of a caption, or vanish from it
+            if flat[name].null_count < len(codes):
+                codes[np.asarray(flat[name].is_valid()) & (codes == 0)] = CODES[reason]
         candidates = np.flatnonzero(codes == 0)
         url = _take(flat["url"], candidates)
         keys = url_keys(url)
@@ -324,6 +339,8 @@ def _details(columns: Mapping[str, pa.Array], codes: Codes, dropped: Rows, prove
             details.append(pc.binary_join_element_wise(*sides, "x"))
         elif name == LANGUAGE:
             details.append(_take(columns["doubted"], rows))
+        elif name in _WRONG_BYTES:
+            details.append(_take(columns[_WRONG_BYTES[name]], rows))
         else:
             details.append(pa.nulls(len(rows), pa.string()))
     back = np.empty(len(order), np.intp)

@@ -36,6 +36,8 @@ SCORES = ("similarity", "punsafe", "pwatermark", "aesthetic")
 HASHES: dict[str, int] = {"sha256": 64, "md5": 32, "phash": 16}
 """Hashes of the image's bytes (of the image itself: `phash`), and their number of hex digits."""
 TEXTS = ("url", "caption", "source_language", "expected_hash", *HASHES)
+NOT_UTF8 = {"url": "url not UTF-8", "caption": "caption not UTF-8"}
+"""The column that names the first byte of a text that is not UTF-8."""
 # gcld3 gives `iw` for Hebrew and marks Latin transcriptions; both are normalised to plain ISO 639 codes.
 _LABELS = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi", "zh-cn": "zh", "zh-tw": "zh"}
 _NO_LABEL = ("", "unknown", "und", "none", "nolang")
@@ -134,19 +136,24 @@ def texts(given: Mapping[str, Any], rows: int, config: SourceConfig) -> dict[str
     """Return the columns that name and describe a row, normalised.
 
     Returns:
-        url, caption: string, invalid UTF-8 replaced. source_language: plain code, or the source's own label where the
-        row has none. expected_hash: `sha256:`, `md5:` or `phash:` and hex digits. sample_id: int64, computed where the
-        source has none. All but the last may be null.
+        url, caption: string, null where not UTF-8. The values of NOT_UTF8: where that is, for people, else null.
+        source_language: plain code, or the source's own label where the row has none. expected_hash: `sha256:`, `md5:`
+        or `phash:` and hex digits. sample_id: int64, computed where the source has none. All but the last may be null.
     """
-    plain = {name: _text(given[name]) for name in TEXTS if name in given}
+    plain = {name: utf8_text(given[name]) for name in TEXTS if name in given}
     nothing = pa.chunked_array([pa.nulls(rows, pa.string())])
     labels = _labels(plain["source_language"]) if "source_language" in plain else nothing
     columns = {name: plain.get(name, nothing) for name in ("url", "caption")}
-    return columns | {
-        "source_language": labels if config.label is None else pc.fill_null(labels, config.label),
-        "expected_hash": _expected(plain, nothing),
-        "sample_id": _sample_ids(given.get("sample_id"), columns["url"], columns["caption"]),
-    }
+    wrong = {place: _not_utf8(given.get(name), columns[name]) for name, place in NOT_UTF8.items()}
+    return (
+        columns
+        | wrong
+        | {
+            "source_language": labels if config.label is None else pc.fill_null(labels, config.label),
+            "expected_hash": _expected(plain, nothing),
+            "sample_id": _sample_ids(given.get("sample_id"), columns["url"], columns["caption"]),
+        }
+    )
 
 
 def _sample_ids(given: Any, url: pa.ChunkedArray, caption: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -171,7 +178,8 @@ def _each(values: pa.ChunkedArray, function: Callable[[pa.Array], pa.Array]) -> 
     return pa.chunked_array([function(chunk) for chunk in values.chunks], pa.int64())
 
 
-def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def utf8_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return texts; null where the bytes are not UTF-8."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     try:
@@ -179,8 +187,29 @@ def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     except pa.ArrowInvalid:
         raw = values.cast(pa.binary()).to_pylist()
         return pa.chunked_array(
-            [pa.array([None if item is None else item.decode("utf-8", "replace") for item in raw], pa.string())]
+            [pa.array([None if _wrong_byte(item) is not None else item for item in raw], pa.string())]
         )
+
+
+def _wrong_byte(item: bytes | None) -> int | None:
+    """Return the place of the first byte that is not UTF-8."""
+    try:
+        (item or b"").decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
+
+
+def _not_utf8(given: Any, text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return, for people, where each cell is not UTF-8; null where it is."""
+    if given is None or given.null_count == text.null_count:
+        return pa.chunked_array([pa.nulls(len(text), pa.string())])
+    if pa.types.is_dictionary(given.type):
+        given = given.cast(given.type.value_type)
+    places = [_wrong_byte(item) for item in given.cast(pa.binary()).to_pylist()]
+    return pa.chunked_array(
+        [pa.array([None if at is None else f"byte {at} is not UTF-8" for at in places], pa.string())]
+    )
 
 
 def _size(values: pa.ChunkedArray) -> pa.ChunkedArray:

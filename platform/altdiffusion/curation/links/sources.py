@@ -20,6 +20,7 @@ from altdiffusion.curation.links.partitions import Partition, partition_of, with
 from altdiffusion.curation.links.reader import Footer, fetch_footer, parse_footer
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, resolve_columns
 from altdiffusion.curation.links.text_parts import TextIndex, index_text, is_text
+from altdiffusion.curation.own.sample import is_image_name
 from altdiffusion.curation.parts import Found, find_partitioned
 from altdiffusion.curation.web.blocklist import source_blocklist
 from altdiffusion.errors import AltDiffusionError
@@ -118,6 +119,11 @@ def _scan_parts(fs: Any, paths: Sequence[Found], config: SourceConfig) -> Iterat
         uri = fs.unstrip_protocol(found.path)
         if is_text(uri):
             return index_text(uri)
+        if is_image_name(uri):
+            problem = "is an image, and a source of links is a list of addresses"
+            raise AltDiffusionError(
+                f"source part {uri}", problem, "import a folder of images as images (--kind images)"
+            )
         with fs.open(found.path, "rb") as file:
             return fetch_footer(file, uri)
 

@@ -165,11 +165,7 @@ def keep_out(
 
 
 def impact_of(lake: Lake, wanted: TakedownList, holdings: Holdings, graph: Graph) -> Impact:
-    """Return what holds or held the listed rows, and what was made from them; the records of takedowns count too.
-
-    Raises:
-        AltDiffusionError: a record is damaged.
-    """
+    """Return what holds or held the listed rows, and what was made from them; the records of takedowns count too."""
     past = past_of(lake.uri, wanted.tombstones)
     lines = [
         f"{record.request.when}, list {record.request.list_sha256[:12]}"
@@ -188,15 +184,13 @@ def impact_of(lake: Lake, wanted: TakedownList, holdings: Holdings, graph: Graph
         covered=past.covered,
         requests=lines,
         judges=judges_of(lake.uri, named),
+        damaged=past.damaged,
     )
 
 
 def numbers_of(lake: Lake, wanted: TakedownList, holdings: Holdings) -> dict[str, Rows]:
-    """Return the numbers, ascending, of the listed rows by the reference of their version; of erased versions too.
-
-    Raises:
-        AltDiffusionError: the record of a takedown is damaged.
-    """
+    """Return the numbers, ascending, of the listed rows by the reference of their version; of erased versions too, as
+    far as the records of takedowns can be read."""
     found = dict(past_of(lake.uri, wanted.tombstones).numbers)
     for version in holdings.versions:
         rows = holdings.numbers(version)

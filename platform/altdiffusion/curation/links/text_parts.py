@@ -74,13 +74,14 @@ def index_text(uri: str) -> TextIndex:
             rows += 1
             columns.update(dict.fromkeys(name for name, value in row.items() if value is not None))
         digest = lines.digest()
-    if _kind(uri) == "txt" and rows and "caption" not in columns:
+    if not rows:
+        raise AltDiffusionError(f"source part {uri}", "holds no row", "write it again, or leave it out of the glob")
+    if _kind(uri) == "txt" and "caption" not in columns:
         raise AltDiffusionError(
             f"source part {uri}", "holds addresses alone", "write each caption behind its address, or give a CSV file"
         )
     counts = np.full(len(starts), BLOCK_ROWS, np.int64)
-    if len(counts):
-        counts[-1] = rows - BLOCK_ROWS * (len(starts) - 1)
+    counts[-1] = rows - BLOCK_ROWS * (len(starts) - 1)
     return TextIndex(digest=digest, columns=tuple(columns), starts=tuple(starts), block_rows=counts)
 
 
@@ -284,4 +285,6 @@ def _unpacked(file: Any, uri: str) -> Any:
     packed = ((match and match[2]) or "").lower()
     if not packed:
         return file
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "gzip" if packed[0] == "g" else "zstd"))
+    return io.BufferedReader(
+        pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "gzip" if packed[0] == "g" else "zstd")
+    )

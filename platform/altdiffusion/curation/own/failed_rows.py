@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from altdiffusion.curation.own.listing import read_file
 from altdiffusion.curation.own.sample import Caption, Sample
+from altdiffusion.curation.own.table_rows import python_rows
 from altdiffusion.curation.rejects import SOURCE_FAILED, Refused
 from altdiffusion.errors import AltDiffusionError, first_line
 
@@ -35,7 +36,7 @@ def failed_rows(uri: str, digest: str) -> Iterator[Sample]:
     try:
         file = pq.ParquetFile(pa.BufferReader(body))
         names = [name for name in _COLUMNS if name in file.schema_arrow.names]
-        rows = file.read(columns=names).to_pylist() if {"key", "status"} <= {*names} else []
+        rows = python_rows(file.read(columns=names)) if {"key", "status"} <= {*names} else []
     except (pa.ArrowException, OSError) as error:
         raise AltDiffusionError(
             f"source file {uri}", f"is not a readable Parquet file ({first_line(error)})", "restore it, or remove it"

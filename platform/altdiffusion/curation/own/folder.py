@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from altdiffusion.curation.config import OwnConfig
+from altdiffusion.curation.own.columns import asks_for_columns, check_columns
 from altdiffusion.curation.own.failed_rows import failed_rows
-from altdiffusion.curation.own.listing import Listing, SourceFile, chunks, digests, read_file
+from altdiffusion.curation.own.listing import Listing, SourceFile, chunks, digests, opened, read_file
 from altdiffusion.curation.own.metadata import Rows, is_metadata, json_object, read_metadata
 from altdiffusion.curation.own.sample import Caption, Sample, field_captions, is_image_name, is_unsafe, lower_keys
 from altdiffusion.curation.own.texts import file_captions
@@ -28,6 +29,8 @@ from altdiffusion.execution.units import Unit
 
 NEXT_TO = ("txt", "caption", "json")
 """Extensions of the files that describe the image of the same stem."""
+_LOOKED_AT = 64
+"""JSON files that are read for their columns when a folder is planned."""
 _TABLE = re.compile(r"\d{5,}\.parquet")
 """img2dataset's table of a folder or tar file."""
 
@@ -85,18 +88,21 @@ def notes(listing: Listing, folder: Folder) -> Iterator[str]:
         yield f"files that are not read, by extension: {kinds}"
     if listing.linked_folders:
         yield f"symbolic links to folders, which are not followed: {listing.linked_folders:,}"
+    if listing.broken_links:
+        yield f"symbolic links that lead to nothing: {listing.broken_links:,}"
 
 
 def plan_folder(folder: Folder, config: OwnConfig) -> tuple[list[Unit], list[list[str]]]:
     """Return the units of a folder, and [name, identity] of everything that is read.
 
     Raises:
-        AltDiffusionError: a metadata file cannot be read.
+        AltDiffusionError: a metadata file cannot be read, or lacks a column that the config names.
     """
     beside = [file for files in folder.beside.values() for file in files]
     everything = [*folder.images, *beside, *folder.metadata, *folder.tables]
     identity = dict(zip((file.uri for file in everything), digests(everything), strict=True))
     rows = _rows(folder.metadata, identity, config)
+    _check_columns(folder, rows, config)
     named = {file.key for file in folder.images}
     items: list[dict[str, Any]] = []
     for file in folder.images:
@@ -116,6 +122,27 @@ def plan_folder(folder: Folder, config: OwnConfig) -> tuple[list[Unit], list[lis
         payload = {"items": [], "metadata": [], "table": _described(file, identity)}
         units.append(new_unit(len(units), [file.key, identity[file.uri]], payload, name=config.name))
     return units, sorted([file.key, identity[file.uri]] for file in everything)
+
+
+def _check_columns(folder: Folder, rows: Rows, config: OwnConfig) -> None:
+    """Refuse a folder whose metadata lack a column that the config names; JSON files are looked at up to the 64th."""
+    names = {name for found in rows.values() for row in found for name in row}
+    beside = [file for files in folder.beside.values() for file in files if not file.leads_out]
+    described = [file for file in beside if file.key.lower().endswith(".json")]
+    if asks_for_columns(config, names):
+        for file in described[:_LOOKED_AT]:
+            names |= _keys(file)
+    looked = f", the first {_LOOKED_AT} JSON files" if len(described) > _LOOKED_AT else ""
+    check_columns(config, names, f"source {config.uri}{looked}", has_captions=bool(beside) or not rows)
+
+
+def _keys(file: SourceFile) -> set[str]:
+    with opened(file.uri) as source:
+        body = source.read()
+    try:
+        return set(lower_keys(json_object(body, file.uri)))
+    except AltDiffusionError:  # not every JSON file that has an image's stem describes it
+        return set()
 
 
 def _described(file: SourceFile, identity: Mapping[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from altdiffusion.curation.own.hub import hub_folder
+from altdiffusion.curation.hub_data import check_pinned
 from altdiffusion.curation.own.sample import is_image_name, nfc
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
@@ -50,6 +50,8 @@ class Listing:
     files: list[SourceFile] = field(default_factory=list)
     linked_folders: int = 0
     """Symbolic links to folders, which are not followed."""
+    broken_links: int = 0
+    """Symbolic links that lead to nothing, or to themselves."""
     is_file: bool = False
 
 
@@ -59,7 +61,9 @@ def list_source(uri: str) -> Listing:
     Raises:
         AltDiffusionError: it is not there, cannot be read, or a name of the hub is not pinned to a commit.
     """
-    uri = hub_folder(uri)
+    check_pinned(uri)
+    if not uri.strip():
+        raise AltDiffusionError("source ''", "is an empty address", "give a folder, file or glob")
     fs, path = files.filesystem(uri)
     fs.invalidate_cache()
     path = path.rstrip("/") or "/"
@@ -74,7 +78,11 @@ def list_source(uri: str) -> Listing:
             listing = Listing(uri=uri, files=[_one(fs, path)], is_file=True)
         else:
             listing = Listing(uri=uri, files=[_one(fs, str(found)) for found in fs.glob(path) if fs.isfile(found)])
-    except (OSError, ValueError) as error:
+    except AltDiffusionError:
+        raise
+    except Exception as error:  # of an object store's own library, which has no common base class
+        if not files.is_of_storage(error) and not isinstance(error, ValueError):
+            raise
         raise AltDiffusionError(
             f"source {uri}", f"cannot be read ({first_line(error)})", "check the address and its permissions"
         ) from error
@@ -115,13 +123,16 @@ def _walk(root: str, listing: Listing) -> None:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                     continue
-                if entry.is_symlink() and entry.is_dir():
+                if entry.is_symlink() and os.path.isdir(entry.path):
                     listing.linked_folders += 1
                     continue
                 real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
                 out = entry.is_symlink() and not real.startswith(real_root.rstrip("/") + "/")
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    listing.broken_links += 1
+                    continue
                 if not out and not entry.is_file():
-                    continue  # a broken link, a socket or a pipe
+                    continue  # a socket or a pipe
                 listing.files.append(
                     SourceFile(
                         name=os.path.relpath(entry.path, root),
@@ -216,17 +227,19 @@ class opened:
             fs, path = files.filesystem(self._uri)
             self._file = fs.open(path, "rb")
             return self._file
-        except OSError as error:
+        except Exception as error:
+            if not files.is_of_storage(error):
+                raise
             raise self._error(error) from error
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if self._file is not None:
             self._file.close()
-        if isinstance(error, OSError):
+        if isinstance(error, Exception) and files.is_of_storage(error):
             raise self._error(error) from error
 
-    def _error(self, error: OSError) -> AltDiffusionError:
-        problem = f"cannot be read ({error.strerror or first_line(error)})"
+    def _error(self, error: Exception) -> AltDiffusionError:
+        problem = f"cannot be read ({getattr(error, 'strerror', None) or first_line(error)})"
         return AltDiffusionError(f"source file {self._uri}", problem, f"check its permissions, then {_AGAIN}")
 
 

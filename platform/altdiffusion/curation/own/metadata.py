@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from altdiffusion.curation.own.listing import SourceFile, read_file
 from altdiffusion.curation.own.sample import lower_keys, nfc
+from altdiffusion.curation.own.table_rows import python_rows, text_columns, wrong_text
 from altdiffusion.curation.own.texts import decode_text
-from altdiffusion.curation.rejects import Refused
+from altdiffusion.curation.rejects import CAPTION_BYTES, Refused
 from altdiffusion.errors import AltDiffusionError, first_line
 
 NAMES = frozenset(f"metadata.{kind}" for kind in ("jsonl", "ndjson", "csv", "tsv", "parquet"))
@@ -61,7 +62,12 @@ def read_metadata(file: SourceFile, digest: str, encoding: str) -> Rows:
 
 
 def _parquet(body: bytes) -> Iterator[dict[str, Any]]:
-    for row in pq.read_table(pa.BufferReader(body)).to_pylist():
+    table = pq.read_table(pa.BufferReader(body))
+    names = text_columns(table.schema)
+    for number, row in enumerate(python_rows(table), 1):
+        wrong = wrong_text(row, names)
+        if wrong is not None:
+            raise Refused(CAPTION_BYTES, f"row {number}: {wrong}")
         yield lower_keys(row)
 
 

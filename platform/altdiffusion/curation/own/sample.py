@@ -21,6 +21,9 @@ IMAGE_EXTENSIONS = frozenset(
 """Extensions (lower case) of files that are images. Those that cannot be decoded are rejected, not passed over."""
 
 
+_HALVES = re.compile("[\udc80-\udcff]")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Caption:
     """A caption as the source has it, and the language that the source states for it."""
@@ -43,8 +46,11 @@ class Sample:
 
 
 def nfc(name: str) -> str:
-    """Return a file's name as it is compared: macOS and Linux store the same name in two forms of Unicode."""
-    return unicodedata.normalize("NFC", name)
+    """Return a file's name as it is compared: macOS and Linux store the same name in two forms of Unicode.
+
+    Bytes that are not UTF-8, which Python holds as half characters, become `%FF`.
+    """
+    return _HALVES.sub(lambda half: f"%{ord(half[0]) - 0xDC00:02X}", unicodedata.normalize("NFC", name))
 
 
 def own_url(source: str, name: str) -> str:

@@ -47,7 +47,7 @@ def import_step(
         pool=pool or Pool(),
         resources=resources or Resources(),
         when_empty=(
-            "read the reasons: no_caption asks for NAME.txt next to each image or for metadata.jsonl, language and "
-            "language_label for --language CODE (import.language)"
+            "read the reasons: no_caption asks for NAME.txt next to each image or for metadata.jsonl, caption_bytes "
+            "for --encoding NAME (caption_encoding), language and language_label for --language CODE (language)"
         ),
     )

@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.curation.config import OwnConfig
+from altdiffusion.curation.own.columns import check_columns, read_columns
 from altdiffusion.curation.own.failed_rows import failure
 from altdiffusion.curation.own.listing import Listing, SourceFile, check_identity, chunks, digests, opened
 from altdiffusion.curation.own.sample import IMAGE_EXTENSIONS, Sample, field_captions, lower_keys, nfc
-from altdiffusion.curation.rejects import NO_CAPTION, NO_IMAGE, TOO_LARGE, Refused
+from altdiffusion.curation.own.table_rows import python_rows, wrong_text
+from altdiffusion.curation.rejects import CAPTION_BYTES, NO_CAPTION, NO_IMAGE, TOO_LARGE, Refused
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit
@@ -59,21 +61,25 @@ def plan_tables(listing: Listing, config: OwnConfig) -> tuple[list[Unit], list[l
     """Return the units of all tables, and [name, identity] of each.
 
     Raises:
-        AltDiffusionError: a table cannot be read, has no image, or does not have the columns that the config names.
+        AltDiffusionError: a table cannot be read, has no image, or no table has the columns that the config names.
     """
     tables = [file for file in listing.files if is_table(file)]
     units: list[Unit] = []
     reads = []
+    names: set[str] = set()
     for file, digest in zip(tables, digests(tables), strict=True):
         with _Table(file.uri, file.key) as table:
             column = image_column(table.schema, config, file.uri)
             rows = table.rows()
+            names |= {name.lower() for name in table.schema.names}
         for start, stop in chunks(rows, config.rows_per_unit):
             payload = {
                 "name": file.key, "uri": file.uri, "digest": digest, "column": column, "start": start, "stop": stop,
             }  # fmt: skip
             units.append(new_unit(len(units), [file.key, digest, start, stop], payload, name=config.name))
         reads.append([file.key, digest])
+    if tables:
+        check_columns(config, names, f"source {config.uri}", has_captions=False)
     return units, reads
 
 
@@ -120,27 +126,31 @@ class TableReader:
         number = int(payload["start"])
         with _Table(str(payload["uri"]), str(payload["name"])) as table:
             for batch in table.batches(number, int(payload["stop"])):
-                for row in batch.to_pylist():
-                    yield self._sample(f"{payload['name']}/{number}", row, str(payload["column"]))
+                for row in python_rows(batch):
+                    yield table_sample(f"{payload['name']}/{number}", row, str(payload["column"]), self._config)
                     number += 1
 
-    def _sample(self, name: str, row: dict[str, Any], column: str) -> Sample:
-        config = self._config
-        image = row.pop(column)
-        body = image.get("bytes") if isinstance(image, dict) else image
-        path = image.get("path") if isinstance(image, dict) else None
-        fields = lower_keys({key: value for key, value in row.items() if not isinstance(value, bytes)})
-        captions = field_captions(fields, config.captions, config.language_column, config.identify.languages)
-        refused = failure(fields)
-        if refused is None and not body:
-            refused = Refused(NO_IMAGE, f"only its path: {nfc(str(path))[:150]}" if path else "the cell is empty")
-        elif refused is None and not captions:
-            refused = Refused(NO_CAPTION)
-        elif refused is None and body is not None and len(body) > config.store.max_bytes:
-            refused = Refused(TOO_LARGE, f"{len(body)} bytes")
-        return Sample(
-            name=name, body=None if refused is not None else body, captions=captions, fields=fields, refused=refused
-        )
+
+def table_sample(name: str, row: dict[str, Any], column: str, config: OwnConfig) -> Sample:
+    """Return the sample of a row whose image is in `column`: bytes, or `{bytes, path}`."""
+    image = row.pop(column)
+    body = image.get("bytes") if isinstance(image, dict) else image
+    path = image.get("path") if isinstance(image, dict) else None
+    fields = lower_keys({key: value for key, value in row.items() if not isinstance(value, bytes)})
+    captions = field_captions(fields, config.captions, config.language_column, config.identify.languages)
+    refused = failure(fields)
+    wrong = wrong_text(row, read_columns(config))
+    if refused is None and wrong is not None:
+        refused = Refused(CAPTION_BYTES, wrong)
+    elif refused is None and not body:
+        refused = Refused(NO_IMAGE, f"only its path: {nfc(str(path))[:150]}" if path else "the cell is empty")
+    elif refused is None and not captions:
+        refused = Refused(NO_CAPTION)
+    elif refused is None and body is not None and len(body) > config.store.max_bytes:
+        refused = Refused(TOO_LARGE, f"{len(body)} bytes")
+    return Sample(
+        name=name, body=None if refused is not None else body, captions=captions, fields=fields, refused=refused
+    )
 
 
 class _Table:
@@ -214,6 +224,6 @@ def _arrow(file: Any) -> Any:
     """Open an Arrow file: the file format, or the stream format in which `datasets` keeps its tables."""
     if file.read(6) == b"ARROW1":
         file.seek(0)
-        return pa.ipc.open_file(pa.PythonFile(file))
+        return pa.ipc.open_file(pa.PythonFile(file, mode="r"))
     file.seek(0)
-    return pa.ipc.open_stream(pa.PythonFile(file))
+    return pa.ipc.open_stream(pa.PythonFile(file, mode="r"))

@@ -7,6 +7,7 @@ of `2.txt` if there is such a member, and else those of the sample. Nothing is w
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
@@ -18,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from altdiffusion.curation.config import OwnConfig
+from altdiffusion.curation.own.columns import asks_for_columns, check_columns
 from altdiffusion.curation.own.failed_rows import failed_rows, failure
 from altdiffusion.curation.own.listing import Listing, SourceFile, check_identity, digests, opened
 from altdiffusion.curation.own.metadata import json_object
@@ -30,6 +32,8 @@ from altdiffusion.execution.units import Unit
 
 _TAR = re.compile(r"(?i)(.*)\.(?:tar(?:\.(gz|zst))?|(tgz))")
 _CODECS = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}
+_LOOKED_AT = 64
+"""Samples that are read for their columns when tar files are planned."""
 _MOST_TEXT = 1 << 20
 """Bytes of a text or JSON member; a larger one is not a caption."""
 
@@ -40,11 +44,19 @@ def is_tar(file: SourceFile) -> bool:
 
 
 def plan_tars(listing: Listing, config: OwnConfig) -> tuple[list[Unit], list[list[str]]]:
-    """Return one unit per tar file, and [name, identity] of everything that is read."""
+    """Return one unit per tar file, and [name, identity] of everything that is read.
+
+    Raises:
+        AltDiffusionError: a file cannot be read, or the first samples lack the column of the language.
+    """
     by_key = {file.key: file for file in listing.files}
     tars = [file for file in listing.files if is_tar(file)]
     tables = [by_key.get(f"{_TAR.fullmatch(file.key)[1]}.parquet") for file in tars]  # type: ignore[index]
     known = digests(tars)
+    if tars and asks_for_columns(config, ()):
+        names, whole = _json_names(tars[0])
+        looked = "" if whole else f", the first {_LOOKED_AT} samples of {tars[0].key}"
+        check_columns(config, names, f"source {config.uri}{looked}")
     known_tables = iter(digests([table for table in tables if table is not None]))
     units: list[Unit] = []
     reads: list[list[str]] = []
@@ -57,6 +69,47 @@ def plan_tars(listing: Listing, config: OwnConfig) -> tuple[list[Unit], list[lis
         units.append(new_unit(len(units), read, payload, name=config.name))
         reads += read
     return units, reads
+
+
+def _json_names(file: SourceFile) -> tuple[set[str], bool]:
+    """Return the names in the JSON of the first samples of a tar file, and whether these are all samples of it."""
+    names: set[str] = set()
+    keys: set[str] = set()
+    with _opened_tar(file.uri, file.key) as (tar, _):
+        for info in tar:
+            key, _, kind = info.name.rpartition("/")[2].partition(".")
+            keys.add(key)
+            if len(keys) > _LOOKED_AT:
+                return names, False
+            body = tar.extractfile(info) if kind.lower() == "json" and info.isfile() else None
+            if body is not None and info.size <= _MOST_TEXT:
+                try:
+                    names |= set(lower_keys(json_object(body.read(), "a JSON member")))
+                except AltDiffusionError:  # a member of another use
+                    continue
+    return names, True
+
+
+@contextlib.contextmanager
+def _opened_tar(uri: str, name: str) -> Iterator[tuple[tarfile.TarFile, _Ending]]:
+    """Open a tar file to read it member by member.
+
+    Raises:
+        AltDiffusionError: by what is done within the block too: it cannot be read, is damaged, or ends early.
+    """
+    with opened(uri) as file:
+        try:
+            packed = _Ending(_unpacked(file, name))
+            with tarfile.open(fileobj=packed, mode="r|") as tar:  # type: ignore[call-overload]
+                yield tar, packed
+        except (tarfile.TarError, pa.ArrowException, EOFError, zlib.error, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # of the storage, and not of what unpacks
+                raise
+            raise AltDiffusionError(
+                f"source file {uri}",
+                f"is damaged or ends early ({first_line(error)})",
+                "fetch or write it again, or leave it out of the source",
+            ) from error
 
 
 class TarReader:
@@ -73,19 +126,10 @@ class TarReader:
         """
         uri, name = str(unit.payload["uri"]), str(unit.payload["name"])
         check_identity(uri, str(unit.payload["digest"]))
-        try:
-            with opened(uri) as file:
-                packed: Any = _Ending(_unpacked(file, name))
-                with tarfile.open(fileobj=packed, mode="r|") as tar:
-                    for key, members in itertools.groupby(self._members(tar), key=lambda member: member.key):
-                        yield from self._samples(f"{name}/{key}", list(members))
-                packed.check()
-        except (tarfile.TarError, pa.ArrowException, EOFError, zlib.error, OSError) as error:
-            raise AltDiffusionError(
-                f"source file {uri}",
-                f"is damaged or ends early ({first_line(error)})",
-                "fetch or write it again, or leave it out of the source",
-            ) from error
+        with _opened_tar(uri, name) as (tar, packed):
+            for key, members in itertools.groupby(self._members(tar), key=lambda member: member.key):
+                yield from self._samples(f"{name}/{key}", list(members))
+            packed.check()
         if "table" in unit.payload:
             yield from failed_rows(unit.payload["table"]["uri"], unit.payload["table"]["digest"])
 
@@ -201,4 +245,4 @@ def _unpacked(file: Any, name: str) -> Any:
     codec = _CODECS.get(((match and (match[2] or match[3])) or "").lower())
     if codec is None:
         return file
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), codec))
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec))

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.curation.config import CorpusConfig
+from altdiffusion.curation.links.source_columns import utf8_text
 from altdiffusion.curation.parts import find_parts
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.ranges import new_unit
@@ -222,13 +223,23 @@ def _read_parquet(uri: str, config: CorpusConfig, first: int, rows: int) -> Iter
                 table = file.read_row_group(group, columns=list(dict.fromkeys(wanted.values())))
                 table = table.slice(start - begin, stop - start)
                 columns = [
-                    table[wanted[field.name]].cast(field.type)
+                    _cast(table[wanted[field.name]], field.type)
                     if field.name in wanted
                     else pa.nulls(table.num_rows, field.type)
                     for field in ROWS
                 ]
                 yield pa.table(columns, schema=ROWS)
             begin += count
+
+
+def _cast(column: pa.ChunkedArray, dtype: pa.DataType) -> pa.ChunkedArray:
+    """Return a column in another type; text that is not UTF-8 is null, as in text files."""
+    return (utf8_text(column) if pa.types.is_string(dtype) and _is_text(column.type) else column).cast(dtype)
+
+
+def _is_text(dtype: pa.DataType) -> bool:
+    plain = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain))
 
 
 def _read_text(uris: Sequence[str], offsets: Sequence[int], config: CorpusConfig, rows: int) -> Iterator[pa.Table]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from altdiffusion.config import operational
-from altdiffusion.constraints import Checked, Constraint, Invalid, at_least, positive
+from altdiffusion.constraints import Checked, Constraint, Invalid, at_least, each, positive
 
 _ONE_GPU = Constraint(lambda value: value in (0, 1), "must be 0 or 1", "use one worker per GPU")
 
@@ -27,6 +27,10 @@ class WorkersConfig(Checked):
     """CPUs per worker; also its number of threads."""
     gpus: Annotated[float, _ONE_GPU] = operational(0.0)
     """GPUs per worker: 0 or 1."""
+    custom: Annotated[dict[str, float], each(positive("give an amount per worker, as in {training: 1}"))] = operational(
+        factory=dict
+    )
+    """Custom resources of Ray that one worker reserves, as in `{training: 1}`: it runs only on nodes that have them."""
     max_failures: Annotated[int, at_least(0, "0 means no restart")] = operational(10)
     """Restarts before the job gives up; the same step failing three times ends it sooner."""
     stall_timeout_s: Annotated[float, positive("240 is four minutes")] = operational(240.0)
