@@ -108,11 +108,11 @@ def peer(scratch: Path, port: int, urls: list[str], ca_file: str) -> float:
     return used
 
 
-def authorities(folder: Path) -> str:
-    """Return the usual certificate authorities and the server's own, in one file."""
+def authorities(folder: Path, name: str = "localhost") -> str:
+    """Return the usual certificate authorities and that of a server of this name, in one file."""
     import certifi
 
-    _, own = certificate(folder, "localhost")
+    _, own = certificate(folder, name)
     bundle = folder / "authorities.pem"
     bundle.write_text(Path(certifi.where()).read_text() + own.read_text())
     return str(bundle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -97,6 +98,11 @@ class JobConfig(Checked):
     def run_name(self) -> str:
         """Name of the job's one run in MLflow."""
         raise TypeError(f"{type(self).__name__} does not name its run")
+
+
+def cores_of(execution: ExecutionConfig, workers: Workers) -> float:
+    """Return the cores of one worker: what it reserves on Ray, or all that an inline job may use."""
+    return workers.cpus if execution.backend == "ray" else float(len(os.sched_getaffinity(0)))
 
 
 def device_conflicts(

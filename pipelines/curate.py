@@ -43,7 +43,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.removal import after_takedowns
-from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, make_pipeline_step
+from pipelines.common import JobConfig, Plan, Survey, Workers, cores_of, device_conflicts, make_pipeline_step
 from pipelines.languages import look_at_languages
 from pipelines.score import model_looks
 
@@ -103,6 +103,9 @@ class CurateConfig(JobConfig):
         return self.name
 
 
+_DOWNLOAD_S, _DECODED_PER_S, _IMAGE_KB = 1.0, 100, 150
+"""What a plan assumes: seconds that a link takes, silent hosts included; images per second of one decoder; and the
+kilobytes of an image. `benchmarks.web` and `benchmarks.decode` measure the first two."""
 _LOOK = (
     "check connect_to, allow_private and ca_file of the config's download, DNS, and this machine's route to the web "
     "(no proxy is used), then run the job again, which tries these rows again; if the hosts are known to be gone for "
@@ -173,7 +176,7 @@ def _download(config: CurateConfig) -> PipelineStep:
         work=lambda lake: DownloadWork(
             lake=config.lake,
             dataset=config.images,
-            download=config.download,
+            download=_for_workers(config),
             score=config.score,
             blocklists=_blocklists(config),
             ledger=lake.dataset(config.images).ledger(fingerprint(_downloading(config))),
@@ -181,6 +184,29 @@ def _download(config: CurateConfig) -> PipelineStep:
         when_empty="check that the images' hosts answer; the reject reasons count what went wrong",
         reads_the_web=True,
         when_unsettled=_LOOK,
+    )
+
+
+def _for_workers(config: CurateConfig) -> DownloadConfig:
+    """Return the settings of a worker: as many decoders as `auto` means for it."""
+    cores = cores_of(config.execution, config.download_workers)
+    return replace(config.download, decoders=config.download.decoder_count(cores))
+
+
+def _amount(config: CurateConfig) -> str:
+    """Return what the workers of the download amount to: downloads at a time, cores and network."""
+    workers = config.download_workers.max if config.execution.backend == "ray" else 1
+    cores = cores_of(config.execution, config.download_workers)
+    decoders, threads = _for_workers(config).decoder_count(cores), config.download.threads
+    per_s = workers * min(threads / _DOWNLOAD_S, decoders * _DECODED_PER_S)
+    gbit_s = per_s * _IMAGE_KB * 8e-6
+    bound = "downloads" if threads / _DOWNLOAD_S < decoders * _DECODED_PER_S else "decoders"
+    crew = f"{workers:,} worker{'s' * (workers > 1)} x {threads:,}"
+    return (
+        f"{workers * threads:,} at a time ({crew}), {workers * cores:,g} cores with "
+        f"{workers * decoders:,} decoders; at {_DOWNLOAD_S:g} s per download, {_DECODED_PER_S} images/s per decoder "
+        f"and {_IMAGE_KB} kB per image {per_s:,.0f} images/s (bounded by {bound}), "
+        f"{gbit_s:,.{0 if gbit_s >= 10 else 2}f} Gbit/s"
     )
 
 
@@ -224,7 +250,7 @@ def _retry(config: CurateConfig, number: int, first: PipelineStep, before: Pipel
         work=lambda _: retry.RetryWork(
             lake=config.lake,
             dataset=config.images,
-            download=config.download,
+            download=_for_workers(config),
             retry=chosen,
             score=config.score,
             blocklists=_blocklists(config),
@@ -316,6 +342,7 @@ def plan(config: CurateConfig) -> Plan:
         facts={
             "languages": " ".join(config.language.languages),
             "images": f"{config.download.image_size} px, {config.download.encode_format}",
+            "downloads": _amount(config),
         },
     )
 

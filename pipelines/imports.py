@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from altdiffusion.config import operational
@@ -20,7 +20,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at
+from pipelines.common import JobConfig, Plan, Survey, Workers, cores_of, device_conflicts, look_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +60,10 @@ def pipeline_steps(config: ImportConfig) -> tuple[PipelineStep, ...]:
     """Return the one step that makes images, or the two that make links."""
     pool, resources = config.workers.pool, config.workers.resources
     if config.images is not None:
-        return (import_step(config.lake, config.dataset, config.images, pool, resources),)
+        store = config.images.store
+        decoders = store.decoder_count(cores_of(config.execution, config.workers))
+        images = replace(config.images, store=replace(store, decoders=decoders))
+        return (import_step(config.lake, config.dataset, images, pool, resources),)
     assert config.links is not None
     return links_steps(
         config.lake,

@@ -282,7 +282,9 @@ def _build_union(hint: Any, value: Any, place: _Place) -> Any:
             return _build(choice, value, place)
         except AltDiffusionError as error:
             errors.append(error)
-    raise errors[-1]
+    last = errors[-1]
+    words = [str(word) for choice in choices if get_origin(choice) is Literal for word in get_args(choice)]
+    raise AltDiffusionError(last.what, last.problem, ", or ".join([last.remedy, *words])) if words else last
 
 
 def _build_scalar(hint: Any, value: Any, place: _Place) -> Any:

@@ -266,6 +266,19 @@ def test_a_name_server_that_hangs_costs_the_deadline(monkeypatch: pytest.MonkeyP
     released.set()
 
 
+def test_a_gzip_file_of_very_many_members_takes_time_by_its_size_alone(site: Site) -> None:
+    members = zipped(b"") * 40_000 + zipped(PNG)  # 800 kB; examining the rest for each member would take a minute
+    site.answers["/"] = reply(members, Content_Encoding="gzip")
+    start = time.process_time()
+    assert fetcher(site).fetch(f"http://{HOST}/").body == PNG
+    assert time.process_time() - start < 5
+    broken = zipped(PNG) + zipped(os.urandom(100_000))[:-50_000] + b"x" * 50_000
+    site.answers["/"] = reply(broken, Content_Encoding="gzip")
+    assert fetcher(site).fetch(f"http://{HOST}/").body == PNG  # nothing of the broken member
+    site.answers["/"] = reply(zipped(os.urandom(100_000))[:-50_000] + b"x" * 50_000, Content_Encoding="gzip")
+    assert reason(fetcher(site), "/") == "content_encoding"
+
+
 def test_redirects_are_followed_to_the_limit(site: Site) -> None:
     for hop in range(6):
         site.answers[f"/{hop}"] = reply(status="301 Moved", Location=f"/{hop + 1}")

@@ -14,6 +14,8 @@ import pytest
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.rejects import DNS, Refused
 from altdiffusion.curation.web.fetch import Fetcher
+from altdiffusion.curation.web.names import Names
+from altdiffusion.curation.web.resolvers import InThreads
 from altdiffusion.curation.web.robots import MAX_BYTES, RobotsCache
 from altdiffusion.curation.web.schedule import Paces, Schedule
 from tests.download_lake import config as download_config
@@ -123,7 +125,7 @@ def test_a_host_that_is_not_there_is_its_own_reason_and_asked_once(site: Site) -
     port = closed.getsockname()[1]
     closed.close()
     worker = Worker(site, connect_to={"a.test:80": f"127.0.0.1:{port}", "b.test:80": "no.test:80"})
-    worker.fetcher._resolver = lambda host, *_: _no_name(host)
+    worker.fetcher._names = Names(InThreads(lambda host, *_: _no_name(host)))
     assert worker.unit(f"{A}/x", f"{A}/y", f"{B}/x") == ["connect", "connect", "dns"]
     assert worker.unit("http://10.0.0.1/x", "http://169.254.169.254/latest") == ["blocked_address"] * 2
 

@@ -217,6 +217,28 @@ def test_a_programming_error_ends_the_unit_instead_of_hanging_it(site: Site, mon
         Run([f"{A}/"] * 500, settings(site))
 
 
+def test_a_server_that_sends_faster_than_it_is_read_holds_up_nobody(site: Site) -> None:
+    """Chunks of one byte take long to read, and there is always one more: all sockets are served by one thread."""
+    others_done = threading.Event()
+
+    def flood(connection: socket.socket) -> None:
+        connection.sendall(reply(length=None, Transfer_Encoding="chunked"))
+        piece = b"1\r\nx\r\n" * 100_000
+        while not others_done.is_set():
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    def last(connection: socket.socket) -> None:
+        others_done.set()
+        connection.sendall(reply(b"last"))
+
+    site.answers.update({"a.test/": flood, "b.test/": reply(b"x"), "b.test/last": last})
+    urls = [f"{A}/"] + [f"{B}/"] * 50 + [f"{B}/last"]
+    run = Run(urls, settings(site, deadline_s=60.0, per_host_connections=1))
+    assert run.outcome[1:] == [b"x"] * 50 + [b"last"] and others_done.is_set()
+    assert run.outcome[0] in ("reset", "truncated")
+
+
 def test_no_thread_is_left_behind(site: Site) -> None:
     site.answers["/"] = reply(b"x")
     before = threading.active_count()

@@ -17,7 +17,8 @@ from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.config.store import FORMATS
 from altdiffusion.curation.images.color import PROFILED
 from altdiffusion.curation.images.decode_guard import inspect
-from altdiffusion.curation.images.decoder_process import DONE, TELL, Decoder
+from altdiffusion.curation.images.decoder_messages import DONE, TELL
+from altdiffusion.curation.images.decoder_process import Decoder
 from tests import icc_profiles as icc
 from tests.encoded_images import chunk, png_file
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.images.decode_guard import inspect
-from altdiffusion.curation.images.decoder_process import DONE, REFUSED, TELL, Decoder, pixels, scale
+from altdiffusion.curation.images.decoder_messages import DONE, REFUSED, TELL
+from altdiffusion.curation.images.decoder_process import Decoder, pixels, scale
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.resizer import PixelResizer
 from tests.encoded_images import RED, encoded

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from altdiffusion.config import fingerprint, from_dict
-from altdiffusion.curation.config import DownloadConfig, RetryConfig
+from altdiffusion.curation.config import DownloadConfig, RetryConfig, SourceConfig
 from altdiffusion.errors import AltDiffusionError
+from pipelines.common import ExecutionConfig, Workers
+from pipelines.curate import CurateConfig, SelectedSource, plan
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,30 @@ def test_what_decides_rows_or_bytes_is_in_the_fingerprint_and_the_rest_is_not() 
         {"phash_distance": 1}, {"image_blocklist": "a", "image_blocklist_sha256": "0" * 64},
     ):  # fmt: skip
         assert fingerprint(DownloadConfig(**given)) != usual, given  # type: ignore[arg-type]
+
+
+def test_auto_is_the_cores_of_a_worker_less_one() -> None:
+    counts = {cores: DownloadConfig().decoder_count(cores) for cores in (0.5, 1, 2, 4, 4.5, 64)}
+    assert counts == {0.5: 1, 1: 1, 2: 1, 4: 3, 4.5: 3, 64: 63}
+    assert DownloadConfig(decoders=2).decoder_count(16) == 2
+    assert fingerprint(DownloadConfig(decoders=2)) == fingerprint(DownloadConfig(decoders="auto"))
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=r"decoders: must be at least 1; give 1 or more, or auto"):
+            DownloadConfig(decoders=wrong)
+    for text in ("cores", "4", 1.5):
+        with pytest.raises(AltDiffusionError, match=r"is not a whole number.*, or auto"):
+            from_dict(DownloadConfig, {"decoders": text})
+
+
+def test_the_plan_states_what_the_workers_amount_to() -> None:
+    def stated(**given: Any) -> str:
+        config = CurateConfig(
+            lake="lake", sources=(SelectedSource(source=SourceConfig(name="s", uri="x")),),
+            download=DownloadConfig(threads=256), download_workers=Workers(max=100, cpus=4), **given,
+        )  # fmt: skip
+        return str(plan(config).facts["downloads"])
+
+    many = stated()
+    assert "25,600 at a time (100 workers x 256), 400 cores with 300 decoders" in many
+    assert "25,600 images/s (bounded by downloads), 31 Gbit/s" in many
+    assert stated(execution=ExecutionConfig(backend="inline")).startswith("256 at a time (1 worker x 256)")

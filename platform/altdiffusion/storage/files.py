@@ -446,12 +446,12 @@ def _entries(uri: str, *, detail: bool) -> list[Any]:
         return []
 
 
-def write_atomic(uri: str, data: bytes) -> None:
+def write_atomic(uri: str, data: bytes | memoryview) -> None:
     """Write a whole file or nothing, replacing an older one."""
     fs, path = filesystem(uri)
     with naming(uri, "writing"):
         if not isinstance(fs, LocalFileSystem):
-            fs.pipe_file(path, data)
+            fs.pipe_file(path, bytes(data))
             return
         with _temporary(path, data) as temporary:
             os.replace(temporary, path)
@@ -544,7 +544,7 @@ def remove_tree(uri: str, *, below: str | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(path: str, data: bytes) -> Iterator[str]:
+def _temporary(path: str, data: bytes | memoryview) -> Iterator[str]:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".tmp-{uuid.uuid4().hex}")

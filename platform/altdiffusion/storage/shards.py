@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,7 +66,11 @@ def shard_uri(folder_uri: str, sha256: str) -> str:
 
 def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
     """Return the Parquet bytes of a table; equal tables give equal bytes under one pyarrow version."""
-    sink = pa.BufferOutputStream()
+    return bytes(_encoded(table, row_group_rows))
+
+
+def _encoded(table: pa.Table, row_group_rows: int) -> memoryview:
+    sink = io.BytesIO()  # grows in place, where the buffers of Arrow are copied into ones of twice the size
     row_bytes = table.nbytes // max(table.num_rows, 1)
     pq.write_table(
         table.combine_chunks(),
@@ -78,7 +83,7 @@ def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
         write_page_checksum=True,
         data_page_version="2.0",
     )
-    return bytes(sink.getvalue())
+    return sink.getbuffer()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
@@ -88,7 +93,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
     """Write a table as a shard named by its content; an existing shard of a folder is left unchanged."""
-    data = encode(table, row_group_rows)
+    data = _encoded(table, row_group_rows)  # not copied: a shard of images has up to a gigabyte
     info = ShardInfo(sha256=files.sha256_hex(data), rows=table.num_rows, bytes=len(data), row_group_rows=row_group_rows)
     uri = shard_uri(folder_uri, info.sha256)
     if not _is_there(uri, info.bytes):

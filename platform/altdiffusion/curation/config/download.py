@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -21,6 +23,7 @@ from altdiffusion.constraints import (
 )
 from altdiffusion.curation.config.store import StoreConfig
 
+_NAME_SERVER = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*|[^\[\]]*:[^\[\]]*:[^\[\]]*?))(?::([0-9]{1,5}))?")
 _USER_AGENT = matching(r"[ -~]*[!-~][ -~]*", "is not printable ASCII", "name the operator and a contact")
 
 
@@ -72,13 +75,17 @@ class DownloadConfig(StoreConfig):
     per_host_connections: Annotated[int, at_least(1)] = operational(4)
     """Simultaneous downloads from one host by one worker, and never more than half of `threads`."""
     threads: Annotated[int, at_least(1)] = operational(16)
-    """Simultaneous downloads in one worker."""
+    """Simultaneous downloads in one worker; as many robots.txt files are asked for at the same time. One thread
+    serves all of them."""
     lookahead_mib: Annotated[int, at_least(1)] = operational(64)
     """MiB of fetched bodies that may wait for a decoder; beyond that no new download starts."""
     rows_per_unit: Annotated[int, at_least(1)] = 10_000
     """Rows of one unit of work, which is repeated as a whole where a worker dies."""
     connect_to: dict[str, str] = operational(factory=dict)
     """`host:port` of a URL -> `host:port` to connect to instead, like curl's --connect-to; an empty part is any."""
+    name_servers: tuple[str, ...] = operational(())
+    """Addresses of name servers to ask in turns, as `10.0.0.53` or `10.0.0.53:5353`, by c-ares; none for the system's
+    resolver."""
     believe_failures: bool = operational(False)
     """Whether a unit in which next to nothing came, for reasons that may be this machine's own, is recorded all the
     same: for links whose hosts are known to be gone for good."""
@@ -96,6 +103,7 @@ class DownloadConfig(StoreConfig):
                 ipaddress.ip_network(network)
             except ValueError:
                 yield Invalid("allow_private", f"contains {network!r}, not a network", "write e.g. 127.0.0.0/8")
+        yield from _name_server_conflicts(self.name_servers)
         for source, target in self.connect_to.items():
             if source.rpartition(":")[1] != ":" or not target.rpartition(":")[2].isdigit():
                 yield Invalid(
@@ -103,6 +111,23 @@ class DownloadConfig(StoreConfig):
                     f"contains {source!r} -> {target!r}, not an address",
                     "write host:port: host:port",
                 )
+
+
+def _name_server_conflicts(servers: tuple[str, ...]) -> Iterator[Invalid]:
+    for server in servers:
+        match = _NAME_SERVER.fullmatch(server)
+        host, port = (match[1] or match[2], match[3] or "53") if match else ("", "53")
+        try:
+            ipaddress.ip_address(host)
+            valid = 0 < int(port) < 65536
+        except ValueError:
+            valid = False
+        if not valid:
+            yield Invalid("name_servers", f"contains {server!r}, not an address", "write e.g. 10.0.0.53 or [::1]:53")
+    if servers and importlib.util.find_spec("pycares") is None:
+        yield Invalid(
+            "name_servers", "needs pycares, which is not installed", "pip install 'altdiffusion-platform[dns]'"
+        )
 
 
 _REASON = matching(

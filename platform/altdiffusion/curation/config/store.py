@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from altdiffusion.config import operational
-from altdiffusion.constraints import Checked, Invalid, at_least, between, not_empty, positive, unique
+from altdiffusion.constraints import Checked, Constraint, Invalid, at_least, between, not_empty, positive, unique
 
 Format = Literal["jpg", "png", "webp", "gif", "avif", "bmp", "tiff"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+_DECODERS = Constraint(lambda value: value == "auto" or value >= 1, "must be at least 1", "give 1 or more, or auto")
 _SOME_FORMAT = f"name at least one of {', '.join(FORMATS)}"
 
 
@@ -53,11 +54,16 @@ class StoreConfig(Checked):
     """Seconds the decoder may take for one image; then its process is ended and the row rejected."""
     decoder_memory_mib: Annotated[int, at_least(1)] = 1536
     """MiB the decoder may take for one image; the default suffices for any image of `max_pixels`."""
-    decoders: Annotated[int, at_least(1)] = operational(1)
-    """Processes of one worker that decode, resize and encode; as many as it has cores, less one for the network."""
+    decoders: Annotated[Literal["auto"] | int, _DECODERS] = operational("auto")
+    """Processes of one worker that decode, resize and encode; `auto` is one per core of the worker, less one for the
+    network, and at least one."""
 
     def conflicts(self) -> Iterator[Invalid]:
         yield from self.store_conflicts()
+
+    def decoder_count(self, cores: float) -> int:
+        """Return how many decoders a worker of so many cores has."""
+        return self.decoders if self.decoders != "auto" else max(1, int(cores) - 1)
 
     def store_conflicts(self) -> Iterator[Invalid]:
         """Yield what does not fit among the fields of this class."""

@@ -19,9 +19,9 @@ from altdiffusion.curation.images.color import PROFILED
 from altdiffusion.curation.images.decoder_pool import DecoderPool
 from altdiffusion.curation.images.source_hash import VERDICTS
 from altdiffusion.curation.scoring.score_work import Scorer, make_scorer
-from altdiffusion.curation.web.addresses import Resolver
 from altdiffusion.curation.web.blocklist import Blocklist, load_blocklist
 from altdiffusion.curation.web.fetch import Fetcher
+from altdiffusion.curation.web.resolvers import Resolver
 from altdiffusion.curation.web.robots import RobotsCache
 from altdiffusion.curation.web.schedule import Paces, Schedule
 from altdiffusion.records import IMAGES
@@ -117,13 +117,12 @@ class Crawler:
         )
         try:
             with self._schedule(tools, links) as schedule:
-                settle_rows(schedule, settler, threads=self.config.decoders)
+                settle_rows(schedule, settler, threads=tools.decoders.size + 1)
             spill.finish()
             reasons = spill.reasons()
             return watch is None or watch.settle(links.num_rows - sum(reasons.values()), reasons)
         except Outage:
-            if tools.robots is not None:
-                tools.robots.forget_problems()
+            tools.forget_failures()
             raise
 
     def _schedule(self, tools: _Tools, links: pa.Table) -> Schedule:
@@ -143,8 +142,7 @@ class Crawler:
     def _watch(self, tools: _Tools, controls: Controls) -> Watch:
         def answers(links: Sequence[str]) -> bool:
             urls = pa.array(links, pa.string())
-            if tools.robots is not None:
-                tools.robots.forget_problems()  # else these would speak for the sites, now and in the next unit
+            tools.forget_failures()  # else these would speak for the sites, now and in the next unit
             once = replace(self.config, retries=0, host_wait_s=self.config.deadline_s)
             with Schedule(urls, tools.fetcher, tools.robots, Paces(), once) as schedule:  # one request per host
                 results = list(schedule)
@@ -161,6 +159,12 @@ class _Tools:
     decoders: DecoderPool
     scorer: Scorer
     blocklist: Blocklist | None
+
+    def forget_failures(self) -> None:
+        """Forget what may have failed because of the network: it may be another one by now."""
+        self.fetcher.forget_failures()
+        if self.robots is not None:
+            self.robots.forget_problems()
 
 
 def _blocklist(config: DownloadConfig, more: Sequence[Pinned]) -> Blocklist | None:

@@ -2,9 +2,10 @@
 
     links -> Schedule (guarded fetch) -> inspect (header) -> DecoderPool (decode, img2dataset's Resizer) -> SpillFile
 
-The schedule's threads fetch. The threads here, one per decoder process, take what has been fetched in its order of
-arrival. A thread holds one body and one stored image at a time; what waits to be taken is bounded by the schedule, and
-what is stored is in the spill file. Memory therefore does not grow with the images of a unit.
+The schedule's thread fetches. The threads here take what has been fetched in its order of arrival. There is one more
+than decoder processes, so that the next body has been checked when a decoder is done with the last one. A thread holds
+one body and one stored image at a time; what waits to be taken is bounded by the schedule, and what is stored is in the
+spill file. Memory therefore does not grow with the images of a unit.
 """
 
 from __future__ import annotations

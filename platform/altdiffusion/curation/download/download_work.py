@@ -9,7 +9,7 @@ from altdiffusion.curation.config import DownloadConfig, ScoreConfig
 from altdiffusion.curation.download.crawler import Controls, Crawler, Pinned
 from altdiffusion.curation.download.outage import Outage, controls_of, recorded_shards
 from altdiffusion.curation.rejects import rejected
-from altdiffusion.curation.web.addresses import Resolver
+from altdiffusion.curation.web.resolvers import Resolver
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import plan_ranges
 from altdiffusion.execution.units import Unit, Unsettled

@@ -21,8 +21,8 @@ from altdiffusion.curation.download.crawler import Controls, Crawler, Pinned
 from altdiffusion.curation.download.download_work import plan_download, unsettled
 from altdiffusion.curation.download.outage import controls_of
 from altdiffusion.curation.download.spill import Rows
-from altdiffusion.curation.web.addresses import Resolver
 from altdiffusion.curation.web.blocklist import DigestSet
+from altdiffusion.curation.web.resolvers import Resolver
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.range_work import RangeWork, finish_unit
 from altdiffusion.execution.ranges import new_unit

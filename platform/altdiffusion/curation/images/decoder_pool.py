@@ -23,7 +23,7 @@ import altdiffusion
 from altdiffusion.config import semantic
 from altdiffusion.curation.config import StoreConfig
 from altdiffusion.curation.images.color import PROFILED, Profiled
-from altdiffusion.curation.images.decoder_process import ASK, DONE, READY, TELL
+from altdiffusion.curation.images.decoder_messages import ASK, DONE, READY, TELL
 from altdiffusion.curation.rejects import DECODE_TIMEOUT, DECODER_CRASH, KNOWN, MEMORY_LIMIT, Refused
 from altdiffusion.errors import AltDiffusionError
 
@@ -50,11 +50,18 @@ class Decoded:
 
 
 class DecoderPool:
-    """`config.decoders` processes for the threads of one worker; each is started when it is first needed."""
+    """The processes for the threads of one worker; each is started when it is first needed.
+
+    Args:
+        config: its `decoders: auto` counts the cores that this process may use. The driver puts a number there where
+            a worker has fewer, as Ray's workers do.
+    """
 
     def __init__(self, config: StoreConfig) -> None:
         self._free: queue.LifoQueue[_Decoder] = queue.LifoQueue()
-        self._all = tuple(_Decoder(config) for _ in range(config.decoders))
+        self.size = config.decoder_count(len(os.sched_getaffinity(0)))
+        """How many there are."""
+        self._all = tuple(_Decoder(config) for _ in range(self.size))
         for decoder in self._all:
             self._free.put(decoder)
 

@@ -31,20 +31,13 @@ import numpy as np
 
 from altdiffusion.curation.images.color import PROFILED, Converter, Converters, Mode, lab_to_srgb
 from altdiffusion.curation.images.decode_guard import read_header
+from altdiffusion.curation.images.decoder_messages import ASK, DONE, READY, REFUSED, TELL
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.resizer import PixelResizer, Pixels
 from altdiffusion.curation.rejects import DECODE, MEMORY_LIMIT, Refused
 from altdiffusion.image_files.phash import phash
 
 Choose = Callable[[Mode], Converter | None]
-
-ASK = struct.Struct(">I")
-"""A request: length of the body that follows."""
-TELL = struct.Struct(">BIIIIqqBI")
-"""An answer: status, stored width and height, original width and height, perceptual hash of the stored image and of
-the whole one, what became of the colours stated (0: none are; else 1 + its place in PROFILED), length of what follows:
-the stored file, or (UTF-8, one line each) reason and detail."""
-DONE, REFUSED, READY = 0, 1, 2
 
 _REDUCED = {
     2: (cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),

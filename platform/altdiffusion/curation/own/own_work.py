@@ -151,10 +151,11 @@ class OwnWork(MultiOutputWork):
 
     def _accepted(self, unit: Unit, dropped: _Dropped, counted: list[int]) -> Iterator[Row]:
         """Yield the rows whose image is taken; count all rows."""
-        store = self.config.store
+        assert self._decoders is not None
+        decoders = self._decoders.size
         samples = reader_of(self.layout, self.config)(unit)
         number = 0
-        for stored in ahead(self._store, samples, threads=store.decoders, depth=2 * store.decoders):
+        for stored in ahead(self._store, samples, threads=decoders, depth=2 * decoders):
             seen: set[str] = set()
             for row in self._rows_of(stored, number):
                 number += 1

@@ -19,7 +19,6 @@ from altdiffusion.curation.config import ClassifierConfig
 from altdiffusion.curation.scoring.embedding import Dtype
 from altdiffusion.diffusion.pinned_files import check_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weight_files import load_network, open_stock
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ class Classifier:
         """
         import torch
         from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+        from altdiffusion.diffusion.weight_files import load_network, open_stock
 
         quiet_libraries()
         folder = check_folder(config.folder, config.digest)

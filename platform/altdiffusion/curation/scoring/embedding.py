@@ -17,7 +17,6 @@ import numpy.typing as npt
 from altdiffusion.diffusion.clip_square import MEAN, STD, clip_square
 from altdiffusion.diffusion.pinned_files import check_folder
 from altdiffusion.diffusion.quiet import quiet_libraries
-from altdiffusion.diffusion.weight_files import load_network, open_stock
 from altdiffusion.errors import AltDiffusionError
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ class ClipEmbedder:
         """
         import torch
         from transformers import AutoConfig, CLIPVisionModelWithProjection
+
+        from altdiffusion.diffusion.weight_files import load_network, open_stock
 
         quiet_libraries()
         folder = check_folder(folder_uri, digest)

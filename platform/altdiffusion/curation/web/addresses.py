@@ -5,21 +5,17 @@ Nothing here trusts a name: what is checked is the address that is then connecte
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import socket
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from altdiffusion.curation.rejects import BAD_URL, BLOCKED_ADDRESS, BLOCKED_PORT, BLOCKED_SCHEME, DNS, TIMEOUT, Refused
+from altdiffusion.curation.rejects import BAD_URL, BLOCKED_ADDRESS, BLOCKED_PORT, BLOCKED_SCHEME, Refused
 from altdiffusion.urls import AROUND, PORTS, Target, parse
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolver = Callable[[str, int, float], Sequence[str]]
-"""(host, port, seconds it may take) -> addresses as text."""
-
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 """What no link that is fetched may hold: other software would read the link differently."""
 MAX_CHARS = 8192
@@ -35,6 +31,8 @@ _AUTHORITY = re.compile(r"^https?://([^/?#]*).*", re.IGNORECASE | re.DOTALL)
 _ZONE = re.compile(r"https?://\[[^\]/?#]*%", re.IGNORECASE)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
+_ADDRESSES = 1 << 14
+"""What was found about so many addresses and names is remembered: parsing one takes as long as a small request."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
@@ -50,8 +48,6 @@ _NOT_PUBLIC = tuple(
         "5f00::/16",  # segment routing (RFC 9602)
     )
 )
-_CACHE_S = 60.0
-_CACHE_NAMES = 65536
 
 
 def parse_url(url: str, ports: Sequence[int]) -> Target:
@@ -93,6 +89,7 @@ def may_be_asked(host: str) -> bool:
     return len(host) <= _HOST_CHARS and all(_LABEL.fullmatch(label) for label in host.split("."))
 
 
+@functools.lru_cache(_ADDRESSES)
 def literal(host: str) -> Address | None:
     """Return the address a host is, if it is one, in any of its spellings: 127.1 and 0x7f000001 are 127.0.0.1."""
     try:
@@ -107,6 +104,7 @@ def literal(host: str) -> Address | None:
         return None
 
 
+@functools.lru_cache(_ADDRESSES)
 def is_public(address: Address) -> bool:
     """Return whether an address is global unicast, with embedded IPv4 addresses judged by themselves."""
     if isinstance(address, ipaddress.IPv6Address):
@@ -154,44 +152,3 @@ def redirected(connect_to: Mapping[str, str], host: str, port: int) -> tuple[str
             new_host, _, new_port = connect_to[key].rpartition(":")
             return new_host.strip("[]") or host, int(new_port)
     return host, port
-
-
-class SystemResolver:
-    """getaddrinfo with a deadline and a short cache; safe for many threads.
-
-    The C call cannot be interrupted, so each runs in a daemon thread of its own that is left behind when time is up.
-    A cached answer is not a rebinding hole: every use is checked and then connected to as the address itself.
-    """
-
-    def __init__(self) -> None:
-        self._cache: dict[str, tuple[float, Sequence[str]]] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, host: str, port: int, timeout_s: float) -> Sequence[str]:
-        now = time.monotonic()
-        with self._lock:
-            known = self._cache.get(host)
-        if known is not None and known[0] > now:
-            return known[1]
-        answer: list[str] = []
-        problem: list[OSError] = []
-
-        def look_up() -> None:
-            try:
-                entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                answer.extend(dict.fromkeys(str(entry[4][0]) for entry in entries))
-            except (OSError, UnicodeError) as error:
-                problem.append(error if isinstance(error, OSError) else OSError(str(error)))
-
-        thread = threading.Thread(target=look_up, daemon=True)
-        thread.start()
-        thread.join(timeout_s)
-        if thread.is_alive():
-            raise Refused(TIMEOUT, f"name {host}")
-        if problem or not answer:
-            raise Refused(DNS, str(problem[0]) if problem else "no address")
-        with self._lock:
-            if len(self._cache) >= _CACHE_NAMES:
-                self._cache.clear()
-            self._cache[host] = (now + _CACHE_S, answer)
-        return answer

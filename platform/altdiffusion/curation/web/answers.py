@@ -10,9 +10,9 @@ Interim answers (1xx; RFC 9110, 15.2) are skipped, however many in `INTERIM`; 10
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
 
 from altdiffusion.curation.rejects import BAD_RESPONSE, TOO_LARGE, TRUNCATED, Refused, http_status
 
@@ -62,27 +62,44 @@ class Headers:
         return iter(self._fields)
 
 
+class Reader(Protocol):
+    """What comes on a connection."""
+
+    def held_line(self, limit: int, /) -> bytes:
+        """Return a line with its end, if all of it has come; else nothing."""
+
+    async def readline(self, limit: int, /) -> bytes:
+        """Return a line with its end; without, where it is longer than `limit` or the other side closes."""
+
+    async def read(self, count: int, /) -> bytes:
+        """Return so many bytes; fewer only where the other side closes."""
+
+
 class Answer:
-    """The final answer to one GET: its head is read when it is made, its body by `read`.
+    """The final answer to one GET: `read_head` comes first, then `read` or `skip` for its body.
 
     Args:
         reader: what comes on the connection.
-
-    Raises:
-        Refused: bad_response, http_101.
-        EOFError: the other side closed before the head was whole.
     """
 
-    def __init__(self, reader: io.BufferedIOBase) -> None:
+    def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._left = HEAD_BYTES
         self._clean = True
         self.status = 100
+
+    async def read_head(self) -> None:
+        """Read status and headers, and those of interim answers in front of them.
+
+        Raises:
+            Refused: bad_response, http_101.
+            EOFError: the other side closed before the head was whole.
+        """
         number = 0
         while self.status < 200:
             if number > INTERIM:
                 raise Refused(BAD_RESPONSE, f"more than {INTERIM} interim answers")
-            self.status, self.headers = self._head()
+            self.status, self.headers = await self._head()
             if self.status == 101:
                 raise Refused(http_status(101), "another protocol, not asked for")
             number += 1
@@ -100,7 +117,7 @@ class Answer:
         """Whether the connection can carry another request: nothing of this answer is left on it, beyond doubt."""
         return self._clean and self._body_is_read and "close" not in self.headers.tokens("Connection")
 
-    def read(self, max_bytes: int, *, cut: bool = False) -> bytes:
+    async def read(self, max_bytes: int, *, cut: bool = False) -> bytes:
         """Return the body; call it once.
 
         Args:
@@ -113,11 +130,11 @@ class Answer:
             raise Refused(TOO_LARGE, f"{self._length} bytes declared")
         self._body_is_whole = False
         if self._length is not None and self._length <= max_bytes:
-            whole = self._exactly(self._length)
+            whole = await self._exactly(self._length)
             self._body_is_read = True
             return whole
         body = bytearray()
-        for piece in self._pieces(max_bytes):
+        async for piece in self._pieces(max_bytes):
             body += piece
             if len(body) > max_bytes:
                 if cut:
@@ -126,16 +143,16 @@ class Answer:
         self._body_is_read = self._chunked  # to its last byte: a longer one has been refused or cut
         return bytes(body)
 
-    def skip(self, waiting: int) -> None:
+    async def skip(self, waiting: int) -> None:
         """Read a body that is not wanted if that costs nothing: `waiting` bytes have already come, none was read."""
         if self._body_is_whole and self._clean and self._length is not None and self._length <= waiting:
-            self._exactly(self._length)
+            await self._exactly(self._length)
             self._body_is_read = True
 
     # The head:
 
-    def _head(self) -> tuple[int, Headers]:
-        line = self._line()
+    async def _head(self) -> tuple[int, Headers]:
+        line = await self._line()
         match = _STATUS.fullmatch(line)
         if match is None:
             self._clean = False
@@ -144,13 +161,13 @@ class Answer:
             raise Refused(BAD_RESPONSE, f"status line {line[:40]!r}")
         if int(match[1]) == 0:
             self._clean = False  # HTTP/1.0 closes
-        return int(match[2]), self._fields()
+        return int(match[2]), await self._fields()
 
-    def _fields(self) -> Headers:
+    async def _fields(self) -> Headers:
         headers = Headers()
         name, value = "", ""
         for _ in range(HEAD_LINES + 1):
-            line = self._line()
+            line = self._held_line() or await self._line()
             match = _FIELD.fullmatch(line)
             if match is None:
                 if line[:1] in b" \t" and line.strip() and name:  # a folded value
@@ -172,8 +189,13 @@ class Answer:
                 name, value = (_text(before), _text(after)) if colon else ("", "")
         raise Refused(BAD_RESPONSE, f"more than {HEAD_LINES} header lines")
 
-    def _line(self) -> bytes:
-        line = self._reader.readline(min(_LINE_BYTES, self._left) + 1)
+    def _held_line(self) -> bytes:
+        line = self._reader.held_line(min(_LINE_BYTES, self._left))
+        self._left -= len(line)
+        return line
+
+    async def _line(self) -> bytes:
+        line = await self._reader.readline(min(_LINE_BYTES, self._left) + 1)
         self._left -= len(line)
         if self._left < 0 or len(line) > _LINE_BYTES:
             raise Refused(BAD_RESPONSE, f"more than {HEAD_BYTES} bytes of headers")
@@ -204,52 +226,53 @@ class Answer:
             raise Refused(BAD_RESPONSE, f"Content-Length {', '.join(lengths)[:40]}")
         return False, int(lengths[0])
 
-    def _exactly(self, count: int) -> bytes:
-        """Return so many bytes in one piece, without a second copy."""
-        data = self._reader.read(count) if count else b""
+    async def _exactly(self, count: int) -> bytes:
+        """Return so many bytes in one piece."""
+        data = await self._reader.read(count) if count else b""
         if len(data) != count:
             raise Refused(TRUNCATED, f"{len(data)} of {count} bytes")
         return data
 
-    def _pieces(self, max_bytes: int) -> Iterator[bytes]:
+    async def _pieces(self, max_bytes: int) -> AsyncIterator[bytes]:
         """Yield the pieces of a body whose length is not stated, or longer than wanted.
 
         No piece is longer than what is wanted and one byte.
         """
         if self._chunked:
-            yield from self._chunks(max_bytes)
+            async for piece in self._chunks(max_bytes):
+                yield piece
             return
         left = max_bytes + 1
-        while left and (piece := self._reader.read(min(_PIECE, left))):
+        while left and (piece := await self._reader.read(min(_PIECE, left))):
             left -= len(piece)
             yield piece
         if left and self._length is not None:
             raise Refused(TRUNCATED, f"{max_bytes + 1 - left} of {self._length} bytes")
 
-    def _chunks(self, max_bytes: int) -> Iterator[bytes]:
+    async def _chunks(self, max_bytes: int) -> AsyncIterator[bytes]:
         left = max_bytes + 1
-        while size := self._chunk_size():
+        while size := await self._chunk_size():
             wanted = min(size, left)
-            piece = self._reader.read(wanted)
+            piece = await self._reader.read(wanted)
             if len(piece) < wanted:
                 raise Refused(TRUNCATED, "chunked body ends early")
             yield piece
             left -= size
             if left <= 0:  # more than was wanted, and so never read to its end
                 return
-            end = self._reader.read(2)
+            end = await self._reader.read(2)
             if end != b"\r\n":
                 if len(end) < 2:
                     raise Refused(TRUNCATED, "chunked body ends early")
                 raise Refused(BAD_RESPONSE, "chunk is longer than its size")
         self._left = HEAD_BYTES
         try:
-            self._fields()  # trailers: read over
+            await self._fields()  # trailers: read over
         except EOFError:
             raise Refused(TRUNCATED, "chunked body ends early") from None
 
-    def _chunk_size(self) -> int:
-        line = self._reader.readline(_CHUNK_LINE_BYTES)
+    async def _chunk_size(self) -> int:
+        line = await self._reader.readline(_CHUNK_LINE_BYTES)
         match = _CHUNK.fullmatch(line)
         if match is None:
             if not line.endswith(b"\n") and len(line) < _CHUNK_LINE_BYTES:

@@ -8,6 +8,7 @@ of an encoding at all (`UTF-8`, `none`, `binary`) and a text was asked for.
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 from altdiffusion.curation.rejects import CONTENT_ENCODING, TOO_LARGE, TRUNCATED, Refused
 
@@ -16,6 +17,7 @@ _UNDONE = _GZIP | {"deflate"}
 _REAL = frozenset({"br", "zstd", "compress", "x-compress", "exi", "pack200-gzip", "dcb", "dcz", "lzma", "bzip2"})
 """Names of encodings (IANA's, and some in use) that are not undone."""
 _AT_MOST = 3
+_PIECE = 1 << 14
 _IMAGES = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"\xff\x0a"),
     b"\x00\x00\x00\x0cJXL ",
@@ -60,13 +62,14 @@ def decoded(body: bytes, encodings: list[str], max_bytes: int, *, text: bool = F
 def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: bool) -> bytes:
     """Return the contents of a gzip file of any number of members, or of a deflate stream."""
     plain = bytearray()
-    left = body
-    while left:
-        stream = zlib.decompressobj(wbits=_window(name, left))
+    at = 0
+    while at < len(body):
+        stream, whole = zlib.decompressobj(wbits=_window(name, body[at : at + 2])), len(plain)
         try:
-            plain += stream.decompress(left, max_bytes + 1 - len(plain))
+            at = _one(stream, body, at, plain, max_bytes)
         except zlib.error as error:
-            if plain and name in _GZIP:
+            del plain[whole:]
+            if whole and name in _GZIP:
                 break  # what follows the last member is padding
             raise Refused(CONTENT_ENCODING, f"{name}: {error}"[:80]) from error
         if len(plain) > max_bytes:
@@ -77,8 +80,22 @@ def _inflated(body: bytes, name: str, max_bytes: int, *, cut: bool, may_end: boo
             if may_end:
                 break
             raise Refused(TRUNCATED, f"{name} ends early")
-        left = stream.unused_data if name in _GZIP else b""
+        if name not in _GZIP:
+            break
     return bytes(plain)
+
+
+def _one(stream: Any, body: bytes, at: int, plain: bytearray, max_bytes: int) -> int:
+    """Append what one member or stream holds; return where it ends, or the body.
+
+    It is fed piece by piece: zlib copies what it has been given and does not need, for every member again.
+    """
+    while at < len(body) and not stream.eof and len(plain) <= max_bytes:
+        fed = body[at : at + _PIECE]
+        at += len(fed)
+        plain += stream.decompress(fed, max_bytes + 1 - len(plain))
+        at -= len(stream.unused_data) + len(stream.unconsumed_tail)
+    return at
 
 
 def _window(name: str, body: bytes) -> int:

@@ -12,12 +12,12 @@ import functools
 import ipaddress
 import os
 import re
-import socket
 import ssl
 from dataclasses import dataclass
 
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.rejects import (
+    BAD_RESPONSE,
     BAD_URL,
     CONNECT,
     RESET,
@@ -29,8 +29,6 @@ from altdiffusion.curation.rejects import (
 )
 from altdiffusion.curation.web.addresses import (
     FORBIDDEN,
-    Resolver,
-    SystemResolver,
     canonical_table,
     check,
     literal,
@@ -38,9 +36,19 @@ from altdiffusion.curation.web.addresses import (
     redirected,
 )
 from altdiffusion.curation.web.answers import Answer
-from altdiffusion.curation.web.connections import Connection, Deadline, IdleConnections
-from altdiffusion.curation.web.contents import decoded
+from altdiffusion.curation.web.connections import (
+    Connection,
+    Deadline,
+    IdleConnections,
+    allow_connections,
+    connected,
+    secured,
+)
+from altdiffusion.curation.web.contents import decoded, is_image
+from altdiffusion.curation.web.event_loop import elsewhere, run
+from altdiffusion.curation.web.names import Names
 from altdiffusion.curation.web.optout import HEADERS, opt_out
+from altdiffusion.curation.web.resolvers import InThreads, NameServers, Resolver, system_resolver
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.reject_reasons import Reason
 from altdiffusion.urls import AROUND, Target, join
@@ -50,7 +58,7 @@ _WHOLE = frozenset({200, 201, 203})
 _RANGE = re.compile(r"bytes\s+0-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_IDLE_PER_THREAD = 4
+_IDLE_PER_DOWNLOAD, _MOST_IDLE = 4, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +95,7 @@ class Want:
 
 
 class _Stale(Exception):
-    """A kept connection was closed by the other side before it answered."""
+    """A kept connection gave no answer: the other side has closed it, or sent what was left of another answer."""
 
 
 @functools.cache
@@ -104,14 +112,21 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
 
 
 class Fetcher:
-    """Fetches links by the rules of a DownloadConfig; one for all threads of a worker."""
+    """Fetches links by the rules of a DownloadConfig; one for all loops of a worker.
+
+    Args:
+        resolver: asked for every connection, whatever it answered before; None for the config's name servers or the
+            system's resolver, whose answers are remembered.
+    """
 
     def __init__(self, config: DownloadConfig, resolver: Resolver | None = None) -> None:
         self.config = config
-        self._resolver = resolver or SystemResolver()
+        self._names = _names(config) if resolver is None else Names(InThreads(resolver), remembers=False)
         self._connect_to = canonical_table(config.connect_to)
         self._allow = tuple(ipaddress.ip_network(network) for network in config.allow_private)
-        self._idle = IdleConnections(_IDLE_PER_THREAD * config.threads)
+        idle = min(_IDLE_PER_DOWNLOAD * config.threads, _MOST_IDLE)
+        allow_connections(2 * config.threads + idle, f"download.threads {config.threads}")  # robots.txt files too
+        self._idle = IdleConnections(idle)
         self._image = Want(
             accept="image/jpeg, image/png, image/webp, image/gif, image/*;q=0.5",
             max_bytes=config.max_bytes,
@@ -128,7 +143,7 @@ class Fetcher:
         return parse_url(url, self.config.ports)
 
     def fetch(self, url: str, want: Want | None = None, deadline_s: float | None = None) -> Fetched:
-        """Return the body of a link, behind its redirects, in one attempt.
+        """Return the body of a link, behind its redirects, in one attempt, on a loop of its own.
 
         Raises:
             Refused: with one of: bad_url, blocked_scheme, blocked_port, blocked_address, dns, connect, tls, reset,
@@ -137,13 +152,13 @@ class Fetcher:
         """
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s)
         for _ in range(self.config.max_redirects + 1):
-            outcome = self.get(self.target(url), deadline, want)
+            outcome = run(self.get(self.target(url), deadline, want))
             if isinstance(outcome, Fetched):
                 return outcome
             url = outcome.url
         raise Refused(TOO_MANY_REDIRECTS, str(self.config.max_redirects))
 
-    def get(self, target: Target, deadline: Deadline, want: Want | None = None) -> Fetched | Moved:
+    async def get(self, target: Target, deadline: Deadline, want: Want | None = None) -> Fetched | Moved:
         """Make one request.
 
         Raises:
@@ -152,40 +167,40 @@ class Fetcher:
         want = want or self._image
         kept = self._idle.take((target.scheme, target.host, target.port))
         if kept is not None:
-            kept.set_deadline(deadline)
+            kept.deadline = deadline
             try:
-                return self._exchange(target, kept, want)
+                return await self._exchange(target, kept, want)
             except _Stale:
                 pass
-        return self._exchange(target, self._connect(target, deadline), want)
+        return await self._exchange(target, await self._connect(target, deadline), want)
+
+    def forget_failures(self) -> None:
+        """Forget which names did not exist: the network may be another one by now."""
+        self._names.forget_failures()
 
     def close(self) -> None:
         """Close what is kept open."""
         self._idle.close()
 
-    def _connect(self, target: Target, deadline: Deadline) -> Connection:
+    async def _connect(self, target: Target, deadline: Deadline) -> Connection:
         """Return a connection to a checked address; TLS is verified against the name in the URL."""
         written = literal(target.host)
         if written is not None:
             check(str(written), self._allow)  # also where connect_to leads elsewhere
         host, port = redirected(self._connect_to, target.host, target.port)
         numeric = literal(host)
-        answers = [str(numeric)] if numeric is not None else self._resolver(host, port, deadline.left())
+        deadline.left()
+        answers = [str(numeric)] if numeric is not None else await self._names.addresses(host, port, deadline.end)
         addresses = [check(answer, self._allow) for answer in answers]  # one bad answer refuses the name
         problem: OSError | None = None
         for address in addresses[:4]:
-            sock = None
             try:
-                timeout = min(deadline.left(), self.config.connect_timeout_s)
-                sock = socket.create_connection((address, port), timeout=timeout)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock = await connected(address, port, self._attempt_end(deadline))
                 if target.scheme == "https":
-                    sock.settimeout(min(deadline.left(), self.config.connect_timeout_s))
-                    sock = tls_context(self.config.ca_file).wrap_socket(sock, server_hostname=target.host)
+                    context = tls_context(self.config.ca_file)
+                    sock = await secured(sock, context, target.host, self._attempt_end(deadline))
                 return Connection(sock, deadline)
             except OSError as error:
-                if sock is not None:
-                    sock.close()
                 if isinstance(error, ssl.SSLError) and not isinstance(error, TimeoutError):
                     raise Refused(TLS, str(error)) from error
                 problem = error
@@ -193,20 +208,25 @@ class Fetcher:
             raise Refused(TIMEOUT, "connecting") from problem
         raise Refused(CONNECT, os.strerror(problem.errno) if problem and problem.errno else "") from problem
 
-    def _exchange(self, target: Target, connection: Connection, want: Want) -> Fetched | Moved:
+    def _attempt_end(self, deadline: Deadline) -> float:
+        """Return when one attempt to connect ends."""
+        return deadline.end - max(deadline.left() - self.config.connect_timeout_s, 0.0)
+
+    async def _exchange(self, target: Target, connection: Connection, want: Want) -> Fetched | Moved:
         """Make one request on a connection, which is then kept for the next one, or closed."""
         used, keep = connection.requests, False
         try:
-            connection.sendall(
+            await connection.send(
                 f"GET {target.path} HTTP/1.1\r\nHost: {target.authority}\r\nUser-Agent: {self.config.user_agent}\r\n"
                 f"Accept: {want.accept}\r\nAccept-Encoding: identity\r\n\r\n".encode("ascii")
             )
-            answer = Answer(connection.reader)
+            answer = Answer(connection)
+            await self._read_head(answer, used=bool(used))
             try:
-                return self._answer(target, answer, want)
+                return await self._answer(target, answer, want, connection.deadline)
             finally:
                 if not answer.is_read:
-                    answer.skip(connection.waiting())
+                    await answer.skip(connection.waiting())
                 keep = answer.is_read
         except TimeoutError as error:
             raise Refused(TIMEOUT, "total time") from error
@@ -225,7 +245,15 @@ class Fetcher:
             else:
                 connection.end()
 
-    def _answer(self, target: Target, answer: Answer, want: Want) -> Fetched | Moved:
+    async def _read_head(self, answer: Answer, *, used: bool) -> None:
+        try:
+            await answer.read_head()
+        except Refused as refused:
+            if used and refused.reason == BAD_RESPONSE:  # what an earlier answer left, and came late: ask again
+                raise _Stale from None
+            raise
+
+    async def _answer(self, target: Target, answer: Answer, want: Want, deadline: Deadline) -> Fetched | Moved:
         status, headers = answer.status, answer.headers
         if want.honor_opt_out and not HEADERS.isdisjoint(headers):
             signal = opt_out(headers, self.config.user_agent, noindex=self.config.honor_noindex)
@@ -240,11 +268,19 @@ class Fetcher:
         part = _part(headers.get("Content-Range")) if status == 206 else None
         if status == 206 and part is None:
             raise Refused(http_status(206), "not the whole range")
-        body = answer.read(want.max_bytes, cut=want.cut)
+        body = await answer.read(want.max_bytes, cut=want.cut)
         if part is not None and len(body) != part and not want.cut:
             raise Refused(http_status(206), f"{len(body)} of {part} bytes")
         names = headers.tokens("Content-Encoding")
-        return Fetched(body=decoded(body, names, want.max_bytes, text=want.cut) if names else body, url=target.url)
+        if names and not is_image(body):
+            work = functools.partial(decoded, body, names, want.max_bytes, text=want.cut)
+            body = await elsewhere(work, deadline.end)
+        return Fetched(body=body, url=target.url)
+
+
+def _names(config: DownloadConfig) -> Names:
+    servers = config.name_servers
+    return Names(NameServers(servers, config.connect_timeout_s) if servers else InThreads(system_resolver))
 
 
 def _part(content_range: str) -> int | None:

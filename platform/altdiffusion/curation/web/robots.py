@@ -8,6 +8,8 @@ own, redirects included; what follows its first 500 KiB is not read.
 from __future__ import annotations
 
 import collections
+import functools
+import math
 import re
 import threading
 import time
@@ -27,11 +29,13 @@ from altdiffusion.curation.rejects import (
     http_status,
 )
 from altdiffusion.curation.web.connections import Deadline, Key
+from altdiffusion.curation.web.event_loop import elsewhere
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Moved, Want
 from altdiffusion.execution.reject_reasons import Reason
 from altdiffusion.urls import Target
 
 MAX_BYTES = 500 << 10
+_LONG_CHARS = 1 << 15
 _LASTS_S = 24 * 3600.0  # RFC 9309, 2.4: not longer
 _FAILURE_LASTS_S = 300.0
 _REDIRECTS = 5
@@ -163,7 +167,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class RobotsCache:
-    """What sites allow, for all threads of a worker; those asked least recently make room."""
+    """What sites allow, for all loops of a worker; those asked least recently make room."""
 
     def __init__(self, fetcher: Fetcher, config: DownloadConfig) -> None:
         self._fetcher = fetcher
@@ -187,20 +191,23 @@ class RobotsCache:
             self._known.move_to_end(key)
             return entry[1]
 
-    def ask(self, target: Target) -> Robots:
+    async def ask(self, target: Target) -> Robots:
         """Fetch a site's robots.txt, without remembering it."""
         deadline = Deadline(self._deadline_s)
         outcome: Fetched | Moved | None = None
         try:
-            outcome = self._fetcher.get(replace(target, path="/robots.txt"), deadline, self._want)
+            outcome = await self._fetcher.get(replace(target, path="/robots.txt"), deadline, self._want)
             for _ in range(_REDIRECTS):
                 if isinstance(outcome, Moved):
-                    outcome = self._fetcher.get(self._fetcher.target(outcome.url), deadline, self._want)
+                    outcome = await self._fetcher.get(self._fetcher.target(outcome.url), deadline, self._want)
         except Refused as refused:
             return _without_file(refused, at_home=outcome is None)
         if isinstance(outcome, Moved):
             return Robots()  # RFC 9309, 2.3.1.2: too many redirects are as good as no file
-        return parse(outcome.body.decode("utf-8", "replace"), self._agent)
+        text = outcome.body.decode("utf-8", "replace")
+        if len(text) < _LONG_CHARS:
+            return parse(text, self._agent)
+        return await elsewhere(functools.partial(parse, text, self._agent), math.inf)
 
     def remember(self, target: Target, robots: Robots) -> None:
         """Remember an answer for a day, a failure for five minutes."""

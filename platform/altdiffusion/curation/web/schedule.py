@@ -1,9 +1,10 @@
-"""Which link is asked next: every host in its turn, no host faster than it may be asked, no thread ever asleep on one.
+"""Which link is asked next: every host in its turn, no host faster than it may be asked, no download ever held by one.
 
-A unit's links wait in one queue per host. A fetcher takes the next host whose turn has come; pacing, Retry-After,
-backoff and a robots.txt that is still on its way hold the host back, not a thread. A redirect goes to the end of the
-queue of the host it names; so does a second attempt, when it is due. What has been fetched waits, in bounded memory,
-until a thread that iterates over the schedule takes it, in order of arrival.
+A unit's links wait in one queue per host. One thread owns the queues and, by its event loop, all the sockets: whenever
+a download may start, it takes the next host whose turn has come. Pacing, Retry-After, backoff and a robots.txt that is
+still on its way hold the host back and nothing else. A redirect goes to the end of the queue of the host it names; so
+does a second attempt, when it is due. What has been fetched waits, in bounded memory, until a thread that iterates
+over the schedule takes it, in order of arrival.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ from altdiffusion.curation.rejects import (
 )
 from altdiffusion.curation.web.blocklist import Blocklist
 from altdiffusion.curation.web.connections import Deadline
+from altdiffusion.curation.web.event_loop import EventLoop
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Later, Moved
 from altdiffusion.curation.web.robots import Robots, RobotsCache
 from altdiffusion.execution.reject_reasons import Reason
@@ -45,6 +48,8 @@ from altdiffusion.urls import Target
 _AGAIN = frozenset({TIMEOUT, CONNECT, RESET, http_status(429), http_status(503)})
 _ROBOTS_AGAIN = frozenset({CONNECT, ROBOTS_UNREACHABLE})
 _LONGEST_BACKOFF_S = 30.0
+_AT_ONCE = 64
+"""Downloads that are started before those on their way are looked at again."""
 _HOST = r"^ *[A-Za-z]+://(?P<host>[^/?#:@\\]+)"
 
 
@@ -121,11 +126,10 @@ class _Turn:
     host: _Host
     job: _Job
     robots: Robots | None
-    asks_robots: bool
 
 
 class Schedule:
-    """Fetches a unit's links with `config.threads` threads for the length of a `with` block.
+    """Fetches a unit's links, `config.threads` at a time, for the length of a `with` block.
 
     Args:
         urls: string, one per row.
@@ -154,44 +158,39 @@ class Schedule:
         self._lookahead = config.lookahead_mib << 20
 
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # there may be something to fetch
         self._ready = threading.Condition(self._lock)  # there is something to take
+        self._done: collections.deque[Result] = collections.deque()
+        self._held_bytes = 0
+        self._left = len(urls)  # rows that no thread has been given or waits for
+        self._waits_for_room = False
+        self._problem: BaseException | None = None
+        self._ended = False
+
+        # What follows is used by the loop's thread alone:
+        self._loop = EventLoop()
         self._numbers = itertools.count()
         self._heap: list[tuple[float, int, _Host]] = []
         self._waiting_for_robots: collections.deque[_Host] = collections.deque()
         self._asking_robots = 0
-        self._done: collections.deque[Result] = collections.deque()
-        self._held_bytes, self._usual_bytes = 0, 0.0
-        self._left = len(urls)  # rows that no thread has been given or waits for
+        self._usual_bytes = 0.0
         self._open, self._in_flight = len(urls), 0
         self._idle_s = 0.0
         self._idle_since: float | None = None
-        self._problem: BaseException | None = None
-        self._ended = False
-
         paces.forget_past()
         self._hosts: dict[str, _Host] = {}
-        with self._lock:
-            self._order = self._by_host()
-        self._threads = [
-            threading.Thread(target=self._run, name=f"fetch-{number}", daemon=True)
-            for number in range(min(config.threads, len(urls)))
-        ]
+        self._order = self._by_host()
+        self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
 
     def __enter__(self) -> Schedule:
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
-            self._ended = True
-            self._changed.notify_all()
-        if kind is None and self._problem is None:
-            for thread in self._threads:
-                thread.join()
+        self._ended = True
+        self._loop.wake()
+        self._thread.join()
 
     def __iter__(self) -> Schedule:
         return self
@@ -201,7 +200,7 @@ class Schedule:
 
         Raises:
             StopIteration: every row has been given out.
-            BaseException: what `fail` was given, or what ended a fetcher thread.
+            BaseException: what `fail` was given, or what ended the loop.
         """
         with self._lock:
             if not self._left:
@@ -214,16 +213,18 @@ class Schedule:
             result = self._done.popleft()
             if result.body is not None:
                 self._held_bytes -= len(result.body)
-                self._changed.notify()
-            return result
+            makes_room, self._waits_for_room = self._waits_for_room and result.body is not None, False
+        if makes_room:
+            self._loop.wake()
+        return result
 
     def fail(self, problem: BaseException) -> None:
         """Give the unit up: every thread that waits for a row, now or later, gets the first such problem raised."""
         with self._lock:
             self._problem = self._problem or problem
             self._ended = True
-            self._changed.notify_all()
             self._ready.notify_all()
+        self._loop.wake()
 
     def _by_host(self) -> npt.NDArray[np.int64]:
         """Return the row numbers, host by host; each host records its part. A link that only seems to be of a
@@ -240,19 +241,34 @@ class Schedule:
             self._queue(host, now)
         return order
 
-    # Methods of a fetcher thread:
+    # The loop's thread:
 
     def _run(self) -> None:
         try:
-            while (turn := self._take()) is not None:
-                if turn.asks_robots:
-                    self._ask_robots(turn)
-                else:
-                    self._settle(turn, self._attempt(turn))
+            with self._loop as loop:
+                while self._open and not self._ended:
+                    loop.turn(self._start_turns(loop))
         except BaseException as error:
             self.fail(error)
 
-    def _attempt(self, turn: _Turn) -> Fetched | Moved | Refused:
+    def _start_turns(self, loop: EventLoop) -> float:
+        """Start what may start; return the moment at which more may."""
+        for _ in range(_AT_ONCE):
+            now = time.monotonic()
+            if self._in_flight >= self._config.threads or not self._has_room():
+                self._count_idle(now, idle=False)
+                return math.inf
+            turn = self._due_turn(loop, now)
+            if turn is None:
+                return self._idle_until(now)
+            self._count_idle(now, idle=False)
+            loop.start(self._fetch(turn))
+        return now
+
+    async def _fetch(self, turn: _Turn) -> None:
+        self._settle(turn, await self._attempt(turn))
+
+    async def _attempt(self, turn: _Turn) -> Fetched | Moved | Refused:
         job, robots = turn.job, turn.robots
         if robots is not None:
             if robots.problem is not None:
@@ -261,7 +277,7 @@ class Schedule:
                 return _Unasked(OPT_OUT_ROBOTS)
         start = time.monotonic()
         try:
-            outcome = self._fetcher.get(job.target, Deadline(self._config.deadline_s - job.spent_s))
+            outcome = await self._fetcher.get(job.target, Deadline(self._config.deadline_s - job.spent_s))
             return self._unlisted(outcome)
         except Refused as refused:
             refused.__traceback__ = None  # it holds what had been read
@@ -276,58 +292,37 @@ class Schedule:
         listed = self._blocklist.names(self._fetcher.target(outcome.url))
         return Refused(BLOCKLIST, "redirects there") if listed else outcome
 
-    def _ask_robots(self, turn: _Turn) -> None:
+    async def _ask_robots(self, host: _Host, target: Target) -> None:
         assert self._robots is not None
-        robots = self._robots.ask(turn.job.target)
-        host = turn.host
-        with self._lock:
-            now = time.monotonic()
-            self._asking_robots -= 1
-            host.held = False
-            if (
-                robots.problem is not None
-                and robots.problem[0] in _ROBOTS_AGAIN
-                and host.robots_tries < self._config.retries
-            ):
-                host.pace.paused_until = max(host.pace.paused_until, now + self._wait_s(host.robots_tries))
-                host.robots_tries += 1
-            else:
-                host.robots_tries = 0
-                self._robots.remember(turn.job.target, robots)
-            if self._waiting_for_robots:
-                other = self._waiting_for_robots.popleft()
-                other.held = False
-                self._queue(other, now)
-            self._queue(host, now)
-
-    # Methods of all threads, with the lock held:
-
-    def _take(self) -> _Turn | None:
-        """Return the next turn, as soon as there is one; None when no row is left to fetch."""
-        with self._lock:
-            while self._open and not self._ended:
-                now = time.monotonic()
-                wait_s = None
-                if self._has_room():
-                    turn = self._due_turn(now)
-                    if turn is not None:
-                        self._count_idle(now, idle=False)
-                        if self._heap and self._has_room():
-                            self._changed.notify()  # another thread has to look after the next host
-                        return turn
-                    wait_s = self._idle_for(now)
-                else:
-                    self._count_idle(now, idle=False)
-                if self._open:
-                    self._changed.wait(wait_s)
-            self._changed.notify_all()
-            return None
+        robots = await self._robots.ask(target)
+        now = time.monotonic()
+        self._asking_robots -= 1
+        host.held = False
+        if (
+            robots.problem is not None
+            and robots.problem[0] in _ROBOTS_AGAIN
+            and host.robots_tries < self._config.retries
+        ):
+            host.pace.paused_until = max(host.pace.paused_until, now + self._wait_s(host.robots_tries))
+            host.robots_tries += 1
+        else:
+            host.robots_tries = 0
+            self._robots.remember(target, robots)
+        if self._waiting_for_robots:
+            other = self._waiting_for_robots.popleft()
+            other.held = False
+            self._queue(other, now)
+        self._queue(host, now)
 
     def _has_room(self) -> bool:
         """Return whether one more body could be held; those on their way count as much as the last ones did."""
-        return self._held_bytes + self._in_flight * self._usual_bytes < self._lookahead
+        with self._lock:
+            room = self._held_bytes + self._in_flight * self._usual_bytes < self._lookahead
+            self._waits_for_room = not room
+        return room
 
-    def _due_turn(self, now: float) -> _Turn | None:
+    def _due_turn(self, loop: EventLoop, now: float) -> _Turn | None:
+        """Return the next download that may start; start to ask the hosts on the way to it for their robots.txt."""
         while self._heap and self._heap[0][0] <= now:
             _, number, host = heapq.heappop(self._heap)
             if number != host.entry:
@@ -347,18 +342,19 @@ class Schedule:
                 if robots is None:
                     heapq.heappush(host.again, (0.0, next(self._numbers), job))
                     host.held = True
-                    if self._asking_robots >= self._half:
+                    if self._asking_robots >= self._config.threads:
                         self._waiting_for_robots.append(host)
                         continue
                     self._asking_robots += 1
                     self._advance(host, now)
-                    return _Turn(host, job, None, True)
+                    loop.start(self._ask_robots(host, job.target))
+                    continue
                 host.pace.crawl_delay_s = min(robots.crawl_delay_s or 0.0, self._config.max_crawl_delay_s)
             host.active += 1
             self._in_flight += 1
             self._advance(host, now)
             self._queue(host, now)
-            return _Turn(host, job, robots, False)
+            return _Turn(host, job, robots)
         return None
 
     def _pop(self, host: _Host, now: float) -> _Job | None:
@@ -418,24 +414,23 @@ class Schedule:
 
     def _settle(self, turn: _Turn, outcome: Fetched | Moved | Refused) -> None:
         host, job = turn.host, turn.job
-        with self._lock:
-            now = time.monotonic()
-            host.active -= 1
-            self._in_flight -= 1
-            if isinstance(outcome, Fetched):
-                host.pace.strikes = 0
-                self._finish(job.row, outcome.body, outcome.url if job.hops else "")
-            elif isinstance(outcome, Moved):
-                self._move(job, outcome, now)
-            elif isinstance(outcome, _Unasked):
-                host.pace.next_at -= self._interval(host)
-                host.entry = None  # its turn is earlier now
-                self._finish(job.row, outcome)
-            else:
-                if isinstance(outcome, Later):
-                    self._pause(host, outcome, now)
-                self._refused(job, outcome, now)
-            self._queue(host, now)
+        now = time.monotonic()
+        host.active -= 1
+        self._in_flight -= 1
+        if isinstance(outcome, Fetched):
+            host.pace.strikes = 0
+            self._finish(job.row, outcome.body, outcome.url if job.hops else "")
+        elif isinstance(outcome, Moved):
+            self._move(job, outcome, now)
+        elif isinstance(outcome, _Unasked):
+            host.pace.next_at -= self._interval(host)
+            host.entry = None  # its turn is earlier now
+            self._finish(job.row, outcome)
+        else:
+            if isinstance(outcome, Later):
+                self._pause(host, outcome, now)
+            self._refused(job, outcome, now)
+        self._queue(host, now)
 
     def _move(self, job: _Job, moved: Moved, now: float) -> None:
         if job.hops == self._config.max_redirects:
@@ -476,17 +471,17 @@ class Schedule:
 
     def _finish(self, row: int, outcome: bytes | Refused, final_url: str = "") -> None:
         if isinstance(outcome, Refused):
-            self._done.append(Result(row, None, outcome.reason, outcome.detail))
+            size, result = 0, Result(row, None, outcome.reason, outcome.detail)
         else:
-            self._done.append(Result(row, outcome, final_url=final_url))
-            self._held_bytes += len(outcome)
-            self._usual_bytes += (len(outcome) - self._usual_bytes) / 8
+            size, result = len(outcome), Result(row, outcome, final_url=final_url)
+            self._usual_bytes += (size - self._usual_bytes) / 8
         self._open -= 1
-        self._ready.notify()
-        if not self._open:
-            self._changed.notify_all()
+        with self._lock:
+            self._done.append(result)
+            self._held_bytes += size
+            self._ready.notify()
 
-    # A unit must not last for ever: the time counts in which a free fetcher finds no host that may be asked.
+    # A unit must not last for ever: the time counts in which a download could start, but no host may be asked.
 
     def _count_idle(self, now: float, *, idle: bool) -> None:
         if self._idle_since is not None and not idle:
@@ -495,10 +490,10 @@ class Schedule:
         elif self._idle_since is None and idle:
             self._idle_since = now
 
-    def _idle_for(self, now: float) -> float | None:
-        """Return the seconds until something is due; give the waiting rows up when the unit has waited long enough."""
+    def _idle_until(self, now: float) -> float:
+        """Return when something is due; give the waiting rows up when the unit has waited long enough."""
         self._count_idle(now, idle=True)
-        due = self._heap[0][0] - now if self._heap else None
+        due = self._heap[0][0] if self._heap else math.inf
         if self._open == self._in_flight:
             return due
         idle_s = self._idle_s + now - (now if self._idle_since is None else self._idle_since)
@@ -506,8 +501,8 @@ class Schedule:
         if left <= 0:
             for host in self._hosts.values():
                 self._give_up(host, f"the unit has waited {self._config.host_wait_s:g} s for this host and others")
-            return None
-        return left if due is None else min(due, left)
+            return now
+        return min(due, now + left)
 
 
 class _Unasked(Refused):
