@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -92,3 +94,22 @@ def test_workers_that_start_together_wait_for_their_nodes_and_not_for_ever(
     ray_of([HEAD], {"curation": CURATION})
     with pytest.raises(AltDiffusionError, match="does not fit on any node"):
         capacity.wait_for_nodes(16, GPU, 60, shown.append)
+
+
+def test_an_autoscaler_sees_what_is_waited_for_and_only_as_long(ray_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes: list[dict[str, float]] = [HEAD]
+    seen: list[str] = []
+    ray_of(nodes, {"a100": A100})
+
+    @contextmanager
+    def demand(count: int, resources: Resources) -> Iterator[None]:
+        seen.append(f"{count} asked for")
+        yield
+        seen.append("no longer")
+
+    monkeypatch.setattr(capacity, "_demand", demand)
+    monkeypatch.setattr(capacity, "LOOK_EVERY_S", 0.01)
+    capacity.wait_for_nodes(8, GPU, 60, lambda text: nodes.append(A100))
+    assert seen == ["8 asked for", "no longer"]
+    capacity.wait_for_nodes(8, GPU, 60, seen.append)  # they are there
+    assert len(seen) == 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError
@@ -115,24 +116,37 @@ def wait_for_nodes(count: int, resources: Resources, wait_s: float, show: Callab
     check_capacity(resources)
     if cluster.is_embedded() or room(resources, _nodes()) >= count:
         return
-    began = shown = time.monotonic()
-    if _node_types():
-        from ray.autoscaler.sdk import request_resources
+    began = time.monotonic()
+    shown = float("-inf")
+    with _demand(count, resources) if _node_types() else contextlib.nullcontext():
+        while room(resources, _nodes()) < count:
+            now = time.monotonic()
+            if now - began >= wait_s:
+                raise AltDiffusionError(
+                    f"{count:,} workers with {named(resources)} each",
+                    f"did not get their nodes within {wait_s:g} s ({have(count, resources)})",
+                    "add nodes, ask for fewer or smaller workers, or raise execution.wait_for_nodes_s",
+                )
+            if now - shown >= SHOW_EVERY_S:
+                shown = now
+                show(f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}")
+            time.sleep(min(LOOK_EVERY_S, wait_s))
 
-        request_resources(bundles=[dict(wanted(resources))] * count)
-    show(f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}")
-    while room(resources, _nodes()) < count:
-        now = time.monotonic()
-        if now - began >= wait_s:
-            raise AltDiffusionError(
-                f"{count:,} workers with {named(resources)} each",
-                f"did not get their nodes within {wait_s:g} s ({have(count, resources)})",
-                "add nodes, ask for fewer or smaller workers, or raise execution.wait_for_nodes_s",
-            )
-        if now - shown >= SHOW_EVERY_S:
-            shown = now
-            show(f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}")
-        time.sleep(min(LOOK_EVERY_S, wait_s))
+
+@contextlib.contextmanager
+def _demand(count: int, resources: Resources) -> Iterator[None]:
+    """Have the autoscaler start nodes for workers during the block.
+
+    A placement group ends with this process at the latest. A request of `ray.autoscaler.sdk` would outlive it, and keep
+    the nodes for ever.
+    """
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    group = placement_group([dict(wanted(resources))] * count)
+    try:
+        yield
+    finally:
+        remove_placement_group(group)
 
 
 def _nodes() -> list[Mapping[str, float]]:
