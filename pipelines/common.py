@@ -164,6 +164,11 @@ class Survey:
 NOT_LOOKED_AT = "not looked at: the lake is not on this machine (--remote looks)"
 
 
+def not_looked_at(models: Iterable[str], remote: bool) -> list[str]:
+    """Return a line on each model that a dry run leaves alone because it is not on this machine."""
+    return [] if remote else [f"model   {uri} not looked at (--remote looks)" for uri in models if not is_local(uri)]
+
+
 def look_at(lake: str, remote: bool, *looks: Callable[[Lake], Iterable[str]]) -> Survey:
     """Return the findings of several looks at a lake, each of them lines or the first error that would stop the job.
 

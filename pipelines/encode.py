@@ -22,7 +22,17 @@ from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pass, units_line
+from pipelines.common import (
+    JobConfig,
+    Plan,
+    Survey,
+    Workers,
+    device_conflicts,
+    look_at,
+    make_pass,
+    not_looked_at,
+    units_line,
+)
 
 MIRRORED = "-mirrored"
 """Suffix that a dataset of mirrored images adds to the name of the unmirrored one."""
@@ -167,12 +177,14 @@ def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
     encode = config.encode
 
     def vae_there(_: Lake) -> list[str]:
-        load_autoencoder(check_folder(encode.vae, encode.vae_digest))
-        return []
+        if remote or files.is_local(encode.vae):
+            load_autoencoder(check_folder(encode.vae, encode.vae_digest))
+        return not_looked_at([encode.vae], remote)
 
     def tokenizer_there(_: Lake) -> list[str]:
-        open_tokenizer(check_folder(encode.tokenizer, encode.tokenizer_digest), encode.tokenizer)
-        return []
+        if remote or files.is_local(encode.tokenizer):
+            open_tokenizer(check_folder(encode.tokenizer, encode.tokenizer_digest), encode.tokenizer)
+        return not_looked_at([encode.tokenizer], remote)
 
     def units(lake: Lake) -> list[str]:
         return units_line(lake, pipeline_steps(config)[0])

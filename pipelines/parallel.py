@@ -20,7 +20,17 @@ from altdiffusion.execution.ranges import plan_buckets
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
-from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
+from pipelines.common import (
+    JobConfig,
+    Plan,
+    Survey,
+    Workers,
+    device_conflicts,
+    look_at,
+    make_pipeline_step,
+    not_looked_at,
+    units_line,
+)
 from pipelines.encode import model_name
 from pipelines.languages import look_at_languages
 
@@ -136,9 +146,11 @@ def survey(config: ParallelConfig, remote: bool = False) -> Survey:
 
     def tokenizers(_: Lake) -> list[str]:
         ids = config.ids
-        for folder in (ids.tokenizer, ids.teacher_tokenizer):
-            folder_digest(folder)
-        return []
+        folders = (ids.tokenizer, ids.teacher_tokenizer)
+        for folder in folders:
+            if remote or files.is_local(folder):
+                folder_digest(folder)
+        return not_looked_at(folders, remote)
 
     def languages(_: Lake) -> list[str]:
         return look_at_languages(config.language, remote)

@@ -36,6 +36,7 @@ class FakeHost:
     PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
 
     def __init__(self, folder: Path, image: str) -> None:
+        """Lay the host out in an empty folder that every user can reach."""
         self.home, self.container_home, self.bin = folder / "home", folder / "container", folder / "bin"
         self._calls = folder / "calls"
         for path in (self.home, self.container_home, self.bin):
@@ -56,8 +57,7 @@ class FakeHost:
             self._program(name, _NOTED.format(name=name))
         for path in (folder, self.home, self.container_home, self._calls):
             os.chown(path, NOBODY, NOBODY)
-        for path in (folder, *folder.parents[:3]):
-            path.chmod(path.stat().st_mode | 0o055)
+        folder.chmod(0o755)
 
     def _program(self, name: str, text: str) -> None:
         (self.bin / name).write_text(text)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,6 +206,13 @@ def test_what_is_mounted_is_small_and_below_home(stack: Stack) -> None:
     assert not [source for source in mounts.values() if os.path.isdir(os.path.expanduser(source))]
 
 
+@pytest.fixture()
+def host_folder() -> Iterator[Path]:
+    """Give a folder whose parents another user may enter, which pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="fake-host-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def updated(config: Config, host: FakeHost, node_type: str) -> str:
     """Bring a node up as `ray up` and the autoscaler do; return the status that its tags state."""
     provider = AWSNodeProvider(config["provider"], config["cluster_name"])
@@ -246,13 +254,13 @@ def updated(config: Config, host: FakeHost, node_type: str) -> str:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="commands are run as another user, which root alone can do")
 @pytest.mark.parametrize("node_type", ["head", "a100"])
-def test_the_updater_brings_a_node_up(stack: Stack, tmp_path: Path, node_type: str) -> None:
+def test_the_updater_brings_a_node_up(stack: Stack, tmp_path: Path, host_folder: Path, node_type: str) -> None:
     token = tmp_path / ".ray/auth_token"
     token.parent.mkdir()
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
     config = bootstrapped(stack.config)
-    host = FakeHost(tmp_path / "host", config["docker"]["image"])
+    host = FakeHost(host_folder, config["docker"]["image"])
     assert updated(config, host, node_type) == "up-to-date"
     arrived = host.container_home / ".ray/auth_token"
     assert arrived.read_text() == token.read_text() and stat.S_IMODE(arrived.stat().st_mode) == 0o600
@@ -264,9 +272,11 @@ def test_the_updater_brings_a_node_up(stack: Stack, tmp_path: Path, node_type: s
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="commands are run as another user, which root alone can do")
-def test_a_mount_that_the_user_cannot_write_fails_in_this_harness(stack: Stack, tmp_path: Path) -> None:
+def test_a_mount_that_the_user_cannot_write_fails_in_this_harness(
+    stack: Stack, tmp_path: Path, host_folder: Path
+) -> None:
     """As /opt and /run/secrets did without a container: Ray copies mounts before any command."""
     (tmp_path / "token").write_text("x")
     config = bootstrapped(stack.config)
     config["docker"], config["file_mounts"] = None, {"/opt/altdiffusion/token": str(tmp_path / "token")}
-    assert updated(config, FakeHost(tmp_path / "host", ""), "head") == "update-failed"
+    assert updated(config, FakeHost(host_folder, ""), "head") == "update-failed"

@@ -36,7 +36,8 @@ def content_digest(folder: str) -> str:
     """
     fs, path = files.filesystem(folder)
     root = str(path).rstrip("/")
-    names = sorted(str(name)[len(root) + 1 :] for name in fs.find(root)) if fs.isdir(root) else []
+    with files.naming(folder, "reading"):
+        names = sorted(str(name)[len(root) + 1 :] for name in fs.find(root)) if fs.isdir(root) else []
     if not names:
         raise missing_model(folder)
     listing = {}
