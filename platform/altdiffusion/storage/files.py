@@ -16,7 +16,6 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fsspec
@@ -26,8 +25,6 @@ from fsspec.implementations.local import LocalFileSystem
 from altdiffusion.credentials import has_placeholder
 from altdiffusion.errors import AltDiffusionError, first_line
 
-_READERS = 16
-"""Files of a folder that are read at a time."""
 _FIRST = 8 << 20
 """Bytes that the first request for an object of S3 asks for."""
 _CONFLICTS = 5
@@ -314,9 +311,8 @@ def read_many(uris: Sequence[str]) -> list[bytes | FileNotFoundError | AltDiffus
     fs, first = filesystem(uris[0])
     if len(uris) == 1:
         return [_content(uris[0], lambda: read_bytes(uris[0]))]
-    if isinstance(fs, LocalFileSystem):  # threads, because a folder may be on a file server
-        with ThreadPoolExecutor(min(_READERS, len(uris))) as pool:
-            return list(pool.map(lambda uri: _content(uri, lambda: read_bytes(uri)), uris))
+    if isinstance(fs, LocalFileSystem):
+        return [_content(uri, lambda uri=uri: read_bytes(uri)) for uri in uris]  # type: ignore[misc]
     paths = [first, *(fs._strip_protocol(uri) for uri in uris[1:])]
     with naming(uris[0], "reading"):
         if not _speaks_s3(fs):
