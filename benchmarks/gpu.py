@@ -46,7 +46,7 @@ def main() -> int:
     names = [name.strip() for name in arguments.cases.split(",")] if arguments.cases else list(CASES)
     wrong = [name for name in names if name not in CASES]
     if wrong:
-        parser.error(f"there is no case {wrong[0]!r}; cases: {', '.join(CASES)}")
+        parser.error(f"{wrong[0]!r} is not a case; cases: {', '.join(CASES)}")
     if not arguments.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU that PyTorch can use; --tiny runs every line at tiny shapes on the CPU")
     end = time.monotonic() + 60 * arguments.minutes

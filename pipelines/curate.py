@@ -103,9 +103,6 @@ class CurateConfig(JobConfig):
         return self.name
 
 
-_DOWNLOAD_S, _DECODED_PER_S, _IMAGE_KB = 1.0, 100, 150
-"""What a plan assumes: seconds that a link takes, silent hosts included; images per second of one decoder; and the
-kilobytes of an image. `benchmarks.web` and `benchmarks.decode` measure the first two."""
 _LOOK = (
     "check connect_to, allow_private and ca_file of the config's download, DNS, and this machine's route to the web "
     "(no proxy is used), then run the job again, which tries these rows again; if the hosts are known to be gone for "
@@ -198,15 +195,12 @@ def _amount(config: CurateConfig) -> str:
     workers = config.download_workers.max if config.execution.backend == "ray" else 1
     cores = cores_of(config.execution, config.download_workers)
     decoders, threads = _for_workers(config).decoder_count(cores), config.download.threads
-    per_s = workers * min(threads / _DOWNLOAD_S, decoders * _DECODED_PER_S)
-    gbit_s = per_s * _IMAGE_KB * 8e-6
-    bound = "downloads" if threads / _DOWNLOAD_S < decoders * _DECODED_PER_S else "decoders"
+    given = config.estimate
     crew = f"{workers:,} worker{'s' * (workers > 1)} x {threads:,}"
     return (
-        f"{workers * threads:,} at a time ({crew}), {workers * cores:,g} cores with "
-        f"{workers * decoders:,} decoders; at {_DOWNLOAD_S:g} s per download, {_DECODED_PER_S} images/s per decoder "
-        f"and {_IMAGE_KB} kB per image {per_s:,.0f} images/s (bounded by {bound}), "
-        f"{gbit_s:,.{0 if gbit_s >= 10 else 2}f} Gbit/s"
+        f"{workers * threads:,} at a time ({crew}), {workers * cores:,g} cores with {workers * decoders:,} decoders; "
+        f"{given.gigabits_per_s(workers):,.3g} Gbit/s at {given.links_per_s_per_worker:g} links/s per worker, "
+        f"{given.success:.0%} of links alive and {given.fetched_kb:g} KB per image (estimate.*)"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -109,12 +110,20 @@ def pipeline_steps(config: EncodeJobConfig) -> tuple[PipelineStep, ...]:
     wanted = list(_wanted(config))
     targets = [target for target, _ in wanted]
 
-    def parents(lake: Lake) -> Sequence[Ref]:
+    @functools.cache
+    def pinned() -> EncodeConfig:
+        """Return the settings with both models pinned, so that every worker has the ones that the plan names."""
         encode = config.encode
+        return dataclasses.replace(
+            encode,
+            vae_digest=encode.vae_digest or folder_digest(encode.vae),
+            tokenizer_digest=encode.tokenizer_digest or folder_digest(encode.tokenizer),
+        )
+
+    def parents(lake: Lake) -> Sequence[Ref]:
+        encode = pinned()
         folders = {"vae": (encode.vae, encode.vae_digest), "tokenizer": (encode.tokenizer, encode.tokenizer_digest)}
-        models = [
-            Ref("model", model_name(uri, part), pinned or folder_digest(uri)) for part, (uri, pinned) in folders.items()
-        ]
+        models = [Ref("model", model_name(uri, part), digest or "") for part, (uri, digest) in folders.items()]
         scores = [] if config.scores is None else [lake.version(config.scores).ref]
         return [lake.version(config.images).ref, *scores, *models]
 
@@ -136,7 +145,7 @@ def pipeline_steps(config: EncodeJobConfig) -> tuple[PipelineStep, ...]:
             noun="images",
             parents=parents,
             units=units,
-            work=lambda _: EncodeWork(lake=config.lake, targets=targets, config=config.encode),
+            work=lambda _: EncodeWork(lake=config.lake, targets=targets, config=pinned()),
         ),
     )
 

@@ -89,7 +89,7 @@ def test_workers_that_start_together_wait_for_their_nodes_and_not_for_ever(
     def join(text: str) -> None:
         nodes.append(A100)
 
-    capacity.wait_for_nodes(16, GPU, 60, join)  # one node per look
+    assert capacity.wait_for_nodes(16, GPU, 60, join)  # one node per look
     assert nodes == [HEAD, A100, A100]
     ray_of([HEAD], {"curation": CURATION})
     with pytest.raises(AltDiffusionError, match="does not fit on any node"):
@@ -113,3 +113,11 @@ def test_an_autoscaler_sees_what_is_waited_for_and_only_as_long(ray_of: Any, mon
     assert seen == ["8 asked for", "no longer"]
     capacity.wait_for_nodes(8, GPU, 60, seen.append)  # they are there
     assert len(seen) == 2
+
+
+def test_a_job_that_is_asked_to_stop_waits_no_longer(ray_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray_of([HEAD], {})
+    shown: list[str] = []
+    monkeypatch.setattr(capacity, "LOOK_EVERY_S", 0.01)
+    assert not capacity.wait_for_nodes(8, GPU, 60, shown.append, lambda: bool(shown))
+    assert len(shown) == 1

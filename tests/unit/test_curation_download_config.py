@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from altdiffusion.config import fingerprint, from_dict
-from altdiffusion.curation.config import DownloadConfig, RetryConfig, SourceConfig
+from altdiffusion.curation.config import DownloadConfig, DownloadEstimateConfig, RetryConfig, SourceConfig
 from altdiffusion.errors import AltDiffusionError
 from pipelines.common import ExecutionConfig, Workers
 from pipelines.curate import CurateConfig, SelectedSource, plan
@@ -79,5 +79,7 @@ def test_the_plan_states_what_the_workers_amount_to() -> None:
 
     many = stated()
     assert "25,600 at a time (100 workers x 256), 400 cores with 300 decoders" in many
-    assert "25,600 images/s (bounded by downloads), 31 Gbit/s" in many
+    assert "6.4 Gbit/s at 100 links/s per worker, 80% of links alive and 100 KB per image" in many
+    faster = stated(estimate=DownloadEstimateConfig(links=10**9, links_per_s_per_worker=200.0, success=1.0))
+    assert "16 Gbit/s at 200 links/s per worker" in faster
     assert stated(execution=ExecutionConfig(backend="inline")).startswith("256 at a time (1 worker x 256)")

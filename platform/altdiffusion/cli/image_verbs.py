@@ -50,7 +50,7 @@ def export_images(arguments: argparse.Namespace) -> int:
     """Write a version's rows in one of the formats for other tools, and print how many there are.
 
     Raises:
-        AltDiffusionError: there is no such version, the format is not for its kind, or the folder is not empty.
+        AltDiffusionError: the version does not exist, its kind does not have the format, or the folder is not empty.
     """
     from altdiffusion.image_files.image_export import export_images
     from altdiffusion.storage.dataset import Lake

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,10 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
     with job_api(arguments.address, arguments.cluster) as address:
         env = {"NO_ALBUMENTATIONS_UPDATE": "1"}
         client, job_id = submit(address, arguments.job, config, arguments.overrides, env)
-        where = f"--address {address}" if arguments.cluster is None else "(through `ray dashboard`)"
         print(f"submitted {job_id}")
-        print(f"  output  ray job logs {job_id} --follow {where}")
-        print(f"  stop    ray job stop {job_id} {where}", flush=True)
+        if arguments.cluster is not None:
+            print(f"  tunnel  ray dashboard {shlex.quote(arguments.cluster)}")
+            address = "http://127.0.0.1:8265"
+        mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
+        print(f"  output  {mode}ray job logs {job_id} --follow --address {address}")
+        print(f"  stop    {mode}ray job stop {job_id} --address {address}", flush=True)
         if arguments.no_wait:
             return 0
 

@@ -136,7 +136,11 @@ def _cached_folder(uri: str, digest: str | None) -> str:
             place = os.path.join(root, actual)
             if not _holds(place, actual):
                 shutil.rmtree(place, ignore_errors=True)
-                os.rename(staging, place)
+                try:
+                    os.rename(staging, place)
+                except OSError:  # the same folder came from another URI at this moment
+                    if not _holds(place, actual):
+                        raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return place

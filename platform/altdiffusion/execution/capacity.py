@@ -101,7 +101,13 @@ def lacking(resources: Resources, count: int = 1) -> str:
     return f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}"
 
 
-def wait_for_nodes(count: int, resources: Resources, wait_s: float, show: Callable[[str], None]) -> None:
+def wait_for_nodes(
+    count: int,
+    resources: Resources,
+    wait_s: float,
+    show: Callable[[str], None],
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> bool:
     """Wait until the nodes of a cluster, were they empty, have room for workers that start together.
 
     An autoscaler is asked for the nodes. Nothing is waited for in an embedded Ray.
@@ -109,17 +115,23 @@ def wait_for_nodes(count: int, resources: Resources, wait_s: float, show: Callab
     Args:
         wait_s: seconds, after which it is given up.
         show: is handed what is waited for, at once and every 30 s.
+        is_stopped: whether the job was asked to stop, which ends the wait.
+
+    Returns:
+        Whether there is room; false if the job was asked to stop before.
 
     Raises:
         AltDiffusionError: a worker fits on no node type, or the nodes did not come in time.
     """
     check_capacity(resources)
     if cluster.is_embedded() or room(resources, _nodes()) >= count:
-        return
+        return True
     began = time.monotonic()
     shown = float("-inf")
     with _demand(count, resources) if _node_types() else contextlib.nullcontext():
         while room(resources, _nodes()) < count:
+            if is_stopped():
+                return False
             now = time.monotonic()
             if now - began >= wait_s:
                 raise AltDiffusionError(
@@ -131,6 +143,7 @@ def wait_for_nodes(count: int, resources: Resources, wait_s: float, show: Callab
                 shown = now
                 show(f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}")
             time.sleep(min(LOOK_EVERY_S, wait_s))
+    return True
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def job_api(address: str | None, cluster_file: str | None) -> Iterator[str]:
         address: `http://host:port`; None takes RAY_ADDRESS where no cluster file is given.
 
     Raises:
-        AltDiffusionError: there is no address, or the tunnel does not open.
+        AltDiffusionError: the address is missing, or the tunnel does not open.
     """
     if cluster_file is None:
         address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")

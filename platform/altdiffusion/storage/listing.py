@@ -49,9 +49,9 @@ def list_marked(root_uri: str, depth: int, name: str) -> list[Marked]:
 
 
 def list_files(root_uri: str) -> dict[str, str]:
-    """Return the stamp of each file directly below a folder by its name, as in `Marked`; none if there is no folder.
+    """Return the stamp (`Marked.stamp`) of each file directly below a folder by its name.
 
-    Names with a leading dot are left out.
+    A folder that does not exist has no files. Names with a leading dot are left out.
     """
     if files.is_local(root_uri):
         return dict(_local_files(files.local_path(root_uri)))

@@ -97,9 +97,9 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: PreemptionNotice) -> Exce
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers = run.config.workers
+    least = workers.min_count or workers.count
     if cluster.is_embedded():
         have = ray.cluster_resources()
-        least = workers.min_count or workers.count
         for kind, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
             if least * each > have.get(kind, 0):
                 raise AltDiffusionError(
@@ -108,7 +108,9 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: PreemptionNotice) -> Exce
                     "lower workers.count, or connect to a cluster",
                 )
     needs = Resources(num_cpus=workers.cpus, num_gpus=workers.gpus, custom=workers.custom)
-    wait_for_nodes(workers.min_count or workers.count, needs, cluster.wait_for_nodes_s(), reporter.warning)
+    wait_s = cluster.wait_for_nodes_s()
+    if not wait_for_nodes(least, needs, wait_s, reporter.warning, lambda: notice.level == STOP):
+        return None
     name = f"{run.config.run}-{run.fingerprint[:12]}"
     storage = files.within(run.lake, "ray")
     # Ray's record of an earlier start is not needed, and a torn one would make the name unusable.

@@ -27,6 +27,10 @@ class DownloadEstimateConfig(Checked):
     node_cpus: Annotated[int, at_least(1)] = operational(64)
     """CPUs of one node."""
 
+    def gigabits_per_s(self, workers: int) -> float:
+        """Return what a number of workers fetches, in Gbit/s."""
+        return workers * self.links_per_s_per_worker * self.success * self.fetched_kb * 8 / 1e6
+
 
 def download_line(given: DownloadEstimateConfig, workers: int, cpus: float) -> list[str]:
     """Return the cost of a download in one line, for people; none where the links are not stated.
@@ -40,10 +44,10 @@ def download_line(given: DownloadEstimateConfig, workers: int, cpus: float) -> l
     images, rate = given.links * given.success, workers * given.links_per_s_per_worker
     fetched_tb, stored_tb = images * given.fetched_kb / 1e9, images * given.stored_kb / 1e9
     nodes = math.ceil(workers * cpus / given.node_cpus)
-    gigabits = rate * given.success * given.fetched_kb * 8 / 1e6
     return [
         f"download    {given.links:,} links: {fetched_tb:,.0f} TB fetched, {stored_tb:,.0f} TB stored; "
-        f"{workers:,} workers on {nodes:,} nodes: {gigabits:,.1f} Gbit/s, {given.links / rate / 86400:,.1f} days "
+        f"{workers:,} workers on {nodes:,} nodes: {given.gigabits_per_s(workers):,.1f} Gbit/s, "
+        f"{given.links / rate / 86400:,.1f} days "
         f"(assumed: {given.success:.0%} of links alive, {given.fetched_kb:g} KB fetched and {given.stored_kb:g} KB "
         f"stored per image, {given.links_per_s_per_worker:g} links/s per worker, {given.node_cpus} CPUs per node)"
     ]
