@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution import cluster
+from altdiffusion.execution import capacity, cluster
 from altdiffusion.execution.runner import run_units
 from altdiffusion.execution.units import Pool, Resources, Unit, Unsettled
 from altdiffusion.storage.dataset import Lake, Version
@@ -188,3 +188,15 @@ def test_an_unreachable_address_is_reported_in_time(listening: bool) -> None:
     assert ("no Ray head answers" if listening else "unreachable") in caught.value.problem
     with pytest.raises(AltDiffusionError, match="not of the form host:port"):
         cluster.probe("head-node")
+
+
+def test_nodes_are_asked_for_only_while_they_are_waited_for(ray_here: None) -> None:
+    from ray.util import placement_group_table
+
+    def states() -> list[tuple[str, float]]:
+        groups = placement_group_table().values()
+        return [(group["state"], group["bundles"][0].get("GPU", 0.0)) for group in groups]
+
+    with capacity._demand(3, Resources(num_cpus=10, num_gpus=1)):
+        assert ("PENDING", 1.0) in states()
+    assert ("PENDING", 1.0) not in states()
