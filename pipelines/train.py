@@ -10,6 +10,7 @@ from altdiffusion.config import operational
 from altdiffusion.constraints import Checked, Invalid, at_least
 from altdiffusion.diffusion.folder import missing_model
 from altdiffusion.diffusion.hub import absolute, is_hub_id
+from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.generation.settings import GenerateConfig, ModelConfig, PromptsConfig
 from altdiffusion.storage.dataset import Lake
@@ -27,6 +28,7 @@ from altdiffusion.training.estimate.student_cost import estimate_student
 from altdiffusion.training.rehearse import rehearse
 from altdiffusion.training.reporting.event_files import require_tensorboard
 from altdiffusion.training.run.continuing import continuation
+from altdiffusion.training.run.record import run_named
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at
 from pipelines.generate import generation_pipeline_steps, sheet_lines
 
@@ -225,10 +227,19 @@ def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
             )
         return [*learned, *(f"not looked at: {what}" for what in missing)]
 
-    def models_there(_: Lake) -> list[str]:
-        for uri in filter(None, (train.start.base, train.start.text_encoder)):
-            if not is_hub_id(uri) and (remote or is_local(uri)) and not exists(uri):
+    def models_there(lake: Lake) -> list[str]:
+        teacher = train.distillation.teacher if train.distillation is not None else None
+        for uri in filter(None, (train.start.base, train.start.text_encoder, teacher)):
+            if is_hub_id(uri) or not (remote or is_local(uri)) or exists(uri):
+                continue
+            if uri != train.start.text_encoder or "/" in uri:
                 raise missing_model(absolute(uri))
+            if run_named(lake.uri, uri) is None:
+                raise AltDiffusionError(
+                    f"text encoder {uri}",
+                    f"is neither a run of {lake.uri} nor a model folder",
+                    "name a run of the distillation stage, or the folder of a text encoder",
+                )
         return []
 
     found = look_at(config.lake, remote, models_there, fits, lambda _: check(config))

@@ -52,6 +52,7 @@ def test_a_run_that_fits_is_reported_and_nothing_changes(
         ({"datasets": [{"name": "nothing"}]}, ("dataset nothing", "latents")),
         ({"datasets": [{"name": "latents"}, {"name": "latents"}]}, ("datasets.0", "datasets.1", "same version")),
         ({"start": {"base": "/nowhere/base"}}, ("/nowhere/base", "missing or empty")),
+        ({"start": {"base": "BASE", "text_encoder": "distill"}}, ("text encoder distill", "neither a run of")),
         ({"start": {"checkpoint": "nobody"}, "stage": "quality"}, ("run nobody", "train it first")),
         ({"continue_from": "nobody@3", "key": None}, ("run nobody", "continue_from")),
         ({"objective": {"prediction": "v_prediction"}}, ("epsilon", "v_prediction", "scheduler_config.json")),
@@ -66,6 +67,8 @@ def test_what_the_run_would_stop_at_is_named_and_fails(
     if changes.get("run") == "taken":
         fast = {"optimizer": {"warmup_steps": 1}, "steps": 3}
         run_local(training_lake.config(lake, run="taken", **fast), lake, reporter=Recorder())
+    if changes.get("start", {}).get("base") == "BASE":
+        changes = {"start": {**changes["start"], "base": f"{lake}/models/base"}}
     before = file_hashes(lake)
     assert train(lake, tmp_path, **changes) == 2
     printed = capsys.readouterr()

@@ -12,7 +12,7 @@ from altdiffusion.diffusion.stock_base import stock_base_at_hand, tried_base
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.run.fit import Parties, check_fit
-from altdiffusion.training.run.record import read_record
+from altdiffusion.training.run.record import run_named
 from altdiffusion.training.run.resolve import refuse_twice, resolve
 from altdiffusion.training.run.starts import at_hand
 from altdiffusion.training.weights import load_models, newest
@@ -62,7 +62,7 @@ def _rehearse(
         uri
         for uri, as_published in named
         if uri is not None
-        and ("/" in uri or read_record(lake, uri) is None)  # the run of a student
+        and run_named(lake, uri) is None  # the run of a student
         and not at_hand(uri, lake, "text_encoder", as_published=as_published)
     ]
     if config.start.lora is not None and not hub.at_hand(config.start.lora, lake, "lora"):

@@ -17,7 +17,7 @@ from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.model.lora_start import located_adapters, start_adapters
-from altdiffusion.training.run.record import read_record
+from altdiffusion.training.run.record import read_record, run_named
 from altdiffusion.training.run.starts import checked_digest, start_folder, unchanged_models
 
 
@@ -168,7 +168,7 @@ def _text_encoder(config: TrainConfig, lake: str, record: Mapping[str, Any] | No
     given = config.start.text_encoder
     if given is None:
         return None
-    earlier = read_record(lake, given) if "/" not in given else None
+    earlier = run_named(lake, given)
     if earlier is None:
         # A student may begin with XLM-R, and keeps both heads of a published encoder: it is not converted.
         find = located if config.stage == "distillation" else start_folder

@@ -53,6 +53,11 @@ def write_record(run: ResolvedRun) -> None:
     files.write_atomic(uri, files.canonical_json(record))
 
 
+def run_named(lake: str, given: str) -> dict[str, Any] | None:
+    """Return run.json of the run that a start names in place of a model folder, or None where it names no run."""
+    return read_record(lake, given) if "/" not in given else None
+
+
 def read_record(lake: str, run: str) -> dict[str, Any] | None:
     """Return run.json of a run, or None before its first start.
 
