@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._private import ray_constants
 
 from deploy.render import read_values
 from tests.deploy.clusters import ROOT, kuberay
@@ -159,8 +160,11 @@ def test_a_pod_that_is_taken_away_has_time_for_a_checkpoint() -> None:
             assert "pkill -TERM -f 'python -m jobs[.]'" in stop
             assert job["spec"]["entrypoint"].startswith("python -m jobs.")
         else:
-            (deadline,) = re.findall(r"--deadline-remaining-seconds (\d+)", stop)
-            assert int(deadline) < template["spec"]["terminationGracePeriodSeconds"]
+            env = {one["name"]: one["value"] for one in template["spec"]["containers"][0]["env"]}
+            notice = float(env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+            assert hasattr(ray_constants, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")
+            assert notice < template["spec"]["terminationGracePeriodSeconds"]
+            assert "pkill -TERM -f 'ray[ ]start'" in stop  # a shell in front of Ray would not pass the signal on
     budgets = {tree["metadata"]["name"]: tree["spec"] for tree in of_kind("PodDisruptionBudget")}
     labels = {name: template["metadata"]["labels"] for name, _, template in pods(job)}
     assert budgets["altdiffusion-head"]["selector"]["matchLabels"] == labels["head"]
