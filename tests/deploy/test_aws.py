@@ -209,7 +209,8 @@ def test_mlflow_is_reached_by_the_nodes_alone_and_has_no_password_in_a_file(stac
     given = {"VpcId": vpc, "SubnetId": stack.subnet, "OtherSubnetId": other, "SecurityGroup": stack.group,
              "Ami": node["ImageId"], "Image": stack.config["docker"]["image"], "Bucket": BUCKET}  # fmt: skip
     template = (ROOT / "deploy/aws/mlflow.yaml").read_text()
-    secret = "  {}:\n    Type: AWS::SecretsManager::Secret\n    Properties: {{GenerateSecretString: {{PasswordLength: 40, ExcludePunctuation: true}}}}\n"
+    settings = "{{GenerateSecretString: {{PasswordLength: 40, ExcludePunctuation: true}}}}"
+    secret = f"  {{}}:\n    Type: AWS::SecretsManager::Secret\n    Properties: {settings}\n"
     secrets = boto3.client("secretsmanager", REGION)
     for name in ("Password", "Admin", "Flask"):  # which moto's CloudFormation cannot make
         assert secret.format(name) in template

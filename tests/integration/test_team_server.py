@@ -151,7 +151,9 @@ def test_a_job_logs_to_a_team_server(
             with pytest.raises(urllib.error.HTTPError) as refused:
                 server.ask(f"runs/get?run_id={run.run_id}", user)
             assert refused.value.code == 401
-        request = urllib.request.Request(f"{server.uri}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.com"})
+        request = urllib.request.Request(
+            f"{server.uri}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.com"}
+        )
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=60)
         assert refused.value.code == 403
