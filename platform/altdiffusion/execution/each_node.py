@@ -24,7 +24,7 @@ class Node:
 
 
 def alive_nodes() -> list[Node]:
-    """Return the cluster's nodes in the order of their addresses; where two have one address, their names have the id too."""
+    """Return the nodes in the order of their addresses; where two have one address, their names have the id too."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
