@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
         arguments: further ones of pip-audit, such as `--vulnerability-service osv`.
     """
     if importlib.util.find_spec("pip_audit") is None:
-        print("error: pip-audit is not installed. Remedy: pip install pip-audit", file=sys.stderr)
+        print("error: pip-audit is not installed. Remedy: make audit", file=sys.stderr)
         return 2
     command = [sys.executable, "-m", "pip_audit", "--strict", "--disable-pip", "--require-hashes"]
     done = subprocess.run(
@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> int:
     if done.stdout.strip() and "Fix Versions" in done.stdout:
         print("Remedy: raise the version in constraints.txt, then python -m deploy.lock", file=sys.stderr)
         return 1
-    print(f"error: the packages were not looked up ({last[:300]}). Remedy: try --vulnerability-service osv; {_LIST}",
-          file=sys.stderr)  # fmt: skip
+    remedy = "give this machine a way to the database, or try --vulnerability-service osv"
+    print(f"error: the packages were not looked up ({last[:300]}). Remedy: {remedy}; {_LIST}", file=sys.stderr)
     return 2
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +23,23 @@ TEMPLATES = DEPLOY / "templates"
 HEADER = "Made by `python -m deploy.render` from deploy/values.yaml: change values there, and text in deploy/templates."
 
 
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?")
+"""Names that AWS, Google Cloud and Kubernetes all take, with the longest ending that is put to one."""
+
+
 class ValuesError(Exception):
     """Values that cannot be used; the message has the key, the problem and the remedy."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key that is given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key} is given twice")
+        return super().construct_mapping(node, deep)
 
 
 def read_values(own: str | None = None) -> dict[str, Any]:
@@ -36,14 +52,17 @@ def read_values(own: str | None = None) -> dict[str, Any]:
     if own is None:
         return values
     try:
-        given = yaml.safe_load(Path(own).read_text(encoding="utf-8"))
+        given = yaml.load(Path(own).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ValuesError(f"{own} cannot be read ({error.strerror}); check the path") from error
     except yaml.YAMLError as error:
         raise ValuesError(f"{own} is not YAML ({str(error).splitlines()[0]}); correct it") from error
     if not isinstance(given, dict):
         raise ValuesError(f"{own} is not a mapping of values; write keys of deploy/values.yaml")
-    return _merged(values, given, "")
+    merged = _merged(values, given, "")
+    if not _NAME.fullmatch(merged["name"]):
+        raise ValuesError(f"name is {merged['name']!r}, but must be a-z, 0-9 and -, at most 20; write it like 'team-a'")
+    return merged
 
 
 def _merged(values: Mapping[str, Any], given: Mapping[str, Any], at: str) -> dict[str, Any]:
@@ -53,9 +72,11 @@ def _merged(values: Mapping[str, Any], given: Mapping[str, Any], at: str) -> dic
             near = difflib.get_close_matches(str(key), list(values), n=1)
             remedy = f"did you mean {at}{near[0]}?" if near else f"keys there: {', '.join(map(str, values))}"
             raise ValuesError(f"{at}{key} is not a key of deploy/values.yaml; {remedy}")
-        known = values.get(key)
-        if known is not None and _kind(known) != _kind(value):
+        known = values.get(key, 1)  # a resource of one's own is a number
+        if _kind(known) != _kind(value):
             raise ValuesError(f"{at}{key} is {value!r}, but {_kind(known)} is needed; write it like {known!r}")
+        if _kind(known) in ("a whole number", "a number") and value < 0:
+            raise ValuesError(f"{at}{key} is {value}, but must not be negative; write it like {known!r}")
         merged[key] = _merged(known, value, f"{at}{key}.") if isinstance(known, dict) else value
     return merged
 
@@ -63,9 +84,8 @@ def _merged(values: Mapping[str, Any], given: Mapping[str, Any], at: str) -> dic
 def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    return "a mapping" if isinstance(value, dict) else "a text"
+    kinds = {int: "a whole number", float: "a number", dict: "a mapping", str: "a text", type(None): "nothing"}
+    return kinds.get(type(value), type(value).__name__)
 
 
 def rendered(values: Mapping[str, Any]) -> dict[str, str]:

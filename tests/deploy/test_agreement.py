@@ -97,7 +97,10 @@ def test_no_file_has_a_secret() -> None:
     ("given", "problem"),
     [
         ({"curation": {"node": 3}}, "curation.node is not a key of deploy/values.yaml; did you mean curation.nodes?"),
-        ({"a100": {"nodes": "eight"}}, "a100.nodes is 'eight', but a number is needed; write it like 8"),
+        ({"a100": {"nodes": "eight"}}, "a100.nodes is 'eight', but a whole number is needed; write it like 8"),
+        ({"a100": {"nodes": -1}}, "a100.nodes is -1, but must not be negative"),
+        ({"name": "My Cluster"}, "name is 'My Cluster', but must be a-z, 0-9 and -"),
+        ({"gcp": {"machines": {"a100": None}}}, "gcp.machines.a100 is None, but a text is needed"),
         ({"aws": "us-east-1"}, "aws is 'us-east-1', but a mapping is needed"),
     ],
 )
@@ -106,6 +109,12 @@ def test_own_values_are_checked(tmp_path: Path, given: dict[str, object], proble
     with pytest.raises(ValuesError) as caught:
         read_values(str(tmp_path / "my.yaml"))
     assert problem in str(caught.value)
+
+
+def test_a_value_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("bucket: one\nbucket: two\n")
+    with pytest.raises(ValuesError, match="the key bucket is given twice"):
+        read_values(str(tmp_path / "my.yaml"))
 
 
 def test_own_values_make_files_of_ones_own(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_training_nodes_are_next_to_each_other_with_efa_on_four_cards(stack: Sta
     assert [(card["NetworkCardIndex"], card["DeviceIndex"]) for card in cards] == [(0, 0), (1, 1), (2, 1), (3, 1)]
     assert {card["InterfaceType"] for card in cards} == {"efa"}
     text = (ROOT / "deploy/aws/stack.yaml").read_text()  # moto has no placement groups
-    assert "Properties: {GroupName: altdiffusion, Strategy: cluster}" in text
+    assert "Properties: {GroupName: !Ref Name, Strategy: cluster}" in text
 
 
 def rights(role: str) -> list[dict[str, Any]]:
