@@ -28,6 +28,7 @@ from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.ledger_pages import read_ledger
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
+from tests.deploy.test_dashboard_and_alerts import OF_RAYLETS
 from tests.failing_work import Counted, Failing, TwoOutputs
 from tests.ray_folder import embedded_ray, ray_folder
 
@@ -97,6 +98,7 @@ def test_prometheus_finds_what_a_step_counts(ray_here: None, tmp_path: Path, mon
         assert of_step == expected
         assert wanted <= {name for name, _, _ in found}
         time.sleep(3)  # after more than two intervals, Ray has forgotten a gauge that nothing repeats
+        assert {name for name, _, _ in scraped(run=None)} >= OF_RAYLETS
         while ("ray_altdiffusion_units_done", "download", None) not in scraped():
             assert time.monotonic() < deadline + 10
             time.sleep(0.3)
@@ -104,8 +106,8 @@ def test_prometheus_finds_what_a_step_counts(ray_here: None, tmp_path: Path, mon
         adopt(Identity())
 
 
-def scraped() -> dict[tuple[str, str | None, str | None], float]:
-    """Return the samples of the node's endpoint of this run by name, pipeline step and dataset."""
+def scraped(run: str | None = "seen") -> dict[tuple[str, str | None, str | None], float]:
+    """Return the samples of the node's endpoint that are a run's, or no run's, by name, pipeline step and dataset."""
     import ray
 
     node = ray.nodes()[0]
@@ -115,7 +117,7 @@ def scraped() -> dict[tuple[str, str | None, str | None], float]:
         (sample.name, sample.labels.get("step"), sample.labels.get("dataset")): sample.value
         for family in families
         for sample in family.samples
-        if sample.labels.get("run") == "seen"
+        if sample.labels.get("run") == run
     }
 
 
