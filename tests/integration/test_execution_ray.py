@@ -9,13 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import capacity, cluster
@@ -31,7 +29,7 @@ from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
 from tests.deploy.test_dashboard_and_alerts import OF_RAYLETS
 from tests.failing_work import Counted, Failing, TwoOutputs
-from tests.ray_folder import embedded_ray, ray_folder
+from tests.ray_folder import embedded_ray, ray_folder, scraped
 
 ROOT = Path(__file__).resolve().parents[2]
 POOL = Pool(min_size=1, max_size=2)
@@ -112,21 +110,6 @@ def printed_by_workers() -> list[dict[str, Any]]:
     files = Path(os.environ["RAY_TMPDIR"]).rglob("worker-*.out")
     lines = {line for file in files for line in file.read_text().splitlines() if '"message": "counting"' in line}
     return [line for line in map(json.loads, lines) if (line["job"], line["run"]) == ("curate", "seen")]
-
-
-def scraped(run: str | None = "seen") -> dict[tuple[str, str | None, str | None], float]:
-    """Return the samples of the node's endpoint that are a run's, or no run's, by name, pipeline step and dataset."""
-    import ray
-
-    node = ray.nodes()[0]
-    with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-    return {
-        (sample.name, sample.labels.get("step"), sample.labels.get("dataset")): sample.value
-        for family in families
-        for sample in family.samples
-        if sample.labels.get("run") == run
-    }
 
 
 def test_killed_workers_change_nothing(ray_here: None, undisturbed: tuple[str, Version], tmp_path: Path) -> None:
