@@ -24,6 +24,7 @@ from altdiffusion.credentials import guard_outputs
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.monitoring.identity import Identity, adopt
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import NAME, optional_document
@@ -121,6 +122,7 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
                 "cannot be a file name",
                 "use up to 200 letters, digits, '.', '_' and '-'",
             )
+        adopt(Identity(job=job.name, run=config.run_name))
         config = job.prepare(config, not arguments.dry_run or arguments.remote or files.is_local(config.lake))
         plan = job.plan(config)
         with naming_paths():

@@ -47,6 +47,7 @@ def embedded_ray() -> Iterator[None]:
     with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
         cluster.connect(num_cpus=2)
         try:
             yield
