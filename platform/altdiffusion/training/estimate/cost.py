@@ -66,6 +66,8 @@ class EstimateConfig(Checked):
     """Seconds until the workers are there again, with a new node where one was lost."""
     load_s: Annotated[float, at_least(0)] = operational(150.0)
     """Seconds until they have loaded the newest checkpoint and compute."""
+    source: str = operational("assumed")
+    """Where these figures come from; `altdiffusion plan` prints it."""
 
     @property
     def restart_s(self) -> float:
@@ -274,13 +276,16 @@ def _fused_attention() -> Iterator[None]:
         F.scaled_dot_product_attention = own
 
 
-def fault_model(config: TrainConfig, given: EstimateConfig, cost: Cost, *, step_s: float) -> FaultModel:
+def fault_model(
+    config: TrainConfig, given: EstimateConfig, cost: Cost, *, step_s: float, workers: int | None = None
+) -> FaultModel:
     """Return a run under the failures that its config assumes.
 
     Args:
         step_s: seconds per step.
+        workers: number of workers, where it is another one than the config's.
     """
-    workers = config.workers.count
+    workers = workers or config.workers.count
     write_s = cost.checkpoint / 1e9 / workers / given.checkpoint_gb_per_s
     return FaultModel(
         useful_s=(config.steps - config.first_step) * step_s,
@@ -354,6 +359,11 @@ def _size_note(config: TrainConfig, shapes: Shapes) -> list[str]:
     return [f"size        images of {shapes.resolution} px; the base's UNet, and exports by default, are of {own} px"]
 
 
+def disk_bytes(config: TrainConfig, cost: Cost) -> int:
+    """Return the bytes of checkpoints and exports when the run has ended, where they are most."""
+    return (len(kept_steps(config)) + 1) * (cost.checkpoint + cost.export)
+
+
 def _disk(config: TrainConfig, cost: Cost) -> list[str]:
     """Return lines on the bytes of checkpoints and exports when the run has ended, where they are most."""
     kept = kept_steps(config)
@@ -367,7 +377,7 @@ def _disk(config: TrainConfig, cost: Cost) -> list[str]:
         f"one that is being written {checkpoints / 1e9:,.1f} GB",
         f"exports     {cost.export / 1e9:.2f} GB each (averages), of the start and of every kept checkpoint: "
         f"{exports / 1e9:,.1f} GB",
-        f"disk        {(checkpoints + exports) / 1e9:,.1f} GB in total",
+        f"disk        {disk_bytes(config, cost) / 1e9:,.1f} GB in total",
     ]
 
 
