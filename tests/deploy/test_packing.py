@@ -14,8 +14,8 @@ from altdiffusion.config import load_config
 from altdiffusion.execution.capacity import fits, room
 from altdiffusion.execution.units import Resources
 from altdiffusion.training.config.workers import WorkersConfig
-from jobs.kinds import config_class
 from pipelines.common import Workers
+from pipelines.kinds import config_class
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
