@@ -1,7 +1,7 @@
 """`python -m deploy.render`: every cluster file from one set of values.
 
-The files in the repository are made from deploy/values.yaml as it is; `--check` reports those that are not. A team gives
-the values that differ in a file of its own, and renders into a folder of its own.
+The files in the repository are made from deploy/values.yaml as it is; `--check` reports those that are not. A team
+gives the values that differ in a file of its own, and renders into a folder of its own.
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ def rendered(values: Mapping[str, Any]) -> dict[str, str]:
     """
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(  # texts are YAML and shell, not HTML
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["inline"] = _inline
     files = {}

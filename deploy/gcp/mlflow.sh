@@ -25,7 +25,6 @@ gcloud sql instances create "$name" --project="$project" --region="$region" --da
   --tier=db-custom-2-8192 --edition=enterprise --network="$name" --no-assign-ip --ssl-mode=ENCRYPTED_ONLY \
   --backup-start-time=03:00 --deletion-protection
 gcloud sql databases create mlflow --project="$project" --instance="$name"
-gcloud sql databases create mlflow_auth --project="$project" --instance="$name"
 gcloud sql users create mlflow --project="$project" --instance="$name" \
   --password="$(gcloud secrets versions access latest --project="$project" --secret="$name-mlflow-database")"
 host=$(gcloud sql instances describe "$name" --project="$project" --format='value(ipAddresses[0].ipAddress)')
@@ -43,6 +42,7 @@ PGPASSWORD=\$(secret database)
 MLFLOW_ADMIN_PASSWORD=\$(secret admin)
 MLFLOW_FLASK_SERVER_SECRET_KEY=\$(secret flask)
 MLFLOW_ARTIFACTS=gs://$bucket/mlflow
+MLFLOW_HOST=0.0.0.0
 MLFLOW_HOSTS=mlflow.internal,mlflow.internal:5000,127.0.0.1:5000
 MLFLOW_PORT=5000
 ENV
@@ -54,9 +54,8 @@ gcloud compute instances create "$name-mlflow" --project="$project" --zone="$zon
   --image=projects/your-project/global/images/altdiffusion-node --subnet=altdiffusion --no-address --tags="$name" --service-account="$account" \
   --scopes=cloud-platform --shielded-vtpm --shielded-integrity-monitoring --metadata-from-file=startup-script="$start"
 rm "$start"
-zone_name=$(echo "$name" | tr . -)
-gcloud dns managed-zones create "$zone_name" --project="$project" --dns-name="internal." \
+gcloud dns managed-zones create "$name" --project="$project" --dns-name="internal." \
   --visibility=private --networks="$name" --description="names of the cluster's services"
-gcloud dns record-sets create "mlflow.internal." --project="$project" --zone="$zone_name" --type=A --ttl=60 --rrdatas="$(
+gcloud dns record-sets create "mlflow.internal." --project="$project" --zone="$name" --type=A --ttl=60 --rrdatas="$(
   gcloud compute instances describe "$name-mlflow" --project="$project" --zone="$zone" \
     --format='value(networkInterfaces[0].networkIP)')"

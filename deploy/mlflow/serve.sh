@@ -1,7 +1,7 @@
 #!/bin/sh
 # Serves MLflow with users and passwords, on every kind of cluster: runs in PostgreSQL, artifacts in an object store.
 # Everything comes from the environment, so that no password is in a file of the image or on a command line:
-#   PGHOST PGUSER PGPASSWORD             PostgreSQL with the databases mlflow and mlflow_auth
+#   PGHOST PGUSER PGPASSWORD             PostgreSQL with a database mlflow, and the right to make another
 #   MLFLOW_ADMIN_PASSWORD                at least 12 characters
 #   MLFLOW_FLASK_SERVER_SECRET_KEY       random; the same on every start
 #   MLFLOW_ARTIFACTS                     such as s3://your-bucket/mlflow
@@ -11,6 +11,16 @@ set -eu
 umask 077
 : "${PGHOST:?}" "${PGUSER:?}" "${PGPASSWORD:?}" "${MLFLOW_ADMIN_PASSWORD:?}"
 : "${MLFLOW_FLASK_SERVER_SECRET_KEY:?}" "${MLFLOW_ARTIFACTS:?}" "${MLFLOW_HOSTS:?}"
+python - <<'PYTHON'
+import psycopg2
+
+connection = psycopg2.connect(dbname="mlflow")
+connection.autocommit = True
+cursor = connection.cursor()
+cursor.execute("select 1 from pg_database where datname = 'mlflow_auth'")
+if cursor.fetchone() is None:
+    cursor.execute("create database mlflow_auth")
+PYTHON
 settings=$(mktemp)
 cat > "$settings" <<INI
 [mlflow]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import typing
-from typing import Any, Optional
+from typing import Any
 
 from lightkube.models import apps_v1, core_v1, meta_v1, networking_v1, policy_v1
 from msgspec import NODEFAULT, Struct, defstruct, structs
@@ -19,32 +19,32 @@ _QUANTITY = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-
 
 
 class AuthOptions(Struct, kw_only=True):
-    mode: Optional[str] = None
-    secretName: Optional[str] = None
-    enableK8sTokenAuth: Optional[bool] = None
+    mode: str | None = None
+    secretName: str | None = None
+    enableK8sTokenAuth: bool | None = None
 
 
 class AutoscalerOptions(Struct, kw_only=True):
-    version: Optional[str] = None
-    idleTimeoutSeconds: Optional[int] = None
-    upscalingMode: Optional[str] = None
-    image: Optional[str] = None
-    imagePullPolicy: Optional[str] = None
-    resources: Optional[core_v1.ResourceRequirements] = None
-    securityContext: Optional[core_v1.SecurityContext] = None
-    env: Optional[list[core_v1.EnvVar]] = None
-    envFrom: Optional[list[core_v1.EnvFromSource]] = None
-    volumeMounts: Optional[list[core_v1.VolumeMount]] = None
+    version: str | None = None
+    idleTimeoutSeconds: int | None = None
+    upscalingMode: str | None = None
+    image: str | None = None
+    imagePullPolicy: str | None = None
+    resources: core_v1.ResourceRequirements | None = None
+    securityContext: core_v1.SecurityContext | None = None
+    env: list[core_v1.EnvVar] | None = None
+    envFrom: list[core_v1.EnvFromSource] | None = None
+    volumeMounts: list[core_v1.VolumeMount] | None = None
 
 
 class HeadGroupSpec(Struct, kw_only=True):
     rayStartParams: dict[str, str]
     template: core_v1.PodTemplateSpec
-    serviceType: Optional[str] = None
-    headService: Optional[core_v1.Service] = None
-    enableIngress: Optional[bool] = None
-    resources: Optional[dict[str, str]] = None
-    labels: Optional[dict[str, str]] = None
+    serviceType: str | None = None
+    headService: core_v1.Service | None = None
+    enableIngress: bool | None = None
+    resources: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
 
 
 class WorkerGroupSpec(Struct, kw_only=True):
@@ -53,63 +53,63 @@ class WorkerGroupSpec(Struct, kw_only=True):
     maxReplicas: int
     rayStartParams: dict[str, str]
     template: core_v1.PodTemplateSpec
-    replicas: Optional[int] = None
-    numOfHosts: Optional[int] = None
-    idleTimeoutSeconds: Optional[int] = None
-    suspend: Optional[bool] = None
-    resources: Optional[dict[str, str]] = None
-    labels: Optional[dict[str, str]] = None
+    replicas: int | None = None
+    numOfHosts: int | None = None
+    idleTimeoutSeconds: int | None = None
+    suspend: bool | None = None
+    resources: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
 
 
 class RayClusterSpec(Struct, kw_only=True):
     headGroupSpec: HeadGroupSpec
-    rayVersion: Optional[str] = None
-    authOptions: Optional[AuthOptions] = None
-    autoscalerOptions: Optional[AutoscalerOptions] = None
-    enableInTreeAutoscaling: Optional[bool] = None
-    headServiceAnnotations: Optional[dict[str, str]] = None
-    workerGroupSpecs: Optional[list[WorkerGroupSpec]] = None
-    suspend: Optional[bool] = None
-    managedBy: Optional[str] = None
+    rayVersion: str | None = None
+    authOptions: AuthOptions | None = None
+    autoscalerOptions: AutoscalerOptions | None = None
+    enableInTreeAutoscaling: bool | None = None
+    headServiceAnnotations: dict[str, str] | None = None
+    workerGroupSpecs: list[WorkerGroupSpec] | None = None
+    suspend: bool | None = None
+    managedBy: str | None = None
 
 
 class SubmitterConfig(Struct, kw_only=True):
-    backoffLimit: Optional[int] = None
+    backoffLimit: int | None = None
 
 
 class RayJobSpec(Struct, kw_only=True):
-    entrypoint: Optional[str] = None
-    rayClusterSpec: Optional[RayClusterSpec] = None
-    clusterSelector: Optional[dict[str, str]] = None
-    submissionMode: Optional[str] = None
-    submitterPodTemplate: Optional[core_v1.PodTemplateSpec] = None
-    submitterConfig: Optional[SubmitterConfig] = None
-    runtimeEnvYAML: Optional[str] = None
-    jobId: Optional[str] = None
-    metadata: Optional[dict[str, str]] = None
-    activeDeadlineSeconds: Optional[int] = None
-    backoffLimit: Optional[int] = None
-    ttlSecondsAfterFinished: Optional[int] = None
-    shutdownAfterJobFinishes: Optional[bool] = None
-    suspend: Optional[bool] = None
-    managedBy: Optional[str] = None
-    entrypointNumCpus: Optional[float] = None
-    entrypointNumGpus: Optional[float] = None
-    entrypointResources: Optional[str] = None
+    entrypoint: str | None = None
+    rayClusterSpec: RayClusterSpec | None = None
+    clusterSelector: dict[str, str] | None = None
+    submissionMode: str | None = None
+    submitterPodTemplate: core_v1.PodTemplateSpec | None = None
+    submitterConfig: SubmitterConfig | None = None
+    runtimeEnvYAML: str | None = None
+    jobId: str | None = None
+    metadata: dict[str, str] | None = None
+    activeDeadlineSeconds: int | None = None
+    backoffLimit: int | None = None
+    ttlSecondsAfterFinished: int | None = None
+    shutdownAfterJobFinishes: bool | None = None
+    suspend: bool | None = None
+    managedBy: str | None = None
+    entrypointNumCpus: float | None = None
+    entrypointNumGpus: float | None = None
+    entrypointResources: str | None = None
 
 
 class ResourceFlavorSpec(Struct, kw_only=True):
-    nodeLabels: Optional[dict[str, str]] = None
-    nodeTaints: Optional[list[core_v1.Taint]] = None
-    tolerations: Optional[list[core_v1.Toleration]] = None
-    topologyName: Optional[str] = None
+    nodeLabels: dict[str, str] | None = None
+    nodeTaints: list[core_v1.Taint] | None = None
+    tolerations: list[core_v1.Toleration] | None = None
+    topologyName: str | None = None
 
 
 class ResourceQuota(Struct, kw_only=True):
     name: str
     nominalQuota: Quantity
-    borrowingLimit: Optional[str] = None
-    lendingLimit: Optional[str] = None
+    borrowingLimit: str | None = None
+    lendingLimit: str | None = None
 
 
 class FlavorQuotas(Struct, kw_only=True):
@@ -123,26 +123,26 @@ class ResourceGroup(Struct, kw_only=True):
 
 
 class Preemption(Struct, kw_only=True):
-    withinClusterQueue: Optional[str] = None
-    reclaimWithinCohort: Optional[str] = None
+    withinClusterQueue: str | None = None
+    reclaimWithinCohort: str | None = None
 
 
 class ClusterQueueSpec(Struct, kw_only=True):
-    resourceGroups: Optional[list[ResourceGroup]] = None
-    namespaceSelector: Optional[meta_v1.LabelSelector] = None
-    queueingStrategy: Optional[str] = None
-    preemption: Optional[Preemption] = None
-    cohortName: Optional[str] = None
-    stopPolicy: Optional[str] = None
+    resourceGroups: list[ResourceGroup] | None = None
+    namespaceSelector: meta_v1.LabelSelector | None = None
+    queueingStrategy: str | None = None
+    preemption: Preemption | None = None
+    cohortName: str | None = None
+    stopPolicy: str | None = None
 
 
 class LocalQueueSpec(Struct, kw_only=True):
-    clusterQueue: Optional[str] = None
-    stopPolicy: Optional[str] = None
+    clusterQueue: str | None = None
+    stopPolicy: str | None = None
 
 
 def _object(spec: Any) -> type:
-    fields = [("apiVersion", str), ("kind", str), ("metadata", meta_v1.ObjectMeta), ("spec", Optional[spec], None)]
+    fields = [("apiVersion", str), ("kind", str), ("metadata", meta_v1.ObjectMeta), ("spec", spec | None, None)]
     return defstruct(spec.__name__.removesuffix("Spec"), fields)
 
 

@@ -20,7 +20,7 @@ cat > "$folder/slurm.conf" <<CONF
 ClusterName=test
 SlurmctldHost=n0
 SlurmUser=root
-AuthInfo=socket=$folder/munge
+AuthInfo=socket=$folder/munge,cred_expire=5
 CryptoType=crypto/munge
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool.%n

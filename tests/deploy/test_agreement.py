@@ -77,7 +77,10 @@ def test_ports_and_hosts_are_the_same_everywhere() -> None:
     ports = VALUES["ports"]
     for path in [*rendered(VALUES)]:
         text = (ROOT / path).read_text()
-        assert set(re.findall(r"--port=(\d+)|RAY_HEAD_IP:(\d+)", text)) <= {(str(ports["gcs"]), ""), ("", str(ports["gcs"]))}
+        assert set(re.findall(r"--port=(\d+)|RAY_HEAD_IP:(\d+)", text)) <= {
+            (str(ports["gcs"]), ""),
+            ("", str(ports["gcs"])),
+        }
     uri = f"http://{VALUES['mlflow_host']}:{ports['mlflow']}"
     for config in (ROOT / "jobs/configs/m18").glob("*.yaml"):
         assert yaml.safe_load(config.read_text())["tracking"]["uri"] == uri, config

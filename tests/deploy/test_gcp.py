@@ -42,9 +42,7 @@ class Cloud:
         assert f"title={never['title']},expression={never['expression']}" in SETUP
         self.policy = {
             "version": 3,
-            "bindings": [
-                {"role": f"roles/{role}", "members": [member], "condition": never} for role in roles.split()
-            ],
+            "bindings": [{"role": f"roles/{role}", "members": [member], "condition": never} for role in roles.split()],
         }
         self.instances: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str]] = []
@@ -147,11 +145,13 @@ def test_nodes_of_every_type_are_what_the_api_takes(cloud: Cloud, schemas: dict[
         (account,) = body["serviceAccounts"]
         kind = "head" if node_type == "head" else "worker"
         assert account["email"] == f"altdiffusion-{kind}@{PROJECT}.iam.gserviceaccount.com"
-        assert f"for kind in head worker" in SETUP
+        assert "for kind in head worker" in SETUP
     body["networkInterfaces"][0]["subnetwrk"] = body["disks"][0].pop("boot")
     body["scheduling"]["onHostMaintenance"] = "STOP"
     found = list(misfits(body, {"$ref": "Instance"}, schemas))
-    assert any("subnetwrk: no such field" in one for one in found) and any("'STOP' is not one of" in one for one in found)
+    assert any("subnetwrk: no such field" in one for one in found) and any(
+        "'STOP' is not one of" in one for one in found
+    )
 
 
 def test_ray_grants_itself_no_rights(cloud: Cloud) -> None:
@@ -159,7 +159,7 @@ def test_ray_grants_itself_no_rights(cloud: Cloud) -> None:
     config()
     assert [path for method, path in cloud.asked if method == "POST"] == [f"/v1/projects/{PROJECT}:getIamPolicy"]
     cloud.policy["bindings"] = []  # without setup.sh
-    with pytest.raises(Exception, match="404|HttpError"):
+    with pytest.raises(Exception, match=r"404|HttpError"):
         config()
     assert cloud.asked[-1] == ("POST", f"/v1/projects/{PROJECT}:setIamPolicy")
     assert 'accounts disable "ray-autoscaler-sa-v1@' in SETUP

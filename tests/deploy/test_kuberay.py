@@ -56,7 +56,12 @@ def test_objects_have_the_fields_and_types_of_the_api(name: str) -> None:
         ("cluster.yaml", "spec.workerGroupSpecs.0.rayStartParams.num-cpus", 64, "num-cpus: 64 is not str"),
         ("cluster.yaml", "spec.authOptions.mode", "tokens", "mode: 'tokens' is not one of disabled, token"),
         ("cluster.yaml", "spec.headGroupSpec.template.spec.terminationGracePeriod", 9, "no such field"),
-        ("cluster.yaml", "spec.headGroupSpec.template.spec.containers.0.resources.limits.memory", "8Gb", "not a quantity"),
+        (
+            "cluster.yaml",
+            "spec.headGroupSpec.template.spec.containers.0.resources.limits.memory",
+            "8Gb",
+            "not a quantity",
+        ),
         ("train.yaml", "spec.rayClusterSpec.headGroupSpec.template", None, "template: None is not a mapping"),
         ("train.yaml", "spec.suspended", True, "suspended: no such field"),
         ("queue.yaml", "spec.clusterQueues", "x", "clusterQueues: no such field"),
@@ -90,7 +95,10 @@ def test_what_kuberay_refuses_is_not_in_the_files() -> None:
             pod = group["template"]["spec"]
             assert pod.get("restartPolicy", "Never") == "Never"  # autoscaler v2
             assert "labels" not in group["rayStartParams"] and not group.get("resources")
-            assert not {one["name"] for one in pod["containers"][0]["env"]} & {"RAY_enable_autoscaler_v2", "REDIS_PASSWORD"}
+            assert not {one["name"] for one in pod["containers"][0]["env"]} & {
+                "RAY_enable_autoscaler_v2",
+                "REDIS_PASSWORD",
+            }
     for tree in of_kind("RayJob"):
         if tree["spec"].get("suspend"):
             assert tree["spec"]["shutdownAfterJobFinishes"]
@@ -98,7 +106,9 @@ def test_what_kuberay_refuses_is_not_in_the_files() -> None:
 
 def test_the_autoscaled_cluster_uses_version_2() -> None:
     (cluster,) = of_kind("RayCluster")
-    assert cluster["spec"]["enableInTreeAutoscaling"] is True and cluster["spec"]["autoscalerOptions"]["version"] == "v2"
+    assert (
+        cluster["spec"]["enableInTreeAutoscaling"] is True and cluster["spec"]["autoscalerOptions"]["version"] == "v2"
+    )
     assert {group["replicas"] for group in cluster["spec"]["workerGroupSpecs"]} == {0}
 
 
@@ -212,8 +222,7 @@ def reaches(labels: dict[str, str], address: str, port: int) -> bool:
         for target in rule["to"]:
             block = target.get("ipBlock")
             if block and found in ipaddress.ip_network(block["cidr"]):
-                if not any(found in ipaddress.ip_network(one) for one in block.get("except", [])):
-                    return True
+                return not any(found in ipaddress.ip_network(one) for one in block.get("except", []))
     return False
 
 
@@ -248,7 +257,9 @@ def test_restricted_pods_are_what_the_namespace_demands() -> None:
         pod = template["spec"]
         context = pod.get("securityContext", {}) | pod["containers"][0].get("securityContext", {})
         assert context.get("runAsNonRoot") and context.get("capabilities") == {"drop": ["ALL"]}
-        assert context.get("allowPrivilegeEscalation") is False and context["seccompProfile"]["type"] == "RuntimeDefault"
+        assert (
+            context.get("allowPrivilegeEscalation") is False and context["seccompProfile"]["type"] == "RuntimeDefault"
+        )
 
 
 def test_configs_are_mounted_where_the_entry_points_look(tmp_path: Path) -> None:
