@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -73,7 +74,7 @@ def test_prometheus_finds_what_a_step_counts(ray_here: None, tmp_path: Path, mon
     monkeypatch.setattr(record, "REPEAT_S", 0.5)
     units = [Unit(id=f"u{i}", index=i) for i in range(6)]
     ledgers = {name: Lake(str(tmp_path)).dataset(name).ledger("f") for name in ("counted", "other")}
-    adopt(Identity(job="curate", run="seen"))
+    adopt(Identity(job="curate", run="seen", json=True))
     try:
         run_units(Counted(), units, ledgers, backend="ray", pool=POOL, progress=generation_lake.quiet("download"))
         for metric in CATALOGUE:  # every one is accepted by Ray, with the labels that are declared
@@ -104,6 +105,13 @@ def test_prometheus_finds_what_a_step_counts(ray_here: None, tmp_path: Path, mon
             time.sleep(0.3)
     finally:
         adopt(Identity())
+
+
+def printed_by_workers() -> list[dict[str, Any]]:
+    """Return the lines that the work `Counted` printed, as the log files of Ray's workers have them."""
+    files = Path(os.environ["RAY_TMPDIR"]).rglob("worker-*.out")
+    lines = {line for file in files for line in file.read_text().splitlines() if '"message": "counting"' in line}
+    return [line for line in map(json.loads, lines) if (line["job"], line["run"]) == ("curate", "seen")]
 
 
 def scraped(run: str | None = "seen") -> dict[tuple[str, str | None, str | None], float]:

@@ -12,6 +12,7 @@ from typing import TextIO
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.monitoring.catalogue import ROWS_UNFINISHED
 from altdiffusion.monitoring.record import set_to
+from altdiffusion.terminal import control
 
 LOG_EVERY_S = 5.0
 QUIET_EVERY_S = 30.0
@@ -172,7 +173,7 @@ class Progress:
                 return
             self._shown, self._shown_at = state, time.monotonic()
             if self._terminal:
-                self._stream.write(f"\r{text}\x1b[K" + ("\n" if last else ""))
+                control(self._stream, f"\r{text}\x1b[K" + ("\n" if last else ""))
             else:
                 self._stream.write(f"{text}\n")
             self._stream.flush()

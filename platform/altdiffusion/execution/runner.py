@@ -18,7 +18,8 @@ from altdiffusion.execution.folding import Folding
 from altdiffusion.execution.progress import Progress
 from altdiffusion.execution.unit_metrics import Finished, OutputCounts, UnitMetrics
 from altdiffusion.execution.units import Backend, MultiOutputWork, Pool, Resources, SpillingWork, Unit, Unsettled, Work
-from altdiffusion.monitoring.identity import adopt, identity, making
+from altdiffusion.monitoring.identity import identity, making
+from altdiffusion.monitoring.json_logs import begin_worker
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 
 MAX_RETRIES = 2
@@ -183,7 +184,7 @@ class UnitActor:
     """
 
     def __init__(self, worker: Worker) -> None:
-        adopt(worker.identity)
+        begin_worker(worker.identity)
         self._worker = worker
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:

@@ -19,8 +19,8 @@ class Identity:
     """Rank of a worker of a training."""
     unit: str | None = None
     """Id of the unit that is being made."""
-    log_format: str = "text"
-    """`text` or `json`."""
+    json: bool = False
+    """Whether its log lines are JSON (`json_logs`)."""
 
 
 _current = [Identity()]

@@ -24,7 +24,8 @@ from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.execution.capacity import wait_for_nodes, wanted
 from altdiffusion.execution.units import Resources
-from altdiffusion.monitoring.identity import adopt, identity
+from altdiffusion.monitoring.identity import identity
+from altdiffusion.monitoring.json_logs import begin_worker
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.training.checkpoints import format as checkpoints
@@ -176,7 +177,7 @@ def worker(settings: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     if not config.workers.gpus:
         torch.set_num_threads(max(1, int(config.workers.cpus)))
-    adopt(replace(settings["identity"], rank=rank))
+    begin_worker(replace(settings["identity"], rank=rank))
     attempt = [uuid.uuid4().hex]
     if world > 1:
         dist.broadcast_object_list(attempt, src=0)
