@@ -4,8 +4,8 @@
 
 The buckets are the folders in FOLDER. It knows what reading and writing a lake needs: objects (whole, in ranges,
 written, also only if absent and in parts, and deleted), listings with and without a delimiter. Requests wait at the
-same time, as on a real server. `GET /?counts` returns how many it answered, by kind, as JSON. It checks no signature:
-it is for measurements on this machine alone.
+same time, as on a real server. `GET /?counts` returns how many it answered, by kind, as JSON; `POST /?faults` has it
+do things wrong (benchmarks.s3_faults). It checks no signature: it is for measurements on this machine alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from xml.sax.saxutils import escape, unescape
 
 from aiohttp import web
 
+from benchmarks.s3_faults import Faults, Rule
+
 _PAGE = 1000
 """Keys per answer to a listing."""
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
@@ -45,20 +47,30 @@ class Server:
         self._parts: dict[str, dict[int, bytes]] = {}
         self._counts: Counter[str] = Counter()
         self._tokens = itertools.count()
+        self._faults = Faults()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         bucket, _, key = request.path.lstrip("/").partition("/")
         if not bucket and "counts" in request.query:
             return web.json_response(self._counts)
-        self._counts["LIST" if request.method == "GET" and not key else request.method] += 1
-        await asyncio.sleep(self._delay_s)
+        if not bucket and "faults" in request.query:
+            self._faults.replace(await request.json())
+            return web.Response()
+        kind = "LIST" if request.method == "GET" and not key else request.method
+        self._counts[kind] += 1
+        fault = self._faults.of(kind, request.path)
+        await asyncio.sleep(self._delay_s + (fault.delay_s if fault else 0.0))
+        if fault is not None and fault.status is not None:
+            return _error(fault.status, fault.code)
+        if fault is not None and fault.cut:
+            return await _cut(request, self._root / bucket / key)
         folder = self._root / bucket
         if not bucket or not folder.is_dir():
             return _error(404, "NoSuchBucket")
         if not key:
             if request.method == "POST" and "delete" in request.query:
                 return self._delete_many(folder, (await request.read()).decode())
-            return web.Response() if request.method == "HEAD" else self._list(folder, request)
+            return web.Response() if request.method == "HEAD" else self._list(folder, request, fault)
         path = folder / key
         if folder.resolve() not in path.resolve().parents:
             return _error(403, "AccessDenied")
@@ -113,12 +125,14 @@ class Server:
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         return _xml(f"<DeleteResult>{deleted}</DeleteResult>")
 
-    def _list(self, folder: Path, request: web.Request) -> web.Response:
+    def _list(self, folder: Path, request: web.Request, fault: Rule | None) -> web.Response:
         """Return up to 1,000 keys, and a token for the rest."""
+        newest = time.time() - fault.stale_s if fault else float("inf")
         prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
         entries = (
             self._left.pop(token, iter(())) if token else _entries(folder, prefix, bool(request.query.get("delimiter")))
         )
+        entries = ((key, is_folder) for key, is_folder in entries if (folder / key).stat().st_mtime <= newest)
         page = list(itertools.islice(entries, min(_PAGE, int(request.query.get("max-keys", _PAGE)))))
         after = next(entries, None)
         more = ""
@@ -132,6 +146,21 @@ class Server:
             f"</IsTruncated>{f'<NextContinuationToken>{more}</NextContinuationToken>' if more else ''}"
             f"{''.join(items)}</ListBucketResult>"
         )
+
+
+async def _cut(request: web.Request, path: Path) -> web.StreamResponse:
+    """Close the connection in the middle of the body of a request that writes, or of the answer to another one."""
+    assert request.transport is not None
+    if request.method in ("PUT", "POST"):
+        await request.content.readany()
+        request.transport.abort()
+        return web.Response()
+    data = path.read_bytes() if path.is_file() else b"x" * 1000
+    answer = web.StreamResponse(headers={"Content-Length": str(len(data)), "ETag": '"cut"'})
+    await answer.prepare(request)
+    await answer.write(data[: len(data) // 2])
+    request.transport.abort()
+    return answer
 
 
 def _entries(folder: Path, prefix: str, delimited: bool) -> Iterator[tuple[str, bool]]:
