@@ -36,7 +36,7 @@ language: $(READY)  ## teach the miniature one more language without an image in
 	@$(BIN)/python -m demo.language $(LANG)
 
 test: $(READY)  ## run all tests except the chaos runs, which take minutes
-	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## run the long chaos tests
 	@$(BIN)/python -m pytest -m slow --timeout 3600
@@ -51,7 +51,7 @@ check-newest:  ## run the suite with the newest packages that pyproject.toml adm
 	@test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	@.venv-newest/bin/pip install -qq --upgrade $(TORCH)
 	@.venv-newest/bin/pip install -qq --upgrade --upgrade-strategy eager -e '.[demo,dev,s3]'
-	@.venv-newest/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+	@.venv-newest/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## check format, lint, types, import layers
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && PYTHONPATH=platform:. $(BIN)/lint-imports

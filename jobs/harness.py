@@ -33,9 +33,9 @@ from altdiffusion.storage.documents import NAME, optional_document
 from altdiffusion.terminal import naming_paths, print_any_text
 from jobs.cluster_look import cluster_problems
 from jobs.command_line import job_parser
-from jobs.kinds import kind_of
 from jobs.session import Session, already_published
 from pipelines.common import JobConfig, Plan, Survey
+from pipelines.kinds import kind_of
 
 C = TypeVar("C", bound=JobConfig)
 
