@@ -50,6 +50,7 @@ class Server:
         self._faults = Faults()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request, or do what a rule has it do."""
         bucket, _, key = request.path.lstrip("/").partition("/")
         if not bucket and "counts" in request.query:
             return web.json_response(self._counts)
@@ -64,6 +65,12 @@ class Server:
             return _error(fault.status, fault.code)
         if fault is not None and fault.cut:
             return await _cut(request, self._root / bucket / key)
+        answer = await self._answer(request, bucket, key, fault)
+        if fault is not None and fault.unanswered and request.transport is not None:
+            request.transport.abort()
+        return answer
+
+    async def _answer(self, request: web.Request, bucket: str, key: str, fault: Rule | None) -> web.StreamResponse:
         folder = self._root / bucket
         if not bucket or not folder.is_dir():
             return _error(404, "NoSuchBucket")
@@ -248,11 +255,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--delay-ms", type=float, default=20.0)
     arguments = parser.parse_args()
     application = web.Application(client_max_size=1 << 30)
     application.router.add_route("*", "/{path:.*}", Server(arguments.root, arguments.delay_ms).handle)
-    web.run_app(application, host="127.0.0.1", port=arguments.port, access_log=None, print=None)
+    web.run_app(application, host=arguments.host, port=arguments.port, access_log=None, print=None)
 
 
 if __name__ == "__main__":
