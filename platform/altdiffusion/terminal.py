@@ -41,10 +41,10 @@ def visible(text: str) -> str:
 
 
 def print_any_text() -> None:
-    """Let standard output and error take any text, whoever wrote it.
+    """Let standard output and error take any text, also that of strangers.
 
-    What a terminal's encoding does not have is printed as an escape, and so are control characters: captions, hosts and
-    names of files come from strangers. `control` writes those of our own.
+    What a terminal's encoding does not have is printed as an escape, and so are control characters, which
+    captions, hosts and names of files may hold. `control` writes those of our own.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not hasattr(stream, "write_controls"):

@@ -78,7 +78,7 @@ SLOW = (
 
 @pytest.mark.parametrize("part", SLOW, ids=ascii)
 def test_no_caption_takes_long_to_clean(part: str) -> None:
-    """Of at most 16,384 characters markup is searched for (`clean`); the time must grow with the length alone."""
+    """Markup is searched for in at most 16,384 characters (`clean`); the time must grow with the length alone."""
     text = (part * 8000)[:8000]
     began = time.process_time()
     clean_captions(pa.array([text + "<", part * 200_000]))

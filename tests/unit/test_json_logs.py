@@ -25,7 +25,7 @@ from tests import generation_lake
 
 @contextlib.contextmanager
 def written() -> Iterator[io.StringIO]:
-    """Yield a stream that stands for standard output and error, which are JSON within the block."""
+    """Yield a stream in place of standard output and error, which are JSON within the block."""
     stream = io.StringIO()
     adopt(Identity(job="train", run="r", rank=3))
     with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
