@@ -6,6 +6,7 @@ import email.utils
 import json
 import os
 import resource
+import shutil
 import subprocess
 import threading
 import time
@@ -18,11 +19,13 @@ from typing import Any
 import pytest
 
 from altdiffusion.cli import main
-from altdiffusion.doctor import all_reduce, clock, disks, lake, limits, versions
+from altdiffusion.doctor import all_reduce, clock, disks, lake, limits, nodes, versions
 from altdiffusion.doctor.gpus import check_gpus
 from altdiffusion.doctor.line import FAIL, OK, WARN, Line, guarded
+from altdiffusion.doctor.machine import Wanted
 from altdiffusion.doctor.metadata_service import check_metadata
 from altdiffusion.doctor.resolver import check_resolver
+from altdiffusion.doctor.summary import merged
 from altdiffusion.doctor.token import check_token
 from altdiffusion.doctor.tracking_server import check_tracking
 from altdiffusion.errors import AltDiffusionError
@@ -190,14 +193,18 @@ def test_a_store_that_does_not_refuse_the_second_writer_fails(tmp_path: Path, mo
         files.write_atomic(uri, data)
         return True
 
+    def refuse(*_: Any) -> bool:
+        raise AltDiffusionError("storage x", "refuses this user (403)", "check the credentials")
+
     monkeypatch.setattr(files, "put_if_absent", careless)
     assert by_name(lake.check_lake(str(tmp_path), mib=1))["put-if-absent"].level == FAIL
+    with monkeypatch.context() as kept:
+        kept.setattr(files, "remove_tree", lambda *_, **__: refuse())
+        assert "403" in by_name(lake.check_lake(str(tmp_path), mib=1))["lake delete"].found
+    shutil.rmtree(tmp_path / os.listdir(tmp_path)[0])
     whole = files.read_bytes
     monkeypatch.setattr(files, "read_bytes", lambda uri: whole(uri)[:1000])
     assert by_name(lake.check_lake(str(tmp_path), mib=1))["lake read"].level == FAIL
-
-    def refuse(*_: Any) -> bool:
-        raise AltDiffusionError("storage x", "refuses this user (403)", "check the credentials")
 
     monkeypatch.setattr(files, "put_if_absent", refuse)
     (line,) = guarded("lake", lambda: lake.check_lake(str(tmp_path)))
@@ -283,6 +290,30 @@ def test_a_sum_is_measured_and_a_slow_or_failed_one_is_named() -> None:
     assert all_reduce.line(12.0, 8, "nccl", "GPUs").level == OK
     assert "NCCL_DEBUG=INFO" in all_reduce.line(0.2, 8, "nccl", "GPUs").remedy
     assert all_reduce.line("timed out", 2, "gloo", "nodes").level == FAIL
+
+
+def test_nodes_with_other_versions_another_lake_or_the_same_finding_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"python": "3.11.9", "ray": "2.60.0", "pillow": "12"}
+    monkeypatch.setattr(nodes, "installed", lambda: here)
+    assert by_name(nodes._same_versions({"a": here, "b": dict(here)}))["same versions"].level == OK
+    assert by_name(nodes._same_versions({"a": here, "b": here | {"pillow": "11"}}))["same versions"].level == WARN
+    other = by_name(nodes._same_versions({"a": here, "b": here | {"ray": "2.59.0"}}))["same versions"]
+    assert other.level == FAIL and other.found == "ray 2.59.0 on b, 2.60.0 here"
+    monkeypatch.setattr(nodes, "check_machine", lambda wanted: [Line(OK, "lake", str(wanted.lake))])
+    with nodes._mark(str(tmp_path)) as mark:
+        assert [line.level for line in nodes._look(Wanted(str(tmp_path)), mark)[0]] == [OK]
+        (found, failed), _ = nodes._look(Wanted(str(tmp_path)), f"{mark}-elsewhere")
+    assert found.found == "None" and failed.level == FAIL and os.listdir(tmp_path) == []
+    many = [Line(OK, "disk", f"{place} GiB", node=f"n{place}") for place in range(3)]
+    many += [Line(WARN, "clock", "9 s", "ntp", f"n{place}") for place in (0, 2)] + [
+        Line(FAIL, "node", "gone", "look", "n1")
+    ]
+    printed = [" ".join(str(line).split()) for line in merged(many)]
+    assert printed == [
+        "ok 3 nodes disk 0 GiB; similar on the others", "warn 2 nodes clock 9 s (ntp)", "FAIL n1 node gone (look)"
+    ]  # fmt: skip
 
 
 def test_the_verb_exits_with_1_where_a_line_fails(

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the lines, and return 1 if one of them is FAIL."""
     from altdiffusion.doctor.line import FAIL, Line
     from altdiffusion.doctor.machine import Wanted, check_machine
+    from altdiffusion.doctor.summary import merged
 
     wanted = Wanted(arguments.lake, arguments.tracking_uri, arguments.spill, arguments.lock)
     lines: list[Line]
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([asdict(line) for line in lines], indent=1))
     else:
-        for line in lines:
+        for line in merged(lines):
             print(line)
         count = {level: sum(line.level == level for line in lines) for level in ("ok", "warn", FAIL)}
         print(", ".join(f"{number} {level}" for level, number in count.items()))

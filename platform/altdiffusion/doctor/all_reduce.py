@@ -10,6 +10,7 @@ import datetime
 import socket
 import time
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 from altdiffusion.doctor.line import FAIL, OK, WARN, Line
@@ -46,7 +47,9 @@ def check_all_reduce(mib: int = 64) -> Iterator[Line]:
     for process in late:
         process.kill()
     found = [] if results.empty() else [results.get()]
-    yield line(found[0] if found else f"no answer within {TIMEOUT_S:g} s", world, backend, "GPUs" if gpus else "processes")
+    yield line(
+        found[0] if found else f"no answer within {TIMEOUT_S:g} s", world, backend, "GPUs" if gpus else "processes"
+    )
 
 
 def line(found: float | str, world: int, backend: str, of: str) -> Line:
@@ -78,9 +81,7 @@ def rate(rank: int, world: int, address: str, backend: str, mib: int) -> float:
         torch.cuda.set_device(rank % torch.cuda.device_count())
     device = "cuda" if backend == "nccl" else "cpu"
     limit = datetime.timedelta(seconds=TIMEOUT_S)
-    distributed.init_process_group(
-        backend, init_method=f"tcp://{address}", rank=rank, world_size=world, timeout=limit
-    )
+    distributed.init_process_group(backend, init_method=f"tcp://{address}", rank=rank, world_size=world, timeout=limit)
     try:
         tensor = torch.ones(mib * 2**18, device=device)
         distributed.all_reduce(tensor)  # connects
@@ -97,7 +98,7 @@ def rate(rank: int, world: int, address: str, backend: str, mib: int) -> float:
                 raise ArithmeticError(f"the sum of {world} ones is {tensor[0].item():g}")
     finally:
         distributed.destroy_process_group()
-    return 2 * (world - 1) / world * tensor.numel() * 4 / sorted(seconds)[REPEATS // 2] / 1e9
+    return float(2 * (world - 1) / world * tensor.numel() * 4 / median(seconds) / 1e9)
 
 
 def free_port() -> int:

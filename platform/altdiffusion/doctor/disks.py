@@ -22,7 +22,9 @@ def folders(spill: str | None = None) -> dict[str, str]:
     return found | ({"spill": spill} if spill else {})
 
 
-def check_disks(spill: str | None = None, least_gib: float = LEAST_GIB, enough_gib: float = ENOUGH_GIB) -> Iterator[Line]:
+def check_disks(
+    spill: str | None = None, least_gib: float = LEAST_GIB, enough_gib: float = ENOUGH_GIB
+) -> Iterator[Line]:
     """Check that each folder can be written to and has room.
 
     Args:
@@ -42,7 +44,9 @@ def _lines(named: Mapping[str, str], least_gib: float, enough_gib: float) -> Ite
         found = f"{folder}: {free:,.1f} GiB free"
         variable = {"temporary": "TMPDIR", "cache": "XDG_CACHE_HOME", "ray": "RAY_TMPDIR", "spill": "--spill"}[what]
         if what == "spill" and there != folder:
-            yield Line(FAIL, f"disk {what}", f"{folder} is missing", f"make it (mkdir -p {folder}; chmod 1777 {folder})")
+            yield Line(
+                FAIL, f"disk {what}", f"{folder} is missing", f"make it (mkdir -p {folder}; chmod 1777 {folder})"
+            )
         elif not os.access(there, os.W_OK | os.X_OK):
             yield Line(FAIL, f"disk {what}", f"{folder} cannot be written", f"name another folder by {variable}")
         elif free < least_gib:

@@ -22,14 +22,14 @@ def check_gpus() -> Iterator[Line]:
     if not devices and not driver:
         yield Line(OK, "gpus", "none: a CPU node")
         return
-    count = torch.cuda.device_count()
+    count, present = torch.cuda.device_count(), max(len(devices), len(driver))
     build = f"torch {torch.__version__}, CUDA {cuda or 'none'}"
     if cuda is None:
         remedy = "install PyPI's torch for Linux: pip install -c constraints.txt --force-reinstall torch"
-        yield Line(FAIL, "gpus", f"{max(len(devices), len(driver))} here, but {build}", remedy)
-    elif count < max(len(devices), len(driver)):
+        yield Line(FAIL, "gpus", f"{present} here, but {build}", remedy)
+    elif count < present:
         remedy = "run nvidia-smi; a container needs --gpus all, and CUDA_VISIBLE_DEVICES must not hide any"
-        yield Line(FAIL, "gpus", f"{max(len(devices), len(driver))} here, of which torch sees {count} ({build})", remedy)
+        yield Line(FAIL, "gpus", f"{present} here, of which torch sees {count} ({build})", remedy)
     else:
         names = sorted({torch.cuda.get_device_name(place) for place in range(count)})
         yield Line(OK, "gpus", f"{count} x {', '.join(names)}, driver {driver[0] if driver else 'unknown'}, {build}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from altdiffusion.doctor.line import FAIL, OK, WARN, Line
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
 
 MIB = 2**20
@@ -35,12 +35,14 @@ def check_lake(uri: str, mib: int = 16) -> Iterator[Line]:
         yield _latency(files.join(folder, "small"))
         yield from _rates(files.join(folder, "large"), mib)
     except BaseException:
-        with contextlib.suppress(Exception):  # what failed first says more
+        with contextlib.suppress(Exception):  # the first failure is the one to report
             files.remove_tree(folder, below=uri)
         raise
-    files.remove_tree(folder, below=uri)
-    if files.list_names(folder):
-        yield Line(WARN, "lake", f"{folder} is still there", f"give the right to delete, and remove {folder}")
+    try:
+        files.remove_tree(folder, below=uri)
+    except Exception as error:  # whatever the store answers: what it wrote and read is known by now
+        found = f"{folder} cannot be removed ({first_line(error)})"
+        yield Line(WARN, "lake delete", found, f"give the right to delete, and remove {folder}")
 
 
 def _put_if_absent(uri: str) -> Iterator[Line]:

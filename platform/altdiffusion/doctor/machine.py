@@ -55,7 +55,11 @@ def _with_a_date(wanted: Wanted) -> str | None:
     """Return the address of a server that states the time: the lake's store, else MLflow's."""
     if wanted.lake is not None and wanted.lake.startswith("s3://"):
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or f"https://s3.{region}.amazonaws.com"
+        return (
+            os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+            or f"https://s3.{region}.amazonaws.com"
+        )
     if wanted.lake is not None and wanted.lake.startswith(("gs://", "gcs://")):
         return "https://storage.googleapis.com"
     if wanted.tracking is not None and wanted.tracking.startswith(("http://", "https://")):

@@ -21,7 +21,7 @@ _RULE = "Kubernetes: deploy/kuberay/network.yaml denies it"
 def check_metadata() -> Iterator[Line]:
     """Check that a plain request, such as a malicious address provokes, gets nothing.
 
-    Where AWS's clients are told another address of the service (AWS_EC2_METADATA_SERVICE_ENDPOINT), that one is asked.
+    AWS_EC2_METADATA_SERVICE_ENDPOINT names another address of the service, as it does for AWS's own clients.
     """
     given = urlsplit(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or ADDRESS)
     address = (given.hostname or "", given.port or 80)

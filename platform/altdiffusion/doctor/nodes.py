@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from altdiffusion.doctor import all_reduce, clock
@@ -13,6 +15,7 @@ from altdiffusion.doctor.machine import Wanted, check_machine
 from altdiffusion.doctor.versions import SHOWN, installed
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.each_node import Node, alive_nodes, on_each
+from altdiffusion.storage import files
 
 TIMEOUT_S = 180.0
 
@@ -26,7 +29,9 @@ def check_nodes(wanted: Wanted, *, sums: bool = False) -> list[Line]:
     nodes = alive_nodes()
     lines: list[Line] = []
     versions: dict[str, dict[str, str]] = {}
-    for node, answer in zip(nodes, on_each(nodes, _look, [(wanted,)] * len(nodes), timeout_s=TIMEOUT_S), strict=True):
+    with _mark(wanted.lake) as mark:
+        answers = on_each(nodes, _look, [(wanted, mark)] * len(nodes), timeout_s=TIMEOUT_S)
+    for node, answer in zip(nodes, answers, strict=True):
         if isinstance(answer, AltDiffusionError):
             lines.append(Line(FAIL, "node", answer.problem, answer.remedy, node.name))
             continue
@@ -39,8 +44,27 @@ def check_nodes(wanted: Wanted, *, sums: bool = False) -> list[Line]:
     return lines
 
 
-def _look(wanted: Wanted) -> tuple[list[Line], dict[str, str]]:
-    return check_machine(wanted), installed()
+def _look(wanted: Wanted, mark: str | None) -> tuple[list[Line], dict[str, str]]:
+    """Check this node; the lake only if it is the one that the mark was put in."""
+    if mark is None or files.exists(mark):
+        return check_machine(wanted), installed()
+    remedy = "mount one file system on all nodes, or use an object store"
+    other = Line(FAIL, "lake", f"{wanted.lake} is another folder on this node", remedy)
+    return [*check_machine(replace(wanted, lake=None)), other], installed()
+
+
+@contextmanager
+def _mark(lake: str | None) -> Iterator[str | None]:
+    """Yield the path of a file in a lake that is a folder, by which a node knows that it sees the same one."""
+    if lake is None or not files.is_local(lake):
+        yield None
+        return
+    mark = files.join(lake, f".doctor-{uuid.uuid4().hex}")
+    files.write_atomic(mark, b"")
+    try:
+        yield mark
+    finally:
+        files.remove_tree(mark, below=lake)
 
 
 def _same_versions(versions: Mapping[str, Mapping[str, str]]) -> Iterator[Line]:

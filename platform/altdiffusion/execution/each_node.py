@@ -1,4 +1,4 @@
-"""A function on each node of the cluster, pinned to it: what a node is like, only that node can say."""
+"""A function on each node of the cluster, pinned to it: only a node itself knows what it is like."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Node:
 
 
 def alive_nodes() -> list[Node]:
-    """Return the cluster's nodes in the order of their addresses; two of one address are told apart by their id."""
+    """Return the cluster's nodes in the order of their addresses; where two have one address, their names have the id too."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
