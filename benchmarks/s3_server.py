@@ -86,7 +86,7 @@ class Server:
         if request.method == "PUT":
             return self._put(path, request, await request.read())
         if request.method == "DELETE":
-            path.unlink(missing_ok=True)
+            _delete(path)
             return web.Response(status=204)
         return _object(path)
 
@@ -128,7 +128,7 @@ class Server:
     def _delete_many(self, folder: Path, body: str) -> web.Response:
         keys = [unescape(key) for key in _KEY.findall(body)]
         for key in keys:
-            (folder / key).unlink(missing_ok=True)
+            _delete(folder / key)
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         return _xml(f"<DeleteResult>{deleted}</DeleteResult>")
 
@@ -153,6 +153,12 @@ class Server:
             f"</IsTruncated>{f'<NextContinuationToken>{more}</NextContinuationToken>' if more else ''}"
             f"{''.join(items)}</ListBucketResult>"
         )
+
+
+def _delete(path: Path) -> None:
+    """Delete an object; a key that only others begin with is none."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        path.unlink()
 
 
 async def _cut(request: web.Request, path: Path) -> web.StreamResponse:

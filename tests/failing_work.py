@@ -32,7 +32,7 @@ class Failing:
             if self._mode == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self._mode == "hoard":  # for the memory monitor
-                held = bytearray(b"1") * (3 << 29)
+                held = bytearray(b"1") * (3 << 30)
                 time.sleep(60)
                 del held
         return UnitRecord(unit_id=unit.id, index=unit.index, input_digest="0" * 64, rows_in=0)

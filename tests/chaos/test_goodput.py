@@ -46,8 +46,8 @@ run_local(config(lake, steps=steps, checkpoint_every=every, log_every=1), lake, 
 def test_goodput_under_a_kill_every_minute_is_the_simulators(tmp_path: Path) -> None:
     """Kill a run at fixed times and start it again at once, until the same command has ended it.
 
-    Given to the simulator are the step, the stall and the mean time from a kill to the next step, as measured. What it
-    adds are the steps that are done again, and how the kills fall between checkpoints.
+    Given to the simulator are the mean step and stall, and the times from each kill to the next step, as measured. What
+    it adds are the steps that are done again, and how the kills fall between checkpoints.
     """
     lake = make_lake(tmp_path)
     command = [sys.executable, "-c", SCRIPT, lake, str(STEPS), str(EVERY), str(STEP_S)]
@@ -89,7 +89,7 @@ def test_goodput_under_a_kill_every_minute_is_the_simulators(tmp_path: Path) -> 
         restart_s=sum(restarts) / len(restarts),
         mean_s=KILL_EVERY_S,
     )
-    predicted = simulate(model, periodic=True)
+    predicted = simulate(model, periodic=True, restarts_s=restarts)
     found = {
         "measured": round(model.useful_s / total_s, 4), "predicted": round(predicted.goodput, 4),
         "kills": len(restarts), "predicted_kills": predicted.failures, "steps_again": done - STEPS,

@@ -17,14 +17,20 @@ from tests.ray_folder import ray_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
-import sys
+import os, sys, traceback
 from ray.cluster_utils import Cluster
 from altdiffusion.execution import cluster
 from altdiffusion.execution.units import Pool
 from tests import generation_lake as g
-c = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20})
-cluster.connect(c.address)
-g.generate(sys.argv[1], g.config(sys.argv[1]), backend="ray", pool=Pool(min_size=1, max_size=2))
+try:
+    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20})
+    cluster.connect(head.address)
+    g.generate(sys.argv[1], g.config(sys.argv[1]), backend="ray", pool=Pool(min_size=1, max_size=2))
+    status = 0
+except BaseException:
+    print(traceback.format_exc(), flush=True)
+    status = 1
+os._exit(status)  # the cluster is ended with its folder
 """
 
 
@@ -44,7 +50,7 @@ def test_a_lost_head_costs_the_units_in_flight(tmp_path: Path) -> None:
             "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"
         }  # fmt: skip
         return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, lake], env=environment, start_new_session=True, stderr=subprocess.PIPE
+            [sys.executable, "-c", SCRIPT, lake], env=environment, start_new_session=True, stdout=subprocess.PIPE
         )
 
     with ray_folder() as folder:  # which ends every process of the cluster that is left
@@ -60,7 +66,7 @@ def test_a_lost_head_costs_the_units_in_flight(tmp_path: Path) -> None:
     assert done < 8
     with ray_folder() as folder:
         again = run(folder)
-        _, errors = again.communicate(timeout=300)
-        assert again.returncode == 0, errors.decode()[-3000:]
+        printed, _ = again.communicate(timeout=300)
+        assert again.returncode == 0, printed.decode()[-3000:]
     print(f"{done} of 8 units were done; the same command took {time.monotonic() - lost:.0f} s")
     assert generation_lake.generate(lake, generation_lake.config(lake)).ref == expected

@@ -39,9 +39,9 @@ print(json.dumps({"error": error, "done": sorted(ledger.done_ids())}))
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_worker_that_ray_kills_for_memory_ends_the_job_in_bounds(tmp_path: Path) -> None:
-    """Unit 3 takes 1.5 GiB, and the monitor's threshold leaves half a GiB more than what is in use now."""
+    """Unit 3 takes 3 GiB, and the monitor leaves 2.5 GiB more than what is in use now, half of which is Ray's."""
     memory = psutil.virtual_memory()
-    threshold = (memory.total - memory.available + 0.75 * 2**30) / memory.total
+    threshold = (memory.total - memory.available + 2.5 * 2**30) / memory.total
     with ray_folder() as folder:
         environment = os.environ | {
             "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled",
