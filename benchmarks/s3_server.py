@@ -4,8 +4,8 @@
 
 The buckets are the folders in FOLDER. It knows what reading and writing a lake needs: objects (whole, in ranges,
 written, also only if absent and in parts, and deleted), listings with and without a delimiter. Requests wait at the
-same time, as on a real server. `GET /?counts` returns how many it answered, by kind, as JSON. It checks no signature:
-it is for measurements on this machine alone.
+same time, as on a real server. `GET /?counts` returns how many it answered, by kind, as JSON; `POST /?faults` has it
+do things wrong (benchmarks.s3_faults). It checks no signature: it is for measurements on this machine alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import email.utils
 import hashlib
 import itertools
 import os
@@ -28,6 +27,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape, unescape
 
 from aiohttp import web
+
+from benchmarks.s3_faults import Faults, Rule
 
 _PAGE = 1000
 """Keys per answer to a listing."""
@@ -46,20 +47,37 @@ class Server:
         self._parts: dict[str, dict[int, bytes]] = {}
         self._counts: Counter[str] = Counter()
         self._tokens = itertools.count()
+        self._faults = Faults()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request, or do what a rule has it do."""
         bucket, _, key = request.path.lstrip("/").partition("/")
         if not bucket and "counts" in request.query:
             return web.json_response(self._counts)
-        self._counts["LIST" if request.method == "GET" and not key else request.method] += 1
-        await asyncio.sleep(self._delay_s)
+        if not bucket and "faults" in request.query:
+            self._faults.replace(await request.json())
+            return web.Response()
+        kind = "LIST" if request.method == "GET" and not key else request.method
+        self._counts[kind] += 1
+        fault = self._faults.of(kind, request.path)
+        await asyncio.sleep(self._delay_s + (fault.delay_s if fault else 0.0))
+        if fault is not None and fault.status is not None:
+            return _error(fault.status, fault.code)
+        if fault is not None and fault.cut:
+            return await _cut(request, self._root / bucket / key)
+        answer = await self._answer(request, bucket, key, fault)
+        if fault is not None and fault.unanswered and request.transport is not None:
+            request.transport.abort()
+        return answer
+
+    async def _answer(self, request: web.Request, bucket: str, key: str, fault: Rule | None) -> web.StreamResponse:
         folder = self._root / bucket
         if not bucket or not folder.is_dir():
             return _error(404, "NoSuchBucket")
         if not key:
             if request.method == "POST" and "delete" in request.query:
                 return self._delete_many(folder, (await request.read()).decode())
-            return web.Response() if request.method == "HEAD" else self._list(folder, request)
+            return web.Response() if request.method == "HEAD" else self._list(folder, request, fault)
         path = folder / key
         if folder.resolve() not in path.resolve().parents:
             return _error(403, "AccessDenied")
@@ -68,9 +86,9 @@ class Server:
         if request.method == "PUT":
             return self._put(path, request, await request.read())
         if request.method == "DELETE":
-            path.unlink(missing_ok=True)
+            _delete(path)
             return web.Response(status=204)
-        return _object(path, request)
+        return _object(path)
 
     def _put(self, path: Path, request: web.Request, data: bytes) -> web.Response:
         if "uploadId" in request.query:
@@ -110,16 +128,18 @@ class Server:
     def _delete_many(self, folder: Path, body: str) -> web.Response:
         keys = [unescape(key) for key in _KEY.findall(body)]
         for key in keys:
-            (folder / key).unlink(missing_ok=True)
+            _delete(folder / key)
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         return _xml(f"<DeleteResult>{deleted}</DeleteResult>")
 
-    def _list(self, folder: Path, request: web.Request) -> web.Response:
+    def _list(self, folder: Path, request: web.Request, fault: Rule | None) -> web.Response:
         """Return up to 1,000 keys, and a token for the rest."""
+        newest = time.time() - fault.stale_s if fault else float("inf")
         prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
         entries = (
             self._left.pop(token, iter(())) if token else _entries(folder, prefix, bool(request.query.get("delimiter")))
         )
+        entries = ((key, is_folder) for key, is_folder in entries if (folder / key).stat().st_mtime <= newest)
         page = list(itertools.islice(entries, min(_PAGE, int(request.query.get("max-keys", _PAGE)))))
         after = next(entries, None)
         more = ""
@@ -133,6 +153,27 @@ class Server:
             f"</IsTruncated>{f'<NextContinuationToken>{more}</NextContinuationToken>' if more else ''}"
             f"{''.join(items)}</ListBucketResult>"
         )
+
+
+def _delete(path: Path) -> None:
+    """Delete an object; a key that only others begin with is none."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        path.unlink()
+
+
+async def _cut(request: web.Request, path: Path) -> web.StreamResponse:
+    """Close the connection in the middle of the body of a request that writes, or of the answer to another one."""
+    assert request.transport is not None
+    if request.method in ("PUT", "POST"):
+        await request.content.readany()
+        request.transport.abort()
+        return web.Response()
+    data = path.read_bytes() if path.is_file() else b"x" * 1000
+    answer = web.StreamResponse(headers={"Content-Length": str(len(data)), "ETag": '"cut"'})
+    await answer.prepare(request)
+    await answer.write(data[: len(data) // 2])
+    request.transport.abort()
+    return answer
 
 
 def _entries(folder: Path, prefix: str, delimited: bool) -> Iterator[tuple[str, bool]]:
@@ -164,25 +205,14 @@ def _item(folder: Path, key: str, is_folder: bool) -> str:
     )
 
 
-def _object(path: Path, request: web.Request) -> web.Response:
-    try:
-        data, facts = path.read_bytes(), path.stat()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return _error(404, "NoSuchKey")
-    headers = {"ETag": _tag(facts), "Last-Modified": email.utils.formatdate(facts.st_mtime, usegmt=True)}
-    asked = _RANGE.fullmatch(request.headers.get("Range", ""))
-    if asked is None:
-        return web.Response(body=data, headers=headers)
-    start, end = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
-    if start > end:
-        return _error(416, "InvalidRange")
-    headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
-    return web.Response(status=206, body=data[start : end + 1], headers=headers)
+def _object(path: Path) -> web.StreamResponse:
+    """Return an object, or the range that is asked for, sent by the kernel."""
+    return web.FileResponse(path, chunk_size=1 << 20) if path.is_file() else _error(404, "NoSuchKey")
 
 
 def _tag(facts: os.stat_result) -> str:
-    digest = hashlib.md5(f"{facts.st_mtime_ns} {facts.st_size} {facts.st_ino}".encode(), usedforsecurity=False)
-    return f'"{digest.hexdigest()}"'
+    """Return the tag that FileResponse gives a file, which listings must have too."""
+    return f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
 
 
 def _xml(text: str, status: int = 200) -> web.Response:
@@ -231,11 +261,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--delay-ms", type=float, default=20.0)
     arguments = parser.parse_args()
     application = web.Application(client_max_size=1 << 30)
     application.router.add_route("*", "/{path:.*}", Server(arguments.root, arguments.delay_ms).handle)
-    web.run_app(application, host="127.0.0.1", port=arguments.port, access_log=None, print=None)
+    web.run_app(application, host=arguments.host, port=arguments.port, access_log=None, print=None)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ class ExecutionConfig(Checked):
     """CPUs of an embedded cluster; null takes all CPUs of this machine."""
     wait_for_nodes_s: Annotated[float, positive("1800 waits half an hour")] = added(1800.0)
     """Seconds that workers may wait for the nodes of a cluster before the job ends with an error."""
+    log_format: Literal["text", "json"] = added("text")
+    """`json`: every line that the job and its workers print or log is one JSON object with time, level, job and run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,15 +171,16 @@ def not_looked_at(models: Iterable[str], remote: bool) -> list[str]:
     return [] if remote else [f"model   {uri} not looked at (--remote looks)" for uri in models if not is_local(uri)]
 
 
-def look_at(lake: str, remote: bool, *looks: Callable[[Lake], Iterable[str]]) -> Survey:
+def look_at(lake: str, remote: bool, *looks: Callable[[Lake], Iterable[str]], more: Sequence[str] = ()) -> Survey:
     """Return the findings of several looks at a lake, each of them lines or the first error that would stop the job.
 
     Args:
         lake: URI of the lake. If it is not on this machine, it is looked at only with `remote`.
         looks: each reads as little as possible and changes nothing.
+        more: lines that need no look.
     """
     if not remote and not is_local(lake):
-        return Survey(lines=[f"inputs  {NOT_LOOKED_AT}"])
+        return Survey(lines=[f"inputs  {NOT_LOOKED_AT}", *more])
     lines: list[str] = []
     problems: list[AltDiffusionError] = []
     for look in looks:
@@ -185,7 +188,7 @@ def look_at(lake: str, remote: bool, *looks: Callable[[Lake], Iterable[str]]) ->
             lines += look(Lake(lake))
         except AltDiffusionError as error:
             problems.append(error)
-    return Survey(lines=lines, problems=problems)
+    return Survey(lines=[*lines, *more], problems=problems)
 
 
 def units_line(lake: Lake, pipeline_step: PipelineStep) -> list[str]:

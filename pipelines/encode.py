@@ -34,6 +34,7 @@ from pipelines.common import (
     not_looked_at,
     units_line,
 )
+from pipelines.estimates import WorkEstimateConfig, work_line
 
 MIRRORED = "-mirrored"
 """Suffix that a dataset of mirrored images adds to the name of the unmirrored one."""
@@ -77,6 +78,8 @@ class EncodeJobConfig(JobConfig):
     """Share of the images that go to <name>-held-out instead, for train.validation: an image's SHA-256 decides, so
     that it is on one side with all of its captions."""
     workers: Workers = operational(factory=Workers)
+    estimate: WorkEstimateConfig = operational(factory=WorkEstimateConfig)
+    """What `--dry-run` assumes of the work."""
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [self.latents, *(also.latents for also in self.also)]
@@ -198,7 +201,8 @@ def survey(config: EncodeJobConfig, remote: bool = False) -> Survey:
     def units(lake: Lake) -> list[str]:
         return units_line(lake, pipeline_steps(config)[0])
 
-    return look_at(config.lake, remote, units, vae_there, tokenizer_there)
+    more = work_line(config.estimate, config.workers.max)
+    return look_at(config.lake, remote, units, vae_there, tokenizer_there, more=more)
 
 
 def note_autoencoder(config: EncodeJobConfig, lake: Lake) -> None:

@@ -25,6 +25,7 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.cases import Cases, read_cases
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at
+from pipelines.estimates import WorkEstimateConfig, work_line
 from pipelines.generate import describe, generation_pipeline_steps, model_lines
 from pipelines.judge_inputs import (
     JudgeConfig,
@@ -83,6 +84,8 @@ class EvaluateConfig(JobConfig):
     output: str = operational()
     """Local path without suffix: OUTPUT.json, OUTPUT.md and OUTPUT.txt are written."""
     workers: Workers = operational(factory=Workers)
+    estimate: WorkEstimateConfig = operational(factory=WorkEstimateConfig)
+    """What `--dry-run` assumes of the work."""
     measures: MeasuresConfig | None = added(None)
     """What is measured besides; OUTPUT-measures.json and OUTPUT-measures.md are written. Null measures nothing."""
     seed: Annotated[int | None, from_below(-(2**63), 2**63)] = added(None)
@@ -326,7 +329,7 @@ def sweep_lines(config: EvaluateConfig, state: StateConfig, lake: Lake) -> list[
 
 def survey(config: EvaluateConfig, remote: bool = False) -> Survey:
     """Return the inputs, and which of cases, labels, images, autoencoder, output and models are missing or wrong."""
-    return look_at(config.lake, remote, *looks(config))
+    return look_at(config.lake, remote, *looks(config), more=work_line(config.estimate, config.workers.max))
 
 
 def plan(config: EvaluateConfig) -> Plan:

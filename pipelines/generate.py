@@ -41,6 +41,7 @@ from altdiffusion.storage.dataset import Lake
 from pipelines.check_images import ImageCheckConfig, ImageChecker
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at
 from pipelines.detect_language import LanguageDetector
+from pipelines.estimates import WorkEstimateConfig, work_line
 
 SHOWN_LANGUAGES = 20
 
@@ -76,6 +77,8 @@ class GenerateJobConfig(JobConfig):
     workers: Workers = operational(factory=Workers)
     image_check: ImageCheckConfig | None = added(None)
     """What refuses images after they are drawn; null refuses none."""
+    estimate: WorkEstimateConfig = operational(factory=WorkEstimateConfig)
+    """What `--dry-run` assumes of the work."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.prompts == self.generations:
@@ -309,7 +312,8 @@ def survey(config: GenerateJobConfig, remote: bool = False) -> Survey:
     def model_there(lake: Lake) -> list[str]:
         return model_lines(config.generate, lake.uri, found[0] if found else None)
 
-    return look_at(config.lake, remote, prompts_there, lambda _: check(config), model_there)
+    more = work_line(config.estimate, config.workers.max)
+    return look_at(config.lake, remote, prompts_there, lambda _: check(config), model_there, more=more)
 
 
 def plan(config: GenerateJobConfig) -> Plan:

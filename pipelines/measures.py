@@ -20,6 +20,7 @@ from altdiffusion.refs import Ref, RefKind
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step
+from pipelines.estimates import WorkEstimateConfig, work_line
 
 REFERENCE = "reference"
 """What the step of the real images is called; no state may have this name."""
@@ -39,6 +40,8 @@ class MeasureJobConfig(JobConfig):
     output: str = operational()
     """Local path without suffix: OUTPUT.json and OUTPUT.md are written."""
     workers: Workers = operational(factory=Workers)
+    estimate: WorkEstimateConfig = operational(factory=WorkEstimateConfig)
+    """What `--dry-run` assumes of the work."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if REFERENCE in self.states:
@@ -143,7 +146,8 @@ def survey(config: MeasureJobConfig, remote: bool = False) -> Survey:
             _bytes(config.cases)
         return []
 
-    return look_at(config.lake, remote, cases_there, lambda lake: check(config, lake))
+    more = work_line(config.estimate, config.workers.max)
+    return look_at(config.lake, remote, cases_there, lambda lake: check(config, lake), more=more)
 
 
 def plan(config: MeasureJobConfig) -> Plan:

@@ -32,6 +32,7 @@ from pipelines.common import (
     units_line,
 )
 from pipelines.encode import model_name
+from pipelines.estimates import WorkEstimateConfig, work_line
 from pipelines.languages import look_at_languages
 
 
@@ -49,6 +50,8 @@ class ParallelConfig(JobConfig):
     pairs: Annotated[str, DATASET_NAME] = "pairs"
     """Name of the dataset that the job makes, along with `<name>-candidates` and, if asked for, `<name>-held-out`."""
     workers: Workers = operational(factory=Workers)
+    estimate: WorkEstimateConfig = operational(factory=WorkEstimateConfig)
+    """What `--dry-run` assumes of the work."""
 
     def conflicts(self) -> Iterator[Invalid]:
         names = [corpus.name for corpus in self.corpora]
@@ -165,7 +168,8 @@ def survey(config: ParallelConfig, remote: bool = False) -> Survey:
                     find_parts(uri, f"corpus {corpus.name}")
         return ["corpora  not looked at: not all are on this machine (--remote looks)"]
 
-    return look_at(config.lake, remote, corpora, tokenizers, languages)
+    more = work_line(config.estimate, config.workers.max)
+    return look_at(config.lake, remote, corpora, tokenizers, languages, more=more)
 
 
 def plan(config: ParallelConfig) -> Plan:

@@ -19,6 +19,7 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, device_conflicts, look_at, make_pipeline_step, units_line
+from pipelines.estimates import WorkEstimateConfig, work_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,8 @@ class ScoreJobConfig(JobConfig):
     """Name of the dataset that the job makes."""
     score: ScoreConfig
     workers: Workers = operational(factory=Workers)
+    estimate: WorkEstimateConfig = operational(factory=WorkEstimateConfig)
+    """What `--dry-run` assumes of the work."""
 
     def conflicts(self) -> Iterator[Invalid]:
         if self.score.clip is None and not self.score.classifiers:
@@ -115,6 +118,7 @@ def survey(config: ScoreJobConfig, remote: bool = False) -> Survey:
         remote,
         lambda lake: units_line(lake, pipeline_steps(config)[0]),
         *model_looks(config.score, remote),
+        more=work_line(config.estimate, config.workers.max),
     )
 
 

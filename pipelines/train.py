@@ -18,7 +18,9 @@ from altdiffusion.storage.files import exists, is_local
 from altdiffusion.training.config import ObjectiveConfig, TrainConfig
 from altdiffusion.training.data.validation_rows import check_held_out
 from altdiffusion.training.estimate.cost import (
+    Cost,
     EstimateConfig,
+    Shapes,
     epochs_line,
     estimate,
     lines,
@@ -210,12 +212,21 @@ def _learns(train: TrainConfig) -> dict[str, str]:
     }
 
 
+def cost_of(train: TrainConfig, lake: str, look: bool) -> tuple[Cost, Shapes]:
+    """Return the counts of one worker of a run, and the shapes that they are made from.
+
+    Args:
+        look: whether the lake may be read.
+    """
+    shapes = shapes_of(train, lake, look)
+    return (estimate_student(train, shapes) if train.stage == "distillation" else estimate(train, shapes)), shapes
+
+
 def survey(config: TrainJobConfig, remote: bool = False) -> Survey:
     """Return memory, sizes, epochs and hours, estimated before anything runs, and what does not fit."""
     train = config.train
     look = remote or is_local(config.lake)
-    shapes = shapes_of(train, config.lake, look)
-    cost = estimate_student(train, shapes) if train.stage == "distillation" else estimate(train, shapes)
+    cost, shapes = cost_of(train, config.lake, look)
 
     def fits(lake: Lake) -> list[str]:
         versions, noising, missing = rehearse(train, lake.uri)

@@ -13,8 +13,8 @@ from altdiffusion.config import load_config
 from altdiffusion.execution.capacity import fits, room
 from altdiffusion.execution.units import Resources
 from altdiffusion.training.config.workers import WorkersConfig
-from jobs.kinds import config_class
 from pipelines.common import Workers
+from pipelines.kinds import config_class
 from tests.deploy.clusters import KINDS, ROOT, launcher_file, node_types
 
 CONFIGS = sorted((ROOT / "jobs/configs/m18").glob("*.yaml"))

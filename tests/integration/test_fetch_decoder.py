@@ -173,6 +173,34 @@ def test_a_decoder_has_no_secret_and_no_connection_of_the_worker(
         os.close(writer)
 
 
+def test_a_decoder_that_was_taken_over_reaches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        decoder_pool, "COMMAND", (sys.executable, str(Path(__file__).parents[1] / "hostile_decoder.py"))
+    )
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    secret = tmp_path / "credentials"
+    secret.write_text("canary")
+    hostile = DecoderPool(DownloadConfig(image_size=32))
+    refused = "PermissionError"
+    expected = {
+        "secrets": "none", f"read {secret}": refused, "environ": refused, "read /etc/passwd": refused,
+        f"list {tmp_path}": refused, "list /proc": refused, f"write {tmp_path}/new": refused,
+        "write /dev/null": refused, f"remove {secret}": refused, "socket": refused, "unix": refused, "run": refused,
+        "fork": refused, "kill": refused, "memory": "errno 1", "ptrace": "errno 1", "pidfd": "errno 1",
+        "io_uring": "errno 1", "core": "(0, 0)", "import xmlrpc.client": "<module", "thread": "ran",
+    }  # fmt: skip
+    try:
+        assert refusal(hostile, b"TRY:thread") == ("decode", "ran")
+        outcomes = {
+            attack: refusal(hostile, b"TRY:" + attack.encode())[1][: len(want)] for attack, want in expected.items()
+        }
+        assert outcomes == expected
+        assert secret.read_text() == "canary"
+        assert refusal(hostile, b"TRY:abort") == ("decoder_crash", "SIGABRT")  # it ends as it would without limits
+    finally:
+        hostile.close()
+
+
 def test_a_decoder_that_does_not_start_reports_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_pool, "COMMAND", (*BAD, "fail"))
     with pytest.raises(AltDiffusionError, match=r"decoder process.*libGL"):

@@ -2,87 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from altdiffusion.curation.config import SelectConfig, SourceConfig
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.execution.pipeline_step import published, run_pipeline_step
-from altdiffusion.execution.progress import Progress
-from altdiffusion.storage import files
+from altdiffusion.storage import fetched, files, shards
 from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.shard_reader import ShardReader
 from altdiffusion.storage.verification import verify
-from benchmarks.s3_server import serving as s3_serving
-from pipelines.curate import CurateConfig, SelectedSource, pipeline_steps
-from tests.download_lake import HOST, config, image
-from tests.fetch_server import Site, reply, serving
-from tests.source_rows import GOOD
+from tests.s3_lake import NAMES, bucket, counts, curate, job, source
 
 pytest.importorskip("s3fs")
-ROWS = 6
-NAMES = ("candidates", "links", "images")
 
 
 @pytest.fixture()
-def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(tmp_path: Path) -> Iterator[str]:
     """Serve an empty bucket; yield the address of the server."""
-    import s3fs
-
-    (tmp_path / "s3/bucket").mkdir(parents=True)
-    with s3_serving(tmp_path / "s3", delay_ms=0) as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        yield environment["AWS_ENDPOINT_URL"]
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-def counts(address: str) -> Counter[str]:
-    with urllib.request.urlopen(f"{address}/?counts") as answer:
-        return Counter(json.load(answer))
-
-
-def job(lake: str, site: Site, source: Path) -> CurateConfig:
-    return CurateConfig(
-        lake=lake,
-        sources=(
-            SelectedSource(
-                source=SourceConfig(
-                    name="s", uri=str(source), preset="own", columns={"url": "url", "caption": "caption"}
-                ),
-                select=SelectConfig(min_side=None, max_aspect=None, punsafe_below=None, pwatermark_below=None),
-            ),
-        ),
-        download=config(site),
-    )
-
-
-def curate(job: CurateConfig) -> dict[str, str]:
-    """Run the three steps and return the digests that they publish."""
-    lake = Lake(job.lake)
-    with open(os.devnull, "w") as quiet:
-        for step in pipeline_steps(job):
-            if published(lake, step) is None:
-                run_pipeline_step(lake, step, backend="inline", progress=Progress(step.name, stream=quiet))
-    return {name: lake.dataset(name).head_digest() or "" for name in NAMES}
+    with bucket(tmp_path / "s3") as address:
+        yield address
 
 
 def test_a_curation_on_s3_gives_the_digests_of_a_folder_with_few_requests(s3: str, tmp_path: Path) -> None:
-    source = tmp_path / "part-00000.parquet"
-    rows = [{**GOOD, "url": f"http://{HOST}/{number}.png"} for number in range(ROWS)]
-    pq.write_table(pa.Table.from_pylist(rows), source)
-    with serving() as site:
-        site.answers = {f"/{number}.png": reply(image(number)) for number in range(ROWS)}
-        local = curate(job(str(tmp_path / "lake"), site, source))
-        remote = job("s3://bucket/lake", site, source)
+    with source(tmp_path) as (site, table):
+        local = curate(job(str(tmp_path / "lake"), site, table))
+        remote = job("s3://bucket/lake", site, table)
         assert curate(remote) == local
         first = counts(s3)
         assert curate(remote) == local
@@ -94,6 +42,29 @@ def test_a_curation_on_s3_gives_the_digests_of_a_folder_with_few_requests(s3: st
     assert first.total() <= 155 and first["HEAD"] <= 6, first
     assert again.total() <= 90 and again["HEAD"] == 0, again
     assert verified.total() <= 70, verified
+
+
+def test_a_shard_is_read_in_few_requests_and_its_size_is_checked(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetched, "PIECE_BYTES", 1 << 20)
+    values = [os.urandom(30_000) for _ in range(128)]
+    table = pa.table({"latent": pa.array(values, pa.binary()), "width": range(128), "caption": ["x"] * 128})
+    info = shards.write_table("s3://bucket", table, 64)
+    uri = shards.shard_uri("s3://bucket", info.sha256)
+    before = counts(s3)
+    reader = ShardReader(uri, info.bytes)
+    for group in (1, 0):
+        found = reader.read(group, ["latent", "width"], equal="latent")
+        assert found["latent"].to_pylist() == values[64 * group :][:64]
+        assert found["width"].to_pylist() == list(range(64 * group, 64 * group + 64))
+    narrow = reader.read(0, ["width"])
+    assert narrow["width"].to_pylist() == list(range(64))
+    # The end of the file; two row groups of 1.9 MB in pieces of 1 MiB; the narrow column.
+    assert counts(s3) - before == Counter(GET=1 + 2 * 2 + 1)
+    for size in (info.bytes - 1, info.bytes + 1, info.bytes + 10_000):
+        with pytest.raises(ValueError, match=f"it has {info.bytes} bytes instead of {size}"):
+            ShardReader(uri, size)
+    with pytest.raises(FileNotFoundError):
+        ShardReader("s3://bucket/missing.parquet", 10_000)
 
 
 def test_two_writers_of_one_object(s3: str) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import closing
@@ -67,9 +68,21 @@ def test_a_server_shows_the_newest_run_and_leaves_no_process(small: SmallLake) -
         assert 1 <= len(members(group)) <= 4
         with urllib.request.urlopen(addresses[0].partition("#")[0], timeout=60) as page:
             assert page.status == 200 and b"<html" in page.read()
+        other = urllib.request.Request(f"{server}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):  # a page of the web whose name leads here
+            urllib.request.urlopen(other, timeout=60)
         query = urllib.parse.urlencode({"path": "lineage.html", "run_uuid": run.run_id})
         with urllib.request.urlopen(f"{server}/get-artifact?{query}", timeout=60) as artifact:
             assert "Lineage of checkpoint quality" in artifact.read().decode()
+        for path, headers, status in (
+            (f"get-artifact?path=../../../../etc/passwd&run_uuid={run.run_id}", {}, 400),
+            ("", {"Host": "evil.example"}, 403),
+            ("api/2.0/mlflow/experiments/search", {"Origin": "http://evil.example"}, 403),
+        ):
+            data = b"{}" if "search" in path else None
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(urllib.request.Request(f"{server}/{path}", data, headers), timeout=60)
+            assert refused.value.code == status, path
         port = server.rpartition(":")[2]
         again = subprocess.run([*command, "--port", port], env=environment, capture_output=True, text=True, check=False)
         assert again.returncode == 2 and f"port {port}" in again.stderr and "--port" in again.stderr

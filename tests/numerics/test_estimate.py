@@ -22,7 +22,6 @@ from altdiffusion.training.estimate.cost import (
     GIB,
     EstimateConfig,
     Shapes,
-    best_interval_s,
     epochs_line,
     estimate,
     kept_bytes,
@@ -217,10 +216,6 @@ def test_disk_counts_checkpoints_for_good_the_averages_and_exports() -> None:
     printed = "\n".join(lines(train, EstimateConfig(), cost, PUBLISHED))
     assert "31 kept, the last 5 and every 10,000 steps; with the one that is being written 443.3 GB" in printed
     assert f"disk        {32 * (cost.checkpoint + cost.export) / 1e9:,.1f} GB in total" in printed
-
-
-def test_young_interval() -> None:
-    assert math.isclose(best_interval_s(10.0, 72_000.0), 1200.0)
 
 
 def test_a_vae_in_the_loop_is_counted(tmp_path: Path) -> None:

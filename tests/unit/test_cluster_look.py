@@ -9,7 +9,7 @@ import pytest
 from altdiffusion.config import load_config
 from altdiffusion.execution import capacity, cluster
 from jobs.cluster_look import cluster_problems, gpu_sections
-from jobs.kinds import config_class
+from pipelines.kinds import config_class
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "m18"
 

@@ -16,8 +16,8 @@ from altdiffusion.config_keys import PEERS, _meaning, example_of, explain, keys,
 from altdiffusion.errors import AltDiffusionError
 from jobs.encode import JOB as ENCODE
 from jobs.harness import main
-from jobs.kinds import CONFIGS, config_class, kind_of
 from jobs.train import JOB as TRAIN
+from pipelines.kinds import CONFIGS, config_class, kind_of
 from pipelines.train import TrainJobConfig
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from altdiffusion.diffusion import pinned_files
 from altdiffusion.diffusion.folder import content_digest
 from altdiffusion.diffusion.pinned_files import check_folder
 from altdiffusion.errors import AltDiffusionError
@@ -52,3 +54,17 @@ def test_other_files_than_the_pinned_ones_are_refused_with_both_digests(remote: 
         check_folder(URI, "0" * 64)
     with pytest.raises(AltDiffusionError, match="is missing or empty"):
         check_folder("memory://models/nothing", None)
+
+
+def test_a_process_that_hangs_with_the_copy_is_named_after_a_bound(
+    remote: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pinned_files, "COPY_TIMEOUT_S", 0.3)
+    place = Path(check_folder(URI, None))
+    (lock,) = place.parent.glob(".*.lock")
+    with lock.open("w") as other:  # as a process that was stopped goes on to hold it
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(AltDiffusionError, match="held by another process") as error:
+            check_folder(URI, None)
+    assert URI in error.value.what and f"fuser {lock}" in error.value.remedy
+    assert check_folder(URI, None) == str(place)

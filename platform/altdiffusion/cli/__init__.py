@@ -24,6 +24,7 @@ from altdiffusion.cli import (
     lineage_diff,
     lineage_verbs,
     lineage_verify,
+    plan_verb,
     play_verb,
     promote_verb,
     prompt_set_verb,
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     gc_verb.register(verbs)
     generate_verb.register(verbs)
     import_verb.register(verbs)
+    plan_verb.register(verbs)
     play_verb.register(verbs)
     promote_verb.register(verbs)
     ab_verbs.register(verbs)

@@ -8,18 +8,16 @@ lacks migrations is replaced by a new one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage.locks import held
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -43,26 +41,10 @@ def first_contact(path: str, timeout_s: float = FIRST_CONTACT_TIMEOUT_S) -> Iter
         AltDiffusionError: another process holds the lock for longer than `timeout_s`.
     """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        end = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise AltDiffusionError(
-                        f"MLflow database {path}",
-                        f"has been held by another process for more than {timeout_s:g} s (lock {path}.lock)",
-                        f"find it with `fuser {path}.lock`, end it, then run the same command again",
-                    ) from None
-                time.sleep(0.1)
+    with held(f"{path}.lock", f"MLflow database {path}", timeout_s):
         _check_writable(path)
         _set_unfinished_aside(path)
         yield
-    finally:
-        os.close(descriptor)  # which releases the lock
 
 
 def _check_writable(path: str) -> None:

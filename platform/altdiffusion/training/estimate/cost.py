@@ -7,7 +7,6 @@ or left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from altdiffusion.config import operational
-from altdiffusion.constraints import Checked, positive
+from altdiffusion.constraints import Checked, at_least, positive
 from altdiffusion.diffusion.convert import POSITIONS
 from altdiffusion.diffusion.hub import HubId, is_hub_id
 from altdiffusion.diffusion.models import (
@@ -36,7 +35,9 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import read_document
+from altdiffusion.storage.user_cache import user_cache
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.estimate.goodput import FaultModel, best_interval_s, simulate
 from altdiffusion.training.estimate.online_cost import vae_bytes
 from altdiffusion.training.model import prepare_network
 from altdiffusion.training.model.lora import adapters, add_adapters
@@ -60,6 +61,19 @@ class EstimateConfig(Checked):
     copy_gb_per_s: Annotated[float, positive()] = operational(5.0)
     """Rate at which it copies its share to host memory, in GB/s; with `checkpoint_async` training waits only for
     that."""
+    detect_s: Annotated[float, at_least(0)] = operational(30.0)
+    """Seconds until a failure is noticed."""
+    reschedule_s: Annotated[float, at_least(0)] = operational(420.0)
+    """Seconds until the workers are there again, with a new node where one was lost."""
+    load_s: Annotated[float, at_least(0)] = operational(150.0)
+    """Seconds until they have loaded the newest checkpoint and compute."""
+    source: str = operational("assumed")
+    """Where these figures come from; `altdiffusion plan` prints it."""
+
+    @property
+    def restart_s(self) -> float:
+        """Seconds from a failure until the run computes again."""
+        return self.detect_s + self.reschedule_s + self.load_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,9 +277,25 @@ def _fused_attention() -> Iterator[None]:
         F.scaled_dot_product_attention = own
 
 
-def best_interval_s(stall_s: float, mean_s_between_failures: float) -> float:
-    """Return the seconds between checkpoints that lose the least time: sqrt(2 stall mtbf) (Young 1974, first order)."""
-    return math.sqrt(2 * stall_s * mean_s_between_failures)
+def fault_model(
+    config: TrainConfig, given: EstimateConfig, cost: Cost, *, step_s: float, workers: int | None = None
+) -> FaultModel:
+    """Return a run under the failures that its config assumes.
+
+    Args:
+        step_s: seconds per step.
+        workers: number of workers, where it is another one than the config's.
+    """
+    workers = workers or config.workers.count
+    write_s = cost.checkpoint / 1e9 / workers / given.checkpoint_gb_per_s
+    return FaultModel(
+        useful_s=(config.steps - config.first_step) * step_s,
+        interval_s=config.checkpoint_every * step_s,
+        stall_s=write_s * given.checkpoint_gb_per_s / given.copy_gb_per_s if config.checkpoint_async else write_s,
+        write_s=write_s,
+        restart_s=given.restart_s,
+        mean_s=86400 / (workers * given.failures_per_worker_day),
+    )
 
 
 def lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shapes) -> list[str]:
@@ -286,25 +316,36 @@ def _lines(config: TrainConfig, given: EstimateConfig, cost: Cost, shapes: Shape
         *_disk(config, cost),
         *_size_note(config, shapes),
     ]
-    share_gb = cost.checkpoint / 1e9 / workers
-    write_s = share_gb / given.checkpoint_gb_per_s
-    stall_s = share_gb / given.copy_gb_per_s if config.checkpoint_async else write_s
-    between_s = 86400 / (workers * given.failures_per_worker_day)
-    best_s = max(best_interval_s(stall_s, between_s), write_s)  # one at a time is written
-    best = (
-        f"one every {best_s / 60:.1f} min loses the least at {stall_s:.2g} s of stall and a failure every "
-        f"{between_s / 3600:.0f} h"
-    )
     rate = given.images_per_s_per_worker
+    step_s = 1.0 if rate is None else config.global_batch / (rate * workers)
+    model = fault_model(config, given, cost, step_s=step_s)
+    best_s = max(best_interval_s(model.stall_s, model.mean_s), model.write_s)  # one at a time is written
+    best = (
+        f"one every {best_s / 60:.1f} min loses the least at {model.stall_s:.2g} s of stall and a failure every "
+        f"{model.mean_s / 3600:.0f} h"
+    )
     if rate is None:
         return [*found, f"interval    {best}", "hours       give estimate.images_per_s_per_worker as measured"]
-    step_s = config.global_batch / (rate * workers)
     return [
         *found,
         f"interval    {best}: checkpoint_every {max(1, round(best_s / step_s)):,} (now {config.checkpoint_every:,})",
         f"hours       {images / rate / 3600:,.0f} worker-hours, {images / rate / workers / 86400:.1f} days at "
         f"{rate:g} images/s per worker",
+        _goodput_line(model),
     ]
+
+
+def _goodput_line(model: FaultModel) -> str:
+    """Return what failures will leave of a run's time; a run that would hardly come on is described as such."""
+    try:
+        found = simulate(model)
+    except AltDiffusionError as error:
+        return f"goodput     {error.what} {error.problem}: {error.remedy}"
+    return (
+        f"goodput     {found.goodput:.1%} expected, {found.low:.1%} to {found.high:.1%} in 90 of 100 runs; "
+        f"{found.failures:.1f} failures, {model.restart_s:g} s to start again after each, "
+        f"{found.lost_s / 3600:.1f} h computed twice"
+    )
 
 
 def _size_note(config: TrainConfig, shapes: Shapes) -> list[str]:
@@ -317,6 +358,11 @@ def _size_note(config: TrainConfig, shapes: Shapes) -> list[str]:
     if own == shapes.resolution:
         return []
     return [f"size        images of {shapes.resolution} px; the base's UNet, and exports by default, are of {own} px"]
+
+
+def disk_bytes(config: TrainConfig, cost: Cost) -> int:
+    """Return the bytes of checkpoints and exports when the run has ended, where they are most."""
+    return (len(kept_steps(config)) + 1) * (cost.checkpoint + cost.export)
 
 
 def _disk(config: TrainConfig, cost: Cost) -> list[str]:
@@ -332,7 +378,19 @@ def _disk(config: TrainConfig, cost: Cost) -> list[str]:
         f"one that is being written {checkpoints / 1e9:,.1f} GB",
         f"exports     {cost.export / 1e9:.2f} GB each (averages), of the start and of every kept checkpoint: "
         f"{exports / 1e9:,.1f} GB",
-        f"disk        {(checkpoints + exports) / 1e9:,.1f} GB in total",
+        f"disk        {disk_bytes(config, cost) / 1e9:,.1f} GB in total",
+        *_kept_by_language(config),
+    ]
+
+
+def _kept_by_language(config: TrainConfig) -> list[str]:
+    limit_gb = config.workers.language_disk_gb
+    if config.order.language_temperature is None or limit_gb == 0 or config.online is not None:
+        return []
+    room = "half of what is free" if limit_gb is None else f"{limit_gb:,g} GB"
+    return [
+        f"languages   while the run reads them, rows are kept by language in {user_cache('chunks')} of each machine, "
+        f"up to {room} (workers.language_disk_gb)"
     ]
 
 
