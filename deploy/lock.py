@@ -111,8 +111,9 @@ def licences_text(packages: list[Package]) -> str:
         [
             "# Licences",
             "",
-            "The licences of the packages in `requirements.lock`, which is the image of `deploy/Dockerfile`, as the",
-            "packages state them. `python -m deploy.lock` makes this page. This package itself is under Apache-2.0.",
+            "The licences of the packages in `requirements.lock`, which is the image of `deploy/Dockerfile`, as",
+            "the packages state them. `python -m deploy.lock` makes this page. This package itself is under",
+            "Apache-2.0.",
             "",
             "| package | version | licence |",
             "|---|---|---|",
