@@ -7,7 +7,8 @@
 `methods` are those counted by `GET /?counts` (GET, HEAD, LIST, PUT, POST, DELETE), all where they are left out; `match`
 is a regular expression on the path; every `every`-th such request is hit, at most `times` of them. What happens:
 `status` with `code` in place of an answer; `delay_s` before it; `cut` closes the connection in the middle of the body,
-of a request that writes as of an answer; `stale_s` leaves objects younger than so many seconds out of a listing.
+of a request that writes as of an answer; `unanswered` does what was asked and closes the connection; `stale_s` leaves
+objects younger than so many seconds out of a listing.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Rule:
     code: str = "InternalError"
     delay_s: float = 0.0
     cut: bool = False
+    unanswered: bool = False
     stale_s: float = 0.0
     seen: int = 0
     hits: int = 0

@@ -50,6 +50,7 @@ class Server:
         self._faults = Faults()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request, or do what a rule has it do."""
         bucket, _, key = request.path.lstrip("/").partition("/")
         if not bucket and "counts" in request.query:
             return web.json_response(self._counts)
@@ -64,6 +65,12 @@ class Server:
             return _error(fault.status, fault.code)
         if fault is not None and fault.cut:
             return await _cut(request, self._root / bucket / key)
+        answer = await self._answer(request, bucket, key, fault)
+        if fault is not None and fault.unanswered and request.transport is not None:
+            request.transport.abort()
+        return answer
+
+    async def _answer(self, request: web.Request, bucket: str, key: str, fault: Rule | None) -> web.StreamResponse:
         folder = self._root / bucket
         if not bucket or not folder.is_dir():
             return _error(404, "NoSuchBucket")
@@ -79,7 +86,7 @@ class Server:
         if request.method == "PUT":
             return self._put(path, request, await request.read())
         if request.method == "DELETE":
-            path.unlink(missing_ok=True)
+            _delete(path)
             return web.Response(status=204)
         return _object(path)
 
@@ -121,7 +128,7 @@ class Server:
     def _delete_many(self, folder: Path, body: str) -> web.Response:
         keys = [unescape(key) for key in _KEY.findall(body)]
         for key in keys:
-            (folder / key).unlink(missing_ok=True)
+            _delete(folder / key)
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         return _xml(f"<DeleteResult>{deleted}</DeleteResult>")
 
@@ -146,6 +153,12 @@ class Server:
             f"</IsTruncated>{f'<NextContinuationToken>{more}</NextContinuationToken>' if more else ''}"
             f"{''.join(items)}</ListBucketResult>"
         )
+
+
+def _delete(path: Path) -> None:
+    """Delete an object; a key that only others begin with is none."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        path.unlink()
 
 
 async def _cut(request: web.Request, path: Path) -> web.StreamResponse:
@@ -248,11 +261,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--delay-ms", type=float, default=20.0)
     arguments = parser.parse_args()
     application = web.Application(client_max_size=1 << 30)
     application.router.add_route("*", "/{path:.*}", Server(arguments.root, arguments.delay_ms).handle)
-    web.run_app(application, host="127.0.0.1", port=arguments.port, access_log=None, print=None)
+    web.run_app(application, host=arguments.host, port=arguments.port, access_log=None, print=None)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 from altdiffusion.errors import AltDiffusionError
@@ -30,6 +31,10 @@ class Failing:
                 raise Unsettled(unit.id, 7, 0, {"connect": 7})
             if self._mode == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self._mode == "hoard":  # for the memory monitor
+                held = bytearray(b"1") * (3 << 30)
+                time.sleep(60)
+                del held
         return UnitRecord(unit_id=unit.id, index=unit.index, input_digest="0" * 64, rows_in=0)
 
 

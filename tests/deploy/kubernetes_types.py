@@ -8,6 +8,7 @@ itself drops an unknown field of these with no more than a warning, so a misspel
 from __future__ import annotations
 
 import re
+import types
 import typing
 from typing import Any
 
@@ -182,7 +183,7 @@ def problems(tree: Any) -> list[str]:
 
 def _in(value: Any, kind: Any, at: str) -> typing.Iterator[str]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Union:
+    if origin in (typing.Union, types.UnionType):
         alternatives = [one for one in arguments if one is not type(None)]
         found = [list(_in(value, one, at)) for one in alternatives]
         yield from min(found, key=len)

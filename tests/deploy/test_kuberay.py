@@ -214,6 +214,11 @@ def allowed(labels: dict[str, str], direction: str) -> list[Tree]:
     return rules
 
 
+def _in_block(address: ipaddress.IPv4Address | ipaddress.IPv6Address, block: Tree) -> bool:
+    networks = [ipaddress.ip_network(one) for one in block.get("except", [])]
+    return address in ipaddress.ip_network(block["cidr"]) and not any(address in one for one in networks)
+
+
 def reaches(labels: dict[str, str], address: str, port: int) -> bool:
     found = ipaddress.ip_address(address)
     for rule in allowed(labels, "egress"):
@@ -221,8 +226,8 @@ def reaches(labels: dict[str, str], address: str, port: int) -> bool:
             continue
         for target in rule["to"]:
             block = target.get("ipBlock")
-            if block and found in ipaddress.ip_network(block["cidr"]):
-                return not any(found in ipaddress.ip_network(one) for one in block.get("except", []))
+            if block and _in_block(found, block):
+                return True
     return False
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import capacity, cluster
+from altdiffusion.execution.each_node import alive_nodes, on_each
 from altdiffusion.execution.runner import run_units
 from altdiffusion.execution.units import Pool, Resources, Unit, Unsettled
 from altdiffusion.monitoring import record
@@ -194,6 +195,18 @@ def test_a_call_gives_its_result_or_its_own_error(ray_here: None) -> None:
     with pytest.raises(AltDiffusionError, match=r"key x: is wrong. Remedy: fix it") as caught:
         cluster.call(refuse, "x")
     assert type(caught.value) is AltDiffusionError
+
+
+def test_every_node_answers_or_is_named(ray_here: None) -> None:
+    nodes = alive_nodes()
+    assert len(nodes) == 1 and nodes[0].name == nodes[0].address
+    assert on_each(nodes, divided, [(6, 3)], timeout_s=60) == [2]
+    (raised,) = on_each(nodes, refuse, [("seed",)], timeout_s=60)
+    assert isinstance(raised, AltDiffusionError) and raised.what == "key seed"
+    (failed,) = on_each(nodes, divided, [(1, 0)], timeout_s=60)
+    assert "failed (ZeroDivisionError" in str(failed) and nodes[0].name in str(failed)
+    (hung,) = on_each(nodes, time.sleep, [(60,)], timeout_s=1)
+    assert "did not answer within 1 s" in str(hung)
 
 
 def test_a_killed_driver_loses_nothing(undisturbed: tuple[str, Version]) -> None:

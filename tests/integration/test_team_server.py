@@ -53,11 +53,11 @@ class TeamServer(Server):
     def command(self) -> list[str]:
         return ["sh", str(Path(__file__).resolve().parents[2] / "deploy/mlflow/serve.sh")]
 
-    def ask(self, path: str, user: str | None, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, path: str, user: str | None, body: dict[str, Any] | None = None, password: str = PASSWORD) -> Any:
         """Make a REST call as a user, or as none."""
         headers = {"Content-Type": "application/json"}
         if user is not None:
-            headers["Authorization"] = f"Basic {base64.b64encode(f'{user}:{PASSWORD}'.encode()).decode()}"
+            headers["Authorization"] = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.uri}/api/2.0/mlflow/{path}", data, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -147,9 +147,9 @@ def test_a_job_logs_to_a_team_server(
         assert [path for path in s3[1].rglob("samples~de+step+100+*") if path.stat().st_size]
         fetched = run.tracking.client.download_artifacts(run.run_id, f"code/{Path(__file__).name}", str(tmp_path))
         assert Path(fetched).read_bytes() == Path(__file__).read_bytes()
-        for user in (None, "nobody"):
+        for user, password in ((None, ""), ("nobody", PASSWORD), ("admin", "password"), ("admin", "password1234")):
             with pytest.raises(urllib.error.HTTPError) as refused:
-                server.ask(f"runs/get?run_id={run.run_id}", user)
+                server.ask(f"runs/get?run_id={run.run_id}", user, password=password)
             assert refused.value.code == 401
         request = urllib.request.Request(
             f"{server.uri}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.com"}

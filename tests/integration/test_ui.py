@@ -74,6 +74,15 @@ def test_a_server_shows_the_newest_run_and_leaves_no_process(small: SmallLake) -
         query = urllib.parse.urlencode({"path": "lineage.html", "run_uuid": run.run_id})
         with urllib.request.urlopen(f"{server}/get-artifact?{query}", timeout=60) as artifact:
             assert "Lineage of checkpoint quality" in artifact.read().decode()
+        for path, headers, status in (
+            (f"get-artifact?path=../../../../etc/passwd&run_uuid={run.run_id}", {}, 400),
+            ("", {"Host": "evil.example"}, 403),
+            ("api/2.0/mlflow/experiments/search", {"Origin": "http://evil.example"}, 403),
+        ):
+            data = b"{}" if "search" in path else None
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(urllib.request.Request(f"{server}/{path}", data, headers), timeout=60)
+            assert refused.value.code == status, path
         port = server.rpartition(":")[2]
         again = subprocess.run([*command, "--port", port], env=environment, capture_output=True, text=True, check=False)
         assert again.returncode == 2 and f"port {port}" in again.stderr and "--port" in again.stderr

@@ -57,7 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = UnitRecord(unit_id="u0", index=0, input_digest="0" * 64, rows_in=3, shards=small.links.shards)
     dataset.ledger(small.links.manifest.fingerprint).record(record)
     failures.record(small.uri, "quality", attempt="1", rank=0, step=3, error=AltDiffusionError("a", "b", "c"))
-    goodput.Journal(small.uri, "quality", step=0, world=1, began=1.0).note(3, stall_s=0.5)
+    goodput.Journal(small.uri, "quality", step=0, world=1, so_far_s=1.0).note(3, stall_s=0.5)
     language_rows(small.latents)
     files.write_atomic(files.join(small.uri, "autoencoders", f"{'0' * 64}.json"), b'{"encoder": "a"}')
     victim = root / "victim"
@@ -331,7 +331,7 @@ def use_everything(lake: Path) -> None:
     run_everything(lake)
     for use in (
         lambda: failures.record(str(lake), "quality", attempt="2", rank=0, step=4, error=ValueError("x")),
-        lambda: goodput.Journal(str(lake), "quality", step=0, world=1, began=1.0).note(4, stall_s=0.5),
+        lambda: goodput.Journal(str(lake), "quality", step=0, world=1, so_far_s=1.0).note(4, stall_s=0.5),
         lambda: evaluations.write(str(lake), "night", {"states": []}, {}),
         lambda: failures.clear(str(lake), "quality"),
         lambda: noted(str(lake), "0" * 64),

@@ -42,6 +42,19 @@ _STORES = {
     "httpx2",
 }
 """Libraries whose errors are those of a storage."""
+_BUSY = "the store limits requests or is down: wait, use fewer workers, then run the same command again"
+_FULL = "free space in the store or raise its quota, then run the same command again; what is recorded is kept"
+_REMEDIES = {
+    "SlowDown": _BUSY,
+    "ServiceUnavailable": _BUSY,
+    "503": _BUSY,
+    "429": _BUSY,
+    "InsufficientStorage": _FULL,
+    "QuotaExceeded": _FULL,
+    "XMinioStorageFull": _FULL,
+    "507": _FULL,
+}
+"""What to do about the codes of S3's answers."""
 _EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The extra of this package that installs what opens addresses of a scheme."""
 _ADDRESSES = "use a folder, or a file://, memory://, s3://, gs:// or az:// address"
@@ -221,6 +234,7 @@ def _failed(uri: str, doing: str, error: Exception) -> AltDiffusionError:
         errno.ENOTDIR: "a file is in the place of a folder: choose another path",
         errno.EEXIST: "a file is in the place of a folder: choose another path",
     }.get(number, "check the address and the connection, then run the same command again")
+    remedy = _REMEDIES.get(str(_code_of(error)), remedy)
     denied = isinstance(error, PermissionError) or "Credentials" in type(error).__name__
     if denied and uri.startswith(("s3://", "s3a://")):
         remedy = (

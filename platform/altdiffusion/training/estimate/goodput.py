@@ -13,6 +13,7 @@ of a run that took place.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,11 +104,19 @@ def expected_goodput(model: FaultModel) -> float:
     return model.interval_s / (model.mean_s * math.exp(lost) * math.expm1(segment))
 
 
-def simulate(model: FaultModel, *, trials: int = TRIALS, seed: int = 0, periodic: bool = False) -> Simulated:
+def simulate(
+    model: FaultModel,
+    *,
+    trials: int = TRIALS,
+    seed: int = 0,
+    periodic: bool = False,
+    restarts_s: Sequence[float] = (),
+) -> Simulated:
     """Return what becomes of a run in keyed trials, the same for one seed on every machine.
 
     Args:
         periodic: failures come at fixed times, one per `mean_s`, rather than by chance.
+        restarts_s: what the first restarts take, as measured; later ones take `restart_s`.
 
     Raises:
         AltDiffusionError: the run would hardly come on, or never.
@@ -119,7 +128,7 @@ def simulate(model: FaultModel, *, trials: int = TRIALS, seed: int = 0, periodic
     life = 0
     while len(running):
         until = np.full(len(running), model.mean_s) if periodic else _lives(model.mean_s, seed, running, life)
-        restart = model.restart_s if life else 0.0
+        restart = 0.0 if life == 0 else restarts_s[life - 1] if life <= len(restarts_s) else model.restart_s
         need = left[running]
         checkpoints = np.ceil(need / model.interval_s - _ROUNDING)
         whole = restart + need + checkpoints * model.stall_s + model.behind_s

@@ -121,14 +121,15 @@ class Journal:
 
     Args:
         step: the step that it continues from.
-        began: seconds since 1970.
+        so_far_s: seconds since the start began.
     """
 
-    def __init__(self, lake: str, run: str, *, step: int, world: int, began: float) -> None:
+    def __init__(self, lake: str, run: str, *, step: int, world: int, so_far_s: float) -> None:
         folder = files.within(run_folder(lake, run), FOLDER)
         self._earlier = read(lake, run)
         self._uri = files.join(folder, f"{len(files.list_names(folder)):05d}.json")
-        self._start = Start(world=world, began=began, until=began, first=step, step=step)
+        self._so_far_s, began = so_far_s, time.time() - so_far_s
+        self._start = Start(world=world, began=began, until=began + so_far_s, first=step, step=step)
         self._loop = self._written = time.perf_counter()
         self._write()
 
@@ -136,7 +137,12 @@ class Journal:
         """Write the state after some steps, and return what the run's time was worth. A failure to write is ignored."""
         busy = time.perf_counter() - self._loop - stall_s
         self._start = replace(
-            self._start, until=time.time(), step=step, busy_s=busy, stall_s=stall_s, finished=finished
+            self._start,
+            until=self._start.began + self._so_far_s + time.perf_counter() - self._loop,  # a clock that does not jump
+            step=step,
+            busy_s=busy,
+            stall_s=stall_s,
+            finished=finished,
         )
         self._write()
         return goodput([*self._earlier, self._start])

@@ -100,7 +100,7 @@ def train_loop(
     """
     config = run.config
     config.accumulation_of(world)  # raises where the batch does not divide among the workers that are there
-    began = time.time()
+    began = time.perf_counter()
     found, attempt = agree(lambda: (_find(run, reporter), uuid.uuid4().hex), rank, world)
     if found is not None and has_ended(config, found):
         return found
@@ -113,7 +113,7 @@ def train_loop(
         except LossSpiked as error:
             spike = error.with_traceback(None)  # whose frames hold the networks
         gc.collect()  # the networks of this pass are freed before those of the next are loaded
-        began = time.time()
+        began = time.perf_counter()
         found, skipped = agree(partial(go_back, run, reporter, skipped, spike), rank, world)
 
 
@@ -138,7 +138,7 @@ def _train(
     Args:
         found: None is the start of the run.
         skipped: batches left out because the loss spiked there.
-        began: seconds since 1970 when this pass began.
+        began: reading of `time.perf_counter` when this pass began.
     """
     run, rank, world = process.run, process.rank, process.world
     config = run.config
@@ -178,7 +178,8 @@ def _hooks(
     """Return the hooks of a rank; those that communicate are at the same place on all ranks."""
     config, rank, world, step = process.run.config, process.rank, process.world, trainer.counters.step
     place = (process.run.lake, config.run)
-    journal = Journal(*place, step=step, world=world, began=began) if rank == 0 else None
+    so_far_s = time.perf_counter() - began
+    journal = Journal(*place, step=step, world=world, so_far_s=so_far_s) if rank == 0 else None
     watch = Watch(
         *place, rank=rank, world=world, timeout_s=config.workers.stall_timeout_s, step=step,
         report=partial(_report_last, process.reporter),
