@@ -215,13 +215,13 @@ def _on_ray(
     check_capacity(resources)
     run = uuid.uuid4().hex
     try:
-        yield from _rounds(worker, units, pool, resources, run)
+        yield from _rounds(worker, units, pool, resources, run, metrics)
     finally:
         attempts.forget(run)
 
 
 def _rounds(
-    worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources, run: str
+    worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources, run: str, metrics: UnitMetrics
 ) -> Iterator[Finished | Unsettled]:
     """Yield the result of each unit; units that a lost pool leaves go to a new one."""
     from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
