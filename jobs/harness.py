@@ -111,10 +111,9 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     print_any_text()
     before = identity()
     with JsonLogs() as logs:
-        try:
-            return _main(job, argv, logs)
-        finally:
-            adopt(before)
+        status = _main(job, argv, logs)
+    adopt(before)  # not after an exception, whose traceback is still to be printed
+    return status
 
 
 def _main(job: Job[C], argv: Sequence[str] | None, logs: JsonLogs) -> int:

@@ -21,6 +21,7 @@ from altdiffusion.execution.pipeline_step import PipelineStep
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from pipelines.common import JobConfig, Plan, Survey, Workers, cores_of, device_conflicts, look_at
+from pipelines.estimates import WorkEstimateConfig, work_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +47,8 @@ class ImportConfig(JobConfig):
     links: OwnLinksConfig | None = None
     """The source, where it holds addresses of images. The job also makes `<dataset>-candidates`."""
     workers: Workers = operational(factory=Workers)
+    estimate: WorkEstimateConfig = operational(factory=WorkEstimateConfig)
+    """What `--dry-run` assumes of the work."""
 
     def conflicts(self) -> Iterator[Invalid]:
         yield from exactly_one(self, "images", "links", "give `images: {uri: FOLDER}`, or `links` for addresses alone")
@@ -101,7 +104,7 @@ def survey(config: ImportConfig, remote: bool = False) -> Survey:
             check_ready(lake, config.dataset, "links")
         return []
 
-    found = look_at(config.lake, remote, ready)
+    found = look_at(config.lake, remote, ready, more=work_line(config.estimate, config.workers.max))
     return Survey(lines=[*lines, *found.lines], problems=[*problems, *found.problems])
 
 

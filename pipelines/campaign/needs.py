@@ -76,8 +76,6 @@ def _needs(job: PlannedJob) -> Iterator[Need]:
             yield from _curate(job)
         case "train":
             yield _train(job)
-        case "import":
-            yield _pool(job, "import", None, "no estimate of imports is made", job.config.workers)
         case _:
             yield _work(job)
 

@@ -38,6 +38,7 @@ def as_json(campaign: Campaign) -> dict[str, Any]:
     return {
         "currency": campaign.prices.currency,
         "prices": {"date": campaign.prices.date, "source": campaign.prices.source},
+        "unknown": [f"{need.part} of {need.job.name}" for need in campaign.unknown],
         "total": {
             "hours": campaign.hours,
             "money": campaign.money,
@@ -113,7 +114,7 @@ def _parts(campaign: Campaign) -> Section:
     ]
     rows.append(
         (
-            "all",
+            _all(campaign),
             "one after the other",
             "",
             "",
@@ -131,6 +132,10 @@ def _parts(campaign: Campaign) -> Section:
             for need in campaign.unknown
         ],
     )
+
+
+def _all(campaign: Campaign) -> str:
+    return "all that is known" if campaign.unknown else "all"
 
 
 def _money(campaign: Campaign) -> Section:
@@ -154,7 +159,7 @@ def _money(campaign: Campaign) -> Section:
          f"{campaign.head:,.0f}"),
         ("storage", f"{campaign.stored_tb:,.1f} TB, until the campaign ends", f"{campaign.storage:,.0f}"),
         ("egress", f"{campaign.egress_tb:,.2f} TB: an export per run, all generated images", f"{campaign.egress:,.0f}"),
-        ("all", f"{campaign.hours / 24:,.1f} days", f"{campaign.money:,.0f}"),
+        (_all(campaign), f"{campaign.hours / 24:,.1f} days", f"{campaign.money:,.0f}"),
     ]  # fmt: skip
     return Section(
         title="Money",

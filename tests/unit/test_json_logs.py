@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from altdiffusion.execution.progress import Progress
 from altdiffusion.monitoring.identity import Identity, adopt, making
-from altdiffusion.monitoring.json_logs import JsonLogs
+from altdiffusion.monitoring.json_logs import JsonLogs, _Handler
 from jobs import generate
 from jobs.harness import main
 from tests import generation_lake
@@ -137,6 +138,17 @@ def test_a_job_writes_nothing_else(
     assert [line["message"][:17] for line in lines if line["level"] == "error"][:1] == [
         "error: config " + str(config)[:3]
     ]
+    broken = replace(generate.JOB, plan=lambda config: 1 / 0)
+    with contextlib.redirect_stderr(io.StringIO()) as stream, pytest.raises(ZeroDivisionError):
+        try:
+            main(broken, ["--config", str(config)])
+        except ZeroDivisionError:
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            raise
+    logging.getLogger().handlers = [one for one in logging.getLogger().handlers if not isinstance(one, _Handler)]
+    (line,) = objects(stream.getvalue())  # a defect's traceback
+    assert (line["level"], line["job"], line["run"]) == ("error", "generate", "generate")
+    adopt(Identity())
     monkeypatch.setenv("ALTDIFFUSION_LOG_FORMAT", "xml")
     with pytest.raises(SystemExit):
         main(generate.JOB, ["--config", str(config)])

@@ -6,11 +6,17 @@ Renew the table in docs/monitoring.md: `python -m tests.unit.test_monitoring`.
 from __future__ import annotations
 
 import re
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from altdiffusion.execution import capacity
+from altdiffusion.lineage import outbox
 from altdiffusion.monitoring import catalogue, record
 from altdiffusion.monitoring.catalogue import CATALOGUE
 from altdiffusion.training.faults.goodput import Goodput
@@ -87,6 +93,42 @@ def test_a_report_of_a_training_becomes_metrics(monkeypatch: pytest.MonkeyPatch)
     assert now["train_checkpoint_step"] == 10
     of_driver = {metric.name for metric in CATALOGUE if metric.name.startswith("train_")} - {"train_checkpoint_seconds"}
     assert now.keys() == of_driver
+
+
+def test_a_wait_for_nodes_grows_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, float]] = []
+    clock = iter((10.0, 10.0, 12.5))
+    monkeypatch.setattr(capacity, "set_to", lambda metric, value: seen.append((metric.name, value)))
+    monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    capacity.note_wait(True, 60.0)
+    capacity.note_wait(True, 60.0)
+    capacity.note_wait(False, 60.0)
+    waited = [value for name, value in seen if name == "nodes_waited_seconds"]
+    assert waited == [0.0, 2.5, 0.0]
+    assert {value for name, value in seen if name == "nodes_wait_limit_seconds"} == {60.0}
+
+
+def test_the_outbox_reports_what_waits_and_how_often_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now: dict[str, float] = {}
+    monkeypatch.setattr(outbox, "set_to", lambda metric, value: now.__setitem__(metric.name, value))
+    lines = outbox.JsonLines(str(tmp_path / "o.jsonl"))
+    lines.append({"step": 1})
+    answers = threading.Event()
+
+    def send(records: Sequence[outbox.Record]) -> None:
+        if not answers.is_set():
+            raise ConnectionError("MLflow is down")
+
+    shipper = outbox.Shipper(interval_s=0.01, max_wait_s=0.01)
+    shipper.add(outbox.OutboxReader(lines.path), send)
+    deadline = time.monotonic() + 10
+    while now.get("outbox_failed_tries", 0) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert now["outbox_failed_tries"] >= 2
+    assert now["outbox_bytes"] == len('{"step":1}\n')
+    answers.set()
+    assert shipper.stop(10.0)
+    assert now == {"outbox_failed_tries": 0, "outbox_bytes": 0}
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_a_run_that_is_there_needs_no_config(tmp_path: Path, capsys: pytest.Capt
 def test_what_is_not_stated_is_named_as_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "--config", changed(tmp_path, "score", estimate={})]) == 0
     printed = capsys.readouterr().out
-    assert "Unknown: score of m18-score; give estimate.rows" in printed and "unknown" in printed
+    assert "Unknown: score of m18-score; give estimate.rows" in printed and "all that is known" in printed
 
 
 @pytest.mark.parametrize(

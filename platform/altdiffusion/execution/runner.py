@@ -7,12 +7,13 @@ import json
 import pickle
 import time
 import traceback
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError, first_line
-from altdiffusion.execution import cluster
+from altdiffusion.execution import attempts, cluster
 from altdiffusion.execution.capacity import check_capacity, have, lacking, named
 from altdiffusion.execution.folding import Folding
 from altdiffusion.execution.progress import Progress
@@ -183,15 +184,17 @@ class UnitActor:
     travels as a value, because Ray would wrap it and count it as a failure of its own.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, run: str) -> None:
         begin_worker(worker.identity)
-        self._worker = worker
+        self._worker, self._run = worker, run
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {"finished": [], "error": []}
         for text in batch["unit"]:
             try:
-                out["finished"].append(json.dumps(self._worker.finish(Unit(**json.loads(str(text)))).to_json()))
+                unit = Unit(**json.loads(str(text)))
+                attempts.count(self._run, unit.id)
+                out["finished"].append(json.dumps(self._worker.finish(unit).to_json()))
                 out["error"].append(None)
             except Exception as error:
                 out["finished"].append(None)
@@ -209,15 +212,26 @@ def _on_ray(
                 "is the memory of one process, but Ray has several",
                 "use a folder or an object store, or the inline backend",
             )
+    check_capacity(resources)
+    run = uuid.uuid4().hex
+    try:
+        yield from _rounds(worker, units, pool, resources, run, metrics)
+    finally:
+        attempts.forget(run)
+
+
+def _rounds(
+    worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources, run: str, metrics: UnitMetrics
+) -> Iterator[Finished | Unsettled]:
+    """Yield the result of each unit; units that a lost pool leaves go to a new one."""
     from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
-    check_capacity(resources)
     waiting = {unit.id: unit for unit in units}
     barren = 0
     while waiting:
         left = len(waiting)
         try:
-            for result in _round(worker, list(waiting.values()), pool, resources):
+            for result in _round(worker, list(waiting.values()), pool, resources, run):
                 del waiting[result.unit_id]
                 yield result
         except GetTimeoutError:
@@ -240,7 +254,9 @@ def _on_ray(
             ) from None
 
 
-def _round(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources) -> Iterator[Finished | Unsettled]:
+def _round(
+    worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources, run: str
+) -> Iterator[Finished | Unsettled]:
     """Yield the result of each of these units from one Ray Data plan, in the order in which they end."""
     import ray.data
 
@@ -251,7 +267,7 @@ def _round(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resourc
             UnitActor,
             batch_size=None,  # a block: Ray hands its results on together in any case
             batch_format="numpy",
-            fn_constructor_kwargs={"worker": worker},
+            fn_constructor_kwargs={"worker": worker, "run": run},
             compute=ray.data.ActorPoolStrategy(
                 min_size=min(pool.min_size, len(units)), max_size=min(pool.max_size, len(units))
             ),

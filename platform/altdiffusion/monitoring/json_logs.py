@@ -99,6 +99,8 @@ class _Handler(logging.Handler):
         stream = sys.stderr
         if isinstance(stream, JsonStream):
             stream.emit(level, f"{record.name}: {self.format(record)}")
+        elif logging.lastResort is not None:  # a program has put its own stream in place
+            logging.lastResort.handle(record)
 
 
 class JsonLogs:

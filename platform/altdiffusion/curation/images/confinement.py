@@ -86,8 +86,13 @@ def confine() -> int:
     return missing
 
 
+def landlock_version() -> int:
+    """Return the version of Landlock that the kernel has; less than 1 where it has none."""
+    return int(_libc.syscall(_CREATE_RULESET, None, 0, 1))
+
+
 def _only_code_is_readable() -> bool:
-    version = _libc.syscall(_CREATE_RULESET, None, 0, 1)
+    version = landlock_version()
     if version < 1:
         return False
     handled = _ACCESSES[max(known for known in _ACCESSES if known <= version)]
