@@ -1,7 +1,7 @@
 """`python -m deploy.audit`: known vulnerabilities of the locked packages, by pip-audit.
 
-pip-audit by itself ends with 0 where its database does not know a package, which is also its answer where an index
-stands in for the database. Here that is a failure.
+pip-audit by itself ends with 0 where its database does not know a package, which is also its answer where a mirror
+of the index has no database. Here that is a failure.
 """
 
 from __future__ import annotations
