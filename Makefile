@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo miniature language test chaos bench check-newest check format clean
+.PHONY: help setup demo miniature language test chaos bench check-newest audit lock check format clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ language: $(READY)  ## teach the miniature one more language without an image in
 	@$(BIN)/python -m demo.language $(LANG)
 
 test: $(READY)  ## run all tests except the chaos runs, which take minutes
-	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## run every fault, write the table of docs/reliability.md, then run the other slow tests
 	@PYTHONPATH=platform:. $(BIN)/python -m tests.chaos.report
@@ -52,7 +52,17 @@ check-newest:  ## run the suite with the newest packages that pyproject.toml adm
 	@test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	@.venv-newest/bin/pip install -qq --upgrade $(TORCH)
 	@.venv-newest/bin/pip install -qq --upgrade --upgrade-strategy eager -e '.[demo,dev,s3]'
-	@.venv-newest/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+	@.venv-newest/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+
+audit:  ## ask an advisory database about every locked package
+	@test -x .venv-lock/bin/python || $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/pip install -qq --upgrade pip pip-audit
+	@.venv-lock/bin/python -m deploy.audit
+
+lock:  ## make the lock with hashes, the licences and the bill of materials from constraints.txt
+	@test -x .venv-lock/bin/python || $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/pip install -qq --upgrade pip
+	@.venv-lock/bin/python -m deploy.lock
 
 check: $(READY)  ## check format, lint, types, import layers
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && PYTHONPATH=platform:. $(BIN)/lint-imports

@@ -1,20 +1,24 @@
 """Loading: shuffled batches of latents from local disk, ours next to Ray Data, WebDataset and PyTorch's DataLoader.
 
-    python -m benchmarks.loading [--rows N] [--side PIXELS] [--batch B] [--passes N] [--repeats N]
+    python -m benchmarks.loading [--rows N] [--side PIXELS] [--batch B] [--passes N] [--repeats N] [--s3]
 
 All read the same rows (float16 latents [4, S/8, S/8] and 77 token ids), as Parquet shards of a dataset version or, for
 WebDataset, as tars; the files are in the page cache. Each gives shuffled batches of torch tensors to one consumer, one
 thread of computation each, for some passes over the rows (ours keeps half of them in memory at most):
 
     ours        `training.data.loader.Loader`: chunks shuffled globally, rows in windows of 8,192; two threads read
-    the same, 18 languages   with `order.language_temperature` and twice the memory: each language's rows are shuffled
-                for themselves, and each reads its own out of the row groups
+    the same, 18 languages   with `order.language_temperature` and the same memory: each language's rows are shuffled
+                for themselves; the first pass writes them to this machine's disk by language, later ones read those
     Ray Data    `read_parquet(shuffle="files")`, `iter_torch_batches` with a local shuffle buffer and a vectorised
                 collate function, two CPUs
     WebDataset  shards shuffled, a shuffle buffer, `.npy` members, DataLoader in the same process
     DataLoader  an `IterableDataset` that turns the rows of shuffled row groups into tensors, out of a shuffle buffer,
                 `num_workers=0`
     the same, our decoder   instead of row by row: not a peer, it shows what the decoder brings and what the rest
+
+With `--s3`, all read from an S3 server on loopback that waits 20 ms before each answer (`benchmarks.s3_server`), one
+pass cold, then one in which what they keep is warm. WebDataset streams tars through boto3, Ray Data and the DataLoader
+read by Arrow's own S3 filesystem.
 
 Wall-clock samples/s from the first request to the last batch, processes and imports ready; in turn, medians. Only ours
 verifies the pages' checksums, and only ours knows which samples batch n holds.
@@ -53,12 +57,16 @@ from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.layout import LATENTS, decode_latents
 from altdiffusion.training.data.loader import Loader, open_sources
 from altdiffusion.training.order.mixture import make_order, sources_of
+from benchmarks.s3_server import serving
 
 TOKENS, SHARD_ROWS, GROUP_ROWS = 77, 2048, 1024
 BUFFER = 1000
 WINDOW_CHUNKS, CACHE_MB = 8, 512
 TEMPERATURE = 5.0
-AT_LEAST, SAMPLES_PER_S = 2.0, 5000
+AT_LEAST, SAMPLES_PER_S, COLD_PER_S = 2.0, 5000, 2000
+DELAY_MS = 20.0
+
+Way = Callable[[int, int], Iterator[int]]
 
 
 def write(lake: str, rows: int, side: int, tars: Path) -> Version:
@@ -99,9 +107,7 @@ def write(lake: str, rows: int, side: int, tars: Path) -> Version:
     return dataset.publish(kind="latents", records=records, parents=[], config={}, fingerprint="f")
 
 
-def ours(
-    version: Version, batch: int, seed: int, passes: int, temperature: float | None = None, cache_mb: int = CACHE_MB
-) -> Iterator[int]:
+def ours(version: Version, batch: int, seed: int, passes: int, temperature: float | None = None) -> Iterator[int]:
     order = {"chunk_rows": GROUP_ROWS, "window_chunks": WINDOW_CHUNKS, "language_temperature": temperature}
     tree = {
         "run": "loading",
@@ -114,7 +120,7 @@ def ours(
         "global_batch": batch,
         "micro_batch": batch,
         "order": order,
-        "workers": {"cache_mb": cache_mb},
+        "workers": {"cache_mb": CACHE_MB},
     }
     config = from_dict(TrainConfig, tree)
     parts = open_sources(config, sources_of(config, [version]), LATENTS)
@@ -127,8 +133,8 @@ def ours(
 def ray_data(version: Version, batch: int, seed: int) -> Iterator[int]:
     import ray
 
-    paths = [version.shard_uri(number) for number in range(len(version.shards))]
-    dataset = ray.data.read_parquet(paths, columns=list(LATENTS.columns), shuffle="files")
+    paths, filesystem = shards(version)
+    dataset = ray.data.read_parquet(paths, columns=list(LATENTS.columns), shuffle="files", filesystem=filesystem)
     batches = dataset.iter_torch_batches(
         batch_size=batch,
         local_shuffle_buffer_size=BUFFER,
@@ -138,6 +144,17 @@ def ray_data(version: Version, batch: int, seed: int) -> Iterator[int]:
     )
     for tensors in batches:
         yield len(tensors["latents"])
+
+
+def shards(version: Version) -> tuple[list[str], Any]:
+    """Return the shards' paths, and Arrow's filesystem for them (None: the local one)."""
+    from pyarrow.fs import S3FileSystem
+
+    uris = [version.shard_uri(number) for number in range(len(version.shards))]
+    if not version.uri.startswith("s3://"):
+        return uris, None
+    store = S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"], scheme="http", region="us-east-1")
+    return [uri.removeprefix("s3://") for uri in uris], store
 
 
 def Collate() -> Any:
@@ -151,10 +168,19 @@ def Collate() -> Any:
     return Vectorised()
 
 
-def web_dataset(tars: Path, batch: int, seed: int) -> Iterator[int]:
+def open_s3(url: str, *_: Any, **__: Any) -> Any:
+    """Return the body of an object as a stream, for WebDataset."""
+    import boto3
+
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    return boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
+
+
+def web_dataset(tars: Path, batch: int, seed: int, bucket: str | None = None) -> Iterator[int]:
     import webdataset as wds
 
-    urls = sorted(str(path) for path in tars.glob("*.tar"))
+    wds.gopen_schemes["s3"] = open_s3
+    urls = sorted(f"{bucket}/{path.name}" if bucket else str(path) for path in tars.glob("*.tar"))
     random.Random(seed).shuffle(urls)
     data = (
         wds.WebDataset(urls, shardshuffle=False, seed=seed)
@@ -170,8 +196,8 @@ def web_dataset(tars: Path, batch: int, seed: int) -> Iterator[int]:
 class Shards(IterableDataset):  # type: ignore[misc]
     """One sample after the other, out of a shuffle buffer over shuffled row groups."""
 
-    def __init__(self, paths: list[str], seed: int, decoder: bool) -> None:
-        self.paths, self.seed, self.decoder = paths, seed, decoder
+    def __init__(self, paths: list[str], filesystem: Any, seed: int, decoder: bool) -> None:
+        self.paths, self.filesystem, self.seed, self.decoder = paths, filesystem, seed, decoder
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         draw = random.Random(self.seed)
@@ -179,7 +205,7 @@ class Shards(IterableDataset):  # type: ignore[misc]
         draw.shuffle(paths)
         buffer: list[dict[str, torch.Tensor]] = []
         for path in paths:
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(path, filesystem=self.filesystem)
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=list(LATENTS.columns))
                 for sample in self.vectorised(table) if self.decoder else self.plain(table):
@@ -204,8 +230,8 @@ class Shards(IterableDataset):  # type: ignore[misc]
 
 
 def data_loader(version: Version, batch: int, seed: int, decoder: bool = False) -> Iterator[int]:
-    paths = [version.shard_uri(number) for number in range(len(version.shards))]
-    for tensors in DataLoader(Shards(paths, seed, decoder), batch_size=batch, drop_last=True):
+    paths, filesystem = shards(version)
+    for tensors in DataLoader(Shards(paths, filesystem, seed, decoder), batch_size=batch, drop_last=True):
         yield len(tensors["latents"])
 
 
@@ -215,6 +241,67 @@ def rate(batches: Iterator[int]) -> float:
     return count / (time.perf_counter() - began)
 
 
+def ways(version: Version, tars: Path, given: argparse.Namespace, bucket: str | None) -> dict[str, Way]:
+    """Return what is measured, by name: each takes a seed and a number of passes."""
+
+    def again(way: Callable[[int], Iterator[int]]) -> Way:
+        """Return a source of passes, each with a seed of its own."""
+        return lambda seed, passes: (count for number in range(passes) for count in way(1000 * seed + number))
+
+    return {
+        "ours": lambda seed, passes: ours(version, given.batch, seed, passes),
+        "the same, 18 languages": lambda seed, passes: ours(version, given.batch, seed, passes, TEMPERATURE),
+        "Ray Data": again(lambda seed: ray_data(version, given.batch, seed)),
+        "WebDataset": again(lambda seed: web_dataset(tars, given.batch, seed, bucket)),
+        "DataLoader": again(lambda seed: data_loader(version, given.batch, seed)),
+        "the same, our decoder": again(lambda seed: data_loader(version, given.batch, seed, decoder=True)),
+    }
+
+
+def local(folder: str, given: argparse.Namespace) -> None:
+    """Measure on a local disk, the files in the page cache and processes started, in turn."""
+    tars = Path(folder) / "tars"
+    measured = ways(Lake(f"{folder}/lake").version("latents"), tars, given, None)
+    for way in measured.values():
+        rate(way(0, given.passes))
+    found: dict[str, list[float]] = {name: [] for name in measured}
+    for turn in range(given.repeats):
+        for name, way in measured.items():
+            found[name].append(rate(way(turn + 1, given.passes)))
+    report("", {name: statistics.median(rates) for name, rates in found.items()}, SAMPLES_PER_S)
+
+
+def remote(folder: str, given: argparse.Namespace) -> None:
+    """Measure on an object store: the first pass over the rows, and the second of two in sequence."""
+    with serving(Path(folder), DELAY_MS) as environment:
+        os.environ.update(environment)
+        measured = ways(Lake("s3://lake").version("latents"), Path(folder) / "tars", given, "s3://tars")
+        passes: dict[str, list[list[float]]] = {name: [] for name in measured}
+        for turn in range(given.repeats):
+            for name, way in measured.items():
+                passes[name].append(rates_of(way(turn + 1, 2), given.rows))
+    for number, title in enumerate(("cold", "warm")):
+        report(title, {name: statistics.median(r[number] for r in found) for name, found in passes.items()}, COLD_PER_S)
+
+
+def rates_of(batches: Iterator[int], rows: int) -> list[float]:
+    """Return the samples/s of the first pass, with its start, and of what follows."""
+    began, count, rates = time.perf_counter(), 0, []
+    for samples in batches:
+        count += samples
+        if not rates and count > rows - samples:
+            rates, began, count = [count / (time.perf_counter() - began)], time.perf_counter(), 0
+    return [*rates, count / (time.perf_counter() - began)]
+
+
+def report(title: str, medians: dict[str, float], at_least: int) -> None:
+    best = max(medians[name] for name in ("Ray Data", "WebDataset", "DataLoader"))
+    print(f"{title:24}{'samples/s':>12}{'ours / it':>12}{'it / best peer':>16}   to reach")
+    for name, value in medians.items():
+        goal = f"{AT_LEAST:g} of the best peer, {at_least:,} samples/s" if name == "ours" else ""
+        print(f"{name:24}{value:>12,.0f}{medians['ours'] / value:>12.2f}{value / best:>16.2f}   {goal}".rstrip())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=32_768)
@@ -222,45 +309,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--passes", type=int, default=3, help="over the rows, in a row")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--s3", action="store_true", help="read from an S3 server on loopback")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        tars = Path(folder) / "tars"
-        tars.mkdir()
-        version = write(f"{folder}/lake", given.rows, given.side, tars)
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        (Path(folder) / "tars").mkdir()
+        write(f"{folder}/lake", given.rows, given.side, Path(folder) / "tars")
         import ray
 
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=f"{folder}/ray")
         ray.data.DataContext.get_current().enable_progress_bars = False
-
-        def again(way: Callable[[int], Iterator[int]]) -> Callable[[int], Iterator[int]]:
-            """Return a source of passes, each with a seed of its own."""
-            return lambda seed: (count for number in range(given.passes) for count in way(given.passes * seed + number))
-
-        ways: dict[str, Callable[[int], Iterator[int]]] = {
-            "ours": lambda seed: ours(version, given.batch, seed, given.passes),
-            "the same, 18 languages": lambda seed: ours(
-                version, given.batch, seed, given.passes, TEMPERATURE, 2 * CACHE_MB
-            ),
-            "Ray Data": again(lambda seed: ray_data(version, given.batch, seed)),
-            "WebDataset": again(lambda seed: web_dataset(tars, given.batch, seed)),
-            "DataLoader": again(lambda seed: data_loader(version, given.batch, seed)),
-            "the same, our decoder": again(lambda seed: data_loader(version, given.batch, seed, decoder=True)),
-        }
-        for way in ways.values():  # files into the page cache, processes started
-            rate(way(0))
-        found: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(given.repeats):
-            for name, way in ways.items():
-                found[name].append(rate(way(turn + 1)))
+        print(f"latents of {given.side} px, {given.rows:,} rows, batches of {given.batch}")
+        (remote if given.s3 else local)(folder, given)
         ray.shutdown()
-    medians = {name: statistics.median(rates) for name, rates in found.items()}
-    best = max(medians[name] for name in ("Ray Data", "WebDataset", "DataLoader"))
-    print(f"latents of {given.side} px, {given.rows:,} rows, batches of {given.batch}")
-    print(f"{'':24}{'samples/s':>12}{'ours / it':>12}{'it / best peer':>16}   to reach")
-    for name, value in medians.items():
-        goal = f"{AT_LEAST:g} of the best peer, {SAMPLES_PER_S:,} samples/s" if name == "ours" else ""
-        print(f"{name:24}{value:>12,.0f}{medians['ours'] / value:>12.2f}{value / best:>16.2f}   {goal}".rstrip())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from altdiffusion.credentials import guard_outputs
 from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.execution.pipeline_step import PipelineStep
+from altdiffusion.monitoring import json_logs
+from altdiffusion.monitoring.identity import Identity, adopt, identity
+from altdiffusion.monitoring.json_logs import JsonLogs
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import NAME, optional_document
@@ -106,7 +109,21 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     """Parse the command line, run the job, and return the exit status."""
     guard_outputs()
     print_any_text()
+    before = identity()
+    with JsonLogs() as logs:
+        status = _main(job, argv, logs)
+    adopt(before)  # not after an exception, whose traceback is still to be printed
+    return status
+
+
+def _main(job: Job[C], argv: Sequence[str] | None, logs: JsonLogs) -> int:
+    adopt(Identity(job=job.name))
     parser = job_parser(job.name, job.summary)
+    try:
+        if json_logs.is_asked_for():
+            logs.start()
+    except ValueError as error:
+        parser.error(f"the environment variable {json_logs.VARIABLE}: {error}")
     arguments = parser.parse_intermixed_args(argv)
     try:
         if arguments.explain is not None:
@@ -114,13 +131,14 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.config is None:
             parser.error("the following arguments are required: --config")
-        config = _load(job, arguments.config, arguments.overrides)
+        config = _load(job, arguments.config, arguments.overrides, logs)
         if not NAME.fullmatch(config.run_name):
             raise AltDiffusionError(
                 f"config {arguments.config}, name of the run {config.run_name[:200]!r}",
                 "cannot be a file name",
                 "use up to 200 letters, digits, '.', '_' and '-'",
             )
+        adopt(Identity(job=job.name, run=config.run_name, json=logs.started))
         config = job.prepare(config, not arguments.dry_run or arguments.remote or files.is_local(config.lake))
         plan = job.plan(config)
         with naming_paths():
@@ -142,13 +160,16 @@ def main(job: Job[C], argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _load(job: Job[C], path: str, overrides: Sequence[str]) -> C:
-    """Return the config of a file.
+def _load(job: Job[C], path: str, overrides: Sequence[str], logs: JsonLogs) -> C:
+    """Return the config of a file; from here on, lines have the form that it asks for, errors in it included.
 
     Raises:
         AltDiffusionError: it is wrong, or another job's.
     """
     tree = load_tree(path, overrides)
+    execution = tree.get("execution")
+    if isinstance(execution, dict) and execution.get("log_format") == "json":
+        logs.start()
     try:
         config = from_dict(job.config, tree, path)
     except AltDiffusionError:

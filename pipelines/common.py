@@ -33,6 +33,8 @@ class ExecutionConfig(Checked):
     """CPUs of an embedded cluster; null takes all CPUs of this machine."""
     wait_for_nodes_s: Annotated[float, positive("1800 waits half an hour")] = added(1800.0)
     """Seconds that workers may wait for the nodes of a cluster before the job ends with an error."""
+    log_format: Literal["text", "json"] = added("text")
+    """`json`: every line that the job and its workers print or log is one JSON object with time, level, job and run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution.units import Unit, Unsettled
 from altdiffusion.storage.ledger import UnitRecord
+from altdiffusion.storage.shards import ShardInfo
 
 
 class Failing:
@@ -35,6 +36,22 @@ class Failing:
                 time.sleep(60)
                 del held
         return UnitRecord(unit_id=unit.id, index=unit.index, input_digest="0" * 64, rows_in=0)
+
+
+class Counted:
+    """A work of two outputs whose records count 3 accepted rows and 2 rejected ones."""
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def run_outputs(self, unit: Unit, outputs: Sequence[str]) -> list[UnitRecord]:
+        print("counting")
+        kept, dropped = (ShardInfo(sha256="0" * 64, rows=rows, bytes=100, row_group_rows=8) for rows in (3, 2))
+        record = UnitRecord(
+            unit_id=unit.id, index=unit.index, input_digest="0" * 64, rows_in=5, shards=(kept,), rejects=(dropped,),
+            rejects_by_reason={"timeout": 2},
+        )  # fmt: skip
+        return [record for _ in outputs]
 
 
 class TwoOutputs:

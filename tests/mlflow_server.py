@@ -30,12 +30,15 @@ class Server:
         database, artifacts = f"sqlite:///{self.folder}/mlflow.db", str(self.folder / "artifacts")
         return ["--backend-store-uri", database, "--artifacts-destination", artifacts]
 
-    def start(self) -> None:
+    def command(self) -> list[str]:
+        """Return the command that serves."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", *self.stores()]
+        return [*command, "--workers", "1", *self.stores()]
+
+    def start(self) -> None:
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(
-                command,
+                self.command(),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -7,10 +7,12 @@ import os
 import shutil
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 GRACE_S = 20.0
 
@@ -47,11 +49,27 @@ def embedded_ray() -> Iterator[None]:
     with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
         cluster.connect(num_cpus=2)
         try:
             yield
         finally:
             cluster.shutdown()
+
+
+def scraped(run: str | None = "seen") -> dict[tuple[str, str | None, str | None], float]:
+    """Return the samples of the node's endpoint that are a run's, or no run's, by name, pipeline step and dataset."""
+    import ray
+
+    node = ray.nodes()[0]
+    with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {
+        (sample.name, sample.labels.get("step"), sample.labels.get("dataset")): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.labels.get("run") == run
+    }
 
 
 def users(folder: str) -> list[psutil.Process]:

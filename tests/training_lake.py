@@ -22,7 +22,8 @@ from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import UnitRecord
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.reporting.reporter import Measured, Progress
+from altdiffusion.training.reporting.progress import Progress
+from altdiffusion.training.reporting.reporter import Measured
 
 SHAPE = (4, 4, 4)
 TOKENS = 8

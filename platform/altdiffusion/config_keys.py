@@ -226,7 +226,8 @@ def explain(cls: type, path: str) -> list[str]:
     facts["default"] = _default_text(key)
     if key.constraints:
         facts["holds"] = "; ".join(map(_holds, key.constraints))
-    decides = not key.field.metadata.get(OPERATIONAL)
+    above = (one for one in keys(cls) if f"{path}.".startswith(f"{one.path}."))  # the key itself included
+    decides = not any(one.field.metadata.get(OPERATIONAL) for one in above)
     facts["decides"] = "the result (part of the fingerprint)" if decides else "only where, how fast or what is kept"
     if key.section is not None:
         facts["keys"] = ", ".join(one.path for one in keys(key.section) if "." not in one.path)

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import TextIO
 
 from altdiffusion.errors import AltDiffusionError
 
@@ -28,11 +30,33 @@ _FIXABLE = {
 """Remedies for errors of the operating system that name a file and are not this program's."""
 
 
+_CONTROLS = re.compile("(?!\\A\r)[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What could move the cursor, change what is on the screen or set a title, and what turns the direction of a line. Left
+are tab, newline, and a carriage return at the beginning, by which progress bars redraw their line."""
+
+
+def visible(text: str) -> str:
+    """Return a text with its control characters written as JSON does: it can be printed, and JSON stays valid."""
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\r\n", "\n"))
+
+
 def print_any_text() -> None:
-    """Let standard output and error take any text: what a terminal's encoding does not have is printed as an escape."""
+    """Let standard output and error take any text, also that of strangers.
+
+    What a terminal's encoding does not have is printed as an escape, and so are control characters, which
+    captions, hosts and names of files may hold. `control` writes those of our own.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and not hasattr(stream, "write_controls"):
             stream.reconfigure(errors="backslashreplace")
+            write = stream.write
+            stream.write_controls = write  # type: ignore[attr-defined]
+            stream.write = lambda text, write=write: write(visible(text))  # type: ignore[method-assign,misc]
+
+
+def control(stream: TextIO, text: str) -> None:
+    """Write a text with control characters to a terminal."""
+    getattr(stream, "write_controls", stream.write)(text)
 
 
 @contextlib.contextmanager

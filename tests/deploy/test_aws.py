@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import fnmatch
 import json
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -146,7 +148,7 @@ def test_training_nodes_are_next_to_each_other_with_efa_on_four_cards(stack: Sta
     assert [(card["NetworkCardIndex"], card["DeviceIndex"]) for card in cards] == [(0, 0), (1, 1), (2, 1), (3, 1)]
     assert {card["InterfaceType"] for card in cards} == {"efa"}
     text = (ROOT / "deploy/aws/stack.yaml").read_text()  # moto has no placement groups
-    assert "Properties: {GroupName: altdiffusion, Strategy: cluster}" in text
+    assert "Properties: {GroupName: !Ref Name, Strategy: cluster}" in text
 
 
 def rights(role: str) -> list[dict[str, Any]]:
@@ -197,6 +199,52 @@ def test_roles_have_the_least_rights_that_work(stack: Stack) -> None:
             if action in one["Action"] and any(":instance/" in resource for resource in one["Resource"])
         ]  # fmt: skip
         assert stack.config["cluster_name"] in json.dumps(statement["Condition"])
+
+
+def test_mlflow_is_reached_by_the_nodes_alone_and_has_no_password_in_a_file(stack: Stack) -> None:
+    ec2 = boto3.client("ec2", REGION)
+    vpc = ec2.describe_subnets(SubnetIds=[stack.subnet])["Subnets"][0]["VpcId"]
+    other = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.16.0/20", AvailabilityZone=f"{REGION}b")["Subnet"]["SubnetId"]
+    node = stack.config["available_node_types"]["head"]["node_config"]
+    given = {"VpcId": vpc, "SubnetId": stack.subnet, "OtherSubnetId": other, "SecurityGroup": stack.group,
+             "Ami": node["ImageId"], "Image": stack.config["docker"]["image"], "Bucket": BUCKET}  # fmt: skip
+    template = (ROOT / "deploy/aws/mlflow.yaml").read_text()
+    settings = "{{GenerateSecretString: {{PasswordLength: 40, ExcludePunctuation: true}}}}"
+    secret = f"  {{}}:\n    Type: AWS::SecretsManager::Secret\n    Properties: {settings}\n"
+    secrets = boto3.client("secretsmanager", REGION)
+    for name in ("Password", "Admin", "Flask"):  # which moto's CloudFormation cannot make
+        assert secret.format(name) in template
+        template = template.replace(secret.format(name), "")
+        template = template.replace("Parameters:\n", f"Parameters:\n  {name}: {{Type: String}}\n", 1)
+        given[name] = secrets.create_secret(Name=name, SecretString=uuid.uuid4().hex)["ARN"]
+    boto3.client("cloudformation", REGION).create_stack(
+        StackName="altdiffusion-mlflow",
+        TemplateBody=template,
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+    (database,) = boto3.client("rds", REGION).describe_db_instances()["DBInstances"]
+    assert database["StorageEncrypted"] and not database["PubliclyAccessible"] and database["DBName"] == "mlflow"
+    (instance,) = [
+        one
+        for reservation in ec2.describe_instances()["Reservations"]
+        for one in reservation["Instances"]
+    ]  # fmt: skip
+    groups = {group["GroupId"]: group for group in ec2.describe_security_groups()["SecurityGroups"]}
+    (server,) = [group["GroupId"] for group in groups.values() if group["Description"].startswith("MLflow")]
+    assert "SecurityGroupIds: [!Ref Server]" in template  # moto leaves them out
+    (rule,) = groups[server]["IpPermissions"]
+    assert rule["FromPort"] == rule["ToPort"] == 5000 and not rule["IpRanges"]
+    assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [stack.group]
+    assert "VPCSecurityGroups: [!Ref Database]" in template
+    (rule,) = [one for group in groups.values() for one in group["IpPermissions"] if one.get("FromPort") == 5432]
+    assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [server] and not rule["IpRanges"]
+    encoded = ec2.describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
+    script = base64.b64decode(encoded["UserData"]["Value"]).decode()
+    subprocess.run(["bash", "-n"], input=script.encode(), check=True)
+    for name in ("Password", "Admin", "Flask"):
+        value = secrets.get_secret_value(SecretId=name)["SecretString"]
+        assert given[name] in script and value not in script
 
 
 def test_what_is_mounted_is_small_and_below_home(stack: Stack) -> None:

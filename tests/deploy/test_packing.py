@@ -1,4 +1,4 @@
-"""The workers of the published recipe's jobs fill the nodes of cluster.yaml, by the numbers that Ray counts with."""
+"""The workers of the published recipe's jobs fill the nodes of every cluster file, by Ray's own numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from altdiffusion.config import load_config
 from altdiffusion.execution.capacity import fits, room
@@ -16,14 +15,11 @@ from altdiffusion.execution.units import Resources
 from altdiffusion.training.config.workers import WorkersConfig
 from pipelines.common import Workers
 from pipelines.kinds import config_class
+from tests.deploy.clusters import KINDS, ROOT, launcher_file, node_types
 
-ROOT = Path(__file__).resolve().parents[2]
-CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-TYPES = CLUSTER["available_node_types"]
-NODES = {name: {key: float(value) for key, value in given["resources"].items()} for name, given in TYPES.items()}
 CONFIGS = sorted((ROOT / "jobs/configs/m18").glob("*.yaml"))
 STAGES = ("alignment", "distillation", "guidance", "quality")
-MEMORY_GIB = {"c6i.16xlarge": 128, "p4d.24xlarge": 1152}
+MEMORY_GIB = {"c6i.16xlarge": 128, "p4d.24xlarge": 1152, "n2-custom-64-131072": 128, "a2-highgpu-8g": 680}
 WASTE_AT_MOST = 0.1
 
 
@@ -45,34 +41,42 @@ def of_file(path: Path) -> list[tuple[str, int, Resources]]:
     return found
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_workers_fill_the_nodes_that_they_run_on(path: Path) -> None:
+def test_workers_fill_the_nodes_that_they_run_on(path: Path, kind: str) -> None:
+    types = node_types(kind)
     for key, count, needs in of_file(path):
-        on = {name: node for name, node in NODES.items() if fits(needs, [node])}
+        on = {name: given for name, given in types.items() if fits(needs, [given.resources])}
         assert list(on) == ["a100" if needs.num_gpus else "curation"], (key, on)
-        ((name, node),) = on.items()
-        full = room(needs, [node])
+        ((name, given),) = on.items()
+        full = room(needs, [given.resources])
         scarce = "GPU" if needs.num_gpus else "CPU"
         used = full * (needs.num_gpus or needs.num_cpus)
-        assert 1 - used / node[scarce] <= WASTE_AT_MOST, (
-            f"{key}: {full} workers use {used:g} of {node[scarce]:g} {scarce}"
+        assert 1 - used / given.resources[scarce] <= WASTE_AT_MOST, (
+            f"{key}: {full} workers use {used:g} of {given.resources[scarce]:g} {scarce}"
         )
-        assert count <= full * TYPES[name]["max_workers"], f"{key}: {count} workers do not fit on {name}"
+        if kind != "slurm":  # there a user asks for as many nodes as are free
+            assert count <= full * given.count, f"{key}: {count} workers do not fit on {name}"
 
 
-def test_the_64_workers_of_training_take_the_8_nodes_whole() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_64_workers_of_training_take_the_8_nodes_whole(kind: str) -> None:
     needs = Resources(num_cpus=10, num_gpus=1, custom={"training": 1})
-    assert room(needs, [NODES["a100"]] * TYPES["a100"]["max_workers"]) == 64
+    a100 = node_types(kind)["a100"]
+    assert a100.count == 8 and room(needs, [a100.resources] * a100.count) == 64
 
 
-def test_memory_is_what_ray_leaves_of_the_instance() -> None:
-    """The launcher counts 70 % of an instance's memory for workers: the rest is the object store's."""
-    for name, node in NODES.items():
-        whole = MEMORY_GIB.get(TYPES[name]["node_config"]["InstanceType"])
+@pytest.mark.parametrize(("kind", "key"), [("aws", "InstanceType"), ("gcp", "machineType")])
+def test_memory_is_what_ray_leaves_of_the_machine(kind: str, key: str) -> None:
+    """The launcher counts 70 % of a machine's memory for workers: the rest is the object store's."""
+    for name, given in launcher_file(kind)["available_node_types"].items():
+        whole = MEMORY_GIB.get(given["node_config"][key])
         assert (whole is None) == (name == "head")
         if whole is not None:
-            assert node["memory"] == int(whole * 2**30 * 0.7)
+            assert given["resources"]["memory"] == int(whole * 2**30 * 0.7)
 
 
-def test_all_nodes_together_are_not_more_than_the_cluster_may_have() -> None:
-    assert sum(given["max_workers"] for given in TYPES.values()) <= CLUSTER["max_workers"]
+@pytest.mark.parametrize("kind", ["aws", "gcp"])
+def test_all_nodes_together_are_not_more_than_the_cluster_may_have(kind: str) -> None:
+    given = launcher_file(kind)
+    assert sum(one["max_workers"] for one in given["available_node_types"].values()) <= given["max_workers"]

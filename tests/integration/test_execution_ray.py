@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,15 +17,20 @@ import pytest
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import capacity, cluster
+from altdiffusion.execution.each_node import alive_nodes, on_each
 from altdiffusion.execution.runner import run_units
 from altdiffusion.execution.units import Pool, Resources, Unit, Unsettled
+from altdiffusion.monitoring import record
+from altdiffusion.monitoring.catalogue import CATALOGUE
+from altdiffusion.monitoring.identity import Identity, adopt
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.ledger import Ledger
 from altdiffusion.storage.ledger_pages import read_ledger
 from altdiffusion.storage.verification import damages_of
 from tests import generation_lake
-from tests.failing_work import Failing, TwoOutputs
-from tests.ray_folder import embedded_ray, ray_folder
+from tests.deploy.test_dashboard_and_alerts import OF_RAYLETS
+from tests.failing_work import Counted, Failing, TwoOutputs
+from tests.ray_folder import embedded_ray, ray_folder, scraped
 
 ROOT = Path(__file__).resolve().parents[2]
 POOL = Pool(min_size=1, max_size=2)
@@ -61,6 +67,50 @@ def test_a_pool_makes_what_one_process_makes(ray_here: None, undisturbed: tuple[
     made = generation_lake.generate(lake, generation_lake.config(lake), backend="ray", pool=POOL)
     assert made.ref == expected.ref
     assert damages_of(made) == []
+
+
+def test_prometheus_finds_what_a_step_counts(ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "REPEAT_S", 0.5)
+    units = [Unit(id=f"u{i}", index=i) for i in range(6)]
+    ledgers = {name: Lake(str(tmp_path)).dataset(name).ledger("f") for name in ("counted", "other")}
+    adopt(Identity(job="curate", run="seen", json=True))
+    try:
+        run_units(Counted(), units, ledgers, backend="ray", pool=POOL, progress=generation_lake.quiet("download"))
+        for metric in CATALOGUE:  # every one is accepted by Ray, with the labels that are declared
+            verb = {"gauge": record.set_to, "counter": record.add, "histogram": record.observe}[metric.kind]
+            verb(metric, 7.0, **dict.fromkeys(metric.labels, "tried"))
+        expected = {
+            ("rows_read_total", "counted"): 6 * 5,
+            ("rows_accepted_total", "counted"): 6 * 3,
+            ("rows_rejected_total", "counted"): 6 * 2,
+            ("bytes_written_total", "counted"): 6 * 100,
+            ("units_done", None): 6,
+            ("unit_seconds_count", None): 6,
+        }
+        wanted = {name for metric in CATALOGUE for name in metric.exported}
+        deadline = time.monotonic() + 60
+        while True:
+            found = scraped()
+            of_step = {key: found.get((f"ray_altdiffusion_{key[0]}", "download", key[1])) for key in expected}
+            if (of_step == expected and wanted <= {name for name, _, _ in found}) or time.monotonic() > deadline:
+                break
+            time.sleep(0.3)
+        assert of_step == expected
+        assert wanted <= {name for name, _, _ in found}
+        time.sleep(3)  # after more than two intervals, Ray has forgotten a gauge that nothing repeats
+        assert {name for name, _, _ in scraped(run=None)} >= OF_RAYLETS
+        while ("ray_altdiffusion_units_done", "download", None) not in scraped():
+            assert time.monotonic() < deadline + 10
+            time.sleep(0.3)
+    finally:
+        adopt(Identity())
+
+
+def printed_by_workers() -> list[dict[str, Any]]:
+    """Return the lines that the work `Counted` printed, as the log files of Ray's workers have them."""
+    files = Path(os.environ["RAY_TMPDIR"]).rglob("worker-*.out")
+    lines = {line for file in files for line in file.read_text().splitlines() if '"message": "counting"' in line}
+    return [line for line in map(json.loads, lines) if (line["job"], line["run"]) == ("curate", "seen")]
 
 
 def test_killed_workers_change_nothing(ray_here: None, undisturbed: tuple[str, Version], tmp_path: Path) -> None:
@@ -145,6 +195,18 @@ def test_a_call_gives_its_result_or_its_own_error(ray_here: None) -> None:
     with pytest.raises(AltDiffusionError, match=r"key x: is wrong. Remedy: fix it") as caught:
         cluster.call(refuse, "x")
     assert type(caught.value) is AltDiffusionError
+
+
+def test_every_node_answers_or_is_named(ray_here: None) -> None:
+    nodes = alive_nodes()
+    assert len(nodes) == 1 and nodes[0].name == nodes[0].address
+    assert on_each(nodes, divided, [(6, 3)], timeout_s=60) == [2]
+    (raised,) = on_each(nodes, refuse, [("seed",)], timeout_s=60)
+    assert isinstance(raised, AltDiffusionError) and raised.what == "key seed"
+    (failed,) = on_each(nodes, divided, [(1, 0)], timeout_s=60)
+    assert "failed (ZeroDivisionError" in str(failed) and nodes[0].name in str(failed)
+    (hung,) = on_each(nodes, time.sleep, [(60,)], timeout_s=1)
+    assert "did not answer within 1 s" in str(hung)
 
 
 def test_a_killed_driver_loses_nothing(undisturbed: tuple[str, Version]) -> None:

@@ -19,14 +19,19 @@ import psutil
 import pytest
 from PIL import Image
 
+from altdiffusion.config import semantic
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.images import decoder_pool
+from altdiffusion.curation.images.confinement import landlock_version
+from altdiffusion.curation.images.decoder_messages import DONE, TELL
 from altdiffusion.curation.images.decoder_pool import DecoderPool
+from altdiffusion.curation.images.decoder_process import Decoder
 from altdiffusion.curation.rejects import Refused
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import HOST, config, download, image, publish_links
 from tests.encoded_images import png_file
 from tests.fetch_server import Site, reply, serving
+from tests.fuzz.targets import image_seeds
 
 BAD = (sys.executable, str(Path(__file__).parents[1] / "bad_decoder.py"))
 
@@ -171,6 +176,48 @@ def test_a_decoder_has_no_secret_and_no_connection_of_the_worker(
         inside.close()
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.skipif(landlock_version() < 1, reason="this kernel has no Landlock")
+def test_a_decoder_that_was_taken_over_reaches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        decoder_pool, "COMMAND", (sys.executable, str(Path(__file__).parents[1] / "hostile_decoder.py"))
+    )
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    secret = tmp_path / "credentials"
+    secret.write_text("canary")
+    hostile = DecoderPool(DownloadConfig(image_size=32))
+    refused = "PermissionError"
+    expected = {
+        "secrets": "none", f"read {secret}": refused, "environ": refused, "read /etc/passwd": refused,
+        f"list {tmp_path}": refused, "list /proc": refused, f"write {tmp_path}/new": refused,
+        "write /dev/null": refused, f"remove {secret}": refused, "socket": refused, "unix": refused, "run": refused,
+        "fork": refused, "kill": refused, "memory": "errno 1", "ptrace": "errno 1", "pidfd": "errno 1",
+        "io_uring": "errno 1", "core": "(0, 0)", "import xmlrpc.client": "<module", "thread": "ran",
+    }  # fmt: skip
+    try:
+        assert refusal(hostile, b"TRY:thread") == ("decode", "ran")
+        outcomes = {
+            attack: refusal(hostile, b"TRY:" + attack.encode())[1][: len(want)] for attack, want in expected.items()
+        }
+        assert outcomes == expected
+        assert secret.read_text() == "canary"
+        assert refusal(hostile, b"TRY:abort") == ("decoder_crash", "SIGABRT")  # it ends as it would without limits
+    finally:
+        hostile.close()
+
+
+def test_what_a_decoder_gave_up_changes_no_image() -> None:
+    """Modules that are needed late are found, and no codec needs a file: every format is as in an open process."""
+    settings = DownloadConfig(image_size=32, formats=("jpg", "png", "webp", "gif", "avif", "bmp", "tiff"))
+    confined, open_one = DecoderPool(settings), Decoder(semantic(settings))
+    try:
+        for body in image_seeds():
+            answer = open_one(body)
+            assert TELL.unpack(answer[: TELL.size])[0] == DONE
+            assert confined.decode(body).body == answer[TELL.size :]
+    finally:
+        confined.close()
 
 
 def test_a_decoder_that_does_not_start_reports_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +75,35 @@ def test_a_person_draws_in_18_languages_and_with_several_seeds(address: str, bro
     page.wait_for_selector("text=the prompt: is blank", timeout=WAIT_MS)
     assert hosts == {address.split("/")[2]}  # the page works without the rest of the web
     page.close()
+
+
+def status_of(address: str, path: str, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{address.rstrip('/')}{path}", headers=headers)) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_other_pages_and_other_files_are_out_of_reach(address: str, drawing: Drawing, tmp_path: Path) -> None:
+    """A page of the web whose name leads here (DNS rebinding) is refused; so is any file but images that were drawn."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    assert status_of(address, "/config") == 200
+    assert status_of(address, "/config", Host="evil.example") == 400
+    assert status_of(address, "/config", Host="evil.example:80", Origin="http://evil.example") == 400
+    here = Path(__file__).resolve()
+    for path in (
+        secret,
+        "/etc/passwd",
+        "/proc/self/environ",
+        here,
+        drawing.folder.parent / "x",
+        f"{drawing.folder}/../x",
+    ):
+        for prefix in ("/gradio_api/file=", "/file="):
+            assert status_of(address, f"{prefix}{path}") in (403, 404), path
+    assert status_of(address, "/gradio_api/proxy=http://169.254.169.254/latest/meta-data/") >= 400
 
 
 def test_every_language_has_every_example() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from altdiffusion.errors import AltDiffusionError
-from altdiffusion.storage import files
+from altdiffusion.storage import fetched, files, shards
 from altdiffusion.storage.dataset import Lake
+from altdiffusion.storage.shard_reader import ShardReader
 from altdiffusion.storage.verification import verify
 from tests.s3_lake import NAMES, bucket, counts, curate, job, source
 
@@ -39,6 +42,29 @@ def test_a_curation_on_s3_gives_the_digests_of_a_folder_with_few_requests(s3: st
     assert first.total() <= 155 and first["HEAD"] <= 6, first
     assert again.total() <= 90 and again["HEAD"] == 0, again
     assert verified.total() <= 70, verified
+
+
+def test_a_shard_is_read_in_few_requests_and_its_size_is_checked(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetched, "PIECE_BYTES", 1 << 20)
+    values = [os.urandom(30_000) for _ in range(128)]
+    table = pa.table({"latent": pa.array(values, pa.binary()), "width": range(128), "caption": ["x"] * 128})
+    info = shards.write_table("s3://bucket", table, 64)
+    uri = shards.shard_uri("s3://bucket", info.sha256)
+    before = counts(s3)
+    reader = ShardReader(uri, info.bytes)
+    for group in (1, 0):
+        found = reader.read(group, ["latent", "width"], equal="latent")
+        assert found["latent"].to_pylist() == values[64 * group :][:64]
+        assert found["width"].to_pylist() == list(range(64 * group, 64 * group + 64))
+    narrow = reader.read(0, ["width"])
+    assert narrow["width"].to_pylist() == list(range(64))
+    # The end of the file; two row groups of 1.9 MB in pieces of 1 MiB; the narrow column.
+    assert counts(s3) - before == Counter(GET=1 + 2 * 2 + 1)
+    for size in (info.bytes - 1, info.bytes + 1, info.bytes + 10_000):
+        with pytest.raises(ValueError, match=f"it has {info.bytes} bytes instead of {size}"):
+            ShardReader(uri, size)
+    with pytest.raises(FileNotFoundError):
+        ShardReader("s3://bucket/missing.parquet", 10_000)
 
 
 def test_two_writers_of_one_object(s3: str) -> None:

@@ -1,4 +1,4 @@
-"""MLflow for several people as docs/mlflow.md sets it up: PostgreSQL, artifacts on S3, and basic auth.
+"""MLflow for several people as deploy/mlflow/serve.sh serves it: PostgreSQL, artifacts on S3, and basic auth.
 
 PostgreSQL is Debian's (`apt install postgresql`), and what MLflow needs for it is `pip install psycopg2-binary boto3
 Flask-WTF`; where either is missing, the test is skipped. The S3 server is that of the benchmarks.
@@ -39,27 +39,19 @@ PASSWORD = secrets.token_hex(12)
 class TeamServer(Server):
     """MLflow on PostgreSQL with artifacts on S3, for users with passwords."""
 
-    def __init__(self, folder: Path, database: str, s3: str) -> None:
+    def __init__(self, folder: Path, database: dict[str, str], s3: str) -> None:
         super().__init__(folder)
-        self.database = database
-        auth = folder / "auth.ini"
-        auth.write_text(
-            "[mlflow]\ndefault_permission = READ\n"
-            f"database_uri = {database}mlflow_auth\nadmin_username = admin\nadmin_password = {PASSWORD}\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        )
         self.environment = {
-            "MLFLOW_AUTH_CONFIG_PATH": str(auth), "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(12),
+            **database, "MLFLOW_ADMIN_PASSWORD": PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(12),
+            "MLFLOW_PORT": str(self.port), "MLFLOW_HOSTS": f"127.0.0.1:{self.port}",
+            "MLFLOW_ARTIFACTS": "s3://bucket/mlflow", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "MLFLOW_S3_ENDPOINT_URL": s3, "AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests",
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_EC2_METADATA_DISABLED": "true",
         }  # fmt: skip
 
-    def stores(self) -> list[str]:
-        return [
-            "--app-name", "basic-auth", "--backend-store-uri", f"{self.database}mlflow", "--serve-artifacts",
-            "--artifacts-destination", "s3://bucket/mlflow",
-        ]  # fmt: skip
+    def command(self) -> list[str]:
+        return ["sh", str(Path(__file__).resolve().parents[2] / "deploy/mlflow/serve.sh")]
 
     def ask(self, path: str, user: str | None, body: dict[str, Any] | None = None, password: str = PASSWORD) -> Any:
         """Make a REST call as a user, or as none."""
@@ -78,8 +70,8 @@ def as_user(command: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a PostgreSQL with two databases, without their names."""
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment with which clients find a PostgreSQL that has the database `mlflow`."""
     if INITDB is None:
         pytest.skip("PostgreSQL's initdb is not installed (apt install postgresql)")
     if MISSING:
@@ -101,12 +93,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         subprocess.run(as_user([*control, "-o", options, "start"]), check=True, capture_output=True, cwd=folder)
         try:
             access = ["-h", "127.0.0.1", "-p", str(port), "-U", "mlflow"]
-            for name in ("mlflow", "mlflow_auth"):
-                command = [str(programs / "createdb"), *access, name]
-                subprocess.run(
-                    command, check=True, capture_output=True, cwd=folder, env=os.environ | {"PGPASSWORD": PASSWORD}
-                )
-            yield f"postgresql+psycopg2://mlflow:{PASSWORD}@127.0.0.1:{port}/"
+            found = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mlflow", "PGPASSWORD": PASSWORD}
+            command = [str(programs / "createdb"), *access, "mlflow"]
+            subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | found)
+            yield found
         finally:
             subprocess.run(as_user([*control, "-m", "immediate", "stop"]), check=True, capture_output=True, cwd=folder)
     finally:
@@ -127,7 +117,7 @@ def s3(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 @pytest.mark.timeout(300)
 def test_a_job_logs_to_a_team_server(
-    tmp_path: Path, database: str, s3: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: dict[str, str], s3: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs, metrics, images and artifacts are in PostgreSQL and on S3; without a password nothing is given away."""
     server = TeamServer(tmp_path, database, s3[0])
@@ -161,6 +151,14 @@ def test_a_job_logs_to_a_team_server(
             with pytest.raises(urllib.error.HTTPError) as refused:
                 server.ask(f"runs/get?run_id={run.run_id}", user, password=password)
             assert refused.value.code == 401
+        request = urllib.request.Request(
+            f"{server.uri}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.com"}
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert refused.value.code == 403
+        listed = subprocess.run(["ps", "-ef"], capture_output=True, text=True, check=True).stdout
+        assert PASSWORD not in listed
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
         with pytest.raises(AltDiffusionError, match="MLFLOW_TRACKING_PASSWORD"):
             JobRun.open(

@@ -19,12 +19,13 @@ import pytest
 import torch
 
 from altdiffusion.config import resolved
+from altdiffusion.monitoring.identity import Identity, adopt
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.faults import goodput
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.launch_ray import train
 from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
-from tests.ray_folder import embedded_ray, ray_folder
+from tests.ray_folder import embedded_ray, ray_folder, scraped
 from tests.signals import take_sigint
 from tests.training_lake import Recorder, config, make_lake
 
@@ -64,8 +65,19 @@ def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, ray_here: None, h
     outbox = tmp_path / "metrics.jsonl"
     killed: list[int] = []
     threading.Thread(target=kill_a_worker, args=(lake, killed, how), daemon=True).start()
-    ref = train(settings, lake, outbox_path=str(outbox))
+    adopt(Identity(job="train", run=how.name))
+    try:
+        ref = train(settings, lake, outbox_path=str(outbox))
+    finally:
+        adopt(Identity())
     assert len(killed) == 1
+    deadline = time.monotonic() + 20  # the driver's figures, repeated while it lives, and those of a worker that ended
+    while (figures := scraped(how.name)).get(("ray_altdiffusion_train_step", None, None)) != STEPS:
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    assert figures["ray_altdiffusion_train_restarts", None, None] >= 1
+    assert 0 < figures["ray_altdiffusion_train_goodput_ratio", None, None] < 1
+    assert figures["ray_altdiffusion_train_checkpoint_seconds_count", None, None] >= 1
     assert ref.name == f"align/{checkpoints.step_name(STEPS)}"
     points = [json.loads(line) for line in outbox.read_text().splitlines()]
     assert {point["step"] for point in points} == set(range(10, STEPS + 1, 10))

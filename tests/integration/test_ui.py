@@ -68,6 +68,9 @@ def test_a_server_shows_the_newest_run_and_leaves_no_process(small: SmallLake) -
         assert 1 <= len(members(group)) <= 4
         with urllib.request.urlopen(addresses[0].partition("#")[0], timeout=60) as page:
             assert page.status == 200 and b"<html" in page.read()
+        other = urllib.request.Request(f"{server}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):  # a page of the web whose name leads here
+            urllib.request.urlopen(other, timeout=60)
         query = urllib.parse.urlencode({"path": "lineage.html", "run_uuid": run.run_id})
         with urllib.request.urlopen(f"{server}/get-artifact?{query}", timeout=60) as artifact:
             assert "Lineage of checkpoint quality" in artifact.read().decode()

@@ -26,7 +26,7 @@ from altdiffusion.training.faults.spikes import LossSpiked, SpikeGuard
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop.loop import open_data, train_loop
 from altdiffusion.training.order.skips import batch_at, merged, step_of
-from altdiffusion.training.reporting.reporter import Progress
+from altdiffusion.training.reporting.progress import Progress
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.seen import seen
 from altdiffusion.training.update.trainer import Trainer

@@ -23,7 +23,7 @@ from altdiffusion.training.checkpoints.tensor_file import DTYPES, write_tensors
 from altdiffusion.training.checkpoints.write import share_out, write
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop import saver
-from altdiffusion.training.reporting.reporter import Progress
+from altdiffusion.training.reporting.progress import Progress
 from tests.ranks import train_by_two
 from tests.training_lake import Recorder, config, file_hashes
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +21,10 @@ from altdiffusion.config import from_dict
 from altdiffusion.diffusion import noise
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage.dataset import Lake, Manifest, Version
-from altdiffusion.training.config import TrainConfig
-from altdiffusion.training.data import layout
-from altdiffusion.training.data.loader import Loader, open_sources
+from altdiffusion.storage.shard_reader import ShardReader
+from altdiffusion.training.config import TrainConfig, WorkersConfig
+from altdiffusion.training.data import language_chunks, layout
+from altdiffusion.training.data.loader import Loader, RowGroups, open_sources
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.order.language_rows import FACTS, ROWS, ChosenRows, choose, language_rows
 from altdiffusion.training.order.mixture import make_order, sources_of
@@ -29,6 +34,13 @@ from tests.training_lake import SHAPE, Recorder, write_latents
 
 # Of ten rows in sequence: en 5, de 3, th 1, fr 1.
 PATTERN = ("en", "de", "en", "th", "en", "de", "en", "fr", "en", "de")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder in which rows are kept by language."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/altdiffusion/chunks"
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +217,82 @@ def test_memory_holds_only_rows_of_the_language(lake: str) -> None:
         into = part.empty(source.rows)
         part.gather(np.arange(source.rows), into)
         assert part.cached_bytes == source.rows * (2 * 64 + 4 * 8)
+
+
+def all_rows(settings_: TrainConfig, opened: list[Version]) -> Iterator[tuple[RowGroups, torch.Tensor]]:
+    """Yield each language's rows, and all of their latents."""
+    for part in open_sources(settings_, sources_of(settings_, opened), layout.LATENTS):
+        assert isinstance(part, RowGroups)
+        into = part.empty(part.rows)
+        part.gather(np.arange(part.rows), into)
+        yield part, into["latents"]
+
+
+def test_a_row_group_is_read_from_the_lake_once_for_all_languages(
+    lake: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Counter[tuple[int, int]]()
+    whole = ShardReader.read
+
+    def counted(self: ShardReader, group: int, *given: Any, **more: Any) -> Any:
+        read[id(self), group] += 1
+        return whole(self, group, *given, **more)
+
+    monkeypatch.setattr(ShardReader, "read", counted)
+    opened = versions(lake, "mixed")
+    groups = sum(-(-shard.rows // shard.row_group_rows) for shard in opened[0].shards)
+    found = list(all_rows(config(lake, 3.0), opened))
+    assert len(list(cache.glob("*/*-*"))) == groups == read.total()
+    read.clear()
+    direct = dataclasses.replace(config(lake, 3.0), workers=WorkersConfig(language_disk_gb=0))
+    for (part, latents), (plain, expected) in zip(found, all_rows(direct, opened), strict=True):
+        assert torch.equal(latents, expected)
+        part.close(), plain.close()
+    assert read.total() > 2 * groups and not list(cache.iterdir())
+
+
+def test_what_is_kept_is_checked_bounded_and_removed(lake: str, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened = versions(lake, "mixed")
+    parts = [(part, latents) for part, latents in all_rows(config(lake, 3.0), opened)]
+    kept = sorted(cache.glob("*/*-*"))
+    for number, path in enumerate(kept):  # damaged in the rows, in the header, cut off, or gone
+        data = path.read_bytes()
+        path.write_bytes((data[:-70] + b"x" + data[-69:], b"?" + data[1:], data[:4000], data)[number % 4])
+        if number % 4 == 3:
+            path.unlink()
+    for (_, latents), (part, again) in zip(parts, list(all_rows(config(lake, 3.0), opened)), strict=True):
+        assert torch.equal(latents, again)
+        part.close()
+    left, held = cache / "left", cache / "held"
+    for folder in (left, held):
+        folder.mkdir()
+        (folder / "rows").write_bytes(b"x" * 1000)
+        (folder / ".lock").touch()
+    with open(held / ".lock") as lock:  # another run reads there
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        for part, _ in parts:
+            part.close()
+        small = dataclasses.replace(config(lake, 3.0), workers=WorkersConfig(language_disk_gb=2e-5))
+        for (_, latents), (_, again) in zip(parts, all_rows(small, opened), strict=True):
+            assert torch.equal(latents, again)
+        assert held.exists() and not left.exists()
+        assert 0 < sum(path.stat().st_size for path in cache.glob("*/*-*")) <= 20_000 - 1000
+
+
+@pytest.mark.parametrize("call", ["replace", "makedirs"])
+def test_a_disk_without_room_costs_no_rows(
+    lake: str, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = versions(lake, "mixed")
+    expected = [latents for _, latents in all_rows(config(lake, 3.0), opened)]
+    shutil.rmtree(cache)
+    monkeypatch.setattr(language_chunks.os, call, full)
+    found = [latents for _, latents in all_rows(config(lake, 3.0), opened)]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert "No space left on device" in caplog.text and not list(cache.glob("*/*-*"))
 
 
 def test_training_counts_what_it_saw_by_language(lake: str) -> None:

@@ -21,7 +21,8 @@ from altdiffusion.training.config import OptimizerConfig
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.loop.loop import open_data
 from altdiffusion.training.reporting.peak import Peak
-from altdiffusion.training.reporting.reporter import LineReporter, Progress
+from altdiffusion.training.reporting.progress import Progress
+from altdiffusion.training.reporting.reporter import LineReporter
 from altdiffusion.training.run.continuing import continuation
 from altdiffusion.training.run.resolve import resolve
 from altdiffusion.training.tasks import DiffusionTask

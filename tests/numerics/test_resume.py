@@ -19,8 +19,10 @@ from altdiffusion.training.checkpoints.write import write
 from altdiffusion.training.config import StartConfig
 from altdiffusion.training.faults import failures
 from altdiffusion.training.launch_local import run_local
+from altdiffusion.training.run.continuing import continuation
 from altdiffusion.training.run.record import read_record
 from altdiffusion.training.run.resolve import finished
+from altdiffusion.training.seen import seen
 from tests.flipped import flip
 from tests.full_disk import no_file_beyond
 from tests.training_lake import Recorder, config, file_hashes, write_latents
@@ -186,6 +188,24 @@ def test_a_stage_starts_from_the_checkpoint_of_another_and_keeps_to_it(lake: str
     run_local(config(lake, steps=9), lake, reporter=Recorder())  # the first run goes on
     third = run_local(replace(settings, steps=6), lake, reporter=Recorder())
     assert third.parents[-1] == str(first.ref)
+
+
+def test_a_damaged_newest_checkpoint_is_not_passed_over_by_another_run(lake: str) -> None:
+    run_local(config(lake, steps=6, checkpoint_every=3), lake, reporter=Recorder())
+    flip(folder(lake, 6) / "unet.safetensors")
+    settings = replace(config(lake, run="quality", stage="quality", steps=3), start=StartConfig(checkpoint="align"))
+    for question in (
+        lambda: run_local(settings, lake, reporter=Recorder()),
+        lambda: seen(lake, "align"),
+        lambda: continuation(config(lake, steps=12, continue_as="more"), lake),
+    ):
+        with pytest.raises(
+            AltDiffusionError, match=r"step-00000006: is the newest of run align and is damaged"
+        ) as error:
+            question()
+        assert error.value.remedy == "restore it, or remove the folder to use the one before"
+    shutil.rmtree(folder(lake, 6))
+    assert run_local(settings, lake, reporter=Recorder()).parents[-1].startswith("checkpoint:align/step-00000003@")
 
 
 def test_a_start_that_is_not_there_is_named(lake: str) -> None:

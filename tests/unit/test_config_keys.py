@@ -66,6 +66,7 @@ def test_explain_states_meaning_type_unit_default_and_bounds(capsys: pytest.Capt
     for part in ("whole number", "MiB", "2048", "must be at least 1", "only where, how fast"):
         assert part in text
     assert "part of the fingerprint" in " ".join(explain(TrainJobConfig, "train.optimizer.lr"))
+    assert "part of the fingerprint" not in " ".join(explain(TrainJobConfig, "execution.log_format"))
     assert main(TRAIN, ["--explain", "train.lr"]) == 2
     assert "train.optimizer.lr" in capsys.readouterr().err
 

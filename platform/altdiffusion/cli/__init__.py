@@ -14,6 +14,7 @@ from altdiffusion.cli import (
     checkpoint_verbs,
     convert_verb,
     dataset_verbs,
+    doctor_verb,
     document_verbs,
     evaluation_verbs,
     gc_verb,
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     ab_verbs.register(verbs)
     prompt_set_verb.register(verbs)
     push_verb.register(verbs)
+    doctor_verb.register(verbs)
     document_verbs.register(verbs, dataset_actions, lineage_actions)
     sheet_verb.register(verbs)
     submit_verb.register(verbs)

@@ -13,6 +13,7 @@ from altdiffusion.diffusion.folder import content_digest, missing_model
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
 from altdiffusion.storage.locks import held
+from altdiffusion.storage.user_cache import user_cache
 
 COPY_TIMEOUT_S = 3600.0
 """Longest wait for another process of this machine that copies the same model."""
@@ -63,7 +64,7 @@ def local_pinned(uri: str, sha256: str) -> str:
     data = read_pinned(uri, sha256)
     if files.is_local(resolved):
         return files.local_path(resolved)
-    path = os.path.join(_cache(), sha256)
+    path = os.path.join(user_cache("models"), sha256)
     files.write_atomic(path, data)
     return path
 
@@ -128,7 +129,7 @@ def _cached_folder(uri: str, digest: str | None) -> str:
     Raises:
         AltDiffusionError: another process has held the copy for more than `COPY_TIMEOUT_S`.
     """
-    root = _cache()
+    root = user_cache("models")
     os.makedirs(root, exist_ok=True)
     lock = os.path.join(root, f".{files.sha256_hex(uri.encode())[:16]}.lock")
     with held(lock, f"copy of model {uri}", COPY_TIMEOUT_S):
@@ -168,8 +169,3 @@ def _copy(uri: str, target: str) -> None:
             to = files.local_path(files.join(target, name))  # no name leads out of the folder
             os.makedirs(os.path.dirname(to), exist_ok=True)
             fs.get_file(f"{root}/{name}", to)
-
-
-def _cache() -> str:
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(root, "altdiffusion", "models")

@@ -10,6 +10,8 @@ from typing import Any
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.execution import cluster
 from altdiffusion.execution.units import Resources
+from altdiffusion.monitoring.catalogue import NODES_WAIT_LIMIT_SECONDS, NODES_WAITED_SECONDS
+from altdiffusion.monitoring.record import set_to
 
 SHOW_EVERY_S = 30.0
 LOOK_EVERY_S = 2.0
@@ -94,9 +96,25 @@ def have(count: int, resources: Resources) -> str:
     return f"the cluster has room for {min(room(resources, _nodes()), count):,} of {count:,}; {more}"
 
 
+_waits_since: list[float] = []
+"""When the wait for nodes began, while there is one."""
+
+
+def note_wait(waits: bool, limit_s: float | None = None) -> None:
+    """Record whether this process waits for nodes, and for how long."""
+    if not waits:
+        _waits_since.clear()
+    elif not _waits_since:
+        _waits_since.append(time.monotonic())
+    set_to(NODES_WAITED_SECONDS, time.monotonic() - _waits_since[0] if _waits_since else 0.0)
+    set_to(NODES_WAIT_LIMIT_SECONDS, cluster.wait_for_nodes_s() if limit_s is None else limit_s)
+
+
 def lacking(resources: Resources, count: int = 1) -> str:
     """Return what a pool without a worker waits for, in words; empty where a node for a worker is there."""
-    if fits(resources, _nodes()):
+    waits = not fits(resources, _nodes())
+    note_wait(waits)
+    if not waits:
         return ""
     return f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}"
 
@@ -130,6 +148,7 @@ def wait_for_nodes(
     shown = float("-inf")
     with _demand(count, resources) if _node_types() else contextlib.nullcontext():
         while room(resources, _nodes()) < count:
+            note_wait(True, wait_s)
             if is_stopped():
                 return False
             now = time.monotonic()
@@ -143,6 +162,7 @@ def wait_for_nodes(
                 shown = now
                 show(f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}")
             time.sleep(min(LOOK_EVERY_S, wait_s))
+    note_wait(False, wait_s)
     return True
 
 

@@ -10,6 +10,9 @@ from types import TracebackType
 from typing import TextIO
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.monitoring.catalogue import ROWS_UNFINISHED
+from altdiffusion.monitoring.record import set_to
+from altdiffusion.terminal import control
 
 LOG_EVERY_S = 5.0
 QUIET_EVERY_S = 30.0
@@ -53,6 +56,11 @@ class Progress:
         self._counted_at = 0.0
         self._explain: Callable[[], str] | None = None
         self._waits_for = ""
+
+    @property
+    def step(self) -> str:
+        """The pipeline step: the first word of the label."""
+        return self.label.partition(" ")[0]
 
     def count_unfinished(self, count: Callable[[], int]) -> None:
         """Have the rows of unfinished units counted every few seconds.
@@ -149,6 +157,7 @@ class Progress:
             return
         with self._lock:
             self._inside = inside
+        set_to(ROWS_UNFINISHED, inside, step=self.step)
 
     def _look_at_start(self) -> None:
         if self._explain is not None and not self._done and not self._inside:
@@ -164,7 +173,7 @@ class Progress:
                 return
             self._shown, self._shown_at = state, time.monotonic()
             if self._terminal:
-                self._stream.write(f"\r{text}\x1b[K" + ("\n" if last else ""))
+                control(self._stream, f"\r{text}\x1b[K" + ("\n" if last else ""))
             else:
                 self._stream.write(f"{text}\n")
             self._stream.flush()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import time
 import traceback
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from altdiffusion.errors import AltDiffusionError, first_line
@@ -17,7 +17,10 @@ from altdiffusion.execution import attempts, cluster
 from altdiffusion.execution.capacity import check_capacity, have, lacking, named
 from altdiffusion.execution.folding import Folding
 from altdiffusion.execution.progress import Progress
+from altdiffusion.execution.unit_metrics import Finished, OutputCounts, UnitMetrics
 from altdiffusion.execution.units import Backend, MultiOutputWork, Pool, Resources, SpillingWork, Unit, Unsettled, Work
+from altdiffusion.monitoring.identity import identity, making
+from altdiffusion.monitoring.json_logs import begin_worker
 from altdiffusion.storage.ledger import Ledger, UnitRecord, total
 
 MAX_RETRIES = 2
@@ -32,16 +35,6 @@ UNSETTLED_ROWS = 128
 
 Ledgers = Mapping[str, Ledger]
 """The ledger of each output that is wanted, by the name of its dataset."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A unit that every ledger has a record of."""
-
-    unit_id: str
-    rows_in: int
-    rows_out: int | None
-    """Number of accepted rows; None where there are several outputs, each with a number of its own."""
 
 
 def run_units(
@@ -83,16 +76,20 @@ def run_units(
     progress.begin(len(units), len(units) - len(pending))
     pool, resources = pool or Pool(), resources or Resources()
     in_a_row = max(UNSETTLED_UNITS, 2 * pool.max_size if backend == "ray" else 0)
-    worker = Worker(work, ledgers)
+    worker, metrics = Worker(work, ledgers), UnitMetrics(progress.step)
+    metrics.begin(len(units), len(units) - len(pending))
     if backend == "ray":
         progress.explain_start(functools.partial(lacking, resources, pool.min_size))
     while pending:
-        results = _inline(worker, pending) if backend == "inline" else _on_ray(worker, pending, pool, resources)
+        results = (
+            _inline(worker, pending) if backend == "inline" else _on_ray(worker, pending, pool, resources, metrics)
+        )
         unsettled: list[Unsettled] = []
         since: list[Unsettled] = []
         with progress, Folding(ledgers.values(), len(units) - len(pending)) as folding:
-            for result in results:
+            for result in _counting_errors(results, metrics):
                 if isinstance(result, Unsettled):
+                    metrics.failed("unsettled")
                     unsettled.append(result)
                     since.append(result)
                     if len(since) >= in_a_row and sum(one.rows for one in since) >= UNSETTLED_ROWS:
@@ -100,11 +97,20 @@ def run_units(
                     continue
                 since = []
                 progress.advance(result.rows_in, result.rows_out)
+                metrics.finished(result)
                 folding.advance()
         if unsettled and len(unsettled) == len(pending):
             raise _together(unsettled)
         open_ids = {one.unit_id for one in unsettled}
         pending = [unit for unit in pending if unit.id in open_ids]
+
+
+def _counting_errors(results: Iterator[Finished | Unsettled], metrics: UnitMetrics) -> Iterator[Finished | Unsettled]:
+    try:
+        yield from results
+    except Exception:
+        metrics.failed("error")
+        raise
 
 
 def _together(unsettled: Sequence[Unsettled]) -> Unsettled:
@@ -121,6 +127,8 @@ class Worker:
 
     def __init__(self, work: Work, ledgers: Ledgers) -> None:
         self.ledgers = dict(ledgers)
+        self.identity = identity()
+        """That of the driver, which a worker's process adopts."""
         self._work = work
         self._ready = False
 
@@ -129,17 +137,27 @@ class Worker:
 
         A kill between two records loses nothing: the unit then runs again for the remaining outputs alone.
         """
+        began = time.perf_counter()
         records = {name: ledger.get(unit.id) for name, ledger in self.ledgers.items()}
         missing = [name for name, record in records.items() if record is None]
-        if missing and not self._ready:
-            self._work.setup()
-            self._ready = True
-        for name, made in self._run(unit, missing).items():
-            records[name] = self.ledgers[name].record(made)
-        if isinstance(self._work, SpillingWork):
-            self._work.recorded(unit)
-        known = [record for record in records.values() if record is not None]
-        return Finished(unit.id, known[0].rows_in, known[0].rows_out if len(known) == 1 else None)
+        with making(unit.id):
+            if missing and not self._ready:
+                self._work.setup()
+                self._ready = True
+                began = time.perf_counter()  # loading models is not a part of the unit
+            for name, made in self._run(unit, missing).items():
+                records[name] = self.ledgers[name].record(made)
+            if isinstance(self._work, SpillingWork):
+                self._work.recorded(unit)
+        known = {name: record for name, record in records.items() if record is not None}
+        (first, *others) = known.values()
+        return Finished(
+            unit.id,
+            first.rows_in,
+            None if others else first.rows_out,
+            time.perf_counter() - began,
+            tuple(OutputCounts.of(name, known[name]) for name in missing),
+        )
 
     def _run(self, unit: Unit, outputs: Sequence[str]) -> dict[str, UnitRecord]:
         if not outputs:  # recorded by a worker that died since, or by another driver
@@ -167,6 +185,7 @@ class UnitActor:
     """
 
     def __init__(self, worker: Worker, run: str) -> None:
+        begin_worker(worker.identity)
         self._worker, self._run = worker, run
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -175,7 +194,7 @@ class UnitActor:
             try:
                 unit = Unit(**json.loads(str(text)))
                 attempts.count(self._run, unit.id)
-                out["finished"].append(json.dumps(asdict(self._worker.finish(unit))))
+                out["finished"].append(json.dumps(self._worker.finish(unit).to_json()))
                 out["error"].append(None)
             except Exception as error:
                 out["finished"].append(None)
@@ -183,7 +202,9 @@ class UnitActor:
         return out
 
 
-def _on_ray(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources) -> Iterator[Finished | Unsettled]:
+def _on_ray(
+    worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources, metrics: UnitMetrics
+) -> Iterator[Finished | Unsettled]:
     for ledger in worker.ledgers.values():
         if ledger.folder_uri.startswith("memory://"):
             raise AltDiffusionError(
@@ -194,13 +215,13 @@ def _on_ray(worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resour
     check_capacity(resources)
     run = uuid.uuid4().hex
     try:
-        yield from _rounds(worker, units, pool, resources, run)
+        yield from _rounds(worker, units, pool, resources, run, metrics)
     finally:
         attempts.forget(run)
 
 
 def _rounds(
-    worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources, run: str
+    worker: Worker, units: Sequence[Unit], pool: Pool, resources: Resources, run: str, metrics: UnitMetrics
 ) -> Iterator[Finished | Unsettled]:
     """Yield the result of each unit; units that a lost pool leaves go to a new one."""
     from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
@@ -222,6 +243,7 @@ def _rounds(
             ) from None
         except RayError as error:
             # A node went away, which is not the fault of a unit: the remaining units go to a new pool.
+            metrics.failed("worker_lost")
             barren = barren + 1 if len(waiting) == left else 0
             if isinstance(error, ActorUnavailableError) and barren <= MAX_RETRIES:
                 continue
@@ -260,7 +282,7 @@ def _round(
         if row["error"] is not None:
             yield _unpack(row["error"])
         else:
-            yield Finished(**json.loads(row["finished"]))
+            yield Finished.from_json(json.loads(row["finished"]))
 
 
 def _pack(error: Exception) -> bytes:

@@ -14,7 +14,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,12 +26,15 @@ from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.generation.webui_text import Row, webui_rows
 from altdiffusion.languages import normalised_tag
 from altdiffusion.storage import files
+from altdiffusion.storage.unpacking import unpacked
 
 CHUNK_ROWS = 65_536
 RAW = pa.schema([("number", pa.int64()), ("problem", pa.string()), *((name, pa.string()) for name in FIELDS)])
 """A chunk of rows before they are checked: all values as text, and why a row could not be read, if so."""
 _SEPARATORS = (",", ";", "\t", "|")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_MOST_JSON = 1 << 30
+"""Bytes of a packed array, which is read as a whole."""
 _NOT_UTF8 = "holds bytes or half characters that are not UTF-8"
 _FORMATS = "name it .jsonl, .json, .csv, .tsv, .parquet or .txt, all but .parquet also with .gz"
 
@@ -99,10 +102,12 @@ class _Reader:
             yield _chunk(some, present, self._others)
 
     def _rows(self, data: bytes) -> Iterator[Row]:
-        stream: IO[bytes] = io.BytesIO(data)
+        stream = io.BytesIO(data)
         if self._packed:
-            stream = cast("IO[bytes]", gzip.GzipFile(fileobj=stream))
-        buffered = io.BufferedReader(cast("io.RawIOBase", stream))
+            most = _MOST_JSON if self._format == "json" else None
+            buffered = unpacked(stream, f"prompts file {self._config.file}", most)
+        else:
+            buffered = io.BufferedReader(cast("io.RawIOBase", stream))
         if buffered.peek(2)[:2] in _UTF16:
             raise self._error("is UTF-16", "save it as UTF-8")
         newline = "" if self._format in ("csv", "tsv") else None

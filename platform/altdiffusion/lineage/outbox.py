@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from altdiffusion.errors import first_line
+from altdiffusion.monitoring.catalogue import OUTBOX_BYTES, OUTBOX_FAILED_TRIES
+from altdiffusion.monitoring.record import set_to
 
 log = logging.getLogger(__name__)
 
@@ -240,6 +242,10 @@ class Source(Protocol):
 
     def commit(self, end: int) -> None: ...
 
+    def waiting_bytes(self) -> int:
+        """Return how many bytes are not shipped yet."""
+        ...
+
 
 class OutboxReader:
     """The reader: it reads whole lines, CHUNK_BYTES at a time, from the offset that `commit` stored next to the file.
@@ -296,6 +302,13 @@ class OutboxReader:
             yield from chunk.records
             ahead.commit(chunk.end)
 
+    def waiting_bytes(self) -> int:
+        """Return how many bytes of the file are not shipped yet."""
+        try:
+            return max(os.path.getsize(self.path) - self._offset, 0)
+        except OSError:
+            return 0
+
     def commit(self, end: int) -> None:
         """Mark everything before `end` as shipped. The outbox is fsynced first, and the mark is replaced atomically.
 
@@ -340,6 +353,9 @@ class MemoryOutbox:
 
     def commit(self, end: int) -> None:
         self._shipped = end
+
+    def waiting_bytes(self) -> int:
+        return sum(len(json.dumps(record, default=str)) for record in self._records[self._shipped :])
 
 
 class Denied(Exception):
@@ -410,8 +426,11 @@ class Shipper:
         tries = 0  # since `stop`
         while not self._abandoned.is_set():
             stopping = self._stopping.is_set()  # read first, so that this round has all that precedes `stop`
-            if self._ship_all():
-                self._failures = 0
+            shipped = self._ship_all()
+            self._failures = 0 if shipped else self._failures + 1
+            set_to(OUTBOX_BYTES, sum(reader.waiting_bytes() for reader, _ in self._routes))
+            set_to(OUTBOX_FAILED_TRIES, self._failures)
+            if shipped:
                 if self._step_later():
                     continue
                 if stopping:
@@ -419,7 +438,6 @@ class Shipper:
                 self._wake.wait(self._interval)
                 self._wake.clear()
                 continue
-            self._failures += 1
             if isinstance(self.last_error, Denied) and self._failures >= MAX_DENIED:
                 self.denied = True
                 log.warning("%s. This job sends nothing more", first_line(self.last_error))

@@ -79,6 +79,7 @@ def serve(page: Any, host: str, port: int | None, *, wait: bool = True) -> str:
             footer_links=[],
             theme=gradio.themes.Default(font=_FONT, font_mono=["ui-monospace", "monospace"]),
             css=_CSS,
+            app_kwargs={"middleware": _only_own_names(host)},
         )
     except OSError as error:
         raise AltDiffusionError(f"port {port}", f"cannot be used ({error})", "give another one as --port") from error
@@ -86,6 +87,20 @@ def serve(page: Any, host: str, port: int | None, *, wait: bool = True) -> str:
     if wait:
         page.block_thread()
     return str(address)
+
+
+def _only_own_names(host: str) -> list[Any]:
+    """Return what refuses requests under another name than the page's own.
+
+    A page of the open web can have its own name resolve to this machine (DNS rebinding), and its browser then takes
+    this server for its own. Where the server listens on all addresses on purpose, its names are not known.
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    if host in ("0.0.0.0", "::"):
+        return []
+    return [Middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost", "127.0.0.1"])]
 
 
 def _controls(gradio: Any, drawing: Drawing, steps: int, guidance_scale: float, sampler: SamplerName) -> list[Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
+
+from altdiffusion.storage.fetched import FetchedFile
 
 U8 = npt.NDArray[np.uint8]
 
@@ -41,10 +42,10 @@ def is_readable(chunk: Any) -> bool:
     )
 
 
-def read_equal(file: BinaryIO, chunk: Any, rows: npt.NDArray[np.int64] | None = None) -> U8:
+def read_equal(file: BinaryIO | FetchedFile, chunk: Any, rows: npt.NDArray[np.int64] | None = None) -> U8:
     """Return the values of a column chunk, uint8 [R, L], or of some of its rows (ascending), uint8 [K, L].
 
-    Pages that hold none of these rows are neither read (from a local file) nor verified.
+    Pages that hold none of these rows are neither read nor verified.
 
     Raises:
         ValueError: the pages are damaged or of another form, or hold a null or values of different lengths.
@@ -104,16 +105,12 @@ def _values(page: _Page, column: str) -> U8:
     return values
 
 
-def _reader_of(file: BinaryIO, start: int, size: int) -> _Reader:
-    """Return the reader of a column chunk.
-
-    It reads a local file page by page, so that a page is still in the processor's cache when it is verified and copied,
-    and any other file at once, since each request costs a round trip.
-    """
-    if isinstance(file, io.FileIO):
-        return _Reader(size=size, at=lambda at, count: _bytes_of(file, start + at, count))
-    chunk = _bytes_of(file, start, size)
-    return _Reader(size=size, at=lambda at, count: chunk[at : at + count])
+def _reader_of(file: BinaryIO | FetchedFile, start: int, size: int) -> _Reader:
+    """Return the reader of a column chunk: page by page, so that a page is still in the processor's cache when it is
+    verified and copied. Pages of a remote file that were fetched are taken as they are."""
+    if isinstance(file, FetchedFile):
+        return _Reader(size=size, at=lambda at, count: file.bytes_at(start + at, count))
+    return _Reader(size=size, at=lambda at, count: _bytes_of(file, start + at, count))
 
 
 def _bytes_of(file: BinaryIO, start: int, size: int) -> U8:

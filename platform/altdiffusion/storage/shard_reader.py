@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, pages
+from altdiffusion.storage.fetched import FetchedFile
 from altdiffusion.storage.shards import REMEDY, damaged
 
 _PIECE_BYTES = 1 << 20
@@ -42,19 +43,18 @@ class ShardReader:
     """
 
     def __init__(self, uri: str, size_bytes: int) -> None:
-        if files.size_bytes(uri) != size_bytes:
-            raise ValueError(f"it has {files.size_bytes(uri)} bytes instead of {size_bytes}")
         if files.is_local(uri):  # Arrow's own file, in pieces, avoids Python and a second copy in memory
+            if files.size_bytes(uri) != size_bytes:
+                raise ValueError(f"it has {files.size_bytes(uri)} bytes instead of {size_bytes}")
             path = files.local_path(uri)
-            self._file: BinaryIO = open(path, "rb", buffering=0)  # noqa: SIM115
+            self._file: BinaryIO | FetchedFile = open(path, "rb", buffering=0)  # noqa: SIM115
             source: Any = pa.OSFile(path)
             self._parquet = pq.ParquetFile(
                 source, page_checksum_verification=True, buffer_size=_PIECE_BYTES, pre_buffer=False
             )
         else:
-            fs, path = files.filesystem(uri)
-            source = self._file = cast(BinaryIO, fs.open(path, "rb"))
-            self._parquet = pq.ParquetFile(source, page_checksum_verification=True)
+            source = self._file = FetchedFile(uri, size_bytes)
+            self._parquet = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
         self._source = source
         leaves = self._parquet.schema
         self._place = {leaves.column(place).path: place for place in range(len(leaves))}
@@ -74,6 +74,24 @@ class ShardReader:
                 that `pages` reads, it is read that faster way and returned as fixed-size binary.
             rows: numbers of the wanted rows, ascending; None for all.
         """
+        if isinstance(self._file, FetchedFile):
+            self._file.fetch(self._ranges(group, columns))
+        try:
+            return self._read(group, columns, equal, rows)
+        finally:
+            if isinstance(self._file, FetchedFile):
+                self._file.forget()
+
+    def _ranges(self, group: int, columns: Sequence[str]) -> list[tuple[int, int]]:
+        """Return where the columns of a row group are in the file, by offset and size."""
+        facts = self._parquet.metadata.row_group(group)
+        chunks = [facts.column(place) for path, place in self._place.items() if path.partition(".")[0] in columns]
+        starts = [min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset))) for chunk in chunks]
+        return [(start, chunk.total_compressed_size) for start, chunk in zip(starts, chunks, strict=True)]
+
+    def _read(
+        self, group: int, columns: Sequence[str], equal: str | None, rows: npt.NDArray[np.int64] | None
+    ) -> pa.Table:
         chunk = None if equal is None else self._parquet.metadata.row_group(group).column(self._place[equal])
         if chunk is not None and not pages.is_readable(chunk):
             chunk = None

@@ -13,6 +13,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from altdiffusion.errors import AltDiffusionError, Resumable
 from altdiffusion.execution import cluster
 from altdiffusion.execution.capacity import wait_for_nodes, wanted
 from altdiffusion.execution.units import Resources
+from altdiffusion.monitoring.identity import identity
+from altdiffusion.monitoring.json_logs import begin_worker
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.training.checkpoints import format as checkpoints
@@ -118,7 +121,7 @@ def _fit(run: ResolvedRun, reporter: Reporter, notice: PreemptionNotice) -> Exce
     relay = ray.remote(num_cpus=0, max_restarts=-1)(MessageRelay).remote()
     trainer = TorchTrainer(
         worker,
-        train_loop_config={"run": run, "relay": relay},
+        train_loop_config={"run": run, "relay": relay, "identity": identity()},
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=(workers.min_count, workers.count) if workers.min_count is not None else workers.count,
@@ -174,6 +177,7 @@ def worker(settings: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     if not config.workers.gpus:
         torch.set_num_threads(max(1, int(config.workers.cpus)))
+    begin_worker(replace(settings["identity"], rank=rank))
     attempt = [uuid.uuid4().hex]
     if world > 1:
         dist.broadcast_object_list(attempt, src=0)

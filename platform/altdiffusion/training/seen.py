@@ -120,7 +120,7 @@ def open_checkpoint(lake: str, run: str, step: int | None = None, *, digest: str
     Raises:
         AltDiffusionError: there is no such run or checkpoint.
     """
-    found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_verified(lake, run)
+    found = checkpoints.open_step(lake, run, step) if step is not None else checkpoints.latest_intact(lake, run)
     if found is None or read_record(lake, run) is None:
         raise AltDiffusionError(
             f"run {run}", f"has no checkpoint in {lake}", f"runs here: {checkpoints.known_runs(lake)}"

@@ -7,7 +7,9 @@ process, because the cause may have been another one (the machine was short of m
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import os
 import queue
 import signal
@@ -23,9 +25,12 @@ import altdiffusion
 from altdiffusion.config import semantic
 from altdiffusion.curation.config import StoreConfig
 from altdiffusion.curation.images.color import PROFILED, Profiled
+from altdiffusion.curation.images.confinement import NO_LANDLOCK, NO_SECCOMP
 from altdiffusion.curation.images.decoder_messages import ASK, DONE, READY, TELL
 from altdiffusion.curation.rejects import DECODE_TIMEOUT, DECODER_CRASH, KNOWN, MEMORY_LIMIT, Refused
 from altdiffusion.errors import AltDiffusionError
+
+log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-P", "-m", "altdiffusion.curation.images.decoder_process")
 _TRIES = 2
@@ -171,6 +176,7 @@ class _Decoder:
             )
         if process.stderr is not None:
             process.stderr.close()
+        _warn_of_missing(TELL.unpack(head)[1])
         self._process, self._sock = process, ours
         self._finalizer = weakref.finalize(self, _end, process, ours)
         return ours
@@ -184,6 +190,17 @@ class _Decoder:
         finalizer()
         code = process.returncode
         return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+@functools.cache
+def _warn_of_missing(missing: int) -> None:
+    """Report, once, that this kernel does not confine decoders."""
+    names = [name for bit, name in ((NO_LANDLOCK, "Landlock"), (NO_SECCOMP, "seccomp filters")) if missing & bit]
+    if names:
+        log.warning(
+            "decoders are less confined than they could be: this kernel offers no %s (docs/security.md)",
+            " and no ".join(names),
+        )
 
 
 def _receive(sock: socket.socket, length: int) -> bytes | None:

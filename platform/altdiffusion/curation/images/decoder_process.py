@@ -4,7 +4,7 @@
 
 FD is a socket inherited from the worker (`decoder_pool`), SETTINGS is JSON. Codecs are the part of a crawler that
 hostile bytes reach deepest, so they run here: what crashes, hangs or eats memory ends this process and costs one row.
-The process has no file, no other connection and no secret, and its memory is limited.
+The process has no file, no other connection and no secret, can get none (`confinement`), and its memory is limited.
 
 An image is decoded, converted to sRGB, laid on white and turned upright, in this order. Then img2dataset's Resizer
 resizes and encodes it. Nothing but pixels remains of the file that came: no EXIF, no profile, no comment, no bytes
@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 
 from altdiffusion.curation.images.color import PROFILED, Converter, Converters, Mode, lab_to_srgb
+from altdiffusion.curation.images.confinement import confine
 from altdiffusion.curation.images.decode_guard import read_header
 from altdiffusion.curation.images.decoder_messages import ASK, DONE, READY, REFUSED, TELL
 from altdiffusion.curation.images.header import Header
@@ -328,13 +329,12 @@ def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
     decoder = Decoder(settings)
     limit = _address_space() + (int(settings["decoder_memory_mib"]) << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ends_s = float(settings["decode_timeout_s"]) + _GRACE_S
     silent = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(silent, descriptor)
     gc.freeze()  # the modules' objects need not be examined at every collection
-    sock.sendall(TELL.pack(READY, 0, 0, 0, 0, 0, 0, 0, 0))
+    sock.sendall(TELL.pack(READY, confine(), 0, 0, 0, 0, 0, 0, 0))
     while len(head := sock.recv(ASK.size, socket.MSG_WAITALL)) == ASK.size:
         (length,) = ASK.unpack(head)
         body = sock.recv(length, socket.MSG_WAITALL)

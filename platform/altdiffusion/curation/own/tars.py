@@ -31,6 +31,9 @@ from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit
 
 _TAR = re.compile(r"(?i)(.*)\.(?:tar(?:\.(gz|zst))?|(tgz))")
+_EXTENDED = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 _CODECS = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}
 _LOOKED_AT = 64
 """Samples that are read for their columns when tar files are planned."""
@@ -90,6 +93,15 @@ def _json_names(file: SourceFile) -> tuple[set[str], bool]:
     return names, True
 
 
+class _Entry(tarfile.TarInfo):
+    """A header of a tar file. `tarfile` reads the whole of an extended one, which holds a name or a few attributes."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENDED and self.size > _MOST_TEXT:
+            raise tarfile.ReadError(f"an extended header of {self.size} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
+
+
 @contextlib.contextmanager
 def _opened_tar(uri: str, name: str) -> Iterator[tuple[tarfile.TarFile, _Ending]]:
     """Open a tar file to read it member by member.
@@ -100,7 +112,7 @@ def _opened_tar(uri: str, name: str) -> Iterator[tuple[tarfile.TarFile, _Ending]
     with opened(uri) as file:
         try:
             packed = _Ending(_unpacked(file, name))
-            with tarfile.open(fileobj=packed, mode="r|") as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=packed, mode="r|", tarinfo=_Entry) as tar:  # type: ignore[call-overload]
                 yield tar, packed
         except (tarfile.TarError, pa.ArrowException, EOFError, zlib.error, OSError) as error:
             if getattr(error, "errno", None) is not None:  # of the storage, and not of what unpacks

@@ -43,6 +43,8 @@ from altdiffusion.curation.web.event_loop import EventLoop
 from altdiffusion.curation.web.fetch import Fetched, Fetcher, Later, Moved
 from altdiffusion.curation.web.robots import Robots, RobotsCache
 from altdiffusion.execution.reject_reasons import Reason
+from altdiffusion.monitoring.catalogue import DOWNLOADS_IN_FLIGHT
+from altdiffusion.monitoring.record import set_to
 from altdiffusion.urls import Target
 
 _AGAIN = frozenset({TIMEOUT, CONNECT, RESET, http_status(429), http_status(503)})
@@ -50,6 +52,7 @@ _ROBOTS_AGAIN = frozenset({CONNECT, ROBOTS_UNREACHABLE})
 _LONGEST_BACKOFF_S = 30.0
 _AT_ONCE = 64
 """Downloads that are started before those on their way are looked at again."""
+_REPORT_EVERY_S = 5.0
 _HOST = r"^ *[A-Za-z]+://(?P<host>[^/?#:@\\]+)"
 
 
@@ -176,6 +179,7 @@ class Schedule:
         self._open, self._in_flight = len(urls), 0
         self._idle_s = 0.0
         self._idle_since: float | None = None
+        self._report_at = 0.0
         paces.forget_past()
         self._hosts: dict[str, _Host] = {}
         self._order = self._by_host()
@@ -247,9 +251,17 @@ class Schedule:
         try:
             with self._loop as loop:
                 while self._open and not self._ended:
+                    self._report_in_flight()
                     loop.turn(self._start_turns(loop))
         except BaseException as error:
             self.fail(error)
+        set_to(DOWNLOADS_IN_FLIGHT, 0)
+
+    def _report_in_flight(self) -> None:
+        now = time.monotonic()
+        if now >= self._report_at:
+            self._report_at = now + _REPORT_EVERY_S
+            set_to(DOWNLOADS_IN_FLIGHT, self._in_flight)
 
     def _start_turns(self, loop: EventLoop) -> float:
         """Start what may start; return the moment at which more may."""

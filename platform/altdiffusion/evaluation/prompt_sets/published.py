@@ -13,7 +13,6 @@ Only the eighteen languages are read. Every row has an English text, because ima
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
@@ -26,6 +25,7 @@ from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.evaluation.prompt_sets.case_rows import CaseRow, known_language, plain
 from altdiffusion.languages import CODES
 from altdiffusion.storage import files
+from altdiffusion.storage.unpacking import unpacked
 
 _CAPTIONS = re.compile(r"test_1kcaptions_([a-z]+)\.txt")
 _NAMES = "test_image_names.txt"
@@ -158,7 +158,7 @@ def _stream(uri: str) -> io.TextIOBase:
         raw: Any = fs.open(path, "rb")
     except FileNotFoundError as error:
         raise AltDiffusionError(f"file {uri}", "does not exist", "check the path") from error
-    data = gzip.GzipFile(fileobj=raw) if uri.endswith(".gz") else raw
+    data = unpacked(raw, f"file {uri}") if uri.endswith(".gz") else raw
     return io.TextIOWrapper(cast("io.BufferedReader", data), "utf-8-sig", newline="\n" if ".tsv" not in uri else "")
 
 

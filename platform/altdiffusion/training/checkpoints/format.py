@@ -286,6 +286,29 @@ def latest_verified(lake: str, run: str, warn: Warn = lambda text: None) -> Chec
     return None
 
 
+def latest_intact(lake: str, run: str) -> Checkpoint | None:
+    """Return the newest checkpoint of a run; None if the run has none.
+
+    For those who would not notice that they got an older one: another run that starts from it, or a question about it.
+    A folder without COMPLETE.json was never a checkpoint, and is passed over.
+
+    Raises:
+        AltDiffusionError: the newest checkpoint is damaged.
+    """
+    for step in reversed(steps(lake, run)):
+        folder = folder_of(lake, run, step)
+        problems = verify(folder)
+        if not problems:
+            return of_document(folder, read_document(files.join(folder, COMPLETE)))
+        if files.exists(files.join(folder, COMPLETE)):
+            raise AltDiffusionError(
+                f"checkpoint {folder}",
+                f"is the newest of run {run} and is damaged: {'; '.join(problems)}",
+                "restore it, or remove the folder to use the one before",
+            )
+    return None
+
+
 def open_step(lake: str, run: str, step: int) -> Checkpoint:
     """Return the checkpoint of one step, verified.
 

@@ -40,7 +40,11 @@ class WorkersConfig(Checked):
     """Batches read ahead."""
     cache_mb: Annotated[int, at_least(1, "a window of row groups should fit")] = operational(2048)
     """Memory of a worker for row groups that are kept, in MiB; those read ahead take up to half as much again.
-    A window (order) should fit, or two with a language temperature: otherwise row groups are read repeatedly."""
+    A window (order) should fit: otherwise row groups are read repeatedly."""
+    language_disk_gb: Annotated[float | None, at_least(0, "0 keeps none")] = operational(None)
+    """With a language temperature: disk of a machine for rows that are kept by language while a run reads them, in GB,
+    in ~/.cache/altdiffusion or $XDG_CACHE_HOME. Null takes up to half of what is free there. What does not fit is read
+    from the dataset again for each language."""
     text_cache_mb: Annotated[int, at_least(0, "0 means no cache")] = operational(0)
     """Memory of a CPU worker for the vectors of captions, in MiB; 0 encodes them in every step. It pays where
     captions are repeated often."""

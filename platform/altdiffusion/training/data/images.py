@@ -88,6 +88,7 @@ def image_layout(config: OnlineConfig, tokenizer: Any) -> ImageLayout:
         columns=("sample_id", "caption", "image"),
         decode=decode,
         remedy="name a dataset of images, or leave `online` out to train on latents",
+        row_tensors=False,
         resolution=config.resolution,
         pool=ThreadPoolExecutor(config.threads, thread_name_prefix="images"),
     )

@@ -30,6 +30,8 @@ class Layout:
     """Turns a row group into tensors; raises ValueError where rows differ in shape or a value is null."""
     remedy: str
     """The remedy where a dataset is of another kind."""
+    row_tensors: bool = True
+    """Whether `decode` returns tensors [R, ...] with one element per row, so that rows can be kept apart."""
     rows_name: str = "images"
     """What its rows are, for people."""
 

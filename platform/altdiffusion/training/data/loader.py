@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,12 @@ from torch import Tensor
 from altdiffusion.diffusion.image_crop import Unreadable
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.refs import Ref
+from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shard_reader import ShardReader, naming_shard
+from altdiffusion.storage.shards import damaged
 from altdiffusion.training.config import TrainConfig
+from altdiffusion.training.data.language_chunks import LanguageChunks
 from altdiffusion.training.data.layout import Layout, Mixed, Rows
 from altdiffusion.training.order.batches import Batch, Order
 from altdiffusion.training.order.language_rows import ChosenRows, choose
@@ -79,6 +82,7 @@ class RowGroups:
             ahead take up to half as much again until they are gathered.
         chosen: only these rows, numbered among themselves; no other rows of a row group are kept.
         pool: threads that read row groups in parallel; by default READ_THREADS of its own.
+        kept: where the rows of each language are kept on this machine, and the language of the chosen ones.
     """
 
     def __init__(
@@ -89,8 +93,9 @@ class RowGroups:
         cache_bytes: int,
         chosen: ChosenRows | None = None,
         pool: ThreadPoolExecutor | None = None,
+        kept: tuple[LanguageChunks, str] | None = None,
     ) -> None:
-        self._layout, self._chosen = layout, chosen
+        self._layout, self._chosen, self._kept = layout, chosen, kept
         self._files: list[tuple[Version, int]] = []
         starts: list[int] = [0]
         shard_of: list[int] = []
@@ -182,6 +187,8 @@ class RowGroups:
         """Wait for what is being read and close the open shards; a later call opens them again."""
         wait([reading for reading in self._reading.values() if not reading.cancel()])
         self._reading.clear()
+        if self._kept is not None:
+            self._kept[0].close()
         for opened in self._opened:
             while opened:
                 opened.popitem()[1].close()
@@ -212,18 +219,33 @@ class RowGroups:
         return found
 
     def _read(self, number: int) -> tuple[int, Rows]:
+        start, stop = int(self._starts[number]), int(self._starts[number + 1])
+        if self._chosen is None:
+            return start, self._decoded(number)[0]
+        first, rows = self._chosen.between(start, stop)
+        if self._kept is None:
+            return first, self._decoded(number, rows - start)[0]
+        chunks, language = self._kept
+        version, shard = self._files[self._shard_of[number]]
+        key = f"{version.shards[shard].sha256}-{self._group_of[number]}"
+        found = chunks.rows(key, language, lambda: self._decoded(number, languages=True))
+        if any(len(tensor) != len(rows) for tensor in found.values()):
+            raise damaged(version.shard_uri(shard), ValueError(f"it holds another number of rows in {language}"))
+        return first, found
+
+    def _decoded(
+        self, number: int, rows: I64 | None = None, *, languages: bool = False
+    ) -> tuple[Rows, npt.NDArray[np.object_]]:
+        """Return a row group, or some rows of it, and the language of each row if asked for."""
         version, shard = self._files[self._shard_of[number]]
         uri = version.shard_uri(shard)
+        columns, equal = self._layout.columns, self._layout.equal
         with naming_shard(uri):
             reader = self._reader(self._shard_of[number], uri, version.shards[shard].bytes)
-            first, stop = int(self._starts[number]), int(self._starts[number + 1])
-            rows = None
-            if self._chosen is not None:
-                start = first
-                first, rows = self._chosen.between(start, stop)
-                rows -= start
-            columns, equal = self._layout.columns, self._layout.equal
-            return first, self._layout.decode(reader.read(self._group_of[number], columns, equal=equal, rows=rows))
+            more = ("language",) if languages else ()
+            table = reader.read(self._group_of[number], (*columns, *more), equal=equal, rows=rows)
+            names = table.column("language").to_numpy() if languages else np.empty(0, object)
+            return self._layout.decode(table), names
 
     def _reader(self, number: int, uri: str, size_bytes: int) -> ShardReader:
         """Return this thread's reader of a shard."""
@@ -295,21 +317,33 @@ def open_sources(
     for source in sources:
         groups[source.versions] = groups.get(source.versions, 0) + source.rows
     cache_bytes = (config.workers.cache_mb << 20) // len(groups) // (2 if mirrored else 1)
-    pool = reading_threads()
+    pool, kept = reading_threads(), _kept(config, sources, layout, mirrored)
     found: list[RowGroups | MirroredRowGroups] = []
     for source in sources:
         chosen = None if source.language is None else choose(source.versions, source.language)
         own_bytes = cache_bytes * source.rows // max(1, groups[source.versions])
 
-        def rows(versions: Sequence[Version], chosen: Any = chosen, own_bytes: int = own_bytes) -> RowGroups:
-            return RowGroups(versions, layout, cache_bytes=own_bytes, chosen=chosen, pool=pool)
-
+        here = (kept, source.language) if kept is not None and source.language is not None else None
+        rows = partial(RowGroups, layout=layout, cache_bytes=own_bytes, chosen=chosen, pool=pool, kept=here)
         plain = rows(source.versions)
         if mirrored:
             found.append(MirroredRowGroups(plain, rows([mirrored[version.ref] for version in source.versions])))
         else:
             found.append(plain)
     return found
+
+
+def _kept(
+    config: TrainConfig, sources: Sequence[Source], layout: Layout, mirrored: Mapping[Ref, Version] | None
+) -> LanguageChunks | None:
+    """Return where this machine keeps the rows of each language, if languages are drawn apart."""
+    limit_gb = config.workers.language_disk_gb
+    if limit_gb == 0 or not layout.row_tensors or all(source.language is None for source in sources):
+        return None
+    versions = {version.ref.digest for source in sources for version in source.versions}
+    digests = [*versions, *(version.ref.digest for version in (mirrored or {}).values())]
+    name = files.sha256_hex(files.canonical_json([layout.kind, layout.columns, sorted(digests)]))
+    return LanguageChunks(name, None if limit_gb is None else round(limit_gb * 1e9))
 
 
 def _bytes(rows: Rows) -> int:

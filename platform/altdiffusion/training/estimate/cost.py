@@ -35,6 +35,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake, Version
 from altdiffusion.storage.documents import read_document
+from altdiffusion.storage.user_cache import user_cache
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.estimate.goodput import FaultModel, best_interval_s, simulate
 from altdiffusion.training.estimate.online_cost import vae_bytes
@@ -378,6 +379,18 @@ def _disk(config: TrainConfig, cost: Cost) -> list[str]:
         f"exports     {cost.export / 1e9:.2f} GB each (averages), of the start and of every kept checkpoint: "
         f"{exports / 1e9:,.1f} GB",
         f"disk        {disk_bytes(config, cost) / 1e9:,.1f} GB in total",
+        *_kept_by_language(config),
+    ]
+
+
+def _kept_by_language(config: TrainConfig) -> list[str]:
+    limit_gb = config.workers.language_disk_gb
+    if config.order.language_temperature is None or limit_gb == 0 or config.online is not None:
+        return []
+    room = "half of what is free" if limit_gb is None else f"{limit_gb:,g} GB"
+    return [
+        f"languages   while the run reads them, rows are kept by language in {user_cache('chunks')} of each machine, "
+        f"up to {room} (workers.language_disk_gb)"
     ]
 
 

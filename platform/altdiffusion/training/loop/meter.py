@@ -13,7 +13,7 @@ from altdiffusion.training.data.loader import Loader, Samples
 from altdiffusion.training.order.batches import Order
 from altdiffusion.training.reporting.memory import peak_bytes
 from altdiffusion.training.reporting.peak import find_peak
-from altdiffusion.training.reporting.reporter import Progress
+from altdiffusion.training.reporting.progress import Progress
 from altdiffusion.training.update.trainer import Trainer
 from altdiffusion.training.waiting import waiting
 

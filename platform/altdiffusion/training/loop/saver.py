@@ -22,6 +22,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.monitoring.catalogue import TRAIN_CHECKPOINT_SECONDS
+from altdiffusion.monitoring.record import observe
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.checkpoints.write import CheckpointConflict, alone, share_out, write
@@ -147,7 +149,7 @@ class Saver:
 
     def _write(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint; runs in the thread."""
-        run = self._run
+        run, began = self._run, time.perf_counter()
         try:
             written = write(
                 run.lake,
@@ -168,6 +170,7 @@ class Saver:
             return
         self._outcome = (written, None)
         if self._rank == 0:
+            observe(TRAIN_CHECKPOINT_SECONDS, time.perf_counter() - began)
             try:
                 needed = needed_by_others(run.lake, run.config.run)
                 checkpoints.prune(run.lake, run.config.run, run.config.keep_last, run.config.keep_every, needed)

@@ -29,6 +29,7 @@ from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.documents import read_document
 from altdiffusion.storage.shards import REMEDY, damaged
+from altdiffusion.storage.user_cache import user_cache
 from altdiffusion.training.order.permutation import I64
 
 FACTS, ROWS = "languages.json", "languages.rows"
@@ -224,8 +225,7 @@ def _local(uri: str, sha256: str) -> str:
     """Return a local path of the file; a remote one is copied once into the user's cache folder under its hash."""
     if files.is_local(uri):
         return files.local_path(uri)
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = os.path.join(root, "altdiffusion", "languages", sha256)
+    path = user_cache("languages", sha256)
     if not os.path.exists(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fs, remote = files.filesystem(uri)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the actor's process needs none of torch, and so does not load it
     from altdiffusion.training.checkpoints.format import Checkpoint
-    from altdiffusion.training.reporting.reporter import Measured, Progress, Reporter
+    from altdiffusion.training.reporting.progress import Progress
+    from altdiffusion.training.reporting.reporter import Measured, Reporter
 
 POLL_S = 0.5
 FLUSH_S = 10.0

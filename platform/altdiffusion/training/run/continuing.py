@@ -90,7 +90,7 @@ def continuation(config: TrainConfig, lake: str) -> TrainConfig:
                 "give a name that is free",
             )
     else:
-        newest = checkpoints.latest_verified(lake, config.run)
+        newest = checkpoints.latest_intact(lake, config.run)
         if newest is None:
             raise AltDiffusionError(
                 f"run {config.run}, which {name} is to continue",

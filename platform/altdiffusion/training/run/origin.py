@@ -154,7 +154,7 @@ def _start_checkpoint(
         pinned = Ref.parse(record["start"])
         if checkpoints.run_and_step(pinned)[0] == name and record["start_fingerprint"] == earlier["fingerprint"]:
             return pinned
-    found = checkpoints.latest_verified(lake, name)
+    found = checkpoints.latest_intact(lake, name)
     if found is None:
         raise AltDiffusionError(
             f"run {name}, named by start.checkpoint of run {config.run}", "has no checkpoint yet", "train it first"
@@ -184,7 +184,7 @@ def _text_encoder(config: TrainConfig, lake: str, record: Mapping[str, Any] | No
     pinned = record["text_encoder"] if record is not None else None
     if pinned is not None and pinned.startswith(exports + "/"):
         return str(pinned)
-    found = checkpoints.latest_verified(lake, given)
+    found = checkpoints.latest_intact(lake, given)
     folder = files.join(exports, checkpoints.step_name(found.step)) if found is not None else None
     if folder is None or not files.exists(files.join(folder, LINEAGE)):
         raise AltDiffusionError(what, "has no export of a checkpoint", "run its job to the end: it exports them")
