@@ -54,7 +54,7 @@ def counts(address: str) -> Counter[str]:
 
 
 def wrong(address: str, *rules: Mapping[str, Any]) -> None:
-    """Have the server do things wrong (benchmarks.s3_faults), or nothing any more."""
+    """Have the server do things wrong (benchmarks.s3_faults), or no longer."""
     body = json.dumps(rules).encode()
     urllib.request.urlopen(urllib.request.Request(f"{address}/?faults", data=body, method="POST")).close()
 

@@ -27,7 +27,7 @@ class Need:
     count: int
     """Number of workers."""
     resources: Resources
-    """Of one worker."""
+    """What one worker reserves."""
     hours: float | None
     """Wall-clock time; None where the config does not state what it takes to estimate it."""
     missing: str = ""

@@ -41,7 +41,7 @@ def s3(*rules: Mapping[str, Any], fails: str | None = None) -> Callable[[Path, r
 
     Args:
         fails: the curation must end with an error that holds this text and the key of the object, and complete when the
-            server does no wrong any more. Without it, the curation must complete by itself.
+            server no longer does wrong. Without it, the curation must complete by itself.
     """
 
     def run(folder: Path, _: random.Random) -> Outcome:

@@ -11,8 +11,11 @@ import contextlib
 
 from altdiffusion.errors import AltDiffusionError
 
-MAX_ATTEMPTS = 8
-"""How often a unit may be begun by workers that were started again. It is above what deaths that Ray counts reach."""
+MAX_ATTEMPTS = 12
+"""How often a unit may be begun by workers that were started again.
+
+It is above what deaths that Ray counts reach: three pools with three tries each.
+"""
 _NAMESPACE = b"altdiffusion"
 
 
