@@ -147,7 +147,7 @@ def http(data: bytes) -> None:
 
 
 def http_seeds() -> list[bytes]:
-    packed = gzip.compress(b"body" * 50)
+    packed = gzip.compress(b"body" * 50, mtime=0)
     return [
         b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX-Robots-Tag: noai, bot: noindex\r\n\r\nbody",
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"
@@ -250,7 +250,7 @@ def prompts_seeds() -> list[bytes]:
     table = pa.table({"prompt": ["cat", None], "seed": [1, 2]})
     parquet = io.BytesIO()
     pa.parquet.write_table(table, parquet)
-    packed = gzip.compress(rows)
+    packed = gzip.compress(rows, mtime=0)
     return [
         b"\x00" + rows, b"\x01[" + rows.split(b"\n")[0] + b"]", b"\x02id;prompt\n1;\"a\nb\"\n",
         b"\x03id\tprompt\n1\tx\n",

@@ -108,7 +108,7 @@ def test_lines_of_addresses(tmp_path: Path) -> None:
         ("a.csv", b"url,caption\n", "holds no row"),
         ("a.jsonl", b'{"url": "http://a/1", "caption": "a"}\n{"url": \n', "a line that is not JSON"),
         ("a.jsonl", b"[1]\n", "a line that is not an object"),
-        ("a.csv.gz", gzip.compress(b"url,caption\n" + b"http://a/1,abc\n" * 999)[:-20], "cannot be read"),
+        ("a.csv.gz", gzip.compress(b"url,caption\n" + b"http://a/1,abc\n" * 999, mtime=0)[:-20], "cannot be read"),
         ("a.csv.gz", b"url,caption\nhttp://a/1,abc\n", "cannot be read"),
     ],
 )
@@ -124,7 +124,7 @@ def test_what_is_wrong_is_named(name: str, body: bytes, why: str, tmp_path: Path
         ("a.csv", b"", "holds no row"),
         ("a.csv", b"url,caption\n", "holds no row"),
         ("a.jpg", b"x", "is an image"),
-        ("a.csv.gz", gzip.compress(b"url,caption\nhttp://a/1,x\n" * 50)[:30], "cannot be read"),
+        ("a.csv.gz", gzip.compress(b"url,caption\nhttp://a/1,x\n" * 50, mtime=0)[:30], "cannot be read"),
         ("a.jsonl", b'[{"url": "http://a/1", "text": "x"}]', "not an object"),
     ],
 )

@@ -6,7 +6,7 @@ of its rows here, one language after the other, and each language's rows are fro
 
     <cache>/chunks/<dataset>/<SHA-256 of the shard>-<row group>    header (JSON, padded), then the rows of each language
 
-Every part has a CRC-32; a file that is damaged or missing is made again from the lake, where every page is verified.
+Every row has a CRC-32; a file that is damaged or missing is made again from the lake, where every page is verified.
 The workers of a machine share a dataset's folder. It is removed when the last of them closes it; what a killed run has
 left is removed, or used, by the next one: rows that were to be forgotten do not outlive the runs that read them.
 """
@@ -20,18 +20,21 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from isal import isal_zlib
+from torch import Tensor
 
 from altdiffusion.storage.user_cache import user_cache
-from altdiffusion.training.data.layout import Rows
+from altdiffusion.training.data.layout import Rows, copy_rows
 
 U8 = npt.NDArray[np.uint8]
+
+_threads = threading.local()
 
 log = logging.getLogger(__name__)
 
@@ -59,26 +62,39 @@ class LanguageChunks:
         self._failed = False
         self._room = 0
 
-    def rows(self, key: str, language: str, read: Callable[[], tuple[Rows, npt.NDArray[np.object_]]]) -> Rows:
-        """Return the rows of one language in a row group, tensors [K, ...] in the order of the dataset.
+    def read(
+        self,
+        key: str,
+        language: str,
+        first: int,
+        into: Rows,
+        whole: Callable[[], tuple[Rows, npt.NDArray[np.object_]]],
+    ) -> None:
+        """Write rows of one language in a row group into tensors [K, ...], in the order of the dataset.
 
         Args:
             key: names the row group.
-            read: returns the whole row group, tensors [R, ...], and the language of each row.
+            first: the first of these rows among the language's rows in the row group.
+            whole: returns the whole row group, tensors [R, ...], and the language of each row.
+
+        Raises:
+            ValueError: the row group has fewer rows of the language.
+            Mixed: its rows have another shape.
         """
         path = os.path.join(self._folder, key)
-        found = _read(path, language) if self._is_open() else None
-        if found is not None:
-            return found
+        if self._is_open() and _read(path, language, first, into):
+            return
         with self._making(key):
-            found = _read(path, language)
-            if found is not None:
-                return found
-            whole, languages = read()
-            parts = dict(_by_language(whole, languages))
+            if self._is_open() and _read(path, language, first, into):
+                return
+            tensors, languages = whole()
+            parts = _by_language(tensors, languages)
             self._write(path, parts)
-        empty = {name: tensor[:0] for name, tensor in whole.items()}
-        return parts.get(language, empty)
+        part = parts.get(language) or {name: tensor[:0] for name, tensor in tensors.items()}
+        asked = first + len(next(iter(into.values())))
+        if any(len(tensor) < asked for tensor in part.values()):
+            raise ValueError(f"it holds another number of rows in {language}")
+        copy_rows({name: tensor[first:asked] for name, tensor in part.items()}, into)
 
     def close(self) -> None:
         """Remove the folder if no other process uses it; a later call of `rows` opens it again."""
@@ -142,64 +158,88 @@ class LanguageChunks:
             self._room -= size
 
 
-def _by_language(whole: Rows, languages: npt.NDArray[np.object_]) -> Iterator[tuple[str, Rows]]:
-    """Yield the rows of each language of a row group."""
+def _by_language(whole: Rows, languages: npt.NDArray[np.object_]) -> dict[str, Rows]:
+    """Return the rows of each language of a row group, in memory that this thread's next call overwrites."""
     names, codes = np.unique(languages, return_inverse=True)
-    for code, name in enumerate(names.tolist()):
-        index = torch.from_numpy(np.flatnonzero(codes == code))
-        yield name, {key: torch.index_select(tensor, 0, index) for key, tensor in whole.items()}
+    order = torch.from_numpy(np.argsort(codes, kind="stable"))
+    ends = np.cumsum(np.bincount(codes)).tolist()
+    kept: Rows = _threads.__dict__.setdefault("kept", {})
+    for key, tensor in whole.items():
+        own = kept.get(key)
+        if own is None or (own.dtype, own.shape[1:]) != (tensor.dtype, tensor.shape[1:]) or len(own) < len(tensor):
+            kept[key] = torch.empty_like(tensor)
+        torch.index_select(tensor, 0, order, out=kept[key][: len(tensor)])
+    return {
+        name: {key: kept[key][start:end] for key in whole}
+        for name, start, end in zip(names.tolist(), [0, *ends], ends, strict=False)
+    }
 
 
 def _encoded(parts: dict[str, Rows]) -> tuple[bytes, list[U8]]:
-    """Return the header of a file, and the bytes after it in pieces."""
+    """Return the header of a file, and the bytes after it in pieces: for each language a CRC-32 per row, then the rows
+    of each tensor."""
     at, pieces, places = _HEADER_BYTES, list[U8](), {}
     tensors: list[list[Any]] = []
     for language, rows in parts.items():
-        start, checksum = at, 0
-        tensors = [
-            [name, str(value.dtype).removeprefix("torch."), list(value.shape[1:])] for name, value in rows.items()
-        ]
-        for tensor in rows.values():
-            piece = tensor.contiguous().view(-1).view(torch.uint8).numpy()
-            pad = np.zeros(-piece.nbytes % _ALIGNMENT, np.uint8)
-            for part in (piece, pad):
-                checksum = isal_zlib.crc32(part.data, checksum)
-                pieces.append(part)
-            at += piece.nbytes + pad.nbytes
-        places[language] = [start, at - start, len(next(iter(rows.values()))), checksum]
+        tensors = [[name, str(value.dtype), list(value.shape[1:])] for name, value in rows.items()]
+        bodies = [_bytes_of(value) for value in rows.values()]
+        checksums = _checksums(bodies)
+        places[language] = [at, len(checksums)]
+        for piece in (checksums.view(np.uint8), *(body.reshape(-1) for body in bodies)):
+            padded = -piece.nbytes % _ALIGNMENT
+            pieces += [piece, np.zeros(padded, np.uint8)]
+            at += piece.nbytes + padded
     text = json.dumps({"tensors": tensors, "places": places}, separators=(",", ":")).encode()
     return b"%08x%08x" % (len(text), isal_zlib.crc32(text)) + text, pieces
 
 
-def _read(path: str, language: str) -> Rows | None:
-    """Return the rows of a language out of a file; None where it is missing, cut off or damaged."""
+def _bytes_of(tensor: Tensor) -> U8:
+    """Return the bytes of rows, uint8 [R, L], without a copy where the rows follow each other in memory."""
+    found: U8 = tensor.contiguous().view(len(tensor), -1).view(torch.uint8).numpy()
+    return found
+
+
+def _checksums(bodies: Sequence[U8]) -> npt.NDArray[np.uint32]:
+    """Return a CRC-32 per row, of its bytes in all tensors."""
+    found = [0] * len(bodies[0])
+    for body in bodies:
+        found = [isal_zlib.crc32(row.data, before) for row, before in zip(body, found, strict=True)]
+    return np.array(found, np.uint32)
+
+
+def _read(path: str, language: str, first: int, into: Rows) -> bool:
+    """Fill tensors [K, ...] with rows of a language out of a file; return false where it is missing, damaged, or holds
+    no such rows."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return None
+        return False
     try:
         head = os.pread(file, _HEADER_BYTES, 0)
         size, checksum = int(head[:8], 16), int(head[8:16], 16)
         text = head[16 : 16 + size]
         if isal_zlib.crc32(text) != checksum:
-            return None
+            return False
         header = json.loads(text)
-        start, length, count, checksum = header["places"].get(language, (0, 0, 0, 0))
-        body = np.empty(length, np.uint8)
-        if length and (os.preadv(file, [body.data], start) != length or isal_zlib.crc32(body.data) != checksum):
-            return None
+        at, count = header["places"].get(language, (0, 0))
+        shapes = [[name, str(value.dtype), list(value.shape[1:])] for name, value in into.items()]
+        rows = len(next(iter(into.values())))
+        if header["tensors"] != shapes or first + rows > count:
+            return False
+        bodies = [_bytes_of(tensor) for tensor in into.values()]
+        checksums = np.empty(rows, np.uint32)
+        for body, items in (
+            (checksums.view(np.uint8).reshape(rows, 4), 4),
+            *((body, body.shape[1]) for body in bodies),
+        ):
+            if os.preadv(file, [body.reshape(-1).data], at + first * items) != body.nbytes:
+                return False
+            at += count * items + (-count * items % _ALIGNMENT)
+        return bool((_checksums(bodies) == checksums).all())
     except ValueError:
-        return None
+        return False
     finally:
         os.close(file)
-    found, at = {}, 0
-    for name, dtype, shape in header["tensors"]:
-        kind = getattr(torch, dtype)
-        items = count * int(np.prod(shape, dtype=np.int64))
-        end = at + items * kind.itemsize
-        found[name] = torch.from_numpy(body[at:end]).view(kind).view(count, *shape)
-        at = end + (-(end - at) % _ALIGNMENT)
-    return found
 
 
 def _hold(folder: str) -> int:

@@ -54,14 +54,29 @@ class Layout:
             Mixed: the rows have another shape than the tensors.
         """
         for name, tensor in group.items():
-            if tensor.shape[1:] != into[name].shape[1:]:
-                raise Mixed(f"mixes {name} of shape {tuple(tensor.shape[1:])} with {tuple(into[name].shape[1:])}")
+            _check_shape(name, tensor, into[name])
             torch.index_select(tensor, 0, index, out=into[name])
         return []
 
 
-class Mixed(ValueError):
+class Mixed(Exception):
     """Rows of one part that do not fit one tensor; the text names them."""
+
+
+def copy_rows(rows: Rows, into: Rows) -> None:
+    """Copy tensors [K, ...] into others.
+
+    Raises:
+        Mixed: the rows have another shape than the tensors.
+    """
+    for name, tensor in rows.items():
+        _check_shape(name, tensor, into[name])
+        into[name].copy_(tensor)
+
+
+def _check_shape(name: str, tensor: Tensor, into: Tensor) -> None:
+    if tensor.shape[1:] != into.shape[1:]:
+        raise Mixed(f"mixes {name} of shape {tuple(tensor.shape[1:])} with {tuple(into.shape[1:])}")
 
 
 def decode_latents(table: pa.Table) -> Rows:

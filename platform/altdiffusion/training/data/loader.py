@@ -28,13 +28,12 @@ from altdiffusion.refs import Ref
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shard_reader import ShardReader, naming_shard
-from altdiffusion.storage.shards import damaged
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.language_chunks import LanguageChunks
-from altdiffusion.training.data.layout import Layout, Mixed, Rows
+from altdiffusion.training.data.layout import Layout, Mixed, Rows, copy_rows
 from altdiffusion.training.order.batches import Batch, Order
 from altdiffusion.training.order.language_rows import ChosenRows, choose
-from altdiffusion.training.order.mixture import Source
+from altdiffusion.training.order.mixture import Source, chunk_rows_of
 from altdiffusion.training.order.permutation import I64
 from altdiffusion.training.order.skips import Windows, batch_at
 
@@ -82,7 +81,6 @@ class RowGroups:
             ahead take up to half as much again until they are gathered.
         chosen: only these rows, numbered among themselves; no other rows of a row group are kept.
         pool: threads that read row groups in parallel; by default READ_THREADS of its own.
-        kept: where the rows of each language are kept on this machine, and the language of the chosen ones.
     """
 
     def __init__(
@@ -93,9 +91,8 @@ class RowGroups:
         cache_bytes: int,
         chosen: ChosenRows | None = None,
         pool: ThreadPoolExecutor | None = None,
-        kept: tuple[LanguageChunks, str] | None = None,
     ) -> None:
-        self._layout, self._chosen, self._kept = layout, chosen, kept
+        self._layout, self._chosen = layout, chosen
         self._files: list[tuple[Version, int]] = []
         starts: list[int] = [0]
         shard_of: list[int] = []
@@ -149,10 +146,10 @@ class RowGroups:
         waiting: list[tuple[Future[None], int]] = []
         for first, last in zip(firsts.tolist(), [*firsts[1:].tolist(), len(rows)], strict=True):
             number = int(group[first])
-            kept_from, tensors = self._group(number)
-            index = torch.from_numpy(rows[first:last] - kept_from)
             here = {name: tensor[first:last] for name, tensor in into.items()}
             try:
+                kept_from, tensors = self._group(number)
+                index = torch.from_numpy(rows[first:last] - kept_from)
                 filling = self._layout.fill(tensors, index, here, None if mirrored is None else mirrored[first:last])
             except Mixed as error:
                 raise AltDiffusionError(
@@ -187,8 +184,6 @@ class RowGroups:
         """Wait for what is being read and close the open shards; a later call opens them again."""
         wait([reading for reading in self._reading.values() if not reading.cancel()])
         self._reading.clear()
-        if self._kept is not None:
-            self._kept[0].close()
         for opened in self._opened:
             while opened:
                 opened.popitem()[1].close()
@@ -223,15 +218,7 @@ class RowGroups:
         if self._chosen is None:
             return start, self._decoded(number)[0]
         first, rows = self._chosen.between(start, stop)
-        if self._kept is None:
-            return first, self._decoded(number, rows - start)[0]
-        chunks, language = self._kept
-        version, shard = self._files[self._shard_of[number]]
-        key = f"{version.shards[shard].sha256}-{self._group_of[number]}"
-        found = chunks.rows(key, language, lambda: self._decoded(number, languages=True))
-        if any(len(tensor) != len(rows) for tensor in found.values()):
-            raise damaged(version.shard_uri(shard), ValueError(f"it holds another number of rows in {language}"))
-        return first, found
+        return first, self._decoded(number, rows - start)[0]
 
     def _decoded(
         self, number: int, rows: I64 | None = None, *, languages: bool = False
@@ -260,6 +247,75 @@ class RowGroups:
         if len(opened) > OPEN_FILES:
             opened.popitem(last=False)[1].close()
         return reader
+
+
+class LanguageRows(RowGroups):
+    """The rows of one language, kept by chunk of the order: what a window of the order takes is what is in memory.
+
+    Args:
+        versions, layout, cache_bytes, pool: as for `RowGroups`; the layout's rows are tensors.
+        chosen: the rows of the language.
+        language: its code.
+        chunk_rows: rows per chunk of the language's order.
+        disk: where the rows of each language are kept on this machine; None reads them from the dataset each time.
+        like: what a row looks like, tensors [0, ...]; the first who reads one fills it in for all languages.
+    """
+
+    def __init__(
+        self,
+        versions: Sequence[Version],
+        layout: Layout,
+        *,
+        cache_bytes: int,
+        chosen: ChosenRows,
+        language: str,
+        chunk_rows: int,
+        disk: LanguageChunks | None,
+        like: Rows,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        super().__init__(versions, layout, cache_bytes=cache_bytes, chosen=chosen, pool=pool)
+        self._rows, self._language, self._chunk_rows, self._disk = chosen, language, chunk_rows, disk
+        self._like = like
+
+    def close(self) -> None:
+        super().close()
+        if self._disk is not None:
+            self._disk.close()
+
+    def _groups_of(self, rows: I64) -> I64:
+        """Return the chunks of some rows."""
+        return rows // self._chunk_rows
+
+    def _dataset(self, group: int) -> str:
+        row = self._rows.rows(np.array([group * self._chunk_rows]))
+        return super()._dataset(int(np.searchsorted(self._starts, row[0], side="right")) - 1)
+
+    def _read(self, number: int) -> tuple[int, Rows]:
+        first = number * self._chunk_rows
+        wanted = self._rows.rows(np.arange(first, min(first + self._chunk_rows, len(self._rows))))
+        groups = np.searchsorted(self._starts, wanted, side="right") - 1
+        ends = [*(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(wanted)]
+        if not self._like:
+            decoded = self._decoded(int(groups[0]), wanted[:1] - self._starts[groups[0]])[0]
+            self._like.update({name: tensor[:0] for name, tensor in decoded.items()})
+        found = {name: tensor.new_empty((len(wanted), *tensor.shape[1:])) for name, tensor in self._like.items()}
+        for start, end in zip([0, *ends], ends, strict=False):
+            here = {name: tensor[start:end] for name, tensor in found.items()}
+            self._fill(int(groups[start]), wanted[start:end], first + start, here)
+        return first, found
+
+    def _fill(self, group: int, rows: I64, first: int, into: Rows) -> None:
+        """Read rows of one row group, the first of which is the language's row `first`."""
+        start, stop = int(self._starts[group]), int(self._starts[group + 1])
+        version, shard = self._files[self._shard_of[group]]
+        if self._disk is None:
+            copy_rows(self._decoded(group, rows - start)[0], into)
+            return
+        key = f"{version.shards[shard].sha256}-{self._group_of[group]}"
+        before = first - self._rows.between(start, stop)[0]
+        with naming_shard(version.shard_uri(shard)):
+            self._disk.read(key, self._language, before, into, lambda: self._decoded(group, languages=True))
 
 
 class MirroredRowGroups:
@@ -317,14 +373,28 @@ def open_sources(
     for source in sources:
         groups[source.versions] = groups.get(source.versions, 0) + source.rows
     cache_bytes = (config.workers.cache_mb << 20) // len(groups) // (2 if mirrored else 1)
-    pool, kept = reading_threads(), _kept(config, sources, layout, mirrored)
+    pool, disk = reading_threads(), _disk(config, sources, layout, mirrored)
     found: list[RowGroups | MirroredRowGroups] = []
+    likes: dict[tuple[Version, ...], Rows] = {}
     for source in sources:
         chosen = None if source.language is None else choose(source.versions, source.language)
         own_bytes = cache_bytes * source.rows // max(1, groups[source.versions])
 
-        here = (kept, source.language) if kept is not None and source.language is not None else None
-        rows = partial(RowGroups, layout=layout, cache_bytes=own_bytes, chosen=chosen, pool=pool, kept=here)
+        rows: Callable[[Sequence[Version]], RowGroups] = partial(
+            RowGroups, layout=layout, cache_bytes=own_bytes, chosen=chosen, pool=pool
+        )
+        if chosen is not None and source.language is not None and layout.row_tensors:
+            rows = partial(
+                LanguageRows,
+                layout=layout,
+                cache_bytes=own_bytes,
+                chosen=chosen,
+                language=source.language,
+                chunk_rows=chunk_rows_of(config, source.rows, groups[source.versions]),
+                disk=disk,
+                like=likes.setdefault(source.versions, {}),
+                pool=pool,
+            )
         plain = rows(source.versions)
         if mirrored:
             found.append(MirroredRowGroups(plain, rows([mirrored[version.ref] for version in source.versions])))
@@ -333,7 +403,7 @@ def open_sources(
     return found
 
 
-def _kept(
+def _disk(
     config: TrainConfig, sources: Sequence[Source], layout: Layout, mirrored: Mapping[Ref, Version] | None
 ) -> LanguageChunks | None:
     """Return where this machine keeps the rows of each language, if languages are drawn apart."""

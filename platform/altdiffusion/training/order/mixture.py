@@ -75,13 +75,17 @@ def _sources(config: TrainConfig, group: tuple[Version, ...]) -> list[Source]:
     return [Source(versions=group, rows=rows, language=language) for language, rows in rows_by_language(group).items()]
 
 
+def chunk_rows_of(config: TrainConfig, rows: int, of_all: int) -> int:
+    """Return the rows per chunk of a language: what a chunk of all languages holds of it on average."""
+    return max(1, round(config.order.chunk_rows * rows / of_all))
+
+
 def _parts(config: TrainConfig, group: tuple[Version, ...], weight: float) -> list[Part]:
     """Return the parts of a group, which together have its weight.
 
     Languages have shares proportional to rows ** (1 / T) (multilingual BERT's and XLM's exponential smoothing: Conneau
-    and Lample, "Cross-lingual language model pretraining", 2019, section 3.1, with alpha = 1 / T). A language's chunk
-    is what a row group holds of it on average: so a window of all languages takes the memory of one of the dataset,
-    or of two, as a chunk may be in two row groups.
+    and Lample, "Cross-lingual language model pretraining", 2019, section 3.1, with alpha = 1 / T). A window of all
+    languages takes the memory of one of the dataset, because a language's chunks are smaller.
     """
     sources = _sources(config, group)
     digest = "+".join(version.ref.digest for version in group)
@@ -95,7 +99,7 @@ def _parts(config: TrainConfig, group: tuple[Version, ...], weight: float) -> li
             digest=f"{digest}#{source.language}",
             rows=source.rows,
             weight=weight * share / sum(heat),
-            chunk_rows=max(1, round(config.order.chunk_rows * source.rows / rows)),
+            chunk_rows=chunk_rows_of(config, source.rows, rows),
         )
         for source, share in zip(sources, heat, strict=True)
     ]
