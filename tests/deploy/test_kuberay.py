@@ -243,12 +243,21 @@ def test_downloads_reach_the_web_and_nothing_private() -> None:
     assert reaches(head, server, 443) and not reaches(worker, server, 443)
 
 
-def test_head_ports_are_reached_by_ray_and_the_operator_alone() -> None:
+def test_head_ports_are_reached_by_ray_the_operator_and_prometheus_alone() -> None:
     head = {"app.kubernetes.io/part-of": "altdiffusion", "app.kubernetes.io/component": "head"}
-    peers = [peer for rule in allowed(head, "ingress") for peer in rule["from"]]
-    assert peers == [
-        {"podSelector": {"matchLabels": {"app.kubernetes.io/part-of": "altdiffusion"}}},
-        {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}},
+    found = [
+        (peer, [port["port"] for port in rule.get("ports", ())])
+        for rule in allowed(head, "ingress")
+        for peer in rule["from"]
+    ]
+    operator = {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}
+    assert found == [
+        ({"podSelector": {"matchLabels": {"app.kubernetes.io/part-of": "altdiffusion"}}}, []),
+        ({"namespaceSelector": {}, "podSelector": operator}, [VALUES["ports"]["dashboard"]]),
+        (
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}},
+            [VALUES["ports"]["metrics"]],
+        ),
     ]
     assert all(template["metadata"]["labels"].get("app.kubernetes.io/part-of") == "altdiffusion"
                or template["metadata"]["labels"]["app.kubernetes.io/name"] in ("mlflow", "postgres")
