@@ -1,6 +1,6 @@
 """Curation and encoding with a lake on an object store, next to the same on a local disk: images per second.
 
-    python -m benchmarks.object_store [--rows 6000] [--unit 2000] [--repeats 3] [--delay-ms 20]
+    python -m benchmarks.object_store [--rows 12000] [--unit 4000] [--repeats 3] [--delay-ms 20]
 
 An S3 server on loopback waits 20 ms before each answer (`benchmarks.s3_server`). One process runs each job whole, by
 `run_pipeline_step` as a job without Ray does: plan, units with their records, publication.
@@ -82,8 +82,8 @@ def requests(address: str) -> Counter[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=6000)
-    parser.add_argument("--unit", type=int, default=2000, help="rows per unit")
+    parser.add_argument("--rows", type=int, default=12_000)
+    parser.add_argument("--unit", type=int, default=4000, help="rows per unit")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--delay-ms", type=float, default=20.0)
     given = parser.parse_args()

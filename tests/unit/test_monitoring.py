@@ -98,6 +98,7 @@ def test_a_report_of_a_training_becomes_metrics(monkeypatch: pytest.MonkeyPatch)
 def test_a_wait_for_nodes_grows_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, float]] = []
     clock = iter((10.0, 10.0, 12.5))
+    monkeypatch.setattr(capacity, "_waits_since", [])
     monkeypatch.setattr(capacity, "set_to", lambda metric, value: seen.append((metric.name, value)))
     monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     capacity.note_wait(True, 60.0)

@@ -144,6 +144,15 @@ def wait_for_nodes(
     check_capacity(resources)
     if cluster.is_embedded() or room(resources, _nodes()) >= count:
         return True
+    try:
+        return _waited(count, resources, wait_s, show, is_stopped)
+    finally:
+        note_wait(False, wait_s)
+
+
+def _waited(
+    count: int, resources: Resources, wait_s: float, show: Callable[[str], None], is_stopped: Callable[[], bool]
+) -> bool:
     began = time.monotonic()
     shown = float("-inf")
     with _demand(count, resources) if _node_types() else contextlib.nullcontext():
@@ -162,7 +171,6 @@ def wait_for_nodes(
                 shown = now
                 show(f"waits for {count:,} x {{{named(resources)}}}; {have(count, resources)}")
             time.sleep(min(LOOK_EVERY_S, wait_s))
-    note_wait(False, wait_s)
     return True
 
 
