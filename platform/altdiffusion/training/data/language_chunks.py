@@ -97,7 +97,7 @@ class LanguageChunks:
         copy_rows({name: tensor[first:asked] for name, tensor in part.items()}, into)
 
     def close(self) -> None:
-        """Remove the folder if no other process uses it; a later call of `rows` opens it again."""
+        """Remove the folder if no other process uses it; a later call of `read` opens it again."""
         with self._guard:
             if self._lock is not None:
                 _remove_unused(self._folder, self._lock)
@@ -129,10 +129,12 @@ class LanguageChunks:
         """Let one thread make a file; the others of this process wait for it."""
         with self._guard:
             maker = self._makers.setdefault(key, threading.Lock())
-        with maker:
-            yield
-        with self._guard:
-            self._makers.pop(key, None)
+        try:
+            with maker:
+                yield
+        finally:
+            with self._guard:
+                self._makers.pop(key, None)
 
     def _write(self, path: str, parts: dict[str, Rows]) -> None:
         """Write a row group's file, whole or not at all."""
@@ -212,7 +214,7 @@ def _read(path: str, language: str, first: int, into: Rows) -> bool:
     no such rows."""
     try:
         file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except OSError:
         return False
     try:
         head = os.pread(file, _HEADER_BYTES, 0)
@@ -236,7 +238,7 @@ def _read(path: str, language: str, first: int, into: Rows) -> bool:
                 return False
             at += count * items + (-count * items % _ALIGNMENT)
         return bool((_checksums(bodies) == checksums).all())
-    except ValueError:
+    except (OSError, ValueError):  # a bad block of this disk does not damage the dataset
         return False
     finally:
         os.close(file)
