@@ -23,7 +23,7 @@ from altdiffusion.config import semantic
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.images.decode_guard import read_header
 from altdiffusion.curation.images.decoder_messages import TELL
-from altdiffusion.curation.images.decoder_process import Decoder, scale
+from altdiffusion.curation.images.decoder_process import Decoder, interpolation, scale
 from benchmarks import images
 from benchmarks.download import SETTINGS
 
@@ -32,20 +32,23 @@ _FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDU
 _FLAGS |= {8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
-def _resized(image: Any, ratio: float) -> Any:
+_WAYS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+
+
+def _resized(image: Any, divisor: int) -> Any:
     height, width = image.shape[:2]
     factor = TARGET / min(height, width)
-    way = cv2.INTER_LINEAR if ratio <= 1.5 else cv2.INTER_AREA
+    way = _WAYS[interpolation(divisor, 1 / factor)]
     return cv2.resize(image, (round(width * factor), round(height * factor)), interpolation=way)
 
 
 def bare(body: bytes) -> bytes:
     """Return what OpenCV alone makes of a JPEG."""
-    divisor, ratio = scale(read_header(body), TARGET, of_long_side=False)
+    divisor, _ = scale(read_header(body), TARGET, of_long_side=False)
     image = cv2.imdecode(np.frombuffer(body, np.uint8), _FLAGS[divisor])
     assert image is not None
     if min(image.shape[:2]) > TARGET:
-        image = _resized(image, ratio if divisor > 1 else 9.0)
+        image = _resized(image, divisor)
     return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
 
 
@@ -53,11 +56,10 @@ def by_simplejpeg(body: bytes) -> bytes:
     """Return what libjpeg-turbo makes of it by its other binding."""
     import simplejpeg
 
-    side = round(TARGET * 1.25)
-    image = simplejpeg.decode_jpeg(body, colorspace="BGR", fastdct=True, fastupsample=True, min_height=side,
-                                   min_width=side, min_factor=1)  # fmt: skip
+    image = simplejpeg.decode_jpeg(body, colorspace="BGR", fastdct=True, fastupsample=True, min_height=TARGET,
+                                   min_width=TARGET, min_factor=1)  # fmt: skip
     if min(image.shape[:2]) > TARGET:
-        image = _resized(image, min(image.shape[:2]) / TARGET)
+        image = _resized(image, 1 if min(image.shape[:2]) == min(read_header(body).height, read_header(body).width) else 2)
     encoded: bytes = simplejpeg.encode_jpeg(image, quality=95, colorspace="BGR", colorsubsampling="420")
     return encoded
 

@@ -25,7 +25,7 @@ from tests.encoded_images import chunk, png_file
 CONFIG = DownloadConfig(min_side=8, formats=FORMATS)
 SETTINGS = {
     "image_size": 64, "resize_mode": "no", "resize_only_if_bigger": True, "encode_format": "png", "encode_quality": 1,
-    "scaled_decode": True, "color_space": "srgb",
+    "scaled_decode": True, "scaled_decode_margin": 1.0, "color_space": "srgb",
 }  # fmt: skip
 SRGB = ImageCms.createProfile("sRGB")
 Pixels = np.ndarray[Any, Any]

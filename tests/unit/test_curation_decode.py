@@ -13,7 +13,7 @@ from PIL import Image
 from altdiffusion.curation.config import DownloadConfig
 from altdiffusion.curation.images.decode_guard import inspect
 from altdiffusion.curation.images.decoder_messages import DONE, REFUSED, TELL
-from altdiffusion.curation.images.decoder_process import Decoder, pixels, scale
+from altdiffusion.curation.images.decoder_process import Decoder, interpolation, pixels, scale
 from altdiffusion.curation.images.header import Header
 from altdiffusion.curation.images.resizer import PixelResizer
 from tests.encoded_images import RED, encoded
@@ -26,6 +26,7 @@ SETTINGS = {
     "encode_format": "png",
     "encode_quality": 1,
     "scaled_decode": True,
+    "scaled_decode_margin": 1.0,
     "color_space": "srgb",
 }
 
@@ -115,16 +116,29 @@ def test_exif_is_dropped_after_it_was_applied() -> None:
             assert stored.size == (128, 64) and not stored.getexif()
 
 
-def test_the_scale_leaves_a_quarter_more_than_the_target() -> None:
-    def of(width: int, height: int, target: int, *, long: bool = False, format: Any = "jpg") -> tuple[int, float]:
-        return scale(Header(format=format, width=width, height=height, plain=True), target, of_long_side=long)
+def test_the_scale_leaves_the_target_or_the_margin() -> None:
+    def of(
+        width: int, height: int, target: int, *, long: bool = False, format: Any = "jpg", margin: float = 1.0
+    ) -> tuple[int, float]:
+        header = Header(format=format, width=width, height=height, plain=True)
+        return scale(header, target, of_long_side=long, margin=margin)
 
     assert of(1024, 768, 256) == (2, 1.5)
     assert of(4000, 3000, 256)[0] == 8
-    assert of(640, 640, 256) == (1, 2.5) and of(642, 642, 256)[0] == 2
+    assert of(800, 600, 256)[0] == 2 and of(800, 600, 256, margin=1.25)[0] == 1
+    assert of(512, 512, 256) == (2, 1.0) and of(511, 511, 256) == (2, 1.0)  # 511 / 2 is rounded up
+    assert of(510, 510, 256)[0] == 1
+    assert of(638, 638, 256, margin=1.25) == (1, 638 / 256) and of(640, 640, 256, margin=1.25) == (2, 1.25)
     assert of(4000, 256, 256)[0] == 1 and of(4000, 256, 256, long=True)[0] == 8
     assert of(4000, 3000, 256, format="png")[0] == 1
     assert scale(Header(format="jpg", width=4000, height=3000, plain=False), 256, of_long_side=False)[0] == 1
+
+
+def test_the_interpolation_goes_by_what_is_left_to_resize() -> None:
+    assert [interpolation(2, ratio) for ratio in (1.0, 1.24, 1.25, 1.5, 1.51)] == [
+        "cubic", "cubic", "linear", "linear", "area",
+    ]  # fmt: skip
+    assert interpolation(1, 1.1) == "area"  # the full decode is averaged, as img2dataset does
 
 
 def scene(number: int, width: int, height: int) -> bytes:
@@ -141,7 +155,8 @@ def scene(number: int, width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("size", "divisor"), [((1024, 768), 2), ((1600, 960), 2), ((2048, 1536), 4), ((4096, 3072), 8)]
+    ("size", "divisor"),
+    [((512, 512), 2), ((800, 600), 2), ((1024, 768), 2), ((1600, 960), 2), ((2048, 1536), 4), ((4096, 3072), 8)],
 )  # fmt: skip
 def test_a_scaled_decode_is_close_to_the_full_one(size: tuple[int, int], divisor: int) -> None:
     for number in range(3):
@@ -155,6 +170,12 @@ def test_a_scaled_decode_is_close_to_the_full_one(size: tuple[int, int], divisor
         assert images[0].shape == images[1].shape
         psnr = 10 * np.log10(255**2 / np.mean((images[0] - images[1]) ** 2))
         assert psnr > 33.0, psnr
+        assert sharpness(images[0]) > 0.9 * sharpness(images[1])
+
+
+def sharpness(image: Any) -> float:
+    """Return the mean square of differences between neighbours."""
+    return float(np.mean(np.diff(image, axis=0) ** 2) + np.mean(np.diff(image, axis=1) ** 2))
 
 
 def test_a_scaled_grey_jpeg_stays_grey() -> None:
