@@ -222,7 +222,10 @@ def test_pixels_are_resized_as_img2dataset_resizes_a_file_of_them(mode: str, for
     from img2dataset import resizer as theirs
 
     untouched = theirs.cv2, theirs.A.SmallestMaxSize, theirs.SuppressStdoutStderr
-    for bigger, sides in ((True, (70, 50)), (True, (20, 30)), (False, (20, 30, 3)), (False, (91, 33, 3))):
+    shapes = [(True, (70, 50)), (True, (20, 30)), (False, (20, 30, 3)), (False, (91, 33, 3)), (True, (500, 7, 3))]
+    draw = np.random.default_rng(1)
+    shapes += [(bool(number % 2), (*map(int, draw.integers(1, 120, 2)), 3)) for number in range(20)]
+    for bigger, sides in shapes:
         image = np.random.default_rng(sides).integers(0, 256, sides, np.uint8)
         options = {"image_size": 40, "resize_mode": mode, "resize_only_if_bigger": bigger}
         options |= {"encode_format": format, "encode_quality": quality}

@@ -34,7 +34,8 @@ from altdiffusion.curation.images.confinement import confine
 from altdiffusion.curation.images.decode_guard import read_header
 from altdiffusion.curation.images.decoder_messages import ASK, DONE, READY, REFUSED, TELL
 from altdiffusion.curation.images.header import Header
-from altdiffusion.curation.images.resizer import PixelResizer, Pixels
+from altdiffusion.curation.images.resizer import PixelResizer
+from altdiffusion.curation.images.transforms import Pixels
 from altdiffusion.curation.rejects import DECODE, MEMORY_LIMIT, Refused
 from altdiffusion.image_files.phash import phash
 
@@ -252,7 +253,9 @@ class Decoder:
         self._changes_view = settings["resize_mode"] in _CHANGES_VIEW
         names = ("image_size", "resize_mode", "resize_only_if_bigger", "encode_format", "encode_quality")
         given = {name: settings[name] for name in names}
-        self._resizers = {way: PixelResizer(**given, downscale_interpolation=way) for way in ("area", "linear", "cubic")}
+        self._resizers = {
+            way: PixelResizer(**given, downscale_interpolation=way) for way in ("area", "linear", "cubic")
+        }
         self._converts = settings["color_space"] == "srgb"
         self._converters = Converters()
 
@@ -298,9 +301,7 @@ class Decoder:
         if self._scales and header.format == "jpg" and header.plain:
             converter = choose("L" if header.grey else "RGB")
             if converter is None or not converter.far:
-                divisor, ratio = scale(
-                    header, self._target, of_long_side=self._of_long_side, margin=self._margin
-                )
+                divisor, ratio = scale(header, self._target, of_long_side=self._of_long_side, margin=self._margin)
                 return self._resizers[interpolation(divisor, ratio)], divisor
         return self._resizers["area"], 1
 

@@ -1,9 +1,10 @@
 """img2dataset's Resizer for an image that is already decoded: its modes, its names and its arithmetic.
 
-Two things keep a decoder from using the class as it is imported:
+Three things keep a decoder from using the class as it is imported:
 
-- `import img2dataset` loads torch, wandb, webdataset and more: 390 MB and 3.5 s of CPU for every decoder process. Its
-  module `resizer` alone, which imports nothing of the package, takes 100 MB and 0.9 s. So that file is loaded alone.
+- `import img2dataset` loads torch, wandb, webdataset and more: 390 MB and 3.5 s of CPU for every decoder process. So
+  the file of its module `resizer`, which imports nothing of the package, is loaded alone.
+- That module imports albumentations for four transforms; it gets `transforms` under that name.
 - The Resizer opens a file by OpenCV. A decoder has pixels instead, in sRGB, on white and upright, which it may have
   read by Pillow; and it hashes the pixels that are stored. So our copy of the module finds `_OpenCV` under the name
   `cv2`. No module that other code imports is changed.
@@ -15,17 +16,17 @@ import contextlib
 import functools
 import importlib.util
 import io
+import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
+from altdiffusion.curation.images import transforms
+from altdiffusion.curation.images.transforms import Pixels
 from altdiffusion.errors import AltDiffusionError
-
-Pixels = npt.NDArray[np.uint8]
 
 
 class PixelResizer:
@@ -87,12 +88,27 @@ def _load_module(opencv: _OpenCV) -> Any:
     spec = importlib.util.spec_from_file_location("altdiffusion_img2dataset_resizer", path)
     assert spec is not None and spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _named("albumentations", transforms):
+        spec.loader.exec_module(module)
     module.cv2 = opencv
     module.SuppressStdoutStderr = contextlib.nullcontext  # a decoder's output goes nowhere anyway
-    made_once = {name: functools.cache(getattr(module.A, name)) for name in _TRANSFORMS}
-    module.A = types.SimpleNamespace(PadIfNeeded=module.A.PadIfNeeded, **made_once)
+    made_once = {name: functools.cache(getattr(transforms, name)) for name in _TRANSFORMS}
+    module.A = types.SimpleNamespace(PadIfNeeded=transforms.PadIfNeeded, **made_once)
     return module
+
+
+@contextlib.contextmanager
+def _named(name: str, module: types.ModuleType) -> Iterator[None]:
+    """Have `import name` give another module for the length of the block."""
+    before = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
 
 
 _TRANSFORMS = ("SmallestMaxSize", "LongestMaxSize", "CenterCrop")
