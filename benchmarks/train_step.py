@@ -51,6 +51,7 @@ def variants(device: torch.device, size: Size, case: Case, compiled: bool) -> di
         "bare": training.bare,
         "AdamW not fused": training.with_plain_optimizer,
         "averages one by one": training.with_plain_ema,
+        "pads one by one": lambda s, c, d: training.ours(s, c, d, pads_once=False),
         "not lean": lambda s, c, d: training.ours(s, c, d, lean=False),
         "eager attention": lambda s, c, d: training.ours(s, c, d, attention="eager"),
         f"channels_last {'off' if last else 'on'}": lambda s, c, d: training.ours(s, c, d, channels_last=not last),

@@ -196,14 +196,20 @@ def bare(size: Size, case: Case, device: torch.device) -> Contender:
     feed, noise = batches(size, case), torch.randn(case.batch, 4, *[size.sides[case.resolution]] * 2, device=device)
     timesteps = torch.randint(0, 1000, (case.batch,), device=device)
     ready = [next(feed) for _ in range(8)]
-    inputs = itertools.cycle([(s["latents"].to(device, task.dtype), s["token_ids"].to(device).long()) for s in ready])
+    inputs = itertools.cycle(
+        [
+            (s["latents"].to(device, task.dtype), s["token_ids"].to(device).long(), task.columns(s["token_ids"]))
+            for s in ready
+        ]
+    )
     if task.config.compute.channels_last_on(device):
         noise = noise.contiguous(memory_format=torch.channels_last)
 
     def step() -> Tensor:
         trainer.optimizer.zero_grad(set_to_none=True)
-        latents, ids = next(inputs)
-        predicted = task.unet(latents, timesteps, encoder_hidden_states=task.encode(ids), return_dict=False)[0]
+        latents, ids, columns = next(inputs)
+        context = task.encode(ids, columns)
+        predicted = task.unet(latents, timesteps, encoder_hidden_states=context, return_dict=False)[0]
         loss = F.mse_loss(predicted.float(), noise)
         loss.backward()
         trainer.optimizer.step()

@@ -65,6 +65,24 @@ def encode_text(text_encoder: Any, token_ids: torch.Tensor, pad_id: int) -> torc
     return hidden
 
 
+def has_one_pad(text_encoder: Any) -> bool:
+    """Return whether all pads behind a caption get the same vector, as XLM-R's do.
+
+    They are masked, so that nothing depends on how many there are, and they share one position
+    (`create_position_ids_from_input_ids`), so that nothing distinguishes them.
+    """
+    config = text_encoder.config
+    return config.model_type == "altclip_text_model" and bool(getattr(config, "use_attention_mask", False))
+
+
+def columns_used(token_ids: torch.Tensor, pad_id: int) -> int:
+    """Return how many columns of int [B, T] must be encoded: all captions and one pad, a multiple of 8, T at most."""
+    used = (token_ids != pad_id).any(0).nonzero()
+    last = int(used[-1]) + 1 if len(used) else 0
+    columns: int = min(token_ids.shape[1], -(-(last + 1) // 8) * 8)
+    return columns
+
+
 def load_text_encoder(
     folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Any, Any]:

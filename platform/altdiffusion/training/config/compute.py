@@ -29,6 +29,9 @@ class ComputeConfig(Checked):
     gains nothing."""
     lean: bool = operational(True)
     """Saves activations: frozen convolutions keep no input for the backward pass, and no block divides by 1. Exact."""
+    pads_once: bool = operational(True)
+    """Computes one pad per caption, whose vector all pads of the caption have, instead of each of them: in the text
+    encoder, and for keys and values. Without `compile`, which wants one shape."""
     gradient_checkpointing: bool = operational(False)
     """Keeps the inputs of the UNet's blocks alone and computes the rest again in the backward pass: much less memory
     for about a third more time. Exact."""

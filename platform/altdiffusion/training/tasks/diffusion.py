@@ -10,13 +10,14 @@ from torch import Tensor
 from altdiffusion.diffusion import noise
 from altdiffusion.diffusion.models import ModelBundle, trainable_parameters
 from altdiffusion.diffusion.objective import Noising, Schedule, squared_error
-from altdiffusion.diffusion.text_encoder import encode_text, tokenize
+from altdiffusion.diffusion.text_encoder import columns_used, encode_text, has_one_pad, tokenize
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.loader import Samples
 from altdiffusion.training.model import prepare_network
 from altdiffusion.training.model.flops import on_meta, step_flops
 from altdiffusion.training.model.lora import adapters
+from altdiffusion.training.model.pads import repeat_pads
 from altdiffusion.training.model.text_cache import TextCache
 from altdiffusion.training.order.run_key import RunKey
 from altdiffusion.training.tasks.latents import LatentSource, OnlineLatents, StoredLatents
@@ -60,8 +61,12 @@ class DiffusionTask:
         self.layout = self.latents_of.layout
         self.tokens = self.latents_of.tokens
         self._flops: dict[tuple[int, ...], float] = {}
+        compute = config.compute
+        self._pads_once = compute.pads_once and not compute.compile and has_one_pad(self.text_encoder)
+        if self._pads_once:
+            repeat_pads(self.unet, len(self.empty_ids))
         cache_mb = config.workers.text_cache_mb
-        self.encode = TextCache(self._encode, cache_mb << 20) if cache_mb else self._encode
+        self._cache = TextCache(self._encode, cache_mb << 20) if cache_mb else None
 
     def weights(self) -> dict[str, Tensor]:
         return dict(self.unet.state_dict() if self.config.lora is None else self.trained)
@@ -70,6 +75,7 @@ class DiffusionTask:
         config, gamma = self.config, self.config.objective.min_snr_gamma
         positions = samples.positions.to(self.device, non_blocking=True)
         latents = self.latents_of(samples)
+        columns = self.columns(samples["token_ids"])
         ids = samples["token_ids"].to(self.device, non_blocking=True).to(torch.int64)
         eps = noise.keyed_normal(self.seed, positions, noise.NOISE, latents.shape[1:])
         if config.objective.noise_offset:
@@ -79,17 +85,20 @@ class DiffusionTask:
         if config.caption_drop > 0:
             drop = noise.keyed_uniform(self.seed, positions, noise.CAPTION_DROP) < config.caption_drop
             ids = torch.where(drop.unsqueeze(1), self.empty_ids, ids)
-        errors = self.errors(latents, ids, eps, timesteps)
+        errors = self.errors(latents, ids, eps, timesteps, columns)
         if gamma is not None:
             errors = errors * self.schedule.min_snr_weights(self.prediction, gamma, timesteps)
         return errors.mean()
 
-    def errors(self, latents: Tensor, ids: Tensor, eps: Tensor, timesteps: Tensor) -> Tensor:
+    def errors(
+        self, latents: Tensor, ids: Tensor, eps: Tensor, timesteps: Tensor, columns: int | None = None
+    ) -> Tensor:
         """Return the mean squared error of what the UNet predicts, float32 [B].
 
         Args:
             latents, eps: float32 [B, C, H, W]; the noise that is added at `timesteps`, int64 [B].
             ids: int64 [B, T].
+            columns: as `columns` returns for `ids`.
         """
         compute = self.config.compute
         noisy = self.schedule.add_noise(latents, eps, timesteps).to(self.dtype)
@@ -97,7 +106,7 @@ class DiffusionTask:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
         if compute.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
-        predicted = self.unet(noisy, timesteps, encoder_hidden_states=self.encode(ids), return_dict=False)[0]
+        predicted = self.unet(noisy, timesteps, encoder_hidden_states=self.encode(ids, columns), return_dict=False)[0]
         return squared_error(predicted, self.schedule.target(self.prediction, latents, eps, timesteps))
 
     def flops(self, samples: Samples) -> float:
@@ -114,7 +123,19 @@ class DiffusionTask:
             )
         return self._flops[shape]
 
+    def encode(self, token_ids: Tensor, columns: int | None = None) -> Tensor:
+        """Return what the UNet reads, [B, T, D] of int64 [B, T]; where `columns` is given, [B, columns, D]."""
+        if self._cache is not None:
+            return self._cache(token_ids)[:, :columns]
+        return self._encode(token_ids[:, :columns])
+
+    def columns(self, token_ids: Tensor) -> int | None:
+        """Return how many columns of int [B, T] are computed: those of the captions and one of pads; None for all T.
+
+        To be called while they are on the CPU: elsewhere it waits for the device.
+        """
+        return columns_used(token_ids, self.pad_id) if self._pads_once else None
+
     def _encode(self, token_ids: Tensor) -> Tensor:
-        """Return the UNet's context, [B, T, D] of int64 [B, T]."""
         with torch.no_grad():
             return encode_text(self.text_encoder, token_ids, self.pad_id)
