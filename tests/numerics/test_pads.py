@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -14,8 +15,17 @@ from altdiffusion.training.data.loader import Samples
 from altdiffusion.training.tasks.diffusion import DiffusionTask
 from tests import training_lake
 
-PAD = 1
-CAPTIONS = ["a red cat", "слон", "a dog", ""]
+PAD, TOKENS = 1, 40
+CAPTIONS = ["cat", "ox", "dog", ""]
+
+
+def bundle() -> models.ModelBundle:
+    """Return the test models with room for more than a caption."""
+    made = training_lake.bundle()
+    torch.manual_seed(1)
+    config = {**made.text_encoder.config.to_dict(), "max_position_embeddings": TOKENS + 2}
+    made.tokenizer.model_max_length = TOKENS
+    return dataclasses.replace(made, text_encoder=models.build_text_encoder(config))
 
 
 def settings(**changes: Any) -> TrainConfig:
@@ -30,12 +40,12 @@ def samples(tokenizer: Any) -> Samples:
 
 
 def test_all_pads_of_a_caption_have_one_vector_and_few_columns_give_it() -> None:
-    bundle = training_lake.bundle()
-    ids = tokenize(bundle.tokenizer, CAPTIONS)
+    parts = bundle()
+    ids = tokenize(parts.tokenizer, CAPTIONS)
     columns = columns_used(ids, PAD)
-    assert has_one_pad(bundle.text_encoder) and columns == 8 < ids.shape[1]
+    assert has_one_pad(parts.text_encoder) and columns == 8 < ids.shape[1]
     with torch.no_grad():
-        whole, few = encode_text(bundle.text_encoder, ids, PAD), encode_text(bundle.text_encoder, ids[:, :columns], PAD)
+        whole, few = (encode_text(parts.text_encoder, given, PAD) for given in (ids, ids[:, :columns]))
     torch.testing.assert_close(few, whole[:, :columns], rtol=1e-5, atol=1e-6)
     pads = whole[:, columns - 1 :]
     torch.testing.assert_close(pads, pads[:, :1].expand_as(pads), rtol=1e-5, atol=1e-6)
@@ -57,23 +67,23 @@ def test_the_columns_hold_every_caption_and_a_pad() -> None:
 def test_an_encoder_whose_pads_differ_is_read_whole() -> None:
     english = training_lake.english_bundle()
     assert not has_one_pad(english.text_encoder)  # CLIP's positions are those of the columns
-    unmasked = training_lake.bundle().text_encoder
+    unmasked = bundle().text_encoder
     unmasked.config.use_attention_mask = False
     assert not has_one_pad(unmasked)  # every pad would count for every token
 
 
 def losses(which: models.Trains, lora: bool, once: bool, cached: bool = False) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return the loss and the gradients by name."""
-    bundle = training_lake.bundle()
+    parts = bundle()
     config = settings(trainable=which, compute={"pads_once": once}, workers={"text_cache_mb": int(cached)})
     if lora:
         from altdiffusion.training.model.lora import add_adapters
 
         config = settings(lora={"rank": 4}, compute={"pads_once": once})
         assert config.lora is not None
-        add_adapters(bundle.unet, config.lora, config.trainable, seed=0)
-    task = DiffusionTask(config, bundle, torch.device("cpu"))
-    loss = task.loss(samples(bundle.tokenizer))
+        add_adapters(parts.unet, config.lora, config.trainable, seed=0)
+    task = DiffusionTask(config, parts, torch.device("cpu"))
+    loss = task.loss(samples(parts.tokenizer))
     loss.backward()
     return loss.detach(), {name: parameter.grad for name, parameter in task.trained}
 
@@ -97,10 +107,8 @@ def test_a_cache_of_text_gives_the_same() -> None:
 
 
 def test_keys_and_values_are_computed_for_the_columns_alone() -> None:
-    bundle = training_lake.bundle()
-    tokens = len(tokenize(bundle.tokenizer, [""])[0])
-    for once, columns in ((False, tokens), (True, 8)):
-        parts = training_lake.bundle()
+    for once, columns in ((False, TOKENS), (True, 8)):
+        parts = bundle()
         task = DiffusionTask(settings(compute={"pads_once": once}), parts, torch.device("cpu"))
         shapes: set[tuple[int, int]] = set()
 
@@ -112,4 +120,4 @@ def test_keys_and_values_are_computed_for_the_columns_alone() -> None:
                 module.to_k.register_forward_hook(note)
                 module.to_v.register_forward_hook(note)
         task.loss(samples(parts.tokenizer))
-        assert shapes == {(columns, tokens)}  # read, and attended to
+        assert shapes == {(columns, TOKENS)}  # read, and attended to
