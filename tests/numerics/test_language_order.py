@@ -24,7 +24,8 @@ from altdiffusion.storage.dataset import Lake, Manifest, Version
 from altdiffusion.storage.shard_reader import ShardReader
 from altdiffusion.training.config import TrainConfig, WorkersConfig
 from altdiffusion.training.data import language_chunks, layout
-from altdiffusion.training.data.loader import Loader, RowGroups, open_sources
+from altdiffusion.training.data.language_rows import LanguageRows
+from altdiffusion.training.data.loader import Loader, open_sources
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.order.language_rows import FACTS, ROWS, ChosenRows, choose, language_rows
 from altdiffusion.training.order.mixture import make_order, sources_of
@@ -219,10 +220,10 @@ def test_memory_holds_only_rows_of_the_language(lake: str) -> None:
         assert part.cached_bytes == source.rows * (2 * 64 + 4 * 8)
 
 
-def all_rows(settings_: TrainConfig, opened: list[Version]) -> Iterator[tuple[RowGroups, torch.Tensor]]:
+def all_rows(settings_: TrainConfig, opened: list[Version]) -> Iterator[tuple[LanguageRows, torch.Tensor]]:
     """Yield each language's rows, and all of their latents."""
     for part in open_sources(settings_, sources_of(settings_, opened), layout.LATENTS):
-        assert isinstance(part, RowGroups)
+        assert isinstance(part, LanguageRows)
         into = part.empty(part.rows)
         part.gather(np.arange(part.rows), into)
         yield part, into["latents"]
