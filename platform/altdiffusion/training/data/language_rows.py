@@ -7,6 +7,7 @@ that is hundreds of operations per batch. Here the chunks of a language share on
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
@@ -14,11 +15,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from altdiffusion.training.data.language_chunks import LanguageChunks, row_bytes
 from altdiffusion.training.data.layout import Mixed, Rows, check_shape, copy_rows
 from altdiffusion.training.order.language_rows import ChosenRows
 from altdiffusion.training.order.permutation import I64
+
+_ALIGNMENT = 4096
 
 
 class Groups(Protocol):
@@ -89,18 +93,22 @@ class LanguageRows:
         self._make_room()
         return {name: tensor.new_empty((count, *tensor.shape[1:])) for name, tensor in self._like.items()}
 
-    def begin(self, rows: I64) -> None:
+    def begin(self, rows: I64) -> bool:
         """Begin to read the chunks of rows that will be gathered soon, as far as the memory for them goes.
 
         Args:
             rows: int64 [K], ascending.
+
+        Returns:
+            Whether it went for all of them; otherwise, a later call begins the others.
         """
         self._make_room()
         for number in self._chunks_of(rows)[0]:
             if number not in self._kept and number not in self._reading:
                 if len(self._reading) >= self._most_ahead:
-                    return  # a later call begins it
+                    return False
                 self._begin(number)
+        return True
 
     def gather(self, rows: I64, into: Rows, mirrored: npt.NDArray[np.bool_] | None = None) -> None:
         """Write the samples of `rows`, in ascending order, into tensors [K, ...] like those of `empty(K)`."""
@@ -108,14 +116,14 @@ class LanguageRows:
         numbers, starts = self._chunks_of(rows)
         for some in range(0, len(numbers), self._most_kept):  # what is kept for one is not dropped for the next
             here = numbers[some : some + self._most_kept]
-            ends = starts[some : some + len(here) + 1]
+            first, last = int(starts[some]), int(starts[some + len(here)])
             try:
-                places = np.array([self._place(number) for number in here])
-                moved = np.repeat((places - here) * self._chunk_rows, np.diff(ends))
-                index = torch.from_numpy(rows[ends[0] : ends[-1]] + moved)
+                moved = np.array([self._place(number) - number for number in here]) * self._chunk_rows
+                counts = starts[some + 1 : some + 1 + len(here)] - starts[some : some + len(here)]
+                index = torch.from_numpy(rows[first:last] + moved.repeat(counts))
                 for name, tensor in self._memory.items():
                     check_shape(name, tensor, into[name])
-                    torch.index_select(tensor, 0, index, out=into[name][ends[0] : ends[-1]])
+                    torch.index_select(tensor, 0, index, out=into[name][first:last])
             except Mixed as error:
                 raise error.refused(self._groups.dataset_of(self._group_of(here[0]))) from None
 
@@ -141,18 +149,15 @@ class LanguageRows:
         self._most_kept = max(1, self._cache_bytes // chunk_bytes)
         self._most_ahead = max(1, self._cache_bytes // 2 // chunk_bytes)
         places = min(self._most_kept + self._most_ahead, -(-self.rows // self._chunk_rows))
-        self._memory = {
-            name: tensor.new_empty((places * self._chunk_rows, *tensor.shape[1:]))
-            for name, tensor in self._like.items()
-        }
+        rows = places * self._chunk_rows
+        self._memory = {name: _reserved(tensor, rows) for name, tensor in self._like.items()}
         self._free = list(range(places))[::-1]
 
     def _chunks_of(self, rows: I64) -> tuple[list[int], I64]:
         """Return the chunks of rows in ascending order, and where the rows of each start in them; and their end."""
         numbers = rows // self._chunk_rows
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1))
-        found: list[int] = numbers[starts[:-1]].tolist()
-        return found, starts
+        starts = np.concatenate(([0], np.flatnonzero(numbers[1:] != numbers[:-1]) + 1))
+        return numbers[starts].tolist(), np.append(starts, len(rows))
 
     def _rows_in(self, number: int) -> int:
         return min(self._chunk_rows, self.rows - number * self._chunk_rows)
@@ -188,7 +193,7 @@ class LanguageRows:
     def _read(self, number: int, place: int) -> None:
         """Read a chunk into its place."""
         first, at = number * self._chunk_rows, place * self._chunk_rows
-        wanted = self._chosen.rows(np.arange(first, first + self._rows_in(number)))
+        wanted = self._chosen.some(first, first + self._rows_in(number))
         groups = np.searchsorted(self._groups.starts, wanted, side="right") - 1
         ends = [*(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(wanted)]
         for start, end in zip([0, *ends], ends, strict=False):
@@ -210,3 +215,13 @@ class LanguageRows:
                 into,
                 lambda: self._groups.decoded(group, languages=True),
             )
+
+
+def _reserved(like: Tensor, rows: int) -> Tensor:
+    """Return memory for rows like some, [rows, ...]: by NumPy, which asks for huge pages. First use of 4 KiB pages costs
+    more than the copy of a row into them."""
+    shape = (rows, *like.shape[1:])
+    size = math.prod(shape) * like.element_size()
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return torch.from_numpy(memory[start : start + size]).view(like.dtype).view(shape)

@@ -45,6 +45,9 @@ LOOKAHEAD = 16
 Coins = npt.NDArray[np.bool_]
 """One per sample: whether it is mirrored."""
 
+_Piece = tuple[int, int, int]
+"""The samples of a batch that are of one part: the part's number, the first sample, and one after the last."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
@@ -179,14 +182,19 @@ class RowGroups:
         version, shard = self._files[self._shard_of[number]]
         return naming_shard(version.shard_uri(shard))
 
-    def begin(self, rows: I64) -> None:
-        """Begin to read the row groups of rows that will be gathered soon, as far as the memory for them goes."""
+    def begin(self, rows: I64) -> bool:
+        """Begin to read the row groups of rows that will be gathered soon, as far as the memory for them goes.
+
+        Returns:
+            Whether it went for all of them; otherwise, a later call begins the others.
+        """
         numbers = np.unique(self._groups_of(rows)).tolist()
         for number in numbers:
             if number not in self._cache and number not in self._reading:
                 if self._reading and self._group_bytes() * (len(self._reading) + 1) > self._cache_bytes // 2:
-                    return  # a later call begins it
+                    return False
                 self._reading[number] = self._pool.submit(self._read, number)
+        return True
 
     def close(self) -> None:
         """Wait for what is being read and close the open shards; a later call opens them again."""
@@ -232,14 +240,15 @@ class RowGroups:
     def decoded(
         self, number: int, rows: I64 | None = None, *, languages: bool = False
     ) -> tuple[Rows, npt.NDArray[np.object_]]:
-        """Return a row group, or some rows of it, and the language of each row if asked for."""
+        """Return a row group, or some rows of it, and the language of each row if asked for: then, in memory that this
+        thread's next call overwrites."""
         version, shard = self._files[self._shard_of[number]]
         columns, equal = self._layout.columns, self._layout.equal
         opened = self._open_shards()
         with self.naming(number), opened.used:
             reader = opened.reader(self._shard_of[number], version.shard_uri(shard), version.shards[shard].bytes)
             more = ("language",) if languages else ()
-            table = reader.read(self._group_of[number], (*columns, *more), equal=equal, rows=rows)
+            table = reader.read(self._group_of[number], (*columns, *more), equal=equal, rows=rows, kept=languages)
             names = table.column("language").to_numpy() if languages else np.empty(0, object)
             return self._layout.decode(table), names
 
@@ -280,9 +289,9 @@ class MirroredRowGroups:
     def empty(self, count: int) -> Rows:
         return self._plain.empty(count)
 
-    def begin(self, rows: I64) -> None:
-        self._plain.begin(rows)
-        self._mirrored.begin(rows)
+    def begin(self, rows: I64) -> bool:
+        begun = self._plain.begin(rows)
+        return self._mirrored.begin(rows) and begun
 
     def gather(self, rows: I64, into: Rows, mirrored: Coins | None = None) -> None:
         """Gather as RowGroups does, each row from the one or the other."""
@@ -410,7 +419,7 @@ class Loader:
         self._rank, self._world, self._start, self._stop = rank, world, start, stop
         self._queue: queue.Queue[Samples | BaseException | None] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
-        self._coming: deque[Batch] = deque()  # their row groups are being read
+        self._coming: deque[tuple[Batch, list[_Piece], list[_Piece]]] = deque()  # being read, the last pieces not yet
         self._known: deque[Batch] = deque()  # the ones after them
         self.waited_s = 0.0
         """Seconds for which the loop has waited for data."""
@@ -459,21 +468,22 @@ class Loader:
         while len(self._coming) < LOOKAHEAD and step + len(self._coming) < self._stop:
             if not self._known:
                 self._known.extend(self._shares(step + len(self._coming)))
-            self._coming.append(self._known.popleft())
-            self._begin(self._coming[-1])
-        batch = self._coming.popleft()
-        self._begin(batch)
+            batch = self._known.popleft()
+            pieces = _pieces(batch)
+            self._coming.append((batch, pieces, self._begin(batch, pieces)))
+        batch, pieces, late = self._coming.popleft()
+        self._begin(batch, late)
         tensors = self._parts[int(batch.part[0])].empty(len(batch))  # one shape per batch: see BucketOrder
         coins = self._mirrored(batch.position) if self._mirrored is not None else None
-        for number, first, last in _parts(batch):
+        for number, first, last in pieces:
             part = {name: tensor[first:last] for name, tensor in tensors.items()}
             self._parts[number].gather(batch.row[first:last], part, None if coins is None else coins[first:last])
         number = batch_at(self._skips, step)
         return Samples(step=number, positions=torch.from_numpy(batch.position), tensors=tensors)
 
-    def _begin(self, batch: Batch) -> None:
-        for number, first, last in _parts(batch):
-            self._parts[number].begin(batch.row[first:last])
+    def _begin(self, batch: Batch, pieces: list[_Piece]) -> list[_Piece]:
+        """Begin to read what a batch takes; return the pieces for which there is no memory yet."""
+        return [piece for piece in pieces if not self._parts[piece[0]].begin(batch.row[piece[1] : piece[2]])]
 
     def _shares(self, first: int) -> list[Batch]:
         """Return this rank's shares of the batches that the next steps take."""
@@ -481,8 +491,8 @@ class Loader:
         return self._order.shares_of([batch_at(self._skips, step) for step in steps], self._rank, self._world)
 
 
-def _parts(batch: Batch) -> list[tuple[int, int, int]]:
-    """Return (part, its first sample, one after its last sample) of a batch sorted by part."""
-    firsts = np.flatnonzero(np.diff(batch.part, prepend=-1)).tolist()
+def _pieces(batch: Batch) -> list[_Piece]:
+    """Return the pieces of a batch, which is sorted by part."""
+    firsts = [0, *(np.flatnonzero(batch.part[1:] != batch.part[:-1]) + 1).tolist()]
     ends = [*firsts[1:], len(batch)]
-    return [(int(batch.part[first]), first, last) for first, last in zip(firsts, ends, strict=True)]
+    return list(zip(batch.part[firsts].tolist(), firsts, ends, strict=True))
