@@ -7,7 +7,6 @@ that is hundreds of operations per batch. Here the chunks of a language share on
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
@@ -15,14 +14,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from altdiffusion.training.data.language_chunks import LanguageChunks, row_bytes
 from altdiffusion.training.data.layout import Mixed, Rows, check_shape, copy_rows
 from altdiffusion.training.order.language_rows import ChosenRows
 from altdiffusion.training.order.permutation import I64
-
-_ALIGNMENT = 4096
 
 
 class Groups(Protocol):
@@ -150,7 +146,7 @@ class LanguageRows:
         self._most_ahead = max(1, self._cache_bytes // 2 // chunk_bytes)
         places = min(self._most_kept + self._most_ahead, -(-self.rows // self._chunk_rows))
         rows = places * self._chunk_rows
-        self._memory = {name: _reserved(tensor, rows) for name, tensor in self._like.items()}
+        self._memory = {name: tensor.new_empty((rows, *tensor.shape[1:])) for name, tensor in self._like.items()}
         self._free = list(range(places))[::-1]
 
     def _chunks_of(self, rows: I64) -> tuple[list[int], I64]:
@@ -215,13 +211,3 @@ class LanguageRows:
                 into,
                 lambda: self._groups.decoded(group, languages=True),
             )
-
-
-def _reserved(like: Tensor, rows: int) -> Tensor:
-    """Return memory for rows like some, [rows, ...]: by NumPy, which asks for huge pages. First use of 4 KiB pages costs
-    more than the copy of a row into them."""
-    shape = (rows, *like.shape[1:])
-    size = math.prod(shape) * like.element_size()
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return torch.from_numpy(memory[start : start + size]).view(like.dtype).view(shape)

@@ -63,7 +63,7 @@ CHUNK = 1 << 20
 
 
 class PartOrders:
-    """The orders of all parts: part and draw number -> (epoch, row). Samples of many parts cost what those of one do."""
+    """The orders of all parts: part and draw number -> (epoch, row). Many parts cost what one does."""
 
     def __init__(self, parts: Sequence[Part], *, seed: int, chunk_rows: int, window_chunks: int) -> None:
         self.rows = np.array([part.rows for part in parts], dtype=np.int64)
