@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import fcntl
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ from altdiffusion.storage.dataset import Lake, Manifest, Version
 from altdiffusion.storage.shard_reader import ShardReader
 from altdiffusion.training.config import TrainConfig, WorkersConfig
 from altdiffusion.training.data import language_chunks, layout
-from altdiffusion.training.data.loader import Loader, RowGroups, open_sources
+from altdiffusion.training.data.language_rows import LanguageRows
+from altdiffusion.training.data.loader import Loader, open_sources
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.order.language_rows import FACTS, ROWS, ChosenRows, choose, language_rows
 from altdiffusion.training.order.mixture import make_order, sources_of
@@ -219,10 +221,10 @@ def test_memory_holds_only_rows_of_the_language(lake: str) -> None:
         assert part.cached_bytes == source.rows * (2 * 64 + 4 * 8)
 
 
-def all_rows(settings_: TrainConfig, opened: list[Version]) -> Iterator[tuple[RowGroups, torch.Tensor]]:
+def all_rows(settings_: TrainConfig, opened: list[Version]) -> Iterator[tuple[LanguageRows, torch.Tensor]]:
     """Yield each language's rows, and all of their latents."""
     for part in open_sources(settings_, sources_of(settings_, opened), layout.LATENTS):
-        assert isinstance(part, RowGroups)
+        assert isinstance(part, LanguageRows)
         into = part.empty(part.rows)
         part.gather(np.arange(part.rows), into)
         yield part, into["latents"]
@@ -249,6 +251,96 @@ def test_a_row_group_is_read_from_the_lake_once_for_all_languages(
         assert torch.equal(latents, expected)
         part.close(), plain.close()
     assert read.total() > 2 * groups and not list(cache.iterdir())
+
+
+def test_every_flipped_byte_of_a_kept_file_is_found(lake: str, cache: Path) -> None:
+    """Wherever it is flipped or cut off, it gives the row group's rows, from the file or else from the lake."""
+    rows, languages = 40, np.array([PATTERN[row % len(PATTERN)] for row in range(40)], dtype=object)
+    shapes = {"latents": SHAPE, "token_ids": (8,)}
+    group = {name: torch.randn(rows, *shape).half() for name, shape in shapes.items()}
+    chunks, read = language_chunks.LanguageChunks("x", None), Counter[str]()
+
+    def whole(name: str) -> tuple[layout.Rows, Any]:
+        read[name] += 1
+        return group, languages
+
+    def check(name: str) -> None:
+        for language, first, count in (("en", 0, 20), ("en", 3, 9), ("de", 11, 1), ("fr", 0, 4), ("th", 2, 2)):
+            into = {key: torch.empty(count, *shape).half() for key, shape in shapes.items()}
+            chunks.read("group", rows, language, first, into, lambda: whole(name))
+            mine = torch.from_numpy(np.flatnonzero(languages == language)[first : first + count])
+            assert all(torch.equal(tensor, group[key][mine]) for key, tensor in into.items()), (name, language)
+
+    check("first")
+    (path,) = cache.glob("x*/group")
+    data = path.read_bytes()
+    check("again")
+    latents = 4096 + 4096  # after the header, and the checksums, which fill less than a page
+    ids = latents + rows * 2 * int(np.prod(SHAPE))
+    assert len(data) == ids + -ids % 4096 + rows * 8 * 2
+    every = {"header": range(1, 60, 7), "checksums": range(4096, 4096 + 8 * (rows + 1), 12)}
+    every |= {"latents": range(latents, ids, 131), "ids": range(len(data) - rows * 16, len(data), 23)}
+    for name, places in every.items():
+        for at in places:
+            path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+            check(name)
+    for size in (0, 10, 4096, latents, ids, len(data) - 1):
+        path.write_bytes(data[:size])
+        check("cut off")
+    chunks.close()
+    assert not path.exists() and read["first"] == 1 and read["again"] == 0
+    # The five pieces hold 27 of 40 rows, and 8 checksums per tensor.
+    assert read["header"] == len(every["header"]) and read["cut off"] == 6
+    assert all(read[name] > len(every[name]) // 2 for name in ("latents", "ids")) and read["checksums"] >= 4
+
+
+def test_a_batch_that_takes_more_chunks_than_are_kept(lake: str) -> None:
+    opened = versions(lake, "mixed")
+    sources = sources_of(config(lake, 3.0), opened)
+    expected = [latents for _, latents in all_rows(config(lake, 3.0), opened)]
+    parts = open_sources(config(lake, 3.0), sources, layout.LATENTS)
+    for source, part, latents in zip(sources, parts, expected, strict=True):
+        assert isinstance(part, LanguageRows)
+        chunk_bytes = part._chunk_rows * (2 * 64 + 4 * 8)
+        part._cache_bytes = 3 * chunk_bytes
+        everything = np.arange(source.rows)
+        chunks = -(-source.rows // part._chunk_rows)
+        assert part.begin(everything) == (chunks <= 1)
+        for _ in range(2):
+            into = part.empty(source.rows)
+            part.gather(everything, into)
+            assert torch.equal(into["latents"], latents)
+            assert part.cached_bytes <= 3 * chunk_bytes
+        assert sum(tensor.nbytes for tensor in part._memory.values()) == min(4, chunks) * chunk_bytes
+        part.close()
+
+
+def test_closing_one_language_waits_for_the_reads_of_another(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The languages of a dataset share its open shards."""
+    direct = dataclasses.replace(config(lake, 3.0), workers=WorkersConfig(language_disk_gb=0))
+    opened = versions(lake, "mixed")
+    expected = [latents for _, latents in all_rows(direct, opened)]
+    one, other, *_ = open_sources(direct, sources_of(direct, opened), layout.LATENTS)
+    one.gather(np.arange(1), one.empty(1))  # what a row looks like is known, and its shard is open
+    entered, release, whole = threading.Event(), threading.Event(), ShardReader.read
+
+    def waiting(self: ShardReader, *given: Any, **more: Any) -> Any:
+        entered.set()
+        release.wait(60)
+        return whole(self, *given, **more)
+
+    monkeypatch.setattr(ShardReader, "read", waiting)
+    other.begin(np.arange(1))
+    assert entered.wait(60)
+    closing = threading.Thread(target=one.close)
+    closing.start()
+    closing.join(0.5)
+    release.set()
+    into = other.empty(1)
+    other.gather(np.arange(1), into)
+    closing.join()
+    assert torch.equal(into["latents"], expected[1][:1])
+    other.close()
 
 
 def test_what_is_kept_is_checked_bounded_and_removed(lake: str, cache: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,10 +43,16 @@ def is_readable(chunk: Any) -> bool:
     )
 
 
-def read_equal(file: BinaryIO | FetchedFile, chunk: Any, rows: npt.NDArray[np.int64] | None = None) -> U8:
+def read_equal(
+    file: BinaryIO | FetchedFile, chunk: Any, rows: npt.NDArray[np.int64] | None = None, *, kept: bool = False
+) -> U8:
     """Return the values of a column chunk, uint8 [R, L], or of some of its rows (ascending), uint8 [K, L].
 
     Pages that hold none of these rows are neither read nor verified.
+
+    Args:
+        kept: return memory that this thread's next call with `kept` overwrites: new memory costs almost as much as
+            what is read into it.
 
     Raises:
         ValueError: the pages are damaged or of another form, or hold a null or values of different lengths.
@@ -63,7 +70,8 @@ def read_equal(file: BinaryIO | FetchedFile, chunk: Any, rows: npt.NDArray[np.in
         values = _values(page, chunk.path_in_schema)[here]
         length = values.shape[1] - _LENGTH_BYTES
         if out is None:
-            out = np.empty((chunk.num_values if rows is None else len(rows), length), np.uint8)
+            shape = (chunk.num_values if rows is None else len(rows), length)
+            out = _scratch("values", math.prod(shape)).reshape(shape) if kept else np.empty(shape, np.uint8)
         if out.shape[1] != length:
             raise ValueError(f"column {chunk.path_in_schema} does not hold {out.shape[1]} items in every row")
         if filled + len(values) > len(out):
@@ -115,17 +123,24 @@ def _reader_of(file: BinaryIO | FetchedFile, start: int, size: int) -> _Reader:
 
 def _bytes_of(file: BinaryIO, start: int, size: int) -> U8:
     """Return bytes of a file, in memory that this thread's next call overwrites."""
-    scratch: U8 | None = getattr(_threads, "scratch", None)
-    if scratch is None or len(scratch) < size:
-        scratch = _threads.scratch = np.empty(size, np.uint8)
-    view, have = scratch.data[:size], 0
+    scratch = _scratch("page", size)
+    view, have = scratch.data, 0
     file.seek(start)
     while have < size:
         read = file.readinto(view[have:])  # type: ignore[attr-defined]
         if not read:
             raise ValueError(f"it ends {size - have} bytes early")
         have += read
-    return scratch[:size]
+    return scratch
+
+
+def _scratch(name: str, size: int) -> U8:
+    """Return this thread's memory of that name."""
+    found: U8 | None = getattr(_threads, name, None)
+    if found is None or len(found) < size:
+        found = np.empty(size, np.uint8)
+        setattr(_threads, name, found)
+    return found[:size]
 
 
 def _pages(chunk: _Reader) -> Iterator[_Page]:

@@ -66,6 +66,7 @@ class ShardReader:
         *,
         equal: str | None = None,
         rows: npt.NDArray[np.int64] | None = None,
+        kept: bool = False,
     ) -> pa.Table:
         """Return columns of a row group.
 
@@ -73,11 +74,12 @@ class ShardReader:
             equal: one of the columns, whose values are byte strings of one length. Where the shard stores it in a form
                 that `pages` reads, it is read that faster way and returned as fixed-size binary.
             rows: numbers of the wanted rows, ascending; None for all.
+            kept: the values of `equal` may be in memory that this thread's next call with `kept` overwrites.
         """
         if isinstance(self._file, FetchedFile):
             self._file.fetch(self._ranges(group, columns))
         try:
-            return self._read(group, columns, equal, rows)
+            return self._read(group, columns, equal, rows, kept)
         finally:
             if isinstance(self._file, FetchedFile):
                 self._file.forget()
@@ -90,7 +92,7 @@ class ShardReader:
         return [(start, chunk.total_compressed_size) for start, chunk in zip(starts, chunks, strict=True)]
 
     def _read(
-        self, group: int, columns: Sequence[str], equal: str | None, rows: npt.NDArray[np.int64] | None
+        self, group: int, columns: Sequence[str], equal: str | None, rows: npt.NDArray[np.int64] | None, kept: bool
     ) -> pa.Table:
         chunk = None if equal is None else self._parquet.metadata.row_group(group).column(self._place[equal])
         if chunk is not None and not pages.is_readable(chunk):
@@ -100,7 +102,7 @@ class ShardReader:
         if rows is not None:
             table = table.take(pa.array(rows))
         if chunk is not None:
-            values = pages.read_equal(self._file, chunk, rows)
+            values = pages.read_equal(self._file, chunk, rows, kept=kept)
             kind = pa.binary(values.shape[1])
             array = pa.FixedSizeBinaryArray.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
             table = table.append_column(equal, array)

@@ -13,6 +13,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from altdiffusion.errors import AltDiffusionError
+
 Rows = dict[str, Tensor]
 """Tensors by name, [R, ...] each."""
 
@@ -54,13 +56,19 @@ class Layout:
             Mixed: the rows have another shape than the tensors.
         """
         for name, tensor in group.items():
-            _check_shape(name, tensor, into[name])
+            check_shape(name, tensor, into[name])
             torch.index_select(tensor, 0, index, out=into[name])
         return []
 
 
 class Mixed(Exception):
     """Rows of one part that do not fit one tensor; the text names them."""
+
+    def refused(self, dataset: str) -> AltDiffusionError:
+        """Return the error for people that names the dataset."""
+        return AltDiffusionError(
+            dataset, str(self), "train on datasets of one resolution and one tokenizer, or set order.buckets"
+        )
 
 
 def copy_rows(rows: Rows, into: Rows) -> None:
@@ -70,11 +78,12 @@ def copy_rows(rows: Rows, into: Rows) -> None:
         Mixed: the rows have another shape than the tensors.
     """
     for name, tensor in rows.items():
-        _check_shape(name, tensor, into[name])
+        check_shape(name, tensor, into[name])
         into[name].copy_(tensor)
 
 
-def _check_shape(name: str, tensor: Tensor, into: Tensor) -> None:
+def check_shape(name: str, tensor: Tensor, into: Tensor) -> None:
+    """Raise `Mixed` where rows have another shape than the tensor that they are written into."""
     if tensor.shape[1:] != into.shape[1:]:
         raise Mixed(f"mixes {name} of shape {tuple(tensor.shape[1:])} with {tuple(into.shape[1:])}")
 

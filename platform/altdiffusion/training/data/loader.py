@@ -15,7 +15,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +29,8 @@ from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shard_reader import ShardReader, naming_shard
 from altdiffusion.training.config import TrainConfig
 from altdiffusion.training.data.language_chunks import LanguageChunks
-from altdiffusion.training.data.layout import Layout, Mixed, Rows, copy_rows
+from altdiffusion.training.data.language_rows import LanguageRows
+from altdiffusion.training.data.layout import Layout, Mixed, Rows
 from altdiffusion.training.order.batches import Batch, Order
 from altdiffusion.training.order.language_rows import ChosenRows, choose
 from altdiffusion.training.order.mixture import Source, chunk_rows_of
@@ -44,6 +44,9 @@ LOOKAHEAD = 16
 
 Coins = npt.NDArray[np.bool_]
 """One per sample: whether it is mirrored."""
+
+_Piece = tuple[int, int, int]
+"""The samples of a batch that are of one part: the part's number, the first sample, and one after the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,8 @@ class RowGroups:
                     shard_of.append(len(self._files))
                     group_of.append(group)
                 self._files.append((version, number))
-        self._starts = np.asarray(starts, dtype=np.int64)
+        self.starts = np.asarray(starts, dtype=np.int64)
+        """The number of the first row of each row group, and of one after the last."""
         self._shard_of, self._group_of = shard_of, group_of
         self._cache: OrderedDict[int, tuple[int, Rows]] = OrderedDict()
         self._shapes: Rows | None = None
@@ -124,13 +128,13 @@ class RowGroups:
         self._pool = pool or reading_threads()
         self._reading: dict[int, Future[tuple[int, Rows]]] = {}
         self._readers = threading.local()  # a reader serves one thread
-        self._opened: list[OrderedDict[int, ShardReader]] = []
+        self._opened: list[_OpenShards] = []
         self.cached_bytes = 0
         self.groups_read = 0
 
     @property
     def rows(self) -> int:
-        return int(self._starts[-1]) if self._chosen is None else len(self._chosen)
+        return int(self.starts[-1]) if self._chosen is None else len(self._chosen)
 
     def empty(self, count: int) -> Rows:
         """Return empty tensors for `count` samples, shaped as in the first row group."""
@@ -152,41 +156,54 @@ class RowGroups:
                 index = torch.from_numpy(rows[first:last] - kept_from)
                 filling = self._layout.fill(tensors, index, here, None if mirrored is None else mirrored[first:last])
             except Mixed as error:
-                raise AltDiffusionError(
-                    self._dataset(number),
-                    str(error),
-                    "train on datasets of one resolution and one tokenizer, or set order.buckets",
-                ) from None
+                raise error.refused(self.dataset_of(number)) from None
             waiting += [(future, number) for future in filling]
         for future, number in waiting:
             try:
                 future.result()
             except Unreadable as error:
                 raise AltDiffusionError(
-                    self._dataset(number),
+                    self.dataset_of(number),
                     f"holds an image that cannot be decoded ({error})",
                     "train on latents: the encode job leaves such images out and counts them",
                 ) from error
 
-    def _dataset(self, group: int) -> str:
-        return self._files[self._shard_of[group]][0].ref.short
+    def dataset_of(self, number: int) -> str:
+        """Return the dataset of a row group, for people."""
+        return self._files[self._shard_of[number]][0].ref.short
 
-    def begin(self, rows: I64) -> None:
-        """Begin to read the row groups of rows that will be gathered soon, as far as the memory for them goes."""
+    def key_of(self, number: int) -> str:
+        """Return what names a row group: equal names, equal rows."""
+        version, shard = self._files[self._shard_of[number]]
+        return f"{version.shards[shard].sha256}-{self._group_of[number]}"
+
+    def naming(self, number: int) -> contextlib.AbstractContextManager[None]:
+        """Turn errors of what is read of a row group into one that names its shard."""
+        version, shard = self._files[self._shard_of[number]]
+        return naming_shard(version.shard_uri(shard))
+
+    def begin(self, rows: I64) -> bool:
+        """Begin to read the row groups of rows that will be gathered soon, as far as the memory for them goes.
+
+        Returns:
+            Whether it went for all of them; otherwise, a later call begins the others.
+        """
         numbers = np.unique(self._groups_of(rows)).tolist()
         for number in numbers:
             if number not in self._cache and number not in self._reading:
                 if self._reading and self._group_bytes() * (len(self._reading) + 1) > self._cache_bytes // 2:
-                    return  # a later call begins it
+                    return False
                 self._reading[number] = self._pool.submit(self._read, number)
+        return True
 
     def close(self) -> None:
         """Wait for what is being read and close the open shards; a later call opens them again."""
         wait([reading for reading in self._reading.values() if not reading.cancel()])
         self._reading.clear()
         for opened in self._opened:
-            while opened:
-                opened.popitem()[1].close()
+            with opened.used:
+                while opened.readers:
+                    opened.readers.popitem()[1].close()
 
     def _group_bytes(self) -> int:
         """Return the bytes of one decoded row group, as far as they are known."""
@@ -195,7 +212,7 @@ class RowGroups:
     def _groups_of(self, rows: I64) -> I64:
         """Return the row groups of some rows."""
         numbers = rows if self._chosen is None else self._chosen.rows(rows)
-        return np.searchsorted(self._starts, numbers, side="right") - 1
+        return np.searchsorted(self.starts, numbers, side="right") - 1
 
     def _group(self, number: int) -> tuple[int, Rows]:
         """Return the number of the first row that is kept of a row group, and what is kept."""
@@ -214,122 +231,67 @@ class RowGroups:
         return found
 
     def _read(self, number: int) -> tuple[int, Rows]:
-        start, stop = int(self._starts[number]), int(self._starts[number + 1])
+        start, stop = int(self.starts[number]), int(self.starts[number + 1])
         if self._chosen is None:
-            return start, self._decoded(number)[0]
+            return start, self.decoded(number)[0]
         first, rows = self._chosen.between(start, stop)
-        return first, self._decoded(number, rows - start)[0]
+        return first, self.decoded(number, rows - start)[0]
 
-    def _decoded(
+    def decoded(
         self, number: int, rows: I64 | None = None, *, languages: bool = False
     ) -> tuple[Rows, npt.NDArray[np.object_]]:
-        """Return a row group, or some rows of it, and the language of each row if asked for."""
+        """Return a row group, or some rows of it, and the language of each row if asked for: then, in memory that this
+        thread's next call overwrites."""
         version, shard = self._files[self._shard_of[number]]
-        uri = version.shard_uri(shard)
         columns, equal = self._layout.columns, self._layout.equal
-        with naming_shard(uri):
-            reader = self._reader(self._shard_of[number], uri, version.shards[shard].bytes)
+        opened = self._open_shards()
+        with self.naming(number), opened.used:
+            reader = opened.reader(self._shard_of[number], version.shard_uri(shard), version.shards[shard].bytes)
             more = ("language",) if languages else ()
-            table = reader.read(self._group_of[number], (*columns, *more), equal=equal, rows=rows)
+            table = reader.read(self._group_of[number], (*columns, *more), equal=equal, rows=rows, kept=languages)
             names = table.column("language").to_numpy() if languages else np.empty(0, object)
             return self._layout.decode(table), names
 
-    def _reader(self, number: int, uri: str, size_bytes: int) -> ShardReader:
-        """Return this thread's reader of a shard."""
+    def _open_shards(self) -> _OpenShards:
+        """Return this thread's open shards."""
         if not hasattr(self._readers, "open"):
-            self._readers.open = OrderedDict()
+            self._readers.open = _OpenShards()
             self._opened.append(self._readers.open)
-        opened: OrderedDict[int, ShardReader] = self._readers.open
-        if number in opened:
-            opened.move_to_end(number)
-            return opened[number]
-        reader = opened[number] = ShardReader(uri, size_bytes)
-        if len(opened) > OPEN_FILES:
-            opened.popitem(last=False)[1].close()
+        found: _OpenShards = self._readers.open
+        return found
+
+
+class _OpenShards:
+    """The shards that one thread has open."""
+
+    def __init__(self) -> None:
+        self.used = threading.Lock()
+        """Held while a shard is read, and by another thread that closes them."""
+        self.readers: OrderedDict[int, ShardReader] = OrderedDict()
+
+    def reader(self, number: int, uri: str, size_bytes: int) -> ShardReader:
+        """Return the reader of a shard; the least recently used one is closed where too many are open."""
+        if number in self.readers:
+            self.readers.move_to_end(number)
+            return self.readers[number]
+        reader = self.readers[number] = ShardReader(uri, size_bytes)
+        if len(self.readers) > OPEN_FILES:
+            self.readers.popitem(last=False)[1].close()
         return reader
-
-
-class LanguageRows(RowGroups):
-    """The rows of one language, kept by chunk of the order: what a window of the order takes is what is in memory.
-
-    Args:
-        versions, layout, cache_bytes, pool: as for `RowGroups`; the layout's rows are tensors.
-        chosen: the rows of the language.
-        language: its code.
-        chunk_rows: rows per chunk of the language's order.
-        disk: where the rows of each language are kept on this machine; None reads them from the dataset each time.
-        like: what a row looks like, tensors [0, ...]; the first who reads one fills it in for all languages.
-    """
-
-    def __init__(
-        self,
-        versions: Sequence[Version],
-        layout: Layout,
-        *,
-        cache_bytes: int,
-        chosen: ChosenRows,
-        language: str,
-        chunk_rows: int,
-        disk: LanguageChunks | None,
-        like: Rows,
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        super().__init__(versions, layout, cache_bytes=cache_bytes, chosen=chosen, pool=pool)
-        self._rows, self._language, self._chunk_rows, self._disk = chosen, language, chunk_rows, disk
-        self._like = like
-
-    def close(self) -> None:
-        super().close()
-        if self._disk is not None:
-            self._disk.close()
-
-    def _groups_of(self, rows: I64) -> I64:
-        """Return the chunks of some rows."""
-        return rows // self._chunk_rows
-
-    def _dataset(self, group: int) -> str:
-        row = self._rows.rows(np.array([group * self._chunk_rows]))
-        return super()._dataset(int(np.searchsorted(self._starts, row[0], side="right")) - 1)
-
-    def _read(self, number: int) -> tuple[int, Rows]:
-        first = number * self._chunk_rows
-        wanted = self._rows.rows(np.arange(first, min(first + self._chunk_rows, len(self._rows))))
-        groups = np.searchsorted(self._starts, wanted, side="right") - 1
-        ends = [*(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(wanted)]
-        if not self._like:
-            decoded = self._decoded(int(groups[0]), wanted[:1] - self._starts[groups[0]])[0]
-            self._like.update({name: tensor[:0] for name, tensor in decoded.items()})
-        found = {name: tensor.new_empty((len(wanted), *tensor.shape[1:])) for name, tensor in self._like.items()}
-        for start, end in zip([0, *ends], ends, strict=False):
-            here = {name: tensor[start:end] for name, tensor in found.items()}
-            self._fill(int(groups[start]), wanted[start:end], first + start, here)
-        return first, found
-
-    def _fill(self, group: int, rows: I64, first: int, into: Rows) -> None:
-        """Read rows of one row group, the first of which is the language's row `first`."""
-        start, stop = int(self._starts[group]), int(self._starts[group + 1])
-        version, shard = self._files[self._shard_of[group]]
-        if self._disk is None:
-            copy_rows(self._decoded(group, rows - start)[0], into)
-            return
-        key = f"{version.shards[shard].sha256}-{self._group_of[group]}"
-        before = first - self._rows.between(start, stop)[0]
-        with naming_shard(version.shard_uri(shard)):
-            self._disk.read(key, self._language, before, into, lambda: self._decoded(group, languages=True))
 
 
 class MirroredRowGroups:
     """Rows of latents and of their mirrored latents, behind the one interface of `RowGroups`."""
 
-    def __init__(self, plain: RowGroups, mirrored: RowGroups) -> None:
+    def __init__(self, plain: RowGroups | LanguageRows, mirrored: RowGroups | LanguageRows) -> None:
         self._plain, self._mirrored = plain, mirrored
 
     def empty(self, count: int) -> Rows:
         return self._plain.empty(count)
 
-    def begin(self, rows: I64) -> None:
-        self._plain.begin(rows)
-        self._mirrored.begin(rows)
+    def begin(self, rows: I64) -> bool:
+        begun = self._plain.begin(rows)
+        return self._mirrored.begin(rows) and begun
 
     def gather(self, rows: I64, into: Rows, mirrored: Coins | None = None) -> None:
         """Gather as RowGroups does, each row from the one or the other."""
@@ -349,6 +311,10 @@ class MirroredRowGroups:
         self._mirrored.close()
 
 
+RowsOfPart = RowGroups | LanguageRows | MirroredRowGroups
+"""What batches are gathered from: the rows of a part of the order."""
+
+
 def reading_threads() -> ThreadPoolExecutor:
     """Return a pool of threads that read and decode row groups."""
     return ThreadPoolExecutor(READ_THREADS, thread_name_prefix="row-groups")
@@ -363,7 +329,7 @@ def prepare_sources(sources: Sequence[Source]) -> None:
 
 def open_sources(
     config: TrainConfig, sources: Sequence[Source], layout: Layout, mirrored: Mapping[Ref, Version] | None = None
-) -> list[RowGroups | MirroredRowGroups]:
+) -> list[RowsOfPart]:
     """Return the rows of each source. Groups share the cache equally, the languages of a group by their rows.
 
     Args:
@@ -374,30 +340,33 @@ def open_sources(
         groups[source.versions] = groups.get(source.versions, 0) + source.rows
     cache_bytes = (config.workers.cache_mb << 20) // len(groups) // (2 if mirrored else 1)
     pool, disk = reading_threads(), _disk(config, sources, layout, mirrored)
-    found: list[RowGroups | MirroredRowGroups] = []
-    likes: dict[tuple[Version, ...], Rows] = {}
-    for source in sources:
-        chosen = None if source.language is None else choose(source.versions, source.language)
-        own_bytes = cache_bytes * source.rows // max(1, groups[source.versions])
+    shared: dict[tuple[Version, ...], tuple[RowGroups, Rows]] = {}
 
-        rows: Callable[[Sequence[Version]], RowGroups] = partial(
-            RowGroups, layout=layout, cache_bytes=own_bytes, chosen=chosen, pool=pool
+    def rows_of(source: Source, versions: tuple[Version, ...]) -> RowGroups | LanguageRows:
+        own_bytes = cache_bytes * source.rows // max(1, groups[source.versions])
+        chosen = None if source.language is None else choose(source.versions, source.language)
+        if chosen is None or source.language is None or not layout.row_tensors:
+            return RowGroups(versions, layout, cache_bytes=own_bytes, chosen=chosen, pool=pool)
+        if versions not in shared:
+            shared[versions] = RowGroups(versions, layout, cache_bytes=0, pool=pool), {}
+        of_all, like = shared[versions]
+        return LanguageRows(
+            of_all,
+            chosen=chosen,
+            language=source.language,
+            chunk_rows=chunk_rows_of(config, source.rows, groups[source.versions]),
+            cache_bytes=own_bytes,
+            disk=disk,
+            like=like,
+            pool=pool,
         )
-        if chosen is not None and source.language is not None and layout.row_tensors:
-            rows = partial(
-                LanguageRows,
-                layout=layout,
-                cache_bytes=own_bytes,
-                chosen=chosen,
-                language=source.language,
-                chunk_rows=chunk_rows_of(config, source.rows, groups[source.versions]),
-                disk=disk,
-                like=likes.setdefault(source.versions, {}),
-                pool=pool,
-            )
-        plain = rows(source.versions)
+
+    found: list[RowsOfPart] = []
+    for source in sources:
+        plain = rows_of(source, source.versions)
         if mirrored:
-            found.append(MirroredRowGroups(plain, rows([mirrored[version.ref] for version in source.versions])))
+            other = rows_of(source, tuple(mirrored[version.ref] for version in source.versions))
+            found.append(MirroredRowGroups(plain, other))
         else:
             found.append(plain)
     return found
@@ -435,7 +404,7 @@ class Loader:
     def __init__(
         self,
         order: Order,
-        parts: Sequence[RowGroups | MirroredRowGroups],
+        parts: Sequence[RowsOfPart],
         *,
         rank: int = 0,
         world: int = 1,
@@ -450,7 +419,7 @@ class Loader:
         self._rank, self._world, self._start, self._stop = rank, world, start, stop
         self._queue: queue.Queue[Samples | BaseException | None] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
-        self._coming: deque[Batch] = deque()  # their row groups are being read
+        self._coming: deque[tuple[Batch, list[_Piece], list[_Piece]]] = deque()  # being read, the last pieces not yet
         self._known: deque[Batch] = deque()  # the ones after them
         self.waited_s = 0.0
         """Seconds for which the loop has waited for data."""
@@ -499,21 +468,22 @@ class Loader:
         while len(self._coming) < LOOKAHEAD and step + len(self._coming) < self._stop:
             if not self._known:
                 self._known.extend(self._shares(step + len(self._coming)))
-            self._coming.append(self._known.popleft())
-            self._begin(self._coming[-1])
-        batch = self._coming.popleft()
-        self._begin(batch)
+            batch = self._known.popleft()
+            pieces = _pieces(batch)
+            self._coming.append((batch, pieces, self._begin(batch, pieces)))
+        batch, pieces, late = self._coming.popleft()
+        self._begin(batch, late)
         tensors = self._parts[int(batch.part[0])].empty(len(batch))  # one shape per batch: see BucketOrder
         coins = self._mirrored(batch.position) if self._mirrored is not None else None
-        for number, first, last in _parts(batch):
+        for number, first, last in pieces:
             part = {name: tensor[first:last] for name, tensor in tensors.items()}
             self._parts[number].gather(batch.row[first:last], part, None if coins is None else coins[first:last])
         number = batch_at(self._skips, step)
         return Samples(step=number, positions=torch.from_numpy(batch.position), tensors=tensors)
 
-    def _begin(self, batch: Batch) -> None:
-        for number, first, last in _parts(batch):
-            self._parts[number].begin(batch.row[first:last])
+    def _begin(self, batch: Batch, pieces: list[_Piece]) -> list[_Piece]:
+        """Begin to read what a batch takes; return the pieces for which there is no memory yet."""
+        return [piece for piece in pieces if not self._parts[piece[0]].begin(batch.row[piece[1] : piece[2]])]
 
     def _shares(self, first: int) -> list[Batch]:
         """Return this rank's shares of the batches that the next steps take."""
@@ -521,8 +491,8 @@ class Loader:
         return self._order.shares_of([batch_at(self._skips, step) for step in steps], self._rank, self._world)
 
 
-def _parts(batch: Batch) -> list[tuple[int, int, int]]:
-    """Return (part, its first sample, one after its last sample) of a batch sorted by part."""
-    firsts = np.flatnonzero(np.diff(batch.part, prepend=-1)).tolist()
+def _pieces(batch: Batch) -> list[_Piece]:
+    """Return the pieces of a batch, which is sorted by part."""
+    firsts = [0, *(np.flatnonzero(batch.part[1:] != batch.part[:-1]) + 1).tolist()]
     ends = [*firsts[1:], len(batch)]
-    return [(int(batch.part[first]), first, last) for first, last in zip(firsts, ends, strict=True)]
+    return list(zip(batch.part[firsts].tolist(), firsts, ends, strict=True))

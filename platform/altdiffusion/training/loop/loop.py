@@ -26,7 +26,7 @@ from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints.format import Checkpoint
 from altdiffusion.training.data.layout import LATENTS, Layout
-from altdiffusion.training.data.loader import Loader, MirroredRowGroups, RowGroups, open_sources, prepare_sources
+from altdiffusion.training.data.loader import Loader, RowsOfPart, open_sources, prepare_sources
 from altdiffusion.training.data.token_check import TokenColumn, check_token_ids
 from altdiffusion.training.data.validation_rows import read_rows
 from altdiffusion.training.faults.goodput import Journal
@@ -65,7 +65,7 @@ def open_task(run: ResolvedRun, found: Checkpoint | None, device: torch.device) 
     return DiffusionTask(run.config, load_models(run, found), device, run.key)
 
 
-def open_data(run: ResolvedRun, layout: Layout = LATENTS) -> tuple[Order, list[RowGroups | MirroredRowGroups]]:
+def open_data(run: ResolvedRun, layout: Layout = LATENTS) -> tuple[Order, list[RowsOfPart]]:
     """Return the order of a run, and the rows of its parts."""
     config, versions = run.config, run.versions()
     rows = open_sources(config, sources_of(config, versions), layout, run.mirrored_versions())

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from altdiffusion.training.order.permutation import I64, derive, key_of, permute
+from altdiffusion.training.order.permutation import I64, U64, derive, key_of, permute
 
 SHARES = 10_000
 """Resolution of mixture weights: each part gets a whole number of every SHARES samples, before reduction."""
@@ -62,62 +62,71 @@ CHUNK = 1 << 20
 """Samples that are enumerated at a time."""
 
 
-class PartOrder:
-    """The order of one part: draw number -> (epoch, row)."""
+class PartOrders:
+    """The orders of all parts: part and draw number -> (epoch, row). Many parts cost what one does."""
 
-    def __init__(self, part: Part, *, seed: int, chunk_rows: int, window_chunks: int) -> None:
-        if part.rows < 1 or chunk_rows < 1 or window_chunks < 1:
+    def __init__(self, parts: Sequence[Part], *, seed: int, chunk_rows: int, window_chunks: int) -> None:
+        self.rows = np.array([part.rows for part in parts], dtype=np.int64)
+        self.chunk_rows = np.array([part.chunk_rows or chunk_rows for part in parts], dtype=np.int64)
+        self.window_chunks = window_chunks
+        if self.rows.min() < 1 or self.chunk_rows.min() < 1 or window_chunks < 1:
             raise ValueError("rows, chunk_rows and window_chunks must be positive")
-        self.rows, self.chunk_rows, self.window_chunks = part.rows, chunk_rows, window_chunks
-        self.chunks = -(-part.rows // chunk_rows)
-        self._missing = self.chunks * chunk_rows - part.rows  # rows that the last chunk lacks
-        self._chunk_key = key_of(part.digest, seed, "chunks")
-        self._window_key = key_of(part.digest, seed, "windows")
+        self.chunks = -(-self.rows // self.chunk_rows)
+        self._missing = self.chunks * self.chunk_rows - self.rows  # rows that the last chunk lacks
+        self._chunk_keys = np.array([key_of(part.digest, seed, "chunks") for part in parts], dtype=np.uint64)
+        self._window_keys = np.array([key_of(part.digest, seed, "windows") for part in parts], dtype=np.uint64)
 
-    def rows_at(self, draws: I64) -> tuple[I64, I64]:
-        """Return epoch and row of each draw: int64 [K] -> int64 [K], int64 [K]."""
-        epoch, place = draws // self.rows, draws % self.rows
-        keys, inverse = np.unique(epoch, return_inverse=True)
-        chunk_keys = derive(self._chunk_key, keys)
-        # The short chunk's place in its epoch shifts all that follows it.
-        last = np.full(keys.shape, self.chunks - 1, dtype=np.int64)
-        short_slot = permute(last, self.chunks, chunk_keys, inverse=True)[inverse]
+    def rows_at(self, part: I64, draws: I64) -> tuple[I64, I64]:
+        """Return epoch and row of each draw of a part: int64 [K], int64 [K] -> int64 [K], int64 [K]."""
+        epoch, place = draws // self.rows[part], draws % self.rows[part]
+        chunk_keys, short_slot = self._chunks_of(part, epoch)
 
-        window = self._padded(place, short_slot) // self.chunk_rows // self.window_chunks
-        start = self._window_start(window, short_slot)
-        size = self._window_start(window + 1, short_slot) - start
-        window_key = derive(derive(self._window_key, epoch), window)
+        window = self._padded(part, place, short_slot) // self.chunk_rows[part] // self.window_chunks
+        start = self._window_start(part, window, short_slot)
+        size = self._window_start(part, window + 1, short_slot) - start
+        window_key = derive(derive(self._window_keys[part], epoch), window)
         mixed = start + permute(place - start, size, window_key)
 
-        padded = self._padded(mixed, short_slot)
-        chunk = permute(padded // self.chunk_rows, self.chunks, chunk_keys[inverse])
-        return epoch, chunk * self.chunk_rows + padded % self.chunk_rows
+        padded = self._padded(part, mixed, short_slot)
+        chunk = permute(padded // self.chunk_rows[part], self.chunks[part], chunk_keys)
+        return epoch, chunk * self.chunk_rows[part] + padded % self.chunk_rows[part]
 
-    def draws_of(self, rows: I64, epoch: I64) -> I64:
-        """Return the draw that takes each row in an epoch, the inverse of `rows_at`: int64 [K], [K] -> int64 [K]."""
-        keys, inverse = np.unique(epoch, return_inverse=True)
-        chunk_keys = derive(self._chunk_key, keys)
-        last = np.full(keys.shape, self.chunks - 1, dtype=np.int64)
-        short_slot = permute(last, self.chunks, chunk_keys, inverse=True)[inverse]
+    def draws_of(self, part: I64, rows: I64, epoch: I64) -> I64:
+        """Return the draw that takes each row of a part in an epoch, the inverse of `rows_at`: int64 [K] each."""
+        chunk_keys, short_slot = self._chunks_of(part, epoch)
 
-        slot = permute(rows // self.chunk_rows, self.chunks, chunk_keys[inverse], inverse=True)
-        mixed = slot * self.chunk_rows + rows % self.chunk_rows - (slot > short_slot) * self._missing
+        chunk_rows = self.chunk_rows[part]
+        slot = permute(rows // chunk_rows, self.chunks[part], chunk_keys, inverse=True)
+        mixed = slot * chunk_rows + rows % chunk_rows - (slot > short_slot) * self._missing[part]
         window = slot // self.window_chunks
-        start = self._window_start(window, short_slot)
-        size = self._window_start(window + 1, short_slot) - start
-        window_key = derive(derive(self._window_key, epoch), window)
-        found: I64 = epoch * self.rows + start + permute(mixed - start, size, window_key, inverse=True)
+        start = self._window_start(part, window, short_slot)
+        size = self._window_start(part, window + 1, short_slot) - start
+        window_key = derive(derive(self._window_keys[part], epoch), window)
+        found: I64 = epoch * self.rows[part] + start + permute(mixed - start, size, window_key, inverse=True)
         return found
 
-    def _padded(self, place: I64, short_slot: I64) -> I64:
-        """Return places in the epoch, counted as if the short chunk were as long as the others."""
-        after = place >= (short_slot + 1) * self.chunk_rows - self._missing
-        return place + after * self._missing
+    def _chunks_of(self, part: I64, epoch: I64) -> tuple[U64, I64]:
+        """Return the key of each epoch's chunks, and the place of its short chunk, which shifts all that follows it."""
+        by_epoch = np.lexsort((epoch, part))
+        first = np.ones(len(by_epoch), dtype=bool)
+        first[1:] = (np.diff(part[by_epoch]) != 0) | (np.diff(epoch[by_epoch]) != 0)
+        each = by_epoch[first]  # a draw of each epoch of each part
+        inverse = np.empty_like(by_epoch)
+        inverse[by_epoch] = np.cumsum(first) - 1
+        keys = derive(self._chunk_keys[part[each]], epoch[each])
+        chunks = self.chunks[part[each]]
+        return keys[inverse], permute(chunks - 1, chunks, keys, inverse=True)[inverse]
 
-    def _window_start(self, window: I64, short_slot: I64) -> I64:
+    def _padded(self, part: I64, place: I64, short_slot: I64) -> I64:
+        """Return places in the epoch, counted as if the short chunk were as long as the others."""
+        missing = self._missing[part]
+        after = place >= (short_slot + 1) * self.chunk_rows[part] - missing
+        return place + after * missing
+
+    def _window_start(self, part: I64, window: I64, short_slot: I64) -> I64:
         """Return the places in the epoch at which windows start."""
-        slot = np.minimum(window * self.window_chunks, self.chunks)
-        start: I64 = slot * self.chunk_rows - (short_slot < slot) * self._missing
+        slot = np.minimum(window * self.window_chunks, self.chunks[part])
+        start: I64 = slot * self.chunk_rows[part] - (short_slot < slot) * self._missing[part]
         return start
 
 
@@ -240,10 +249,7 @@ class Order:
             key_of(*(part.digest for part in parts), seed, "mixture"),
             mixed_draws=mixed_draws,
         )
-        self._orders = [
-            PartOrder(part, seed=seed, chunk_rows=part.chunk_rows or chunk_rows, window_chunks=window_chunks)
-            for part in parts
-        ]
+        self._orders = PartOrders(parts, seed=seed, chunk_rows=chunk_rows, window_chunks=window_chunks)
 
     @property
     def shares(self) -> tuple[int, ...]:
@@ -253,11 +259,7 @@ class Order:
     def samples(self, positions: I64) -> Batch:
         """Return the samples at any positions of the stream, in the given order."""
         part, draw = self._mixture.draws(positions)
-        epoch, row = np.empty_like(positions), np.empty_like(positions)
-        for number, order in enumerate(self._orders):
-            chosen = np.flatnonzero(part == number)
-            if chosen.size:
-                epoch[chosen], row[chosen] = order.rows_at(draw[chosen])
+        epoch, row = self._orders.rows_at(part, draw)
         return Batch(position=positions, part=part, epoch=epoch, row=row)
 
     def positions_of(self, part: int, rows: I64, epoch: I64) -> I64:
@@ -271,7 +273,7 @@ class Order:
         Returns:
             int64 [K].
         """
-        return self._mixture.items_of(part, self._orders[part].draws_of(rows, epoch))
+        return self._mixture.items_of(part, self._orders.draws_of(np.full_like(rows, part), rows, epoch))
 
     def epochs_begun(self, part: int, positions: int) -> int:
         """Return a number of epochs of a part, beyond which none of the first positions is: the turn that was begun
@@ -349,11 +351,12 @@ class Order:
         total = batches * self.global_batch
         turns = total // self._mixture.turn
         found = []
-        for order, share in zip(self._orders, self.shares, strict=True):
-            whole = turns * share // order.rows
-            times = np.full(order.rows, whole, dtype=np.int64)
-            for draws in _ranges(whole * order.rows, turns * share):
-                times += np.bincount(order.rows_at(draws)[1], minlength=order.rows)
+        for number, (part, share) in enumerate(zip(self.parts, self.shares, strict=True)):
+            whole = turns * share // part.rows
+            times = np.full(part.rows, whole, dtype=np.int64)
+            for draws in _ranges(whole * part.rows, turns * share):
+                row = self._orders.rows_at(np.full_like(draws, number), draws)[1]
+                times += np.bincount(row, minlength=part.rows)
             found.append(times)
         for positions in _ranges(turns * self._mixture.turn, total):
             _count(self.samples(positions), found)

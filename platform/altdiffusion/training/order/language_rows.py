@@ -88,7 +88,7 @@ class ChosenRows:
     """
 
     def __init__(self, pieces: Sequence[tuple[Numbers, int]]) -> None:
-        self._pieces = [numbers for numbers, _ in pieces]
+        self._pieces = [np.asarray(numbers) for numbers, _ in pieces]  # still mapped; a plain array is sliced faster
         self._first_row = [first for _, first in pieces]
         self._first = np.cumsum([0, *(len(numbers) for numbers in self._pieces)])
 
@@ -104,6 +104,14 @@ class ChosenRows:
             found[here] = self._pieces[number][chosen[here] - self._first[number]].astype(np.int64)
             found[here] += self._first_row[number]
         return found
+
+    def some(self, start: int, stop: int) -> I64:
+        """Return the rows of the chosen rows start .. stop - 1: int64 [stop - start]."""
+        number = int(np.searchsorted(self._first, start, side="right")) - 1
+        if stop > self._first[number + 1]:
+            return self.rows(np.arange(start, stop))
+        first = int(self._first[number])
+        return self._pieces[number][start - first : stop - first].astype(np.int64) + self._first_row[number]
 
     def between(self, start: int, stop: int) -> tuple[int, I64]:
         """Return the chosen ones of the rows start .. stop - 1 of one version: the first one's number, and the rows."""
