@@ -8,20 +8,26 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.fuzz.every import every
+
 CASES = Path(__file__).parent / "cases"
 """Inputs that were findings, by target: `tests/unit/test_fuzz.py` runs them again."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", help="image, http, robots, manifest, config, prompts, lists, text or urls")
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument(
+        "target", help="image, http, robots, manifest, config, prompts, lists, text, urls; or all, one after the other"
+    )
+    parser.add_argument("--seconds", type=int, default=60, help="of a target; CPU seconds of all together with `all`")
     parser.add_argument("--corpus", help="folder of inputs to begin from and to keep new ones in (default: a new one)")
     arguments = parser.parse_args()
     try:
         import atheris  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        parser.error("atheris is not installed. Remedy: pip install -e '.[fuzz]'")
+        parser.error("atheris is not installed. Remedy: pip install -c constraints.txt -e '.[fuzz]'")
+    if arguments.target == "all":
+        sys.exit(every(arguments.seconds))
     with atheris.instrument_imports(include=["altdiffusion"]):
         from tests.fuzz.targets import TARGETS
     if arguments.target not in TARGETS:
