@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ray._private import ray_constants
 
 from altdiffusion.config import load_config
