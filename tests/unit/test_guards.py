@@ -182,12 +182,10 @@ def test_no_test_is_skipped_for_a_package_that_make_setup_installs() -> None:
     given = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = (one for name in ("demo", "dev", "s3") for one in given["optional-dependencies"][name])
     installed = {canonical(Requirement(text).name) for text in [*given["dependencies"], *extras]}
-    makers, asked = packages_distributions(), re.compile(r"(?:importorskip|skipif\(importlib\.util\.find_spec)\(\"(\w+)")
+    makers = packages_distributions()
+    asked = re.compile(r"(?:importorskip|skipif\(importlib\.util\.find_spec)\(\"(\w+)")
     for path in sorted((ROOT / "tests").rglob("*.py")):
-        asked = re.findall(
-            r"(?:importorskip|skipif\(importlib\.util\.find_spec)\(\"(\w+)", path.read_text(encoding="utf-8")
-        )
-        for name in asked:
+        for name in asked.findall(path.read_text(encoding="utf-8")):
             named = {canonical(one) for one in (name, *makers.get(name, ()))}
             assert not named & installed, f"{path.name} is skipped without {name}"
 
