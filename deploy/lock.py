@@ -28,7 +28,8 @@ EXTRAS = ("aws", "gcp", "s3", "server")
 """Extras of the package that deploy/Dockerfile installs."""
 DEVELOPMENT = ("demo", "dev", "s3", "fuzz")
 """Extras that `make setup` and `make fuzz` install, at the versions of constraints.txt."""
-TORCH = "torch==2.13.0"
+TORCH = "torch===2.13.0"
+"""PyPI's build, which has CUDA. `==` would also take 2.13.0+cpu, where an index or PIP_FIND_LINKS offers it."""
 LOCK, LICENCES, BILL = "requirements.lock", "docs/licences.md", "deploy/sbom.cdx.json"
 
 
@@ -107,9 +108,9 @@ def normal(name: str) -> str:
 
 def lock_text(packages: list[Package], torch: str) -> str:
     """Return the lock, one package with the hash of its file per line."""
-    python = ".".join(platform.python_version_tuple()[:2])
+    python, made_with = ".".join(platform.python_version_tuple()[:2]), shlex.split(torch)[0].replace("===", "==")
     lines = [
-        f"# Made by `python -m deploy.lock`, for Python {python} on Linux x86-64, with {shlex.split(torch)[0]}.",
+        f"# Made by `python -m deploy.lock`, for Python {python} on Linux x86-64, with {made_with}.",
         "# pip install --require-hashes --no-deps -r requirements.lock",
         *(f"{one.name}=={one.version} --hash=sha256:{one.sha256}" for one in packages),
     ]

@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1400)
 def test_two_nodes_come_and_go_and_a_kill_changes_nothing(tmp_path: Path) -> None:
     """The command itself compares the digests, and refuses images that were drawn again beyond one batch."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.autoscaling", "--out", str(tmp_path)),
-            *("--images", "360", "--steps", "25", "--idle", "6", "--kill-after", "5", "--timeout", "500"),
+            *("--images", "360", "--steps", "25", "--idle", "6", "--kill-after", "5", "--timeout", "1200"),
         ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT}/platform:{ROOT}"},

@@ -22,6 +22,7 @@ from deploy.lock import (
     EXTRAS,
     LICENCES,
     LOCK,
+    TORCH,
     Package,
     bill_text,
     licence,
@@ -88,6 +89,11 @@ def installed(requirements: list[str]) -> set[str]:
             ):
                 todo.append(brought)
     return found
+
+
+def test_a_cpu_build_of_torch_is_never_locked_by_default() -> None:
+    wanted = Requirement(TORCH).specifier
+    assert wanted.contains(PINS["torch"][0]) and not wanted.contains(PINS["torch"][0] + "+cpu")
 
 
 def test_a_package_without_a_version_is_named() -> None:
