@@ -35,7 +35,9 @@ def test_every_case_has_a_name_and_tests_that_exist() -> None:
 def test_a_case_has_what_its_test_notes_and_a_skipped_test_fails_it(tmp_path: Path) -> None:
     file = tmp_path / "test_one.py"
     file.write_text(
-        "import pytest\ndef test_it():\n    print('x\\nnote: 3 of 8 were done')\ndef test_no():\n    pytest.skip('no')\n"
+        "import pytest\n"
+        "def test_it():\n    print('x\\nnote: 3 of 8 were done')\n"
+        "def test_no():\n    pytest.skip('no')\n"
     )
     found = [
         report.pytest(Case(name="x", fault="y", how="z", tests=(f"{file}::{test}",))) for test in ("test_it", "test_no")
