@@ -53,7 +53,7 @@ def test_the_lock_has_the_versions_of_the_constraints() -> None:
 
 
 def test_the_constraints_have_every_package_that_the_project_installs() -> None:
-    """Of each extra what it names, and of what `make setup` installs also all that comes along."""
+    """Each extra counts with what it names, those of `make setup` also with all that comes along."""
     constraints = read_lock(ROOT / "constraints.txt")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
