@@ -36,7 +36,7 @@ def every(cpu_s: int) -> int:
     done = {}
     for name, share in SHARES.items():
         with tempfile.TemporaryDirectory(prefix="corpus") as corpus:
-            done[name] = _target(name, cpu_s * share / sum(SHARES.values()), corpus)
+            done[name] = run_target(name, cpu_s * share / sum(SHARES.values()), corpus)
         print(f"{name}: {done[name]}", flush=True)
     print("\n| target | executions | CPU seconds | edges covered |\n|---|---|---|---|")
     for name, one in done.items():
@@ -48,7 +48,8 @@ def every(cpu_s: int) -> int:
     return 1 if found else 0
 
 
-def _target(name: str, cpu_s: float, corpus: str) -> Done:
+def run_target(name: str, cpu_s: float, corpus: str) -> Done:
+    """Run one target for some CPU seconds, with a folder of inputs that it begins from and adds to."""
     done = Done()
     while done.cpu_s < cpu_s and not done.finding:
         seconds = max(SHORTEST_S, round(cpu_s - done.cpu_s))
