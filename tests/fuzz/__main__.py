@@ -17,7 +17,8 @@ CASES = Path(__file__).parent / "cases"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument(
-        "target", help="image, http, robots, manifest, config, prompts, lists, text, urls; or all, one after the other"
+        "target",
+        help="image, http, robots, manifest, config, prompts, lists, tables, text, urls; or all, one after the other",
     )
     parser.add_argument("--seconds", type=int, default=60, help="of a target; CPU seconds of all together with `all`")
     parser.add_argument("--corpus", help="folder of inputs to begin from and to keep new ones in (default: a new one)")
@@ -34,6 +35,7 @@ def main() -> None:
         parser.error(f"target {arguments.target} is not known. Remedy: name one of {', '.join(TARGETS)}")
     target = TARGETS[arguments.target]
     corpus = Path(arguments.corpus or tempfile.mkdtemp(prefix="corpus"))
+    corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed{number}").write_bytes(seed)
     for case in (CASES / arguments.target).glob("*"):

@@ -14,7 +14,8 @@ import tempfile
 from dataclasses import dataclass
 
 SHARES = {
-    "image": 8, "http": 6, "prompts": 3, "lists": 3, "config": 3, "manifest": 2, "text": 2, "robots": 2, "urls": 1,
+    "image": 8, "http": 6, "prompts": 3, "lists": 3, "tables": 3, "config": 3, "manifest": 2, "text": 2, "robots": 2,
+    "urls": 1,
 }  # fmt: skip
 """Parts of the whole. Images and answers of the web come from strangers, and have the most code behind them."""
 SHORTEST_S = 5
