@@ -21,7 +21,7 @@ def test_two_nodes_come_and_go_and_a_kill_changes_nothing(tmp_path: Path) -> Non
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.autoscaling", "--out", str(tmp_path)),
-            *("--images", "360", "--steps", "25", "--idle", "6", "--kill-after", "5", "--timeout", "1200"),
+            *("--images", "360", "--steps", "25", "--idle", "20", "--kill-after", "5", "--timeout", "1200"),
         ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT}/platform:{ROOT}"},

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def trained(lake: str, event: str) -> dict[str, Any]:
     """Return the steps of the checkpoints, how many workers wrote each, and what was printed."""
     with ray_folder() as folder:
-        env = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+        env = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
         path = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
         done = subprocess.run(
             [sys.executable, "-m", "tests.chaos.train_cluster", "--lake", lake, "--event", event],
