@@ -38,5 +38,7 @@ def test_two_nodes_come_and_go_and_a_kill_changes_nothing(tmp_path: Path) -> Non
     assert 0 < trace.killed_s < trace.ended_s
     first_two = list(trace.starts())[:2]
     later = {draw.worker for draw in trace.draws if draw.s > trace.killed_s + 2}
-    assert len(later.intersection(first_two)) == 1 and len(trace.starts()) <= 3  # the other worker was not restarted
+    assert len(later.intersection(first_two)) == 1  # the other worker was not restarted by the kill
+    assert len(trace.starts()) <= 4  # Ray Data may end a worker between two units, and start another
+    print(f"note: killed after {trace.killed_s:.0f} of {trace.ended_s:.0f} s, {trace.drawn_again} images drawn again")
     assert (tmp_path / "autoscaling.png").stat().st_size > 10_000
