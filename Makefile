@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo miniature language test chaos bench check-newest audit lock check format clean
+.PHONY: help setup demo miniature language test chaos fuzz bench check-newest audit lock check format clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ test: $(READY)  ## run all tests except the chaos runs, which take minutes
 chaos: $(READY)  ## run every fault, write the table of docs/reliability.md, then run the other slow tests
 	@PYTHONPATH=platform:. $(BIN)/python -m tests.chaos.report
 	@$(BIN)/python -m pytest -m slow --timeout 3600 --deselect tests/chaos/test_cases.py::test_a_case_ends_as_it_must
+
+fuzz: $(READY)  ## feed every reader of other people's bytes for 30 CPU-minutes, guided by coverage
+	@$(BIN)/pip install -qq -c constraints.txt -e '.[fuzz]'
+	@PYTHONPATH=platform:. $(BIN)/python -m tests.fuzz all --seconds 1800
 
 bench: $(READY)  ## run every benchmark, one table each (an hour; docs/benchmarks.md has the figures)
 	@set -e; for file in benchmarks/*.py; do name=$$(basename $$file .py); \

@@ -86,6 +86,7 @@ def fake_cluster(max_nodes: int, idle_s: float) -> Iterator[FakeCluster]:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # with Ray's 15, a node of a busy machine is idle before its worker has started
         }
         before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("aws", "gcp", "s3", "server")
 """Extras of the package that deploy/Dockerfile installs."""
-TORCH = "torch==2.13.0"
+DEVELOPMENT = ("demo", "dev", "s3", "fuzz")
+"""Extras that `make setup` and `make fuzz` install, at the versions of constraints.txt."""
+TORCH = "torch===2.13.0"
+"""PyPI's build, which has CUDA. `==` would also take 2.13.0+cpu, where an index or PIP_FIND_LINKS offers it."""
 LOCK, LICENCES, BILL = "requirements.lock", "docs/licences.md", "deploy/sbom.cdx.json"
 
 
@@ -39,18 +43,20 @@ class Package:
     licence: str
 
 
-def requirements() -> list[str]:
-    """Return what the package and the image's extras require besides torch, from pyproject.toml."""
+def requirements(extras: Sequence[str]) -> list[str]:
+    """Return what the package and some of its extras require besides torch, from pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *(one for extra in EXTRAS for one in project["optional-dependencies"][extra])]
+    wanted = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
     return [one for one in wanted if not re.match(r"torch\b", one)]
 
 
-def resolve(torch: str) -> list[Package]:
+def resolve(torch: str, extras: Sequence[str], *, wheels: bool) -> list[Package]:
     """Return the packages that pip would install, in the order of their names.
 
     Args:
         torch: what pip is asked for as torch, with options such as `--index-url`.
+        extras: those of the package.
+        wheels: take no source distribution, which would run code of its own when it is built.
 
     Raises:
         subprocess.CalledProcessError: pip finds no set of versions, or cannot reach its index.
@@ -61,8 +67,8 @@ def resolve(torch: str) -> list[Package]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report"]
-        only = ["--only-binary", ":all:", "-c", str(ROOT / "constraints.txt")]
-        subprocess.run([*pip, str(report), *only, *options, name, *requirements()], check=True)
+        only = [*(("--only-binary", ":all:") if wheels else ()), "-c", str(ROOT / "constraints.txt")]
+        subprocess.run([*pip, str(report), *only, *options, name, *requirements(extras)], check=True)
         found = json.loads(report.read_text(encoding="utf-8"))["install"]
     packages = [
         Package(
@@ -74,6 +80,13 @@ def resolve(torch: str) -> list[Package]:
         for one in found
     ]
     return sorted(packages, key=lambda one: one.name)
+
+
+def unpinned(packages: Sequence[Package]) -> list[str]:
+    """Return the lines that constraints.txt lacks for some packages."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {normal(line.partition("==")[0]) for line in lines if "==" in line and not line.startswith("#")}
+    return [f"{one.name}=={one.version}" for one in packages if one.name not in pinned]
 
 
 def licence(metadata: dict[str, Any]) -> str:
@@ -95,9 +108,9 @@ def normal(name: str) -> str:
 
 def lock_text(packages: list[Package], torch: str) -> str:
     """Return the lock, one package with the hash of its file per line."""
-    python = ".".join(platform.python_version_tuple()[:2])
+    python, made_with = ".".join(platform.python_version_tuple()[:2]), shlex.split(torch)[0].replace("===", "==")
     lines = [
-        f"# Made by `python -m deploy.lock`, for Python {python} on Linux x86-64, with {shlex.split(torch)[0]}.",
+        f"# Made by `python -m deploy.lock`, for Python {python} on Linux x86-64, with {made_with}.",
         "# pip install --require-hashes --no-deps -r requirements.lock",
         *(f"{one.name}=={one.version} --hash=sha256:{one.sha256}" for one in packages),
     ]
@@ -157,10 +170,14 @@ def main() -> int:
     parser.add_argument("--to", default=str(ROOT), metavar="FOLDER", help="default: the repository")
     arguments = parser.parse_args()
     try:
-        packages = resolve(arguments.torch)
+        packages = resolve(arguments.torch, EXTRAS, wheels=True)
+        missing = unpinned([*packages, *resolve(arguments.torch, DEVELOPMENT, wheels=False)])
     except subprocess.CalledProcessError as error:
         print(f"error: pip ended with {error.returncode}. Remedy: read its lines above", file=sys.stderr)
         return 2
+    if missing:
+        print(f"error: constraints.txt lacks packages. Remedy: add {', '.join(sorted(set(missing)))}", file=sys.stderr)
+        return 1
     texts = {
         LOCK: lock_text(packages, arguments.torch),
         LICENCES: licences_text(packages),

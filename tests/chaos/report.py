@@ -59,9 +59,9 @@ def measured(case: Case) -> tuple[str, str]:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
         if case.run is None:
-            error = pytest(case)
+            error, notes = pytest(case)
             cells = ["nothing", "bounded by the test", "-"] if not error else ["-", "-", "-"]
-            note = f"{len(case.tests)} test{'s' * (len(case.tests) > 1)}"
+            note = "; ".join([f"{len(case.tests)} test{'s' * (len(case.tests) > 1)}", *notes])
         else:
             outcome = case.run(folder, random.Random(case.seed))
             recover = "-" if outcome.recover_s is None else f"{outcome.recover_s:.1f}"
@@ -74,9 +74,13 @@ def measured(case: Case) -> tuple[str, str]:
     return row(case, "no" if error else "yes", *cells, f"{seconds:.0f}", note), error
 
 
-def pytest(case: Case) -> str:
-    """Run the tests of a case, and return the end of their output if one failed or was skipped."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "1500", *case.tests]
+def pytest(case: Case) -> tuple[str, list[str]]:
+    """Run the tests of a case.
+
+    Returns:
+        The end of their output if one failed or was skipped, else nothing, and what they printed as `note: ...`.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-rP", "-p", "no:cacheprovider", "--timeout", "1500", *case.tests]
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -86,8 +90,8 @@ def pytest(case: Case) -> str:
         check=False,
     )
     if done.returncode or re.search(r"\d+ skipped", done.stdout):
-        return done.stdout[-3000:] + done.stderr[-1000:]
-    return ""
+        return done.stdout[-3000:] + done.stderr[-1000:], []
+    return "", re.findall(r"^note: (.+)$", done.stdout, re.MULTILINE)
 
 
 def row(case: Case, *cells: str) -> str:

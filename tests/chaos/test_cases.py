@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import report
 from tests.chaos.cases import CASES
 from tests.chaos.outcome import Case
 
@@ -29,3 +30,17 @@ def test_every_case_has_a_name_and_tests_that_exist() -> None:
         for one in case.tests:
             file, name = one.split("::")
             assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), one
+
+
+def test_a_case_has_what_its_test_notes_and_a_skipped_test_fails_it(tmp_path: Path) -> None:
+    file = tmp_path / "test_one.py"
+    file.write_text(
+        "import pytest\n"
+        "def test_it():\n    print('x\\nnote: 3 of 8 were done')\n"
+        "def test_no():\n    pytest.skip('no')\n"
+    )
+    found = [
+        report.pytest(Case(name="x", fault="y", how="z", tests=(f"{file}::{test}",))) for test in ("test_it", "test_no")
+    ]
+    assert found[0] == ("", ["3 of 8 were done"])
+    assert "1 skipped" in found[1][0]

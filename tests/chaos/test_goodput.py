@@ -95,5 +95,5 @@ def test_goodput_under_a_kill_every_minute_is_the_simulators(tmp_path: Path) -> 
         "kills": len(restarts), "predicted_kills": predicted.failures, "steps_again": done - STEPS,
         "step_s": round(step_s, 4), "stall_s": round(stall_s, 4), "restart_s": round(model.restart_s, 2),
     }  # fmt: skip
-    print(json.dumps(found))
+    print(f"note: {json.dumps(found)}")
     assert abs(found["measured"] - found["predicted"]) < 0.02, found

@@ -68,5 +68,5 @@ def test_a_lost_head_costs_the_units_in_flight(tmp_path: Path) -> None:
         again = run(folder)
         printed, _ = again.communicate(timeout=300)
         assert again.returncode == 0, printed.decode()[-3000:]
-    print(f"{done} of 8 units were done; the same command took {time.monotonic() - lost:.0f} s")
+    print(f"note: {done} of 8 units were done, the same command took {time.monotonic() - lost:.0f} s")
     assert generation_lake.generate(lake, generation_lake.config(lake)).ref == expected

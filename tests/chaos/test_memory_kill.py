@@ -53,6 +53,6 @@ def test_a_worker_that_ray_kills_for_memory_ends_the_job_in_bounds(tmp_path: Pat
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    print(found)
+    print(f"note: {len(found['done'])} of 6 units kept; {found['error']}")
     assert "u3" in found["error"] and "u3" not in found["done"]
     assert Lake(str(tmp_path)).dataset("d").ledger("f").done_ids() == set(found["done"])

@@ -108,7 +108,7 @@ def test_kills_on_three_nodes_leave_the_digest_as_it_is(
         env = {"RAY_TMPDIR": folder, "PYTHONPATH": f"platform:.:{ROOT}"}
         output = curate(prepared, "tests.chaos.ray_cluster", *chaos, port=port, **env)
     killed = json.loads(output.splitlines()[-1])["killed"]
-    print(f"seed {seed}: {killed}")
+    print(f"note: {killed}")
     assert len(killed) >= 3, f"only {killed} was killed before the job ended"
     assert digests(disturbed) == digests(undisturbed)
     check_rows(disturbed)

@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster
 from altdiffusion.training.checkpoints import format as checkpoints
 from tests.training_lake import config
 
-GIVE_UP_S = 400.0
+GIVE_UP_S = 1200.0
 STEPS = {"loss": 400, "drain": 600, "stall": 300}
 STALL_TIMEOUT_S = 15
 DRIVER = """

@@ -102,6 +102,25 @@ def environments(kind: str) -> list[dict[str, str]]:
     return [_exported(path.read_text().replace("\\\n", " ")) for path in paths]
 
 
+def spill_folders(kind: str) -> list[str]:
+    """Return where objects spill, one per place where the environment is set, as in `environments`."""
+    if kind in ("aws", "gcp"):
+        file = launcher_file(kind)
+        starts = [command for key in ("head", "worker") for command in file[f"{key}_start_ray_commands"]]
+        return [_option(command, "--object-spilling-directory") for command in starts if "ray start" in command]
+    if kind == "kuberay":
+        trees = [kuberay("cluster.yaml")[0]["spec"], kuberay("train.yaml")[0]["spec"]["rayClusterSpec"]]
+        groups = [group for spec in trees for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+        return [group["rayStartParams"]["object-spilling-directory"] for group in groups]
+    paths = sorted((ROOT / "deploy/slurm").glob("*.sbatch"))
+    return [_option(path.read_text(), "--object-spilling-directory") for path in paths]
+
+
+def _option(text: str, name: str) -> str:
+    (found,) = re.findall(rf"{name}=(\S+)", text)
+    return str(shlex.split(found)[0])
+
+
 def _exported(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in re.findall(r"export ([^;\n]+)", text):

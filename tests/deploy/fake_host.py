@@ -25,7 +25,7 @@ case "$1" in
   *) true;;
 esac
 """
-_NOTED = '#!/bin/bash\necho "{name} $* RAY_AUTH_MODE=$RAY_AUTH_MODE" >> "$CALLS"\n'
+_NOTED = '#!/bin/bash\necho "{name} $* RAY_AUTH_MODE=$RAY_AUTH_MODE XDG_CACHE_HOME=$XDG_CACHE_HOME" >> "$CALLS"\n'
 
 
 class FakeHost:

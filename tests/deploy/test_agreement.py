@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from deploy.render import ValuesError, read_values, rendered
-from tests.deploy.clusters import KINDS, ROOT, environments, kuberay, launcher_file, node_types
+from tests.deploy.clusters import KINDS, ROOT, environments, kuberay, launcher_file, node_types, spill_folders
 
 VALUES = read_values()
 
@@ -45,6 +45,42 @@ def test_every_start_of_ray_has_the_same_environment(kind: str) -> None:
     assert found
     for environment in found:
         assert {key: environment.get(key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_caches_are_on_the_disk_where_objects_spill(kind: str) -> None:
+    """Models and rows by language are copied there: a home folder is on the root volume, or on a shared file system."""
+    found, folders = environments(kind), spill_folders(kind)
+    assert len(found) == len(folders) > 1
+    assert [environment.get("XDG_CACHE_HOME") for environment in found] == [f"{folder}/cache" for folder in folders]
+    if kind == "slurm":
+        for path in (ROOT / "deploy/slurm").glob("*.sbatch"):
+            text = path.read_text()
+            assert f'spill="{VALUES["slurm"]["spill"]}/$SLURM_JOB_ID"' in text and 'rm -rf "$spill"' in text
+    else:
+        assert set(folders) == {VALUES["spill"]}
+
+
+@pytest.mark.parametrize("kind", ["aws", "gcp"])
+def test_nodes_log_in_to_the_registry_of_their_image(kind: str) -> None:
+    own = {**VALUES, kind: VALUES[kind] | {"image": "registry.example.org/team/altdiffusion:1"}}
+    files = rendered(own)
+    made = yaml.safe_load(files["cluster.yaml" if kind == "aws" else "deploy/gcp/cluster.yaml"])
+    (login,) = [line for line in made["initialization_commands"] if "docker" in line.split("|")[-1]]
+    assert "registry.example.org" in login.split()
+    if kind == "gcp":
+        assert "configure-docker registry.example.org " in files["deploy/gcp/mlflow.sh"]
+
+
+def test_the_example_of_own_values_has_what_an_aws_account_gives(tmp_path: Path) -> None:
+    page = (ROOT / "docs/cluster.md").read_text()
+    (example,) = re.findall(r"^cat > my.yaml <<'END'\n(.*?)^END$", page, re.M | re.S)
+    (tmp_path / "my.yaml").write_text(example)
+    made, given = read_values(str(tmp_path / "my.yaml")), yaml.safe_load(example)
+    assert set(given["aws"]) == set(VALUES["aws"]) - {"machines"} and given["bucket"] != VALUES["bucket"]
+    account, _, _, region, *_ = made["aws"]["image"].split(".")
+    assert account.isdigit() and region == made["aws"]["region"] and made["aws"]["zone"].startswith(region)
+    assert made["aws"]["image"].endswith(f"/{made['name']}:{VALUES['package']}-cuda")
 
 
 def test_versions_are_those_of_the_package_and_the_lock() -> None:

@@ -27,6 +27,7 @@ from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.updater import NodeUpdater
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND
 
+from deploy.render import read_values, rendered
 from tests.deploy.fake_host import FakeHost
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ Config = dict[str, Any]
 
 
 class Stack:
-    """The stack in an account, and cluster.yaml with what a user replaces in it."""
+    """The stack in an account, and the file that a user's values make of it."""
 
     def __init__(self, folder: Path) -> None:
         ec2 = boto3.client("ec2", REGION)
@@ -57,17 +58,15 @@ class Stack:
         key = folder / "altdiffusion.pem"
         key.write_text(ec2.create_key_pair(KeyName="altdiffusion")["KeyMaterial"])
         key.chmod(0o600)
-        image = ec2.describe_images()["Images"][0]["ImageId"]
-        text = (ROOT / "cluster.yaml").read_text()
-        for old, new in (
-            ("subnet-0123456789abcdef0", self.subnet),
-            ("sg-0123456789abcdef0", self.group),
-            ("ami-0123456789abcdef0", image),
-            ("~/.ssh/altdiffusion.pem", str(key)),
-        ):
-            assert old in text
-            text = text.replace(old, new)
-        self.config = yaml.safe_load(text)
+        own = {
+            "image": f"{outputs['Repository']}:0.1.0-cuda",
+            "ami": ec2.describe_images()["Images"][0]["ImageId"],
+            "ssh_private_key": str(key),
+            "subnet": self.subnet,
+            "security_group": self.group,
+        }
+        (folder / "my.yaml").write_text(yaml.safe_dump({"aws": own}))
+        self.config = yaml.safe_load(rendered(read_values(str(folder / "my.yaml")))["cluster.yaml"])
 
 
 @pytest.fixture()
@@ -181,6 +180,18 @@ def may(role: str, action: str, resource: str) -> bool:
     )
 
 
+def pull_only_the_image(stack: Stack, role: str) -> None:
+    """Check that a role may pull from the repository of the file's image, and neither from another one nor push."""
+    registry, _, name = stack.config["docker"]["image"].partition("/")
+    (repository,) = boto3.client("ecr", REGION).describe_repositories()["repositories"]
+    assert repository["repositoryUri"] == f"{registry}/{name.partition(':')[0]}"
+    for action in ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"):
+        assert may(role, action, repository["repositoryArn"]) and not may(
+            role, action, repository["repositoryArn"] + "x"
+        )
+    assert not may(role, "ecr:PutImage", repository["repositoryArn"])
+
+
 def test_roles_have_the_least_rights_that_work(stack: Stack) -> None:
     lake = f"arn:aws:s3:::{BUCKET}/lake/datasets/images/head.json"
     instance = f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-0123456789abcdef0"
@@ -191,6 +202,7 @@ def test_roles_have_the_least_rights_that_work(stack: Stack) -> None:
         assert not any(action == "*" or action.endswith(":*") for one in rights(role) for action in one["Action"])
         assert not may(role, "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/altdiffusion-head")
         assert not may(role, "iam:CreateRole", f"arn:aws:iam::{ACCOUNT}:role/x")
+        pull_only_the_image(stack, role)
     assert may("altdiffusion-head", "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/altdiffusion-worker")
     for action in ("ec2:RunInstances", "ec2:TerminateInstances"):
         assert may("altdiffusion-head", action, instance) and not may("altdiffusion-worker", action, instance)
@@ -223,6 +235,10 @@ def test_mlflow_is_reached_by_the_nodes_alone_and_has_no_password_in_a_file(stac
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
         Capabilities=["CAPABILITY_NAMED_IAM"],
     )
+    (role,) = [
+        one["RoleName"] for one in boto3.client("iam", REGION).list_roles()["Roles"] if "-mlflow-" in one["RoleName"]
+    ]
+    pull_only_the_image(stack, role)
     (database,) = boto3.client("rds", REGION).describe_db_instances()["DBInstances"]
     assert database["StorageEncrypted"] and not database["PubliclyAccessible"] and database["DBName"] == "mlflow"
     (instance,) = [
@@ -313,7 +329,7 @@ def test_the_updater_brings_a_node_up(stack: Stack, tmp_path: Path, host_folder:
     arrived = host.container_home / ".ray/auth_token"
     assert arrived.read_text() == token.read_text() and stat.S_IMODE(arrived.stat().st_mode) == 0o600
     start = host.calls[-1]
-    assert start.startswith("ray start") and start.endswith("RAY_AUTH_MODE=token")
+    assert start.startswith("ray start") and start.endswith("RAY_AUTH_MODE=token XDG_CACHE_HOME=/mnt/local/cache")
     assert ("--head" in start) == (node_type == "head") and "--object-spilling-directory=/mnt/local" in start
     run = next(call for call in host.calls if call.startswith("docker run"))
     assert config["docker"]["image"] in run and "--net" in run and "/mnt/local:/mnt/local" in run

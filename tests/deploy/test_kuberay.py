@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ray._private import ray_constants
 
+from altdiffusion.config import load_config
 from deploy.render import read_values
+from pipelines.train import TrainJobConfig
 from tests.deploy.clusters import ROOT, kuberay
 from tests.deploy.kubernetes_types import problems
 
@@ -280,4 +281,14 @@ def test_configs_are_mounted_where_the_entry_points_look(tmp_path: Path) -> None
     for tree in of_kind("RayJob"):
         (config,) = re.findall(r"--config /configs/(\S+)", tree["spec"]["entrypoint"])
         assert (ROOT / "jobs/configs/m18" / config).is_file()
-    assert yaml.safe_load((ROOT / "jobs/configs/m18/alignment.yaml").read_text())
+
+
+def test_rows_by_language_leave_room_on_the_disk_of_a_pod() -> None:
+    (job,) = kuberay("train.yaml")
+    config, *overrides = job["spec"]["entrypoint"].partition("--config /configs/")[2].split()
+    limit_gb = load_config(
+        TrainJobConfig, str(ROOT / "jobs/configs/m18" / config), overrides
+    ).train.workers.language_disk_gb
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (disk,) = [one["emptyDir"]["sizeLimit"] for one in group["template"]["spec"]["volumes"] if one["name"] == "local"]
+    assert limit_gb is not None and 0.4 < limit_gb * 1e9 / (int(disk.removesuffix("Gi")) * 2**30) <= 0.5

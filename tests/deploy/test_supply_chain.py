@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import re
@@ -16,7 +16,21 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from altdiffusion.doctor.versions import read_lock
-from deploy.lock import BILL, EXTRAS, LICENCES, LOCK, Package, bill_text, licence, licences_text, lock_text
+from deploy.lock import (
+    BILL,
+    DEVELOPMENT,
+    EXTRAS,
+    LICENCES,
+    LOCK,
+    TORCH,
+    Package,
+    bill_text,
+    licence,
+    licences_text,
+    lock_text,
+    normal,
+    unpinned,
+)
 from tests.deploy.clusters import ROOT
 
 LINES = [line for line in (ROOT / LOCK).read_text().splitlines() if not line.startswith("#")]
@@ -36,6 +50,55 @@ def test_every_package_has_a_version_and_a_hash_and_no_host() -> None:
 def test_the_lock_has_the_versions_of_the_constraints() -> None:
     constraints = read_lock(ROOT / "constraints.txt")
     assert {name: version for name, (version, _) in PINS.items()} == {name: constraints.get(name) for name in PINS}
+
+
+def test_the_constraints_have_every_package_that_the_project_installs() -> None:
+    """Each extra counts with what it names, those of `make setup` also with all that comes along."""
+    constraints = read_lock(ROOT / "constraints.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *(one for given in extras.values() for one in given)]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(constraints.get(normal(requirement.name), "missing")), text
+    (setup,) = re.findall(
+        r"-c constraints.txt -e '\.\[(.*)\]' *$", (ROOT / "Makefile").read_text().split("fuzz:")[0], re.M
+    )
+    assert [*setup.split(","), "fuzz"] == list(DEVELOPMENT)
+    there = installed([*project["dependencies"], *(one for extra in setup.split(",") for one in extras[extra])])
+    assert len(there) > 200 and sorted(there - constraints.keys()) == []
+
+
+def installed(requirements: list[str]) -> set[str]:
+    """Return the names of the packages here that some requirements bring along, their own included."""
+    found: set[str] = set()
+    todo, done = [Requirement(one) for one in requirements], set[str]()
+    while todo:
+        requirement = todo.pop()
+        if str(requirement) in done:
+            continue
+        done.add(str(requirement))
+        found.add(normal(requirement.name))
+        try:
+            brings = importlib.metadata.requires(requirement.name) or ()
+        except importlib.metadata.PackageNotFoundError:
+            pytest.fail(f"{requirement.name} is not installed. Remedy: make setup")
+        for text in brings:
+            brought = Requirement(text)
+            if any(
+                brought.marker is None or brought.marker.evaluate({"extra": one}) for one in ("", *requirement.extras)
+            ):
+                todo.append(brought)
+    return found
+
+
+def test_a_cpu_build_of_torch_is_never_locked_by_default() -> None:
+    wanted = Requirement(TORCH).specifier
+    assert wanted.contains(PINS["torch"][0]) and not wanted.contains(PINS["torch"][0] + "+cpu")
+
+
+def test_a_package_without_a_version_is_named() -> None:
+    packages = [Package(name, "9.1", "0" * 64, "MIT") for name in ("ray", "promql-parser", "not-there")]
+    assert unpinned(packages) == ["not-there==9.1"]
 
 
 def test_whatever_the_image_installs_is_locked() -> None:
@@ -70,7 +133,6 @@ def test_licences_and_bill_of_materials_list_the_lock() -> None:
     assert lock_text(packages, "torch==2.13.0").splitlines()[2:] == LINES
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cyclonedx") is None, reason="needs cyclonedx-python-lib[json-validation]")
 def test_the_bill_of_materials_is_valid_cyclonedx() -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import os
+import tarfile
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -22,14 +23,16 @@ import pyarrow as pa
 from PIL import Image
 
 from altdiffusion.config import from_dict, load_config, semantic
-from altdiffusion.curation.config import DownloadConfig, SourceConfig
+from altdiffusion.curation.config import DownloadConfig, OwnConfig, SourceConfig, StoreConfig
 from altdiffusion.curation.images.decode_guard import read_header
 from altdiffusion.curation.images.decoder_messages import DONE, REFUSED, TELL
 from altdiffusion.curation.images.decoder_process import Decoder
 from altdiffusion.curation.language.clean import clean_captions
+from altdiffusion.curation.links.reader import fetch_footer, parse_footer
 from altdiffusion.curation.links.text_parts import TextBlocks, index_text
 from altdiffusion.curation.own.listing import SourceFile, _digest
 from altdiffusion.curation.own.metadata import read_metadata
+from altdiffusion.curation.own.scan import reader_of, scan_own
 from altdiffusion.curation.rejects import Refused
 from altdiffusion.curation.web.answers import Answer
 from altdiffusion.curation.web.blocklist import parse_list, parse_urls
@@ -37,6 +40,7 @@ from altdiffusion.curation.web.contents import decoded
 from altdiffusion.curation.web.optout import opt_out
 from altdiffusion.curation.web.robots import parse
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.evaluation.labels import _read_labels
 from altdiffusion.generation.prompt_files import read_chunks
 from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.html.page import fit
@@ -48,6 +52,7 @@ from altdiffusion.terminal import visible
 from altdiffusion.urls import join, url_key
 from altdiffusion.urls import parse as parse_url
 from pipelines.curate import CurateConfig
+from tests.source_rows import read_rows
 
 MOST_BYTES = 1 << 20
 
@@ -212,6 +217,7 @@ def _folder() -> str:
 
 def _file(name: str, data: bytes) -> str:
     path = os.path.join(_folder(), name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
         file.write(data)
     return path
@@ -284,6 +290,60 @@ def lists_seeds() -> list[bytes]:
     ]  # fmt: skip
 
 
+_TABLE_FORMATS = ("images.parquet", "images.arrow", "images.tar", "links.parquet", "metadata.parquet", "labels.parquet")
+
+
+def tables(data: bytes) -> None:
+    """Read Parquet, Arrow or a tar file of other people; the first byte chooses which reader."""
+    name = _TABLE_FORMATS[data[0] % len(_TABLE_FORMATS)] if data else _TABLE_FORMATS[0]
+    uri = _file(os.path.join(name.replace(".", "-"), name), data[1:])
+    with contextlib.suppress(AltDiffusionError):
+        if name.startswith("images"):
+            settings = OwnConfig(uri=uri, store=StoreConfig(image_size=32))
+            scan = scan_own(settings)
+            for unit in scan.units:
+                for _ in reader_of(scan.layout, settings)(unit):
+                    pass
+        elif name.startswith("links"):
+            with open(uri, "rb") as file:  # not planned: pyarrow ends the process where bounds in a footer are not true
+                footer = parse_footer(*fetch_footer(file, uri), uri)
+            read_rows(
+                uri, footer.digest, 0, int(footer.group_rows.sum()), SourceConfig(name="s", preset="own", uri=uri)
+            )
+        elif name.startswith("metadata"):
+            metadata = SourceFile(name=name, uri=uri, size=len(data) - 1)
+            read_metadata(metadata, _digest(metadata), "utf-8")
+        else:
+            _read_labels(uri)
+
+
+def tables_seeds() -> list[bytes]:
+    text = ["a cat", "ein Hund"]
+    of_images = pa.table({"image": pa.array([b"\xff\xd8", None], pa.binary()), "text": text})
+    structs = pa.table({"image": [{"bytes": b"\xff\xd8", "path": "a.jpg"}, None], "caption": text, "width": [1, 2]})
+    of_links = pa.table(
+        {"URL": ["http://a.example/1", None], "TEXT": text, "WIDTH": [1.0, 2.0], "punsafe": [0.1, None]}
+    )
+    metadata = pa.table({"file_name": ["a.jpg", "../b"], "text": text, "n": [[1], []]})
+    labels = pa.table({"sample_id": [1, 2], "concept": text, "use": ["judge", None]})
+    arrow, packed = io.BytesIO(), io.BytesIO()
+    with pa.ipc.new_file(arrow, structs.schema) as writer:
+        writer.write_table(structs)
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, body in (("1.jpg", b"\xff\xd8"), ("1.txt", b"a cat"), ("1.json", b'{"caption": "x"}')):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(body)
+            tar.addfile(entry, io.BytesIO(body))
+    files = [_parquet(of_images), arrow.getvalue(), packed.getvalue(), *map(_parquet, (of_links, metadata, labels))]
+    return [bytes([number]) + body for number, body in enumerate(files)] + [b"\x00" + _parquet(structs)]
+
+
+def _parquet(table: pa.Table) -> bytes:
+    made = io.BytesIO()
+    pa.parquet.write_table(table, made, compression="none", store_schema=False)
+    return made.getvalue()
+
+
 def text(data: bytes) -> None:
     """Clean a caption and show it: on a page, in a line, on a terminal."""
     written = data.decode("utf-8", "replace")
@@ -320,6 +380,7 @@ TARGETS: dict[str, Target] = {
     "config": Target(config, config_seeds),
     "prompts": Target(prompts, prompts_seeds),
     "lists": Target(lists, lists_seeds),
+    "tables": Target(tables, tables_seeds),
     "text": Target(text, text_seeds),
     "urls": Target(urls, urls_seeds),
 }

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright import sync_api
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Yield this machine's chromium, driven by playwright; a test without it is skipped."""
-    sync_api = pytest.importorskip("playwright.sync_api")
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:

@@ -21,7 +21,6 @@ from altdiffusion.play.examples import examples
 from tests import generation_lake
 from tests.ports import free_port
 
-gradio = pytest.importorskip("gradio")
 WAIT_MS = 120_000
 
 

@@ -17,8 +17,6 @@ from altdiffusion.storage.shard_reader import ShardReader
 from altdiffusion.storage.verification import verify
 from tests.s3_lake import NAMES, bucket, counts, curate, job, source
 
-pytest.importorskip("s3fs")
-
 
 @pytest.fixture()
 def s3(tmp_path: Path) -> Iterator[str]:

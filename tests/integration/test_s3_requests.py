@@ -27,7 +27,6 @@ def environment(**more: str) -> dict[str, str]:
 @pytest.fixture
 def endpoint(tmp_path: Path) -> Iterator[str]:
     """The address of a server with a lake in the bucket `lake`."""
-    pytest.importorskip("s3fs")
     make = [sys.executable, "-m", "benchmarks.lineage", "--make", "--lake", str(tmp_path / "lake"), *SIZES]
     subprocess.run(make, cwd=ROOT, env=environment(), check=True)
     port = free_port()

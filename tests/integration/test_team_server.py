@@ -7,7 +7,6 @@ Flask-WTF`; where either is missing, the test is skipped. The S3 server is that 
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import os
 import pwd
@@ -30,8 +29,6 @@ from tests.lineage_lake import DRAWN, SmallLake
 from tests.mlflow_server import Server
 from tests.ports import free_port
 
-NEEDED = ("psycopg2", "boto3", "flask_wtf")
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 INITDB = shutil.which("initdb", path=os.environ["PATH"] + ":/usr/lib/postgresql/17/bin:/usr/lib/postgresql/15/bin")
 PASSWORD = secrets.token_hex(12)
 
@@ -74,8 +71,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
     """The environment with which clients find a PostgreSQL that has the database `mlflow`."""
     if INITDB is None:
         pytest.skip("PostgreSQL's initdb is not installed (apt install postgresql)")
-    if MISSING:
-        pytest.skip(f"{', '.join(MISSING)} not installed (pip install psycopg2-binary boto3 Flask-WTF)")
     programs, port = Path(INITDB).resolve().parent, free_port()
     folder = Path("/tmp") / f"pg-{secrets.token_hex(6)}"  # its socket's path has at most 107 bytes
     folder.mkdir()

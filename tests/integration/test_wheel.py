@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_the_wheel_is_whole_and_runs_without_dependencies_where_none_is_needed(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling", reason="pip install hatchling")
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist"), cwd=ROOT)
     (wheel,) = (tmp_path / "dist").iterdir()
     tracked = run("git", "ls-files", "platform/altdiffusion", "pipelines", "jobs", cwd=ROOT).splitlines()

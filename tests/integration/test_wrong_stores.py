@@ -37,7 +37,6 @@ OLDER = "5b0e9adcef9c"
     ],
 )
 def test_s3_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, use: Callable[[str], object]) -> None:
-    pytest.importorskip("s3fs")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -105,7 +105,6 @@ def states(bundle: Any) -> Tensors:
 @pytest.mark.parametrize("layout", ["ours", "peft", "old", "kohya"])
 def test_it_is_what_diffusers_fuses(base: Path, tmp_path: Path, layout: str) -> None:
     """Up to 1e-6 of each weight: they add in another order of float32's operations."""
-    pytest.importorskip("peft")
     from diffusers import DiffusionPipeline
 
     file = adapter_file(base, layout, tmp_path / "adapter")

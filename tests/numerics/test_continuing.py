@@ -35,8 +35,6 @@ def tensors(lake: str, run: str, step: int) -> Any:
 @pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 2}}, {"guards": GUARD}], ids=["whole", "lora", "guard"])
 def test_without_an_override_it_is_the_run_that_was_never_interrupted(lake: str, changes: dict[str, Any]) -> None:
     """Weights, averages and moments after 12 steps, bit for bit; counters and guard; another run in lineage."""
-    if "lora" in changes:
-        pytest.importorskip("peft")
     run_local(own(lake, run="whole", keep_last=9, **changes), lake, reporter=Recorder())
     again = own(lake, run="again", continue_from="whole@6", **changes)
     found = run_local(again, lake, reporter=Recorder())

@@ -125,7 +125,6 @@ def test_checkpointing_is_counted_as_a_real_pass_keeps_it(tmp_path: Path) -> Non
 
 
 def test_adapters_are_counted(tmp_path: Path) -> None:
-    pytest.importorskip("peft")
     lora = {"rank": 16}
     cost = estimate(settings(tmp_path, trainable="all", lora=lora), PUBLISHED)
     widths = {320: 5, 640: 5, 1280: 6}  # transformer blocks by width

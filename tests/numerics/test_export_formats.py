@@ -142,7 +142,6 @@ def spoil(unet: torch.nn.Module) -> None:
 
 def test_adapters_in_both_layouts_draw_the_fused_image(lake: str, capsys: pytest.CaptureFixture[str]) -> None:
     """By stock diffusers and by our own reader; the keys are those of diffusers' own conversion, the alpha is ours."""
-    pytest.importorskip("peft")
     from diffusers import DiffusionPipeline
     from diffusers.utils import convert_state_dict_to_kohya
 

@@ -76,7 +76,6 @@ def test_targets_are_what_both_settings_name() -> None:
 
 
 def test_fresh_adapters_change_nothing_and_depend_on_the_seed_alone() -> None:
-    pytest.importorskip("peft")
     inputs = torch.randn(2, 4, 4, 4), torch.tensor([3, 700]), torch.randn(2, 8, 16)
     plain = bundle().unet
     with torch.no_grad():
@@ -99,7 +98,6 @@ def test_fresh_adapters_change_nothing_and_depend_on_the_seed_alone() -> None:
 
 def test_the_fused_folder_and_the_adapters_apart_draw_the_same(lake: str) -> None:
     """Stock diffusers with the fused folder, and with the base and `load_lora_weights`."""
-    pytest.importorskip("peft")
     from diffusers import DiffusionPipeline
 
     found = run_local(lora_config(lake), lake, reporter=Recorder())
@@ -134,7 +132,6 @@ def test_the_fused_folder_and_the_adapters_apart_draw_the_same(lake: str) -> Non
 
 
 def test_only_adapters_train_and_resume_is_bit_exact(lake: str) -> None:
-    pytest.importorskip("peft")
     whole = run_local(lora_config(lake, run="whole"), lake, reporter=Recorder())
     stopped = lora_config(lake, run="stopped")
     run_local(replace(stopped, steps=7), lake, reporter=Recorder())
@@ -153,7 +150,6 @@ def test_only_adapters_train_and_resume_is_bit_exact(lake: str) -> None:
 
 
 def test_two_workers_train_the_adapters_of_one(lake: str, tmp_path: Path) -> None:
-    pytest.importorskip("peft")
     settings = lora_config(
         lake, steps=4, checkpoint_every=4, micro_batch=2, optimizer={"lr": 1e-2, "warmup_steps": 2, "eps": 1e-4}
     )
@@ -168,7 +164,6 @@ def test_two_workers_train_the_adapters_of_one(lake: str, tmp_path: Path) -> Non
 
 def test_a_stage_goes_on_from_fused_adapters(lake: str) -> None:
     """Whole weights, then adapters on them, then whole weights again: each begins with what the one before was."""
-    pytest.importorskip("peft")
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     second = lora_config(lake, run="adapt", stage="quality", steps=3, start={"checkpoint": "align"})
     found = run_local(second, lake, reporter=Recorder())
@@ -190,7 +185,6 @@ def test_a_stage_goes_on_from_fused_adapters(lake: str) -> None:
 
 def test_adapters_in_bf16_with_checkpointing_and_8_bit_moments(lake: str) -> None:
     """The options meet: all of them on, the loss falls and the adapters stay float32."""
-    pytest.importorskip("peft")
     recorder = Recorder()
     settings = lora_config(
         lake, steps=30, checkpoint_every=30, log_every=10, precision="bf16", caption_drop=0.0,
@@ -213,7 +207,6 @@ def test_step_0_is_a_stock_folder_that_draws_what_the_run_starts_from(lake: str)
     """Step 0 of a base and of a run, as `samples:` draws it: adapters begin at 0, no wrapped name reaches a file."""
     from diffusers import DiffusionPipeline
 
-    pytest.importorskip("peft")
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     first = export_checkpoint(lake, "align")
     for name, changes, source in (
@@ -246,7 +239,6 @@ def test_step_0_is_a_stock_folder_that_draws_what_the_run_starts_from(lake: str)
 def test_adapters_on_a_runs_export_draw_the_fused_image_and_the_card_names_it(lake: str) -> None:
     from diffusers import DiffusionPipeline
 
-    pytest.importorskip("peft")
     run_local(config(lake, steps=3), lake, reporter=Recorder())
     first = export_checkpoint(lake, "align")
     run_local(

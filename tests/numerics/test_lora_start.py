@@ -28,7 +28,6 @@ LORA = LoraConfig(rank=3, alpha=6.0)
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Write a file of another person's, in kohya's layout."""
-    pytest.importorskip("peft")
     unet, generator, found = bundle().unet, torch.Generator().manual_seed(4), {}
     for layer in target_layers(unet, LORA, "all"):
         rows, columns = unet.get_submodule(layer).weight.shape

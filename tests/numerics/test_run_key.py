@@ -130,7 +130,6 @@ def test_two_runs_draws_are_independent(lake: str) -> None:
 
 
 def test_adapters_begin_by_the_run(lake: str) -> None:
-    pytest.importorskip("peft")
     found = []
     for name in ("one", "two"):
         run = resolve(own(lake, run=name, lora={"rank": 2}), lake)

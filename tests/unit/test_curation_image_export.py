@@ -100,7 +100,8 @@ def test_an_image_folder_is_read_by_datasets(tmp_path: Path) -> None:
     for row, line in enumerate(lines):
         assert (out / line["file_name"]).read_bytes() == body(row) and "image" not in line
         check_meta({**line, "key": "", "status": "success", "error_message": None}, row, "")
-    datasets = pytest.importorskip("datasets", reason="the Hugging Face datasets library is not installed")
+    import datasets
+
     loaded = datasets.load_dataset("imagefolder", data_dir=str(out), split="train", cache_dir=str(tmp_path / "cache"))
     assert [(one["caption"], one["phash"]) for one in loaded] == [(f"제목 {n}\n\"'", -n) for n in range(ROWS)]
     assert [one["image"].getpixel((0, 0)) for one in loaded] == [(n * 9,) * 3 for n in range(ROWS)]
@@ -119,7 +120,8 @@ def test_parquet_is_read_by_pandas_and_duckdb(tmp_path: Path) -> None:
     export_images(version, str(tmp_path / "out"), "parquet", rows_per_shard=10)
     frame = pandas.concat([pandas.read_parquet(path) for path in sorted((tmp_path / "out").glob("*.parquet"))])
     assert list(frame["phash"]) == [-row for row in range(ROWS)] and frame["png"].iloc[3] == body(3)
-    duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed")
+    import duckdb
+
     query = f"SELECT count(*), max(phash) FROM '{tmp_path}/out/*.parquet'"
     assert duckdb.sql(query).fetchall() == [(ROWS, 0)]
 

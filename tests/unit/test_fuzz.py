@@ -24,6 +24,7 @@ from altdiffusion.errors import AltDiffusionError
 from altdiffusion.generation import prompt_files
 from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.storage import unpacking
+from tests.fuzz import every
 from tests.fuzz.targets import TARGETS
 
 CASES = Path(__file__).parents[1] / "fuzz" / "cases"
@@ -62,6 +63,12 @@ def test_whatever_comes_is_read_or_refused(name: str) -> None:
         target.read(data)
 
     tried()
+
+
+def test_a_run_of_all_takes_every_target_and_a_run_that_fails_is_a_finding(tmp_path: Path) -> None:
+    assert set(every.SHARES) == set(TARGETS)
+    done = every.run_target("not-a-target", 1.0, str(tmp_path))  # with atheris or without: its exit status is 2
+    assert done.finding == "exit status 2" and not done.executions
 
 
 def test_what_was_a_finding_is_read_or_refused_now() -> None:

@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -25,15 +26,12 @@ from altdiffusion.generation.sheet_page import Cell
 from altdiffusion.generation.typeface import Box, Glyph, Shaped, Typefaces
 from altdiffusion.languages import CODES, LANGUAGES, in_order
 
-pytest.importorskip("resvg_py", reason="drawing a sheet needs the demo's extra dependencies")
-
 RED, GREEN = (200, 20, 20), (20, 160, 40)
 
 
 @pytest.fixture(scope="module")
 def fonts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with DejaVu Sans, which matplotlib carries: Latin, Cyrillic and Arabic, but no Thai."""
-    matplotlib = pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("fonts")
     source = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     (folder / source.name).write_bytes(source.read_bytes())

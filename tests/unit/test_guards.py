@@ -6,10 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name as canonical
 
 from altdiffusion.execution.capacity import fits
 from altdiffusion.execution.units import Resources
@@ -171,6 +175,19 @@ def test_every_command_of_the_readme_exists() -> None:
         for first in re.findall(r"altdiffusion ([a-z]+)", command):
             done = run(sys.executable, "-m", "altdiffusion.cli", first, "--help", PYTHONPATH="platform")
             assert done.returncode == 0, command
+
+
+def test_no_test_is_skipped_for_a_package_that_make_setup_installs() -> None:
+    """An environment that lacks one is out of date: the test has to fail there, or it may never run at all."""
+    given = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = (one for name in ("demo", "dev", "s3") for one in given["optional-dependencies"][name])
+    installed = {canonical(Requirement(text).name) for text in [*given["dependencies"], *extras]}
+    makers = packages_distributions()
+    asked = re.compile(r"(?:importorskip|skipif\(importlib\.util\.find_spec)\(\"(\w+)")
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for name in asked.findall(path.read_text(encoding="utf-8")):
+            named = {canonical(one) for one in (name, *makers.get(name, ()))}
+            assert not named & installed, f"{path.name} is skipped without {name}"
 
 
 def test_no_path_of_one_machine_and_no_registry_in_tracked_files() -> None:

@@ -14,6 +14,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 import yaml
 
 from altdiffusion import cli
@@ -63,7 +64,6 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param != "s3":
         yield uri
         return
-    s3fs = pytest.importorskip("s3fs")
     with serving(root, delay_ms=0) as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)

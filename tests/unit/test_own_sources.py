@@ -11,6 +11,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from altdiffusion.curation.config import OwnConfig
 from altdiffusion.curation.own.listing import list_source
 from altdiffusion.curation.own.sample import Sample
 from altdiffusion.curation.own.scan import OwnScan, reader_of, scan_own
+from altdiffusion.curation.own.table_rows import check_bounds
 from altdiffusion.errors import AltDiffusionError
 from tests.download_lake import image
 from tests.source_rows import unchecked
@@ -133,6 +135,20 @@ def test_text_in_tables_that_is_not_utf8_is_never_changed(tmp_path: Path) -> Non
     pq.write_table(pa.table({"file_name": ["a.jpg", "b.jpg"], "text": text}), folder / "metadata.parquet")
     with pytest.raises(AltDiffusionError, match="row 2: column text is not UTF-8 text"):
         scan_own(own(folder))
+
+
+def test_offsets_of_an_arrow_file_that_lead_elsewhere_are_refused() -> None:
+    """Arrow does not check them, and the process ends where they are followed."""
+    check_bounds(
+        pa.record_batch({"text": unchecked([b"gut", b"b\xffse"]), "image": [{"bytes": b"x", "path": "a"}, None]})
+    )
+    offsets, data = pa.py_buffer(np.array([0, 1 << 30, 1, 2], np.int32)), pa.py_buffer(b"ab")
+    for dtype in (pa.string(), pa.binary()):
+        text = pa.Array.from_buffers(dtype, 3, [None, offsets, data])
+        fields = pa.struct({"bytes": dtype})
+        for column in (text, pa.Array.from_buffers(fields, 3, [None], children=[text])):
+            with pytest.raises(pa.ArrowInvalid, match="offset"):
+                check_bounds(pa.RecordBatch.from_arrays([column], ["image"]))
 
 
 def test_names_that_are_not_utf8_are_taken(tmp_path: Path) -> None:

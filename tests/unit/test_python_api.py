@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -75,7 +74,6 @@ def test_examples_run(name: str, lake: str, tmp_path: Path, monkeypatch: pytest.
     assert sum(int(line.split()[0]) for line in lines if line[0].isdigit()) == ROWS
 
 
-@pytest.mark.skipif(importlib.util.find_spec("duckdb") is None, reason="DuckDB is not installed")
 def test_the_example_of_duckdb_runs(lake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     names = run_example("DuckDB", tmp_path, monkeypatch)
     assert capsys.readouterr().out == "[('ko', 12), ('uk', 11)]\n"
@@ -158,9 +156,8 @@ def test_rows_that_were_taken_down_are_left_out(lake: str, columns: Any, monkeyp
     table = version.to_arrow(columns).read_all()
     assert table.num_rows == ROWS - 1 and body(8) not in table.column(0).to_pylist()
     assert len(list(version.to_torch(["caption"]))) == ROWS - 1
-    if importlib.util.find_spec("duckdb") is not None:
-        with pytest.raises(AltDiffusionError, match="taken down"):
-            version.to_duckdb()
+    with pytest.raises(AltDiffusionError, match="taken down"):
+        version.to_duckdb()
     monkeypatch.setattr(shard_rows_module, "read_tombstones", lambda lake: EMPTY)
     assert version.to_arrow(columns).read_all().num_rows == ROWS
 

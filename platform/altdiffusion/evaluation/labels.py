@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.judges import ROWS
 from altdiffusion.storage.shard_columns import read_columns
@@ -132,7 +133,7 @@ def _read_labels(uri: str) -> pa.Table:
                 "use": use,
             }
         )
-    except (FileNotFoundError, KeyError, pa.ArrowInvalid) as error:
+    except (*UNREADABLE, KeyError) as error:
         raise AltDiffusionError(
             f"labels {uri}", f"cannot be used ({error})", "give a Parquet file with the columns sample_id and concept"
         ) from error

@@ -52,7 +52,7 @@ class Spill:
             if files.sha256_hex(data) != name.split(",")[2].removesuffix(".parquet"):
                 return None
             table = pq.read_table(pa.BufferReader(data))
-        except (FileNotFoundError, pa.ArrowException):
+        except (FileNotFoundError, pa.ArrowException, UnicodeDecodeError):
             return None
         return table if table.schema.equals(schema) else None
 

@@ -26,6 +26,7 @@ from altdiffusion.generation.settings import PromptsConfig
 from altdiffusion.generation.webui_text import Row, webui_rows
 from altdiffusion.languages import normalised_tag
 from altdiffusion.storage import files
+from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.unpacking import unpacked
 
 CHUNK_ROWS = 65_536
@@ -216,7 +217,7 @@ class _Reader:
             for batch in table.iter_batches(CHUNK_ROWS, columns=list(dict.fromkeys(present.values()))):
                 yield self._columns_of(batch, present, number)
                 number += batch.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
+        except UNREADABLE as error:
             raise self._error(f"is not readable Parquet ({first_line(error)})", "write it again") from error
 
     def _columns_of(self, batch: pa.RecordBatch, present: Mapping[str, str], first: int) -> pa.Table:

@@ -33,6 +33,7 @@ from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.records import REJECTS, SCHEMAS, Kind
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.documents import DIGEST, Document, optional_document, parse_document, read_document
 from altdiffusion.storage.ledger import Ledger, UnitRecord
 from altdiffusion.storage.listing import list_marked
@@ -292,7 +293,7 @@ def _checked_table(uri: str, data: bytes) -> pa.Table:
 
     try:
         table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise damaged(first_line(error)) from error
     if not table.schema.equals(_TABLE):
         raise damaged("its columns are not those of a table of shards")

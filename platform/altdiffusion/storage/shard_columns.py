@@ -15,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.records import present
 from altdiffusion.storage import files
+from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.shards import REMEDY, ShardInfo, checked_types, damaged, shard_uri
 
 _WHOLE_BYTES = 1 << 20
@@ -38,7 +39,7 @@ def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filte
         with files.naming(uri, "reading"), _opened(fs, path, uri, info) as file:
             try:
                 return checked_types(_read(file, columns, filters), uri)
-            except (pa.ArrowException, OSError) as error:
+            except UNREADABLE as error:
                 if getattr(error, "errno", None) is not None:  # an error of the file system, not of the format
                     raise
                 raise damaged(uri, error) from error
@@ -58,7 +59,7 @@ def read_some_rows(folder_uri: str, info: ShardInfo, columns: Sequence[str], row
         with files.naming(uri, "reading"), _opened(fs, path, uri, info) as file:
             try:
                 return checked_types(_groups(file, columns, rows), uri)
-            except (pa.ArrowException, OSError, IndexError) as error:
+            except (*UNREADABLE, IndexError) as error:
                 if getattr(error, "errno", None) is not None:  # an error of the file system, not of the format
                     raise
                 raise damaged(uri, error) from error

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.records import TYPES, completed, present
 from altdiffusion.storage import files
+from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.documents import Document
 
 ROW_GROUP_ROWS = 1024
@@ -128,7 +129,7 @@ def read_table(folder_uri: str, sha256: str, schema: pa.Schema) -> pa.Table:
         source = pa.BufferReader(data)
         columns = present(schema.names, pq.read_schema(source).names)
         return completed(checked_types(pq.read_table(source, columns=columns), uri), schema)
-    except (pa.ArrowException, KeyError, OSError) as error:  # its name matches its bytes, but it was never a shard
+    except (*UNREADABLE, KeyError) as error:  # its name matches its bytes, but it was never a shard
         raise damaged(uri, error) from error
 
 

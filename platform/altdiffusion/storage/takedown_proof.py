@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files
+from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.cleansing import linked
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.judges import TaughtJudge, judges_of
@@ -109,7 +109,7 @@ def rows_taken_down(uri: str, tombstones: Tombstones) -> tuple[int, int] | AltDi
             count = int(parquet.metadata.num_rows)
     except FileNotFoundError:  # removed meanwhile
         return 0, 0
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         return AltDiffusionError(f"file {uri}", f"cannot be read ({first_line(error)})", "remove it or restore it")
     except AltDiffusionError as error:
         return error

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.storage.holdings import Holdings
 from altdiffusion.storage.shard_columns import read_columns
@@ -110,7 +111,7 @@ def read_rows(lake_uri: str, name: str) -> pa.Table:
         return pq.read_table(pa.BufferReader(data)).cast(TAKEN)
     except FileNotFoundError as error:
         raise AltDiffusionError(f"rows of a takedown {uri}", "are missing", REMEDY) from error
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise AltDiffusionError(f"rows of a takedown {uri}", f"are damaged: {first_line(error)}", REMEDY) from error
 
 

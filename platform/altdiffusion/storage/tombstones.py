@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.urls import url_keys
 
 FOLDER = "takedowns"
@@ -284,7 +285,7 @@ def _table(lake_uri: str, name: str) -> pa.Table:
         raise AltDiffusionError(f"tombstones {uri}", "are damaged: their SHA-256 is not their name", REMEDY)
     try:
         table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise AltDiffusionError(f"tombstones {uri}", f"are damaged: {first_line(error)}", REMEDY) from error
     if not table.schema.equals(TOMBSTONES):
         raise AltDiffusionError(f"tombstones {uri}", "are damaged: their columns are not those of tombstones", REMEDY)

@@ -25,6 +25,7 @@ from altdiffusion.curation.links.text_parts import indexed, is_text
 from altdiffusion.curation.links.text_unit import TextUnitReader
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
+from altdiffusion.storage.arrow_errors import UNREADABLE
 
 BATCH_ROWS = 65536
 """Rows held at a time as Arrow tables with their texts."""
@@ -78,11 +79,12 @@ def parse_footer(size: int, body: bytes, uri: str) -> Footer:
     try:
         parquet = pq.ParquetFile(pa.BufferReader(body))  # whose end is all that a reader of metadata looks at
         metadata, schema = parquet.metadata, parquet.schema_arrow
-    except (pa.ArrowException, OSError) as error:
+        groups = metadata.num_row_groups
+        # Not by `metadata.schema`, which refers back to its owner: hundreds of megabytes would wait for the collector.
+        # Nor by a row group's `column`, which ends the process where the footer of a damaged file contradicts itself.
+        columns = [".".join(parts) for parts in parquet.reader.column_paths] if groups else []
+    except UNREADABLE as error:
         raise AltDiffusionError(f"source part {uri}", f"has a damaged footer ({line(error)})", _AGAIN) from error
-    groups = metadata.num_row_groups
-    # Not by `metadata.schema`, which refers back to its owner: hundreds of megabytes would wait for the collector.
-    columns = [metadata.row_group(0).column(i).path_in_schema for i in range(metadata.num_columns if groups else 0)]
     return Footer(
         digest=files.sha256_hex(size.to_bytes(8, "little") + body[:-8]),
         metadata=metadata,
@@ -105,6 +107,10 @@ def _footer(uri: str, digest: str) -> Footer:
 
 def _changed(uri: str) -> AltDiffusionError:
     return AltDiffusionError(f"source part {uri}", "changed since planning", "run the job again")
+
+
+_NUMBERS = ("INT32", "INT64", "FLOAT", "DOUBLE")
+"""Physical types whose bounds are numbers. Those of text may not be UTF-8, which is an error where they are read."""
 
 
 class UnitReader:
@@ -140,7 +146,9 @@ class UnitReader:
                 continue
             if statistics.has_null_count and statistics.null_count == chunk.num_values:
                 known[name] = Bounds(low=None, high=None)
-            elif statistics.has_min_max and isinstance(statistics.min, (int, float)):
+            elif (
+                statistics.has_min_max and chunk.physical_type in _NUMBERS and isinstance(statistics.min, (int, float))
+            ):
                 known[name] = Bounds(low=float(statistics.min), high=float(statistics.max))
         return known
 
@@ -182,7 +190,7 @@ class UnitReader:
             yield from self._parquet.iter_batches(
                 batch_size=BATCH_ROWS, row_groups=numbers, columns=columns, use_threads=False
             )
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise AltDiffusionError(f"source part {self.uri}", f"cannot be read ({line(error)})", _AGAIN) from error
 
 

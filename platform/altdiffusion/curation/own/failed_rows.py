@@ -13,6 +13,7 @@ from altdiffusion.curation.own.sample import Caption, Sample
 from altdiffusion.curation.own.table_rows import python_rows
 from altdiffusion.curation.rejects import SOURCE_FAILED, Refused
 from altdiffusion.errors import AltDiffusionError, first_line
+from altdiffusion.storage.arrow_errors import UNREADABLE
 
 _COLUMNS = ("url", "caption", "key", "status", "error_message")
 
@@ -37,7 +38,7 @@ def failed_rows(uri: str, digest: str) -> Iterator[Sample]:
         file = pq.ParquetFile(pa.BufferReader(body))
         names = [name for name in _COLUMNS if name in file.schema_arrow.names]
         rows = python_rows(file.read(columns=names)) if {"key", "status"} <= {*names} else []
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise AltDiffusionError(
             f"source file {uri}", f"is not a readable Parquet file ({first_line(error)})", "restore it, or remove it"
         ) from error

@@ -17,6 +17,7 @@ from altdiffusion.curation.own.table_rows import python_rows, text_columns, wron
 from altdiffusion.curation.own.texts import decode_text
 from altdiffusion.curation.rejects import CAPTION_BYTES, Refused
 from altdiffusion.errors import AltDiffusionError, first_line
+from altdiffusion.storage.arrow_errors import UNREADABLE
 
 NAMES = frozenset(f"metadata.{kind}" for kind in ("jsonl", "ndjson", "csv", "tsv", "parquet"))
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "image")
@@ -43,7 +44,7 @@ def read_metadata(file: SourceFile, digest: str, encoding: str) -> Rows:
         rows = list(_parquet(body) if kind == "parquet" else _text(decode_text(body, encoding), kind, file.uri))
     except Refused as refused:
         raise _wrong(file.uri, refused.detail, "save it as UTF-8, or set caption_encoding") from refused
-    except (pa.ArrowException, OSError, csv.Error) as error:
+    except (*UNREADABLE, csv.Error) as error:
         raise _wrong(file.uri, f"cannot be read ({first_line(error)})", "write it again") from error
     folder = file.key.rpartition("/")[0]
     found: Rows = {}

@@ -17,6 +17,32 @@ def python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
         return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
+def check_bounds(batch: pa.RecordBatch) -> None:
+    """Check that every offset and index of an Arrow file leads to its own bytes: to read others ends the process.
+
+    Text counts as bytes: what is not UTF-8 is a matter of its row.
+
+    Raises:
+        pa.ArrowInvalid: one does not.
+    """
+    for column in batch.columns:
+        column.view(_without_text(column.type)).validate(full=True)
+
+
+def _without_text(dtype: pa.DataType) -> pa.DataType:
+    """Return the type of the same buffers with bytes in place of text."""
+    plain = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    if dtype in plain:
+        return plain[dtype]
+    if pa.types.is_struct(dtype):
+        return pa.struct([field.with_type(_without_text(field.type)) for field in dtype])
+    if pa.types.is_list(dtype):
+        return pa.list_(dtype.value_field.with_type(_without_text(dtype.value_type)))
+    if pa.types.is_large_list(dtype):
+        return pa.large_list(dtype.value_field.with_type(_without_text(dtype.value_type)))
+    return dtype
+
+
 def text_columns(schema: pa.Schema) -> set[str]:
     """Return the columns of text or lists of it, in lower case."""
     return {field.name.lower() for field in schema if _as_bytes(field.type) is not None}

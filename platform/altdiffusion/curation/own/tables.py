@@ -18,11 +18,12 @@ from altdiffusion.curation.own.columns import check_columns, read_columns
 from altdiffusion.curation.own.failed_rows import failure
 from altdiffusion.curation.own.listing import Listing, SourceFile, check_identity, chunks, digests, opened
 from altdiffusion.curation.own.sample import IMAGE_EXTENSIONS, Sample, field_captions, lower_keys, nfc
-from altdiffusion.curation.own.table_rows import python_rows, wrong_text
+from altdiffusion.curation.own.table_rows import check_bounds, python_rows, wrong_text
 from altdiffusion.curation.rejects import CAPTION_BYTES, NO_CAPTION, NO_IMAGE, TOO_LARGE, Refused
 from altdiffusion.errors import AltDiffusionError, first_line
 from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit
+from altdiffusion.storage.arrow_errors import UNREADABLE
 
 _TABLE = re.compile(r"(?i).*\.(parquet|arrow|feather|ipc)")
 _USUAL = ("image", "img", "photo", *sorted(IMAGE_EXTENSIONS))
@@ -165,14 +166,14 @@ class _Table:
         try:
             self._reader = pq.ParquetFile(file) if self._is_parquet else _arrow(file)
             self.schema: pa.Schema = self._reader.schema_arrow if self._is_parquet else self._reader.schema
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             self._open.__exit__(None, None, None)
             raise self._damaged(error) from error
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._open.__exit__(None, None, None)
-        if isinstance(error, (pa.ArrowException, OSError)):
+        if isinstance(error, UNREADABLE):
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> AltDiffusionError:
@@ -215,9 +216,12 @@ class _Table:
     def _arrow_batches(self) -> Iterator[pa.RecordBatch]:
         reader = self._reader
         if isinstance(reader, pa.ipc.RecordBatchFileReader):
-            yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
         else:
-            yield from reader
+            batches = iter(reader)
+        for batch in batches:
+            check_bounds(batch)
+            yield batch
 
 
 def _arrow(file: Any) -> Any:

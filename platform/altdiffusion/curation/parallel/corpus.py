@@ -25,6 +25,7 @@ from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
+from altdiffusion.storage.arrow_errors import UNREADABLE
 
 ROWS = pa.schema([("caption", pa.string()), ("translation", pa.string()), ("score", pa.float32())])
 """Rows as read: null where a line has no such column, or is not UTF-8."""
@@ -205,7 +206,7 @@ class _parquet(ExitStack):
         fs, path = files.filesystem(self._uri)
         try:
             return pq.ParquetFile(self.enter_context(fs.open(path, "rb")))
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise AltDiffusionError(
                 f"corpus part {self._uri}", f"is not a readable Parquet file ({error})", "fetch the file again"
             ) from error

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.splitmix import mix
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.dataset import Version
 from altdiffusion.storage.shards import ShardInfo
 
@@ -153,7 +154,7 @@ def open_file(source: Files, file: int, **options: Any) -> Iterator[pq.ParquetFi
                 yield parquet
     except FileNotFoundError as error:
         raise AltDiffusionError(f"shard {uri}", "is missing", shards.REMEDY) from error
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise AltDiffusionError(f"shard {uri}", f"cannot be read ({error})", shards.REMEDY) from error
 
 

@@ -100,7 +100,7 @@ def literal(host: str) -> Address | None:
         return None
     try:
         return ipaddress.IPv4Address(socket.inet_aton(host))
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):  # the latter: a NUL, or what is not ASCII
         return None
 
 
