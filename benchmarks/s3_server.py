@@ -5,7 +5,8 @@
 The buckets are the folders in FOLDER. It knows what reading and writing a lake needs: objects (whole, in ranges,
 written, also only if absent and in parts, and deleted), listings with and without a delimiter. Requests wait at the
 same time, as on a real server. `GET /?counts` returns how many it answered, by kind, as JSON; `POST /?faults` has it
-do things wrong (benchmarks.s3_faults). It checks no signature: it is for measurements on this machine alone.
+do things wrong (benchmarks.s3_faults), and `GET /?faults` returns how many requests each rule has hit. It checks no
+signature: it is for measurements on this machine alone.
 """
 
 from __future__ import annotations
@@ -55,9 +56,11 @@ class Server:
         if not bucket and "counts" in request.query:
             return web.json_response(self._counts)
         if not bucket and "faults" in request.query:
+            if request.method == "GET":
+                return web.json_response([rule.hits for rule in self._faults.rules])
             self._faults.replace(await request.json())
             return web.Response()
-        kind = "LIST" if request.method == "GET" and not key else request.method
+        kind = _kind(request, key)
         self._counts[kind] += 1
         fault = self._faults.of(kind, request.path)
         await asyncio.sleep(self._delay_s + (fault.delay_s if fault else 0.0))
@@ -86,7 +89,10 @@ class Server:
         if request.method == "PUT":
             return self._put(path, request, await request.read())
         if request.method == "DELETE":
-            _delete(path)
+            if "uploadId" in request.query:  # gives an upload up, and leaves the object of that key as it is
+                self._parts.pop(request.query["uploadId"], None)
+            else:
+                _delete(path)
             return web.Response(status=204)
         return _object(path)
 
@@ -94,6 +100,12 @@ class Server:
         if "uploadId" in request.query:
             self._parts[request.query["uploadId"]][int(request.query["partNumber"])] = data
             return web.Response(headers={"ETag": f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'})
+        if not self._place(path, data, request):
+            return _error(412, "PreconditionFailed", "<Condition>If-None-Match</Condition>")
+        return web.Response(headers={"ETag": _tag(path.stat())})
+
+    def _place(self, path: Path, data: bytes, request: web.Request) -> bool:
+        """Make an object whole, and return False where it was to be new and is not."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".tmp-{next(self._tokens)}")
         temporary.write_bytes(data)
@@ -103,10 +115,10 @@ class Server:
             else:
                 temporary.rename(path)
         except FileExistsError:
-            return _error(412, "PreconditionFailed", "<Condition>If-None-Match</Condition>")
+            return False
         finally:
             temporary.unlink(missing_ok=True)
-        return web.Response(headers={"ETag": _tag(path.stat())})
+        return True
 
     def _upload(self, path: Path, key: str, request: web.Request, body: bytes) -> web.Response:
         """Begin an upload in parts, or join its parts."""
@@ -117,9 +129,11 @@ class Server:
                 f"<InitiateMultipartUploadResult><Key>{escape(key)}</Key><UploadId>{number}</UploadId>"
                 "</InitiateMultipartUploadResult>"
             )
-        parts = self._parts.pop(request.query["uploadId"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"".join(parts[int(number)] for number in _PART.findall(body.decode())))
+        parts = self._parts[request.query["uploadId"]]
+        data = b"".join(parts[int(number)] for number in _PART.findall(body.decode()))
+        if not self._place(path, data, request):
+            return _error(412, "PreconditionFailed", "<Condition>If-None-Match</Condition>")
+        del self._parts[request.query["uploadId"]]
         return _xml(
             f"<CompleteMultipartUploadResult><Key>{escape(key)}</Key><ETag>{escape(_tag(path.stat()))}</ETag>"
             "</CompleteMultipartUploadResult>"
@@ -153,6 +167,13 @@ class Server:
             f"</IsTruncated>{f'<NextContinuationToken>{more}</NextContinuationToken>' if more else ''}"
             f"{''.join(items)}</ListBucketResult>"
         )
+
+
+def _kind(request: web.Request, key: str) -> str:
+    """Return as what a request is counted: its method, but LIST, and PART for a part of an upload in parts."""
+    if request.method == "PUT" and "uploadId" in request.query:
+        return "PART"
+    return "LIST" if request.method == "GET" and not key else request.method
 
 
 def _delete(path: Path) -> None:

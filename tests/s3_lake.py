@@ -59,6 +59,13 @@ def wrong(address: str, *rules: Mapping[str, Any]) -> None:
     urllib.request.urlopen(urllib.request.Request(f"{address}/?faults", data=body, method="POST")).close()
 
 
+def hits(address: str) -> list[int]:
+    """Return how many requests each rule has hit."""
+    with urllib.request.urlopen(f"{address}/?faults") as answer:
+        found: list[int] = json.load(answer)
+        return found
+
+
 @contextlib.contextmanager
 def source(folder: Path) -> Iterator[tuple[Site, Path]]:
     """Serve six images; yield their server and a table of their links."""

@@ -80,7 +80,7 @@ def _repeat() -> None:
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
     here = identity()
-    return {"job": here.job, "run": here.run, **labels}
+    return {"job_name": here.job, "run": here.run, **labels}
 
 
 def _make(metric: Metric) -> Any:
