@@ -92,7 +92,7 @@ class Server:
             if "uploadId" in request.query:  # gives an upload up, and leaves the object of that key as it is
                 self._parts.pop(request.query["uploadId"], None)
             else:
-                _delete(path)
+                _delete(path, folder)
             return web.Response(status=204)
         return _object(path)
 
@@ -142,7 +142,7 @@ class Server:
     def _delete_many(self, folder: Path, body: str) -> web.Response:
         keys = [unescape(key) for key in _KEY.findall(body)]
         for key in keys:
-            _delete(folder / key)
+            _delete(folder / key, folder)
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         return _xml(f"<DeleteResult>{deleted}</DeleteResult>")
 
@@ -176,10 +176,13 @@ def _kind(request: web.Request, key: str) -> str:
     return "LIST" if request.method == "GET" and not key else request.method
 
 
-def _delete(path: Path) -> None:
-    """Delete an object; a key that only others begin with is none."""
-    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+def _delete(path: Path, bucket: Path) -> None:
+    """Delete an object; a key that only others begin with is none. No listing shows a folder without an object."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
         path.unlink()
+        while path.parent != bucket and not any(path.parent.iterdir()):
+            path = path.parent
+            path.rmdir()
 
 
 async def _cut(request: web.Request, path: Path) -> web.StreamResponse:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,9 @@ from altdiffusion.diffusion import models
 from altdiffusion.storage import files
 from altdiffusion.storage.dataset import Lake
 from altdiffusion.training.checkpoints import format as checkpoints
-from altdiffusion.training.config import TrainConfig
 from tests import training_lake
 from tests.download_lake import HOST, image
-from tests.fetch_server import reply, serving
+from tests.fetch_server import Answer, reply, serving
 from tests.source_rows import GOOD
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,38 +46,39 @@ class WholeLine:
     folder: Path
     port: int
     """Of the server of the images."""
+    execution: Mapping[str, Any] = field(default_factory=lambda: {"backend": "inline"})
 
-    def command(self, job: str, lake: str) -> list[str]:
-        """Return the command of a job, whose config is written for it."""
+    def command(self, job: str, lake: str, *changes: str) -> list[str]:
+        """Return the command of a job, whose config is written for it; `changes` are `key=value`."""
         path = self.folder / f"{job}-{files.sha256_hex(lake.encode())[:8]}.yaml"
         path.write_text(yaml.safe_dump(self._config(job) | self._common(lake)))
-        return [sys.executable, "-m", f"jobs.{job}", "--config", str(path)]
+        return [sys.executable, "-m", f"jobs.{job}", "--config", str(path), *changes]
 
-    def start(self, job: str, lake: str) -> subprocess.Popen[str]:
+    def start(self, job: str, lake: str, *changes: str) -> subprocess.Popen[str]:
         """Start the command of a job."""
         environment = {
             **os.environ, "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1",
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }  # fmt: skip
         return subprocess.Popen(
-            self.command(job, lake), cwd=self.folder, env=environment, text=True,
+            self.command(job, lake, *changes), cwd=self.folder, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def run(self, job: str, lake: str) -> str:
+    def run(self, job: str, lake: str, *changes: str) -> str:
         """Run the command of a job to its end, and return what it printed.
 
         Raises:
             AssertionError: its exit status is not 0.
         """
-        process = self.start(job, lake)
+        process = self.start(job, lake, *changes)
         printed, _ = process.communicate(timeout=300)
         assert process.returncode == 0, f"{job}: {printed[-4000:]}"
         return printed
 
     def _common(self, lake: str) -> dict[str, Any]:
         tracking = {"uri": f"sqlite:///{self.folder}/mlflow.db"}  # one for all lakes: to make one takes 5 seconds
-        return {"lake": lake, "tracking": tracking, "execution": {"backend": "inline"}}
+        return {"lake": lake, "tracking": tracking, "execution": dict(self.execution)}
 
     def _config(self, job: str) -> dict[str, Any]:
         base = self.folder / "base"
@@ -110,8 +112,15 @@ class WholeLine:
 
 
 @contextlib.contextmanager
-def whole_line(folder: Path) -> Iterator[WholeLine]:
-    """Make what the line reads, the links, the prompts and the base model, and serve the images for the block."""
+def whole_line(
+    folder: Path, *, vocabulary: int = VOCABULARY, missing: int = 0, wait_s: float = 0
+) -> Iterator[WholeLine]:
+    """Make what the line reads, the links, the prompts and the base model, and serve the images for the block.
+
+    Args:
+        missing: every how many-th image the server does not have; 0: it has all.
+        wait_s: seconds before the server sends an image.
+    """
     rows = [{**GOOD, "url": f"http://{HOST}/{number}.png"} for number in range(ROWS)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "links.parquet")
     prompts = [
@@ -119,10 +128,19 @@ def whole_line(folder: Path) -> Iterator[WholeLine]:
         for n in range(PROMPTS)
     ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
-    models.save_bundle(training_lake.bundle(vocabulary=VOCABULARY), folder / "base")
+    models.save_bundle(training_lake.bundle(vocabulary=vocabulary), folder / "base")
     with serving() as site:
-        site.answers = {f"/{number}.png": reply(image(number)) for number in range(ROWS)}
+        served = [number for number in range(ROWS) if not missing or number % missing]
+        site.answers = {f"/{number}.png": _late(reply(image(number)), wait_s) for number in served}
         yield WholeLine(folder, site.port)
+
+
+def _late(answer: bytes, wait_s: float) -> Answer:
+    def send(connection: socket.socket) -> None:
+        time.sleep(wait_s)
+        connection.sendall(answer)
+
+    return send
 
 
 def results(lake: str) -> dict[str, Any]:

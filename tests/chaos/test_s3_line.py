@@ -65,9 +65,7 @@ def lakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lakes]:
         yield Lakes(line, folder / "s3/bucket", address, results(str(folder / "lake")), asked)
 
 
-def test_the_line_on_an_object_store_is_that_of_a_folder(
-    lakes: Lakes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_line_on_an_object_store_is_that_of_a_folder(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
     assert results(LAKE) == lakes.expected
     for verb in ("lineage up", "lineage verify", "dataset verify", "gc"):
         before = counts(lakes.address)
@@ -85,9 +83,7 @@ def test_the_line_on_an_object_store_is_that_of_a_folder(
     assert not above, f"requests, and the most that there may be: {above}"
 
 
-def test_a_line_that_is_killed_in_each_command_ends_the_same(
-    lakes: Lakes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_that_is_killed_in_each_command_ends_the_same(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
     done: set[str] = set()
     for job, rule in KILLS:
         for before in JOBS[: JOBS.index(job)]:
@@ -120,9 +116,7 @@ def kill_at(lakes: Lakes, job: str, rule: dict[str, Any]) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_flipped_object_is_named_and_garbage_alone_goes(
-    lakes: Lakes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_flipped_object_is_named_and_garbage_alone_goes(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
     lake = lakes.bucket / "lake"
     for name, verify in (
         ("datasets/images/shards", ["dataset", "verify", "images"]),
