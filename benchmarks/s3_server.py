@@ -4,9 +4,9 @@
 
 The buckets are the folders in FOLDER. It knows what reading and writing a lake needs: objects (whole, in ranges,
 written, also only if absent and in parts, and deleted), listings with and without a delimiter. Requests wait at the
-same time, as on a real server. `GET /?counts` returns how many it answered, by kind, as JSON; `POST /?faults` has it
-do things wrong (benchmarks.s3_faults), and `GET /?faults` returns how many requests each rule has hit. It checks no
-signature: it is for measurements on this machine alone.
+same time, as on a real server. `GET /?counts` returns how many it answered, by kind (with --keys by kind and key), as
+JSON; `POST /?faults` has it do things wrong (benchmarks.s3_faults), and `GET /?faults` returns how many requests each
+rule has hit. It checks no signature: it is for measurements on this machine alone.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
 class Server:
     """The folders of one root as buckets."""
 
-    def __init__(self, root: Path, delay_ms: float) -> None:
+    def __init__(self, root: Path, delay_ms: float, *, keys: bool = False) -> None:
         self._root = root
+        self._keys: Counter[str] | None = Counter() if keys else None
         self._delay_s = delay_ms / 1000
         self._left: dict[str, Iterator[tuple[str, bool]]] = {}
         self._parts: dict[str, dict[int, bytes]] = {}
@@ -54,7 +55,7 @@ class Server:
         """Answer one request, or do what a rule has it do."""
         bucket, _, key = request.path.lstrip("/").partition("/")
         if not bucket and "counts" in request.query:
-            return web.json_response(self._counts)
+            return web.json_response(self._counts if self._keys is None else self._keys)
         if not bucket and "faults" in request.query:
             if request.method == "GET":
                 return web.json_response([rule.hits for rule in self._faults.rules])
@@ -62,6 +63,8 @@ class Server:
             return web.Response()
         kind = _kind(request, key)
         self._counts[kind] += 1
+        if self._keys is not None:
+            self._keys[f"{kind} {key or request.query.get('prefix', '')}"] += 1
         fault = self._faults.of(kind, request.path)
         await asyncio.sleep(self._delay_s + (fault.delay_s if fault else 0.0))
         if fault is not None and fault.status is not None:
@@ -250,13 +253,18 @@ def _error(status: int, code: str, more: str = "") -> web.Response:
 
 
 @contextlib.contextmanager
-def serving(root: Path, delay_ms: float) -> Iterator[dict[str, str]]:
-    """Serve a folder of buckets by a process of its own; yield the environment in which s3:// addresses reach it."""
+def serving(root: Path, delay_ms: float, *, keys: bool = False) -> Iterator[dict[str, str]]:
+    """Serve a folder of buckets by a process of its own; yield the environment in which s3:// addresses reach it.
+
+    Args:
+        keys: count requests by kind and key.
+    """
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = int(one.getsockname()[1])
     command = [sys.executable, "-m", "benchmarks.s3_server", "--root", str(root), "--port", str(port)]
-    server = subprocess.Popen([*command, "--delay-ms", str(delay_ms)], stdout=subprocess.DEVNULL)
+    command += ["--delay-ms", str(delay_ms), *(["--keys"] if keys else [])]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait_for(port)
         yield {
@@ -287,9 +295,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--delay-ms", type=float, default=20.0)
+    parser.add_argument("--keys", action="store_true", help="count requests by kind and key")
     arguments = parser.parse_args()
     application = web.Application(client_max_size=1 << 30)
-    application.router.add_route("*", "/{path:.*}", Server(arguments.root, arguments.delay_ms).handle)
+    server = Server(arguments.root, arguments.delay_ms, keys=arguments.keys)
+    application.router.add_route("*", "/{path:.*}", server.handle)
     web.run_app(application, host=arguments.host, port=arguments.port, access_log=None, print=None)
 
 

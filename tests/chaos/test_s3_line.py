@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -23,8 +24,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LAKE = f"{BUCKET}/lake"
 KILLED = f"{BUCKET}/killed"
-MOST: dict[str, Counter[str]] = {}
-"""The requests of each command, at most: a tenth more than were counted, as docs/reliability.md has them."""
+_OF_WORK = re.compile(r"(PUT|POST|PART|DELETE) |/(ledger|shards|rejects|spill|takedowns)(/|$)|\.safetensors$")
+"""Requests for data, and all that write. The others are for documents, which MLflow's view reads as often as it ships:
+on a slow machine more often than on a fast one."""
+MOST: dict[str, tuple[int, int]] = {}
+"""Requests of each command for its work, and for documents: at most a tenth more than were counted, and twice as many
+(docs/benchmarks.md has the counts)."""
 KILLS = (
     ("curate", {"methods": ["PUT"], "match": "/datasets/images/shards/", "every": 3}),
     ("encode", {"methods": ["PUT"], "match": "/datasets/latents/ledger/", "every": 3}),
@@ -51,7 +56,7 @@ class Lakes:
 def lakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lakes]:
     """Run the line in a folder, and undisturbed on S3."""
     folder = tmp_path_factory.mktemp("line")
-    with pytest.MonkeyPatch.context() as patch, whole_line(folder) as line, bucket(folder / "s3") as address:
+    with pytest.MonkeyPatch.context() as patch, whole_line(folder) as line, bucket(folder / "s3", keys=True) as address:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         asked: dict[str, Counter[str]] = {}
         for job in JOBS:
@@ -76,11 +81,22 @@ def test_the_line_on_an_object_store_is_that_of_a_folder(lakes: Lakes, capsys: p
         if verb == "lineage up":
             for part in ("checkpoint line", "dataset latents", "dataset images", "dataset links", "source s"):
                 assert part in printed, f"{part} is not in\n{printed}"
-    for name, asked in lakes.asked.items():
-        print(f"{name}: {dict(asked)}")
-    assert lakes.asked["train"]["PART"] >= 3, "no object was sent in parts"
-    above = {name: (dict(asked), dict(MOST[name])) for name, asked in lakes.asked.items() if asked - MOST[name]}
-    assert not above, f"requests, and the most that there may be: {above}"
+    kinds = {name: by_kind(asked) for name, asked in lakes.asked.items()}
+    for name, (work, documents) in kinds.items():
+        print(f"{name}: {dict(work)} for work, {documents} for documents")
+    assert kinds["train"][0]["PART"] >= 3, "no object was sent in parts"
+    totals = {name: (work.total(), documents) for name, (work, documents) in kinds.items()}
+    above = {name: found for name, found in totals.items() if any(map(int.__gt__, found, MOST[name]))}
+    assert not above, f"more requests than {MOST}: {above}"
+
+
+def by_kind(asked: Counter[str]) -> tuple[Counter[str], int]:
+    """Return the requests of a command for its work, by kind, and how many were for documents."""
+    work: Counter[str] = Counter()
+    for key, count in asked.items():
+        if _OF_WORK.search(key):
+            work[key.partition(" ")[0]] += count
+    return work, asked.total() - work.total()
 
 
 def test_a_line_that_is_killed_in_each_command_ends_the_same(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +137,7 @@ def test_a_flipped_object_is_named_and_garbage_alone_goes(lakes: Lakes, capsys: 
     for name, verify in (
         ("datasets/images/shards", ["dataset", "verify", "images"]),
         ("datasets/latents/shards", ["lineage", "verify", "dataset:generations"]),
-        ("checkpoints/line", ["lineage", "verify", "dataset:generations"]),
+        ("checkpoints/line/step-00000012", ["lineage", "verify", "dataset:generations"]),
     ):
         path = max((lake / name).rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
         whole = path.read_bytes()
@@ -155,5 +171,5 @@ def test_a_second_writer_is_refused_however_an_object_is_sent(lakes: Lakes) -> N
     before = counts(lakes.address)
     assert files.put_if_absent(f"{BUCKET}/large", large)
     assert not files.put_if_absent(f"{BUCKET}/large", b"1" + large)
-    assert (counts(lakes.address) - before)["PART"] == 6
+    assert (counts(lakes.address) - before)["PART large"] == 6
     assert (lakes.bucket / "large").read_bytes() == large
