@@ -1,6 +1,6 @@
 """The dashboard against a real Prometheus: a curation, a training and a generation on Ray, scraped while they run.
 
-    python -m benchmarks.dashboard [--picture FILE] [--scrape-s 2]
+    python -m benchmarks.dashboard [--image FILE] [--scrape-s 2]
 
 Starts a head of Ray with two CPUs and a Prometheus that reads Ray's own file of addresses, as docs/monitoring.md has
 it, both on loopback; runs the jobs of tests.whole_line on them, one after the other, with an image in three missing;
@@ -44,6 +44,8 @@ CHANGES = {
     "generate": ("generate.steps=20",),
 }
 """What makes the jobs of the line last long enough for some scrapes."""
+LAG_S = 15.0
+"""Ray's processes hand their figures over every 10 s."""
 
 
 @contextlib.contextmanager
@@ -52,7 +54,7 @@ def head(folder: str) -> Iterator[dict[str, str]]:
     port, dashboard = free_port(), free_port()
     environment = {
         "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
-        "RAY_metrics_report_interval_ms": "1000", "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
+        "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
     }  # fmt: skip
     process = subprocess.Popen(
         [
@@ -110,7 +112,7 @@ def _wait_for(address: str) -> None:
     raise TimeoutError(address)
 
 
-def run(picture: Path | None, scrape_s: float) -> int:
+def run(image: Path | None, scrape_s: float) -> int:
     """Run the jobs, check the dashboard, and return the exit status of the check."""
     began = time.time()
     with tempfile.TemporaryDirectory() as name, ray_folder() as ray_tmp, head(ray_tmp) as environment:
@@ -127,21 +129,21 @@ def run(picture: Path | None, scrape_s: float) -> int:
             line = replace(line, execution={"backend": "ray"})
             for job, changes in CHANGES.items():
                 print(line.run(job, str(folder / "lake"), *changes)[-400:], flush=True)
-            time.sleep(3 * scrape_s)
+            time.sleep(LAG_S)
             arguments = ["--url", url, "--last", f"{time.time() - began:.0f}s", "--scrape", f"{scrape_s:g}s"]
-            arguments += ["--picture", str(picture)] if picture else []
+            arguments += ["--image", str(image)] if image else []
             return check.main([*arguments, "--ran", *ROWS_THAT_RAN])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--picture", type=Path, help="PNG file to draw the panels into")
+    parser.add_argument("--image", type=Path, help="PNG file to draw the panels into")
     parser.add_argument("--scrape-s", type=float, default=2.0, help="interval of Prometheus's scrapes (default: 2)")
     given = parser.parse_args()
     if shutil.which("prometheus") is None:
         print("error: no prometheus on PATH. Remedy: apt-get install prometheus", file=sys.stderr)
         return 2
-    return run(given.picture, given.scrape_s)
+    return run(given.image, given.scrape_s)
 
 
 if __name__ == "__main__":

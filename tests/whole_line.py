@@ -45,7 +45,7 @@ class WholeLine:
 
     folder: Path
     port: int
-    """Of the server of the images."""
+    """Port of the server of the images."""
     execution: Mapping[str, Any] = field(default_factory=lambda: {"backend": "inline"})
 
     def command(self, job: str, lake: str, *changes: str) -> list[str]:
@@ -146,7 +146,7 @@ def _late(answer: bytes, wait_s: float) -> Answer:
 def results(lake: str) -> dict[str, Any]:
     """Return what must not depend on where a lake is, nor on kills: all digests, of data, model and images."""
     found: dict[str, Any] = {name: Lake(lake).dataset(name).head_digest() for name in DATASETS}
-    for step in checkpoints.steps(lake, "line"):
+    for step in checkpoints.complete_steps(lake, "line"):
         found[f"checkpoint {step}"] = checkpoints.open_step(lake, "line", step).ref.digest
     for name in files.list_folders(files.join(lake, "exports", "line")):
         found[f"export {name}"] = files.read_json(files.join(lake, "exports", "line", name, "lineage.json"))["content"]

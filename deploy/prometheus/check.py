@@ -1,13 +1,16 @@
 """Ask a Prometheus every query of the dashboard, and print which panels have data.
 
-    python -m deploy.prometheus.check --url http://127.0.0.1:9090 [--last 1h] [--ran ROW ...] [--picture FILE]
+    python -m deploy.prometheus.check --url http://127.0.0.1:9090 [--last 1h] [--ran ROW ...] [--image FILE]
+
+Also prints which of the alert rules that Prometheus has loaded are pending or firing.
 
 Each line is a panel: `data` with the number of series per query, `no data`, or `error` with Prometheus's own words.
 The variables of the dashboard take all of their values, as in Grafana at first. `--ran` names rows of the dashboard
 whose part of the platform ran: a panel there without data fails the check, unless its description states when it is
-empty. `--picture` draws the panels, where the dashboard has them (deploy.prometheus.picture).
+empty. `--image` draws the panels, where the dashboard has them (deploy.prometheus.drawing).
 
-Exit status: 0, 1 if a query is refused or a panel of a row that ran has no data, 2 if Prometheus does not answer.
+Exit status: 0; 1 if a query or a rule is refused, or a panel of a row that ran has no data; 2 if Prometheus does not
+answer.
 """
 
 from __future__ import annotations
@@ -108,6 +111,11 @@ class Prometheus:
         span = {"match[]": self.filled(parsed[1]), "start": self.start, "end": self.end}
         return [str(value) for value in self._ask(f"label/{parsed[2]}/values", span)]
 
+    def rules(self) -> list[tuple[str, str, str]]:
+        """Return the alert rules that are loaded: name, state, and an error of the last evaluation."""
+        groups = self._ask("rules", {"type": "alert"})["groups"]
+        return [(rule["name"], rule["state"], rule.get("lastError", "")) for group in groups for rule in group["rules"]]
+
     def _ask(self, what: str, parameters: Mapping[str, Any]) -> Any:
         address = f"{self._url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
@@ -193,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--last", type=seconds, default=3600.0, help="span to look at, up to now (default: 1h)")
     parser.add_argument("--scrape", type=seconds, default=SCRAPE_S, help="interval of its scrapes (default: 15s)")
     parser.add_argument("--ran", nargs="+", choices=rows, default=[], help="rows whose panels must have data")
-    parser.add_argument("--picture", type=Path, help="PNG file to draw the panels into")
+    parser.add_argument("--image", type=Path, help="PNG file to draw the panels into")
     given = parser.parse_args(arguments)
     now = time.time()
     prometheus = Prometheus(given.url, now - given.last, now, given.scrape)
@@ -202,19 +210,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if variable["type"] == "query":
                 values = prometheus.label_values(variable["definition"])
                 print(f"{variable['label']}: {', '.join(values) or 'no values'}")
-        answers = check(prometheus, dashboard)
+        answers, rules = check(prometheus, dashboard), prometheus.rules()
     except Unreachable as error:
         print(f"error: {given.url}: {error}. Remedy: give the address of a Prometheus that runs", file=sys.stderr)
         return 2
     print(table(answers))
     states = [one.state for one in answers]
     print(f"{len(answers)} panels: " + ", ".join(f"{states.count(s)} {s}" for s in ("data", "no data", "error")))
-    if given.picture is not None:
-        from deploy.prometheus.picture import draw
+    active = [f"{name} {state}" for name, state, _ in rules if state != "inactive"]
+    print(f"{len(rules)} alert rules are loaded: {', '.join(active) or 'none fires'}")
+    if given.image is not None:
+        from deploy.prometheus.drawing import draw
 
-        draw(dashboard, answers, (prometheus.start, prometheus.end), given.picture)
-        print(given.picture)
-    wrong = failures(answers, given.ran)
+        draw(dashboard, answers, (prometheus.start, prometheus.end), given.image)
+        print(given.image)
+    wrong = [*failures(answers, given.ran), *(f"alert {name}: {error}" for name, _, error in rules if error)]
     for line in wrong:
         print(f"error: {line}", file=sys.stderr)
     return 1 if wrong else 0

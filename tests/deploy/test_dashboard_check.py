@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from deploy.prometheus import check, picture
+from deploy.prometheus import check, drawing
 
 DASHBOARD: dict[str, Any] = json.loads(check.DASHBOARD.read_text(encoding="utf-8"))
 
@@ -31,8 +31,14 @@ class Api(BaseHTTPRequestHandler):
         type(self).asked.append(given)
         text = given.get("query", "")
         status, body = 200, {"status": "success", "data": {"resultType": "matrix", "result": []}}
-        start = float(given["start"])
-        if path.endswith("/values"):
+        start = float(given.get("start", 0))
+        if path.endswith("/rules"):
+            rules = [
+                {"name": "GoodputLow", "state": "firing"},
+                {"name": "DiskNearlyFull", "state": "inactive", "lastError": "many-to-many matching"},
+            ]
+            body["data"] = {"groups": [{"rules": rules}]}
+        elif path.endswith("/values"):
             body["data"] = ["curate", "train"]  # type: ignore[assignment]
         elif self.refused in text:
             status, body = 400, {"status": "error", "error": "parse error: unexpected <by>"}  # type: ignore[dict-item]
@@ -67,7 +73,7 @@ def url() -> Iterator[str]:
 
 def test_each_panel_has_data_none_or_an_error(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drawn = tmp_path / "panels.png"
-    assert check.main(["--url", url, "--last", "10m", "--ran", "Training", "--picture", str(drawn)]) == 1
+    assert check.main(["--url", url, "--last", "10m", "--ran", "Training", "--image", str(drawn)]) == 1
     found = capsys.readouterr()
     lines = {line[11:51].strip(): line.split() for line in found.out.splitlines() if line.startswith("  ")}
     panels = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -79,12 +85,16 @@ def test_each_panel_has_data_none_or_an_error(url: str, tmp_path: Path, capsys: 
     assert f"{len(panels)} panels: 1 data, {len(panels) - 2} no data, 1 error" in found.out
     wrong = found.err.splitlines()
     assert "error: Training / Steps: no data" in wrong and not any("Loss" in line for line in wrong)
-    assert not any("Cluster" in line for line in wrong)  # that row was not said to have run
+    assert "2 alert rules are loaded: GoodputLow firing\n" in found.out
+    assert "error: alert DiskNearlyFull: many-to-many matching" in wrong
+    assert not any("Cluster" in line for line in wrong)  # that row was not named
     queries = [given["query"] for given in Api.asked if "query" in given]
     assert not any("$" in query for query in queries) and any("[60s]" in query for query in queries)
-    assert all(float(given["end"]) - float(given["start"]) == pytest.approx(600) for given in Api.asked)
+    assert all(
+        float(given["end"]) - float(given["start"]) == pytest.approx(600) for given in Api.asked if "start" in given
+    )
     with Image.open(drawn) as image:
-        assert image.width == round(picture.COLUMNS * picture.CELL_IN[0] * picture.DPI)
+        assert image.width == round(drawing.COLUMNS * drawing.CELL_IN[0] * drawing.DPI)
         assert image.height > image.width / 2
         assert len(image.convert("RGB").getcolors(1 << 16) or ()) > 10
     assert drawn.stat().st_size < 200_000
@@ -124,12 +134,12 @@ def test_what_is_not_prometheus_is_an_error_with_a_remedy(listening: bool, capsy
 def test_every_unit_of_the_dashboard_can_be_drawn() -> None:
     units = {panel["fieldConfig"]["defaults"]["unit"] for panel in DASHBOARD["panels"] if panel["type"] != "row"}
     for unit in units:
-        assert picture._formatter(unit)(0.5, 0)
+        assert drawing._formatter(unit)(0.5, 0)
     written = {
         "percentunit": (0.25, "25%"), "percent": (25, "25%"), "s": (90, "1.5 min"), "bytes": (3 << 20, "3 MiB"),
         "Bps": (2000, "2 kB/s"), "rowsps": (1.5, "1.5 rows/s"), "short": (12_000, "12 K"),
     }  # fmt: skip
-    assert {unit: picture._formatter(unit)(value, 0) for unit, (value, _) in written.items()} == {
+    assert {unit: drawing._formatter(unit)(value, 0) for unit, (value, _) in written.items()} == {
         unit: text for unit, (_, text) in written.items()
     }
     assert written.keys() == units
@@ -141,5 +151,5 @@ def test_legends_and_gaps_are_those_of_the_answers() -> None:
     from matplotlib.figure import Figure
 
     axes = Figure().add_subplot()
-    picture._line(axes, check.Series("x", ((0, 1), (1, 2), (9, 3), (10, 4))), "red")
+    drawing._line(axes, check.Series("x", ((0, 1), (1, 2), (9, 3), (10, 4))), "red")
     assert [math.isnan(y) for y in axes.get_lines()[0].get_ydata()] == [False, False, True, False, False]

@@ -21,8 +21,8 @@ COLUMNS = 24
 CELL_IN = (0.62, 0.30)
 """Width and height of a cell of the grid, in inches."""
 DPI = 80
-COLOURS = 48
-"""Of the PNG: panels have few, and a small file is one that a repository can hold."""
+COLOURS = 128
+"""Colours of the PNG: panels have few, and a repository has to hold the file."""
 _LINES = ("#3274d9", "#e0752d", "#37872d", "#c4162a", "#8f3bb8", "#b7a400", "#1f9e9e", "#5c5c5c")
 _LEGEND = 6
 """Names in a legend, at most."""
@@ -41,7 +41,7 @@ def draw(dashboard: Mapping[str, Any], answers: Sequence[Answer], span: tuple[fl
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise SystemExit("error: --picture needs matplotlib. Remedy: pip install matplotlib") from error
+        raise SystemExit("error: --image needs matplotlib. Remedy: pip install matplotlib") from error
     places = [panel["gridPos"] for panel in dashboard["panels"]]
     cells = max(place["y"] + place["h"] for place in places)
     figure = Figure(figsize=(COLUMNS * CELL_IN[0], cells * CELL_IN[1]), dpi=DPI, facecolor="#f4f5f5")
@@ -85,8 +85,9 @@ def _panel(figure: Any, box: tuple[float, float, float, float], answer: Answer, 
         if len(names) > _LEGEND:
             names = [*names[: _LEGEND - 1], f"and {len(names) - _LEGEND + 1} more"]
         axes.legend(
-            handles[: len(names)], names, loc="upper left", bbox_to_anchor=(-0.16, -0.14), ncols=2, fontsize=6,
-            frameon=False, handlelength=1, columnspacing=0.8, labelspacing=0.2, borderaxespad=0,
+            handles[: len(names)], names, loc="upper left", bbox_to_anchor=(x + left / 2, y + height * 0.15),
+            bbox_transform=figure.transFigure, ncols=2, fontsize=6, frameon=False, handlelength=1,
+            columnspacing=0.8, labelspacing=0.2, borderaxespad=0,
         )  # fmt: skip
     else:
         text = "Error" if answer.error else "No data"
@@ -106,7 +107,7 @@ def _line(axes: Any, series: Series, colour: str) -> None:
             ys.append(math.nan)
         xs.append(at)
         ys.append(value)
-    axes.plot(xs, ys, color=colour, linewidth=1.1, marker="." if len(times) < 3 else None, markersize=3)
+    axes.plot(xs, ys, color=colour, linewidth=1.1, marker="." if len(times) < 3 else None, markersize=3, clip_on=False)
 
 
 def _limits(settings: Mapping[str, Any], lines: Sequence[Series]) -> tuple[float, float]:
