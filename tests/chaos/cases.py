@@ -36,8 +36,9 @@ CASES = [
            "tests/chaos/test_autoscaling.py::test_two_nodes_come_and_go_and_a_kill_changes_nothing"),
     _tests("submitted", "jobs of two users by submission; one is stopped", "a head with a token, from another folder",
            "tests/chaos/test_submitted.py::test_two_users_and_a_stop_that_leaves_nothing"),
-    _tests("s3-line", "none: train, export, draw, lineage, gc on S3", "compared with a folder",
-           "tests/chaos/test_s3_line.py::test_the_line_on_an_object_store_is_that_of_a_folder"),
+    _tests("s3-line", "driver SIGKILL in curation, encoding, training (three times) and generation on S3; a flipped "
+           "object", "the whole line, compared with a folder",
+           "tests/chaos/test_s3_line.py"),
     *storage_cases.CASES,
     *training_cases.CASES,
     _tests("mlflow-down", "MLflow is killed and comes back", "SIGKILL of the server",
