@@ -4,11 +4,11 @@
 
     {"methods": ["PUT"], "match": "/shards/", "every": 3, "times": 5, "status": 503, "code": "SlowDown"}
 
-`methods` are those counted by `GET /?counts` (GET, HEAD, LIST, PUT, POST, DELETE), all where they are left out; `match`
-is a regular expression on the path; every `every`-th such request is hit, at most `times` of them. What happens:
-`status` with `code` in place of an answer; `delay_s` before it; `cut` closes the connection in the middle of the body,
-of a request that writes as of an answer; `unanswered` does what was asked and closes the connection; `stale_s` leaves
-objects younger than so many seconds out of a listing.
+`methods` are those counted by `GET /?counts` (GET, HEAD, LIST, PUT, POST, DELETE, and PART for a part of an upload in
+parts), all where they are left out; `match` is a regular expression on the path; every `every`-th such request is hit,
+at most `times` of them. What happens: `status` with `code` in place of an answer; `delay_s` before it; `cut` closes the
+connection in the middle of the body, of a request that writes as of an answer; `unanswered` does what was asked and
+closes the connection; `stale_s` leaves objects younger than so many seconds out of a listing.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 
 The buckets are the folders in FOLDER. It knows what reading and writing a lake needs: objects (whole, in ranges,
 written, also only if absent and in parts, and deleted), listings with and without a delimiter. Requests wait at the
-same time, as on a real server. `GET /?counts` returns how many it answered, by kind, as JSON; `POST /?faults` has it
-do things wrong (benchmarks.s3_faults). It checks no signature: it is for measurements on this machine alone.
+same time, as on a real server. `GET /?counts` returns how many it answered, by kind (with --keys by kind and key), as
+JSON; `POST /?faults` has it do things wrong (benchmarks.s3_faults), and `GET /?faults` returns how many requests each
+rule has hit. It checks no signature: it is for measurements on this machine alone.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
 class Server:
     """The folders of one root as buckets."""
 
-    def __init__(self, root: Path, delay_ms: float) -> None:
+    def __init__(self, root: Path, delay_ms: float, *, keys: bool = False) -> None:
         self._root = root
+        self._keys: Counter[str] | None = Counter() if keys else None
         self._delay_s = delay_ms / 1000
         self._left: dict[str, Iterator[tuple[str, bool]]] = {}
         self._parts: dict[str, dict[int, bytes]] = {}
@@ -53,12 +55,16 @@ class Server:
         """Answer one request, or do what a rule has it do."""
         bucket, _, key = request.path.lstrip("/").partition("/")
         if not bucket and "counts" in request.query:
-            return web.json_response(self._counts)
+            return web.json_response(self._counts if self._keys is None else self._keys)
         if not bucket and "faults" in request.query:
+            if request.method == "GET":
+                return web.json_response([rule.hits for rule in self._faults.rules])
             self._faults.replace(await request.json())
             return web.Response()
-        kind = "LIST" if request.method == "GET" and not key else request.method
+        kind = _kind(request, key)
         self._counts[kind] += 1
+        if self._keys is not None:
+            self._keys[f"{kind} {key or request.query.get('prefix', '')}"] += 1
         fault = self._faults.of(kind, request.path)
         await asyncio.sleep(self._delay_s + (fault.delay_s if fault else 0.0))
         if fault is not None and fault.status is not None:
@@ -86,7 +92,10 @@ class Server:
         if request.method == "PUT":
             return self._put(path, request, await request.read())
         if request.method == "DELETE":
-            _delete(path)
+            if "uploadId" in request.query:  # gives an upload up, and leaves the object of that key as it is
+                self._parts.pop(request.query["uploadId"], None)
+            else:
+                _delete(path, folder)
             return web.Response(status=204)
         return _object(path)
 
@@ -94,6 +103,12 @@ class Server:
         if "uploadId" in request.query:
             self._parts[request.query["uploadId"]][int(request.query["partNumber"])] = data
             return web.Response(headers={"ETag": f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'})
+        if not self._place(path, data, request):
+            return _error(412, "PreconditionFailed", "<Condition>If-None-Match</Condition>")
+        return web.Response(headers={"ETag": _tag(path.stat())})
+
+    def _place(self, path: Path, data: bytes, request: web.Request) -> bool:
+        """Make an object whole, and return False where it was to be new and is not."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".tmp-{next(self._tokens)}")
         temporary.write_bytes(data)
@@ -103,10 +118,10 @@ class Server:
             else:
                 temporary.rename(path)
         except FileExistsError:
-            return _error(412, "PreconditionFailed", "<Condition>If-None-Match</Condition>")
+            return False
         finally:
             temporary.unlink(missing_ok=True)
-        return web.Response(headers={"ETag": _tag(path.stat())})
+        return True
 
     def _upload(self, path: Path, key: str, request: web.Request, body: bytes) -> web.Response:
         """Begin an upload in parts, or join its parts."""
@@ -117,9 +132,11 @@ class Server:
                 f"<InitiateMultipartUploadResult><Key>{escape(key)}</Key><UploadId>{number}</UploadId>"
                 "</InitiateMultipartUploadResult>"
             )
-        parts = self._parts.pop(request.query["uploadId"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"".join(parts[int(number)] for number in _PART.findall(body.decode())))
+        parts = self._parts[request.query["uploadId"]]
+        data = b"".join(parts[int(number)] for number in _PART.findall(body.decode()))
+        if not self._place(path, data, request):
+            return _error(412, "PreconditionFailed", "<Condition>If-None-Match</Condition>")
+        del self._parts[request.query["uploadId"]]
         return _xml(
             f"<CompleteMultipartUploadResult><Key>{escape(key)}</Key><ETag>{escape(_tag(path.stat()))}</ETag>"
             "</CompleteMultipartUploadResult>"
@@ -128,7 +145,7 @@ class Server:
     def _delete_many(self, folder: Path, body: str) -> web.Response:
         keys = [unescape(key) for key in _KEY.findall(body)]
         for key in keys:
-            _delete(folder / key)
+            _delete(folder / key, folder)
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         return _xml(f"<DeleteResult>{deleted}</DeleteResult>")
 
@@ -155,10 +172,20 @@ class Server:
         )
 
 
-def _delete(path: Path) -> None:
-    """Delete an object; a key that only others begin with is none."""
-    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+def _kind(request: web.Request, key: str) -> str:
+    """Return as what a request is counted: its method, but LIST, and PART for a part of an upload in parts."""
+    if request.method == "PUT" and "uploadId" in request.query:
+        return "PART"
+    return "LIST" if request.method == "GET" and not key else request.method
+
+
+def _delete(path: Path, bucket: Path) -> None:
+    """Delete an object; a key that only others begin with is none. No listing shows a folder without an object."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
         path.unlink()
+        while path.parent != bucket and not any(path.parent.iterdir()):
+            path = path.parent
+            path.rmdir()
 
 
 async def _cut(request: web.Request, path: Path) -> web.StreamResponse:
@@ -226,13 +253,18 @@ def _error(status: int, code: str, more: str = "") -> web.Response:
 
 
 @contextlib.contextmanager
-def serving(root: Path, delay_ms: float) -> Iterator[dict[str, str]]:
-    """Serve a folder of buckets by a process of its own; yield the environment in which s3:// addresses reach it."""
+def serving(root: Path, delay_ms: float, *, keys: bool = False) -> Iterator[dict[str, str]]:
+    """Serve a folder of buckets by a process of its own; yield the environment in which s3:// addresses reach it.
+
+    Args:
+        keys: count requests by kind and key.
+    """
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = int(one.getsockname()[1])
     command = [sys.executable, "-m", "benchmarks.s3_server", "--root", str(root), "--port", str(port)]
-    server = subprocess.Popen([*command, "--delay-ms", str(delay_ms)], stdout=subprocess.DEVNULL)
+    command += ["--delay-ms", str(delay_ms), *(["--keys"] if keys else [])]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait_for(port)
         yield {
@@ -263,9 +295,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--delay-ms", type=float, default=20.0)
+    parser.add_argument("--keys", action="store_true", help="count requests by kind and key")
     arguments = parser.parse_args()
     application = web.Application(client_max_size=1 << 30)
-    application.router.add_route("*", "/{path:.*}", Server(arguments.root, arguments.delay_ms).handle)
+    server = Server(arguments.root, arguments.delay_ms, keys=arguments.keys)
+    application.router.add_route("*", "/{path:.*}", server.handle)
     web.run_app(application, host=arguments.host, port=arguments.port, access_log=None, print=None)
 
 

@@ -57,7 +57,7 @@ def run(config: TrainJobConfig, session: Session) -> None:
             run_local(train, lake, outbox_path=outbox, event_files=config.tensorboard)
     if config.samples is not None:
         log_samples(config, session, 0)
-    kept = [checkpoints.open_step(lake, train.run, step) for step in checkpoints.steps(lake, train.run)]
+    kept = [checkpoints.open_step(lake, train.run, step) for step in checkpoints.complete_steps(lake, train.run)]
     for found, measured in zip(kept, measure_retrieval(config, resolved, kept), strict=True):
         step, metrics = found.step, {**found.state()["metrics"], **measured}
         session.run.checkpoint(found.ref, step=step, metrics=metrics)

@@ -30,12 +30,15 @@ BUCKET = "s3://bucket"
 
 
 @contextlib.contextmanager
-def bucket(root: Path) -> Iterator[str]:
-    """Serve an empty bucket, set the variables by which s3:// reaches it, and yield the address of the server."""
+def bucket(root: Path, *, keys: bool = False) -> Iterator[str]:
+    """Serve an empty bucket, set the variables by which s3:// reaches it, and yield the address of the server.
+
+    With `keys`, requests are counted by kind and key.
+    """
     import s3fs
 
     (root / "bucket").mkdir(parents=True)
-    with s3_serving(root, delay_ms=0) as environment:
+    with s3_serving(root, delay_ms=0, keys=keys) as environment:
         before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         s3fs.S3FileSystem.clear_instance_cache()
@@ -57,6 +60,13 @@ def wrong(address: str, *rules: Mapping[str, Any]) -> None:
     """Have the server do things wrong (benchmarks.s3_faults), or no longer."""
     body = json.dumps(rules).encode()
     urllib.request.urlopen(urllib.request.Request(f"{address}/?faults", data=body, method="POST")).close()
+
+
+def hits(address: str) -> list[int]:
+    """Return how many requests each rule has hit."""
+    with urllib.request.urlopen(f"{address}/?faults") as answer:
+        found: list[int] = json.load(answer)
+        return found
 
 
 @contextlib.contextmanager

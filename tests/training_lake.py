@@ -39,8 +39,11 @@ def tokenizer() -> Any:
     return XLMRobertaTokenizer(vocab=[*special, *letters, ("<mask>", 0.0)], model_max_length=TOKENS)
 
 
-def bundle(seed: int = 0) -> models.ModelBundle:
-    """Return the classes of the product with a few thousand weights each."""
+def bundle(seed: int = 0, vocabulary: int = 32) -> models.ModelBundle:
+    """Return the classes of the product with a few thousand weights each.
+
+    `vocabulary` are the rows of the text encoder's table of tokens, of which the tokenizer's 32 pieces are used.
+    """
     from diffusers import DDIMScheduler
 
     torch.manual_seed(seed)
@@ -54,7 +57,7 @@ def bundle(seed: int = 0) -> models.ModelBundle:
         "norm_num_groups": 4,
     }
     vae = models.vae_config_demo() | {"latent_channels": 4, "block_out_channels": (4, 4, 4), "norm_num_groups": 2}
-    text = models.text_config_demo(32) | {
+    text = models.text_config_demo(vocabulary) | {
         "hidden_size": 16,
         "intermediate_size": 32,
         "num_hidden_layers": 1,

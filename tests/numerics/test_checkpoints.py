@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from altdiffusion.errors import AltDiffusionError
+from altdiffusion.storage import files
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.checkpoints import write as checkpoint_write
 from altdiffusion.training.checkpoints.format import Checkpoint
@@ -147,6 +148,19 @@ def test_a_rank_that_fails_leaves_nothing_that_counts(
     checkpoints.sweep(lake, "r", 4)
     assert checkpoints.steps(lake, "r") == [4]
     assert isinstance(write_by(2, lake, step=8)[0], Checkpoint)
+
+
+@pytest.mark.parametrize("place", ["folder", "memory"])
+def test_remainders_are_no_checkpoints_and_go_with_the_next_one(tmp_path: Path, place: str) -> None:
+    """A writer that failed on an object store, or a removal that was killed, leaves files without COMPLETE.json."""
+    lake = str(tmp_path) if place == "folder" else f"memory://{tmp_path.name}"
+    for step in (2, 4, 6, 9):
+        write_by(1, lake, step=step)
+    for step in (2, 4, 9):
+        files.remove_tree(files.join(checkpoints.folder_of(lake, "r", step), checkpoints.COMPLETE))
+    assert checkpoints.steps(lake, "r") == [2, 4, 6, 9] and checkpoints.complete_steps(lake, "r") == [6]
+    checkpoints.prune(lake, "r", keep_last=2)
+    assert checkpoints.steps(lake, "r") == [6, 9]  # the one after the newest may be being written
 
 
 @pytest.mark.parametrize("place", ["folder", "memory"])

@@ -58,6 +58,14 @@ def test_without_ray_nothing_is_recorded_and_nothing_fails() -> None:
     record.observe(catalogue.UNIT_SECONDS, 1, step="s")
 
 
+def test_while_another_thread_imports_ray_nothing_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", type("Ray", (), {}))
+    record.set_to(catalogue.TRAIN_LOSS, 1.0)
+    assert not caplog.records
+
+
 def test_a_metric_that_ray_refuses_is_named_once_and_ends_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

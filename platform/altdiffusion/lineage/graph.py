@@ -470,8 +470,11 @@ def read_node(lake_uri: str, ref: Ref | str) -> Node:
         return _named_only(str(ref))
     node: Node | None = None
     if parsed.kind == "dataset":
-        if files.exists(files.join(lake, "datasets", parsed.name, "versions", parsed.digest, "manifest.json")):
-            node = read_version(lake, parsed.name, parsed.digest)
+        uri = files.within(lake, "datasets", parsed.name, "versions", parsed.digest, "manifest.json")
+        with contextlib.suppress(FileNotFoundError):  # read at once: to ask first whether it is there is a request more
+            raw = files.read_bytes(uri)
+            dataset = Dataset(lake, parsed.name)
+            node = _version_node(dataset, summary_of(parsed.digest, dataset.manifest_of(uri, parsed.digest, raw)))
     elif parsed.kind == "checkpoint":
         node = read_checkpoint(files.within(lake, "checkpoints", parsed.name))
     elif parsed.kind == "model":

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 PREFIX = "altdiffusion_"
-ALWAYS = ("job", "run")
-"""Labels of every metric."""
+ALWAYS = ("job_name", "run")
+"""Labels of every metric. Prometheus gives each target a label `job` of its own, and would rename one of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)

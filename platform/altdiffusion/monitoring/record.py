@@ -53,9 +53,10 @@ def observe(metric: Metric, value: float, **labels: str) -> None:
 
 def _record(metric: Metric, verb: str, value: float, tags: dict[str, str]) -> bool:
     """Hand a value to Ray; return whether it took it."""
-    ray = sys.modules.get("ray")  # a process that has not imported it has no connection
+    # A process that has not imported Ray has no connection, nor has one in which another thread is importing it.
+    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
     try:
-        if ray is None or not ray.is_initialized():
+        if is_initialized is None or not is_initialized():
             return False
         made = _made.get(metric.name)
         if made is None:
@@ -80,7 +81,7 @@ def _repeat() -> None:
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
     here = identity()
-    return {"job": here.job, "run": here.run, **labels}
+    return {"job_name": here.job, "run": here.run, **labels}
 
 
 def _make(metric: Metric) -> Any:

@@ -34,9 +34,8 @@ def read_columns(folder_uri: str, info: ShardInfo, columns: Sequence[str], filte
         AltDiffusionError: the shard is missing or damaged, or lacks a column.
     """
     uri = shard_uri(folder_uri, info.sha256)
-    fs, path = files.filesystem(uri)
     try:
-        with files.naming(uri, "reading"), _opened(fs, path, uri, info) as file:
+        with files.naming(uri, "reading"), open_shard(uri, info) as file:
             try:
                 return checked_types(_read(file, columns, filters), uri)
             except UNREADABLE as error:
@@ -54,9 +53,8 @@ def read_some_rows(folder_uri: str, info: ShardInfo, columns: Sequence[str], row
         AltDiffusionError: the shard is missing or damaged, lacks a column, or has fewer rows.
     """
     uri = shard_uri(folder_uri, info.sha256)
-    fs, path = files.filesystem(uri)
     try:
-        with files.naming(uri, "reading"), _opened(fs, path, uri, info) as file:
+        with files.naming(uri, "reading"), open_shard(uri, info) as file:
             try:
                 return checked_types(_groups(file, columns, rows), uri)
             except (*UNREADABLE, IndexError) as error:
@@ -83,8 +81,9 @@ def _groups(file: Any, columns: Sequence[str], rows: npt.NDArray[np.int64]) -> p
     return table.take(pa.array(places))
 
 
-def _opened(fs: Any, path: str, uri: str, info: ShardInfo) -> Any:
+def open_shard(uri: str, info: ShardInfo) -> Any:
     """Return a file for reading; a small one of an object store is fetched whole, in one request instead of several."""
+    fs, path = files.filesystem(uri)
     if isinstance(fs, LocalFileSystem):
         return open(path, "rb")  # without fsspec's layers: a lake may have a hundred thousand small shards
     return io.BytesIO(files.read_bytes(uri)) if info.bytes <= _WHOLE_BYTES else fs.open(path, "rb")

@@ -25,6 +25,7 @@ from altdiffusion.splitmix import mix
 from altdiffusion.storage import files, shards
 from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.dataset import Version
+from altdiffusion.storage.shard_columns import open_shard
 from altdiffusion.storage.shards import ShardInfo
 
 _OPEN_AT_ONCE = 8  # files whose columns are in flight: hides the latency of an object store
@@ -146,10 +147,10 @@ def open_file(source: Files, file: int, **options: Any) -> Iterator[pq.ParquetFi
     Raises:
         AltDiffusionError: it is missing or damaged.
     """
-    uri = shards.shard_uri(source.folder_uri, source.infos[file].sha256)
-    fs, path = files.filesystem(uri)
+    info = source.infos[file]
+    uri = shards.shard_uri(source.folder_uri, info.sha256)
     try:
-        with fs.open(path, "rb") as raw:
+        with open_shard(uri, info) as raw:
             with pq.ParquetFile(raw, page_checksum_verification=True, **options) as parquet:
                 yield parquet
     except FileNotFoundError as error:

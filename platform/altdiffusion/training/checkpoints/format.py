@@ -201,6 +201,18 @@ def steps(lake: str, run: str) -> list[int]:
     return sorted(int(name.removeprefix(_STEP)) for name in names if name.startswith(_STEP) and name[5:].isdigit())
 
 
+def complete_steps(lake: str, run: str) -> list[int]:
+    """Return the steps that have a checkpoint, ascending; their files are not read.
+
+    A folder without COMPLETE.json is a remainder: of a writer that failed or was killed, or of a removal that was.
+    """
+    return [step for step in steps(lake, run) if _is_complete(lake, run, step)]
+
+
+def _is_complete(lake: str, run: str, step: int) -> bool:
+    return files.exists(files.join(folder_of(lake, run, step), COMPLETE))
+
+
 def verify(folder: str) -> list[str]:
     """Read every file of a checkpoint folder and return what is wrong with it; an empty list if it is whole.
 
@@ -387,10 +399,14 @@ def _sealed(
 
 def prune(lake: str, run: str, keep_last: int, keep_every: int = 0, needed: Set[int] = frozenset()) -> None:
     """Remove all complete checkpoints but the newest `keep_last`, those whose step divides by `keep_every`, and those
-    that other runs need."""
-    complete = [step for step in steps(lake, run) if files.exists(files.join(folder_of(lake, run, step), COMPLETE))]
+    that other runs need; and the remainders before the newest one, which no writer completes any longer."""
+    there = steps(lake, run)
+    complete = [step for step in there if _is_complete(lake, run, step)]
     for step in complete[: max(0, len(complete) - keep_last)]:
         if step not in needed and (not keep_every or step % keep_every):
+            remove(lake, run, step)
+    for step in there:
+        if step < max(complete, default=0) and step not in complete:
             remove(lake, run, step)
 
 
