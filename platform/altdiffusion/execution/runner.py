@@ -130,6 +130,9 @@ class Worker:
         self.identity = identity()
         """That of the driver, which a worker's process adopts."""
         self._work = work
+        self._spills = work if isinstance(work, SpillingWork) else None  # once: a protocol is slow to look at
+        self._several = work if isinstance(work, MultiOutputWork) else None
+        self._single = None if isinstance(work, MultiOutputWork) else work
         self._ready = False
 
     def finish(self, unit: Unit) -> Finished:
@@ -147,8 +150,8 @@ class Worker:
                 began = time.perf_counter()  # loading models is not a part of the unit
             for name, made in self._run(unit, missing).items():
                 records[name] = self.ledgers[name].record(made)
-            if isinstance(self._work, SpillingWork):
-                self._work.recorded(unit)
+            if self._spills is not None:
+                self._spills.recorded(unit)
         known = {name: record for name, record in records.items() if record is not None}
         (first, *others) = known.values()
         return Finished(
@@ -162,8 +165,11 @@ class Worker:
     def _run(self, unit: Unit, outputs: Sequence[str]) -> dict[str, UnitRecord]:
         if not outputs:  # recorded by a worker that died since, or by another driver
             return {}
-        work = self._work
-        made = work.run_outputs(unit, outputs) if isinstance(work, MultiOutputWork) else [work.run(unit)]
+        if self._single is not None:
+            made: Sequence[UnitRecord] = [self._single.run(unit)]
+        else:
+            assert self._several is not None
+            made = self._several.run_outputs(unit, outputs)
         return dict(zip(outputs, made, strict=True))
 
 
