@@ -128,6 +128,7 @@ def test_the_scale_leaves_the_target_or_the_margin() -> None:
     assert of(800, 600, 256)[0] == 2 and of(800, 600, 256, margin=1.25)[0] == 1
     assert of(512, 512, 256) == (2, 1.0) and of(511, 511, 256) == (2, 1.0)  # 511 / 2 is rounded up
     assert of(510, 510, 256)[0] == 1
+    assert of(1, 5, 1)[0] == 1  # not larger than the target
     assert of(638, 638, 256, margin=1.25) == (1, 638 / 256) and of(640, 640, 256, margin=1.25) == (2, 1.25)
     assert of(4000, 256, 256)[0] == 1 and of(4000, 256, 256, long=True)[0] == 8
     assert of(4000, 3000, 256, format="png")[0] == 1
@@ -171,6 +172,20 @@ def test_a_scaled_decode_is_close_to_the_full_one(size: tuple[int, int], divisor
         psnr = 10 * np.log10(255**2 / np.mean((images[0] - images[1]) ** 2))
         assert psnr > 33.0, psnr
         assert sharpness(images[0]) > 0.9 * sharpness(images[1])
+
+
+@pytest.mark.parametrize("mode", ["keep_ratio", "center_crop", "border", "keep_ratio_largest"])
+@pytest.mark.parametrize("bigger", [True, False])
+def test_a_scaled_decode_of_just_the_size_is_cropped_and_framed_like_any_other(mode: str, bigger: bool) -> None:
+    for size in ((96, 64), (95, 63), (64, 128), (66, 66), (64, 64), (33, 32), (32, 20), (20, 12)):
+        sides = set()
+        for scaled in (True, False):
+            options = {"image_size": 32, "resize_mode": mode, "resize_only_if_bigger": bigger}
+            head, file = answer(encoded("JPEG", size, "RGB", (9, 99, 199), quality=90), scaled_decode=scaled, **options)
+            image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+            assert head[1:3] == (image.shape[1], image.shape[0]) and head[3:5] == size
+            sides.add(head[1:3])
+        assert len(sides) == 1, (size, sides)
 
 
 def sharpness(image: Any) -> float:

@@ -62,7 +62,7 @@ def scale(header: Header, target: int, *, of_long_side: bool, margin: float = 1.
     the divisor is not 1.
     """
     side = max(header.width, header.height) if of_long_side else min(header.width, header.height)
-    divisors = (8, 4, 2) if header.format == "jpg" and header.plain else ()
+    divisors = (8, 4, 2) if header.format == "jpg" and header.plain and side > target else ()
     divisor = next((divisor for divisor in divisors if -(-side // divisor) >= target * margin), 1)
     return divisor, -(-side // divisor) / target
 
@@ -253,9 +253,11 @@ class Decoder:
         self._changes_view = settings["resize_mode"] in _CHANGES_VIEW
         names = ("image_size", "resize_mode", "resize_only_if_bigger", "encode_format", "encode_quality")
         given = {name: settings[name] for name in names}
-        self._resizers = {
-            way: PixelResizer(**given, downscale_interpolation=way) for way in ("area", "linear", "cubic")
-        }
+        self._whole = PixelResizer(**given)
+        # A scaled decode that has just the size is of a larger image, and is cropped or framed as those are.
+        given["resize_only_if_bigger"] = False
+        ways = ("area", "linear", "cubic")
+        self._scaled = {way: PixelResizer(**given, downscale_interpolation=way) for way in ways}
         self._converts = settings["color_space"] == "srgb"
         self._converters = Converters()
 
@@ -302,8 +304,9 @@ class Decoder:
             converter = choose("L" if header.grey else "RGB")
             if converter is None or not converter.far:
                 divisor, ratio = scale(header, self._target, of_long_side=self._of_long_side, margin=self._margin)
-                return self._resizers[interpolation(divisor, ratio)], divisor
-        return self._resizers["area"], 1
+                if divisor > 1:
+                    return self._scaled[interpolation(divisor, ratio)], divisor
+        return self._whole, 1
 
 
 def _upright(header: Header) -> tuple[int, int]:
