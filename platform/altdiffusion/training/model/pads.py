@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def repeat_pads(unet: Any, tokens: int) -> int:
-    """Have a UNet read contexts whose last column stands for all that follow, up to `tokens` columns, in place.
+    """Have a UNet read contexts whose last column is also every one that follows, up to `tokens` columns, in place.
 
     Args:
         unet: a UNet2DConditionModel, with or without adapters.
