@@ -163,7 +163,7 @@ class Noising:
             return squared_cosine_betas(steps)
         raise AltDiffusionError(
             f"{what}, beta_schedule",
-            f"is {self.beta_schedule!r}, which is unknown here",
+            f"is {repr(self.beta_schedule)[:80]}, which is unknown here",
             "use a base of scaled_linear, linear or squaredcos_cap_v2, or one that lists its trained_betas",
         )
 

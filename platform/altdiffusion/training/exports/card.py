@@ -161,7 +161,7 @@ def _title(lineage: Mapping[str, Any], stages: Sequence[_Stage]) -> str:
 
 
 def _use(lineage: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    objective = record.get("meaning", {}).get("objective", {})
+    objective = record.get("meaning", {}).get("objective") or {}
     note = ""
     if objective.get("prediction", "epsilon") != "epsilon":
         note = f"\n\nThe UNet predicts `{objective['prediction']}`, as the scheduler's config states."

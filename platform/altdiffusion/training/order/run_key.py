@@ -59,7 +59,7 @@ class RunKey:
         if draws.get("format") != FORMAT or not isinstance(draws.get("key"), str):
             raise AltDiffusionError(
                 f"{what}, key draws",
-                f"has format {draws.get('format')!r}, this version knows {FORMAT}",
+                f"has format {repr(draws.get('format'))[:80]}, this version knows {FORMAT}",
                 "continue with the version that wrote it, or use another run name",
             )
         return cls(digest=draws["key"])

@@ -82,6 +82,8 @@ def read_record(lake: str, run: str) -> dict[str, Any] | None:
         document.refs("mirrored")
     document.object("config")
     _check_meaning(document.object("meaning"))
+    if document.value.get("start") is not None:
+        document.object("meaning").object("start").text("weights")
     if "noising" in document.value:
         _check_noising(document.object("noising"))
     elif began_before_noising(document.value):
