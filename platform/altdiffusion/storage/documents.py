@@ -55,9 +55,9 @@ class Document:
         return self._error(f"gives {key} as {_shown(self.value[key])} where {needed} is required")
 
     def text(self, key: str, form: re.Pattern[str] | None = None, *, needed: str = "a text") -> str:
-        """Return a text, which must match `form` if that is given."""
+        """Return a text, which must match `form` if that is given. A NUL is refused: no path can hold one."""
         value = self.value.get(key)
-        if not isinstance(value, str) or (form is not None and not form.fullmatch(value)):
+        if not isinstance(value, str) or "\0" in value or (form is not None and not form.fullmatch(value)):
             raise self.wrong(key, needed)
         return value
 
