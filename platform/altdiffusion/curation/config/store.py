@@ -30,10 +30,10 @@ class StoreConfig(Checked):
     encode_quality: int = 95
     """1 to 100 for jpg and webp; compression 0 to 9 for png."""
     scaled_decode: bool = True
-    """Whether a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves `image_size` or more: half the time, and nearly
+    """Whether a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves more than `image_size`: half the time, and nearly
     the same image as the full decode's."""
     scaled_decode_margin: Annotated[float, at_least(1)] = 1.0
-    """How many times `image_size` a scaled decode must be at least. 1.25 gives the pixels that earlier
+    """A scaled decode has more than this many times `image_size`. 1.25 gives the pixels that earlier
     versions stored."""
     formats: Annotated[tuple[Format, ...], not_empty(_SOME_FORMAT), unique("format")] = ("jpg", "png", "webp", "gif")
     """Formats that are decoded, recognised by a file's bytes; `avif`, `bmp` and `tiff` can be added. Animations give

@@ -58,12 +58,12 @@ _GRACE_S = 5.0
 def scale(header: Header, target: int, *, of_long_side: bool, margin: float = 1.0) -> tuple[int, float]:
     """Return how a JPEG is decoded that will be resized to `target` pixels.
 
-    That is the divisor of its sides (1, 2, 4 or 8), and how many times the target it is then: the margin or more where
-    the divisor is not 1.
+    That is the divisor of its sides (1, 2, 4 or 8), and how many times the target it is then: more than the margin
+    where the divisor is not 1.
     """
     side = max(header.width, header.height) if of_long_side else min(header.width, header.height)
-    divisors = (8, 4, 2) if header.format == "jpg" and header.plain and side > target else ()
-    divisor = next((divisor for divisor in divisors if -(-side // divisor) >= target * margin), 1)
+    divisors = (8, 4, 2) if header.format == "jpg" and header.plain else ()
+    divisor = next((divisor for divisor in divisors if -(-side // divisor) > target * margin), 1)
     return divisor, -(-side // divisor) / target
 
 
@@ -254,8 +254,6 @@ class Decoder:
         names = ("image_size", "resize_mode", "resize_only_if_bigger", "encode_format", "encode_quality")
         given = {name: settings[name] for name in names}
         self._whole = PixelResizer(**given)
-        # A scaled decode that has just the size is of a larger image, and is cropped or framed as those are.
-        given["resize_only_if_bigger"] = False
         ways = ("area", "linear", "cubic")
         self._scaled = {way: PixelResizer(**given, downscale_interpolation=way) for way in ways}
         self._converts = settings["color_space"] == "srgb"
