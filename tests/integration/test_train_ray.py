@@ -20,8 +20,10 @@ import torch
 
 from altdiffusion.config import resolved
 from altdiffusion.monitoring.identity import Identity, adopt
+from altdiffusion.training import launch_ray
 from altdiffusion.training.checkpoints import format as checkpoints
 from altdiffusion.training.faults import goodput
+from altdiffusion.training.faults.notice import STOP, PreemptionNotice, on_stop_signals
 from altdiffusion.training.launch_local import run_local
 from altdiffusion.training.launch_ray import train
 from altdiffusion.training.reporting.relay import MessageRelay, RelayReader, RelayReporter
@@ -132,6 +134,28 @@ except Resumable as stopped:
     cluster.shutdown()
     sys.exit(f"stopped: {stopped}")
 """
+
+
+@pytest.mark.parametrize("blocked", [set(), {signal.SIGTERM, signal.SIGINT}])
+def test_a_signal_that_another_thread_received_is_handled_while_the_run_waits(blocked: set[signal.Signals]) -> None:
+    """The kernel may choose any thread of a process; Python's handler runs in the main one, once that wakes."""
+    notice, handled = PreemptionNotice(), threading.Event()
+
+    def fit() -> bool:
+        time.sleep(0.5)  # until the main thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        for _ in range(300):
+            if notice.level == STOP:
+                return True
+            handled.wait(0.1)
+        return False
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # as a program leaves them that starts this one
+    try:
+        with on_stop_signals(notice):
+            assert launch_ray._in_thread(fit)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

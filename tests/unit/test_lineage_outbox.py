@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from altdiffusion.lineage import outbox as outboxes
+from altdiffusion.lineage.job_folder import ShippingLock
 from altdiffusion.lineage.outbox import MetricOutbox, OutboxReader, Record, Shipper
 
 
@@ -198,6 +199,30 @@ def test_an_outage_at_the_end_is_bounded_and_the_next_start_ships(tmp_path: Path
     again.add(OutboxReader(path), receiver)
     assert again.stop(10)
     assert sorted({record["step"] for record in receiver.records}) == list(range(50))
+
+
+def test_what_the_thread_holds_is_given_back_when_its_last_try_ends(tmp_path: Path) -> None:
+    """That try may take its lock only after `stop` gave up: a slow machine, a server that does not answer."""
+    path = str(tmp_path / "metrics.jsonl")
+    MetricOutbox(path).append(step=1, metrics={"loss": 1.0})
+    lock, trying, answers = ShippingLock(str(tmp_path)), threading.Event(), threading.Event()
+
+    def send(records: Sequence[Record]) -> None:
+        trying.set()
+        assert answers.wait(60) and lock.take()
+        raise ConnectionError("it does not answer")
+
+    ended = threading.Event()
+
+    def end() -> None:
+        lock.release()
+        ended.set()
+
+    shipper = Shipper(ended=end)
+    shipper.add(OutboxReader(path), send)
+    assert trying.wait(60) and not shipper.stop(0.01) and not ended.is_set()
+    answers.set()
+    assert ended.wait(60) and ShippingLock(str(tmp_path)).take()
 
 
 def test_memory_is_bounded_by_a_chunk_however_long_the_outage(tmp_path: Path) -> None:

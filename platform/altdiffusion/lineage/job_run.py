@@ -72,7 +72,7 @@ class JobRun:
         self._journal = JsonLines(files.within(folder, JOURNAL))
         self._unwritten = MemoryOutbox()
         self._lock = ShippingLock(folder)
-        self._shipper = Shipper()
+        self._shipper = Shipper(ended=self._lock.release)  # only that thread takes it
         self._ship(OutboxReader(self._journal.path), self._view.apply)
 
     @classmethod
@@ -278,7 +278,6 @@ class JobRun:
         self._closed = True
         shipped = self._shipper.stop(CLOSE_TIMEOUT_S)
         self._journal.close()
-        self._lock.release()
         if not shipped:
             log.warning(
                 "MLflow %s has not accepted everything (%s): %s wait in %s. `%s`, or the next start of any job in this "

@@ -373,13 +373,19 @@ class Shipper:
 
     Memory is bounded by one chunk. After a failure it waits 0.5 s, then twice as long each time, up to `max_wait_s`.
     A receiver that refuses access is tried MAX_DENIED times; the files keep what is left.
+
+    Args:
+        ended: called by the thread as its last act, which may come after `stop` gave up waiting for its current try.
     """
 
-    def __init__(self, *, interval_s: float = 1.0, max_wait_s: float = 30.0) -> None:
+    def __init__(
+        self, *, interval_s: float = 1.0, max_wait_s: float = 30.0, ended: Callable[[], None] = lambda: None
+    ) -> None:
         self._routes: list[tuple[Source, Send]] = []
         self._later: Iterator[object] = iter(())
         self._interval = interval_s
         self._max_wait = max_wait_s
+        self._ended = ended
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()  # set when `stop` gave up: the thread ends after its current try
@@ -401,7 +407,7 @@ class Shipper:
         if all(reader.path != known.path for known, _ in self._routes):
             self._routes = [*self._routes, (reader, send)]
         if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="metric-shipper", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="metric-shipper", daemon=True)
             self._thread.start()
         self._wake.set()
 
@@ -421,6 +427,12 @@ class Shipper:
             self._thread.join(timeout_s)
         self._abandoned.set()
         return self.drained()
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        finally:
+            self._ended()
 
     def _loop(self) -> None:
         tries = 0  # since `stop`

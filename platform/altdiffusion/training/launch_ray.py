@@ -12,7 +12,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,7 @@ from altdiffusion.training.run.run_name import check_checkpoint
 from altdiffusion.training.update.trainer import Counters
 
 COLLECTIVE_TIMEOUT_S = 600
+WAKE_S = 1.0
 
 
 def train(config: TrainConfig, lake: str, *, outbox_path: str | None = None, event_files: str | None = None) -> Ref:
@@ -160,6 +161,8 @@ def _in_thread(call: Callable[[], Any]) -> Any:
             outcome.set_exception(error)
 
     threading.Thread(target=run, name="fit", daemon=True).start()
+    while not outcome.done():  # a signal that another thread has received is handled when this thread wakes
+        wait([outcome], timeout=WAKE_S)
     return outcome.result()
 
 

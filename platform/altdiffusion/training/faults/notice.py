@@ -99,6 +99,7 @@ def on_stop_signals(notice: PreemptionNotice) -> Iterator[None]:
     received: list[signal.Signals] = []
     taken = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in taken}  # what a shell made ignored stays so
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, taken)  # a program that starts this one may have blocked them
     try:
         yield
     except Resumable as stopped:

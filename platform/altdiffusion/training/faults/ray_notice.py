@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import signal
 import threading
 import time
 from typing import Any
 
+from altdiffusion.errors import first_line
 from altdiffusion.training.faults.notice import SAVE, STOP, PreemptionNotice
+
+log = logging.getLogger(__name__)
 
 POLL_S = 2.0
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
@@ -36,7 +40,8 @@ def stopping(relay: Any) -> bool:
 
     try:
         return bool(ray.get(relay.stopping.remote(), timeout=30))
-    except Exception:  # it is being restarted; a listener asks again
+    except Exception as error:  # it is being restarted; a listener asks again
+        log.warning("the driver cannot be asked whether the job is to stop (%s)", first_line(error))
         return False
 
 
@@ -44,7 +49,7 @@ def _hear(notice: PreemptionNotice, relay: Any) -> None:
     while notice.level != STOP:
         time.sleep(POLL_S)
         if stopping(relay):
-            notice.give(STOP, "the job was sent SIGTERM")
+            notice.give(STOP, "the driver was asked to stop")
 
 
 def _on_sigterm(notice: PreemptionNotice) -> None:

@@ -8,15 +8,20 @@ nothing but lines.
 from __future__ import annotations
 
 import contextlib
+import logging
 import pickle
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from altdiffusion.errors import first_line
+
 if TYPE_CHECKING:  # the actor's process needs none of torch, and so does not load it
     from altdiffusion.training.checkpoints.format import Checkpoint
     from altdiffusion.training.reporting.progress import Progress
     from altdiffusion.training.reporting.reporter import Measured, Reporter
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 FLUSH_S = 10.0
@@ -104,13 +109,16 @@ class RelayReader:
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
             self._deliver()
-            with contextlib.suppress(Exception):  # the next turn repeats it
+            try:
                 self._forward()
+            except Exception as error:  # the next turn repeats it
+                log.warning("the workers could not be sent the request to stop (%s)", first_line(error))
 
     def _deliver(self) -> None:
         try:
             messages = self._take()
-        except Exception:  # the next turn asks again
+        except Exception as error:  # the next turn asks again
+            log.warning("the workers' messages could not be fetched (%s)", first_line(error))
             return
         for message in messages:
             kind, content = pickle.loads(message)  # from our own worker, through our own cluster
