@@ -69,9 +69,9 @@ class Server:
         request = urllib.request.Request(
             f"{self.uri}/api/2.0/mlflow/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/{path}", timeout=120) as answer:
             return json.load(answer)

@@ -101,7 +101,7 @@ def run(lake: str, settings: Mapping[str, Any], **given: Any) -> str:
 def _together(folder: Path, number: int, processes: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / str(number)).touch()
-    late = time.monotonic() + 30
+    late = time.monotonic() + 300
     while len(list(folder.iterdir())) < processes:
         if time.monotonic() > late:
             raise TimeoutError("another process did not come: it failed in the round before")

@@ -171,7 +171,7 @@ def test_what_is_fetched_ahead_is_bounded(site: Site) -> None:
     urls = pa.array([f"http://h{number}.test/" for number in range(60)])
     config = settings(site, threads=4, lookahead_mib=3)
     with Schedule(urls, Fetcher(config), None, Paces(), config) as schedule:
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + 120
         while len(site.requests) < 3:
             assert time.monotonic() < ends
             time.sleep(0.01)
@@ -243,7 +243,7 @@ def test_no_thread_is_left_behind(site: Site) -> None:
     site.answers["/"] = reply(b"x")
     before = threading.active_count()
     Run([f"{A}/"] * 20, settings(site))
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 120
     while any(thread.name.startswith("fetch-") for thread in threading.enumerate()):
         assert time.monotonic() < ends
     assert threading.active_count() <= before + 20  # the server's own

@@ -72,7 +72,7 @@ def test_two_workers_survive_a_kill_and_resume(tmp_path: Path, ray_here: None, h
     finally:
         adopt(Identity())
     assert len(killed) == 1
-    deadline = time.monotonic() + 20  # the driver's figures, repeated while it lives, and those of a worker that ended
+    deadline = time.monotonic() + 120  # the driver's figures, repeated while it lives, and those of a worker that ended
     while (figures := scraped(how.name)).get(("ray_altdiffusion_train_step", None, None)) != STEPS:
         assert time.monotonic() < deadline
         time.sleep(0.3)

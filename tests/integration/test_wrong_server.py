@@ -62,7 +62,7 @@ def test_the_job_goes_on_and_ends_in_time(
             tried = server.requests
         start = time.monotonic()
         assert not run.close()
-        assert time.monotonic() - start < 3 * LIMIT_S and slowest < 2
+        assert time.monotonic() - start < 3 * LIMIT_S and slowest < LIMIT_S
         assert 1 <= server.requests <= most
         if status in (401, 403):
             assert server.requests == tried

@@ -40,7 +40,7 @@ class Ranks:
 
     def __init__(self, world: int) -> None:
         self.world = world
-        self._barrier = threading.Barrier(world, timeout=20)
+        self._barrier = threading.Barrier(world, timeout=300)
         self._values: list[Any] = [None] * world
 
     def of(self, rank: int) -> checkpoint_write.Exchange:
@@ -250,7 +250,7 @@ def test_a_checkpoint_written_while_training_goes_on_or_not_is_the_same(
 
     def late(*args: Any, step: int, **kwargs: Any) -> Checkpoint:
         with passed:
-            assert passed.wait_for(lambda: at[0] >= min(step + 2, 11), timeout=30), "training waits for the writer"
+            assert passed.wait_for(lambda: at[0] >= min(step + 2, 11), timeout=300), "training waits for the writer"
         return original(*args, step=step, **kwargs)
 
     monkeypatch.setattr(saver, "write", late)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -477,6 +479,38 @@ def test_a_footer_longer_than_the_first_read_is_read_whole(tmp_path: Path) -> No
     assert int.from_bytes(raw[-8:-4], "little") > 1 << 17
     assert scan_source(config(tmp_path)).parts[0].group_rows.tolist() == [2] * (rows // 2)
     assert read_all(config(tmp_path, rows_per_unit=1000)).num_rows == rows
+
+
+@pytest.mark.parametrize("of", ["column", "schema"])
+def test_a_footer_that_ends_the_process_that_reads_it_is_named(of: str, tmp_path: Path) -> None:
+    """pyarrow calls `abort` for it: a physical type in a column's statistics that is not the schema's."""
+    write(tmp_path, BASE, "part-0.parquet")
+    path = write(tmp_path, pa.table(BASE).cast(ints_of_32()), "part-1.parquet", store_schema=False)
+    raw = bytearray(path.read_bytes())
+    start = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    # The compact protocol of Thrift: field 1 of a schema element is its type, as field 1 of a column's metadata is.
+    pattern = {
+        "schema": rb"\x15\x02(?=\x25\x02\x18\x05WIDTH)",
+        "column": rb"\x1c\x15\x02(?=\x19.{3,5}\x19\x18\x05WIDTH)",
+    }
+    (found,) = re.finditer(pattern[of], bytes(raw[start:]), re.DOTALL)
+    raw[start + found.end() - 1] = 4  # INT64 for INT32
+    path.write_bytes(raw)
+    code = (
+        "from altdiffusion.curation.config import SourceConfig; "
+        "from altdiffusion.curation.links.sources import scan_source; "
+        f"scan_source(SourceConfig(name='crawl', uri={config(tmp_path).uri!r}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 2, ended.stderr
+    *_, last = ended.stderr.splitlines()
+    assert last.startswith("error: source part ") and "part-1.parquet: has a footer that contradicts itself" in last
+    assert "Remedy: fetch this part again" in last
+
+
+def ints_of_32() -> pa.Schema:
+    types = {name: pa.array(values).type for name, values in BASE.items()}
+    return pa.schema([(name, pa.int32() if pa.types.is_integer(kind) else kind) for name, kind in types.items()])
 
 
 def test_several_sources_follow_each_other_with_ids_of_their_own(tmp_path: Path) -> None:

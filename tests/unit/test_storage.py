@@ -154,7 +154,7 @@ def test_of_eight_writers_one_wins(tmp_path: Path) -> None:
             process.start()
         for process in processes:
             process.join()
-        assert files.read_bytes(uri) == str(wins.get(timeout=5)).encode() * 1000
+        assert files.read_bytes(uri) == str(wins.get(timeout=60)).encode() * 1000
         assert wins.empty()
         assert files.list_names(str(tmp_path / f"race-{turn}")) == ["record.json"]
 

@@ -482,13 +482,38 @@ def read_node(lake_uri: str, ref: Ref | str) -> Node:
     return node if node is not None and node.digest == parsed.digest else _named_only(str(parsed))
 
 
+class NodeReader:
+    """Reads nodes of a lake, each once: what a digest names does not change. One that is missing is looked for again.
+
+    Memory grows with the nodes that were read: a lineage has some dozens.
+    """
+
+    def __init__(self, lake_uri: str) -> None:
+        self._lake = lake_uri.rstrip("/")
+        self._read: dict[str, Node] = {}
+
+    def node(self, ref: Ref | str) -> Node:
+        """Return the node of a full reference; if the lake lacks it, the node is only named."""
+        known = self._read.get(str(ref))
+        if known is not None:
+            return known
+        node = read_node(self._lake, ref)
+        if not node.missing:
+            self._read[str(ref)] = node
+        return node
+
+    def ancestors(self, parents: Iterable[Ref | str]) -> Graph:
+        """Return the graph of `parents` and everything that they were made from, reading only these manifests."""
+        nodes: dict[str, Node] = {}
+        waiting = [str(parent) for parent in parents]
+        while waiting:
+            ref = waiting.pop()
+            if ref not in nodes:
+                nodes[ref] = self.node(ref)
+                waiting.extend(nodes[ref].parents)
+        return Graph(self._lake, nodes.values(), {})
+
+
 def ancestors(lake_uri: str, parents: Iterable[Ref | str]) -> Graph:
     """Return the graph of `parents` and everything that they were made from, reading only these manifests."""
-    nodes: dict[str, Node] = {}
-    waiting = [str(parent) for parent in parents]
-    while waiting:
-        ref = waiting.pop()
-        if ref not in nodes:
-            nodes[ref] = read_node(lake_uri, ref)
-            waiting.extend(nodes[ref].parents)
-    return Graph(lake_uri.rstrip("/"), nodes.values(), {})
+    return NodeReader(lake_uri).ancestors(parents)

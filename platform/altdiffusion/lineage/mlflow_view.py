@@ -90,6 +90,7 @@ class RunView:
         self._client = tracking.client
         self._run_id = run_id
         self._lake = lake_uri
+        self._nodes = graphs.NodeReader(lake_uri)
         self._kept = kept  # the copies of the journal whose records are applied; None if no record names a file
         self._session = session  # the end of the job's earlier start must not end this one; None: apply all
         self._artifacts: str | None = None  # MLflow's URI of the run's artifacts, once it is known
@@ -195,10 +196,10 @@ class RunView:
         self._tags(changed)
 
     def _input(self, record: Record) -> None:
-        self._link(graphs.read_node(self._lake, record["ref"]), str(record["context"]), "lineage.ds")
+        self._link(self._nodes.node(record["ref"]), str(record["context"]), "lineage.ds")
 
     def _output(self, record: Record) -> None:
-        node = graphs.read_node(self._lake, record["ref"])
+        node = self._nodes.node(record["ref"])
         self._link(node, "output", "lineage.out")
         if _is_whole(record.get("place"), record.get("time_ms")) and not node.missing:
             self._funnel(node, record["place"], record["time_ms"])
@@ -234,7 +235,7 @@ class RunView:
         known = find_model(self._tracking, node.ref)
         if known is not None:
             return known
-        closure = graphs.ancestors(self._lake, node.parents)
+        closure = self._nodes.ancestors(node.parents)
         model = self._client.create_logged_model(
             self._tracking.experiment_id,
             name=re.sub(r"[^A-Za-z0-9_\-]", "-", node.name),
@@ -269,7 +270,7 @@ class RunView:
 
         The record describes one that was removed after it was logged.
         """
-        node = graphs.read_node(self._lake, record["ref"])
+        node = self._nodes.node(record["ref"])
         if not node.missing:
             return node
         known = record.get("node")
@@ -297,11 +298,11 @@ class RunView:
         model_id = find_model(self._tracking, node.ref)
         if model_id is None:
             return
-        note = model_note(node, graphs.ancestors(self._lake, node.parents).nodes, **about)
+        note = model_note(node, self._nodes.ancestors(node.parents).nodes, **about)
         self._client.set_logged_model_tags(model_id, {**tags, "mlflow.note.content": note})
 
     def _measured(self, record: Record) -> None:
-        node = graphs.read_node(self._lake, record["ref"])
+        node = self._nodes.node(record["ref"])
         model_id = self._model(node, source_run=None)
         self._model_metrics(record, model_id, int(node.facts.get("step", 0)), "measured")
 
@@ -312,7 +313,7 @@ class RunView:
         """
         from mlflow.entities import Metric
 
-        dataset = graphs.read_node(self._lake, record["datasets"][0]) if record["datasets"] else None
+        dataset = self._nodes.node(record["datasets"][0]) if record["datasets"] else None
         self._log_metrics(
             [
                 Metric(

@@ -95,6 +95,13 @@ def parse_footer(size: int, body: bytes, uri: str) -> Footer:
     )
 
 
+def contradictory(uri: str) -> AltDiffusionError:
+    """Return the error of a part whose footer pyarrow cannot even refuse: it ends the process."""
+    return AltDiffusionError(
+        f"source part {uri}", "has a footer that contradicts itself (the line above is pyarrow's)", _AGAIN
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def _footer(uri: str, digest: str) -> Footer:
     fs, path = files.filesystem(uri)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from altdiffusion.curation.config import SelectConfig, SourceConfig
 from altdiffusion.curation.links.filters import columns_of, number_filters
 from altdiffusion.curation.links.partitions import Partition, partition_of, with_partition
-from altdiffusion.curation.links.reader import Footer, fetch_footer, parse_footer
+from altdiffusion.curation.links.reader import Footer, contradictory, fetch_footer, parse_footer
 from altdiffusion.curation.links.source_columns import SCORES, SIZES, resolve_columns
 from altdiffusion.curation.links.text_parts import TextIndex, index_text, is_text
 from altdiffusion.curation.own.sample import is_image_name
@@ -28,6 +28,7 @@ from altdiffusion.execution.ranges import new_unit
 from altdiffusion.execution.units import Unit
 from altdiffusion.refs import Ref
 from altdiffusion.storage import files
+from altdiffusion.storage.native_aborts import abort_means
 
 OWN_ROWS = 1_000_000
 """A larger set is not a demo: without a blocklist, LAION's shapes without a set's name are refused for it."""
@@ -137,7 +138,9 @@ def _scan_parts(fs: Any, paths: Sequence[Found], config: SourceConfig) -> Iterat
                 if isinstance(come, TextIndex):
                     yield _text_part(uri, name, come, config)
                 else:
-                    yield _part(uri, name, parse_footer(*come, uri), config, partition_of(found.folders))
+                    with abort_means(contradictory(uri)):
+                        part = _part(uri, name, parse_footer(*come, uri), config, partition_of(found.folders))
+                    yield part
         finally:
             pool.shutdown(cancel_futures=True)
 
