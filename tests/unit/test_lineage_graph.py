@@ -60,6 +60,26 @@ def test_ancestors_without_a_scan_are_the_same(small: SmallLake, graph: graphs.G
     assert walked.nodes == dict(scanned)
 
 
+def test_a_reader_reads_a_node_once_and_looks_for_a_missing_one_again(
+    small: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    read = graphs.read_node
+
+    def counted(lake: str, ref: Ref | str) -> graphs.Node:
+        asked.append(str(ref))
+        return read(lake, ref)
+
+    monkeypatch.setattr(graphs, "read_node", counted)
+    reader = graphs.NodeReader(small.uri)
+    above = reader.ancestors([small.quality])
+    assert sorted(asked) == sorted(above.nodes)
+    gone = f"dataset:links@{'0' * 64}"
+    assert reader.ancestors([small.quality, small.alignment]).nodes == above.nodes
+    assert reader.node(gone).missing and reader.node(gone).missing
+    assert asked[len(above.nodes) :] == [gone, gone]
+
+
 def test_the_same_lake_in_memory_gives_the_same_graph(graph: graphs.Graph) -> None:
     other = graphs.scan(SmallLake("memory://lineage-lake").uri)
     assert sorted(other.nodes) == sorted(graph.nodes)

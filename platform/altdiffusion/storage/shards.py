@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,11 +67,12 @@ def shard_uri(folder_uri: str, sha256: str) -> str:
 
 def encode(table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
     """Return the Parquet bytes of a table; equal tables give equal bytes under one pyarrow version."""
-    return bytes(_encoded(table, row_group_rows))
-
-
-def _encoded(table: pa.Table, row_group_rows: int) -> memoryview:
     sink = io.BytesIO()  # grows in place, where the buffers of Arrow are copied into ones of twice the size
+    _encode(table, sink, row_group_rows)
+    return sink.getvalue()  # the same memory
+
+
+def _encode(table: pa.Table, sink: IO[bytes], row_group_rows: int) -> None:
     row_bytes = table.nbytes // max(table.num_rows, 1)
     pq.write_table(
         table.combine_chunks(),
@@ -84,7 +85,6 @@ def _encoded(table: pa.Table, row_group_rows: int) -> memoryview:
         write_page_checksum=True,
         data_page_version="2.0",
     )
-    return sink.getbuffer()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
@@ -94,22 +94,17 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
     """Write a table as a shard named by its content; an existing shard of a folder is left unchanged."""
-    data = _encoded(table, row_group_rows)  # not copied: a shard of images has up to a gigabyte
+    if files.is_local(folder_uri):  # memory does not hold what is written: a shard of images has up to a gigabyte
+        sha256, size = files.write_by_digest(
+            files.local_path(folder_uri),
+            lambda sink: _encode(table, sink, row_group_rows),
+            lambda sha256: files.local_path(shard_uri(folder_uri, sha256)),
+        )
+        return ShardInfo(sha256=sha256, rows=table.num_rows, bytes=size, row_group_rows=row_group_rows)
+    data = encode(table, row_group_rows)
     info = ShardInfo(sha256=files.sha256_hex(data), rows=table.num_rows, bytes=len(data), row_group_rows=row_group_rows)
-    uri = shard_uri(folder_uri, info.sha256)
-    if not _is_there(uri, info.bytes):
-        files.write_atomic(uri, data)
+    files.write_atomic(shard_uri(folder_uri, info.sha256), data)  # not asked for first: few shards are written twice
     return info
-
-
-def _is_there(uri: str, size: int) -> bool:
-    """Return whether a folder has the file; an object store is not asked, since few shards are written twice."""
-    if not files.is_local(uri):
-        return False
-    try:
-        return files.size_bytes(uri) == size
-    except FileNotFoundError:
-        return False
 
 
 def read_table(folder_uri: str, sha256: str, schema: pa.Schema) -> pa.Table:
