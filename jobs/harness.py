@@ -236,6 +236,7 @@ def _run(job: Job[C], config: C, plan: Plan) -> None:
     print("\n".join(plan.lines()), flush=True)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})  # a parent may have blocked them
     from altdiffusion.lineage.job_run import JobRun
 
     with JobRun.open(
