@@ -40,10 +40,14 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.settings
-        # The kernel is the one that autograd calls. It wants an input for its shape. One number, repeated, has it; on a
-        # CPU the kernel would copy that to a whole tensor, so it gets memory that nobody writes to.
         on_cpu = gradient.device.type == "cpu"
-        shape_only = gradient.new_empty(ctx.shape) if on_cpu else gradient.new_empty(1).expand(ctx.shape)
+        # The kernel is the one that autograd calls. It wants an input for its shape. One number, repeated, has it; on a
+        # CPU the kernel would copy that to a whole tensor, so it gets what has that shape, or memory that nobody
+        # writes to.
+        if not on_cpu:
+            shape_only = gradient.new_empty(1).expand(ctx.shape)
+        else:
+            shape_only = gradient if gradient.shape == ctx.shape else gradient.new_empty(ctx.shape)
         found = torch.ops.aten.convolution_backward(
             gradient, shape_only, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, False, False]
         )
