@@ -1,6 +1,7 @@
 """One training step: ours next to a plain diffusers-style loop, each optimisation off and on.
 
     python -m benchmarks.train_step [--repeats 9] [--threads 1] [--compile] [--cases K/V-256,whole-256]
+    python -m benchmarks.train_step --profile [--cases K/V-256]
 
 Without Ray. On a CPU a small UNet of Stable Diffusion 2.1's blocks, 16 x 16 latents for 256 and 32 x 32 for 512, in
 float32; on a GPU Stable Diffusion 2.1's UNet and XLM-R large at their real sizes with random weights, in bf16. `plain`
@@ -34,6 +35,7 @@ from altdiffusion.training.reporting.memory import peak_bytes
 from altdiffusion.training.reporting.peak import Peak, find_peak
 from benchmarks import training
 from benchmarks.intervals import interval, ratios, shown
+from benchmarks.train_profile import print_profile
 from benchmarks.training import Case, Contender, Size
 
 Make = Callable[[Size, Case, torch.device], Contender]
@@ -162,6 +164,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images per step, instead of each case's own")
     parser.add_argument("--cases", default="K/V-256,whole-256,whole-512")
     parser.add_argument("--compile", action="store_true", help="the compiled network too (minutes to compile)")
+    parser.add_argument("--profile", action="store_true", help="print where the time of our step goes instead")
     parser.add_argument("--memory", metavar="NAME", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     quiet_libraries()
@@ -181,6 +184,11 @@ def main() -> None:
     if arguments.memory is not None:
         (case,) = cases
         print_memory(variants(device, size, case, True)[arguments.memory], size, case, device)
+        return
+    if arguments.profile:
+        for case in cases:
+            print(f"{size.name}, {case.name}, {case.batch} images per step")
+            print_profile(training.ours(size, case, device), device)
         return
     peak = find_peak(device, size.precision)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {arguments.threads} thread(s)"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import train_step, training
+from benchmarks.train_profile import NETWORKS, print_profile
 from benchmarks.training import Case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,3 +73,14 @@ def test_every_loop_trains_the_same_parameters(trainable: training.models.Trains
 
 def test_ratios_are_of_one_turn() -> None:
     assert train_step.ratio([1.0, 2.0, 4.0], [2.0, 4.0, 8.0]) == 2.0
+
+
+def test_a_profile_divides_the_step_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    case = Case(trainable="kv", resolution=256, batch=2)
+    print_profile(training.ours(SIZE, case, CPU), CPU)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("a step under the profiler: ")
+    shares = {line[:45].strip(): float(line[45:].strip().rstrip("%")) for line in lines}
+    by_network = [shares.pop(name) for name in (*NETWORKS, "backward, and the update")]
+    assert min(by_network) > 0 and sum(by_network) == pytest.approx(100, abs=0.2)
+    assert sum(shares.values()) == pytest.approx(100, abs=0.6) and shares["matrix products (linear layers)"] > 1

@@ -1,4 +1,4 @@
-"""A shard on a local disk is written while it is encoded: the same bytes, whole or not at all; one that is there stays."""
+"""A shard on a local disk is written while it is encoded: the same bytes, whole or not at all."""
 
 from __future__ import annotations
 
