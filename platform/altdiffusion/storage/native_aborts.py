@@ -1,7 +1,7 @@
 """An error instead of silence where a C++ library ends this process.
 
 pyarrow lets exceptions out of functions that promise none, where a file contradicts itself. C++ then calls `abort`,
-whose only line names no file. Nothing can be saved at that point, but it can be said which file it was.
+whose only line names no file. Nothing can be saved at that point, but the file can be named.
 """
 
 from __future__ import annotations
