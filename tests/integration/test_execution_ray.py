@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -128,7 +129,10 @@ def test_a_unit_that_always_kills_its_worker_ends_the_job(ray_here: None, tmp_pa
     units = [Unit(id=f"u{i}", index=i) for i in range(6)]
     with pytest.raises(AltDiffusionError) as caught:
         run("die", units, ledger)
-    assert "worker processes died 3 times in a row" in str(caught.value)
+    # Ray does not count a death that comes while it starts the worker again; then the number of tries ends the job.
+    assert re.search(
+        "worker processes died 3 times in a row|was begun 12 times by workers that were", str(caught.value)
+    )
     assert "u3" in caught.value.what
     assert "u3" not in ledger.done_ids()
     run("none", units, ledger)

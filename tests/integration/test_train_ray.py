@@ -137,13 +137,16 @@ except Resumable as stopped:
 
 
 @pytest.mark.parametrize("blocked", [set(), {signal.SIGTERM, signal.SIGINT}])
-def test_a_signal_that_another_thread_received_is_handled_while_the_run_waits(blocked: set[signal.Signals]) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_another_thread_received_is_handled_while_the_run_waits(
+    how: signal.Signals, blocked: set[signal.Signals]
+) -> None:
     """The kernel may choose any thread of a process; Python's handler runs in the main one, once that wakes."""
     notice, handled = PreemptionNotice(), threading.Event()
 
     def fit() -> bool:
         time.sleep(0.5)  # until the main thread waits
-        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        signal.pthread_kill(threading.get_ident(), how)
         for _ in range(300):
             if notice.level == STOP:
                 return True
@@ -158,7 +161,7 @@ def test_a_signal_that_another_thread_received_is_handled_while_the_run_waits(bl
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_job_that_is_asked_to_stop_leaves_a_checkpoint_of_that_step(tmp_path: Path, how: signal.Signals) -> None:
     """As `ray job stop` and Ctrl-C do it: a signal to the driver. No checkpoint is due; nothing is repeated."""
     lake = make_lake(tmp_path)

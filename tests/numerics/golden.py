@@ -29,8 +29,17 @@ STAGES = {
 
 
 def arithmetic() -> str:
-    """Return what float32 results may depend on: torch's version, its kernels, the machine."""
-    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
+    """Return what float32 results may depend on: torch's version, its kernels, the processor, by which MKL chooses."""
+    kernels = f"{torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
+    return f"torch {torch.__version__}, {kernels}, {_processor()}"
+
+
+def _processor() -> str:
+    """Return vendor, family and model, as the kernel names them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    stated = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
+    return " ".join(stated.get(key, "unknown").strip() for key in ("vendor_id", "cpu family", "model"))
 
 
 def losses(root: Path) -> dict[str, list[float]]:

@@ -175,7 +175,9 @@ def test_graphs_without_a_compiler_are_refused() -> None:
     assert ComputeConfig(compile=True, cuda_graphs=True).cuda_graphs
 
 
-@pytest.mark.parametrize(("backend", "trainable"), [("aot_eager", "kv"), ("inductor", "all")])
+@pytest.mark.parametrize(
+    ("backend", "trainable"), [("aot_eager", "kv"), pytest.param("inductor", "all", marks=pytest.mark.slow)]
+)
 def test_a_compiled_network_is_the_same_network(monkeypatch: pytest.MonkeyPatch, backend: str, trainable: Any) -> None:
     """The graphs alone, forward and backward, and what Inductor makes of them with the C++ compiler (a minute)."""
     if backend == "inductor" and shutil.which("g++") is None:
