@@ -27,9 +27,9 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        stride: list[int],
-        padding: list[int],
-        dilation: list[int],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        dilation: tuple[int, ...],
         groups: int,
     ) -> Tensor:
         ctx.save_for_backward(weight)
@@ -48,7 +48,7 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]
             shape_only = gradient.new_empty(1).expand(ctx.shape)
         else:
             shape_only = gradient if gradient.shape == ctx.shape else gradient.new_empty(ctx.shape)
-        found = torch.ops.aten.convolution_backward(
+        found = torch.ops.aten.convolution_backward.default(
             gradient, shape_only, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, False, False]
         )
         return found[0], None, None, None, None, None, None
@@ -56,7 +56,7 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]
 
 class _FrozenConv2d(nn.Conv2d):  # type: ignore[misc]
     def forward(self, input: Tensor) -> Tensor:
-        settings = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
+        settings = (self.stride, self.padding, self.dilation, self.groups)
         result: Tensor = _Convolution.apply(input, self.weight, self.bias, *settings)
         return result
 
@@ -78,7 +78,10 @@ def keep_no_frozen_inputs(module: nn.Module) -> int:
 class _One:
     """The number 1 as a divisor: the result is the dividend itself."""
 
-    def __rtruediv__(self, dividend: Tensor) -> Tensor:
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, arguments: tuple[Any, ...], options: Any = None) -> Tensor:
+        """Return the dividend. PyTorch asks here at once; `__rtruediv__` would come after an exception of its own."""
+        dividend: Tensor = arguments[0]
         return dividend
 
 
