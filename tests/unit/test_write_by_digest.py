@@ -13,6 +13,7 @@ import pytest
 
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files, shards
+from altdiffusion.storage.hashed_file import write_by_digest
 
 
 def table(rows: int) -> pa.Table:
@@ -46,7 +47,7 @@ def test_a_disk_that_is_full_half_way_leaves_nothing_and_names_the_folder(tmp_pa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(AltDiffusionError, match=rf"{tmp_path}.*No space left"):
-        files.write_by_digest(str(tmp_path), write, lambda sha256: str(tmp_path / sha256))
+        write_by_digest(str(tmp_path), write, lambda sha256: str(tmp_path / sha256))
     assert os.listdir(tmp_path) == []
 
 

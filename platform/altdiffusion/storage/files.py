@@ -16,7 +16,7 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 import fsspec.asyn
@@ -553,56 +553,9 @@ def remove_tree(uri: str, *, below: str | None = None) -> None:
             fs.rm(path, recursive=True)
 
 
-def write_by_digest(folder: str, write: Callable[[IO[bytes]], None], name: Callable[[str], str]) -> tuple[str, int]:
-    """Write a file into a local folder under a name that its content decides; one that is there already stays.
-
-    What is written goes to the disk as it comes, so that memory does not hold it.
-
-    Args:
-        write: is given a file that can be written to, not read.
-        name: returns the path from the SHA-256 (hex) of what was written.
-
-    Returns:
-        The SHA-256, and the bytes.
-    """
-    with naming(folder, "writing"), _unnamed(folder) as temporary:
-        with open(temporary, "wb") as file:
-            hashing = _Hashing(file)
-            write(hashing)  # type: ignore[arg-type]
-            file.flush()
-            size = file.tell()
-            path = name(hashing.sha256.hexdigest())
-            if os.path.exists(path) and os.path.getsize(path) == size:
-                return hashing.sha256.hexdigest(), size
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(folder)
-    return hashing.sha256.hexdigest(), size
-
-
-class _Hashing:
-    """A file that is written to; it keeps the SHA-256 of all that was written."""
-
-    closed = False
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes | memoryview) -> int:
-        self.sha256.update(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def flush(self) -> None:
-        """Do nothing: the file is flushed at the end."""
-
-
 @contextlib.contextmanager
 def _temporary(path: str, data: bytes | memoryview) -> Iterator[str]:
-    with _unnamed(os.path.dirname(path)) as temporary:
+    with unnamed(os.path.dirname(path)) as temporary:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
@@ -611,7 +564,7 @@ def _temporary(path: str, data: bytes | memoryview) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _unnamed(folder: str) -> Iterator[str]:
+def unnamed(folder: str) -> Iterator[str]:
     """Yield the path of a file to make, which is removed at the end unless it has been given its name."""
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".tmp-{uuid.uuid4().hex}")

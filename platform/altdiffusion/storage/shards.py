@@ -14,6 +14,7 @@ from altdiffusion.records import TYPES, completed, present
 from altdiffusion.storage import files
 from altdiffusion.storage.arrow_errors import UNREADABLE
 from altdiffusion.storage.documents import Document
+from altdiffusion.storage.hashed_file import write_by_digest
 
 ROW_GROUP_ROWS = 1024
 NARROW_GROUP_ROWS = 65_536
@@ -95,7 +96,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
 def write_table(folder_uri: str, table: pa.Table, row_group_rows: int = ROW_GROUP_ROWS) -> ShardInfo:
     """Write a table as a shard named by its content; an existing shard of a folder is left unchanged."""
     if files.is_local(folder_uri):  # memory does not hold what is written: a shard of images has up to a gigabyte
-        sha256, size = files.write_by_digest(
+        sha256, size = write_by_digest(
             files.local_path(folder_uri),
             lambda sink: _encode(table, sink, row_group_rows),
             lambda sha256: files.local_path(shard_uri(folder_uri, sha256)),
