@@ -481,11 +481,11 @@ def test_a_footer_longer_than_the_first_read_is_read_whole(tmp_path: Path) -> No
     assert read_all(config(tmp_path, rows_per_unit=1000)).num_rows == rows
 
 
-@pytest.mark.parametrize("of", ["column", "schema"])
+@pytest.mark.parametrize("of", ["column", "schema", "a later column"])
 def test_a_footer_that_ends_the_process_that_reads_it_is_named(of: str, tmp_path: Path) -> None:
     """pyarrow calls `abort` for it: a physical type in a column's statistics that is not the schema's."""
     write(tmp_path, BASE, "part-0.parquet")
-    path = write(tmp_path, pa.table(BASE).cast(ints_of_32()), "part-1.parquet", store_schema=False)
+    path = write(tmp_path, pa.table(BASE).cast(ints_of_32()), "part-1.parquet", store_schema=False, row_group_size=2)
     raw = bytearray(path.read_bytes())
     start = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
     # The compact protocol of Thrift: field 1 of a schema element is its type, as field 1 of a column's metadata is.
@@ -493,16 +493,24 @@ def test_a_footer_that_ends_the_process_that_reads_it_is_named(of: str, tmp_path
         "schema": rb"\x15\x02(?=\x25\x02\x18\x05WIDTH)",
         "column": rb"\x1c\x15\x02(?=\x19.{3,5}\x19\x18\x05WIDTH)",
     }
-    (found,) = re.finditer(pattern[of], bytes(raw[start:]), re.DOTALL)
+    places = list(re.finditer(pattern[of.split()[-1]], bytes(raw[start:]), re.DOTALL))
+    assert len(places) == (1 if of == "schema" else 2)  # of two row groups
+    found = places[-1] if "later" in of else places[0]
     raw[start + found.end() - 1] = 4  # INT64 for INT32
     path.write_bytes(raw)
     code = (
-        "from altdiffusion.curation.config import SourceConfig; "
-        "from altdiffusion.curation.links.sources import scan_source; "
-        f"scan_source(SourceConfig(name='crawl', uri={config(tmp_path).uri!r}))"
+        "from altdiffusion.curation.config import SourceConfig\n"
+        "from altdiffusion.curation.links.reader import open_unit\n"
+        "from altdiffusion.curation.links.sources import scan_source\n"
+        f"config = SourceConfig(name='crawl', uri={config(tmp_path).uri!r})\n"
+        "*_, part = scan_source(config).parts\n"
+        "print('planned')\n"  # by the first row group of each part; a unit looks at its own
+        "with open_unit(part.uri, part.digest, 0, part.rows, config) as unit:\n"
+        "    print([unit.bounds(group) for group in unit.groups])\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 2, ended.stderr
+    assert ended.stdout == ("planned\n" if "later" in of else "")
     *_, last = ended.stderr.splitlines()
     assert last.startswith("error: source part ") and "part-1.parquet: has a footer that contradicts itself" in last
     assert "Remedy: fetch this part again" in last

@@ -10,6 +10,8 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 
 from altdiffusion.errors import AltDiffusionError
@@ -18,25 +20,30 @@ STATUS = 2
 """Exit status, as for any AltDiffusionError of a job."""
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_libc = ctypes.CDLL(None)
+_libc.signal.argtypes, _libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+_lock = threading.RLock()
 
 
 @contextlib.contextmanager
 def abort_means(error: AltDiffusionError) -> Iterator[None]:
     """Print an error and exit with its status where a library calls `abort` within the block.
 
-    Signal handlers belong to the process: use it in the main thread, for work of this thread. Python's own handlers run
-    after the call that was interrupted, which never returns here, so C is given one.
+    Python's own handlers run after the call that was interrupted, which never returns here, so C is given one. There
+    is one per process: a block waits for those of other threads, so keep it to the calls that it is for.
     """
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
 
     def end(_: int) -> None:
-        os.write(2, f"error: {error}\n".encode())
-        os._exit(STATUS)
+        try:
+            print(f"error: {error}", file=sys.stderr, flush=True)  # as a terminal or a log is to have it
+            sys.stdout.flush()
+        finally:
+            os._exit(STATUS)
 
     handler = _Handler(end)
-    before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
-    try:
-        yield
-    finally:
-        libc.signal(signal.SIGABRT, before)
+    with _lock:
+        before = _libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+        try:
+            yield
+        finally:
+            _libc.signal(signal.SIGABRT, before)

@@ -26,6 +26,7 @@ from altdiffusion.curation.links.text_unit import TextUnitReader
 from altdiffusion.errors import AltDiffusionError
 from altdiffusion.storage import files
 from altdiffusion.storage.arrow_errors import UNREADABLE
+from altdiffusion.storage.native_aborts import abort_means
 
 BATCH_ROWS = 65536
 """Rows held at a time as Arrow tables with their texts."""
@@ -142,6 +143,10 @@ class UnitReader:
 
     def bounds(self, group: RowGroup) -> dict[str, Bounds]:
         """Return what the footer states about a row group's numbers, under our names."""
+        with abort_means(contradictory(self.uri)):
+            return self._bounds(group)
+
+    def _bounds(self, group: RowGroup) -> dict[str, Bounds]:
         metadata = self._footer.metadata.row_group(group.number)
         known = {}
         for name in (*SIZES, *SCORES):

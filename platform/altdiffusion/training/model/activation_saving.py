@@ -42,12 +42,14 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]
         stride, padding, dilation, groups = ctx.settings
         on_cpu = gradient.device.type == "cpu"
         # The kernel is the one that autograd calls. It wants an input for its shape. One number, repeated, has it; on a
-        # CPU the kernel would copy that to a whole tensor, so it gets what has that shape, or memory that nobody
-        # writes to.
+        # CPU the kernel would copy that to a whole tensor, so it gets what has that shape and layout, or memory that
+        # nobody writes to.
         if not on_cpu:
             shape_only = gradient.new_empty(1).expand(ctx.shape)
+        elif gradient.shape == ctx.shape and gradient.is_contiguous():
+            shape_only = gradient
         else:
-            shape_only = gradient if gradient.shape == ctx.shape else gradient.new_empty(ctx.shape)
+            shape_only = gradient.new_empty(ctx.shape)
         found = torch.ops.aten.convolution_backward.default(
             gradient, shape_only, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, False, False]
         )
@@ -80,7 +82,12 @@ class _One:
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: tuple[Any, ...], options: Any = None) -> Tensor:
-        """Return the dividend. PyTorch asks here at once; `__rtruediv__` would come after an exception of its own."""
+        """Return the dividend. PyTorch asks here at once; `__rtruediv__` would come after an exception of its own.
+
+        Anything but a division is a TypeError.
+        """
+        if function is not Tensor.div:
+            return NotImplemented
         dividend: Tensor = arguments[0]
         return dividend
 

@@ -93,6 +93,7 @@ class RelayReader:
         self, take: Callable[[], list[bytes]], reporter: Reporter, forward: Callable[[], None] = lambda: None
     ) -> None:
         self._take, self._reporter, self._forward = take, reporter, forward
+        self._failed = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="message-relay", daemon=True)
 
@@ -112,14 +113,21 @@ class RelayReader:
             try:
                 self._forward()
             except Exception as error:  # the next turn repeats it
-                log.warning("the workers could not be sent the request to stop (%s)", first_line(error))
+                self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        """Log the first failure of an outage."""
+        if not self._failed:
+            log.warning("the workers cannot be reached; trying again (%s)", first_line(error))
+        self._failed = True
 
     def _deliver(self) -> None:
         try:
             messages = self._take()
         except Exception as error:  # the next turn asks again
-            log.warning("the workers' messages could not be fetched (%s)", first_line(error))
+            self._warn(error)
             return
+        self._failed = False
         for message in messages:
             kind, content = pickle.loads(message)  # from our own worker, through our own cluster
             getattr(self._reporter, kind)(content)
