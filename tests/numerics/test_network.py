@@ -88,6 +88,37 @@ def test_convolutions_with_strides_and_groups_are_exact() -> None:
     assert torch.equal(one.grad, other.grad)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolutions_that_keep_the_shape_are_exact_whatever_the_layout_of_the_gradient(
+    kernel: int, channels_last: bool
+) -> None:
+    """Where the gradient has the shape of the input, it stands for the input; its layout must not choose the kernel."""
+    from altdiffusion.training.model.activation_saving import keep_no_frozen_inputs
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(32, 32, kernel, padding=kernel // 2)).requires_grad_(False)
+    saving = copy.deepcopy(network)
+    assert keep_no_frozen_inputs(saving) == 1
+    one, other = (torch.randn(2, 32, 7, 7, generator=torch.Generator().manual_seed(2)) for _ in range(2))
+    weight = torch.randn(2, 7, 7, 32) if channels_last else torch.randn(2, 32, 7, 7)
+    for sample, which in ((one, network), (other, saving)):
+        found = which(sample.requires_grad_())
+        ((found.permute(0, 2, 3, 1) if channels_last else found) * weight).sum().backward()
+    assert one.grad is not None and other.grad is not None
+    assert torch.equal(one.grad, other.grad)
+
+
+def test_a_unit_scale_divides_and_does_nothing_else() -> None:
+    from altdiffusion.training.model.activation_saving import _One
+
+    tensor, one = torch.ones(3), _One()
+    assert tensor / one is tensor  # type: ignore[operator]
+    for wrong in (lambda: tensor * one, lambda: tensor + one, lambda: one / tensor, lambda: 1.0 / one):  # type: ignore[operator]
+        with pytest.raises(TypeError):
+            wrong()
+
+
 def test_trained_convolutions_are_left_alone() -> None:
     whole, _ = prepared("all", ComputeConfig())
     assert {type(part) for part in whole.modules() if isinstance(part, torch.nn.Conv2d)} == {torch.nn.Conv2d}
