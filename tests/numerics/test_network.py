@@ -93,7 +93,7 @@ def test_convolutions_with_strides_and_groups_are_exact() -> None:
 def test_convolutions_that_keep_the_shape_are_exact_whatever_the_layout_of_the_gradient(
     kernel: int, channels_last: bool
 ) -> None:
-    """Where the gradient has the shape of the input, it is given for the input; its layout must not choose the kernel."""
+    """Where the gradient has the shape of the input, it is given for it; its layout must not choose the kernel."""
     from altdiffusion.training.model.activation_saving import keep_no_frozen_inputs
 
     torch.manual_seed(0)
